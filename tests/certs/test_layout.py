@@ -1,0 +1,85 @@
+"""The certificates directory: what is made, with which modes, and what is said when it is wrong."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from umktls.certs import layout
+from umktls.errors import CallerError, WorldError
+
+NAMES = {
+    "ca.pem",
+    "cakey.pem",
+    *(f"{r}/{f}.pem" for r in ("server", "client") for f in ("cert", "certkey")),
+}
+
+
+def test_create_makes_the_layout_with_private_keys(tmp_path: Path) -> None:
+    paths = layout.create(tmp_path / "new" / "pki")
+    assert {str(p.relative_to(tmp_path / "new" / "pki")) for p in paths} == NAMES
+    for path in paths:
+        private = path.name in ("cakey.pem", "certkey.pem")
+        assert path.stat().st_mode & 0o777 & (0o077 if private else 0o022) == 0
+        assert (b"PRIVATE KEY" in path.read_bytes()) is private
+
+
+def test_openssl_accepts_both_parts(tmp_path: Path) -> None:
+    layout.create(tmp_path)
+    for role, purpose in (("server", "sslserver"), ("client", "sslclient")):
+        part = layout.find(tmp_path, "server" if role == "server" else "client")
+        command = ["openssl", "verify", "-purpose", purpose, "-CAfile", str(part.ca)]
+        if role == "server":
+            command += ["-verify_hostname", "localhost", "-verify_ip", "127.0.0.1"]
+        done = subprocess.run(
+            [*command, str(part.certificate)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_create_refuses_to_overwrite_before_it_writes(tmp_path: Path) -> None:
+    (tmp_path / "client").mkdir()
+    (tmp_path / "client" / "certkey.pem").write_text("mine")
+    with pytest.raises(CallerError, match="exists already") as caught:
+        layout.create(tmp_path)
+    assert caught.value.errno == errno.EEXIST
+    assert not (tmp_path / "ca.pem").exists()
+    layout.create(tmp_path, force=True)
+    key = tmp_path / "client" / "certkey.pem"
+    assert b"PRIVATE KEY" in key.read_bytes()
+    assert key.stat().st_mode & 0o777 == 0o600
+
+
+def test_create_below_a_file_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorldError, match=r"cannot write .*file/pki/ca.pem"):
+        layout.create(tmp_path / "file" / "pki")
+
+
+def test_find_names_what_is_missing_and_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(CallerError, match=r"ca.pem is missing: `umktls certs ") as caught:
+        layout.find(tmp_path, "client")
+    assert caught.value.errno == errno.ENOENT
+    layout.create(tmp_path)
+    (tmp_path / "client" / "certkey.pem").unlink()
+    with pytest.raises(CallerError, match=r"client/certkey.pem is missing"):
+        layout.find(tmp_path, "client")
+    assert layout.find(tmp_path, "client", own=False).ca == tmp_path / "ca.pem"
+
+
+def test_find_says_what_it_cannot_read(tmp_path: Path) -> None:
+    layout.create(tmp_path)
+    (tmp_path / "server" / "cert.pem").unlink()
+    (tmp_path / "server" / "cert.pem").mkdir()
+    with pytest.raises(
+        CallerError, match=r"cannot read .*server/cert.pem: Is a directory"
+    ) as caught:
+        layout.find(tmp_path, "server")
+    assert caught.value.errno == errno.EISDIR

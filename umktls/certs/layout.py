@@ -1,0 +1,132 @@
+"""The certificates directory: where each PEM file is, making it, and finding its parts.
+
+    DIR/ca.pem            the certificate both sides trust
+    DIR/cakey.pem         the CA's key (only `umktls certs` needs it)
+    DIR/server/cert.pem   the server's certificate, and certkey.pem its key
+    DIR/client/cert.pem   the client's certificate, and certkey.pem its key
+
+A part's directory has the names FreeBSD's daemons expect below `-D`, and `ca.pem` is what they
+take for `-l`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from umktls.certs.pki import CLIENT_USAGE, SERVER_USAGE, Authority, Credential, Leaf
+from umktls.errors import CallerError, WorldError
+
+__all__ = ["LOCAL_HOSTS", "Part", "Role", "create", "find"]
+
+Role = Literal["server", "client"]
+
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+_PUBLIC, _PRIVATE = 0o644, 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One role's files: `directory` has cert.pem and certkey.pem, `ca` is whom it trusts."""
+
+    directory: Path
+    ca: Path
+
+    @property
+    def certificate(self) -> Path:
+        """PEM: the certificate, then the intermediates."""
+        return self.directory / "cert.pem"
+
+    @property
+    def key(self) -> Path:
+        """PEM: the private key."""
+        return self.directory / "certkey.pem"
+
+
+def create(
+    directory: Path,
+    hosts: Sequence[str] = LOCAL_HOSTS,
+    days: int = 365,
+    user: str | None = None,
+    force: bool = False,
+) -> list[Path]:
+    """Make a CA, a server and a client certificate below `directory`; the paths written.
+
+    `hosts` are the server's names and addresses, `user` (`name@domain`) goes into the client's
+    certificate. Raises CallerError with EEXIST where a file is there already, unless `force`.
+    """
+    files = list(_files(directory, hosts, days, user))
+    if not force:
+        _refuse_existing(path for path, _, _ in files)
+    for path, content, mode in files:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(path, content, mode)
+        except OSError as error:
+            raise WorldError(f"cannot write {path}: {error.strerror}", error.errno) from error
+    return [path for path, _, _ in files]
+
+
+def find(directory: Path, role: Role, own: bool = True) -> Part:
+    """The files of `role` below `directory`, all of them there and readable.
+
+    With `own` false only the CA is needed: a client that shows no certificate of its own.
+    Raises CallerError (ENOENT, EACCES, ...) that names the file.
+    """
+    part = Part(directory / role, directory / "ca.pem")
+    for path in (part.ca, part.certificate, part.key) if own else (part.ca,):
+        _require_readable(path, directory)
+    return part
+
+
+def _files(
+    directory: Path, hosts: Sequence[str], days: int, user: str | None
+) -> Iterator[tuple[Path, bytes, int]]:
+    authority = Authority.create(days=max(days, 3650))
+    lasts = datetime.timedelta(days=days)
+    server = Leaf(hosts[0], hosts, SERVER_USAGE, lasts=lasts)
+    client = Leaf("umktls client", LOCAL_HOSTS[:1], CLIENT_USAGE, lasts=lasts, user=user)
+    yield directory / "ca.pem", authority.certificate_pem(), _PUBLIC
+    yield directory / "cakey.pem", authority.credential.key_pem(), _PRIVATE
+    yield from _part_files(directory / "server", authority.leaf(server))
+    yield from _part_files(directory / "client", authority.leaf(client))
+
+
+def _part_files(directory: Path, credential: Credential) -> Iterator[tuple[Path, bytes, int]]:
+    yield directory / "cert.pem", credential.certificate_pem(), _PUBLIC
+    yield directory / "certkey.pem", credential.key_pem(), _PRIVATE
+
+
+def _refuse_existing(paths: Iterator[Path]) -> None:
+    for path in paths:
+        if path.exists():
+            raise CallerError(
+                f"{path} exists already: name another directory, or replace it with --force",
+                errno.EEXIST,
+            )
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    """A new file that has its mode from the start: a key is never readable, not even briefly."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+
+
+def _require_readable(path: Path, directory: Path) -> None:
+    try:
+        with path.open("rb"):
+            return
+    except FileNotFoundError as error:
+        raise CallerError(
+            f"{path} is missing: `umktls certs {directory}` makes a set for trying things out",
+            errno.ENOENT,
+        ) from error
+    except OSError as error:
+        raise CallerError(f"cannot read {path}: {error.strerror}", error.errno) from error
