@@ -50,7 +50,8 @@ class Leaf:
 
     `hosts` are DNS names and IP addresses for the subjectAltName. `starts` and `lasts` are
     a beginning relative to now and the time from there: `starts=timedelta(days=-9),
-    lasts=timedelta(days=1)` has expired, and `starts=timedelta(days=1)` is not yet valid. `user` (`name@domain`) becomes FreeBSD's otherName.
+    lasts=timedelta(days=1)` has expired, and `starts=timedelta(days=1)` is not yet valid.
+    `user` (`name@domain`) becomes FreeBSD's otherName.
     """
 
     common_name: str
