@@ -1,0 +1,62 @@
+# `make` lists what there is to make. Every target does the set-up that it needs by itself:
+# system packages where they are missing, a virtual environment in .venv, the project in it.
+#   PYTHON=python3.12   the Python to make the virtual environment with
+#   ARGS="-k mount -x"  more arguments for pytest
+
+SHELL := bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := .make
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help set-up demo test lint bench clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+set-up: $(VENV)/.project-test ## Install everything, the tests' tools too
+
+demo: $(VENV)/.project ## The main job, on this machine alone (KEEP=1 leaves the mount up)
+	@$(BIN)/umktls demo $(if $(KEEP),--keep)
+
+test: $(VENV)/.project-test ## Run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.project-test ## Check style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.project-test ## Measure, side by side with sshfs (ONLY=name for one measurement)
+	@$(BIN)/python -m tests.bench $(ONLY)
+
+clean: ## Remove what make has made, .venv included
+	rm -rf $(STAMPS) $(VENV) bench-results build *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find umktls fs daemons tests -name __pycache__ -type d -exec rm -rf {} +
+
+# The stamps. The project is installed again only when pyproject.toml has changed: the installation
+# is editable, so that changed code needs none.
+
+$(STAMPS)/packages-mount: .ci/packages
+	@bash .ci/packages mount
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/packages-test: .ci/packages | $(STAMPS)/packages-mount
+	@bash .ci/packages mount test
+	@mkdir -p $(STAMPS) && touch $@
+
+$(VENV)/.project: pyproject.toml | $(STAMPS)/packages-mount
+	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e .
+	@touch $@
+
+$(VENV)/.project-test: pyproject.toml | $(STAMPS)/packages-test $(VENV)/.project
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[test]'
+	@mkdir -p $(VENV)/types
+	@ln -sfn ../../fs $(VENV)/types/umktls_fs
+	@ln -sfn ../../daemons $(VENV)/types/umktls_daemons
+	@touch $@

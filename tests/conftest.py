@@ -1,0 +1,54 @@
+"""What every test has: a run directory of its own, and the rule about skipping."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
+
+import pytest
+
+KERNEL_LACKS = "kernel lacks"
+"""A skip's reason begins with this where the machine's kernel is what is missing."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_run_base() -> Iterator[None]:
+    """No test sees the hosts that somebody runs on this machine, and none leaves one behind.
+
+    The path is short, because the path of an AF_UNIX socket may be 107 bytes long at most.
+    """
+    base = tempfile.mkdtemp(prefix="umktls-")
+    before = os.environ.get("UMKTLS_RUNDIR")
+    os.environ["UMKTLS_RUNDIR"] = base
+    yield
+    os.environ.pop("UMKTLS_RUNDIR")
+    if before is not None:
+        os.environ["UMKTLS_RUNDIR"] = before
+    shutil.rmtree(base)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With UMKTLS_SKIPS_FAIL=1 (as .ci/run sets it) a test that could not run has failed."""
+    report = yield
+    _fail_if_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a file of tests that is skipped as a whole."""
+    report = yield
+    _fail_if_skipped(report)
+    return report
+
+
+def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if os.environ.get("UMKTLS_SKIPS_FAIL") != "1" or not report.skipped:
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+    if not hasattr(report, "wasxfail") and KERNEL_LACKS not in reason:
+        report.outcome = "failed"
+        report.longrepr = f"could not run, and a skip counts as failed here: {reason}"
