@@ -1,0 +1,1 @@
+"""The two kernels' numbers and struct layouts, under the kernels' own names."""

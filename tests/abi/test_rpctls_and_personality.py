@@ -1,0 +1,38 @@
+"""The numbers of rpctls, and that personalities say what the kernels do."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from umktls.abi import rpctls
+from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, personality
+from umktls.errors import CallerError
+
+
+def test_rpctls_numbers() -> None:
+    assert (rpctls.RPCTLSCD, rpctls.RPCTLSSD) == (0x40677374, 0x40677375)
+    assert [int(op) for op in rpctls.RpctlsSysc] == list(range(1, 8))
+    assert [int(err) for err in rpctls.RpctlsErr] == [0, 1, 2, 3]
+    flags = rpctls.RPCTLS_FLAGS_HANDSHAKE | rpctls.RPCTLS_FLAGS_GOTCERT
+    assert int(flags | rpctls.RPCTLS_FLAGS_VERIFIED) == 0x0B
+    assert int(rpctls.RPCTLS_FLAGS_HANDSHFAIL) == 0x40
+
+
+def test_our_option_level_spells_our_name() -> None:
+    assert rpctls.SOL_UMKTLS.to_bytes(4, "big") == b"umkt"
+
+
+def test_personalities_by_name() -> None:
+    assert set(PERSONALITIES) == {"freebsd13", "freebsd14", "freebsd15", "linux", "umktls"}
+    assert personality("umktls") is DEFAULT_PERSONALITY
+    assert personality("freebsd15").rpctls_version == 2
+    assert not personality("freebsd14").rekey
+    with pytest.raises(CallerError, match="freebsd14"):
+        personality("solaris")
+
+
+def test_errno_map() -> None:
+    assert personality("freebsd14").errno(errno.EAGAIN) == 35
+    assert personality("linux").errno(errno.EAGAIN) == errno.EAGAIN

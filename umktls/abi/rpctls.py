@@ -1,0 +1,106 @@
+"""FreeBSD's rpctls: the upcall programs, their flags and errors, the system call's operations.
+
+Names and values of sys/rpc/rpcsec_tls.h, rpctlscd.x, rpctlssd.x and sys/kern/syscalls.master.
+What is ours and not FreeBSD's stands at the end and carries our name.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+
+# The upcall programs.
+RPCTLSCD = 0x40677374
+RPCTLSSD = 0x40677375
+RPCTLSCDVERS = 1
+RPCTLSSDVERS = 1
+
+RPCTLSCD_NULL = RPCTLSSD_NULL = 0
+RPCTLSCD_CONNECT = RPCTLSSD_CONNECT = 1
+RPCTLSCD_HANDLERECORD = RPCTLSSD_HANDLERECORD = 2
+RPCTLSCD_DISCONNECT = RPCTLSSD_DISCONNECT = 3
+
+
+class RpctlsErr(IntEnum):
+    """``reterr`` of an upcall's result."""
+
+    RPCTLSERR_OK = 0
+    RPCTLSERR_NOCLOSE = 1
+    RPCTLSERR_NOSSL = 2
+    RPCTLSERR_NOSOCKET = 3
+
+
+RPCTLSERR_OK = RpctlsErr.RPCTLSERR_OK
+RPCTLSERR_NOCLOSE = RpctlsErr.RPCTLSERR_NOCLOSE
+RPCTLSERR_NOSSL = RpctlsErr.RPCTLSERR_NOSSL
+RPCTLSERR_NOSOCKET = RpctlsErr.RPCTLSERR_NOSOCKET
+
+
+class RpctlsFlags(IntFlag):
+    """``flags`` of RPCTLSSD_CONNECT's result, and what the kernel keeps in ``xp_tls``."""
+
+    RPCTLS_FLAGS_HANDSHAKE = 0x01
+    RPCTLS_FLAGS_GOTCERT = 0x02
+    RPCTLS_FLAGS_SELFSIGNED = 0x04
+    RPCTLS_FLAGS_VERIFIED = 0x08
+    RPCTLS_FLAGS_DISABLED = 0x10
+    RPCTLS_FLAGS_CERTUSER = 0x20
+    RPCTLS_FLAGS_HANDSHFAIL = 0x40
+
+
+RPCTLS_FLAGS_HANDSHAKE = RpctlsFlags.RPCTLS_FLAGS_HANDSHAKE
+RPCTLS_FLAGS_GOTCERT = RpctlsFlags.RPCTLS_FLAGS_GOTCERT
+RPCTLS_FLAGS_SELFSIGNED = RpctlsFlags.RPCTLS_FLAGS_SELFSIGNED
+RPCTLS_FLAGS_VERIFIED = RpctlsFlags.RPCTLS_FLAGS_VERIFIED
+RPCTLS_FLAGS_DISABLED = RpctlsFlags.RPCTLS_FLAGS_DISABLED
+RPCTLS_FLAGS_CERTUSER = RpctlsFlags.RPCTLS_FLAGS_CERTUSER
+RPCTLS_FLAGS_HANDSHFAIL = RpctlsFlags.RPCTLS_FLAGS_HANDSHFAIL
+
+RPCTLS_REFNO_HANDSHAKE = 0xFFFFFFFFFFFFFFFF
+RPCTLS_SRV_MAXNPROCS = 16
+
+
+class RpctlsSysc(IntEnum):
+    """``op`` of rpctls_syscall(2) in FreeBSD 13 and 14."""
+
+    RPCTLS_SYSC_CLSETPATH = 1
+    RPCTLS_SYSC_CLSOCKET = 2
+    RPCTLS_SYSC_CLSHUTDOWN = 3
+    RPCTLS_SYSC_SRVSETPATH = 4
+    RPCTLS_SYSC_SRVSOCKET = 5
+    RPCTLS_SYSC_SRVSHUTDOWN = 6
+    RPCTLS_SYSC_SRVSTARTUP = 7
+
+
+RPCTLS_SYSC_CLSETPATH = RpctlsSysc.RPCTLS_SYSC_CLSETPATH
+RPCTLS_SYSC_CLSOCKET = RpctlsSysc.RPCTLS_SYSC_CLSOCKET
+RPCTLS_SYSC_CLSHUTDOWN = RpctlsSysc.RPCTLS_SYSC_CLSHUTDOWN
+RPCTLS_SYSC_SRVSETPATH = RpctlsSysc.RPCTLS_SYSC_SRVSETPATH
+RPCTLS_SYSC_SRVSOCKET = RpctlsSysc.RPCTLS_SYSC_SRVSOCKET
+RPCTLS_SYSC_SRVSHUTDOWN = RpctlsSysc.RPCTLS_SYSC_SRVSHUTDOWN
+RPCTLS_SYSC_SRVSTARTUP = RpctlsSysc.RPCTLS_SYSC_SRVSTARTUP
+
+# Deadlines in seconds. An upcall is not idempotent: it is tried once.
+UPCALL_TIMEOUT = 15.0
+UPCALL_RETRIES = 1
+PROBE_TIMEOUT = 30.0
+RPC_MAXDATASIZE = 9000
+
+# System call numbers.
+SYS_close = 6
+SYS_recvmsg = 27
+SYS_sendmsg = 28
+SYS_setsockopt = 105
+SYS_getsockopt = 118
+SYS_shutdown = 134
+SYS_utrace = 335
+SYS_rpctls_syscall = 576
+
+# Ours: what FreeBSD's upcall cannot say, asked by getsockopt on the socket that was taken.
+SOL_UMKTLS = 0x756D6B74
+UMKTLS_PEERNAME = 1  # the server name that the user typed, UTF-8
+UMKTLS_XPRTSEC = 2  # b"tls" or b"mtls": what the mount or the export asks for
+UMKTLS_DEADLINE = 3  # u32, milliseconds left for this upcall
+UMKTLS_LEFTOVER = 4  # set: bytes that a TLS library had read too far
+
+# Ours: the kernel asks the daemon to renew a session's keys by KeyUpdate.
+RPCTLSCD_REKEY = RPCTLSSD_REKEY = 4
