@@ -1,0 +1,1 @@
+"""The command `umktls`: one module per command."""

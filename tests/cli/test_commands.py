@@ -1,0 +1,179 @@
+"""certs, stat, trace and umount as somebody types them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.cli.fakes import fake_host
+from umktls.cli import umount
+from umktls.cli.main import main
+from umktls.cli.stat import amount
+from umktls.cli.trace import line
+from umktls.errors import WorldError
+
+STATE: dict[str, Any] = {
+    "schema": 1,
+    "host": {"role": "server", "pid": 7, "name": "server-7", "personality": "umktls", "started": 0},
+    "mount": None,
+    "exports": ["/srv/data"],
+    "connections": [
+        {
+            "id": "s1",
+            "peer": "127.0.0.1:900",
+            "state": "open",
+            "tls": {"version": "TLSv1.3", "suite": "TLS_AES_128_GCM_SHA256", "peer": "c\x1b[2J"},
+            "tx": {"engine": "software", "sequence": 12, "records": 11, "bytes": 2048},
+            "rx": {"engine": "bounce", "sequence": 34, "records": 33, "bytes": 5},
+            "rpc": {"calls": 56, "replies": 55, "rejected": 0},
+            "upcalls": {"connect": 1, "handlerecord": 2, "disconnect": 0},
+        },
+        {"id": "s2", "peer": "127.0.0.1:901", "state": "closed", "tls": None},
+    ],
+    "totals": {"connections": 2, "rpcs": 56, "bytes_tx": 3 << 20, "handshakes": 1},
+}
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("UMKTLS_RUNDIR", str(tmp_path / "run"))
+    return tmp_path / "run"
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments))
+
+
+def test_certs_lists_what_it_made_and_refuses_a_second_time(tmp_path: Path) -> None:
+    target = tmp_path / "pki"
+    first = run("certs", str(target), "--host", "nfs.example.org", "--user", "ada@example.org")
+    assert first.exit_code == 0
+    assert first.output.splitlines()[0] == f"{target}/ca.pem"
+    assert all(Path(made).exists() for made in first.output.splitlines())
+    second = run("certs", str(target))
+    assert second.exit_code == 1
+    assert second.stderr.startswith(f"umktls: {target}/ca.pem exists already")
+    assert run("certs", str(target), "--force").exit_code == 0
+
+
+def test_stat_without_hosts(base: Path) -> None:
+    assert run("stat").output == "no host runs\n"
+    assert json.loads(run("stat", "--json").output) == {"schema": 1, "hosts": []}
+
+
+def test_stat_shows_each_direction(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    with fake_host(base, "server-7", {"stat": [json.dumps(STATE).encode()]}):
+        shown = run("stat").output
+        everything = json.loads(run("stat", "--json").output)
+    assert everything == {"schema": 1, "hosts": [STATE]}
+    rows = [row.split() for row in shown.splitlines()]
+    sends = next(row for row in rows if row[:1] == ["s1"])
+    assert " ".join(sends) == "s1 127.0.0.1:900 open TLSv1.3 tx software 12 11 2.0 KiB 56"
+    assert any(" ".join(row).endswith("rx bounce 34 33 5 B 55") for row in rows)
+    assert "upcalls: connect 1 handlerecord 2" in shown
+    assert "exports: /srv/data" in shown
+    assert "clear text" in shown
+    assert "3.0 MiB" in shown
+    assert "\x1b" not in shown
+
+
+def test_stat_goes_on_where_one_host_is_deaf(base: Path) -> None:
+    with fake_host(base, "server-7", {"stat": [b"nonsense"]}):
+        result = run("stat", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["hosts"] == []
+    assert "umktls: the host answered what is not JSON" in result.stderr
+
+
+def test_trace_past_prints_one_line_each(base: Path) -> None:
+    event = {"time": 1.5, "side": "client", "connection": "c1", "event": "probe", "text": "p\n\x1b"}
+    with fake_host(base, "client-7", {"trace": [json.dumps(event).encode()]}):
+        people = run("trace", "--past").output
+        programs = run("trace", "--past", "--json").output
+    assert people.endswith("01.500000 client c1   p??\n")
+    assert json.loads(programs) == event
+
+
+def test_trace_follows_to_the_end(base: Path) -> None:
+    with fake_host(base, "client-7", {"trace": [b'{"time": 1, "text": "hello"}']}) as requests:
+        assert run("trace", "--since", "5").output.endswith("hello\n")
+    assert requests[0]["follow"] is True
+
+
+def test_trace_without_hosts_says_so(base: Path) -> None:
+    result = run("trace")
+    assert result.exit_code == 1
+    assert result.stderr == f"umktls: no host runs (looked in {base})\n"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (5 << 30, "5.0 GiB"), (3 << 40, "3.0 TiB")],
+)
+def test_amounts(count: int, text: str) -> None:
+    assert amount(count) == text
+
+
+def test_line_of_an_event_without_fields() -> None:
+    assert line({}) == "--:--:--.------ ?      -    {}"
+
+
+MOUNTINFO = r"""21 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw
+30 21 0:40 / /mnt/with\040space rw - fuse.umktls 127.0.0.1:/ rw
+31 21 0:41 / /mnt/both rw - tmpfs tmpfs rw
+32 31 0:42 / /mnt/both rw shared:2 master:3 - fuse.umktls srv:/ rw
+"""
+
+
+def test_mountinfo_is_read_with_escapes_and_the_topmost_wins() -> None:
+    types = umount.mount_types(MOUNTINFO)
+    assert types[Path("/mnt/with space")] == "fuse.umktls"
+    assert types[Path("/mnt/both")] == "fuse.umktls"
+    assert types[Path("/")] == "ext4"
+
+
+def test_umount_of_what_is_no_mount(tmp_path: Path) -> None:
+    result = run("umount", str(tmp_path))
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"umktls: nothing is mounted at {tmp_path}")
+
+
+def test_umount_of_somebody_elses_mount() -> None:
+    result = run("umount", "/proc")
+    assert result.exit_code == 1
+    assert "umktls: /proc is a mount of type proc, not of umktls" in result.stderr
+
+
+def test_umount_follows_links_to_the_mountpoint_only_above_it(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    assert umount.resolved(tmp_path / "link" / "m") == tmp_path.resolve() / "real" / "m"
+    relative = Path(os.path.relpath(tmp_path / "real" / "m"))
+    assert umount.resolved(relative) == tmp_path.resolve() / "real" / "m"
+
+
+@pytest.mark.parametrize(
+    ("stderr", "text"),
+    [
+        ("fusermount3: failed to unmount /m: Device or resource busy", "/m is in use"),
+        ("fusermount3: entry for /m not found", "cannot unmount /m: fusermount3: entry for"),
+        (None, "fusermount3 is not there: install"),
+    ],
+)
+def test_what_fusermount_says_becomes_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stderr: str | None, text: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if stderr is not None:
+        program = tmp_path / "fusermount3"
+        program.write_text(f"#!/bin/sh\necho '{stderr}' >&2\nexit 1\n")
+        program.chmod(0o755)
+    with pytest.raises(WorldError) as caught:
+        umount.run_fusermount(Path("/m"), lazy=False)
+    assert text in str(caught.value)

@@ -1,0 +1,155 @@
+"""The client of the control socket, against hosts that answer as they are told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.cli.fakes import describe, fake_host
+from umktls.cli import control
+from umktls.errors import CallerError, PeerError, WorldError
+
+
+def event(time: float, text: str) -> bytes:
+    return json.dumps({"time": time, "text": text}).encode()
+
+
+def dead_process() -> int:
+    """The number of a process that has ended and was waited for."""
+    child = subprocess.Popen(["true"])
+    child.wait(10)
+    return child.pid
+
+
+def test_stat_asks_and_returns_the_line(tmp_path: Path) -> None:
+    with fake_host(tmp_path, "server-1", {"stat": [b'{"schema": 1}']}) as requests:
+        (host,) = control.find_hosts(tmp_path)
+        assert host.stat() == {"schema": 1}
+    assert requests == [{"op": "stat"}]
+
+
+def test_past_merges_by_time(tmp_path: Path) -> None:
+    one = {"trace": [event(1, "a"), event(4, "d")]}
+    two = {"trace": [event(2, "b"), event(3, "c")]}
+    with fake_host(tmp_path, "client-1", one), fake_host(tmp_path, "server-1", two) as requests:
+        events = control.past(control.find_hosts(tmp_path), since=0.5)
+    assert [e["text"] for e in events] == ["a", "b", "c", "d"]
+    assert requests == [{"op": "trace", "since": 0.5, "follow": False}]
+
+
+def test_follow_ends_with_the_last_host(tmp_path: Path) -> None:
+    one, two = {"trace": [event(1, "a")]}, {"trace": [event(2, "b")]}
+    with fake_host(tmp_path, "client-1", one), fake_host(tmp_path, "server-1", two) as requests:
+        texts = [e["text"] for e in control.follow_all(control.find_hosts(tmp_path), 0.0)]
+    assert sorted(texts) == ["a", "b"]
+    assert requests[0]["follow"] is True
+
+
+def test_follow_says_when_a_host_does_not_answer(tmp_path: Path) -> None:
+    describe(tmp_path, "server-1")
+    (warning,) = control.follow_all(control.find_hosts(tmp_path), 0.0)
+    assert warning["event"] == "warning"
+    assert "server-1 does not answer" in warning["text"]
+
+
+def test_no_socket_is_one_clear_error(tmp_path: Path) -> None:
+    describe(tmp_path, "server-1")
+    (host,) = control.find_hosts(tmp_path)
+    with pytest.raises(WorldError, match=r"server-1 does not answer on .*control\.sock: No such"):
+        host.stat()
+
+
+@pytest.mark.parametrize("answer", [b"", b"{", b"[1]", b"\xff\xfe", b"[" * 100_000])
+def test_what_is_no_object_is_one_error(answer: bytes) -> None:
+    with pytest.raises(PeerError, match="the host answered what is not"):
+        control.parse_answer_untrusted(answer)
+
+
+def test_a_refusal_is_passed_on() -> None:
+    with pytest.raises(PeerError, match="the host refused: no operation"):
+        control.parse_answer_untrusted(b'{"error": "no operation", "errno": "EINVAL"}')
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_an_object_or_peer_error(line: bytes) -> None:
+    try:
+        answer = control.parse_answer_untrusted(line)
+    except PeerError:
+        return
+    assert isinstance(answer, dict)
+
+
+def test_dead_host_is_ignored_and_removed(tmp_path: Path) -> None:
+    dead = describe(tmp_path, "client-9", pid=dead_process())
+    living = describe(tmp_path, "server-1")
+    assert [host.rundir for host in control.find_hosts(tmp_path)] == [living]
+    assert not dead.exists()
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"pid": "x"}', '{"pid": 0}', "[]", "null"])
+def test_a_directory_that_is_not_a_host_is_left_alone(tmp_path: Path, content: str) -> None:
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "host.json").write_text(content)
+    assert control.find_hosts(tmp_path) == []
+    assert (tmp_path / "odd" / "host.json").exists()
+
+
+def test_no_base_means_no_hosts(tmp_path: Path) -> None:
+    assert control.find_hosts(tmp_path / "nowhere") == []
+
+
+def test_choose_by_name_number_and_directory(tmp_path: Path) -> None:
+    server = describe(tmp_path, "server-1")
+    describe(tmp_path, "client-2", pid=os.getppid())
+
+    def chosen(name: str | None) -> list[str]:
+        return [host.name for host in control.choose(name, tmp_path)]
+
+    assert chosen(None) == ["client-2", "server-1"]
+    assert chosen("server-1") == ["server-1"]
+    assert chosen(str(os.getppid())) == ["client-2"]
+    assert chosen(str(server)) == ["server-1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "text"),
+    [
+        (None, (), "no host runs "),
+        ("server-7", (), "no host is called server-7; there are: no host runs"),
+        ("server-7", ("server-1",), "no host is called server-7; there are: server-1"),
+        ("/no/such", (), "no host has its run directory at /no/such"),
+    ],
+)
+def test_choose_says_what_there_is(
+    tmp_path: Path, name: str | None, names: tuple[str, ...], text: str
+) -> None:
+    for running in names:
+        describe(tmp_path, running)
+    with pytest.raises(CallerError) as caught:
+        control.choose(name, tmp_path)
+    assert text in str(caught.value)
+
+
+def test_a_host_that_hangs_up_is_an_error(tmp_path: Path) -> None:
+    with fake_host(tmp_path, "server-1", {"stat": []}):
+        (host,) = control.find_hosts(tmp_path)
+        with pytest.raises(PeerError, match="server-1 hung up without an answer"):
+            host.stat()
+
+
+def test_a_silent_host_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "ANSWER_SECONDS", 0.05)
+    rundir = describe(tmp_path, "server-1")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(rundir / "control.sock"))
+        listener.listen()
+        (host,) = control.find_hosts(tmp_path)
+        with pytest.raises(WorldError, match="server-1 does not answer .*: timed out"):
+            host.stat()

@@ -1,0 +1,104 @@
+"""The group: finding commands, and one line for each error."""
+
+from __future__ import annotations
+
+import errno
+from importlib.metadata import EntryPoint
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from umktls.cli import main as module
+from umktls.cli.main import main
+from umktls.errors import CallerError, WorldError
+
+
+def add(monkeypatch: pytest.MonkeyPatch, **commands: str) -> None:
+    """Pretend that these entry points are installed."""
+    found = [EntryPoint(name, value, module.GROUP) for name, value in commands.items()]
+    monkeypatch.setattr(module, "entry_points", lambda group: found)
+
+
+@click.command()
+def failing() -> None:
+    raise WorldError("the connection to [::1]:2049 was lost", errno.ECONNRESET)
+
+
+@click.command()
+def working() -> None:
+    click.echo("done")
+
+
+HERE = "tests.cli.test_main"
+
+
+def test_own_commands_are_listed_with_help() -> None:
+    result = CliRunner().invoke(main, ["--help"])
+    assert result.exit_code == 0
+    for name in module.OWN:
+        assert f"\n  {name} " in result.output
+    assert "(cannot be used" not in result.output
+
+
+@pytest.mark.parametrize("name", module.OWN)
+def test_each_command_explains_itself_with_an_example(name: str) -> None:
+    result = CliRunner().invoke(main, [name, "--help"])
+    assert result.exit_code == 0
+    assert "Example" in result.output
+    assert f"umktls {name}" in result.output
+
+
+def test_error_is_one_line_and_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    add(monkeypatch, fails=f"{HERE}:failing")
+    result = CliRunner().invoke(main, ["fails"])
+    assert result.exit_code == 1
+    assert result.stderr == "umktls: the connection to [::1]:2049 was lost\n"
+    assert result.stdout == ""
+
+
+def test_command_from_outside_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    add(monkeypatch, works=f"{HERE}:working")
+    result = CliRunner().invoke(main, ["works"])
+    assert (result.exit_code, result.output) == (0, "done\n")
+
+
+def test_own_command_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    add(monkeypatch, certs=f"{HERE}:working")
+    assert module.found()["certs"].value == "umktls.cli.certs:certs"
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("no_such_module_here:mount", "No module named 'no_such_module_here'"),
+        (f"{HERE}:no_such_name", "has no attribute 'no_such_name'"),
+        (f"{HERE}:HERE", "is not a command"),
+    ],
+)
+def test_a_part_that_is_missing_says_so(
+    monkeypatch: pytest.MonkeyPatch, value: str, reason: str
+) -> None:
+    add(monkeypatch, mount=value)
+    for arguments in (["mount"], ["mount", "a:/b", "/c", "-o", "tls", "--help"]):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("umktls: `umktls mount` cannot be used here: ")
+        assert reason in result.stderr
+    assert "(cannot be used: " in CliRunner().invoke(main, ["--help"]).output
+
+
+def test_unknown_command_is_wrong_usage() -> None:
+    result = CliRunner().invoke(main, ["nonsense"])
+    assert result.exit_code == 2
+    assert "No such command 'nonsense'" in result.stderr
+
+
+def test_caller_error_keeps_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command()
+    def refuse() -> None:
+        raise CallerError("there is no mount here")
+
+    monkeypatch.setattr(module, "load", lambda entry: refuse)
+    result = CliRunner().invoke(main, ["certs"])
+    assert result.stderr == "umktls: there is no mount here\n"

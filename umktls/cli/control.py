@@ -1,0 +1,166 @@
+"""The client of a host's control socket, and the search for hosts that run.
+
+A host's control socket is an AF_UNIX stream; one JSON object per line each way. Sockets block
+here: a command does one thing at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from umktls.errors import CallerError, PeerError, WorldError
+from umktls.kernel.rundir import run_base
+
+__all__ = ["Host", "choose", "find_hosts", "follow_all", "past"]
+
+ANSWER_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A host that runs: its run directory, and what its host.json says."""
+
+    rundir: Path
+    facts: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Such as `server-123`."""
+        return str(self.facts.get("name", self.rundir.name))
+
+    @property
+    def pid(self) -> int:
+        return int(self.facts["pid"])
+
+    def stat(self) -> dict[str, Any]:
+        """The host's state, as its control socket tells it. Raises WorldError, PeerError."""
+        answer = next(self.ask({"op": "stat"}), None)
+        if answer is None:
+            raise PeerError(f"host {self.name} hung up without an answer")
+        return answer
+
+    def trace(self, since: float = 0.0, follow: bool = False) -> Iterator[dict[str, Any]]:
+        """The events kept since `since` (seconds since 1970), then with `follow` the new ones."""
+        return self.ask({"op": "trace", "since": since, "follow": follow}, endless=follow)
+
+    def ask(self, request: dict[str, Any], endless: bool = False) -> Iterator[dict[str, Any]]:
+        """Send one request; the lines of the answer. Raises PeerError where it is an error."""
+        try:
+            with connect(self.rundir / "control.sock") as sock:
+                sock.sendall(json.dumps(request).encode() + b"\n")
+                sock.settimeout(None if endless else ANSWER_SECONDS)
+                with sock.makefile("rb") as lines:
+                    yield from (parse_answer_untrusted(line) for line in lines)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            text = f"host {self.name} does not answer on {self.rundir}/control.sock: {reason}"
+            raise WorldError(text, error.errno) from error
+
+
+def connect(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(ANSWER_SECONDS)
+        sock.connect(str(path))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def parse_answer_untrusted(line: bytes) -> dict[str, Any]:
+    """One line of a host. Raises PeerError whatever the bytes are, unless they are an object."""
+    try:
+        answer = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise PeerError(f"the host answered what is not JSON: {line[:60]!r}") from error
+    if not isinstance(answer, dict):
+        raise PeerError(f"the host answered what is not a JSON object: {line[:60]!r}")
+    if isinstance(answer.get("error"), str):
+        raise PeerError(f"the host refused: {answer['error']}")
+    return answer
+
+
+def find_hosts(base: Path | None = None) -> list[Host]:
+    """The hosts that run below `base`. What a dead host has left there is removed."""
+    directories = sorted((base or run_base()).glob("*/host.json"))
+    hosts = (read_host(path.parent) for path in directories)
+    return [host for host in hosts if host is not None and alive(host)]
+
+
+def read_host(rundir: Path) -> Host | None:
+    """The host of a run directory; None where none is described there."""
+    try:
+        facts = json.loads((rundir / "host.json").read_bytes())
+        return Host(rundir, facts) if int(facts["pid"]) > 0 else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def alive(host: Host) -> bool:
+    """Whether the host runs. If not, its run directory goes, where it is ours to remove."""
+    if Path(f"/proc/{host.pid}").exists():
+        return True
+    with contextlib.suppress(FileNotFoundError):
+        if host.rundir.stat().st_uid == os.geteuid():
+            shutil.rmtree(host.rundir, ignore_errors=True)
+    return False
+
+
+def choose(name: str | None, base: Path | None = None) -> list[Host]:
+    """The host called `name` (also by process number or run directory), or all that run.
+
+    Raises CallerError where there is none.
+    """
+    if name is not None and "/" in name:
+        host = read_host(Path(name))
+        if host is None:
+            raise CallerError(f"no host has its run directory at {name}")
+        return [host]
+    hosts = find_hosts(base)
+    chosen = [host for host in hosts if name in (None, host.name, str(host.pid))]
+    if not chosen:
+        running = ", ".join(host.name for host in hosts) or "no host runs"
+        what = "no host runs" if name is None else f"no host is called {name}; there are: {running}"
+        raise CallerError(f"{what} (looked in {base or run_base()})")
+    return chosen
+
+
+def past(hosts: Sequence[Host], since: float = 0.0) -> list[dict[str, Any]]:
+    """The events that the hosts have kept, merged by time."""
+    events = [event for host in hosts for event in host.trace(since)]
+    return sorted(events, key=lambda event: float(event.get("time", 0)))
+
+
+def follow_all(hosts: Sequence[Host], since: float) -> Iterator[dict[str, Any]]:
+    """The events of all hosts as they happen, until the last host has ended."""
+    events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+
+    def follow(host: Host) -> None:
+        try:
+            for event in host.trace(since, follow=True):
+                events.put(event)
+        except (WorldError, PeerError) as error:
+            events.put({"host": host.name, "event": "warning", "text": str(error)})
+        finally:
+            events.put(None)
+
+    for host in hosts:
+        threading.Thread(target=follow, args=(host,), daemon=True).start()
+    running = len(hosts)
+    while running:
+        event = events.get()
+        if event is None:
+            running -= 1
+        else:
+            yield event

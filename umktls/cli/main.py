@@ -1,0 +1,91 @@
+"""`umktls`: finds the command that was named, runs it, and says in one line what went wrong.
+
+A command's module is imported when the command is called, not before: `umktls stat` need not load
+the file system, and where a part of umktls cannot be imported the other commands still work.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import IO, Any
+
+import click
+
+from umktls.errors import UmktlsError
+
+__all__ = ["main"]
+
+GROUP = "umktls.commands"
+OWN = ("certs", "demo", "serve", "stat", "trace", "umount")
+
+
+class Failure(click.ClickException):
+    """A `UmktlsError` on its way to the terminal; exit code 1."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"umktls: {self.message}", err=file is None, file=file)
+
+
+class Commands(click.Group):
+    """The commands of this package, and those that others add by the entry points of `GROUP`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(found())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = found().get(cmd_name)
+        return None if entry is None else load(entry)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UmktlsError as error:
+            raise Failure(str(error)) from error
+
+
+def found() -> dict[str, EntryPoint]:
+    """Where each command is, by name. Own commands cannot be replaced from outside."""
+    commands = {entry.name: entry for entry in entry_points(group=GROUP)}
+    own = {name: EntryPoint(name, f"umktls.cli.{name}:{name}", GROUP) for name in OWN}
+    return commands | own
+
+
+def load(entry: EntryPoint) -> click.Command:
+    """The command, or one in its place that says why it cannot be used."""
+    try:
+        command = entry.load()
+    except (ImportError, AttributeError) as error:
+        return unusable(entry.name, f"{entry.value} cannot be imported: {error}")
+    if isinstance(command, click.Command):
+        return command
+    return unusable(entry.name, f"{entry.value} is not a command")
+
+
+def unusable(name: str, reason: str) -> click.Command:
+    """A command that fails with `reason`, whatever its arguments are."""
+    settings = {"ignore_unknown_options": True, "help_option_names": []}
+
+    @click.command(name, short_help=f"(cannot be used: {reason})", context_settings=settings)
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def command(arguments: tuple[str, ...]) -> None:
+        raise Failure(f"`umktls {name}` cannot be used here: {reason}")
+
+    return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="umktls", message="umktls %(version)s")
+def main() -> None:
+    """Mount and serve NFS over TLS with a kernel that runs in user mode.
+
+    Start with `umktls demo`, which does everything once on this machine alone. Then by hand:
+
+    \b
+      umktls certs /tmp/pki
+      umktls serve /srv/data --certs /tmp/pki     (prints what to mount)
+      umktls mount 127.0.0.1:PORT:/ /mnt --certs /tmp/pki
+      umktls stat
+      umktls umount /mnt
+
+    Exit codes: 0 done, 1 failed (one line says why), 2 wrong usage.
+    """

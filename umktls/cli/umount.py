@@ -1,0 +1,138 @@
+"""`umktls umount`: end a mount, and wait until its process has written everything and is gone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import select
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from umktls.cli.control import Host, find_hosts
+from umktls.errors import CallerError, WorldError
+
+__all__ = ["umount", "unmount"]
+
+MOUNTINFO = Path("/proc/self/mountinfo")
+FSTYPE = "fuse.umktls"
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.option("-l", "--lazy", is_flag=True, help="Detach now, even if something still uses it.")
+@click.option(
+    "--timeout",
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the mount's process may take to write what is left.",
+)
+def umount(mountpoint: Path, lazy: bool, timeout: float) -> None:
+    """End the mount at MOUNTPOINT.
+
+    Returns when everything has been written to the server and the mount's process has ended.
+    `fusermount3 -u MOUNTPOINT` ends it as well, but does not wait.
+
+    \b
+    Example:
+      umktls umount /mnt
+    """
+    unmount(mountpoint, lazy, timeout)
+
+
+def unmount(mountpoint: Path, lazy: bool = False, timeout: float = 60.0) -> None:
+    """What the command does. Raises CallerError, WorldError."""
+    path = resolved(mountpoint)
+    require_ours(path)
+    host = mount_host(path)
+    with process_end(host) as ended:
+        run_fusermount(path, lazy)
+        if not ended(timeout):
+            raise WorldError(
+                f"{path} is unmounted, but its process {host.pid if host else '?'} has not ended "
+                f"after {timeout:g} s: it may still be writing; `umktls trace` shows what it does",
+                errno.ETIMEDOUT,
+            )
+
+
+def resolved(mountpoint: Path) -> Path:
+    """The absolute path as the kernel lists it, found without touching what is mounted there."""
+    path = Path(os.path.abspath(mountpoint))
+    return Path(os.path.realpath(path.parent)) / path.name
+
+
+def mount_types(mountinfo: str) -> dict[Path, str]:
+    """The type of the topmost file system at each mount point, proc_pid_mountinfo(5)."""
+    types: dict[Path, str] = {}
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        types[Path(unescape(before.split()[4]))] = after.split()[0]
+    return types
+
+
+def unescape(field: str) -> str:
+    """The kernel writes a space, tab, newline and backslash as an octal escape."""
+    octal = re.compile(r"\\([0-7]{3})")
+    return octal.sub(lambda match: chr(int(match.group(1), 8)), field)
+
+
+def require_ours(path: Path) -> None:
+    fstype = mount_types(MOUNTINFO.read_text(errors="surrogateescape")).get(path)
+    if fstype is None:
+        raise CallerError(f"nothing is mounted at {path}: `umktls stat` lists the mounts")
+    if fstype != FSTYPE:
+        raise CallerError(f"{path} is a mount of type {fstype}, not of umktls: see umount(8)")
+
+
+def mount_host(path: Path) -> Host | None:
+    """The client host that serves the mount point, if it is one of this user's."""
+    for host in find_hosts():
+        mount = host.facts.get("mount")
+        if isinstance(mount, dict) and mount.get("mountpoint") == str(path):
+            return host
+    return None
+
+
+@contextmanager
+def process_end(host: Host | None) -> Iterator[Callable[[float], bool]]:
+    """A function that waits for the end of the host's process: False if it takes too long.
+
+    The process is opened before it is told to end, so that its number cannot be somebody else's
+    by then. Without a host there is nothing to wait for.
+    """
+    try:
+        descriptor = os.pidfd_open(host.pid) if host else None
+    except ProcessLookupError:
+        descriptor = None
+    if descriptor is None:
+        yield lambda timeout: True
+        return
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    try:
+        yield lambda timeout: bool(poll.poll(timeout * 1000))
+    finally:
+        os.close(descriptor)
+
+
+def run_fusermount(path: Path, lazy: bool) -> None:
+    command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", str(path)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        text = "fusermount3 is not there: install Debian's package fuse3"
+        raise WorldError(text, errno.ENOENT) from error
+    if done.returncode == 0:
+        return
+    if "busy" in done.stderr.lower():
+        raise WorldError(
+            f"{path} is in use: leave it (`fuser -vm {path}` lists who is there), "
+            f"or detach it now with `umktls umount -l {path}`",
+            errno.EBUSY,
+        )
+    raise WorldError(f"cannot unmount {path}: {done.stderr.strip() or done.returncode}")
