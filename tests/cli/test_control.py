@@ -151,5 +151,5 @@ def test_a_silent_host_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         listener.bind(str(rundir / "control.sock"))
         listener.listen()
         (host,) = control.find_hosts(tmp_path)
-        with pytest.raises(WorldError, match="server-1 does not answer .*: timed out"):
+        with pytest.raises(WorldError, match=r"server-1 does not answer .*: timed out"):
             host.stat()
