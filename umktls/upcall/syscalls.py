@@ -1,0 +1,287 @@
+"""The daemon's system calls as messages: one datagram per call and per reply, in XDR.
+
+The socket is ``syscall.sock`` in the host's run directory, AF_UNIX and SOCK_SEQPACKET. A request is
+``sequence, number, arguments``, a reply ``sequence, errno, result``; the result is there only if
+errno is 0. Replies may come in another order than the requests; the sequence tells whose they are.
+errno has the numbering of the host's personality. Where a result is a new descriptor of an
+existing socket, the real one comes beside the reply as SCM_RIGHTS; the number in the reply is its
+name in all later calls.
+
+`SYSCALLS` is the table of what there is. Names and argument order are those of the man pages in
+section 2 of FreeBSD's manual, numbers those of its syscalls.master.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from umktls.abi.rpctls import (
+    SYS_close,
+    SYS_getsockopt,
+    SYS_recvmsg,
+    SYS_rpctls_syscall,
+    SYS_sendmsg,
+    SYS_setsockopt,
+    SYS_shutdown,
+    SYS_utrace,
+)
+from umktls.errors import CallerError
+from umktls.rpc import xdr
+from umktls.rpc.xdr import Buffer, Codec, Int, Struct, Uhyper, Uint
+
+__all__ = [
+    "MAX_CONTROL",
+    "MAX_DATA",
+    "MAX_MESSAGE",
+    "MAX_OPTION",
+    "MAX_PATH",
+    "MAX_UTRACE",
+    "SYSCALLS",
+    "CloseArgs",
+    "GetsockoptArgs",
+    "RecvmsgArgs",
+    "RecvmsgResult",
+    "Reply",
+    "Request",
+    "RpctlsSyscallArgs",
+    "Segment",
+    "SendmsgArgs",
+    "SetsockoptArgs",
+    "ShutdownArgs",
+    "Syscall",
+    "UtraceArgs",
+    "decode_reply_untrusted",
+    "decode_request_untrusted",
+    "encode_reply",
+    "encode_request",
+]
+
+MAX_PATH = 1024
+MAX_DATA = 65536
+MAX_CONTROL = 1024
+MAX_OPTION = 65536
+MAX_UTRACE = 4096
+MAX_SEGMENTS = 8
+MAX_SEGMENT = 1024  # TLS_MAX_PARAM_SIZE
+# No request and no reply is longer: the receive buffer of both ends.
+MAX_MESSAGE = 128 * 1024
+
+
+@xdr.struct
+class RpctlsSyscallArgs(Struct):
+    """rpctls_syscall(op, path): the operations of `umktls.abi.rpctls.RpctlsSysc`."""
+
+    op: Uint
+    path: Annotated[bytes, xdr.opaque(MAX_PATH)]
+
+
+@xdr.struct
+class CloseArgs(Struct):
+    """close(2)."""
+
+    fd: Int
+
+
+@xdr.struct
+class Segment(Struct):
+    """A piece of the caller's memory that a pointer in an option's value points to."""
+
+    address: Uhyper
+    data: Annotated[bytes, xdr.opaque(MAX_SEGMENT)]
+
+    def __repr__(self) -> str:
+        # Keys travel here.
+        return f"Segment(address={self.address:#x}, data=<{len(self.data)} bytes>)"
+
+
+@xdr.struct
+class SetsockoptArgs(Struct):
+    """setsockopt(2), and the memory that its value points to: the kernel's copyin looks there."""
+
+    fd: Int
+    level: Int
+    name: Int
+    value: Annotated[bytes, xdr.opaque(MAX_OPTION)]
+    memory: Annotated[tuple[Segment, ...], xdr.array(Segment, MAX_SEGMENTS)]
+
+
+@xdr.struct
+class GetsockoptArgs(Struct):
+    """getsockopt(2); `length` is the room for the value, in bytes."""
+
+    fd: Int
+    level: Int
+    name: Int
+    length: Uint
+
+
+@xdr.struct
+class SendmsgArgs(Struct):
+    """sendmsg(2); `control` holds FreeBSD's cmsghdr structures."""
+
+    fd: Int
+    data: Annotated[bytes, xdr.opaque(MAX_DATA)]
+    control: Annotated[bytes, xdr.opaque(MAX_CONTROL)]
+    flags: Uint
+
+
+@xdr.struct
+class RecvmsgArgs(Struct):
+    """recvmsg(2); `length` and `controllen` are the room for data and control, in bytes."""
+
+    fd: Int
+    length: Uint
+    controllen: Uint
+    flags: Uint
+
+
+@xdr.struct
+class RecvmsgResult(Struct):
+    """What recvmsg(2) brings; `flags` are msg_flags (MSG_EOR, MSG_CTRUNC...)."""
+
+    data: Annotated[bytes, xdr.opaque(MAX_DATA)]
+    control: Annotated[bytes, xdr.opaque(MAX_CONTROL)]
+    flags: Uint
+
+
+@xdr.struct
+class ShutdownArgs(Struct):
+    """shutdown(2); `how` is SHUT_RD 0, SHUT_WR 1 or SHUT_RDWR 2."""
+
+    fd: Int
+    how: Int
+
+
+@xdr.struct
+class UtraceArgs(Struct):
+    """utrace(2); `data` is one JSON object with "event" and, where one is concerned, "fd"."""
+
+    data: Annotated[bytes, xdr.opaque(MAX_UTRACE)]
+
+
+@dataclass(frozen=True, slots=True)
+class Syscall:
+    """One system call. `note` says how far it goes."""
+
+    number: int
+    name: str
+    arguments: type[Struct]
+    result: Codec[Any]
+    note: str
+
+
+OPAQUE = xdr.opaque(MAX_OPTION)
+
+SYSCALLS: Mapping[int, Syscall] = {
+    call.number: call
+    for call in (
+        Syscall(SYS_close, "close", CloseArgs, xdr.VOID, "whole"),
+        Syscall(
+            SYS_recvmsg,
+            "recvmsg",
+            RecvmsgArgs,
+            xdr.codec(RecvmsgResult),
+            "one record; never blocks: EAGAIN when none waits, MSG_DONTWAIT set or not",
+        ),
+        Syscall(
+            SYS_sendmsg,
+            "sendmsg",
+            SendmsgArgs,
+            xdr.UINT,
+            "with TLS_SET_RECORD_TYPE; never blocks; no address, no MSG_EOR",
+        ),
+        Syscall(
+            SYS_setsockopt,
+            "setsockopt",
+            SetsockoptArgs,
+            xdr.VOID,
+            "the options of kernel TLS and our own",
+        ),
+        Syscall(
+            SYS_getsockopt,
+            "getsockopt",
+            GetsockoptArgs,
+            OPAQUE,
+            "the options of kernel TLS and our own",
+        ),
+        Syscall(SYS_shutdown, "shutdown", ShutdownArgs, xdr.VOID, "whole"),
+        Syscall(
+            SYS_utrace,
+            "utrace",
+            UtraceArgs,
+            xdr.VOID,
+            "the data is one JSON object and goes into the host's trace",
+        ),
+        Syscall(
+            SYS_rpctls_syscall,
+            "rpctls_syscall",
+            RpctlsSyscallArgs,
+            xdr.INT,
+            "operations 1 to 7; a descriptor comes beside the reply",
+        ),
+    )
+}
+_NUMBERS = {call.arguments: call.number for call in SYSCALLS.values()}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A call. `args` is None where there is no system call of this number: ENOSYS."""
+
+    sequence: int
+    number: int
+    args: Struct | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer. `result` is None if errno is not 0, and where the call has no result."""
+
+    sequence: int
+    errno: int
+    result: Any
+
+
+def encode_request(sequence: int, args: Struct) -> bytes:
+    """The datagram of a call; `CallerError` for arguments that the wire cannot hold."""
+    number = _NUMBERS.get(type(args))
+    if number is None:
+        raise CallerError(f"{type(args).__name__} are not the arguments of a system call")
+    encoder = xdr.Encoder()
+    encoder.uint(sequence)
+    encoder.uint(number)
+    args.encode(encoder)
+    return encoder.getvalue()
+
+
+def decode_request_untrusted(data: Buffer) -> Request:
+    """A daemon's datagram; raises `XdrError` only."""
+    decoder = xdr.Decoder(data)
+    sequence, number = decoder.uint(), decoder.uint()
+    call = SYSCALLS.get(number)
+    if call is None:
+        return Request(sequence, number, None)
+    args = call.arguments.decode(decoder)
+    decoder.done()
+    return Request(sequence, number, args)
+
+
+def encode_reply(sequence: int, errno: int, result: Any, number: int) -> bytes:
+    """The datagram of an answer to a call of `number`; the result is left out if errno is not 0."""
+    encoder = xdr.Encoder()
+    encoder.uint(sequence)
+    encoder.uint(errno)
+    if errno == 0:
+        encoder.write(SYSCALLS[number].result, result)
+    return encoder.getvalue()
+
+
+def decode_reply_untrusted(data: Buffer, number: int) -> Reply:
+    """The kernel's answer to a call of `number`; raises `XdrError` only."""
+    decoder = xdr.Decoder(data)
+    sequence, errno = decoder.uint(), decoder.uint()
+    result = decoder.read(SYSCALLS[number].result) if errno == 0 else None
+    decoder.done()
+    return Reply(sequence, errno, result)
