@@ -1,8 +1,8 @@
 """The upcall programs RPCTLSCD (client daemon) and RPCTLSSD (server daemon), version 1.
 
-Names are those of FreeBSD 13's and 14's rpctlscd.x and rpctlssd.x. The triple {sec, usec, ssl} names one
-TLS session: the daemon's start time and its running reference number. A triple of a daemon that
-has since been restarted matches nothing.
+Names are those of FreeBSD 13's and 14's rpctlscd.x and rpctlssd.x. The triple {sec, usec, ssl}
+names one TLS session: the daemon's start time and its running reference number. A triple of a
+daemon that has since been restarted matches nothing.
 
 REKEY is ours: same argument and result as HANDLERECORD, "renew this session's keys".
 """
