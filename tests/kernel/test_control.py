@@ -1,0 +1,106 @@
+"""The control socket: operations, refusals, following the trace."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from umktls.kernel import control
+from umktls.kernel.control import ControlServer
+from umktls.kernel.events import Trace
+
+
+class FakeHost:
+    """What the control socket shows."""
+
+    def __init__(self) -> None:
+        self.trace = Trace("h", "client", clock=lambda: 5.0)
+        self.rekeyed: list[str | None] = []
+
+    def stat(self) -> dict[str, Any]:
+        return {"schema": 1}
+
+    async def rekey(self, connection: str | None) -> int:
+        self.rekeyed.append(connection)
+        return 3
+
+
+@asynccontextmanager
+async def client_of(host: FakeHost) -> AsyncIterator[trio.SocketStream]:
+    ours, theirs = trio.socket.socketpair()
+    stream = trio.SocketStream(ours)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ControlServer(host).serve_client, trio.SocketStream(theirs))
+            async with stream:
+                yield stream
+
+
+async def ask(stream: trio.SocketStream, request: bytes) -> list[dict[str, Any]]:
+    await stream.send_all(request + b"\n")
+    data = b"".join([chunk async for chunk in stream])
+    return [json.loads(line) for line in data.splitlines()]
+
+
+async def test_stat() -> None:
+    async with client_of(FakeHost()) as stream:
+        assert await ask(stream, b'{"op": "stat"}') == [{"schema": 1}]
+
+
+async def test_rekey_one_and_all() -> None:
+    host = FakeHost()
+    async with client_of(host) as stream:
+        assert await ask(stream, b'{"op": "rekey"}') == [{"rekeyed": 3}]
+    async with client_of(host) as stream:
+        await ask(stream, b'{"op": "rekey", "connection": "c1"}')
+    assert host.rekeyed == [None, "c1"]
+
+
+@pytest.mark.parametrize(
+    ("request_line", "reason"),
+    [
+        (b"\xff\xfe", "not a line of JSON"),
+        (b"[" * 5000, "not a line of JSON"),
+        (b"[1]", "not a JSON object"),
+        (b'{"op": "halt"}', "no operation 'halt'"),
+        (b'{"op": "trace", "since": "yesterday"}', "since is 'yesterday'"),
+    ],
+)
+async def test_refusals_say_why(request_line: bytes, reason: str) -> None:
+    async with client_of(FakeHost()) as stream:
+        (answer,) = await ask(stream, request_line)
+    assert reason in answer["error"]
+    assert answer["errno"] == "EINVAL"
+
+
+async def test_the_kept_events() -> None:
+    host = FakeHost()
+    host.trace.emit("probe", "c1")
+    async with client_of(host) as stream:
+        (event,) = await ask(stream, b'{"op": "trace"}')
+    assert (event["event"], event["connection"]) == ("probe", "c1")
+
+
+async def test_following_ends_when_the_client_goes() -> None:
+    host = FakeHost()
+    async with client_of(host) as stream:
+        await stream.send_all(b'{"op": "trace", "follow": true}\n')
+        await trio.testing.wait_all_tasks_blocked()
+        host.trace.emit("warning", None, reason="live")
+        line = await stream.receive_some(4096)
+        assert json.loads(line)["text"] == "live"
+    # client_of waits for the server's task: it has seen the end and does not hang.
+    assert not host.trace._subscribers
+
+
+async def test_another_user_gets_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "peer_credentials", lambda sock: (1, os.geteuid() + 1, 1))
+    async with client_of(FakeHost()) as stream:
+        assert await stream.receive_some(10) == b""

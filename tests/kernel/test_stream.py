@@ -1,0 +1,115 @@
+"""The send queue: order, partial sends, failures."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+
+import pytest
+import trio
+import trio.testing
+
+from umktls.errors import WorldError
+from umktls.kernel.stream import SendQueue, after, read_some
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        yield ours, theirs
+
+
+async def receive_exactly(sock: socket.socket, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        view = memoryview(bytearray(65536))
+        data += view[: await read_some(sock, view)]
+    return bytes(data)
+
+
+def test_after_splits_where_the_socket_stopped() -> None:
+    views = [memoryview(b"abc"), memoryview(b"defg"), memoryview(b"h")]
+    assert b"".join(after(views, 0)) == b"abcdefgh"
+    assert b"".join(after(views, 3)) == b"defgh"
+    assert b"".join(after(views, 5)) == b"fgh"
+    assert after(views, 8) == []
+
+
+async def test_small_messages_leave_at_once(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    queue = SendQueue(ours)
+    queue.push([b"one ", b"", b"two"])
+    assert theirs.recv(100) == b"one two"
+    assert queue.size == 0
+
+
+async def test_what_does_not_fit_follows_in_order(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    queue = SendQueue(ours)
+    sent = [bytes([number]) * 300_000 for number in range(5)]
+    for message in sent:
+        queue.push([message])
+    assert queue.size > 0
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(queue.run)
+            assert await receive_exactly(theirs, 1_500_000) == b"".join(sent)
+            await queue.emptied()
+            nursery.cancel_scope.cancel()
+
+
+async def test_drained_waits_until_the_peer_reads(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    queue = SendQueue(ours, limit=1000)
+    queue.push([b"x" * 2_000_000])
+    drained = False
+
+    async def wait() -> None:
+        nonlocal drained
+        await queue.drained()
+        drained = True
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(queue.run)
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not drained
+            await receive_exactly(theirs, 2_000_000)
+            await queue.emptied()
+            await trio.testing.wait_all_tasks_blocked()
+            assert drained
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_broken_connection_fails_the_queue_for_good(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    theirs.close()
+    queue = SendQueue(ours)
+    with pytest.raises(WorldError) as caught:
+        queue.push([b"lost"])
+    assert caught.value.errno == errno.EPIPE
+    with pytest.raises(WorldError, match="cannot send"):
+        queue.push([b"lost too"])
+    with trio.fail_after(5):
+        await queue.run()
+        await queue.drained()
+
+
+async def test_read_some_reports_the_end(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    theirs.send(b"last")
+    theirs.close()
+    buffer = memoryview(bytearray(10))
+    assert await read_some(ours, buffer) == 4
+    assert await read_some(ours, buffer) == 0

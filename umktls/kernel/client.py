@@ -1,0 +1,271 @@
+"""The client host: an NFS version 3 client over RPC-with-TLS.
+
+`booted_client` boots the host; `mounted` connects, makes TLS as the mount asks, and fetches the
+root file handle by the MOUNT protocol. The file system calls `NfsClient.call` for everything else.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from umktls.abi import rpctls
+from umktls.errors import CallerError, UmktlsError, WorldError
+from umktls.kernel import tls
+from umktls.kernel.children import DaemonCommand
+from umktls.kernel.host import Host, HostConfig, booted
+from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.probe import probe
+from umktls.kernel.rpc_client import RpcClient
+from umktls.nfs.program import MOUNT3, NFS3
+from umktls.nfs.types import FSINFO3args, FSINFO3resok
+from umktls.rpc.message import AuthSys, OpaqueAuth
+from umktls.rpc.program import Procedure
+
+__all__ = ["MountConfig", "NfsClient", "boot_client", "mounted"]
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+NFS_PORT = 2049
+# Ports below 1024 are root's; a server may want one as a weak proof that root sends (RFC 2623).
+RESERVED_PORTS = range(1023, 664, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class MountConfig:
+    """What to mount, and how. Seconds are seconds; `security` is "tls", "mtls" or "none".
+
+    `certs` has `ca.pem`, and for "mtls" `client/cert.pem` and `client/certkey.pem`. `certname`
+    chooses another certificate of that directory (FreeBSD's tlscertname=).
+    """
+
+    server: str
+    export: str
+    port: int = NFS_PORT
+    security: str = "tls"
+    certs: Path | None = None
+    certname: str = ""
+    no_daemon: bool = False
+    rundir: Path | None = None
+    engine_tx: str = "software"
+    engine_rx: str = "software"
+    deadline: float = 60.0
+    connect_seconds: float = 10.0
+    probe_seconds: float = rpctls.PROBE_TIMEOUT
+    upcall_seconds: float = rpctls.UPCALL_TIMEOUT
+    keylog: Path | None = None
+    mountpoint: str = ""
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.server}]" if ":" in self.server else self.server
+        return f"{host}:{self.port}:{self.export}"
+
+    def daemon(self) -> tuple[DaemonCommand, ...]:
+        """How the host starts its rpctlscd; nothing when it needs none or must not."""
+        if self.security == "none" or self.no_daemon:
+            return ()
+        arguments: list[str] = ["-v"]
+        if self.certs is not None:
+            arguments += ["-l", str(self.certs / "ca.pem"), "-D", str(self.certs / "client")]
+        if self.security == "mtls":
+            arguments.append("-m")
+        if self.keylog is not None:
+            arguments += ["--keylog", str(self.keylog)]
+        return (DaemonCommand("rpctlscd", tuple(arguments)),)
+
+
+class NfsClient:
+    """A mounted export: `root` is its file handle, `fsinfo` what FSINFO said of it."""
+
+    def __init__(self, rpc: RpcClient, root: bytes, fsinfo: FSINFO3resok) -> None:
+        self._rpc = rpc
+        self.root = root
+        self.fsinfo = fsinfo
+
+    async def call(self, procedure: Procedure[A, R], args: A, credential: OpaqueAuth) -> R:
+        """One RPC. See `RpcClient.call` for what it raises."""
+        return await self._rpc.call(procedure, args, credential)
+
+
+def own_credential() -> OpaqueAuth:
+    """AUTH_SYS as the user that runs this process."""
+    groups = tuple(os.getgroups()[:16])
+    name = socket.gethostname().encode()[:255]
+    return AuthSys(0, name, os.geteuid(), os.getegid(), groups).to_opaque()
+
+
+@asynccontextmanager
+async def boot_client(config: MountConfig) -> AsyncIterator[Host]:
+    """A client host for one mount."""
+    check_config(config)
+    facts: dict[str, Any] = {
+        "mount": {
+            "what": config.url,
+            "mountpoint": config.mountpoint,
+            "security": config.security,
+        }
+    }
+    host_config = HostConfig(
+        "client",
+        config.rundir,
+        daemons=config.daemon(),
+        engine_tx=config.engine_tx,
+        engine_rx=config.engine_rx,
+        upcall_seconds=config.upcall_seconds,
+        facts=facts,
+    )
+    async with booted(host_config) as host:
+        yield host
+
+
+def check_config(config: MountConfig) -> None:
+    if config.security not in ("tls", "mtls", "none"):
+        raise CallerError(f"no security {config.security!r}; there are: tls, mtls, none")
+    if config.security == "none" or config.no_daemon:
+        return
+    if config.certs is None:
+        raise CallerError(
+            f"mounting with {config.security} needs certificates: pass --certs DIR "
+            "(make some with: umktls certs DIR), or -o notls for clear text"
+        )
+    wanted = [config.certs / "ca.pem"]
+    if config.security == "mtls" and not config.certname:
+        wanted += [config.certs / "client" / name for name in ("cert.pem", "certkey.pem")]
+    for path in wanted:
+        if not path.is_file():
+            raise CallerError(f"certificates: {path} is missing (make some with: umktls certs DIR)")
+
+
+@asynccontextmanager
+async def mounted(host: Host, config: MountConfig) -> AsyncIterator[NfsClient]:
+    """The export, mounted on `host` inside the block.
+
+    Raises `UmktlsError` with one line that says why it cannot be.
+    """
+    if config.security != "none":
+        await host.daemon_ready("rpctlscd")
+
+    async def connect() -> KernelSocket:
+        return await make_connection(host, config)
+
+    async def disconnect(sock: KernelSocket, reason: str) -> None:
+        await tls.disconnect(host, sock, reason)
+
+    async def control(sock: KernelSocket) -> None:
+        await tls.handle_control(host, sock)
+
+    rpc = RpcClient(connect, disconnect, control, host.trace, config.deadline, config.url)
+    # The first connection is made here and not by a call: its failure is the mount's, at once.
+    rpc.offer(await connect())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rpc.run)
+        root = await mount_root(rpc, config)
+        host.trace.emit("mounted", None, what=f"{config.url} with {config.security}")
+        yield NfsClient(rpc, root, await file_system_info(rpc, root))
+        host.totals["rpcs"] = rpc.calls
+        nursery.cancel_scope.cancel()
+
+
+async def make_connection(host: Host, config: MountConfig) -> KernelSocket:
+    """TCP, then the probe and TLS as the mount asks. Nothing but the probe goes in clear then."""
+    sock = await connect_tcp(config)
+    adopted = host.adopt(sock, config.security, config.server)
+    host.trace.emit("tcp-connect", adopted.name, peer=adopted.peer, local=adopted.local)
+    try:
+        if config.security != "none":
+            await probe(adopted, NFS3.number, NFS3.version, config.probe_seconds)
+            await tls.handshake_client(host, adopted, config.certname)
+        else:
+            adopted.phase = "established"
+    except BaseException as error:
+        if config.security != "none":
+            host.totals["handshakes_failed"] += 1
+        adopted.close(str(error) if isinstance(error, UmktlsError) else "interrupted")
+        raise
+    return adopted
+
+
+async def connect_tcp(config: MountConfig) -> socket.socket:
+    """A TCP connection to the server, from a reserved port if we may have one."""
+    where = f"{config.server} port {config.port}"
+    try:
+        found = await trio.socket.getaddrinfo(config.server, config.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise WorldError(
+            f"cannot find host {config.server!r}: {error.strerror}; check its name",
+            errno.EHOSTUNREACH,
+        ) from error
+    problem: OSError | None = None
+    for family, kind, protocol, _, address in found:
+        try:
+            return await connect_address(family, kind, protocol, address, config.connect_seconds)
+        except OSError as error:
+            problem = error
+    number = (problem.errno if problem else None) or errno.ECONNREFUSED
+    hint = {
+        errno.ECONNREFUSED: "nothing listens there; is the server running, and is the port right?",
+        errno.ETIMEDOUT: "no answer; is the server up, and does a firewall let NFS through?",
+    }.get(number, "is the server's address right?")
+    raise WorldError(f"cannot connect to {where}: {os.strerror(number)}; {hint}", number)
+
+
+async def connect_address(
+    family: int, kind: int, protocol: int, address: Any, seconds: float
+) -> socket.socket:
+    sock = trio.socket.socket(family, kind, protocol)
+    try:
+        if os.geteuid() == 0:
+            await bind_reserved(sock, family)
+        with trio.move_on_after(seconds) as scope:
+            await sock.connect(address)
+        if scope.cancelled_caught:
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        return socket.socket(fileno=sock.detach())
+    except BaseException:
+        sock.close()
+        raise
+
+
+async def bind_reserved(sock: trio.socket.SocketType, family: int) -> None:
+    """Bind to a free reserved port; if there is none, any port will do."""
+    anywhere = "::" if family == socket.AF_INET6 else "0.0.0.0"
+    # Where to begin differs between processes, so that two mounts seldom try the same ports.
+    ports = list(RESERVED_PORTS)
+    start = os.getpid() % len(ports)
+    for port in ports[start:] + ports[:start]:
+        try:
+            await sock.bind((anywhere, port))
+        except OSError:
+            continue
+        return
+
+
+async def mount_root(rpc: RpcClient, config: MountConfig) -> bytes:
+    """The export's file handle, from the MOUNT protocol. Raises `CallerError` if it has none."""
+    result = await rpc.call(MOUNT3["MNT"], os.fsencode(config.export), own_credential())
+    if result.status == 0:
+        return bytes(result.fhandle)
+    number = {2: errno.ENOENT, 13: errno.EACCES, 20: errno.ENOTDIR}.get(result.status, errno.EIO)
+    exports = await rpc.call(MOUNT3["EXPORT"], None, own_credential())
+    names = ", ".join(os.fsdecode(bytes(export.ex_dir)) for export in exports) or "nothing"
+    raise CallerError(
+        f"{config.server} does not give {config.export}: {os.strerror(number)}; it exports {names}",
+        number,
+    )
+
+
+async def file_system_info(rpc: RpcClient, root: bytes) -> FSINFO3resok:
+    result = await rpc.call(NFS3["FSINFO"], FSINFO3args(root), own_credential())
+    if not isinstance(result, FSINFO3resok):
+        raise WorldError(f"FSINFO of the root failed: {result.status.name}", errno.EIO)
+    return result

@@ -1,0 +1,130 @@
+"""The trace of a host: what happened, when, on which connection.
+
+Events are plain dictionaries, so that they go to a terminal, a test or the control socket as they
+are. A ring keeps the newest; subscribers get each one as it happens. Secrets are never put in.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["Event", "Trace", "describe"]
+
+logger = logging.getLogger(__name__)
+
+Event = dict[str, Any]
+
+RING_EVENTS = 4096
+
+# One line for people per event; the fields in braces are the event's own. An event that lacks a
+# field its line names shows a question mark there rather than an error.
+TEXTS = {
+    "host-up": "{role} host {host} is up, run directory {rundir}",
+    "host-down": "host goes down",
+    "daemon-started": "{daemon} started as process {pid}",
+    "daemon-registered": "process {pid} registered as {daemon} at {path}",
+    "daemon-gone": "{daemon} (process {pid}) is gone: {reason}",
+    "tcp-connect": "TCP connection to {peer} from {local}",
+    "tcp-accept": "TCP connection from {peer}",
+    "probe": "probe: NULL call with credential flavor AUTH_TLS",
+    "starttls": "STARTTLS answered; reading stops, the socket waits for the daemon",
+    "upcall": "upcall {procedure} to {daemon}",
+    "socket-taken": "socket taken by process {pid} as descriptor {fd}",
+    "handshake": "handshake done: {version}, {suite}, ALPN {alpn}, peer {peer}, resumed: {resumed}",
+    "handshake-failed": "handshake failed in phase {phase}: {reason}",
+    "tx-keys": "TX keys set: {suite}, first sequence number {sequence}",
+    "rx-keys": "RX keys set: {suite}, first sequence number {sequence}, "
+    "{waiting} bytes wait in the receive queue",
+    "mode": "kernel TLS: sending {tx} ({engine_tx}), receiving {rx} ({engine_rx})",
+    "upcall-answered": "upcall {procedure} answered after {seconds:.3f} s: {result}",
+    "control-record": "record of type {type} ({name}), {bytes} bytes, goes to the daemon",
+    "post-handshake": "{records} records, {bytes} bytes, waited after the handshake "
+    "and did not reach RPC",
+    "first-rpc": "first sealed RPC {direction}",
+    "ticket": "session ticket kept for the next connection",
+    "key-update": "key update, {direction} generation {generation}",
+    "rekey": "the kernel asks the daemon for new keys",
+    "alert": "alert: {description}: {reason}",
+    "disconnect": "connection is to be closed: {reason}",
+    "closed": "connection closed: {reason}",
+    "reconnect": "connection to {peer} lost ({reason}); {waiting} calls wait for a new one",
+    "rejected": "RPC rejected: {reason}",
+    "garbage": "garbage on {where}: {reason}",
+    "mounted": "mounted {what}",
+    "warning": "{reason}",
+}
+
+
+class _Question(dict[str, Any]):
+    """Fields of an event for its line: one that lacks, or holds nothing, shows as a question mark."""
+
+    def __missing__(self, key: str) -> str:
+        return "?"
+
+
+def describe(event: str, fields: dict[str, Any]) -> str:
+    """The line for people of `event`; an event without a line of its own lists its fields."""
+    template = TEXTS.get(event)
+    if template is None:
+        return event + "".join(f" {key}={value}" for key, value in fields.items())
+    try:
+        return template.format_map(_Question(fields))
+    except (ValueError, TypeError):
+        return f"{event} {fields}"
+
+
+class Trace:
+    """Collects the events of one host. `side` is the host's role, "client" or "server"."""
+
+    def __init__(
+        self, host: str, side: str, clock: Callable[[], float] = time.time, size: int = RING_EVENTS
+    ) -> None:
+        self.host = host
+        self.side = side
+        self._clock = clock
+        self._ring: deque[Event] = deque(maxlen=size)
+        self._subscribers: list[Callable[[Event], None]] = []
+
+    def now(self) -> float:
+        """Seconds since 1970, by the trace's clock."""
+        return self._clock()
+
+    def emit(self, event: str, connection: str | None = None, /, **fields: Any) -> Event:
+        """Record that `event` happened, on connection `connection` if it concerns one.
+
+        Fields that the trace itself fills (time, host, side, connection, event, text) cannot be
+        overridden, whoever sends them.
+        """
+        fields.setdefault("host", self.host)
+        record: Event = {
+            **fields,
+            "time": self._clock(),
+            "host": self.host,
+            "side": self.side,
+            "connection": connection,
+            "event": event,
+            "text": describe(event, fields),
+        }
+        self._ring.append(record)
+        logger.info("%s %s", connection or "-", record["text"])
+        for subscriber in tuple(self._subscribers):
+            subscriber(record)
+        return record
+
+    def since(self, when: float = 0.0) -> Iterator[Event]:
+        """The kept events that are not older than `when` (seconds since 1970), oldest first."""
+        return (event for event in tuple(self._ring) if event["time"] >= when)
+
+    @contextmanager
+    def subscribed(self, subscriber: Callable[[Event], None]) -> Iterator[None]:
+        """Calls `subscriber` with each event that happens inside the block. It must not block."""
+        self._subscribers.append(subscriber)
+        try:
+            yield
+        finally:
+            self._subscribers.remove(subscriber)

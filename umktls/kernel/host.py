@@ -1,0 +1,339 @@
+"""An emulated host: one process, its run directory, its daemons, its sockets.
+
+`booted` brings a host up in the order in which a kernel would: the run directory, the doors
+(system calls, control), then the daemons. Inside its block the host runs; leaving it takes
+everything down again, whatever the reason.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from umktls.abi import rpctls
+from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
+from umktls.errors import CallerError, WorldError
+from umktls.kernel import tls
+from umktls.kernel.children import Child, DaemonCommand
+from umktls.kernel.control import ControlServer
+from umktls.kernel.events import Trace
+from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.rundir import RunDirectory
+from umktls.kernel.syscalls import Process, SyscallServer
+from umktls.kernel.upcalls import DaemonGone, DaemonHandle
+from umktls.ktls.socket import KtlsSocketState
+
+__all__ = ["Host", "HostConfig", "booted"]
+
+STAT_SCHEMA = 1
+# Closed connections that `umktls stat` still shows.
+REMEMBERED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class HostConfig:
+    """How a host comes up.
+
+    `role` is "client" or "server". `daemons` are started and kept alive by the host; with none, a
+    daemon has to register by itself. Seconds are seconds.
+    """
+
+    role: str
+    rundir: Path | None = None
+    personality: Personality = DEFAULT_PERSONALITY
+    daemons: tuple[DaemonCommand, ...] = ()
+    engine_tx: str = "software"
+    engine_rx: str = "software"
+    upcall_seconds: float = rpctls.UPCALL_TIMEOUT
+    daemon_seconds: float = 15.0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Host:
+    """A running host. Made by `booted`."""
+
+    def __init__(self, config: HostConfig, nursery: trio.Nursery) -> None:
+        self.config = config
+        self.personality = config.personality
+        self.rundir = RunDirectory(config.role, config.rundir)
+        self.name = self.rundir.path.name
+        self.trace = Trace(self.name, config.role)
+        self.nursery = nursery
+        self.started = time.time()
+        self.sockets: dict[str, KernelSocket] = {}
+        self.handles: dict[str, list[DaemonHandle]] = {"rpctlscd": [], "rpctlssd": []}
+        self.totals = dict.fromkeys(
+            ("connections", "rpcs", "handshakes", "handshakes_failed", "resumed"), 0
+        )
+        self.syscalls = SyscallServer(self)
+        self.children: list[Child] = []
+        self._registered = trio.Event()
+        self._numbers = itertools.count(1)
+        self._turn = 0
+        self._forgotten = dict.fromkeys(("records_tx", "records_rx", "bytes_tx", "bytes_rx"), 0)
+
+    # ---- sockets
+
+    def adopt(
+        self, sock: socket.socket, security: str = "none", peername: str = ""
+    ) -> KernelSocket:
+        """Make a connected TCP socket one of this kernel's."""
+        name = f"{self.config.role[0]}{next(self._numbers)}"
+        state = KtlsSocketState(
+            self.personality, tx_engine=self.config.engine_tx, rx_engine=self.config.engine_rx
+        )
+        adopted = KernelSocket(sock, state, name, self.trace, security, peername)
+        self.sockets[name] = adopted
+        self.totals["connections"] += 1
+        self.nursery.start_soon(adopted.queue.run)
+        self._forget_old()
+        return adopted
+
+    def _forget_old(self) -> None:
+        closed = [name for name, sock in self.sockets.items() if sock.closed]
+        for name in closed[: max(0, len(closed) - REMEMBERED)]:
+            for key, value in traffic(self.sockets.pop(name)).items():
+                self._forgotten[key] += value
+
+    # ---- daemons
+
+    def register_daemon(self, process: Process, name: str, path: bytes) -> None:
+        """CLSETPATH, SRVSETPATH: from now on upcalls of this direction go to `path`.
+
+        A client daemon replaces the one before it; server daemons add up, 16 at most.
+        """
+        text = os.fsdecode(path).rstrip("\0")
+        if not text or len(path) >= 108:
+            raise CallerError(f"{name}: {text!r} is no address of an upcall socket")
+        if name == "rpctlscd":
+            self.unregister_all(name)
+        elif len(self.handles[name]) >= rpctls.RPCTLS_SRV_MAXNPROCS:
+            raise CallerError(
+                f"{name}: all {rpctls.RPCTLS_SRV_MAXNPROCS} places are taken", errno.ENXIO
+            )
+        self.handles[name].append(
+            DaemonHandle(name, text, process.pid, self.trace, self.nursery.start_soon)
+        )
+        self._registered.set()
+        self.trace.emit("daemon-registered", daemon=name, pid=process.pid, path=text)
+
+    def unregister_daemon(self, process: Process, name: str) -> None:
+        """CLSHUTDOWN, SRVSHUTDOWN: no more upcalls to this process."""
+        self._drop_handles(name, lambda handle: handle.pid == process.pid)
+
+    def unregister_all(self, name: str) -> None:
+        """SRVSTARTUP: a new daemon takes over; upcalls to the old ones end."""
+        self._drop_handles(name, lambda handle: True)
+
+    def _drop_handles(self, name: str, gone: Callable[[DaemonHandle], bool]) -> None:
+        for handle in [handle for handle in self.handles[name] if gone(handle)]:
+            self.handles[name].remove(handle)
+            handle.close()
+
+    def process_gone(self, process: Process) -> None:
+        """A daemon's system-call connection ended: it is no daemon any more.
+
+        Only when it was the process's last connection.
+        """
+        if any(other.pid == process.pid for other in self.syscalls.processes):
+            return
+        for name in self.handles:
+            self.unregister_daemon(process, name)
+
+    def handle_of(self, process: Process, name: str) -> DaemonHandle | None:
+        """The handle that this process registered."""
+        return next((h for h in self.handles[name] if h.pid == process.pid), None)
+
+    def daemon_for(self, name: str) -> DaemonHandle:
+        """The daemon for the next CONNECT: a free one if there is one, else in turn.
+
+        Raises `DaemonGone` when none is registered.
+        """
+        handles = self.handles[name]
+        if not handles:
+            raise DaemonGone(
+                f"no {name} is registered with this host (run directory {self.rundir.path}); "
+                f"start one: {name} --rundir {self.rundir.path}"
+            )
+        self._turn += 1
+        ordered = handles[self._turn % len(handles) :] + handles[: self._turn % len(handles)]
+        return next((h for h in ordered if not h.slot.locked()), ordered[0])
+
+    async def daemon_ready(self, name: str) -> None:
+        """Wait for a daemon to register.
+
+        Raises `WorldError` when one that the host started ended before it did, or none came in
+        time.
+        """
+        with trio.move_on_after(self.config.daemon_seconds):
+            while not self.handles[name]:
+                await first_of([self._registered, *(child.failed for child in self.children)])
+                failure = next((c.first_failure for c in self.children if c.first_failure), None)
+                if failure is not None:
+                    raise failure
+                self._registered = trio.Event()
+            return
+        raise DaemonGone(
+            f"no {name} registered within {self.config.daemon_seconds:g} s; "
+            f"start one by hand: {name} --rundir {self.rundir.path}"
+        )
+
+    # ---- the control socket
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "role": self.config.role,
+            "pid": os.getpid(),
+            "name": self.name,
+            "rundir": str(self.rundir.path),
+            "personality": self.personality.name,
+            "started": self.started,
+        }
+
+    def stat(self) -> dict[str, Any]:
+        """The state of the host, as `umktls stat --json` prints it."""
+        totals = dict(self._forgotten)
+        for sock in self.sockets.values():
+            for key, value in traffic(sock).items():
+                totals[key] += value
+        return {
+            "schema": STAT_SCHEMA,
+            "host": self.describe(),
+            "mount": self.config.facts.get("mount"),
+            "exports": self.config.facts.get("exports", []),
+            "daemons": [
+                {"name": handle.name, "pid": handle.pid, "path": handle.path}
+                for handles in self.handles.values()
+                for handle in handles
+            ],
+            "connections": [sock.stat() for sock in self.sockets.values()],
+            "totals": {**self.totals, **totals},
+        }
+
+    async def rekey(self, connection: str | None) -> int:
+        """Have the daemons renew the keys of one connection, or of all; how many did."""
+        if connection is not None and connection not in self.sockets:
+            raise CallerError(f"no connection {connection!r} here", errno.ENOENT)
+        chosen = [
+            sock
+            for name, sock in self.sockets.items()
+            if sock.session is not None and not sock.closed and connection in (None, name)
+        ]
+        return sum([await tls.rekey(self, sock) for sock in chosen])
+
+    # ---- doors
+
+    async def serve_doors(self) -> None:
+        """Open the system-call socket and the control socket, and serve them."""
+        control = ControlServer(self)
+        stream = await listen_unix(self.rundir.control_socket, socket.SOCK_STREAM)
+        packets = await listen_unix(self.rundir.syscall_socket, socket.SOCK_SEQPACKET)
+
+        async def serve_control(sock: trio.socket.SocketType) -> None:
+            await control.serve_client(trio.SocketStream(sock))
+
+        self.nursery.start_soon(accept_loop, stream, self.nursery, serve_control)
+        self.nursery.start_soon(accept_loop, packets, self.nursery, self.syscalls.serve_process)
+
+    def start_daemons(self) -> None:
+        for command in self.config.daemons:
+            command.line(self.rundir.path)  # a missing program is an error now, not in a task
+            child = Child(command, self.rundir.path, self.trace, self.has_registered)
+            self.children.append(child)
+            self.nursery.start_soon(child.run)
+
+    def has_registered(self, pid: int) -> bool:
+        return any(handle.pid == pid for handles in self.handles.values() for handle in handles)
+
+
+def traffic(sock: KernelSocket) -> dict[str, int]:
+    tx, rx = sock.state.tx, sock.state.rx
+    return {
+        "records_tx": tx.records,
+        "records_rx": rx.records,
+        "bytes_tx": tx.bytes,
+        "bytes_rx": rx.bytes,
+    }
+
+
+async def first_of(events: Sequence[trio.Event]) -> None:
+    """Wait until one of `events` is set."""
+    async with trio.open_nursery() as nursery:
+
+        async def one(event: trio.Event) -> None:
+            await event.wait()
+            nursery.cancel_scope.cancel()
+
+        for event in events:
+            nursery.start_soon(one, event)
+
+
+async def listen_unix(path: Path, kind: socket.SocketKind) -> trio.socket.SocketType:
+    """A listening AF_UNIX socket at `path`, mode 0600."""
+    sock = trio.socket.socket(socket.AF_UNIX, kind)
+    try:
+        await sock.bind(str(path))
+        os.chmod(path, 0o600)
+        sock.listen(64)
+    except OSError as error:
+        sock.close()
+        raise WorldError(f"cannot listen on {path}: {error.strerror}", error.errno) from error
+    return sock
+
+
+async def accept_loop(
+    listener: trio.socket.SocketType,
+    nursery: trio.Nursery,
+    serve: Callable[[trio.socket.SocketType], Awaitable[None]],
+) -> None:
+    """Accept for ever; each connection gets a task. Out of descriptors: wait, then go on."""
+    with listener:
+        while True:
+            try:
+                sock, _ = await listener.accept()
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    continue
+                await trio.sleep(0.1)
+                continue
+            nursery.start_soon(serve, sock)
+
+
+@asynccontextmanager
+async def booted(config: HostConfig) -> AsyncIterator[Host]:
+    """A running host inside the block.
+
+    Raises `UmktlsError` when it cannot come up.
+    """
+    async with trio.open_nursery() as nursery:
+        host = Host(config, nursery)
+        host.rundir.make()
+        try:
+            host.rundir.describe({**host.describe(), **config.facts})
+            await host.serve_doors()
+            host.trace.emit("host-up", role=config.role, rundir=str(host.rundir.path))
+            host.start_daemons()
+            yield host
+        finally:
+            await shut_down(host)
+            nursery.cancel_scope.cancel()
+
+
+async def shut_down(host: Host) -> None:
+    """End all connections in order, then take the run directory away."""
+    host.trace.emit("host-down")
+    with trio.CancelScope(shield=True):
+        async with trio.open_nursery() as nursery:
+            for sock in list(host.sockets.values()):
+                nursery.start_soon(tls.disconnect, host, sock, "the host goes down")
+    host.rundir.remove()

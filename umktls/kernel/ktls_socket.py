@@ -1,0 +1,361 @@
+"""A TCP socket of the emulated kernel: bytes on the wire, KTLS state, and who owns it.
+
+The protocol is in `umktls.ktls` and knows no sockets; this is the part that moves the bytes. RPC
+uses `send_message` and `pump`; a daemon that has taken the socket uses the system calls, which end
+in `setsockopt`, `getsockopt`, `sendmsg`, `recvmsg` and `shutdown` here.
+
+Two pauses belong to key updates. Receiving stops behind a KeyUpdate record until the new RX key is
+set: the receiver sees to that. Sending stops behind a KeyUpdate record that the daemon sent until
+the new TX key is set, because the peer has changed its key at that point and could open nothing
+sealed with the old one; messages sent meanwhile are held here in the clear and sealed later. Real
+kernels leave that to the program.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import socket
+import struct
+import termios
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from umktls.abi import freebsd, rpctls
+from umktls.errors import CallerError, PeerError, WorldError
+from umktls.kernel.events import Trace
+from umktls.kernel.stream import SendQueue, read_some
+from umktls.ktls.rx import PullResult
+from umktls.ktls.socket import KtlsSocketState
+from umktls.rpc.record import RecordReader
+from umktls.rpc.xdr import Buffer
+
+if TYPE_CHECKING:
+    from umktls.kernel.upcalls import DaemonHandle
+
+__all__ = ["Failure", "KernelSocket", "TlsFacts", "format_address"]
+
+HANDSHAKE_RECORD = 22
+KEY_UPDATE = 24
+RECORD_NAMES = {20: "change_cipher_spec", 21: "alert", 22: "handshake", 23: "application_data"}
+# What a TLS 1.3 record adds to its content: header, inner type, tag (RFC 8446 section 5.2).
+RECORD_OVERHEAD = 5 + 1 + 16
+# One read takes this much at most; a record is 16 KiB.
+READ_HINT = 256 * 1024
+# So many reads in a row without waiting, then other tasks get their turn.
+READS_PER_TURN = 8
+MODE_NAMES = {0: "NONE", 1: "SW", 2: "IFNET", 3: "TOE"}
+
+
+def format_address(address: object) -> str:
+    """`host:port`, IPv6 in brackets; anything else as text."""
+    if isinstance(address, tuple) and len(address) >= 2:
+        host, port = address[0], address[1]
+        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+    return str(address) or "-"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFacts:
+    """What the daemon told about the handshake (by utrace), for people."""
+
+    version: str
+    suite: str
+    alpn: str
+    peer: str
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why TLS failed on this connection, as the daemon told it."""
+
+    phase: str
+    reason: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.advice}" if self.advice else self.reason
+
+
+class KernelSocket:
+    """One connected TCP socket. `name` is what the trace calls the connection.
+
+    `security` is what the mount or export asks ("none", "tls", "mtls") and `peername` the server
+    name that the user typed: the daemon can ask for both.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        state: KtlsSocketState,
+        name: str,
+        trace: Trace,
+        security: str = "none",
+        peername: str = "",
+    ) -> None:
+        sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = sock
+        self.state = state
+        self.name = name
+        self.security = security
+        self.peername = peername
+        self.trace = trace
+        self.peer = format_address(sock.getpeername())
+        self.local = format_address(sock.getsockname())
+        self.opened = trace.now()
+        self.phase = "connected"
+        self.tls: TlsFacts | None = None
+        self.failure: Failure | None = None
+        self.handle: DaemonHandle | None = None
+        self.session: tuple[int, int, int] | None = None
+        self.flags = 0
+        self.upcalls = dict.fromkeys(("connect", "handlerecord", "disconnect", "rekey"), 0)
+        self.rpc = dict.fromkeys(("calls", "replies", "rejected"), 0)
+        self.control_records = 0
+        self.deadline = 0.0
+        self.closed = False
+        self.queue = SendQueue(sock)
+        self.rx_progress = trio.Event()
+        self._held: deque[list[Buffer]] | None = None
+        self._early_records = 0
+        self._early_bytes = 0
+        self._receiving_data = False
+        self._sent_data = False
+
+    # ---- what RPC uses
+
+    def send_message(self, parts: list[Buffer]) -> None:
+        """Send one RPC message (record mark included), sealed when TX is on. Does not wait.
+
+        Raises `WorldError` when the connection is broken.
+        """
+        if self._held is not None:
+            self._held.append(parts)
+            return
+        self.queue.push(self.state.tx.seal_message(parts))
+        if not self._sent_data and self.session is not None:
+            self._sent_data = True
+            self.trace.emit("first-rpc", self.name, direction="sent")
+
+    async def pump(
+        self,
+        reader: RecordReader,
+        deliver: Callable[[memoryview], Awaitable[None]],
+        control: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Receive until the end of the stream: `deliver` gets each RPC message in order,
+        `control` is called while a control record is parked at the head of the queue.
+
+        Raises `PeerError` for bad records, `WorldError` when the connection broke.
+        """
+        rx = self.state.rx
+        reads = 0
+        while True:
+            result = rx.pull(reader)
+            for message in reader.messages():
+                if not self._receiving_data:
+                    self._first_data()
+                await deliver(message)
+            if result is PullResult.EOF:
+                return
+            if result is PullResult.MORE_NEEDED:
+                rx.buffer_filled(await read_some(self.sock, rx.get_buffer(READ_HINT)))
+                reads += 1
+                if reads >= READS_PER_TURN:
+                    reads = 0
+                    await trio.lowlevel.checkpoint()
+            else:
+                await control()
+
+    def count_control(self, record_type: int, length: int) -> None:
+        """Note that a control record with `length` bytes of content is at the head."""
+        self.control_records += 1
+        if not self._receiving_data:
+            self._early_records += 1
+            self._early_bytes += length + RECORD_OVERHEAD
+        self.trace.emit(
+            "control-record",
+            self.name,
+            type=record_type,
+            name=RECORD_NAMES.get(record_type, "unknown"),
+            bytes=length + RECORD_OVERHEAD,
+        )
+
+    def _first_data(self) -> None:
+        """The first application data after the handshake: now it is known what came before it."""
+        if self.session is None:
+            return
+        self._receiving_data = True
+        self.trace.emit(
+            "post-handshake", self.name, records=self._early_records, bytes=self._early_bytes
+        )
+        self.trace.emit("first-rpc", self.name, direction="received")
+
+    # ---- what the system calls use
+
+    def setsockopt(
+        self, level: int, name: int, value: bytes, copyin: Callable[[int, int], bytes]
+    ) -> None:
+        """setsockopt(2). Raises `UmktlsError` with the emulated kernel's errno."""
+        if level == rpctls.SOL_UMKTLS:
+            raise CallerError("the options of level SOL_UMKTLS can only be read", errno.ENOPROTOOPT)
+        self.state.setsockopt(level, name, value, copyin)
+        if (level, name) == (freebsd.IPPROTO_TCP, freebsd.TCP_TXTLS_ENABLE):
+            self._tx_enabled()
+        elif (level, name) == (freebsd.IPPROTO_TCP, freebsd.TCP_RXTLS_ENABLE):
+            self._rx_enabled()
+
+    def _tx_enabled(self) -> None:
+        tx = self.state.tx
+        self.trace.emit(
+            "tx-keys", self.name, suite=self.state.tx_suite, sequence=self.state.tx_sequence
+        )
+        held, self._held = self._held, None
+        for parts in held or ():
+            self.queue.push(tx.seal_message(parts))
+
+    def _rx_enabled(self) -> None:
+        self.trace.emit(
+            "rx-keys",
+            self.name,
+            suite=self.state.rx_suite,
+            sequence=self.state.rx_sequence,
+            waiting=self.waiting(),
+        )
+        self.rx_progress.set()
+
+    def waiting(self) -> int:
+        """Bytes in the receive queue that nobody has read: the socket's and those read ahead."""
+        answer = fcntl.ioctl(self.sock, termios.FIONREAD, b"\0" * 4)
+        (count,) = struct.unpack("i", answer)
+        return int(count) + self.state.rx.waiting_bytes()
+
+    def getsockopt(self, level: int, name: int, length: int) -> bytes:
+        """getsockopt(2). Raises `UmktlsError` with the emulated kernel's errno."""
+        if level != rpctls.SOL_UMKTLS:
+            return self.state.getsockopt(level, name, length)
+        values: dict[int, Callable[[], bytes]] = {
+            rpctls.UMKTLS_PEERNAME: lambda: self.peername.encode(),
+            rpctls.UMKTLS_XPRTSEC: lambda: self.security.encode(),
+            rpctls.UMKTLS_DEADLINE: self._deadline,
+        }
+        if name not in values:
+            raise CallerError(f"no option {name} at level SOL_UMKTLS", errno.ENOPROTOOPT)
+        return values[name]()[:length]
+
+    def _deadline(self) -> bytes:
+        """Milliseconds until the CONNECT upcall ends, u32."""
+        left = max(0.0, self.deadline - trio.current_time())
+        return struct.pack("@I", min(int(left * 1000), 0xFFFFFFFF))
+
+    async def sendmsg(self, data: bytes, control: bytes) -> int:
+        """sendmsg(2): `data` as records of the type that the control message names."""
+        record_type = freebsd.record_type_untrusted(control)
+        self.queue.push(self.state.sendmsg(data, control))
+        if record_type == HANDSHAKE_RECORD and data[:1] == bytes([KEY_UPDATE]):
+            self._held = deque()
+            self.trace.emit("key-update", self.name, direction="sent", generation="next")
+        await self.queue.drained()
+        return len(data)
+
+    def recvmsg(self, length: int, controllen: int, flags: int) -> tuple[bytes, bytes, int]:
+        """recvmsg(2), never waiting: what is at the head of the queue, one record at most.
+
+        Only a control record can be taken: application data belongs to RPC. Raises `CallerError`
+        EAGAIN when there is none.
+        """
+        if self.state.rx.control is None:
+            raise CallerError("no control record at the head of the receive queue", errno.EAGAIN)
+        taken = self.state.recvmsg(length, controllen, flags)
+        self.rx_progress.set()
+        return taken
+
+    def shutdown(self, how: int) -> None:
+        """shutdown(2). What was sent before stays queued and goes first only as far as it fits."""
+        try:
+            self.sock.shutdown(how)
+        except OSError as error:
+            raise WorldError(f"shutdown: {error.strerror}", error.errno) from error
+
+    # ---- its life
+
+    def fail(self, failure: Failure) -> None:
+        """Remember why TLS failed here; the first reason is the one that counts."""
+        if self.failure is None:
+            self.failure = failure
+
+    def check_kernel_tls(self) -> None:
+        """The kernel's own look at whether KTLS works, per direction.
+
+        Raises `UmktlsError` when a direction has no keys: nothing may be sent in clear then.
+        """
+        modes = {
+            "sending": self.mode(freebsd.TCP_TXTLS_MODE),
+            "receiving": self.mode(freebsd.TCP_RXTLS_MODE),
+        }
+        self.trace.emit(
+            "mode",
+            self.name,
+            tx=MODE_NAMES[modes["sending"]],
+            rx=MODE_NAMES[modes["receiving"]],
+            engine_tx=self.state.tx_engine or "none",
+            engine_rx=self.state.rx_engine or "none",
+        )
+        missing = [direction for direction, mode in modes.items() if mode == 0]
+        if missing:
+            raise PeerError(
+                f"the daemon says the handshake succeeded, but set no keys for "
+                f"{' and '.join(missing)}",
+                errno.EPROTO,
+            )
+
+    def mode(self, option: int) -> int:
+        (value,) = struct.unpack("@i", self.state.getsockopt(freebsd.IPPROTO_TCP, option, 4))
+        return int(value)
+
+    def close(self, reason: str) -> None:
+        """Drop the kernel's reference. Bytes that the socket did not take yet are lost."""
+        if self.closed:
+            return
+        self.closed = True
+        self.phase = "closed"
+        self.queue.fail(WorldError(f"the connection was closed: {reason}", errno.ECONNABORTED))
+        trio.lowlevel.notify_closing(self.sock)
+        self.sock.close()
+        self.trace.emit("closed", self.name, reason=reason)
+
+    def stat(self) -> dict[str, Any]:
+        """This connection for `umktls stat`."""
+        state = self.state
+        return {
+            "id": self.name,
+            "peer": self.peer,
+            "local": self.local,
+            "state": self.phase,
+            "tls": None
+            if self.tls is None
+            else {name: getattr(self.tls, name) for name in TlsFacts.__slots__},
+            "tx": half(state.tx_engine, self.mode(freebsd.TCP_TXTLS_MODE), state.tx),
+            "rx": half(state.rx_engine, self.mode(freebsd.TCP_RXTLS_MODE), state.rx),
+            "rpc": dict(self.rpc),
+            "upcalls": dict(self.upcalls),
+            "control_records": self.control_records,
+            "opened": self.opened,
+        }
+
+
+def half(engine: str | None, mode: int, direction: Any) -> dict[str, Any]:
+    return {
+        "engine": engine,
+        "mode": MODE_NAMES[mode],
+        "sequence": direction.sequence,
+        "records": direction.records,
+        "bytes": direction.bytes,
+    }

@@ -1,0 +1,247 @@
+"""An RPC client that outlives its connections.
+
+Theory of operation. Calls are matched to replies by xid. A call is encoded once and kept until its
+reply is there, so when a connection breaks, the calls that were waiting are sent again on the next
+one, with the same xid: the server's duplicate request cache then answers what it has done already,
+and nothing is done twice. One task makes connections and reads from them; a second one looks after
+deadlines, because a cancel scope per call costs more than the rest of the call.
+
+A connection is made when a call needs one. Failures that may pass (refused, reset, timed out) are
+tried again with growing pauses as long as calls wait, and every call has a deadline. Failures that
+would not pass (TLS refused) end all waiting calls at once.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import outcome
+import trio
+
+from umktls.errors import PeerError, UmktlsError, WorldError
+from umktls.kernel.events import Trace
+from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.tls import TlsRefused
+from umktls.rpc.client import CallTable, raise_for_reply
+from umktls.rpc.message import (
+    NULL_AUTH,
+    AcceptedReply,
+    DeniedReply,
+    OpaqueAuth,
+    encode_call,
+)
+from umktls.rpc.program import Procedure
+from umktls.rpc.record import RecordReader, mark
+from umktls.rpc.xdr import Buffer
+
+__all__ = ["Connector", "RpcClient"]
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+Reply = AcceptedReply | DeniedReply
+PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
+DEADLINE_TICK = 0.25
+# READ and WRITE carry 1 MiB; the rest is headers and attributes.
+REPLY_LIMIT = 2 * 1024 * 1024
+
+# Makes a connection and returns it ready for calls; the second is called when it ends.
+Connector = Callable[[], Awaitable[KernelSocket]]
+
+
+class PendingCall:
+    """A call on its way: its bytes, its task, its deadline (trio's time)."""
+
+    __slots__ = ("expires", "name", "parts", "task")
+
+    def __init__(self, name: str, parts: list[Buffer], task: trio.lowlevel.Task, expires: float):
+        self.name = name
+        self.parts = parts
+        self.task = task
+        self.expires = expires
+
+
+class RpcClient:
+    """Calls to one server. `run` must be running while calls are made."""
+
+    def __init__(
+        self,
+        connect: Connector,
+        disconnect: Callable[[KernelSocket, str], Awaitable[None]],
+        control: Callable[[KernelSocket], Awaitable[None]],
+        trace: Trace,
+        deadline: float,
+        server: str,
+    ) -> None:
+        self._connect = connect
+        self._disconnect = disconnect
+        self._control = control
+        self._trace = trace
+        self._server = server
+        self.deadline = deadline
+        self.calls = 0
+        self._table: CallTable[PendingCall] = CallTable()
+        self._wanted = trio.Event()
+        self._last_error: UmktlsError | None = None
+        self.socket: KernelSocket | None = None
+        self._offered: KernelSocket | None = None
+
+    async def call(self, procedure: Procedure[A, R], argument: A, credential: OpaqueAuth) -> R:
+        """One call; returns the decoded result.
+
+        Raises `WorldError` ETIMEDOUT when the deadline passes, `PeerError` for rejections and for
+        results that make no sense, and what ended the connection when no new one can be made.
+        """
+        xid = self._table.new_xid()
+        header = encode_call(
+            xid, procedure.program, procedure.version, procedure.number, credential, NULL_AUTH
+        )
+        arguments = procedure.encode_args(argument)
+        length = len(header) + sum(map(len, arguments))
+        pending = PendingCall(
+            procedure.name,
+            [mark(length) + header, *arguments],
+            trio.lowlevel.current_task(),
+            trio.current_time() + self.deadline,
+        )
+        self._table.add(xid, pending)
+        self.calls += 1
+        self._send(pending)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._table.remove(xid)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        reply: Reply = await trio.lowlevel.wait_task_rescheduled(abort)
+        return procedure.decode_result_untrusted(raise_for_reply(reply))
+
+    def _send(self, pending: PendingCall) -> None:
+        sock = self.socket
+        if sock is None:
+            self._wanted.set()
+            return
+        try:
+            sock.send_message(pending.parts)
+        except WorldError:
+            # The reading task sees the same broken connection and makes a new one, on which this
+            # call is sent again.
+            shut(sock)
+        sock.rpc["calls"] += 1
+
+    # ---- connections
+
+    def offer(self, sock: KernelSocket) -> None:
+        """Use `sock`, which is ready for calls, as the first connection."""
+        self._offered = sock
+
+    async def run(self) -> None:
+        """Make connections and read replies until cancelled; then the last one is ended."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_deadlines)
+            while True:
+                sock, self._offered = self._offered, None
+                if sock is None:
+                    if not len(self._table):
+                        await self._wanted.wait()
+                    self._wanted = trio.Event()
+                    sock = await self._connected()
+                if sock is not None:
+                    await self._live(sock)
+
+    async def _connected(self) -> KernelSocket | None:
+        """A new connection; None when there will be none, or nobody waits for it any more."""
+        attempt = 0
+        while len(self._table):
+            try:
+                return await self._connect()
+            except TlsRefused as error:
+                self._fail_all(error)
+                return None
+            except UmktlsError as error:
+                self._last_error = error
+                if attempt == 0:
+                    self._trace.emit("warning", None, reason=str(error))
+            await trio.sleep(PAUSES[min(attempt, len(PAUSES) - 1)])
+            attempt += 1
+        return None
+
+    async def _live(self, sock: KernelSocket) -> None:
+        """One connection's life: send what waits, read replies, and end it in order."""
+        reason = "the mount ended"
+        try:
+            self.socket = sock
+            self._last_error = None
+            for pending in self._table.waiting():
+                self._send(pending)
+            reason = await self._read(sock)
+        finally:
+            self.socket = None
+            with trio.CancelScope(shield=True):
+                await self._disconnect(sock, reason)
+        if sock.failure is not None and sock.failure.phase == "alert":
+            self._fail_all(TlsRefused(f"TLS with {sock.peer} failed: {sock.failure}"))
+        elif len(self._table):
+            self._trace.emit(
+                "reconnect", sock.name, peer=sock.peer, reason=reason, waiting=len(self._table)
+            )
+
+    async def _read(self, sock: KernelSocket) -> str:
+        """Read replies until the connection ends; returns why it did."""
+        reader = RecordReader(REPLY_LIMIT)
+
+        async def deliver(message: memoryview) -> None:
+            self._answer(sock, message)
+
+        async def control() -> None:
+            await self._control(sock)
+
+        try:
+            await sock.pump(reader, deliver, control)
+        except (PeerError, WorldError) as error:
+            if isinstance(error, PeerError):
+                self._trace.emit("garbage", sock.name, where="the connection", reason=str(error))
+            return str(error)
+        return "the server closed the connection"
+
+    def _answer(self, sock: KernelSocket, message: memoryview) -> None:
+        matched = self._table.match_untrusted(message)
+        if matched is None:
+            return
+        pending, reply = matched
+        sock.rpc["replies"] += 1
+        if isinstance(reply, DeniedReply):
+            sock.rpc["rejected"] += 1
+        trio.lowlevel.reschedule(pending.task, outcome.Value(reply))
+
+    # ---- failures
+
+    def _fail_all(self, error: UmktlsError) -> None:
+        for pending in self._table.drain():
+            trio.lowlevel.reschedule(
+                pending.task, outcome.Error(type(error)(str(error), error.errno))
+            )
+
+    async def _watch_deadlines(self) -> None:
+        while True:
+            await trio.sleep(DEADLINE_TICK)
+            now = trio.current_time()
+            for xid, pending in self._table.items():
+                if pending.expires <= now:
+                    self._table.remove(xid)
+                    trio.lowlevel.reschedule(pending.task, outcome.Error(self._expired(pending)))
+
+    def _expired(self, pending: PendingCall) -> WorldError:
+        why = f": {self._last_error}" if self._last_error is not None else ""
+        number = errno.ETIMEDOUT if self._last_error is None else self._last_error.errno
+        return WorldError(
+            f"{pending.name}: no answer from {self._server} within {self.deadline:g} s{why}", number
+        )
+
+
+def shut(sock: KernelSocket) -> None:
+    try:
+        sock.shutdown(2)
+    except WorldError:
+        return

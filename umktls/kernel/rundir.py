@@ -1,0 +1,112 @@
+"""A host's run directory: where its sockets are, and who may look.
+
+`<base>/<role>-<pid>`, mode 0700. The base is `$UMKTLS_RUNDIR`, else `/run/umktls` for root, else
+`$XDG_RUNTIME_DIR/umktls`, else `/tmp/umktls-<uid>`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from umktls.errors import CallerError, WorldError
+
+__all__ = ["RunDirectory", "run_base"]
+
+# struct sockaddr_un holds 108 bytes with the final NUL; the longest name we put below the
+# directory is "rpctlssd.sock.15".
+LONGEST_SOCKET_NAME = len("/rpctlssd.sock.15")
+SUN_PATH = 108
+
+
+def run_base() -> Path:
+    """The directory under which the hosts of this user have their run directories."""
+    chosen = os.environ.get("UMKTLS_RUNDIR")
+    if chosen:
+        return Path(chosen)
+    if os.geteuid() == 0:
+        return Path("/run/umktls")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime:
+        return Path(runtime) / "umktls"
+    return Path(tempfile.gettempdir()) / f"umktls-{os.getuid()}"
+
+
+class RunDirectory:
+    """Makes and removes a host's run directory.
+
+    Raises `WorldError` when it cannot be made, `CallerError` when its name is too long for socket
+    addresses or somebody else owns it.
+    """
+
+    def __init__(self, role: str, path: Path | None = None, pid: int | None = None) -> None:
+        self.path = path or run_base() / f"{role}-{os.getpid() if pid is None else pid}"
+        if len(os.fsencode(self.path)) + LONGEST_SOCKET_NAME >= SUN_PATH:
+            raise CallerError(
+                f"run directory {self.path}: the name is too long for a socket address "
+                f"(at most {SUN_PATH - LONGEST_SOCKET_NAME - 1} bytes); choose a shorter --rundir",
+                errno.ENAMETOOLONG,
+            )
+
+    @property
+    def syscall_socket(self) -> Path:
+        return self.path / "syscall.sock"
+
+    @property
+    def control_socket(self) -> Path:
+        return self.path / "control.sock"
+
+    def make(self) -> None:
+        """Make the directory, or take over one that a dead host left behind."""
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            status = self.path.lstat()
+            self._check_owner(status)
+            self._check_free()
+            self.path.chmod(0o700)
+        except OSError as error:
+            raise WorldError(
+                f"run directory {self.path}: {error.strerror}; choose another with --rundir",
+                error.errno,
+            ) from error
+        for name in ("syscall.sock", "control.sock", "host.json"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def _check_owner(self, status: os.stat_result) -> None:
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            raise CallerError(
+                f"run directory {self.path}: it is not a directory of this user; "
+                "choose another with --rundir",
+                errno.EPERM,
+            )
+
+    def _check_free(self) -> None:
+        """Refuse a directory whose host is alive: two hosts would take each other's sockets."""
+        try:
+            pid = int(json.loads((self.path / "host.json").read_text())["pid"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        if pid != os.getpid() and Path(f"/proc/{pid}").exists():
+            raise CallerError(
+                f"run directory {self.path}: the host with process {pid} uses it; "
+                "choose another with --rundir",
+                errno.EBUSY,
+            )
+
+    def describe(self, facts: dict[str, Any]) -> None:
+        """Write `host.json`, whole or not at all."""
+        target = self.path / "host.json"
+        temporary = target.with_suffix(".new")
+        temporary.write_text(json.dumps(facts, indent=2) + "\n")
+        temporary.replace(target)
+
+    def remove(self) -> None:
+        """Remove the directory and all in it."""
+        shutil.rmtree(self.path, ignore_errors=True)

@@ -1,0 +1,294 @@
+"""The server host: RPC services on a TCP port, with TLS by upcall where a client asks for it.
+
+The services are given (see `umktls.nfsd`); this is the connection's life. A connection starts in
+clear. A proper AUTH_TLS probe is answered with STARTTLS, reading stops, and the CONNECT upcall has
+rpctlssd do the handshake; afterwards the same loop reads sealed records.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from umktls.abi import rpctls
+from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
+from umktls.kernel import tls
+from umktls.kernel.children import DaemonCommand
+from umktls.kernel.host import Host, HostConfig, accept_loop, booted
+from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.probe import check_probe
+from umktls.rpc.message import (
+    STARTTLS_VERIFIER,
+    AcceptStat,
+    AuthFlavor,
+    AuthStat,
+    Call,
+    RejectStat,
+    encode_accepted,
+    encode_denied,
+    parse_untrusted,
+)
+from umktls.rpc.record import RecordReader, mark
+from umktls.rpc.server import Dispatcher, Job, Service
+from umktls.rpc.xdr import Buffer
+
+__all__ = ["Connection", "Listening", "ServerConfig", "boot_server"]
+
+CALL_LIMIT = 2 * 1024 * 1024
+# Jobs of one connection that run in threads at a time (fsync and the like).
+BLOCKING_JOBS = 8
+# A name such as localhost may have addresses of a family that this machine does not have.
+ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """What to serve, and how. `security` is "none", "tls" or "mtls": what every export asks for at
+    least; `offer_tls` false answers the probe as a server without TLS does.
+
+    `certs` has `ca.pem`, `server/cert.pem` and `server/certkey.pem`.
+    """
+
+    host: str = "localhost"
+    port: int = 2049
+    security: str = "none"
+    offer_tls: bool = True
+    certs: Path | None = None
+    no_daemon: bool = False
+    daemons: int = 1
+    rundir: Path | None = None
+    engine_tx: str = "software"
+    engine_rx: str = "software"
+    upcall_seconds: float = rpctls.UPCALL_TIMEOUT
+    keylog: Path | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def daemon(self) -> tuple[DaemonCommand, ...]:
+        if not self.offer_tls or self.no_daemon:
+            return ()
+        arguments: list[str] = ["-v"]
+        if self.certs is not None:
+            arguments += ["-l", str(self.certs / "ca.pem"), "-D", str(self.certs / "server"), "-m"]
+        if self.keylog is not None:
+            arguments += ["--keylog", str(self.keylog)]
+        return (DaemonCommand("rpctlssd", tuple(arguments)),)
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A server that accepts: its host, and the port that it has."""
+
+    host: Host
+    port: int
+
+
+class Connection:
+    """One client's connection; the services see it as `CallContext.peer`."""
+
+    def __init__(self, host: Host, sock: KernelSocket, address: tuple[Any, ...]) -> None:
+        self.host = host
+        self.sock = sock
+        self.address = address
+        self.reserved_port = len(address) > 1 and address[1] < 1024
+        self._slots = trio.CapacityLimiter(BLOCKING_JOBS)
+
+    @property
+    def tls(self) -> bool:
+        """Whether calls arrive in a TLS session."""
+        return self.sock.session is not None
+
+    @property
+    def verified(self) -> bool:
+        """Whether the client's certificate was verified."""
+        return bool(self.sock.flags & rpctls.RPCTLS_FLAGS_VERIFIED)
+
+    async def serve(self, dispatcher: Dispatcher, offer_tls: bool) -> None:
+        """Serve until the connection ends."""
+        reason = "the client closed the connection"
+        try:
+            async with trio.open_nursery() as nursery:
+                deliver = partial(self._deliver, dispatcher, offer_tls, nursery)
+                self._reader = RecordReader(CALL_LIMIT)
+                control = partial(tls.handle_control, self.host, self.sock)
+                await self.sock.pump(self._reader, deliver, control)
+        except* PeerError as group:
+            reason = first_text(group)
+            self.host.trace.emit("garbage", self.sock.name, where="the connection", reason=reason)
+        except* WorldError as group:
+            reason = first_text(group)
+        finally:
+            await tls.disconnect(self.host, self.sock, reason)
+
+    async def _deliver(
+        self, dispatcher: Dispatcher, offer_tls: bool, nursery: trio.Nursery, message: memoryview
+    ) -> None:
+        call = parse_untrusted(message)
+        if not isinstance(call, Call):
+            raise PeerError("a client sent an RPC reply", errno.EPROTO)
+        self.sock.rpc["calls"] += 1
+        if call.credential.flavor == AuthFlavor.AUTH_TLS:
+            await self._probe(call, offer_tls)
+            return
+        work = dispatcher.dispatch(call, self)
+        if not isinstance(work, Job):
+            self._send(work)
+        elif work.blocking:
+            nursery.start_soon(self._run_in_thread, work)
+        else:
+            self._send(work.run())
+        if self.sock.queue.size:
+            await self.sock.queue.drained()
+
+    async def _run_in_thread(self, job: Job) -> None:
+        self._send(await trio.to_thread.run_sync(job.run, limiter=self._slots))
+
+    def _send(self, parts: list[Buffer]) -> None:
+        if not parts:
+            return
+        self.sock.rpc["replies"] += 1
+        self.host.totals["rpcs"] += 1
+        self.sock.send_message([mark(sum(map(len, parts))), *parts])
+
+    # ---- TLS
+
+    async def _probe(self, call: Call, offer_tls: bool) -> None:
+        self.host.trace.emit("probe", self.sock.name)
+        status = check_probe(call, self.tls)
+        if status is None and not (offer_tls and self.host.handles["rpctlssd"]):
+            status = AuthStat.AUTH_REJECTEDCRED
+        if status is not None:
+            self.sock.rpc["rejected"] += 1
+            self.host.trace.emit("rejected", self.sock.name, reason=f"AUTH_TLS: {status.name}")
+            self._send([encode_denied(call.xid, RejectStat.AUTH_ERROR, status)])
+            return
+        self._check_quiet()
+        self._send([encode_accepted(call.xid, STARTTLS_VERIFIER, AcceptStat.SUCCESS)])
+        self.host.trace.emit("starttls", self.sock.name)
+        await self.sock.queue.emptied()
+        await self._handshake()
+
+    def _check_quiet(self) -> None:
+        """Nothing may come between the probe and the handshake (RFC 9289 section 5.1.1)."""
+        if self.sock.state.rx.waiting_bytes() or self._reader.pending:
+            raise PeerError("bytes between the AUTH_TLS probe and the answer to it", errno.EPROTO)
+
+    async def _handshake(self) -> None:
+        try:
+            await tls.handshake_server(self.host, self.sock)
+        except UmktlsError as error:
+            self.host.totals["handshakes_failed"] += 1
+            raise WorldError(str(error), error.errno) from error
+
+
+def first_text(group: BaseExceptionGroup[UmktlsError]) -> str:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
+
+
+@asynccontextmanager
+async def boot_server(
+    config: ServerConfig, services: Iterable[Service]
+) -> AsyncIterator[Listening]:
+    """A server host that accepts connections inside the block.
+
+    Raises `UmktlsError` when it cannot come up.
+    """
+    listeners = await listen(config)
+    port = listeners[0].getsockname()[1]
+    dispatcher = Dispatcher(services)
+    host_config = HostConfig(
+        "server",
+        config.rundir,
+        daemons=config.daemon(),
+        engine_tx=config.engine_tx,
+        engine_rx=config.engine_rx,
+        upcall_seconds=config.upcall_seconds,
+        facts={**config.facts, "port": port, "security": config.security},
+    )
+    try:
+        async with booted(host_config) as host:
+            if config.daemon():
+                await host.daemon_ready("rpctlssd")
+
+            async def serve(sock: trio.socket.SocketType) -> None:
+                await serve_client(host, config, dispatcher, sock)
+
+            for listener in listeners:
+                host.nursery.start_soon(accept_loop, listener, host.nursery, serve)
+            yield Listening(host, port)
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+async def serve_client(
+    host: Host, config: ServerConfig, dispatcher: Dispatcher, sock: trio.socket.SocketType
+) -> None:
+    """One client, from accept to close; whatever it does, the host lives."""
+    try:
+        address = sock.getpeername()
+        adopted = host.adopt(socket.socket(fileno=sock.detach()), config.security)
+    except OSError:
+        return
+    host.trace.emit("tcp-accept", adopted.name, peer=adopted.peer)
+    adopted.phase = "clear"
+    await Connection(host, adopted, address).serve(dispatcher, config.offer_tls)
+
+
+async def listen(config: ServerConfig) -> list[trio.socket.SocketType]:
+    """Listening sockets on all addresses of the host's name, on one port."""
+    try:
+        found = await trio.socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise CallerError(f"cannot listen on {config.host!r}: {error.strerror}") from error
+    listeners: list[trio.socket.SocketType] = []
+    port = config.port
+    problem: OSError | None = None
+    for family, kind, protocol, _, address in found:
+        try:
+            listeners.append(await listen_address(family, kind, protocol, address[0], port))
+        except OSError as error:
+            if error.errno not in ABSENT:
+                problem = error
+                break
+            continue
+        port = port or listeners[0].getsockname()[1]
+    if problem is None and listeners:
+        return listeners
+    for opened in listeners:
+        opened.close()
+    number = problem.errno if problem is not None else errno.EADDRNOTAVAIL
+    raise WorldError(
+        f"cannot listen on {config.host} port {port}: {os.strerror(number or 0)}; "
+        "choose another with --port or --host",
+        number,
+    )
+
+
+async def listen_address(
+    family: int, kind: int, protocol: int, address: str, port: int
+) -> trio.socket.SocketType:
+    listener = trio.socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        await listener.bind((address, port))
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
+    return listener

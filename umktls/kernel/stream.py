@@ -1,0 +1,149 @@
+"""Non-blocking sockets under trio, with the fewest possible trips through the scheduler.
+
+trio's own socket objects make each operation a checkpoint. That costs more than a small RPC does,
+so the hot path tries the system call first and waits only when it would block.
+
+Sending is a queue: what does not fit the socket is kept, in order, and a writer task goes on with
+it. So a caller that is cancelled in the middle (its deadline passed) cannot leave half a record
+on the wire.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections import deque
+
+import trio
+
+from umktls.errors import WorldError
+from umktls.rpc.xdr import Buffer
+
+__all__ = ["SEND_QUEUE_LIMIT", "SendQueue", "read_some"]
+
+# What may wait for a slow peer before senders have to wait too.
+SEND_QUEUE_LIMIT = 4 * 1024 * 1024
+# Buffers handed to one sendmsg call; Linux takes 1024 at most (UIO_MAXIOV).
+GATHER_LIMIT = 512
+
+
+async def read_some(sock: socket.socket, buffer: memoryview) -> int:
+    """Receive at least one byte into `buffer`; 0 at the end of the stream.
+
+    Raises `WorldError` when the connection broke.
+    """
+    while True:
+        try:
+            return sock.recv_into(buffer)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise broken("receive", error) from error
+        try:
+            await trio.lowlevel.wait_readable(sock)
+        except trio.ClosedResourceError:
+            raise WorldError("the connection was closed here", errno.ECONNABORTED) from None
+
+
+def broken(action: str, error: OSError) -> WorldError:
+    return WorldError(f"cannot {action}: {os.strerror(error.errno or errno.EIO)}", error.errno)
+
+
+class SendQueue:
+    """Sends buffers over `sock` in the order in which `push` was called.
+
+    `run` is the writer task: it lives as long as the connection. A failed send closes the queue;
+    `push` raises `WorldError` from then on.
+    """
+
+    def __init__(self, sock: socket.socket, limit: int = SEND_QUEUE_LIMIT) -> None:
+        self._sock = sock
+        self._limit = limit
+        self._waiting: deque[memoryview] = deque()
+        self._error: WorldError | None = None
+        self._work = trio.Event()
+        self._room = trio.Event()
+        self.size = 0
+
+    def push(self, buffers: list[Buffer]) -> None:
+        """Send now what the socket takes, keep the rest. Does not wait.
+
+        Raises `WorldError` when the connection is broken.
+        """
+        if self._error is not None:
+            raise self._error
+        views = [memoryview(buffer) for buffer in buffers if len(buffer)]
+        if not self._waiting:
+            try:
+                views = self._send(views)
+            except WorldError as error:
+                self.fail(error)
+                raise
+            if not views:
+                return
+        self._waiting.extend(views)
+        self.size += sum(map(len, views))
+        self._work.set()
+
+    async def drained(self) -> None:
+        """Wait while more than the limit is queued."""
+        while self.size > self._limit and self._error is None:
+            self._room = trio.Event()
+            await self._room.wait()
+
+    async def emptied(self) -> None:
+        """Wait until nothing is queued any more, or the queue has failed."""
+        while self._waiting and self._error is None:
+            self._room = trio.Event()
+            await self._room.wait()
+
+    async def run(self) -> None:
+        """The writer task: sends what `push` could not. Ends when the queue fails."""
+        while self._error is None:
+            await self._work.wait()
+            self._work = trio.Event()
+            while self._waiting and self._error is None:
+                await self._flush()
+
+    async def _flush(self) -> None:
+        try:
+            await trio.lowlevel.wait_writable(self._sock)
+            self._waiting = deque(self._send(list(self._waiting)))
+        except (WorldError, trio.ClosedResourceError, OSError) as error:
+            if not isinstance(error, WorldError):
+                error = WorldError("the connection was closed here", errno.ECONNABORTED)
+            self.fail(error)
+            return
+        self.size = sum(map(len, self._waiting))
+        self._room.set()
+
+    def _send(self, views: list[memoryview]) -> list[memoryview]:
+        """Send from `views` until all is gone or the socket is full; return what is left."""
+        while views:
+            try:
+                sent = self._sock.sendmsg(views[:GATHER_LIMIT])
+            except BlockingIOError:
+                return views
+            except OSError as error:
+                raise broken("send", error) from error
+            views = after(views, sent)
+        return views
+
+    def fail(self, error: WorldError) -> None:
+        """Drop what waits; everybody who sends or waits gets `error`. The first one stays."""
+        if self._error is None:
+            self._error = error
+        self._waiting.clear()
+        self.size = 0
+        self._work.set()
+        self._room.set()
+
+
+def after(views: list[memoryview], count: int) -> list[memoryview]:
+    """What is left of `views` behind their first `count` bytes."""
+    for index, view in enumerate(views):
+        if count < len(view):
+            return [view[count:], *views[index + 1 :]]
+        count -= len(view)
+    return []

@@ -1,0 +1,272 @@
+"""The system calls that a daemon makes, over an AF_UNIX seqpacket socket.
+
+One connection is one emulated process: it has a descriptor table of its own, which ends with it. A
+datagram is a call, answered by one datagram; a descriptor for a socket travels beside the answer
+(SCM_RIGHTS), so that the daemon can handshake on the real socket. Anything that is not a system
+call ends the connection, with one line in the trace; the host lives.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import itertools
+import json
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from umktls.abi import rpctls
+from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError
+from umktls.kernel.control import allowed, peer_credentials
+from umktls.kernel.ktls_socket import Failure, KernelSocket, TlsFacts
+from umktls.upcall import syscalls as wire
+
+if TYPE_CHECKING:
+    from umktls.kernel.host import Host
+
+__all__ = ["Process", "SyscallServer"]
+
+T = TypeVar("T")
+
+DATAGRAM_LIMIT = 128 * 1024
+# Descriptors of one emulated process; FreeBSD's kern.maxfilesperproc is larger, but a daemon that
+# holds so many has a leak.
+DESCRIPTOR_LIMIT = 65536
+# What a daemon may put into the trace by utrace: event -> fields that are kept.
+UTRACE_EVENTS = {
+    "handshake": ("version", "suite", "alpn", "peer", "resumed", "verified"),
+    "handshake-failed": ("phase", "reason", "advice"),
+    "ticket": ("lifetime", "bytes"),
+    "key-update": ("direction", "generation", "requested"),
+    "alert": ("level", "description", "reason"),
+    "warning": ("reason",),
+}
+
+
+@dataclass(eq=False)
+class Process:
+    """A daemon as the emulated kernel sees it: its id, its descriptors."""
+
+    pid: int
+    uid: int
+    sock: trio.socket.SocketType
+    descriptors: dict[int, KernelSocket] = field(default_factory=dict)
+    _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(3))
+
+    def install(self, sock: KernelSocket) -> int:
+        """A new descriptor for `sock`. Raises `CallerError` EMFILE when the table is full."""
+        if len(self.descriptors) >= DESCRIPTOR_LIMIT:
+            raise CallerError(f"process {self.pid} has too many descriptors", errno.EMFILE)
+        number = next(self._numbers)
+        self.descriptors[number] = sock
+        return number
+
+    def descriptor(self, number: int) -> KernelSocket:
+        """The socket behind descriptor `number`. Raises `CallerError` EBADF."""
+        sock = self.descriptors.get(number)
+        if sock is None or sock.closed:
+            raise CallerError(f"process {self.pid} has no descriptor {number}", errno.EBADF)
+        return sock
+
+
+@dataclass(slots=True)
+class Answer:
+    """A system call's result, and the real descriptor that goes with it."""
+
+    result: Any
+    pass_descriptor: int | None = None
+
+
+class SyscallServer:
+    """Answers the system calls of all daemons of one host."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.processes: list[Process] = []
+        self._calls: dict[int, Callable[[Process, Any], Any]] = {
+            rpctls.SYS_rpctls_syscall: self._rpctls,
+            rpctls.SYS_close: self._close,
+            rpctls.SYS_setsockopt: self._setsockopt,
+            rpctls.SYS_getsockopt: self._getsockopt,
+            rpctls.SYS_sendmsg: self._sendmsg,
+            rpctls.SYS_recvmsg: self._recvmsg,
+            rpctls.SYS_shutdown: self._shutdown,
+            rpctls.SYS_utrace: self._utrace,
+        }
+        self._operations: dict[int, Callable[[Process, bytes], Answer]] = {
+            rpctls.RPCTLS_SYSC_CLSETPATH: lambda p, path: self._set_path(p, "rpctlscd", path),
+            rpctls.RPCTLS_SYSC_CLSOCKET: lambda p, _: self._take(p, "rpctlscd"),
+            rpctls.RPCTLS_SYSC_CLSHUTDOWN: lambda p, _: self._unregister(p, "rpctlscd"),
+            rpctls.RPCTLS_SYSC_SRVSETPATH: lambda p, path: self._set_path(p, "rpctlssd", path),
+            rpctls.RPCTLS_SYSC_SRVSOCKET: lambda p, _: self._take(p, "rpctlssd"),
+            rpctls.RPCTLS_SYSC_SRVSHUTDOWN: lambda p, _: self._unregister(p, "rpctlssd"),
+            rpctls.RPCTLS_SYSC_SRVSTARTUP: lambda p, _: self._startup(p),
+        }
+
+    async def serve_process(self, sock: trio.socket.SocketType) -> None:
+        """Answers one process until it goes; then what it held is released."""
+        pid, uid, _ = peer_credentials(sock)
+        process = Process(pid, uid, sock)
+        self.processes.append(process)
+        try:
+            with sock:
+                if not allowed(uid):
+                    self._garbage(f"process {pid} of user {uid} is not allowed to call")
+                    return
+                await self._serve(process)
+        finally:
+            self.processes.remove(process)
+            self._host.process_gone(process)
+
+    async def _serve(self, process: Process) -> None:
+        while True:
+            try:
+                datagram = await process.sock.recv(DATAGRAM_LIMIT)
+            except OSError:
+                return
+            if not datagram:
+                return
+            try:
+                request = wire.decode_request_untrusted(datagram)
+            except PeerError as error:
+                self._garbage(f"process {process.pid}: {error}")
+                return
+            await self._answer(process, request)
+
+    def _garbage(self, reason: str) -> None:
+        self._host.trace.emit("garbage", None, where="the system-call socket", reason=reason)
+
+    async def _answer(self, process: Process, request: wire.Request) -> None:
+        answer, number = Answer(None), 0
+        try:
+            if request.args is None:
+                raise UnsupportedError(f"no system call {request.number}", errno.ENOSYS)
+            called = self._calls[request.number](process, request.args)
+            answer = called if isinstance(called, Answer) else await called
+        except UmktlsError as error:
+            number = self._host.personality.errno(error.errno)
+        reply = wire.encode_reply(request.sequence, number, answer.result, request.number)
+        try:
+            await send_with_descriptor(process.sock, reply, answer.pass_descriptor)
+        except OSError:
+            return
+
+    # ---- rpctls_syscall
+
+    def _rpctls(self, process: Process, args: wire.RpctlsSyscallArgs) -> Answer:
+        operation = self._operations.get(args.op)
+        if operation is None:
+            raise CallerError(f"rpctls_syscall has no operation {args.op}")
+        return operation(process, bytes(args.path))
+
+    def _set_path(self, process: Process, daemon: str, path: bytes) -> Answer:
+        self._host.register_daemon(process, daemon, path)
+        return Answer(0)
+
+    def _unregister(self, process: Process, daemon: str) -> Answer:
+        self._host.unregister_daemon(process, daemon)
+        return Answer(0)
+
+    def _startup(self, process: Process) -> Answer:
+        self._host.unregister_all("rpctlssd")
+        return Answer(0)
+
+    def _take(self, process: Process, daemon: str) -> Answer:
+        """CLSOCKET and SRVSOCKET: the pending socket becomes the daemon's; it owns the close."""
+        handle = self._host.handle_of(process, daemon)
+        if handle is None or handle.pending is None:
+            raise CallerError(f"no socket waits for process {process.pid}", errno.EPERM)
+        sock = handle.pending.take()
+        number = process.install(sock)
+        self._host.trace.emit("socket-taken", sock.name, pid=process.pid, fd=number)
+        return Answer(number, sock.sock.fileno())
+
+    # ---- calls on a descriptor
+
+    def _close(self, process: Process, args: wire.CloseArgs) -> Answer:
+        if process.descriptors.pop(args.fd, None) is None:
+            raise CallerError(f"process {process.pid} has no descriptor {args.fd}", errno.EBADF)
+        return Answer(None)
+
+    def _setsockopt(self, process: Process, args: wire.SetsockoptArgs) -> Answer:
+        memory = {segment.address: bytes(segment.data) for segment in args.memory}
+
+        def copyin(address: int, length: int) -> bytes:
+            data = memory.get(address)
+            if data is None or len(data) < length:
+                raise CallerError(f"bad address {address:#x}", errno.EFAULT)
+            return data[:length]
+
+        sock = process.descriptor(args.fd)
+        sock.setsockopt(args.level, args.name, bytes(args.value), copyin)
+        return Answer(None)
+
+    def _getsockopt(self, process: Process, args: wire.GetsockoptArgs) -> Answer:
+        sock = process.descriptor(args.fd)
+        return Answer(sock.getsockopt(args.level, args.name, args.length))
+
+    async def _sendmsg(self, process: Process, args: wire.SendmsgArgs) -> Answer:
+        sock = process.descriptor(args.fd)
+        return Answer(await sock.sendmsg(bytes(args.data), bytes(args.control)))
+
+    def _recvmsg(self, process: Process, args: wire.RecvmsgArgs) -> Answer:
+        sock = process.descriptor(args.fd)
+        return Answer(wire.RecvmsgResult(*sock.recvmsg(args.length, args.controllen, args.flags)))
+
+    def _shutdown(self, process: Process, args: wire.ShutdownArgs) -> Answer:
+        process.descriptor(args.fd).shutdown(args.how)
+        return Answer(None)
+
+    # ---- utrace
+
+    def _utrace(self, process: Process, args: wire.UtraceArgs) -> Answer:
+        """utrace(2): the daemon's own event goes into the trace of the connection it names."""
+        event, sock, fields = self._utrace_event(process, bytes(args.data))
+        if sock is not None:
+            note(sock, event, fields)
+        self._host.trace.emit(event, sock.name if sock is not None else None, **fields)
+        return Answer(None)
+
+    def _utrace_event(
+        self, process: Process, data: bytes
+    ) -> tuple[str, KernelSocket | None, dict[str, Any]]:
+        try:
+            record = json.loads(data)
+            event = record["event"]
+            kept = UTRACE_EVENTS[event]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CallerError("utrace: not an event that the kernel knows") from error
+        fields = {key: plain(record[key]) for key in kept if key in record}
+        number = record.get("fd")
+        return event, process.descriptors.get(number) if type(number) is int else None, fields
+
+
+def plain(value: object) -> str | int | float | bool | None:
+    """`value` if it is a plain one, its text otherwise."""
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def note(sock: KernelSocket, event: str, fields: dict[str, Any]) -> None:
+    """Keep what concerns the connection itself: what was agreed, or why it failed."""
+    if event == "handshake":
+        text = {key: str(fields.get(key, "?")) for key in ("version", "suite", "alpn", "peer")}
+        sock.tls = TlsFacts(**text, resumed=bool(fields.get("resumed")))
+    elif event == "handshake-failed":
+        names = ("phase", "reason", "advice")
+        sock.fail(Failure(*(str(fields.get(name, "")) for name in names)))
+    elif event == "alert" and fields.get("level") == "fatal":
+        sock.fail(Failure("alert", str(fields.get("reason") or fields.get("description"))))
+
+
+async def send_with_descriptor(
+    sock: trio.socket.SocketType, data: bytes, descriptor: int | None
+) -> None:
+    """Send one datagram, with a descriptor beside it if there is one."""
+    ancillary = []
+    if descriptor is not None:
+        ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor])))
+    await sock.sendmsg([data], ancillary)

@@ -1,0 +1,205 @@
+"""TLS on a connection as the kernel sees it: upcalls, and what their answers mean.
+
+The kernel never handshakes. It makes the CONNECT upcall, and when the daemon says that it worked,
+checks for itself that both directions have keys. Control records that arrive later are parked at
+the head of the receive queue while the HANDLERECORD upcall has the daemon take them; what a
+daemon leaves there is dropped, and never reaches RPC (FreeBSD: clnt_vc.c, svc_vc.c).
+
+Closing: the daemon took the socket, so the daemon closes it, at the DISCONNECT upcall; the kernel
+only drops its own reference.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
+
+from umktls.abi import rpctls
+from umktls.errors import PeerError, UmktlsError, WorldError
+from umktls.kernel.ktls_socket import Failure, KernelSocket
+from umktls.kernel.upcalls import DaemonGone, UpcallTimeout
+from umktls.ktls.rx import RxState
+from umktls.rpc.program import Procedure
+from umktls.upcall.rpctls import RPCTLSCD_V1, RPCTLSSD_V1, ConnectClientArgs, SessionArgs
+from umktls.upcall.states import UpcallAction, UpcallEvent
+
+if TYPE_CHECKING:
+    from umktls.kernel.host import Host
+
+__all__ = [
+    "TlsRefused",
+    "disconnect",
+    "handle_control",
+    "handshake_client",
+    "handshake_server",
+    "rekey",
+]
+
+# A session that ends waits so long for its daemon, then it is dropped all the same.
+DISCONNECT_SECONDS = 5.0
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class TlsRefused(PeerError):
+    """TLS with this peer is not possible, and trying again would not change that."""
+
+    default_errno = errno.EACCES
+
+
+def refused(sock: KernelSocket, otherwise: str) -> TlsRefused:
+    """The error for a failed handshake: the daemon's reason if it gave one."""
+    failure = sock.failure or Failure("handshake", otherwise)
+    sock.fail(failure)
+    return TlsRefused(f"TLS with {sock.peer} failed: {failure}")
+
+
+async def handshake_client(host: Host, sock: KernelSocket, certname: str) -> None:
+    """The CONNECT upcall of a client. Returns when the socket has keys in both directions.
+
+    Raises `TlsRefused`, or the error of the upcall.
+    """
+    result = await connect_upcall(
+        host,
+        sock,
+        "rpctlscd",
+        RPCTLSCD_V1["CONNECT"],
+        ConnectClientArgs(certname.encode()),
+        lambda result: result.reterr == rpctls.RPCTLSERR_OK,
+    )
+    established(host, sock, (result.sec, result.usec, result.ssl))
+
+
+async def handshake_server(host: Host, sock: KernelSocket) -> None:
+    """The CONNECT upcall of a server; the flags of the daemon's answer become the socket's.
+
+    Raises `TlsRefused` when there is no session, or the error of the upcall.
+    """
+    result = await connect_upcall(
+        host,
+        sock,
+        "rpctlssd",
+        RPCTLSSD_V1["CONNECT"],
+        None,
+        lambda result: bool(result.flags & rpctls.RPCTLS_FLAGS_HANDSHAKE),
+    )
+    sock.flags = result.flags
+    established(host, sock, (result.sec, result.usec, result.ssl))
+
+
+# What became of an upcall that raised, for the table of its life.
+EVENT_OF = {
+    UpcallTimeout: UpcallEvent.DEADLINE,
+    DaemonGone: UpcallEvent.DAEMON_GONE,
+    trio.Cancelled: UpcallEvent.CANCEL,
+}
+
+
+async def connect_upcall(
+    host: Host,
+    sock: KernelSocket,
+    daemon: str,
+    procedure: Procedure[A, R],
+    argument: A,
+    worked: Callable[[R], bool],
+) -> R:
+    """One CONNECT: offer the socket, call, and do what the upcall's table says of the outcome."""
+    handle = host.daemon_for(daemon)
+    seconds = host.config.upcall_seconds
+    event = UpcallEvent.ANSWER_FAILED
+    async with handle.published(sock, seconds) as pending:
+        sock.handle, sock.phase = handle, "handshake"
+        sock.upcalls["connect"] += 1
+        try:
+            result = await handle.call(procedure, argument, seconds, sock.name)
+            event = UpcallEvent.ANSWER_OK if worked(result) else UpcallEvent.ANSWER_FAILED
+        except (UmktlsError, trio.Cancelled) as error:
+            event = EVENT_OF.get(type(error), UpcallEvent.ANSWER_FAILED)
+            if sock.failure is not None and isinstance(error, UmktlsError):
+                raise refused(sock, "") from error
+            raise
+        finally:
+            action = pending.upcall.on(event)
+            if action is UpcallAction.SHUT_READ:
+                shut_reading(sock)
+    if action is not UpcallAction.RESUME:
+        raise refused(sock, f"{daemon} made no session; its log is in {host.rundir.path}")
+    return result
+
+
+def shut_reading(sock: KernelSocket) -> None:
+    try:
+        sock.shutdown(0)
+    except WorldError:
+        return
+
+
+def established(host: Host, sock: KernelSocket, session: tuple[int, int, int]) -> None:
+    """The daemon says the handshake worked: check that kernel TLS did (design case S2)."""
+    sock.session = session
+    sock.check_kernel_tls()
+    sock.phase = "established"
+    host.totals["handshakes"] += 1
+    if sock.tls is not None and sock.tls.resumed:
+        host.totals["resumed"] += 1
+
+
+async def handle_control(host: Host, sock: KernelSocket) -> None:
+    """A control record is at the head of the queue, or reception waits for a new key.
+
+    Returns when reception may go on. Raises `WorldError` when it cannot: the daemon is gone, or
+    set no new key.
+    """
+    parked = sock.state.rx.control
+    if parked is not None:
+        sock.count_control(parked[0], len(parked[1]))
+        await upcall_session(host, sock, "HANDLERECORD", "handlerecord")
+        if sock.state.rx.control is not None:
+            sock.state.rx.discard_control()
+    if sock.state.rx.state is RxState.REKEY:
+        raise WorldError(
+            "the peer changed its keys and the daemon set no new ones", errno.EKEYEXPIRED
+        )
+
+
+async def upcall_session(host: Host, sock: KernelSocket, procedure: str, counter: str) -> int:
+    """An upcall about an established session; returns its reterr.
+
+    A daemon that is gone, or does not know the session, is NOSSL, as FreeBSD has it.
+    """
+    handle, session = sock.handle, sock.session
+    if handle is None or session is None:
+        return rpctls.RPCTLSERR_NOSSL
+    sock.upcalls[counter] += 1
+    program = RPCTLSCD_V1 if handle.name == "rpctlscd" else RPCTLSSD_V1
+    seconds = host.config.upcall_seconds
+    try:
+        result = await handle.call(program[procedure], SessionArgs(*session), seconds, sock.name)
+    except UmktlsError as error:
+        host.trace.emit("warning", sock.name, reason=f"{procedure}: {error}")
+        return rpctls.RPCTLSERR_NOSSL
+    reterr: int = result.reterr
+    return reterr
+
+
+async def rekey(host: Host, sock: KernelSocket) -> bool:
+    """Ask the daemon to renew the keys of a session; whether it did."""
+    host.trace.emit("rekey", sock.name)
+    return await upcall_session(host, sock, "REKEY", "rekey") == rpctls.RPCTLSERR_OK
+
+
+async def disconnect(host: Host, sock: KernelSocket, reason: str) -> None:
+    """End a connection: the daemon says close_notify and closes, then the kernel lets go."""
+    if sock.closed or sock.phase == "closing":
+        return
+    sock.phase = "closing"
+    if sock.session is not None:
+        host.trace.emit("disconnect", sock.name, reason=reason)
+        with trio.CancelScope(shield=True), trio.move_on_after(DISCONNECT_SECONDS):
+            await upcall_session(host, sock, "DISCONNECT", "disconnect")
+            await sock.queue.emptied()
+    sock.close(reason)
