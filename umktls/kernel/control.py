@@ -90,7 +90,7 @@ class ControlServer:
         await send_line(stream, {"rekeyed": count})
 
     async def _trace(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
-        """The kept events from `since` on; with `follow` also each new one, until the client goes."""
+        """The kept events from `since` on; with `follow` new ones too, until the client goes."""
         since = number(request.get("since", 0))
         send: trio.MemorySendChannel[Event]
         send, receive = trio.open_memory_channel(FOLLOW_QUEUE)

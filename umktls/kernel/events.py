@@ -61,7 +61,7 @@ TEXTS = {
 
 
 class _Question(dict[str, Any]):
-    """Fields of an event for its line: one that lacks, or holds nothing, shows as a question mark."""
+    """Fields of an event for its line: one that is missing shows as a question mark."""
 
     def __missing__(self, key: str) -> str:
         return "?"

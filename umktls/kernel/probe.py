@@ -66,8 +66,8 @@ async def one_reply(sock: KernelSocket) -> Call | AcceptedReply | DeniedReply:
     reader = RecordReader(PROBE_REPLY_LIMIT)
     while True:
         await trio.lowlevel.wait_readable(sock.sock)
-        # The mark says how long the reply is; so read four bytes, then exactly what it says.
-        wanted = reader.direct_space() or reader.header_space()
+        # The mark says how long the reply is: byte by byte up to there, then what it says.
+        wanted = reader.direct_space() or 1
         data = sock.sock.recv(wanted)
         if not data:
             raise PeerError(

@@ -178,7 +178,7 @@ class Connection:
 
     def _check_quiet(self) -> None:
         """Nothing may come between the probe and the handshake (RFC 9289 section 5.1.1)."""
-        if self.sock.state.rx.waiting_bytes() or self._reader.pending:
+        if self.sock.state.rx.waiting_bytes() or not self._reader.idle:
             raise PeerError("bytes between the AUTH_TLS probe and the answer to it", errno.EPROTO)
 
     async def _handshake(self) -> None:

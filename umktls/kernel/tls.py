@@ -23,7 +23,12 @@ from umktls.kernel.ktls_socket import Failure, KernelSocket
 from umktls.kernel.upcalls import DaemonGone, UpcallTimeout
 from umktls.ktls.rx import RxState
 from umktls.rpc.program import Procedure
-from umktls.upcall.rpctls import RPCTLSCD_V1, RPCTLSSD_V1, ConnectClientArgs, SessionArgs
+from umktls.upcall.rpctls import (
+    RPCTLSCD_V1,
+    RPCTLSSD_V1,
+    rpctls_session_arg,
+    rpctlscd_connect_arg,
+)
 from umktls.upcall.states import UpcallAction, UpcallEvent
 
 if TYPE_CHECKING:
@@ -68,7 +73,7 @@ async def handshake_client(host: Host, sock: KernelSocket, certname: str) -> Non
         sock,
         "rpctlscd",
         RPCTLSCD_V1["CONNECT"],
-        ConnectClientArgs(certname.encode()),
+        rpctlscd_connect_arg.of(certname.encode()),
         lambda result: result.reterr == rpctls.RPCTLSERR_OK,
     )
     established(host, sock, (result.sec, result.usec, result.ssl))
@@ -178,7 +183,9 @@ async def upcall_session(host: Host, sock: KernelSocket, procedure: str, counter
     program = RPCTLSCD_V1 if handle.name == "rpctlscd" else RPCTLSSD_V1
     seconds = host.config.upcall_seconds
     try:
-        result = await handle.call(program[procedure], SessionArgs(*session), seconds, sock.name)
+        result = await handle.call(
+            program[procedure], rpctls_session_arg(*session), seconds, sock.name
+        )
     except UmktlsError as error:
         host.trace.emit("warning", sock.name, reason=f"{procedure}: {error}")
         return rpctls.RPCTLSERR_NOSSL
