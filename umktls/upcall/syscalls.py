@@ -56,6 +56,7 @@ __all__ = [
     "decode_request_untrusted",
     "encode_reply",
     "encode_request",
+    "number_of",
 ]
 
 MAX_PATH = 1024
@@ -244,14 +245,19 @@ class Reply:
     result: Any
 
 
-def encode_request(sequence: int, args: Struct) -> bytes:
-    """The datagram of a call; `CallerError` for arguments that the wire cannot hold."""
+def number_of(args: Struct) -> int:
+    """The number of the system call with these arguments."""
     number = _NUMBERS.get(type(args))
     if number is None:
         raise CallerError(f"{type(args).__name__} are not the arguments of a system call")
+    return number
+
+
+def encode_request(sequence: int, args: Struct) -> bytes:
+    """The datagram of a call; `CallerError` for arguments that the wire cannot hold."""
     encoder = xdr.Encoder()
     encoder.uint(sequence)
-    encoder.uint(number)
+    encoder.uint(number_of(args))
     args.encode(encoder)
     return encoder.getvalue()
 

@@ -1,0 +1,1 @@
+"""What libc is to a daemon: system calls, the upcall service, blocking input and output."""

@@ -1,0 +1,136 @@
+"""Blocking reads and writes with a deadline, on a descriptor that must stay non-blocking.
+
+O_NONBLOCK belongs to the open file, which the daemon shares with the kernel, so it cannot be
+switched off here: every operation waits by poll(2) until its deadline.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+
+from umktls.errors import PeerError, WorldError
+
+__all__ = [
+    "MAX_RECORD",
+    "RECORD_HEADER",
+    "Deadline",
+    "DeadlinePassed",
+    "EndOfStream",
+    "NotTls",
+    "read_exact",
+    "read_record",
+    "record_length_untrusted",
+    "write_all",
+]
+
+RECORD_HEADER = 5
+# RFC 8446 section 5.2: 2^14 bytes of payload and 256 for type, padding and tag.
+MAX_RECORD = 16384 + 256
+# change_cipher_spec, alert, handshake, application_data
+CONTENT_TYPES = range(20, 24)
+
+
+class DeadlinePassed(WorldError):
+    """ETIMEDOUT: the peer did not come in time."""
+
+    default_errno = errno.ETIMEDOUT
+
+
+class EndOfStream(WorldError):
+    """ECONNRESET: the peer closed where more was expected; `received` bytes of it had come."""
+
+    default_errno = errno.ECONNRESET
+
+    def __init__(self, text: str, received: int = 0) -> None:
+        super().__init__(text)
+        self.received = received
+
+
+class NotTls(PeerError):
+    """The bytes at hand are no TLS record; they are in `head`."""
+
+    def __init__(self, head: bytes) -> None:
+        super().__init__(f"bytes that are no TLS record: {head.hex(' ')}")
+        self.head = head
+
+
+class Deadline:
+    """A moment by which something has to be done, on the monotonic clock."""
+
+    def __init__(self, at: float) -> None:
+        self._at = at
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """The moment `seconds` from now."""
+        return cls(time.monotonic() + seconds)
+
+    def left(self) -> float:
+        """Seconds left, 0.0 when it has passed."""
+        return max(0.0, self._at - time.monotonic())
+
+    def wait(self, fd: int, events: int) -> None:
+        """Wait until `fd` is ready for `events` (select.POLLIN, POLLOUT); else `DeadlinePassed`."""
+        poller = select.poll()
+        poller.register(fd, events)
+        # Rounded up, so that a deadline is never met by spinning through its last millisecond.
+        if not poller.poll(self.left() * 1000 + 0.999):
+            raise DeadlinePassed("the deadline passed")
+
+
+def read_exact(fd: int, length: int, deadline: Deadline) -> bytes:
+    """Read `length` bytes, and not one more.
+
+    Raises `EndOfStream`, `DeadlinePassed`, `WorldError`.
+    """
+    data = bytearray()
+    while len(data) < length:
+        try:
+            chunk = os.read(fd, length - len(data))
+        except BlockingIOError:
+            deadline.wait(fd, select.POLLIN)
+            continue
+        except ConnectionError as error:
+            raise EndOfStream(str(error.strerror), len(data)) from error
+        except OSError as error:
+            raise WorldError(f"cannot read: {error.strerror}", error.errno) from error
+        if not chunk:
+            raise EndOfStream("the peer closed the connection", len(data))
+        data += chunk
+    return bytes(data)
+
+
+def record_length_untrusted(header: bytes) -> int:
+    """The bytes that follow the 5-byte header of a TLS record; raises `NotTls` only."""
+    if len(header) != RECORD_HEADER or header[0] not in CONTENT_TYPES or header[1] != 3:
+        raise NotTls(header)
+    length = int.from_bytes(header[3:5], "big")
+    if length > MAX_RECORD:
+        raise NotTls(header)
+    return length
+
+
+def read_record(fd: int, deadline: Deadline) -> bytes:
+    """Read exactly one TLS record, header included; what follows it stays in the socket.
+
+    Raises what `read_exact` raises, and `NotTls`.
+    """
+    header = read_exact(fd, RECORD_HEADER, deadline)
+    return header + read_exact(fd, record_length_untrusted(header), deadline)
+
+
+def write_all(fd: int, data: bytes, deadline: Deadline) -> None:
+    """Write all of `data`. Raises `EndOfStream`, `DeadlinePassed`, `WorldError`."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(fd, view) :]
+        except BlockingIOError:
+            deadline.wait(fd, select.POLLOUT)
+        except ConnectionError as error:
+            raise EndOfStream(str(error.strerror)) from error
+        except OSError as error:
+            raise WorldError(f"cannot write: {error.strerror}", error.errno) from error
