@@ -1,14 +1,15 @@
 """Record marking (RFC 5531 section 11): RPC messages on a byte stream.
 
 Theory of operation. A message is a record of one or more fragments, each behind a mark of four
-bytes (highest bit: the last one; the rest: its length). A message may be a megabyte of file data, so
-what matters is that its bytes are written once. The reader therefore lends out the message's own
-buffer (`get_buffer`), to be filled by recv_into or by a decryption in place, and is told afterwards
-how many bytes arrived (`advance`). Between fragments, where the next bytes may hold a mark or several
-small messages, it lends out a scratch buffer instead and `advance` sorts its content by copying.
+bytes (highest bit: the last one; the rest: its length). A message may be a megabyte of file data,
+so what matters is that its bytes are written once. The reader therefore lends out the message's
+own buffer (`get_buffer`), to be filled by recv_into or by a decryption in place, and is told
+afterwards how many bytes arrived (`advance`). Between fragments, where the next bytes may hold a
+mark or several small messages, it lends out a scratch buffer instead and `advance` sorts its
+content by copying.
 
-Behind the end of a fragment a message buffer has SLACK bytes to spare, because a TLS 1.3 record that
-is decrypted in place leaves its inner type byte there.
+Behind the end of a fragment a message buffer has SLACK bytes to spare, because a TLS 1.3 record
+that is decrypted in place leaves its inner type byte there.
 
 Memory follows the data that the peer has announced, never beyond `limit`; a message in many small
 fragments grows its buffer by doubling, so its cost stays linear.

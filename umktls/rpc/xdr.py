@@ -24,6 +24,7 @@ from umktls.rpc.xdr_codecs import (
     Integer,
     LinkedList,
     Opaque,
+    OpaqueView,
     Optional,
     Void,
     as_view,
@@ -63,6 +64,7 @@ __all__ = [
     "Integer",
     "LinkedList",
     "Opaque",
+    "OpaqueView",
     "Optional",
     "ResultCodec",
     "Struct",
@@ -114,9 +116,9 @@ def opaque(limit: int = MAX_LENGTH) -> Opaque:
     return Opaque(limit)
 
 
-def opaque_view(limit: int = MAX_LENGTH) -> Opaque:
+def opaque_view(limit: int = MAX_LENGTH) -> OpaqueView:
     """opaque<limit> for bulk data: reading gives a memoryview into the message, without a copy."""
-    return Opaque(limit, view=True)
+    return OpaqueView(limit)
 
 
 def string(limit: int = MAX_LENGTH) -> Opaque:
@@ -139,6 +141,10 @@ def fixed_array(item: Any, length: int) -> FixedArray[Any]:
     return FixedArray(codec_of(item), length)
 
 
+@overload
+def linked(item: type[S]) -> LinkedList[S]: ...
+@overload
+def linked(item: Any) -> LinkedList[Any]: ...
 def linked(item: Any) -> LinkedList[Any]:
     """A linked list; `item` is the node without its pointer: a list."""
     return LinkedList(codec_of(item))

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from umktls.rpc.xdr_source import Buffer, DecodeSource, EncodeSource, Read, Write, XdrError
 
@@ -146,14 +146,11 @@ class FixedOpaque(Codec[bytes]):
         return src.unpack(f"{self.length}s{-self.length % 4}x")
 
 
-@dataclass(frozen=True)
-class Opaque(Codec[Buffer]):
-    """opaque identifier<limit> and string identifier<limit> (sections 4.10, 4.11).
+class _Variable(Codec[T]):
+    """Variable-length bytes; a subclass says whether reading copies them."""
 
-    As a `view`, reading gives a memoryview into the data that is decoded; nothing is copied."""
-
-    limit: int = MAX_LENGTH
-    view: bool = False
+    limit: int
+    _take: ClassVar[str]
 
     def emit_encode(self, out: EncodeSource, value: str) -> None:
         length = out.fresh("n")
@@ -172,9 +169,24 @@ class Opaque(Codec[Buffer]):
         src.line(f"pos += ({length} + 3) & -4")
         with src.block("if pos > len(data):"):
             src.line("raise ended(what)")
-        copy = "" if self.view else ".tobytes()"
-        src.line(f"{result} = data[{start}:{start} + {length}]{copy}")
+        src.line(f"{result} = data[{start}:{start} + {length}]{self._take}")
         return result
+
+
+@dataclass(frozen=True)
+class Opaque(_Variable[bytes]):
+    """opaque identifier<limit> and string identifier<limit> (sections 4.10, 4.11): bytes."""
+
+    limit: int = MAX_LENGTH
+    _take: ClassVar[str] = ".tobytes()"
+
+
+@dataclass(frozen=True)
+class OpaqueView(_Variable[Buffer]):
+    """opaque identifier<limit>; reading gives a memoryview into the data, not a copy."""
+
+    limit: int = MAX_LENGTH
+    _take: ClassVar[str] = ""
 
 
 def _emit_encode_limit(out: EncodeSource, length: str, limit: int) -> None:
