@@ -16,7 +16,7 @@ import click
 from umktls.cli.control import Host, find_hosts
 from umktls.errors import CallerError, WorldError
 
-__all__ = ["umount", "unmount"]
+__all__ = ["mounts", "umount", "unmount"]
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 FSTYPE = "fuse.umktls"
@@ -45,11 +45,13 @@ def umount(mountpoint: Path, lazy: bool, timeout: float) -> None:
     unmount(mountpoint, lazy, timeout)
 
 
-def unmount(mountpoint: Path, lazy: bool = False, timeout: float = 60.0) -> None:
-    """What the command does. Raises CallerError, WorldError."""
+def unmount(
+    mountpoint: Path, lazy: bool = False, timeout: float = 60.0, base: Path | None = None
+) -> None:
+    """What the command does; `base` is where its host may be. Raises CallerError, WorldError."""
     path = resolved(mountpoint)
     require_ours(path)
-    host = mount_host(path)
+    host = mount_host(path, base)
     with process_end(host) as ended:
         run_fusermount(path, lazy)
         if not ended(timeout):
@@ -64,6 +66,11 @@ def resolved(mountpoint: Path) -> Path:
     """The absolute path as the kernel lists it, found without touching what is mounted there."""
     path = Path(os.path.abspath(mountpoint))
     return Path(os.path.realpath(path.parent)) / path.name
+
+
+def mounts() -> dict[Path, str]:
+    """What is mounted where now: mount point -> type of file system."""
+    return mount_types(MOUNTINFO.read_text(errors="surrogateescape"))
 
 
 def mount_types(mountinfo: str) -> dict[Path, str]:
@@ -82,16 +89,16 @@ def unescape(field: str) -> str:
 
 
 def require_ours(path: Path) -> None:
-    fstype = mount_types(MOUNTINFO.read_text(errors="surrogateescape")).get(path)
+    fstype = mounts().get(path)
     if fstype is None:
         raise CallerError(f"nothing is mounted at {path}: `umktls stat` lists the mounts")
     if fstype != FSTYPE:
         raise CallerError(f"{path} is a mount of type {fstype}, not of umktls: see umount(8)")
 
 
-def mount_host(path: Path) -> Host | None:
+def mount_host(path: Path, base: Path | None) -> Host | None:
     """The client host that serves the mount point, if it is one of this user's."""
-    for host in find_hosts():
+    for host in find_hosts(base):
         mount = host.facts.get("mount")
         if isinstance(mount, dict) and mount.get("mountpoint") == str(path):
             return host

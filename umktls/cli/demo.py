@@ -1,0 +1,194 @@
+"""`umktls demo`: the main job once, from the certificates to the clean end."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sysconfig
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+from rich.console import Console
+
+from umktls.certs import layout
+from umktls.cli import tree
+from umktls.cli.control import Host, past
+from umktls.cli.progress import progress
+from umktls.cli.sandbox import Sandbox
+from umktls.cli.stat import amount, host_view
+from umktls.cli.story import first_connection, life, missing
+from umktls.cli.trace import line
+from umktls.errors import UmktlsError, WorldError
+from umktls.kernel.children import program_path
+
+__all__ = ["demo"]
+
+EXPORT_OPTIONS = ("--mtls-required", "--squash", "none", "--insecure")
+# Programs that run meanwhile may write these two, and what pip has installed is not Python's own.
+LEAVE_OUT = ("__pycache__", "site-packages", "dist-packages")
+
+
+@click.command()
+@click.option("--keep", is_flag=True, help="Leave the mount up until Ctrl-C, and say how to look.")
+@click.option(
+    "--tree",
+    "library",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=sysconfig.get_path("stdlib"),
+    help="What to copy. [default: Python's library]",
+)
+def demo(keep: bool, library: Path) -> None:
+    """Do the main job once, on this machine alone, and clean up.
+
+    \b
+      1. make a throw-away CA and certificates
+      2. boot a server host that exports a directory, with its rpctlssd
+      3. boot a client host with its rpctlscd, and mount with mutual TLS
+      4. copy Python's library through the mount and back, compare SHA-256
+      5. show the life of the first connection, and the counters
+      6. unmount, stop, and check that nothing is left
+
+    The last line is `demo: OK` and the exit code 0, or the reason why not.
+
+    \b
+    Examples:
+      umktls demo
+      umktls demo --keep
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    with signals_interrupt():
+        try:
+            run(console, library, keep)
+        except KeyboardInterrupt:
+            raise WorldError("the demo was interrupted; everything is stopped") from None
+        except UmktlsError as error:
+            raise WorldError(f"the demo failed: {error}", error.errno) from error
+    console.print("demo: OK", style="bold green")
+
+
+def run(console: Console, library: Path, keep: bool) -> None:
+    """All six steps."""
+    with Sandbox("demo") as sandbox:
+        say(console, 1, f"a throw-away CA and certificates in {sandbox.certs}")
+        layout.create(sandbox.certs)
+        server = start_server(console, sandbox)
+        client = start_client(console, sandbox, server)
+        copy_and_compare(console, sandbox, library)
+        tell_life(console, [client, server])
+        if keep:
+            wait_for_interrupt(console, sandbox)
+        say(console, 6, "unmount, stop everything, look for what is left")
+        sandbox.unmount()
+
+
+def say(console: Console, number: int, text: str) -> None:
+    console.print(f"[bold]{number}/6[/bold] {text}")
+
+
+@contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block as Ctrl-C does, so that it cleans up."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def start_server(console: Console, sandbox: Sandbox) -> Host:
+    say(console, 2, f"a server host that exports {sandbox.export}")
+    server, ready = sandbox.serve("--certs", str(sandbox.certs), *EXPORT_OPTIONS)
+    console.print(f"  {server.name}: {ready}")
+    return server
+
+
+def start_client(console: Console, sandbox: Sandbox, server: Host) -> Host:
+    say(console, 3, "a client host that mounts it with mutual TLS")
+    source = f"127.0.0.1:{server.facts['port']}:{sandbox.export}"
+    client = sandbox.mount(source, "--certs", str(sandbox.certs), "-o", "mtls")
+    console.print(f"  {client.name}: {source} is mounted at {sandbox.mountpoint}")
+    return client
+
+
+def copy_and_compare(console: Console, sandbox: Sandbox, library: Path) -> None:
+    """Step 4. Raises WorldError when one file is not the same everywhere."""
+    entries = tree.survey(library, LEAVE_OUT)
+    total = sum(entry.size for entry in entries)
+    say(console, 4, f"copy {library}: {len(entries)} files and directories, {amount(total)}")
+    there, back = sandbox.mountpoint / "tree", sandbox.top / "back"
+    for what, source, target in (("there", library, there), ("back", there, back)):
+        began = time.monotonic()
+        with progress(console, f"{what:<7}", total) as advance:
+            tree.copy(entries, source, target, advance)
+        seconds = time.monotonic() - began
+        files, size = len(entries) / seconds, amount(int(total / seconds))
+        console.print(f"  {what}: {seconds:.1f} s, {files:.0f} files/s, {size}/s")
+    with progress(console, "compare", 3 * total) as advance:
+        expected = tree.digests(entries, library, advance)
+        for side, top in (("server", sandbox.export / "tree"), ("copy that came back", back)):
+            wrong = tree.differences(expected, tree.digests(entries, top, advance))
+            if wrong:
+                raise WorldError(
+                    f"{len(wrong)} files differ on the {side}, the first is {wrong[0]}"
+                )
+    console.print(f"  SHA-256 of all {len(entries)} agree: original, server, and what came back")
+
+
+def tell_life(console: Console, hosts: list[Host]) -> None:
+    """Step 5. Raises WorldError when the trace or the counters do not show what they must."""
+    say(console, 5, "the life of the first connection, as both hosts saw it")
+    events = past(hosts)
+    story = life(events, first_connection(events))
+    for event in story:
+        console.print("  " + line(event, colour=False), markup=False, style=side_style(event))
+    lacking = missing(story)
+    if lacking:
+        raise WorldError(f"the hosts' traces lack {', '.join(lacking)}")
+    for host in hosts:
+        state = host.stat()
+        console.print(host_view(state))
+        check_counters(state)
+
+
+def side_style(event: dict[str, Any]) -> str:
+    return "cyan" if event.get("side") == "client" else "yellow"
+
+
+def check_counters(state: dict[str, Any]) -> None:
+    """That RPCs went through TLS records, in both directions."""
+    totals = state["totals"]
+    for counter in ("rpcs", "records_tx", "records_rx", "bytes_tx", "bytes_rx", "handshakes"):
+        if not totals.get(counter):
+            raise WorldError(f"host {state['host']['name']} counted no {counter}")
+
+
+def wait_for_interrupt(console: Console, sandbox: Sandbox) -> None:
+    """Say how to look at what runs, and wait for Ctrl-C."""
+    umktls = shlex.quote(program_path("umktls"))
+    console.print(
+        f"""
+  The mount stays up until Ctrl-C. In another terminal:
+
+    export UMKTLS_RUNDIR={sandbox.run}
+    ls {sandbox.mountpoint}/tree
+    {umktls} stat
+    {umktls} trace
+""",
+        markup=False,
+    )
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        console.print()

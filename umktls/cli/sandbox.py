@@ -1,0 +1,203 @@
+"""A place of its own for a server and a mount: nothing outside it is touched, nothing is left.
+
+A `Sandbox` is a temporary directory with everything in it: run directories, certificates, the
+exported directory, the mount point. The programs are started as a user starts them, with the
+directory in their environment; that is also how a process that should be gone is found.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from umktls.cli.control import Host, find_hosts
+from umktls.cli.umount import mounts, unmount
+from umktls.errors import UmktlsError, WorldError
+from umktls.kernel.children import program_path
+
+__all__ = ["Sandbox"]
+
+START_SECONDS = 60.0
+END_SECONDS = 20.0
+
+
+class Sandbox:
+    """Use it as a context; leaving it stops everything and removes the directory.
+
+    Leaving raises WorldError when something had to be left behind, unless another error is on its
+    way already.
+    """
+
+    def __init__(self, name: str, base: Path | None = None) -> None:
+        self.top = Path(os.path.realpath(tempfile.mkdtemp(prefix=f"umktls-{name}-", dir=base)))
+        self.run = self._directory("run")
+        self.certs = self._directory("pki")
+        self.export = self._directory("export")
+        self.mountpoint = self._directory("mnt")
+        self._server: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        left = self.close()
+        if left and error is None:
+            raise WorldError("left behind: " + "; ".join(left))
+
+    def _directory(self, name: str) -> Path:
+        (self.top / name).mkdir(mode=0o700)
+        return self.top / name
+
+    # ---- starting
+
+    def environment(self) -> dict[str, str]:
+        """What the programs are started with."""
+        return os.environ | {"UMKTLS_RUNDIR": str(self.run)}
+
+    def serve(self, *options: str) -> tuple[Host, str]:
+        """Start a server for the export; its host, and the line it said when it was ready."""
+        command = [program_path("umktls"), "serve", str(self.export), *options]
+        # A session of its own: Ctrl-C on the terminal is for us, and we end it in order.
+        with self.server_log.open("w") as log:
+            self._server = subprocess.Popen(
+                command,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+        return self._ready(self._server)
+
+    @property
+    def server_log(self) -> Path:
+        """What the server says on stderr."""
+        return self.top / "server.log"
+
+    def _ready(self, server: subprocess.Popen[str]) -> tuple[Host, str]:
+        assert server.stdout is not None
+        readable, _, _ = select.select([server.stdout], [], [], START_SECONDS)
+        ready = server.stdout.readline().strip() if readable else ""
+        for host in self.hosts():
+            if ready and host.pid == server.pid:
+                return host, ready
+        self.stop_server()
+        said = self.server_log.read_text().strip()
+        raise WorldError(f"the server did not start: {said or 'it said nothing'}")
+
+    def mount(self, source: str, *options: str) -> Host:
+        """Mount; returns the client host when the mount works."""
+        arguments = ["mount", source, str(self.mountpoint), *options]
+        self.command(arguments, START_SECONDS)
+        for host in self.hosts():
+            if host.facts.get("role") == "client":
+                return host
+        raise WorldError(f"`umktls mount` succeeded, but no client host runs below {self.run}")
+
+    def command(self, arguments: Sequence[str], seconds: float) -> str:
+        """Run `umktls` with these arguments; what it printed. Raises WorldError if it fails."""
+        # Not captured by pipes: a mount that stays in the background would hold them open.
+        with tempfile.TemporaryFile("w+", dir=self.top) as output:
+            done = subprocess.Popen(
+                [program_path("umktls"), *arguments],
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+            try:
+                code = done.wait(seconds)
+            except subprocess.TimeoutExpired:
+                done.kill()
+                done.wait()
+                code = -signal.SIGKILL
+            output.seek(0)
+            said = output.read().strip()
+        if code != 0:
+            what = " ".join(("umktls", *arguments))
+            raise WorldError(f"`{what}` failed with code {code}: {said or 'it said nothing'}")
+        return said
+
+    def hosts(self) -> list[Host]:
+        """The hosts that run in here."""
+        return find_hosts(self.run)
+
+    # ---- stopping
+
+    def close(self) -> list[str]:
+        """Stop everything and remove the directory; what had to be left, for people."""
+        left = []
+        try:
+            self.unmount()
+        except UmktlsError as error:
+            left.append(str(error))
+        self.stop_server()
+        strays = self.processes()
+        left += [f"process {pid} ({text}) had to be killed" for pid, text in strays.items()]
+        for pid in strays:
+            _kill(pid)
+        if self.mounted():
+            subprocess.run(["fusermount3", "-u", "-z", "--", str(self.mountpoint)], check=False)
+        if self.mounted():
+            return [*left, f"the mount at {self.mountpoint}"]
+        shutil.rmtree(self.top, ignore_errors=True)
+        if self.top.exists():
+            left.append(f"files in {self.top}")
+        return left
+
+    def unmount(self) -> None:
+        """End the mount, if there is one, and wait for its process."""
+        if not self.mounted():
+            return
+        unmount(self.mountpoint, timeout=END_SECONDS, base=self.run)
+
+    def mounted(self) -> bool:
+        """Whether something is mounted at the mount point."""
+        return self.mountpoint in mounts()
+
+    def stop_server(self) -> None:
+        """End the server by SIGTERM, or at last by SIGKILL."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.terminate()
+        try:
+            server.communicate(timeout=END_SECONDS)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.communicate()
+
+    def processes(self) -> dict[int, str]:
+        """The processes, except this one, that were started in here: number -> command."""
+        mark = f"UMKTLS_RUNDIR={self.run}".encode()
+        found = {}
+        for directory in Path("/proc").iterdir():
+            if directory.name.isdigit() and int(directory.name) != os.getpid():
+                try:
+                    if mark in (directory / "environ").read_bytes().split(b"\0"):
+                        found[int(directory.name)] = (directory / "comm").read_text().strip()
+                except OSError:
+                    continue
+        return found
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,130 @@
+"""`umktls serve`: a server host that exports one directory, until it is stopped."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import click
+import trio
+
+from umktls.certs import layout
+from umktls.errors import CallerError
+from umktls.kernel.server import ServerConfig, boot_server
+from umktls.nfsd.exports import Export, Security, Squash
+from umktls.nfsd.server import NfsServer
+
+__all__ = ["serve"]
+
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+# What the flags ask of a client at least.
+SECURITY: dict[str | None, Security] = {"tls": "tls", "mtls": "mtls"}
+LEVELS = {
+    "none": "TLS is offered, clear text is accepted too",
+    "tls": "TLS is required",
+    "mtls": "TLS with a client certificate is required",
+}
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0, the default, picks one.")
+@click.option(
+    "--host", default="localhost", show_default=True, help="Name or address to listen on."
+)
+@click.option("--certs", type=DIRECTORY, help="What `umktls certs` made; its server/ and ca.pem.")
+@click.option("--tls-required", "level", flag_value="tls", help="Refuse clear text.")
+@click.option("--mtls-required", "level", flag_value="mtls", help="And clients that show nothing.")
+@click.option("--no-tls", "level", flag_value="no-tls", help="Offer no TLS: all goes in clear.")
+@click.option("--read-only", is_flag=True, help="Nobody may change anything.")
+@click.option(
+    "--squash",
+    type=click.Choice(["none", "root", "all"]),
+    default="root",
+    show_default=True,
+    help="Who becomes nobody.",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Believe who callers say they are also from ports of 1024 and more without a certificate.",
+)
+@click.option("--no-daemon", is_flag=True, help="Start no rpctlssd: one is started by hand.")
+@click.option("--daemons", type=click.IntRange(1, 16), default=1, help="How many to start. [1]")
+@click.option("--rundir", type=DIRECTORY, help="Run directory of the host, with its sockets.")
+@click.option("--keylog", type=FILE, help="Append the TLS secrets to this file, for Wireshark.")
+def serve(
+    directory: Path,
+    port: int,
+    host: str,
+    certs: Path | None,
+    level: str | None,
+    read_only: bool,
+    squash: Squash,
+    insecure: bool,
+    no_daemon: bool,
+    daemons: int,
+    rundir: Path | None,
+    keylog: Path | None,
+) -> None:
+    """Serve DIRECTORY by NFS until Ctrl-C.
+
+    Prints one line when it is ready, with what to type to mount it. Without --tls-required or
+    --mtls-required, clients may use TLS and need not.
+
+    \b
+    Examples:
+      umktls serve /srv/data --certs /tmp/pki --mtls-required
+      umktls serve /srv/data --no-tls --port 2049
+    """
+    security = SECURITY.get(level, "none")
+    offer_tls = level != "no-tls"
+    export = Export(
+        str(directory), read_only=read_only, security=security, squash=squash, secure=not insecure
+    )
+    check_certs(certs, offer_tls and not no_daemon)
+    config = ServerConfig(
+        host=host,
+        port=port,
+        security=security,
+        offer_tls=offer_tls,
+        certs=certs and certs.absolute(),
+        no_daemon=no_daemon,
+        daemons=daemons,
+        rundir=rundir and rundir.absolute(),
+        keylog=keylog and keylog.absolute(),
+        facts={"exports": [export.name]},
+    )
+    trio.run(run, config, export)
+
+
+def check_certs(certs: Path | None, needed: bool) -> None:
+    """Complain before anything is started. Raises CallerError."""
+    if certs is not None:
+        layout.find(certs, "server")
+    elif needed:
+        raise CallerError(
+            "TLS needs certificates: pass --certs DIR (`umktls certs DIR` makes a set for trying "
+            "things out), or serve in clear with --no-tls"
+        )
+
+
+async def run(config: ServerConfig, export: Export) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with boot_server(config, NfsServer([export]).services()) as server:
+            click.echo(ready_line(config, export, server.port))
+            async for _ in signals:
+                break
+
+
+def ready_line(config: ServerConfig, export: Export, port: int) -> str:
+    """The one line that is printed when clients may come."""
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    what = f"umktls mount {host}:{port}:{export.name} MOUNTPOINT"
+    if not config.offer_tls:
+        return f"ready: {what} -o notls   (no TLS: everything goes in clear)"
+    certs = f" --certs {config.certs}" if config.certs else ""
+    options = " -o mtls" if config.security == "mtls" else ""
+    return f"ready: {what}{certs}{options}   ({LEVELS[config.security]})"
