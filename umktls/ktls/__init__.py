@@ -1,0 +1,1 @@
+"""A model of kernel TLS: records, keys, socket options. No sockets, no clock."""

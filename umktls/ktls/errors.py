@@ -1,0 +1,58 @@
+"""What can go wrong with a record or with a KTLS socket, each with the errno that a kernel gives.
+
+`fatal` on a receive error says what FreeBSD does: a record whose header is wrong costs the
+connection; one that does not verify is thrown away, and the next one is read as if nothing had
+happened (uipc_ktls.c, ktls_check_rx and ktls_decrypt).
+"""
+
+from __future__ import annotations
+
+import errno
+
+from umktls.errors import PeerError, UmktlsError, WorldError
+
+
+class RecordError(PeerError):
+    """A TLS record that cannot be delivered. Only the subclasses are raised."""
+
+    fatal = True
+
+
+class BadRecord(RecordError):
+    """EBADMSG: tag, MAC, padding or inner type wrong. RFC 8446: alert bad_record_mac."""
+
+    fatal = False
+
+
+class RecordVersion(RecordError):
+    """EINVAL: not the session's version, or TLS 1.3 with an outer type that is not 23."""
+
+    default_errno = errno.EINVAL
+
+
+class RecordSize(RecordError):
+    """EMSGSIZE: shorter or longer than any record may be. RFC 8446: alert record_overflow."""
+
+    default_errno = errno.EMSGSIZE
+
+
+class RecordTruncated(RecordSize):
+    """EMSGSIZE: the stream ended inside a record."""
+
+
+class WouldBlock(UmktlsError):
+    """EAGAIN: nothing to read yet."""
+
+    default_errno = errno.EAGAIN
+
+
+class KeyExpired(UmktlsError):
+    """EKEYEXPIRED: the peer has announced a new key (KeyUpdate) and it has not been set yet."""
+
+    default_errno = errno.EKEYEXPIRED
+
+
+class KeyExhausted(WorldError):
+    """EBADMSG: the sequence numbers are used up; sealing one more record would repeat a nonce."""
+
+    default_errno = errno.EBADMSG

@@ -1,0 +1,41 @@
+"""One direction's keys: what a daemon sets and an engine works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from umktls.errors import CallerError
+from umktls.ktls.schedule import traffic_key_iv
+from umktls.ktls.suites import TLS_1_3, Suite
+
+Direction = Literal["tx", "rx"]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Version, suite, key, IV and the sequence number of the next record.
+
+    `version` is the number on the wire of the handshake, such as 0x0304. The key and the IV never
+    show in a repr.
+    """
+
+    version: int
+    suite: Suite
+    key: bytes = field(repr=False)
+    iv: bytes = field(repr=False)
+    sequence: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.key) != self.suite.key_length:
+            raise CallerError(
+                f"a key of {len(self.key)} bytes: {self.suite.name} takes {self.suite.key_length}"
+            )
+        if not 0 <= self.sequence < 2**64:
+            raise CallerError(f"sequence number {self.sequence} does not fit 64 bits")
+
+    @classmethod
+    def from_secret(cls, suite: Suite, secret: bytes, sequence: int = 0) -> Session:
+        """A TLS 1.3 session from its traffic secret (RFC 8446 section 7.3)."""
+        key, iv = traffic_key_iv(suite, secret)
+        return cls(TLS_1_3, suite, key, iv, sequence)
