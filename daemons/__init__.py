@@ -1,0 +1,1 @@
+"""The handshake daemons `rpctlscd` and `rpctlssd`: ordinary processes, TLS by pyOpenSSL."""

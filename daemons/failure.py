@@ -1,0 +1,161 @@
+"""Why a handshake failed, in words for the person who typed `mount`.
+
+Each failure has a phase (where in the handshake), a reason (what, on what, why) and an advice (what
+to do). The same three go to the daemon's log, to the kernel's trace and to the mount's error.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography import x509
+
+from umktls.errors import PeerError
+
+from .alerts import advice_for, alert_name
+
+__all__ = [
+    "PHASES",
+    "HandshakeFailure",
+    "VerifyProblem",
+    "alert_received",
+    "certificate_names",
+    "verify_failure",
+]
+
+PHASES = {
+    "setup": "before the first byte: the daemon's own files, the kernel's options",
+    "tls": "the TLS handshake proper",
+    "certificate": "the server's certificate",
+    "name": "the server certificate's names against the name that was asked for",
+    "client-certificate": "the client's certificate",
+    "alpn": "the application protocol, which must be sunrpc (RFC 9289 section 4.2)",
+    "keys": "deriving the keys and proving the sequence numbers",
+    "ktls": "putting the keys into the kernel",
+}
+
+
+class HandshakeFailure(PeerError):
+    """A handshake that came to nothing. `phase` is a key of `PHASES`."""
+
+    default_errno = errno.EACCES
+
+    def __init__(self, phase: str, reason: str, advice: str) -> None:
+        super().__init__(f"{reason}; {advice}")
+        self.phase = phase
+        self.reason = reason
+        self.advice = advice
+
+    def event(self, number: int) -> dict[str, Any]:
+        """The trace event of this failure on descriptor `number`."""
+        return {
+            "event": "handshake-failed",
+            "fd": number,
+            "phase": self.phase,
+            "reason": self.reason,
+            "advice": self.advice,
+        }
+
+
+def alert_received(number: int) -> HandshakeFailure:
+    """The peer ended the handshake with alert `number`."""
+    return HandshakeFailure(
+        "tls",
+        f"the peer refused the handshake with the alert {alert_name(number)}",
+        advice_for(number),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyProblem:
+    """What OpenSSL's verification found: X509_V_ERR `code` and `text`, at `depth` of the chain."""
+
+    code: int
+    text: str
+    depth: int
+    certificate: x509.Certificate
+
+
+# X509_V_ERR_* (x509_vfy.h) -> reason, advice. {whose} is "the server's certificate", {asked} the
+# name that was asked for, {trust} where the trusted CAs come from.
+_UNKNOWN_ISSUER = (
+    "{whose} was signed by {issuer}, which is not among the CAs in {trust}",
+    "give the CA certificate that signed it with -l",
+)
+_SELF_SIGNED = (
+    "{whose} is self-signed by {issuer}, which is not among the CAs in {trust}",
+    "if it is meant to be trusted, put that certificate into the file given with -l",
+)
+VERIFY_TEXTS = {
+    2: _UNKNOWN_ISSUER,
+    20: _UNKNOWN_ISSUER,
+    21: _UNKNOWN_ISSUER,
+    18: _SELF_SIGNED,
+    19: _SELF_SIGNED,
+    7: (
+        "{whose} has a signature that {issuer} in {trust} did not make",
+        "the CA was probably made anew under its old name: give the one that signed it with -l",
+    ),
+    30: _UNKNOWN_ISSUER,  # the key identifiers differ: another CA of the same name
+    9: (
+        "{whose} is not valid before {not_before}",
+        "check the clocks of both machines, or wait",
+    ),
+    10: ("{whose} expired at {not_after}", "renew it, or check the clocks of both machines"),
+    23: ("{whose} was revoked", "it must be replaced by a new one"),
+    26: (
+        "{whose} is not meant for this purpose (its extended key usage)",
+        "get one with {purpose}",
+    ),
+    62: (
+        "{whose} is for {names}, and the name asked for was {asked}",
+        "mount by one of these names, or get a certificate with a subjectAltName for {asked}",
+    ),
+    64: (
+        "{whose} is for {names}, and the address asked for was {asked}",
+        "mount by one of these names, or get a certificate with an IP subjectAltName for {asked}",
+    ),
+}
+_OTHER_PROBLEM = ("{whose} does not verify: {text}", "get another certificate for the peer")
+_NAME_CODES = (62, 64)
+
+
+def verify_failure(
+    problem: VerifyProblem, *, of_server: bool, trust: str, asked: str = ""
+) -> HandshakeFailure:
+    """The failure for a verification problem of the server's or the client's certificate."""
+    certificate = problem.certificate
+    whose = "the server's certificate" if of_server else "the client's certificate"
+    if problem.depth:
+        whose = f"the CA certificate {certificate.subject.rfc4514_string()}"
+    fields = {
+        "whose": whose,
+        "issuer": certificate.issuer.rfc4514_string() or "an issuer without a name",
+        "names": certificate_names(certificate),
+        "not_before": f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC",
+        "not_after": f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC",
+        "purpose": "serverAuth" if of_server else "clientAuth",
+        "trust": trust,
+        "asked": asked,
+        "text": problem.text,
+    }
+    reason, advice = VERIFY_TEXTS.get(problem.code, _OTHER_PROBLEM)
+    phase = "certificate" if of_server else "client-certificate"
+    if problem.code in _NAME_CODES:
+        phase = "name"
+    return HandshakeFailure(phase, reason.format(**fields), advice.format(**fields))
+
+
+def certificate_names(certificate: x509.Certificate) -> str:
+    """The DNS names and addresses of the subjectAltName, as a list for a person."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (x509.ExtensionNotFound, ValueError):
+        return "no name at all (it has no subjectAltName)"
+    names = [
+        *extension.value.get_values_for_type(x509.DNSName),
+        *map(str, extension.value.get_values_for_type(x509.IPAddress)),
+    ]
+    return ", ".join(names) if names else "no DNS name and no address"

@@ -1,0 +1,250 @@
+"""One handshake: from a fresh socket to traffic keys with proven sequence numbers.
+
+Theory of operation
+===================
+
+The SSL object lives in memory. What it puts out is written to the socket; when it wants input,
+exactly one TLS record is read. So at the end not one byte has been read too far, and the first
+unread byte is the first one that kernel TLS will have to open (design case S5).
+
+At that moment some records may already have gone under the application keys: a server's tickets
+have. All protected records of both directions are kept until the end; those that open under the
+application keys are counted, and the counts are where the kernel's sequence numbers begin.
+
+What TLS itself does not insist on is checked afterwards: ALPN (a client may leave it out, RFC 9289
+section 4.2 does not allow it) and, for a resumed session, the client's certificate. The keys are
+there by then, so the peer is told by a proper alert.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from umktls.errors import PeerError, UmktlsError
+from umktls.ktls.session import Direction, Session
+from umktls.ktls.suites import SUITES, Suite
+from umktls.userland.libc import Record
+from umktls.userland.streams import Deadline, DeadlinePassed, EndOfStream, NotTls
+
+from .alerts import (
+    CERTIFICATE_REQUIRED,
+    NO_APPLICATION_PROTOCOL,
+    PROTOCOL_VERSION,
+    Alert,
+    alert_name,
+)
+from .failure import HandshakeFailure, alert_received, verify_failure
+from .records import ALERT, proven_count, seal_record, split_records
+from .tlsadapter import ALPN, Endpoint, TlsError
+
+__all__ = ["Expectations", "RecordStream", "TrafficKeys", "handshake"]
+
+
+class RecordStream(Protocol):
+    """The connection, as `umktls.userland.libc.Socket` has it."""
+
+    def read_record(self, deadline: Deadline) -> bytes: ...
+
+    def write_all(self, data: bytes, deadline: Deadline) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Expectations:
+    """Whom we want to talk to; the texts are for the failure's reason.
+
+    `server`: this side is the server. `name`: the server's name as asked for. `trust`: where the
+    trusted CAs come from. `certificate_demanded`: the client must have shown a certificate.
+    """
+
+    server: bool
+    name: str
+    trust: str
+    certificate_demanded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficKeys:
+    """The application traffic secrets, and the sequence numbers of the next records."""
+
+    suite: Suite
+    tx_secret: bytes = field(repr=False)
+    rx_secret: bytes = field(repr=False)
+    tx_sequence: int
+    rx_sequence: int
+
+    def session(self, direction: Direction) -> Session:
+        """What the kernel needs for one direction."""
+        if direction == "tx":
+            return Session.from_secret(self.suite, self.tx_secret, self.tx_sequence)
+        return Session.from_secret(self.suite, self.rx_secret, self.rx_sequence)
+
+
+def handshake(
+    stream: RecordStream, endpoint: Endpoint, deadline: Deadline, expected: Expectations
+) -> TrafficKeys:
+    """Shake hands over `stream`. Raises `HandshakeFailure`; the peer then has its alert."""
+    attempt = _Attempt(stream, endpoint, deadline, expected)
+    try:
+        attempt.run()
+    except TlsError as error:
+        attempt.flush_quietly()
+        raise _explain(error, endpoint, expected) from error
+    except (EndOfStream, DeadlinePassed, NotTls) as error:
+        raise _lost(error, len(attempt.received)) from error
+    keys = attempt.keys()
+    refusal = _refusal(endpoint, expected)
+    if refusal is not None:
+        description, failure = refusal
+        attempt.send_alert(keys, description)
+        raise failure
+    return keys
+
+
+class _Attempt:
+    """The bytes of one handshake."""
+
+    def __init__(
+        self,
+        stream: RecordStream,
+        endpoint: Endpoint,
+        deadline: Deadline,
+        expected: Expectations,
+    ) -> None:
+        self._stream = stream
+        self._endpoint = endpoint
+        self._deadline = deadline
+        self._expected = expected
+        self.sent: list[bytes] = []
+        self.received: list[bytes] = []
+
+    def run(self) -> None:
+        while True:
+            finished = self._endpoint.handshake()
+            self.flush()
+            if finished:
+                return
+            record = self._stream.read_record(self._deadline)
+            self.received.append(record)
+            self._endpoint.feed(record)
+
+    def flush(self) -> None:
+        output = self._endpoint.output()
+        if output:
+            self.sent += split_records(output)
+            self._stream.write_all(output, self._deadline)
+
+    def flush_quietly(self) -> None:
+        """The last words of a handshake that has failed: an alert, if the peer still listens."""
+        with contextlib.suppress(UmktlsError):
+            self.flush()
+
+    def keys(self) -> TrafficKeys:
+        """The keys; both sequence numbers proven by opening what they count."""
+        secrets = self._endpoint.findings.secrets
+        suite = SUITES.get(self._endpoint.suite)
+        ours, theirs = "CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0"
+        if self._expected.server:
+            ours, theirs = theirs, ours
+        if suite is None or ours not in secrets or theirs not in secrets:
+            raise HandshakeFailure(
+                "keys",
+                f"OpenSSL gave no traffic secrets for the suite {self._endpoint.suite}",
+                "this version of pyOpenSSL has no usable key log; install another",
+            )
+        try:
+            return TrafficKeys(
+                suite,
+                secrets[ours],
+                secrets[theirs],
+                proven_count(self.sent, suite, secrets[ours]),
+                proven_count(self.received, suite, secrets[theirs]),
+            )
+        except PeerError as error:
+            raise HandshakeFailure(
+                "keys",
+                f"the sequence numbers cannot be proven: {error}",
+                "the peer sends records that no TLS library sends; look into its log",
+            ) from error
+
+    def send_alert(self, keys: TrafficKeys, description: int) -> None:
+        """Tell the peer, under the application keys, why we hang up."""
+        alert = Record(ALERT, Alert.fatal(description).encode())
+        with contextlib.suppress(UmktlsError):
+            self._stream.write_all(seal_record(keys.session("tx"), alert), self._deadline)
+
+
+def _refusal(endpoint: Endpoint, expected: Expectations) -> tuple[int, HandshakeFailure] | None:
+    """Why a finished handshake is not good enough, with the alert for it."""
+    if endpoint.alpn != ALPN:
+        whose = "client offered" if expected.server else "server chose"
+        return NO_APPLICATION_PROTOCOL, HandshakeFailure(
+            "alpn",
+            f"the {whose} no application protocol; it must be sunrpc (RFC 9289 section 4.2)",
+            f"the {'client' if expected.server else 'server'} predates RFC 9289 or is no "
+            "RPC-with-TLS endpoint: update it",
+        )
+    if expected.certificate_demanded and endpoint.peer_certificate is None:
+        return CERTIFICATE_REQUIRED, _no_client_certificate()
+    return None
+
+
+def _no_client_certificate() -> HandshakeFailure:
+    return HandshakeFailure(
+        "client-certificate",
+        "the client showed no certificate, and one is required here",
+        "on the client, mount with -o mtls and give rpctlscd cert.pem and certkey.pem in -D",
+    )
+
+
+def _explain(error: TlsError, endpoint: Endpoint, expected: Expectations) -> HandshakeFailure:
+    """Why OpenSSL gave up, in words for a person."""
+    findings = endpoint.findings
+    if findings.problem is not None:
+        return verify_failure(
+            findings.problem,
+            of_server=not expected.server,
+            trust=expected.trust,
+            asked=expected.name,
+        )
+    if findings.alert_received is not None:
+        return alert_received(findings.alert_received)
+    if findings.alert_sent == NO_APPLICATION_PROTOCOL:
+        return HandshakeFailure(
+            "alpn",
+            f"{error}; only sunrpc is spoken here (RFC 9289 section 4.2)",
+            "the client is no RPC-with-TLS client",
+        )
+    if findings.alert_sent == CERTIFICATE_REQUIRED:
+        return _no_client_certificate()
+    if findings.alert_sent == PROTOCOL_VERSION:
+        return HandshakeFailure(
+            "tls", "the peer cannot do TLS 1.3", "RPC-with-TLS requires it: update the peer"
+        )
+    reason = f"TLS failed: {error}"
+    if findings.alert_sent is not None:
+        reason += f" (alert {alert_name(findings.alert_sent)} sent)"
+    return HandshakeFailure("tls", reason, "look into the peer's log for its side of it")
+
+
+def _lost(error: UmktlsError, records: int) -> HandshakeFailure:
+    """The connection ended, or went silent, before the handshake did."""
+    when = f"after {records} records of its own" if records else "before its first record"
+    if isinstance(error, DeadlinePassed):
+        return HandshakeFailure(
+            "tls",
+            f"the peer fell silent {when}, and the time for the handshake is over",
+            "check that the peer's handshake daemon runs, and look into its log",
+        )
+    if isinstance(error, NotTls):
+        return HandshakeFailure(
+            "tls",
+            f"the peer sent {error} ({when})",
+            "something else than TLS answers there: check the address and the port",
+        )
+    return HandshakeFailure(
+        "tls",
+        f"the peer closed the connection in the handshake, {when}",
+        "check that the peer's handshake daemon runs, and look into its log",
+    )

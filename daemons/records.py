@@ -1,0 +1,183 @@
+"""Records and handshake messages, as far as a daemon has to look into them.
+
+The SSL object and the kernel each count records for themselves, and after the handshake the two
+counts part: the kernel sees every record, the object only those that the kernel hands up. So a
+daemon keeps the object's own count, one *shadow* per direction, and translates: a record that the
+kernel opened is sealed again under the number that the object expects (`ShadowReceiver`), and what
+the object sealed is opened, to be sent as a typed record through the kernel (`ShadowSender`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from umktls.errors import PeerError
+from umktls.ktls.engines import DEST_SHORTER_BY, Opener
+from umktls.ktls.engines.software import SoftwareEngine
+from umktls.ktls.errors import RecordError
+from umktls.ktls.schedule import next_traffic_secret
+from umktls.ktls.session import Session
+from umktls.ktls.suites import Suite
+from umktls.userland.libc import Record
+from umktls.userland.streams import RECORD_HEADER, record_length_untrusted
+
+__all__ = [
+    "APPLICATION_DATA",
+    "HANDSHAKE",
+    "KEY_UPDATE",
+    "NEW_SESSION_TICKET",
+    "HandshakeMessage",
+    "HandshakeMessages",
+    "ShadowReceiver",
+    "ShadowSender",
+    "key_update_message",
+    "proven_count",
+    "seal_record",
+    "split_records",
+]
+
+ALERT = 21
+HANDSHAKE = 22
+APPLICATION_DATA = 23
+
+# HandshakeType, RFC 8446 section 4.
+NEW_SESSION_TICKET = 4
+KEY_UPDATE = 24
+
+MESSAGE_HEADER = 4
+# Post-handshake messages are tickets, key updates and certificate requests.
+MAX_MESSAGE = 65536
+
+_ENGINE = SoftwareEngine()
+
+
+def split_records(data: bytes) -> list[bytes]:
+    """`data`, whole records one after another, as single records."""
+    records = []
+    while data:
+        length = RECORD_HEADER + record_length_untrusted(data[:RECORD_HEADER])
+        records.append(data[:length])
+        data = data[length:]
+    return records
+
+
+def open_record(opener: Opener, record: bytes) -> Record:
+    """The type and content of one sealed record; raises `RecordError`."""
+    content = memoryview(bytearray(max(0, len(record) - DEST_SHORTER_BY)))
+    record_type, length = opener.open(memoryview(record), content)
+    return Record(record_type, bytes(content[:length]))
+
+
+def seal_record(session: Session, record: Record) -> bytes:
+    """One record under the session's key and sequence number."""
+    return bytes(_ENGINE.sealer(session).seal(record.type, [record.data]))
+
+
+def proven_count(records: Sequence[bytes], suite: Suite, secret: bytes) -> int:
+    """How many of `records`, all that went one way, were sealed under the traffic secret `secret`.
+
+    That is the sequence number of the next record. Each one counted has been opened under its
+    number, so the count is known and not assumed. Raises `PeerError` when a record behind the
+    first such record does not open.
+    """
+    protected = [record for record in records if record[0] == APPLICATION_DATA]
+    for start in range(len(protected)):
+        opener = _ENGINE.opener(Session.from_secret(suite, secret))
+        with contextlib.suppress(RecordError):
+            open_record(opener, protected[start])
+            return _open_rest(opener, protected[start + 1 :])
+    return 0
+
+
+def _open_rest(opener: Opener, records: Sequence[bytes]) -> int:
+    for record in records:
+        number = opener.sequence
+        try:
+            open_record(opener, record)
+        except RecordError as error:
+            raise PeerError(f"record {number} does not open under its number") from error
+    return opener.sequence
+
+
+class ShadowReceiver:
+    """Seals records for the SSL object under the sequence numbers that it expects."""
+
+    def __init__(self, suite: Suite, secret: bytes, sequence: int) -> None:
+        self._suite = suite
+        self._secret = secret
+        self._sealer = _ENGINE.sealer(Session.from_secret(suite, secret, sequence))
+
+    def seal(self, record: Record) -> bytes:
+        """The next record for the object."""
+        return bytes(self._sealer.seal(record.type, [record.data]))
+
+    def update(self) -> Session:
+        """The peer has changed its key: so does the object. Returns the new key, for the kernel."""
+        self._secret = next_traffic_secret(self._suite, self._secret)
+        session = Session.from_secret(self._suite, self._secret)
+        self._sealer = _ENGINE.sealer(session)
+        return session
+
+
+class ShadowSender:
+    """Opens the records that the SSL object wants to send."""
+
+    def __init__(self, suite: Suite, secret: bytes, sequence: int) -> None:
+        self._suite = suite
+        self._secret = secret
+        self._opener = _ENGINE.opener(Session.from_secret(suite, secret, sequence))
+
+    def open_all(self, output: bytes) -> Iterator[Record]:
+        """What the object sealed, in order, without its own key updates.
+
+        The object answers a KeyUpdate when it next writes. By then the daemon has answered through
+        the kernel, so here the object's answer only changes the key of what follows.
+        """
+        for sealed in split_records(output):
+            record = open_record(self._opener, sealed)
+            if record.type == HANDSHAKE and record.data[:1] == bytes((KEY_UPDATE,)):
+                self._secret = next_traffic_secret(self._suite, self._secret)
+                self._opener = _ENGINE.opener(Session.from_secret(self._suite, self._secret))
+            else:
+                yield record
+
+
+class HandshakeMessage(NamedTuple):
+    """A post-handshake message: HandshakeType and body."""
+
+    type: int
+    body: bytes
+
+    @property
+    def update_requested(self) -> bool:
+        """Of a KeyUpdate: whether the sender wants one in return (RFC 8446 section 4.6.3)."""
+        return self.body == b"\x01"
+
+
+class HandshakeMessages:
+    """Takes handshake messages out of records; a message may begin in one and end in another."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+
+    def feed_untrusted(self, content: bytes) -> list[HandshakeMessage]:
+        """The messages that end in this record; raises `PeerError` only, for one too long."""
+        self._buffer += content
+        messages = []
+        while len(self._buffer) >= MESSAGE_HEADER:
+            length = int.from_bytes(self._buffer[1:MESSAGE_HEADER], "big")
+            if length > MAX_MESSAGE:
+                raise PeerError(f"a handshake message of {length} bytes")
+            end = MESSAGE_HEADER + length
+            if len(self._buffer) < end:
+                break
+            messages.append(HandshakeMessage(self._buffer[0], self._buffer[MESSAGE_HEADER:end]))
+            self._buffer = self._buffer[end:]
+        return messages
+
+
+def key_update_message(request: bool) -> bytes:
+    """A KeyUpdate (RFC 8446 section 4.6.3), asking for one in return or not."""
+    return bytes((KEY_UPDATE, 0, 0, 1, int(request)))

@@ -1,0 +1,405 @@
+"""OpenSSL behind a small door: the only file that imports it.
+
+An `Endpoint` is one TLS 1.3 connection over memory BIOs: bytes are fed, bytes are taken out, and no
+socket is ever touched. What the callbacks of OpenSSL find out on the way (traffic secrets from the
+key log, the verification problem, alerts) is collected in `Findings`.
+
+pyOpenSSL does not wrap all that is needed; the rest is reached through its cffi binding, which is
+private. `missing_features` says what an installed version lacks, before anything is tried.
+
+A context is never changed after its first connection (pyOpenSSL 26.2 refuses that), and a session
+can be resumed only under the context that made it (26.3): a reload makes a new `TlsContext`.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from cryptography import x509
+from OpenSSL import SSL, crypto
+from OpenSSL._util import ffi as _ffi
+from OpenSSL._util import lib as _lib
+
+from umktls.errors import CallerError, PeerError, UnsupportedError
+from umktls.ktls.suites import SUITES
+
+from .failure import VerifyProblem
+
+__all__ = [
+    "ALPN",
+    "ClientCertificates",
+    "ConfigurationError",
+    "Endpoint",
+    "Findings",
+    "Identity",
+    "NoCommonProtocol",
+    "Progress",
+    "TlsContext",
+    "TlsError",
+    "TlsSession",
+    "missing_features",
+]
+
+ALPN = b"sunrpc"
+
+_NEEDED = (
+    "SSL_get0_param",
+    "SSL_session_reused",
+    "X509_VERIFY_PARAM_set1_host",
+    "X509_VERIFY_PARAM_set1_ip",
+    "X509_VERIFY_PARAM_set_hostflags",
+    "X509_verify_cert_error_string",
+)
+# x509v3.h. RFC 9289 section 5.2.1 wants the subjectAltName and no wildcards.
+_X509_CHECK_FLAG_NO_WILDCARDS = 0x2
+_X509_CHECK_FLAG_NEVER_CHECK_SUBJECT = 0x20
+
+# A TLS 1.3 session with its ticket. It must be used with the context that made it.
+TlsSession: TypeAlias = SSL.Session
+KeyLog: TypeAlias = Callable[[bytes], None]
+
+
+class TlsError(PeerError):
+    """OpenSSL gave up. The text is OpenSSL's; `Endpoint.findings` often knows better."""
+
+
+class NoCommonProtocol(TlsError):
+    """The client's ALPN offer does not hold ``sunrpc``."""
+
+
+class ConfigurationError(CallerError):
+    """A certificate, key or CA file cannot be used. One line for the administrator."""
+
+
+class ClientCertificates(Enum):
+    """What a server wants to see of a client."""
+
+    IGNORE = "ignore"
+    REQUEST = "request"
+    DEMAND = "demand"
+
+
+class Progress(Enum):
+    """What feeding a record to a finished connection led to."""
+
+    NOTHING = "nothing"  # processed; there may be output
+    CLOSED = "closed"  # the peer's close_notify
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A certificate chain file and its key file, both PEM."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(slots=True)
+class Findings:
+    """What OpenSSL's callbacks told about one connection."""
+
+    secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
+    problem: VerifyProblem | None = None
+    alert_received: int | None = None
+    alert_sent: int | None = None
+    offered: list[bytes] = field(default_factory=list)
+
+
+def missing_features() -> list[str]:
+    """The functions that the installed OpenSSL binding lacks; empty when all is well."""
+    return [name for name in _NEEDED if not hasattr(_lib, name)]
+
+
+class TlsContext:
+    """What connections share: trust, identity, versions, suites.
+
+    `trust` is a file of CA certificates, None for the system's. `passphrase` is asked when the key
+    is encrypted. Raises `ConfigurationError`.
+    """
+
+    def __init__(
+        self,
+        *,
+        server: bool,
+        trust: Path | None,
+        identity: Identity | None,
+        passphrase: Callable[[], bytes],
+        keylog: KeyLog | None = None,
+        ciphersuites: str | None = None,
+    ) -> None:
+        lacking = missing_features()
+        if lacking:
+            raise UnsupportedError(
+                f"this pyOpenSSL lacks {', '.join(lacking)}; install 26.3 or later"
+            )
+        self._server = server
+        self._keylog = keylog
+        self.trust = str(trust) if trust else "the system's certificate store"
+        self._context = SSL.Context(SSL.TLS_METHOD)
+        self._set_protocol(ciphersuites)
+        self._load_trust(trust)
+        if identity is not None:
+            self._load_identity(identity, passphrase)
+
+    def _set_protocol(self, ciphersuites: str | None) -> None:
+        context = self._context
+        context.set_min_proto_version(SSL.TLS1_3_VERSION)
+        context.set_max_proto_version(SSL.TLS1_3_VERSION)
+        try:
+            context.set_tls13_ciphersuites((ciphersuites or ":".join(SUITES)).encode())
+        except SSL.Error as error:
+            raise ConfigurationError(
+                f"cipher suites {ciphersuites}: {_reasons(error)}; known are {':'.join(SUITES)}"
+            ) from error
+        context.set_keylog_callback(self._on_keylog)
+        context.set_info_callback(_on_info)
+        # Session tickets are stateless; a cache of sessions would only fill memory.
+        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        if self._server:
+            context.set_session_id(b"umktls")
+            context.set_alpn_select_callback(_select_alpn)
+        else:
+            context.set_alpn_protos([ALPN])
+
+    def _load_trust(self, trust: Path | None) -> None:
+        if trust is None:
+            self._context.set_default_verify_paths()
+            return
+        _readable(trust, "CA file")
+        try:
+            self._context.load_verify_locations(str(trust))
+            if self._server:
+                self._context.load_client_ca(os.fsencode(trust))
+        except SSL.Error as error:
+            raise ConfigurationError(
+                f"CA file {trust}: no PEM certificate can be read from it ({_reasons(error)})"
+            ) from error
+
+    def _load_identity(self, identity: Identity, passphrase: Callable[[], bytes]) -> None:
+        asked: list[bool] = []
+
+        def on_passphrase(_size: int, _verify: bool, _data: object) -> bytes:
+            asked.append(True)
+            return passphrase()
+
+        _readable(identity.certificate, "certificate")
+        _readable(identity.key, "key")
+        context = self._context
+        context.set_passwd_cb(on_passphrase)
+        try:
+            context.use_certificate_chain_file(str(identity.certificate))
+        except SSL.Error as error:
+            raise ConfigurationError(
+                f"certificate {identity.certificate}: not a PEM certificate ({_reasons(error)})"
+            ) from error
+        try:
+            context.use_privatekey_file(str(identity.key))
+        except SSL.Error as error:
+            raise ConfigurationError(_key_problem(identity, error, bool(asked))) from error
+
+    def _on_keylog(self, connection: SSL.Connection, line: bytes) -> None:
+        label, _, secret = line.split(b" ")
+        connection.get_app_data().secrets[label.decode()] = bytes.fromhex(secret.decode())
+        if self._keylog is not None:
+            self._keylog(line)
+
+    def client(self, name: str, session: TlsSession | None = None) -> Endpoint:
+        """A connection to the server `name`, a DNS name or an address; resumes `session`."""
+        endpoint = Endpoint(self._context)
+        connection = endpoint.connection
+        connection.set_verify(SSL.VERIFY_PEER, _on_verify)
+        _expect_name(connection, name)
+        if session is not None:
+            connection.set_session(session)
+        connection.set_connect_state()
+        return endpoint
+
+    def server(self, certificates: ClientCertificates) -> Endpoint:
+        """A connection from a client."""
+        endpoint = Endpoint(self._context)
+        mode = {
+            ClientCertificates.IGNORE: SSL.VERIFY_NONE,
+            ClientCertificates.REQUEST: SSL.VERIFY_PEER,
+            ClientCertificates.DEMAND: SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT,
+        }[certificates]
+        endpoint.connection.set_verify(mode, _on_verify)
+        endpoint.connection.set_accept_state()
+        return endpoint
+
+
+class Endpoint:
+    """One TLS connection in memory."""
+
+    def __init__(self, context: SSL.Context) -> None:
+        self.findings = Findings()
+        self.connection = SSL.Connection(context, None)
+        self.connection.set_app_data(self.findings)
+
+    def handshake(self) -> bool:
+        """Go on as far as the bytes allow; True when finished. Raises `TlsError`."""
+        try:
+            self.connection.do_handshake()
+        except SSL.WantReadError:
+            return False
+        except SSL.Error as error:
+            raise TlsError(_reasons(error)) from error
+        return True
+
+    def feed(self, data: bytes) -> None:
+        """Bytes from the peer."""
+        self.connection.bio_write(data)
+
+    def output(self) -> bytes:
+        """The bytes for the peer that have come together; empties the BIO."""
+        chunks = []
+        while True:
+            try:
+                chunks.append(self.connection.bio_read(65536))
+            except SSL.WantReadError:
+                return b"".join(chunks)
+
+    def process(self) -> Progress:
+        """Process what was fed after the handshake: tickets, key updates, alerts.
+
+        Raises `TlsError` for a fatal alert, received or sent, and for application data, which must
+        never get here.
+        """
+        try:
+            self.connection.recv(1)
+        except SSL.WantReadError:
+            return Progress.NOTHING
+        except SSL.ZeroReturnError:
+            return Progress.CLOSED
+        except SSL.Error as error:
+            raise TlsError(_reasons(error)) from error
+        raise TlsError("application data was fed to the handshake's object")
+
+    def close_notify(self) -> None:
+        """Put a close_notify into the output, unless one was sent. Never fails."""
+        try:
+            self.connection.shutdown()
+        except SSL.Error:
+            # After a fatal alert there is nothing to shut down.
+            return
+
+    def release(self) -> None:
+        """Free the object without spoiling its session.
+
+        OpenSSL takes a connection that was freed without a shutdown for broken, and makes its
+        session not resumable (ssl_clear_bad_session).
+        """
+        self.connection.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
+
+    def session(self) -> TlsSession | None:
+        """The session with the newest ticket."""
+        return self.connection.get_session()
+
+    @property
+    def version(self) -> str:
+        return self.connection.get_protocol_version_name()
+
+    @property
+    def suite(self) -> str:
+        """The suite's IANA name."""
+        return self.connection.get_cipher_name() or ""
+
+    @property
+    def alpn(self) -> bytes:
+        return self.connection.get_alpn_proto_negotiated()
+
+    @property
+    def resumed(self) -> bool:
+        return bool(_lib.SSL_session_reused(_ssl(self.connection)))
+
+    @property
+    def peer_certificate(self) -> x509.Certificate | None:
+        return self.connection.get_peer_certificate(as_cryptography=True)
+
+
+def _ssl(connection: SSL.Connection) -> Any:
+    return connection._ssl
+
+
+def _expect_name(connection: SSL.Connection, name: str) -> None:
+    """Have the server's certificate checked for `name`, and ask for it by SNI if it is DNS."""
+    parameters = _lib.SSL_get0_param(_ssl(connection))
+    _lib.X509_VERIFY_PARAM_set_hostflags(
+        parameters, _X509_CHECK_FLAG_NO_WILDCARDS | _X509_CHECK_FLAG_NEVER_CHECK_SUBJECT
+    )
+    try:
+        # An address of the link carries its interface behind a percent sign; certificates do not.
+        packed = ipaddress.ip_address(name.partition("%")[0]).packed
+    except ValueError:
+        encoded = _dns_name(name)
+        connection.set_tlsext_host_name(encoded)
+        done = _lib.X509_VERIFY_PARAM_set1_host(parameters, encoded, len(encoded))
+    else:
+        done = _lib.X509_VERIFY_PARAM_set1_ip(parameters, packed, len(packed))
+    if done != 1:
+        raise CallerError(f"{name!r} is neither a DNS name nor an address")
+
+
+def _dns_name(name: str) -> bytes:
+    try:
+        return name.rstrip(".").encode("idna")
+    except UnicodeError as error:
+        raise CallerError(f"{name!r} is neither a DNS name nor an address") from error
+
+
+def _on_info(connection: SSL.Connection, where: int, value: int) -> None:
+    if where == SSL.SSL_CB_READ_ALERT:
+        connection.get_app_data().alert_received = value & 0xFF
+    elif where == SSL.SSL_CB_WRITE_ALERT:
+        connection.get_app_data().alert_sent = value & 0xFF
+
+
+def _on_verify(
+    connection: SSL.Connection, certificate: crypto.X509, code: int, depth: int, good: int
+) -> bool:
+    findings: Findings = connection.get_app_data()
+    if not good and findings.problem is None:
+        text = _ffi.string(_lib.X509_verify_cert_error_string(code)).decode()
+        findings.problem = VerifyProblem(code, text, depth, certificate.to_cryptography())
+    return bool(good)
+
+
+def _select_alpn(connection: SSL.Connection, offered: list[bytes]) -> bytes:
+    connection.get_app_data().offered = offered
+    if ALPN in offered:
+        return ALPN
+    # An exception is how pyOpenSSL can be told to send the alert no_application_protocol.
+    names = ", ".join(name.decode("ascii", "backslashreplace") for name in offered)
+    raise NoCommonProtocol(f"the client offers the ALPN protocols {names}")
+
+
+def _reasons(error: SSL.Error) -> str:
+    """The texts of OpenSSL's error queue."""
+    queue = error.args[0] if error.args and isinstance(error.args[0], list) else []
+    texts = [reason for _, _, reason in queue if reason]
+    return ", ".join(texts) or type(error).__name__
+
+
+def _readable(path: Path, what: str) -> None:
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise ConfigurationError(
+            f"{what} {path}: {error.strerror}", error.errno or errno.EIO
+        ) from error
+
+
+def _key_problem(identity: Identity, error: SSL.Error, encrypted: bool) -> str:
+    reasons = _reasons(error)
+    if "mismatch" in reasons:
+        return f"key {identity.key}: it does not belong to the certificate {identity.certificate}"
+    if encrypted:
+        return f"key {identity.key}: wrong passphrase ({reasons})"
+    return f"key {identity.key}: not a PEM private key ({reasons})"
