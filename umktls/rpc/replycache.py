@@ -1,0 +1,72 @@
+"""The duplicate request cache: a call that is repeated after a reconnect is not executed twice.
+
+A client that lost its connection sends again what was not answered. Where the first copy was
+executed (a REMOVE, an exclusive CREATE), executing the second would report a failure of something
+that succeeded. So replies are kept, the oldest are forgotten, and a call is told by its caller's
+host (the port may change with the connection), its transaction id, its procedure, and a checksum of
+its credential and arguments.
+
+A copy of a call that is being executed is dropped; a client that hears nothing sends once more.
+"Being executed" lasts as long as the job exists: if a connection ends before its job has run, the
+job is garbage, and a copy counts as new.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+import zlib
+from collections import OrderedDict
+
+from umktls.rpc.message import Call
+from umktls.rpc.xdr import Buffer
+
+__all__ = ["CallKey", "ReplyCache", "call_key"]
+
+CallKey = tuple[object, int, int, int, int, int, int]
+
+
+def call_key(call: Call, address: object) -> CallKey:
+    """What two copies of one call have in common."""
+    host = address[0] if isinstance(address, tuple) and address else address
+    checksum = zlib.crc32(call.body, zlib.crc32(call.credential.wire))
+    return (host, call.xid, call.program, call.version, call.procedure, len(call.body), checksum)
+
+
+class ReplyCache:
+    """At most `entries` replies of together at most `size` bytes. Jobs may finish in threads."""
+
+    def __init__(self, entries: int = 4096, size: int = 4 << 20) -> None:
+        self._entries = entries
+        self._size = size
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._running: weakref.WeakValueDictionary[CallKey, object] = weakref.WeakValueDictionary()
+        self._replies: OrderedDict[CallKey, bytes] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._replies)
+
+    def lookup(self, key: CallKey) -> list[Buffer] | None:
+        """None for a new call; the reply to be sent again; an empty list while it is executed."""
+        with self._lock:
+            reply = self._replies.get(key)
+            if reply is not None:
+                self._replies.move_to_end(key)
+                return [reply]
+            return [] if key in self._running else None
+
+    def begin(self, key: CallKey, job: object) -> None:
+        """`job` is going to execute the call."""
+        with self._lock:
+            self._running[key] = job
+
+    def finish(self, key: CallKey, reply: list[Buffer]) -> None:
+        """Keep a reply, and forget the oldest ones beyond the limits."""
+        kept = b"".join(reply)
+        with self._lock:
+            self._running.pop(key, None)
+            self._bytes += len(kept) - len(self._replies.pop(key, b""))
+            self._replies[key] = kept
+            while len(self._replies) > self._entries or self._bytes > self._size:
+                self._bytes -= len(self._replies.popitem(last=False)[1])

@@ -1,0 +1,242 @@
+"""The serving side of RPC without its I/O: from a parsed call to a reply that can be sent.
+
+The order of the checks is the one of real servers: RPC version, authentication, program, its
+version, procedure, the service's own gate, arguments. Calls with an AUTH_TLS credential are the
+kernel's business and do not come here.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+from umktls.errors import CallerError
+from umktls.rpc.message import (
+    NULL_AUTH,
+    RPC_VERSION,
+    AcceptStat,
+    AuthFlavor,
+    AuthStat,
+    AuthSys,
+    Call,
+    MsgType,
+    OpaqueAuth,
+    RejectStat,
+    encode_accepted,
+    encode_denied,
+)
+from umktls.rpc.program import Procedure, Program
+from umktls.rpc.replycache import CallKey, ReplyCache, call_key
+from umktls.rpc.xdr import Buffer, XdrError
+
+__all__ = ["CallContext", "Dispatcher", "Gate", "Handler", "Job", "Peer", "Service"]
+
+logger = logging.getLogger(__name__)
+
+
+class Peer(Protocol):
+    """The connection that a call came over, as far as services may ask."""
+
+    @property
+    def address(self) -> Any:
+        """Where it comes from; of a tuple, the first member is the host."""
+
+    @property
+    def tls(self) -> bool:
+        """Whether calls arrive in a TLS session."""
+
+    @property
+    def verified(self) -> bool:
+        """Whether its certificate was verified."""
+
+    @property
+    def reserved_port(self) -> bool:
+        """Whether it comes from a port under 1024."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallContext:
+    """Who calls: `credential` is None for AUTH_NONE; `flavor` an AuthFlavor number."""
+
+    credential: AuthSys | None
+    flavor: int
+    peer: Peer
+
+
+Handler = Callable[[Any, CallContext], Any]
+Gate = Callable[[Procedure[Any, Any], CallContext], AuthStat | None]
+Entry = tuple[Procedure[Any, Any], Handler, bool]
+
+
+@dataclass(frozen=True)
+class Service:
+    """A program and the functions that execute its procedures, by procedure name.
+
+    NULL needs no handler; another procedure without one is PROC_UNAVAIL. `blocking` names those
+    that may take long. `gate` may reject a call before its arguments are looked at. With `cache`,
+    replies of procedures that are not idempotent are kept and given again to a repeated call."""
+
+    program: Program
+    handlers: Mapping[str, Handler]
+    blocking: Collection[str] = ()
+    gate: Gate | None = None
+    cache: bool = False
+
+    def entries(self) -> dict[int, Entry]:
+        """By procedure number; CallerError for a name that the program does not have."""
+        for name in self.blocking:
+            if name not in self.handlers:
+                raise CallerError(f"blocking procedure {name} has no handler")
+        procedures = {name: self.program[name] for name in self.handlers}
+        table = {
+            procedure.number: (procedure, self.handlers[name], name in self.blocking)
+            for name, procedure in procedures.items()
+        }
+        null = self.program.procedures.get(0)
+        if null is not None:
+            table.setdefault(0, (null, _nothing, False))
+        return table
+
+
+def _nothing(args: None, context: CallContext) -> None:
+    """The NULL procedure: what it does, and what it returns."""
+
+
+_SUCCESS = struct.Struct(">6I")
+
+
+class Job:
+    """A call that is to be executed: on the spot, or in a worker thread if it is `blocking`."""
+
+    __slots__ = (
+        "__weakref__",
+        "_args",
+        "_context",
+        "_handler",
+        "_keep",
+        "_xid",
+        "blocking",
+        "procedure",
+    )
+
+    def __init__(
+        self,
+        entry: Entry,
+        xid: int,
+        args: Any,
+        context: CallContext,
+        keep: Callable[[list[Buffer]], None] | None,
+    ) -> None:
+        self.procedure, self._handler, self.blocking = entry
+        self._xid = xid
+        self._args = args
+        self._context = context
+        self._keep = keep
+
+    def run(self) -> list[Buffer]:
+        """Execute the call; the reply, ready to be sent. Whatever the handler raises is logged
+        and answered with SYSTEM_ERR."""
+        try:
+            result = self._handler(self._args, self._context)
+            parts = self.procedure.encode_result(result)
+        except Exception:
+            logger.exception("procedure %s failed", self.procedure.name)
+            reply: list[Buffer] = [encode_accepted(self._xid, NULL_AUTH, AcceptStat.SYSTEM_ERR)]
+        else:
+            reply = [_SUCCESS.pack(self._xid, MsgType.REPLY, 0, 0, 0, AcceptStat.SUCCESS), *parts]
+        if self._keep is not None:
+            self._keep(reply)
+        return reply
+
+
+class Dispatcher:
+    """Finds out what a call asks for. One for all connections of a server."""
+
+    def __init__(self, services: Iterable[Service], cache: ReplyCache | None = None) -> None:
+        self._services: dict[tuple[int, int], tuple[Service, dict[int, Entry]]] = {}
+        self._versions: dict[int, list[int]] = {}
+        self._cache = ReplyCache() if cache is None else cache
+        for service in services:
+            self._add(service)
+
+    def _add(self, service: Service) -> None:
+        program = service.program
+        if (program.number, program.version) in self._services:
+            raise CallerError(f"two services for program {program.name} {program.version}")
+        self._services[program.number, program.version] = (service, service.entries())
+        self._versions.setdefault(program.number, []).append(program.version)
+
+    def dispatch(self, call: Call, peer: Peer) -> list[Buffer] | Job:
+        """A job, or at once the reply: a rejection, a kept reply, or nothing to be sent (an empty
+        list) when the call repeats one that is being executed."""
+        if call.rpcvers != RPC_VERSION:
+            return [encode_denied(call.xid, RejectStat.RPC_MISMATCH)]
+        context = _authenticate(call, peer)
+        if isinstance(context, AuthStat):
+            return _auth_error(call, context)
+        service, entries = self._services.get((call.program, call.version), (None, {}))
+        if service is None:
+            return self._without_program(call)
+        entry = entries.get(call.procedure)
+        if entry is None:
+            return _failed(call, AcceptStat.PROC_UNAVAIL)
+        refused = service.gate(entry[0], context) if service.gate is not None else None
+        if refused is not None:
+            return _auth_error(call, refused)
+        try:
+            args = entry[0].decode_args_untrusted(call.body)
+        except XdrError:
+            return _failed(call, AcceptStat.GARBAGE_ARGS)
+        if service.cache and not entry[0].idempotent:
+            return self._dispatch_once(call, entry, args, context)
+        return Job(entry, call.xid, args, context, None)
+
+    def _dispatch_once(
+        self, call: Call, entry: Entry, args: Any, context: CallContext
+    ) -> list[Buffer] | Job:
+        key: CallKey = call_key(call, context.peer.address)
+        known = self._cache.lookup(key)
+        if known is not None:
+            return known
+        job = Job(entry, call.xid, args, context, lambda reply: self._cache.finish(key, reply))
+        self._cache.begin(key, job)
+        return job
+
+    def _without_program(self, call: Call) -> list[Buffer]:
+        versions = self._versions.get(call.program)
+        if versions is None:
+            return _failed(call, AcceptStat.PROG_UNAVAIL)
+        return _failed(call, AcceptStat.PROG_MISMATCH, min(versions), max(versions))
+
+
+def _failed(call: Call, status: AcceptStat, low: int = 0, high: int = 0) -> list[Buffer]:
+    return [encode_accepted(call.xid, NULL_AUTH, status, low, high)]
+
+
+def _auth_error(call: Call, status: AuthStat) -> list[Buffer]:
+    return [encode_denied(call.xid, RejectStat.AUTH_ERROR, status)]
+
+
+def _authenticate(call: Call, peer: Peer) -> CallContext | AuthStat:
+    """Who calls, or why that cannot be believed (RFC 5531 sections 8.2 and 10, appendix A)."""
+    flavor = call.credential.flavor
+    if flavor not in (AuthFlavor.AUTH_SYS, AuthFlavor.AUTH_NONE):
+        return AuthStat.AUTH_REJECTEDCRED
+    if call.verifier.flavor != AuthFlavor.AUTH_NONE:
+        return AuthStat.AUTH_BADVERF
+    if flavor == AuthFlavor.AUTH_NONE:
+        return CallContext(None, flavor, peer)
+    try:
+        return CallContext(_known_credential(call.credential.body), flavor, peer)
+    except XdrError:
+        return AuthStat.AUTH_BADCRED
+
+
+@lru_cache(maxsize=1024)
+def _known_credential(body: bytes) -> AuthSys:
+    """A client sends the same few credentials again and again."""
+    return AuthSys.from_opaque_untrusted(OpaqueAuth(AuthFlavor.AUTH_SYS, body))
