@@ -31,6 +31,7 @@ from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.rundir import RunDirectory
 from umktls.kernel.syscalls import Process, SyscallServer
 from umktls.kernel.upcalls import DaemonGone, DaemonHandle
+from umktls.ktls.engines import get_engine
 from umktls.ktls.socket import KtlsSocketState
 
 __all__ = ["Host", "HostConfig", "booted"]
@@ -90,7 +91,7 @@ class Host:
         """Make a connected TCP socket one of this kernel's."""
         name = f"{self.config.role[0]}{next(self._numbers)}"
         state = KtlsSocketState(
-            self.personality, tx_engine=self.config.engine_tx, rx_engine=self.config.engine_rx
+            get_engine(self.config.engine_tx), get_engine(self.config.engine_rx), self.personality
         )
         adopted = KernelSocket(sock, state, name, self.trace, security, peername)
         self.sockets[name] = adopted

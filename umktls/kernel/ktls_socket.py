@@ -29,8 +29,10 @@ from umktls.abi import freebsd, rpctls
 from umktls.errors import CallerError, PeerError, WorldError
 from umktls.kernel.events import Trace
 from umktls.kernel.stream import SendQueue, read_some
-from umktls.ktls.rx import PullResult
+from umktls.ktls.rx import PullResult, Receiver
 from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.suites import Suite
+from umktls.ktls.tx import Transmitter
 from umktls.rpc.record import RecordReader
 from umktls.rpc.xdr import Buffer
 
@@ -44,11 +46,8 @@ KEY_UPDATE = 24
 RECORD_NAMES = {20: "change_cipher_spec", 21: "alert", 22: "handshake", 23: "application_data"}
 # What a TLS 1.3 record adds to its content: header, inner type, tag (RFC 8446 section 5.2).
 RECORD_OVERHEAD = 5 + 1 + 16
-# One read takes this much at most; a record is 16 KiB.
-READ_HINT = 256 * 1024
 # So many reads in a row without waiting, then other tasks get their turn.
 READS_PER_TURN = 8
-MODE_NAMES = {0: "NONE", 1: "SW", 2: "IFNET", 3: "TOE"}
 
 
 def format_address(address: object) -> str:
@@ -166,7 +165,7 @@ class KernelSocket:
             if result is PullResult.EOF:
                 return
             if result is PullResult.MORE_NEEDED:
-                rx.buffer_filled(await read_some(self.sock, rx.get_buffer(READ_HINT)))
+                rx.buffer_filled(await read_some(self.sock, rx.get_buffer(1, reader)))
                 reads += 1
                 if reads >= READS_PER_TURN:
                     reads = 0
@@ -214,9 +213,7 @@ class KernelSocket:
 
     def _tx_enabled(self) -> None:
         tx = self.state.tx
-        self.trace.emit(
-            "tx-keys", self.name, suite=self.state.tx_suite, sequence=self.state.tx_sequence
-        )
+        self.trace.emit("tx-keys", self.name, suite=suite_name(tx.suite), sequence=tx.sequence)
         held, self._held = self._held, None
         for parts in held or ():
             self.queue.push(tx.seal_message(parts))
@@ -225,8 +222,8 @@ class KernelSocket:
         self.trace.emit(
             "rx-keys",
             self.name,
-            suite=self.state.rx_suite,
-            sequence=self.state.rx_sequence,
+            suite=suite_name(self.state.rx.suite),
+            sequence=self.state.rx.sequence,
             waiting=self.waiting(),
         )
         self.rx_progress.set()
@@ -257,9 +254,9 @@ class KernelSocket:
 
     async def sendmsg(self, data: bytes, control: bytes) -> int:
         """sendmsg(2): `data` as records of the type that the control message names."""
-        record_type = freebsd.record_type_untrusted(control)
-        self.queue.push(self.state.sendmsg(data, control))
-        if record_type == HANDSHAKE_RECORD and data[:1] == bytes([KEY_UPDATE]):
+        wire = self.state.sendmsg(data, control)
+        self.queue.push(wire)
+        if is_key_update(data, control):
             self._held = deque()
             self.trace.emit("key-update", self.name, direction="sent", generation="next")
         await self.queue.drained()
@@ -297,16 +294,16 @@ class KernelSocket:
         Raises `UmktlsError` when a direction has no keys: nothing may be sent in clear then.
         """
         modes = {
-            "sending": self.mode(freebsd.TCP_TXTLS_MODE),
-            "receiving": self.mode(freebsd.TCP_RXTLS_MODE),
+            "sending": self.state.mode("tx"),
+            "receiving": self.state.mode("rx"),
         }
         self.trace.emit(
             "mode",
             self.name,
-            tx=MODE_NAMES[modes["sending"]],
-            rx=MODE_NAMES[modes["receiving"]],
-            engine_tx=self.state.tx_engine or "none",
-            engine_rx=self.state.rx_engine or "none",
+            tx=freebsd.TCP_TLS_MODE_NAMES[modes["sending"]],
+            rx=freebsd.TCP_TLS_MODE_NAMES[modes["receiving"]],
+            engine_tx=self.state.engine_name("tx") or "none",
+            engine_rx=self.state.engine_name("rx") or "none",
         )
         missing = [direction for direction, mode in modes.items() if mode == 0]
         if missing:
@@ -315,10 +312,6 @@ class KernelSocket:
                 f"{' and '.join(missing)}",
                 errno.EPROTO,
             )
-
-    def mode(self, option: int) -> int:
-        (value,) = struct.unpack("@i", self.state.getsockopt(freebsd.IPPROTO_TCP, option, 4))
-        return int(value)
 
     def close(self, reason: str) -> None:
         """Drop the kernel's reference. Bytes that the socket did not take yet are lost."""
@@ -342,8 +335,8 @@ class KernelSocket:
             "tls": None
             if self.tls is None
             else {name: getattr(self.tls, name) for name in TlsFacts.__slots__},
-            "tx": half(state.tx_engine, self.mode(freebsd.TCP_TXTLS_MODE), state.tx),
-            "rx": half(state.rx_engine, self.mode(freebsd.TCP_RXTLS_MODE), state.rx),
+            "tx": half(state.engine_name("tx"), state.mode("tx"), state.tx),
+            "rx": half(state.engine_name("rx"), state.mode("rx"), state.rx),
             "rpc": dict(self.rpc),
             "upcalls": dict(self.upcalls),
             "control_records": self.control_records,
@@ -351,10 +344,20 @@ class KernelSocket:
         }
 
 
-def half(engine: str | None, mode: int, direction: Any) -> dict[str, Any]:
+def suite_name(suite: Suite | None) -> str:
+    return suite.name if suite is not None else "none"
+
+
+def is_key_update(data: bytes, control: bytes) -> bool:
+    """Whether a sendmsg sends a KeyUpdate message (RFC 8446 section 4.6.3)."""
+    types = [message.data[:1] for message in freebsd.parse_control_untrusted(control)]
+    return types == [bytes([HANDSHAKE_RECORD])] and data[:1] == bytes([KEY_UPDATE])
+
+
+def half(engine: str | None, mode: int, direction: Transmitter | Receiver) -> dict[str, Any]:
     return {
         "engine": engine,
-        "mode": MODE_NAMES[mode],
+        "mode": freebsd.TCP_TLS_MODE_NAMES[mode],
         "sequence": direction.sequence,
         "records": direction.records,
         "bytes": direction.bytes,

@@ -259,7 +259,7 @@ async def listen(config: ServerConfig) -> list[trio.socket.SocketType]:
     problem: OSError | None = None
     for family, kind, protocol, _, address in found:
         try:
-            listeners.append(await listen_address(family, kind, protocol, address[0], port))
+            listeners.append(await listen_address(family, kind, protocol, str(address[0]), port))
         except OSError as error:
             if error.errno not in ABSENT:
                 problem = error

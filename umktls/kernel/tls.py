@@ -21,7 +21,7 @@ from umktls.abi import rpctls
 from umktls.errors import PeerError, UmktlsError, WorldError
 from umktls.kernel.ktls_socket import Failure, KernelSocket
 from umktls.kernel.upcalls import DaemonGone, UpcallTimeout
-from umktls.ktls.rx import RxState
+from umktls.ktls.states import State
 from umktls.rpc.program import Procedure
 from umktls.upcall.rpctls import (
     RPCTLSCD_V1,
@@ -165,7 +165,7 @@ async def handle_control(host: Host, sock: KernelSocket) -> None:
         await upcall_session(host, sock, "HANDLERECORD", "handlerecord")
         if sock.state.rx.control is not None:
             sock.state.rx.discard_control()
-    if sock.state.rx.state is RxState.REKEY:
+    if sock.state.rx.state is State.PAUSED:
         raise WorldError(
             "the peer changed its keys and the daemon set no new ones", errno.EKEYEXPIRED
         )
