@@ -70,12 +70,11 @@ async def test_drained_waits_until_the_peer_reads(
     ours, theirs = pair
     queue = SendQueue(ours, limit=1000)
     queue.push([b"x" * 2_000_000])
-    drained = False
+    drained: list[bool] = []
 
     async def wait() -> None:
-        nonlocal drained
         await queue.drained()
-        drained = True
+        drained.append(True)
 
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
@@ -86,7 +85,7 @@ async def test_drained_waits_until_the_peer_reads(
             await receive_exactly(theirs, 2_000_000)
             await queue.emptied()
             await trio.testing.wait_all_tasks_blocked()
-            assert drained
+            assert drained == [True]
             nursery.cancel_scope.cancel()
 
 

@@ -1,0 +1,233 @@
+"""RPC between two hosts in one process, over real TCP: calls, loss, deadlines, garbage."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from umktls.errors import UmktlsError, WorldError
+from umktls.kernel import tls
+from umktls.kernel.client import MountConfig, make_connection
+from umktls.kernel.host import Host, HostConfig, booted
+from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.rpc_client import RpcClient
+from umktls.kernel.server import Listening, ServerConfig, boot_server
+from umktls.rpc import xdr
+from umktls.rpc.message import NULL_AUTH
+from umktls.rpc.program import Program
+from umktls.rpc.record import mark
+from umktls.rpc.server import CallContext, Service
+
+ECHO = Program(0x20000001, 1, "ECHO")
+ECHO.add(0, "NULL", xdr.VOID, xdr.VOID)
+SAY = ECHO.add(1, "SAY", xdr.opaque(1 << 21), xdr.opaque(1 << 21))
+COUNT = ECHO.add(2, "COUNT", xdr.UINT, xdr.UINT, idempotent=False)
+SLOW = ECHO.add(3, "SLOW", xdr.UINT, xdr.UINT)
+BREAK = ECHO.add(4, "BREAK", xdr.VOID, xdr.VOID)
+
+
+class Echo:
+    """The service behind the program, with what it has seen."""
+
+    def __init__(self) -> None:
+        self.counted: list[int] = []
+
+    def count(self, number: int, context: CallContext) -> int:
+        self.counted.append(number)
+        return len(self.counted)
+
+    def fail(self, nothing: None, context: CallContext) -> None:
+        raise ZeroDivisionError
+
+    def service(self) -> Service:
+        handlers: dict[str, Callable[..., object]] = {
+            "SAY": lambda data, context: data,
+            "COUNT": self.count,
+            "SLOW": lambda number, context: number,
+            "BREAK": self.fail,
+        }
+        return Service(ECHO, handlers, blocking=("SLOW",), cache=True)
+
+
+@asynccontextmanager
+async def serving(
+    path: Path, echo: Echo, port: int = 0, name: str = "server"
+) -> AsyncIterator[Listening]:
+    config = ServerConfig("127.0.0.1", port, offer_tls=False, rundir=path / name)
+    async with boot_server(config, [echo.service()]) as listening:
+        yield listening
+
+
+@asynccontextmanager
+async def calling(path: Path, port: int, deadline: float = 10.0) -> AsyncIterator[RpcClient]:
+    async with booted(HostConfig("client", path / "client")) as host:
+        rpc = client_of(host, port, deadline)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rpc.run)
+            yield rpc
+            nursery.cancel_scope.cancel()
+
+
+def client_of(host: Host, port: int, deadline: float) -> RpcClient:
+    config = MountConfig("127.0.0.1", "/", port, security="none")
+
+    async def connect() -> KernelSocket:
+        return await make_connection(host, config)
+
+    async def disconnect(sock: KernelSocket, reason: str) -> None:
+        await tls.disconnect(host, sock, reason)
+
+    async def control(sock: KernelSocket) -> None:
+        raise AssertionError("there are no control records in clear")
+
+    return RpcClient(connect, disconnect, control, host.trace, deadline, config.url)
+
+
+async def test_calls_of_all_sizes_and_many_at_once(tmp_path: Path) -> None:
+    sizes = [0, 1, 4095, 4096, 70_000, 1 << 20, 3, (1 << 20) + 1] * 3
+    with trio.fail_after(20):
+        async with serving(tmp_path, Echo()) as server, calling(tmp_path, server.port) as rpc:
+            answers: dict[int, bytes] = {}
+
+            async def say(number: int, size: int) -> None:
+                data = bytes([number]) * size
+                answers[number] = await rpc.call(SAY, data, NULL_AUTH)
+
+            async with trio.open_nursery() as nursery:
+                for number, size in enumerate(sizes):
+                    nursery.start_soon(say, number, size)
+    assert answers == {n: bytes([n]) * size for n, size in enumerate(sizes)}
+
+
+async def test_blocking_jobs_run_beside_others(tmp_path: Path) -> None:
+    with trio.fail_after(20):
+        async with serving(tmp_path, Echo()) as server, calling(tmp_path, server.port) as rpc:
+            assert await rpc.call(SLOW, 7, NULL_AUTH) == 7
+
+
+async def test_a_handler_that_fails_costs_one_call(tmp_path: Path) -> None:
+    with trio.fail_after(20):
+        async with serving(tmp_path, Echo()) as server, calling(tmp_path, server.port) as rpc:
+            with pytest.raises(UmktlsError, match="failed while it executed"):
+                await rpc.call(BREAK, None, NULL_AUTH)
+            assert await rpc.call(SAY, b"still here", NULL_AUTH) == b"still here"
+
+
+async def test_a_lost_connection_is_made_anew_and_nothing_is_done_twice(tmp_path: Path) -> None:
+    echo = Echo()
+    with trio.fail_after(20):
+        async with serving(tmp_path, echo) as server, calling(tmp_path, server.port) as rpc:
+            assert await rpc.call(COUNT, 1, NULL_AUTH) == 1
+            assert rpc.socket is not None
+            first = rpc.socket.name
+            rpc.socket.shutdown(socket.SHUT_RDWR)
+            assert await rpc.call(COUNT, 2, NULL_AUTH) == 2
+            assert rpc.socket is not None
+            assert rpc.socket.name != first
+    assert echo.counted == [1, 2]
+
+
+async def test_calls_wait_for_a_server_that_comes_back(tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            port = 0
+            up = trio.Event()
+            down = trio.Event()
+            gone = trio.Event()
+
+            async def first_life() -> None:
+                nonlocal port
+                async with serving(tmp_path, Echo()) as server:
+                    port = server.port
+                    up.set()
+                    await down.wait()
+                gone.set()
+
+            nursery.start_soon(first_life)
+            await up.wait()
+            async with calling(tmp_path, port) as rpc:
+                assert await rpc.call(SAY, b"one", NULL_AUTH) == b"one"
+                down.set()
+                answered = trio.Event()
+
+                async def ask() -> None:
+                    assert await rpc.call(SAY, b"two", NULL_AUTH) == b"two"
+                    answered.set()
+
+                nursery.start_soon(ask)
+                await gone.wait()
+                async with serving(tmp_path, Echo(), port, "second"):
+                    await answered.wait()
+
+
+async def test_no_answer_is_an_error_at_the_deadline(tmp_path: Path) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener, trio.fail_after(20):
+        port = listener.getsockname()[1]
+        async with calling(tmp_path, port, deadline=0.3) as rpc:
+            with pytest.raises(WorldError, match="SAY: no answer from") as caught:
+                await rpc.call(SAY, b"anybody?", NULL_AUTH)
+    assert caught.value.errno == errno.ETIMEDOUT
+
+
+async def test_no_server_is_an_error_at_the_deadline_and_says_why(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with trio.fail_after(20):
+        async with calling(tmp_path, port, deadline=0.3) as rpc:
+            with pytest.raises(WorldError, match="nothing listens there") as caught:
+                await rpc.call(SAY, b"anybody?", NULL_AUTH)
+    assert caught.value.errno == errno.ECONNREFUSED
+
+
+GARBAGE = {
+    "no record": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10,
+    "too long": mark(0x7FFFFFFF) + b"x" * 100,
+    "no rpc": mark(8) + b"\xff" * 8,
+    "a reply": mark(24) + bytes(7) + b"\x01" + bytes(16),
+    "half a message": mark(1000) + bytes(10),
+}
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+async def test_garbage_costs_its_connection_and_the_host_lives(tmp_path: Path, name: str) -> None:
+    with trio.fail_after(20):
+        async with serving(tmp_path, Echo()) as server:
+            stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+            async with stream:
+                await stream.send_all(GARBAGE[name])
+                await stream.send_eof()
+                assert await ended(stream.receive_some)
+            garbage = [e for e in server.host.trace.since() if e["event"] == "garbage"]
+            assert len(garbage) == (0 if name == "half a message" else 1)
+            async with calling(tmp_path, server.port) as rpc:
+                assert await rpc.call(SAY, b"fine", NULL_AUTH) == b"fine"
+
+
+async def ended(receive: Callable[[int], Awaitable[bytes | bytearray]]) -> bool:
+    """Whether the stream ends, in order or broken."""
+    try:
+        while await receive(4096):
+            pass
+    except trio.BrokenResourceError:
+        return True
+    return True
+
+
+async def test_stat_counts_what_happened(tmp_path: Path) -> None:
+    with trio.fail_after(20):
+        async with serving(tmp_path, Echo()) as server, calling(tmp_path, server.port) as rpc:
+            for number in range(5):
+                await rpc.call(COUNT, number, NULL_AUTH)
+            stat = server.host.stat()
+    (connection,) = stat["connections"]
+    assert connection["rpc"] == {"calls": 5, "replies": 5, "rejected": 0}
+    assert connection["tls"] is None
+    assert stat["totals"]["rpcs"] == 5
