@@ -38,10 +38,10 @@ class Sandbox:
 
     def __init__(self, name: str, base: Path | None = None) -> None:
         self.top = Path(os.path.realpath(tempfile.mkdtemp(prefix=f"umktls-{name}-", dir=base)))
-        self.run = self._directory("run")
-        self.certs = self._directory("pki")
-        self.export = self._directory("export")
-        self.mountpoint = self._directory("mnt")
+        self.run = self.directory("run")
+        self.certs = self.directory("pki")
+        self.export = self.directory("export")
+        self.mountpoint = self.directory("mnt")
         self._server: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -57,7 +57,8 @@ class Sandbox:
         if left and error is None:
             raise WorldError("left behind: " + "; ".join(left))
 
-    def _directory(self, name: str) -> Path:
+    def directory(self, name: str) -> Path:
+        """A new directory in here."""
         (self.top / name).mkdir(mode=0o700)
         return self.top / name
 
@@ -99,12 +100,12 @@ class Sandbox:
         said = self.server_log.read_text().strip()
         raise WorldError(f"the server did not start: {said or 'it said nothing'}")
 
-    def mount(self, source: str, *options: str) -> Host:
-        """Mount; returns the client host when the mount works."""
-        arguments = ["mount", source, str(self.mountpoint), *options]
-        self.command(arguments, START_SECONDS)
+    def mount(self, source: str, *options: str, at: Path | None = None) -> Host:
+        """Mount at `at`, or at `mountpoint`; returns the client host when the mount works."""
+        before = {host.pid for host in self.hosts()}
+        self.command(["mount", source, str(at or self.mountpoint), *options], START_SECONDS)
         for host in self.hosts():
-            if host.facts.get("role") == "client":
+            if host.pid not in before and host.facts.get("role") == "client":
                 return host
         raise WorldError(f"`umktls mount` succeeded, but no client host runs below {self.run}")
 
@@ -151,24 +152,23 @@ class Sandbox:
         left += [f"process {pid} ({text}) had to be killed" for pid, text in strays.items()]
         for pid in strays:
             _kill(pid)
+        for path in self.mounted():
+            subprocess.run(["fusermount3", "-u", "-z", "--", str(path)], check=False)
         if self.mounted():
-            subprocess.run(["fusermount3", "-u", "-z", "--", str(self.mountpoint)], check=False)
-        if self.mounted():
-            return [*left, f"the mount at {self.mountpoint}"]
+            return [*left, *(f"the mount at {path}" for path in self.mounted())]
         shutil.rmtree(self.top, ignore_errors=True)
         if self.top.exists():
             left.append(f"files in {self.top}")
         return left
 
     def unmount(self) -> None:
-        """End the mount, if there is one, and wait for its process."""
-        if not self.mounted():
-            return
-        unmount(self.mountpoint, timeout=END_SECONDS, base=self.run)
+        """End the mounts in here, and wait for their processes."""
+        for path in self.mounted():
+            unmount(path, timeout=END_SECONDS, base=self.run)
 
-    def mounted(self) -> bool:
-        """Whether something is mounted at the mount point."""
-        return self.mountpoint in mounts()
+    def mounted(self) -> list[Path]:
+        """Where something is mounted in here."""
+        return [path for path in mounts() if path.is_relative_to(self.top)]
 
     def stop_server(self) -> None:
         """End the server by SIGTERM, or at last by SIGKILL."""

@@ -1,0 +1,60 @@
+"""`make bench`, or `python -m tests.bench [NAME...]`: measure, write JSON lines, show a table."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from tests.bench import files, memory, records, rpcs
+from tests.bench.figures import Figure, as_table, write_lines
+from umktls.errors import UmktlsError
+
+MEASUREMENTS: dict[str, Callable[[], Iterator[Figure]]] = {
+    "records": records.measure,
+    "sequential": files.sequential,
+    "small": files.small,
+    "rpc": rpcs.round_trips,
+    "handshakes": rpcs.handshakes,
+    "memory": memory.measure,
+}
+RESULTS = Path("bench-results")
+# Off a terminal: as wide as the table is.
+WIDTH = 130
+
+
+def main(names: list[str]) -> int:
+    """Run the named measurements, or all; 0, 1 if one could not be made, 2 for unknown names."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    unknown = sorted(set(names) - set(MEASUREMENTS))
+    if unknown:
+        console.print(f"no measurement {', '.join(unknown)}; there are: {', '.join(MEASUREMENTS)}")
+        return 2
+    figures: list[Figure] = []
+    failed = 0
+    for name in names or MEASUREMENTS:
+        console.print(f"[dim]{name} ...[/dim]")
+        try:
+            figures += MEASUREMENTS[name]()
+        except UmktlsError as error:
+            console.print(f"{name}: {error}", style="red", markup=False)
+            failed = 1
+    report(console, figures)
+    return failed
+
+
+def report(console: Console, figures: list[Figure]) -> None:
+    path = RESULTS / time.strftime("%Y%m%d-%H%M%S.jsonl")
+    write_lines(path, figures)
+    console.print(as_table(figures))
+    console.print(
+        "Bigger is better, but for growth. Files are in memory on the server's side, and what is "
+        f"read is new to every client.\nWritten to {path}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
