@@ -15,6 +15,7 @@ from typing import Annotated
 
 from umktls.errors import PeerError
 from umktls.rpc import xdr
+from umktls.rpc.frozen import frozen
 
 __all__ = [
     "MAX_AUTH_BYTES",
@@ -149,7 +150,7 @@ class AuthSys(xdr.Struct):
 _auth_sys = xdr.codec(AuthSys)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Call:
     """A call; `body` is its undecoded arguments, a view into the message.
 
@@ -168,7 +169,7 @@ class Call:
 NO_BODY = memoryview(b"")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AcceptedReply:
     """MSG_ACCEPTED: `low` and `high` with PROG_MISMATCH only, `body` (results) with SUCCESS."""
 
@@ -180,7 +181,7 @@ class AcceptedReply:
     body: memoryview = NO_BODY
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DeniedReply:
     """MSG_DENIED; `auth_status` with AUTH_ERROR only, `low` and `high` with RPC_MISMATCH only."""
 

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from umktls.errors import CallerError
+from umktls.rpc.frozen import frozen
 from umktls.rpc.message import (
     NULL_AUTH,
     RPC_VERSION,
@@ -58,7 +59,7 @@ class Peer(Protocol):
         """Whether it comes from a port under 1024."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CallContext:
     """Who calls: `credential` is None for AUTH_NONE; `flavor` an AuthFlavor number."""
 

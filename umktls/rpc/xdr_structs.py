@@ -30,6 +30,7 @@ from typing import (
 )
 
 from umktls.errors import CallerError
+from umktls.rpc.frozen import frozen
 from umktls.rpc.xdr_codecs import Boolean, Codec, Enumeration, Optional, emit_assign
 from umktls.rpc.xdr_source import DecodeSource, EncodeSource
 
@@ -63,7 +64,7 @@ class Struct:
 @dataclass_transform(frozen_default=True)
 def struct(cls: type[S]) -> type[S]:
     """Make a frozen, slotted dataclass with a codec out of a declaration."""
-    made = dataclass(frozen=True, slots=True)(cls)
+    made = frozen(cls)
     made.xdr = StructCodec(made)
     return made
 
@@ -79,7 +80,7 @@ def union(arms: Arms, default: tuple[str, ...] | None = None) -> Callable[[type[
     discriminant without an arm has the `default` one; without a default it is an error."""
 
     def make(cls: type[S]) -> type[S]:
-        made = dataclass(frozen=True, slots=True)(cls)
+        made = frozen(cls)
         made.xdr = UnionCodec(made, arms, default)
         return made
 
