@@ -1,0 +1,40 @@
+"""The key log file that Wireshark reads (SSLKEYLOGFILE), written only when asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .tlsadapter import ConfigurationError
+
+__all__ = ["KeyLogFile"]
+
+# The labels of TLS 1.3 that the format knows; keys after a KeyUpdate follow from them.
+LABELS = {
+    b"CLIENT_HANDSHAKE_TRAFFIC_SECRET",
+    b"SERVER_HANDSHAKE_TRAFFIC_SECRET",
+    b"CLIENT_TRAFFIC_SECRET_0",
+    b"SERVER_TRAFFIC_SECRET_0",
+    b"EXPORTER_SECRET",
+}
+
+
+class KeyLogFile:
+    """Appends to `path`, mode 0600. Raises `ConfigurationError` when it cannot be opened."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigurationError(f"key log {path}: {error.strerror}", error.errno) from error
+
+    def __call__(self, line: bytes) -> None:
+        """One line of the key log, without its end; other labels than the format's are left out.
+
+        One write per line: several processes may append to one file.
+        """
+        if line.split(b" ", 1)[0] in LABELS:
+            os.write(self._fd, line + b"\n")
+
+    def close(self) -> None:
+        os.close(self._fd)

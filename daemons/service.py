@@ -1,0 +1,259 @@
+"""What both daemons do with upcalls: CONNECT makes a session, the others use it.
+
+A session is named by the triple {sec, usec, ssl}: the daemon's start time and a running number. A
+triple that does not match belongs to a daemon that is no more: NOSSL, or NOCLOSE at DISCONNECT.
+
+A failed CONNECT is answered at once; before the answer its reason goes into the kernel's trace, so
+that whoever waits for the answer finds the reason there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from umktls.abi.freebsd import TCP_TLS_MODE_NONE
+from umktls.abi.rpctls import (
+    RPCTLSERR_NOCLOSE,
+    RPCTLSERR_NOSOCKET,
+    RPCTLSERR_NOSSL,
+    RPCTLSERR_OK,
+    RpctlsErr,
+)
+from umktls.errors import UmktlsError
+from umktls.ktls.session import Direction
+from umktls.rpc.server import CallContext, Handler
+from umktls.upcall.rpctls import rpctls_session_arg, rpctls_session_res
+from umktls.userland.libc import Kernel, Socket, SystemCallError
+
+from .alerts import INTERNAL_ERROR, Alert
+from .failure import HandshakeFailure
+from .handshake import Expectations, TrafficKeys, handshake
+from .records import ALERT
+from .session import LiveSession
+from .tlsadapter import Endpoint, TlsSession
+
+__all__ = ["Attempt", "HandshakeService", "Sessions", "Taken"]
+
+logger = logging.getLogger(__name__)
+
+DIRECTION_NAMES: Mapping[Direction, str] = {"tx": "sending", "rx": "receiving"}
+
+
+class Sessions:
+    """The sessions of this daemon by reference number."""
+
+    def __init__(self) -> None:
+        now = time.time_ns()
+        self._started = (now // 10**9, now // 1000 % 10**6)
+        self._numbers = itertools.count(1)
+        self._by_number: dict[int, LiveSession] = {}
+
+    def add(self, session: LiveSession) -> rpctls_session_arg:
+        """The name of a new session."""
+        number = next(self._numbers)
+        self._by_number[number] = session
+        return rpctls_session_arg(*self._started, number)
+
+    def get(self, name: rpctls_session_arg) -> LiveSession | None:
+        return self._by_number.get(name.ssl) if self._is_mine(name) else None
+
+    def remove(self, name: rpctls_session_arg) -> LiveSession | None:
+        return self._by_number.pop(name.ssl, None) if self._is_mine(name) else None
+
+    def _is_mine(self, name: rpctls_session_arg) -> bool:
+        return (name.sec, name.usec) == self._started
+
+    def __len__(self) -> int:
+        return len(self._by_number)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A socket that was taken, with what the kernel says about it."""
+
+    sock: Socket
+    peer_name: str
+    security: str
+    address: str
+    port: int
+
+    @classmethod
+    def ask(cls, sock: Socket) -> Taken:
+        """Without a name from the kernel, the server's name is its address."""
+        host, port = sock.peer_address() or ("", 0)
+        return cls(sock, sock.peer_name() or host, sock.transport_security(), host, port)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A handshake to be made; `keep` is given each session ticket that arrives later."""
+
+    endpoint: Endpoint
+    expected: Expectations
+    keep: Callable[[TlsSession], None] | None = None
+
+
+class HandshakeService:
+    """The part that does not depend on the side. Handlers run in any number of threads."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self.sessions = Sessions()
+
+    def handlers(self) -> dict[str, Handler]:
+        """By procedure name, for `UpcallServer`; CONNECT is added by the side."""
+        return {
+            "HANDLERECORD": self._handlerecord,
+            "DISCONNECT": self._disconnect,
+            "REKEY": self._rekey,
+        }
+
+    def connect(
+        self, operation: int, prepare: Callable[[Taken], Attempt]
+    ) -> rpctls_session_arg | RpctlsErr:
+        """Take the pending socket and make a session: its name, or NOSOCKET or NOSSL.
+
+        `prepare` says how; it may raise `HandshakeFailure`.
+        """
+        try:
+            sock = self._kernel.rpctls_syscall(operation)
+        except SystemCallError as error:
+            logger.warning("CONNECT without a socket to take: %s", error)
+            return RPCTLSERR_NOSOCKET
+        if sock is None:
+            return RPCTLSERR_NOSOCKET
+        with contextlib.ExitStack() as cleanup:
+            cleanup.callback(_close_quietly, sock)
+            taken = Taken.ask(sock)
+            try:
+                name = self._establish(taken, prepare(taken))
+            except HandshakeFailure as failure:
+                self._report_failure(taken, failure)
+                return RPCTLSERR_NOSSL
+            except UmktlsError as error:
+                self._report_failure(taken, _unforeseen(error))
+                return RPCTLSERR_NOSSL
+            cleanup.pop_all()
+        return name
+
+    def _establish(self, taken: Taken, attempt: Attempt) -> rpctls_session_arg:
+        """Shake hands, put the keys into the kernel, register the session."""
+        sock, endpoint = taken.sock, attempt.endpoint
+        keys = handshake(sock, endpoint, sock.deadline(), attempt.expected)
+        self._enable(sock, keys)
+        sock.release()
+        self._report_success(taken, endpoint)
+        session = LiveSession(sock, endpoint, keys, self._trace_quietly, attempt.keep)
+        return self.sessions.add(session)
+
+    def _enable(self, sock: Socket, keys: TrafficKeys) -> None:
+        """Set the keys of both directions and check that each one works (design case S2)."""
+        try:
+            for direction in DIRECTION_NAMES:
+                sock.enable_tls(direction, keys.session(direction))
+                if sock.tls_mode(direction) == TCP_TLS_MODE_NONE:
+                    raise _no_kernel_tls(direction, "it has the key and does not use it")
+        except SystemCallError as error:
+            self._apologize(sock)
+            raise _no_kernel_tls(direction, str(error)) from error
+        except HandshakeFailure:
+            self._apologize(sock)
+            raise
+
+    @staticmethod
+    def _apologize(sock: Socket) -> None:
+        """The peer thinks that all is well; tell it, if sending works."""
+        with contextlib.suppress(UmktlsError):
+            if sock.tls_mode("tx") != TCP_TLS_MODE_NONE:
+                sock.send_record(ALERT, Alert.fatal(INTERNAL_ERROR).encode())
+
+    def _report_success(self, taken: Taken, endpoint: Endpoint) -> None:
+        certificate = endpoint.peer_certificate
+        peer = certificate.subject.rfc4514_string() if certificate else "without a certificate"
+        event = {
+            "event": "handshake",
+            "fd": taken.sock.number,
+            "version": endpoint.version,
+            "suite": endpoint.suite,
+            "alpn": endpoint.alpn.decode("ascii", "replace"),
+            "peer": peer,
+            "resumed": endpoint.resumed,
+            "verified": certificate is not None,
+        }
+        logger.info(
+            "session with %s (%s): %s %s%s",
+            taken.address or "a local peer",
+            peer,
+            event["version"],
+            event["suite"],
+            ", resumed" if endpoint.resumed else "",
+        )
+        self._trace_quietly(event)
+
+    def _report_failure(self, taken: Taken, failure: HandshakeFailure) -> None:
+        """Say why there is no session: in the log, and in the kernel's trace."""
+        logger.warning(
+            "handshake with %s failed in phase %s: %s; %s",
+            taken.address or "a local peer",
+            failure.phase,
+            failure.reason,
+            failure.advice,
+        )
+        self._trace_quietly(failure.event(taken.sock.number))
+
+    def _trace_quietly(self, event: Mapping[str, Any]) -> None:
+        """A trace that the kernel does not take is no reason to stop."""
+        try:
+            self._kernel.utrace(event)
+        except UmktlsError as error:
+            logger.info("the kernel did not take the event %s: %s", event.get("event"), error)
+
+    # The procedures about a session.
+
+    def _handlerecord(self, name: rpctls_session_arg, _: CallContext) -> rpctls_session_res:
+        session = self.sessions.get(name)
+        if session is None or not session.handle_record():
+            return rpctls_session_res(RPCTLSERR_NOSSL)
+        return rpctls_session_res(RPCTLSERR_OK)
+
+    def _rekey(self, name: rpctls_session_arg, _: CallContext) -> rpctls_session_res:
+        session = self.sessions.get(name)
+        if session is None:
+            return rpctls_session_res(RPCTLSERR_NOSSL)
+        try:
+            session.rekey()
+        except SystemCallError as error:
+            logger.warning("session %d keeps its keys: %s", session.number, error)
+            return rpctls_session_res(RPCTLSERR_NOSSL)
+        return rpctls_session_res(RPCTLSERR_OK)
+
+    def _disconnect(self, name: rpctls_session_arg, _: CallContext) -> rpctls_session_res:
+        session = self.sessions.remove(name)
+        if session is None:
+            return rpctls_session_res(RPCTLSERR_NOCLOSE)
+        session.disconnect()
+        return rpctls_session_res(RPCTLSERR_OK)
+
+
+def _no_kernel_tls(direction: Direction, why: str) -> HandshakeFailure:
+    return HandshakeFailure(
+        "ktls",
+        f"kernel TLS does not work for {DIRECTION_NAMES[direction]}: {why}",
+        "choose an engine that serves this cipher suite in both directions",
+    )
+
+
+def _unforeseen(error: UmktlsError) -> HandshakeFailure:
+    """A failure that has no words of its own: a system call, the daemon's own files."""
+    return HandshakeFailure("setup", str(error), "look into the daemon's log")
+
+
+def _close_quietly(sock: Socket) -> None:
+    with contextlib.suppress(UmktlsError):
+        sock.close()
