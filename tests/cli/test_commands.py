@@ -112,6 +112,25 @@ def test_trace_without_hosts_says_so(base: Path) -> None:
     assert result.stderr == f"umktls: no host runs (looked in {base})\n"
 
 
+def test_rekey_asks_each_host_and_counts(base: Path) -> None:
+    one, two = {"rekey": [b'{"rekeyed": 2}']}, {"rekey": [b'{"rekeyed": 0}']}
+    with fake_host(base, "client-1", one) as requests, fake_host(base, "server-2", two):
+        result = run("rekey", "--connection", "c1")
+    assert result.exit_code == 0
+    assert result.output.splitlines() == [
+        "client-1: 2 connections have new keys",
+        "server-2: 0 connections have new keys",
+    ]
+    assert requests == [{"op": "rekey", "connection": "c1"}]
+
+
+def test_rekey_of_nothing_is_an_error(base: Path) -> None:
+    with fake_host(base, "client-1", {"rekey": [b'{"rekeyed": 0}']}):
+        result = run("rekey")
+    assert result.exit_code == 1
+    assert "umktls: no connection got new keys" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("count", "text"),
     [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (5 << 30, "5.0 GiB"), (3 << 40, "3.0 TiB")],

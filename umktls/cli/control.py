@@ -24,6 +24,7 @@ from umktls.kernel.rundir import run_base
 __all__ = ["Host", "choose", "find_hosts", "follow_all", "past"]
 
 ANSWER_SECONDS = 10.0
+REKEY_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +45,34 @@ class Host:
 
     def stat(self) -> dict[str, Any]:
         """The host's state, as its control socket tells it. Raises WorldError, PeerError."""
-        answer = next(self.ask({"op": "stat"}), None)
+        return self.answer({"op": "stat"}, ANSWER_SECONDS)
+
+    def rekey(self, connection: str | None = None) -> int:
+        """Have one connection, or all, get new keys; how many did. Raises as `stat`."""
+        request = {"op": "rekey", "connection": connection}
+        return int(self.answer(request, REKEY_SECONDS)["rekeyed"])
+
+    def trace(self, since: float = 0.0, follow: bool = False) -> Iterator[dict[str, Any]]:
+        """The events kept since `since` (seconds since 1970), then with `follow` the new ones."""
+        request = {"op": "trace", "since": since, "follow": follow}
+        return self.ask(request, None if follow else ANSWER_SECONDS)
+
+    def answer(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """Send one request; the one line of the answer."""
+        answer = next(self.ask(request, seconds), None)
         if answer is None:
             raise PeerError(f"host {self.name} hung up without an answer")
         return answer
 
-    def trace(self, since: float = 0.0, follow: bool = False) -> Iterator[dict[str, Any]]:
-        """The events kept since `since` (seconds since 1970), then with `follow` the new ones."""
-        return self.ask({"op": "trace", "since": since, "follow": follow}, endless=follow)
+    def ask(self, request: dict[str, Any], seconds: float | None) -> Iterator[dict[str, Any]]:
+        """Send one request; the lines of the answer, each within `seconds`.
 
-    def ask(self, request: dict[str, Any], endless: bool = False) -> Iterator[dict[str, Any]]:
-        """Send one request; the lines of the answer. Raises PeerError where it is an error."""
+        Raises PeerError where an answer is an error, WorldError where there is none.
+        """
         try:
             with connect(self.rundir / "control.sock") as sock:
                 sock.sendall(json.dumps(request).encode() + b"\n")
-                sock.settimeout(None if endless else ANSWER_SECONDS)
+                sock.settimeout(seconds)
                 with sock.makefile("rb") as lines:
                     yield from (parse_answer_untrusted(line) for line in lines)
         except OSError as error:
