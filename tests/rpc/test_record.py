@@ -1,0 +1,183 @@
+"""Record marking: any messages, in any fragments, in any split of the stream, by any way in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from umktls.errors import CallerError
+from umktls.rpc.record import SLACK, RecordLimitError, RecordReader, mark
+
+LIMIT = 1000
+
+
+def test_marks() -> None:
+    assert mark(5) == bytes.fromhex("80000005")
+    assert mark(5, last=False) == bytes.fromhex("00000005")
+    assert mark(0x7FFFFFFF) == bytes.fromhex("ffffffff")
+    for length in (-1, 0x80000000):
+        with pytest.raises(CallerError):
+            mark(length)
+
+
+def framed(message: bytes, cuts: Iterable[int] = ()) -> bytes:
+    """A message as a record, in fragments that end at `cuts`."""
+    edges = [0, *sorted(min(cut, len(message)) for cut in cuts), len(message)]
+    pieces = [message[a:b] for a, b in pairwise(edges)]
+    last = len(pieces) - 1
+    return b"".join(mark(len(p), n == last) + p for n, p in enumerate(pieces))
+
+
+def by_feeding(reader: RecordReader, chunk: bytes) -> None:
+    reader.feed(chunk)
+
+
+def by_filling(reader: RecordReader, chunk: bytes) -> None:
+    """As recv_into does: as much as the lent buffer takes, even behind the fragment's end."""
+    while chunk:
+        buffer = reader.get_buffer(1)
+        count = min(len(buffer), len(chunk))
+        buffer[:count] = chunk[:count]
+        reader.advance(count)
+        chunk = chunk[count:]
+
+
+def by_hinting(reader: RecordReader, chunk: bytes) -> None:
+    """As a decryption in place does: room for the whole chunk and a byte that is none."""
+    buffer = reader.get_buffer(len(chunk) + 1)
+    assert len(buffer) > len(chunk)
+    buffer[: len(chunk) + 1] = chunk + b"\xee"
+    reader.advance(len(chunk))
+
+
+def by_receiver(reader: RecordReader, chunk: bytes) -> None:
+    """As the kernel's receiving half does: in place what fits the fragment, the rest by copying."""
+    if reader.direct_space() >= len(chunk):
+        by_hinting(reader, chunk)
+    else:
+        reader.feed(chunk)
+
+
+WAYS: list[Callable[[RecordReader, bytes], None]] = [
+    by_feeding,
+    by_filling,
+    by_hinting,
+    by_receiver,
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_message_in_two_fragments(way: Callable[[RecordReader, bytes], None]) -> None:
+    reader = RecordReader(LIMIT)
+    stream = bytes.fromhex("00000003 616263 80000002 6465 80000001 66")
+    way(reader, stream)
+    assert [bytes(m) for m in reader.messages()] == [b"abcde", b"f"]
+    assert list(reader.messages()) == []
+    assert reader.idle
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_any_split_by_any_way(data: st.DataObject) -> None:
+    messages = data.draw(st.lists(st.binary(max_size=120), max_size=5))
+    cuts = st.lists(st.integers(0, 120), max_size=4)
+    stream = b"".join(framed(message, data.draw(cuts)) for message in messages)
+    reader = RecordReader(LIMIT)
+    got: list[memoryview] = []
+    while stream:
+        count = data.draw(st.integers(1, len(stream)))
+        data.draw(st.sampled_from(WAYS))(reader, stream[:count])
+        stream = stream[count:]
+        got.extend(reader.messages())
+    assert got == messages
+    assert reader.idle
+
+
+def test_bulk_data_lands_in_the_message() -> None:
+    reader = RecordReader(1 << 20)
+    reader.feed(mark(1 << 20) + b"head")
+    assert not reader.idle
+    assert reader.direct_space() == (1 << 20) - 4
+    buffer = reader.get_buffer(16384)
+    assert len(buffer) == reader.direct_space() + SLACK
+    buffer[:4] = b"next"
+    reader.advance(4)
+    rest = reader.get_buffer(1)
+    reader.advance(reader.direct_space())
+    (message,) = reader.messages()
+    assert bytes(message[:8]) == b"headnext"
+    assert message.obj is buffer.obj is rest.obj
+    assert len(message) == 1 << 20
+
+
+def test_slack_is_no_part_of_the_message() -> None:
+    reader = RecordReader(LIMIT)
+    reader.feed(mark(4))
+    reader.get_buffer(5)[:5] = b"abcd\x17"
+    reader.advance(4)
+    assert [bytes(m) for m in reader.messages()] == [b"abcd"]
+    assert reader.direct_space() == 0
+
+
+def test_each_message_has_a_buffer_of_its_own() -> None:
+    reader = RecordReader(LIMIT)
+    reader.feed(framed(b"one") + framed(b"two"))
+    one, two = reader.messages()
+    one[:] = b"xxx"
+    reader.feed(framed(b"three"))
+    assert bytes(two) == b"two"
+    assert bytes(one) == b"xxx"
+    assert bytes(next(reader.messages())) == b"three"
+
+
+def test_the_limit_counts_all_fragments() -> None:
+    reader = RecordReader(10)
+    reader.feed(framed(b"0123456789"))
+    reader.feed(framed(b"0123456789", [4]))
+    with pytest.raises(RecordLimitError):
+        reader.feed(mark(6, last=False) + b"012345" + mark(5))
+    assert [bytes(m) for m in reader.messages()] == [b"0123456789"] * 2
+    with pytest.raises(RecordLimitError):
+        reader.feed(framed(b"a"))
+
+
+@pytest.mark.parametrize("word", ["ffffffff", "7fffffff", "8000000b"])
+def test_a_message_over_the_limit_takes_no_memory(word: str) -> None:
+    reader = RecordReader(10)
+    with pytest.raises(RecordLimitError) as caught:
+        reader.feed(bytes.fromhex(word))
+    assert str(int(word, 16) & 0x7FFFFFFF) in str(caught.value)
+    reader.get_buffer(4)[:4] = mark(1)
+    with pytest.raises(RecordLimitError):
+        reader.advance(4)
+
+
+def test_many_small_fragments_do_not_cost_more_and_more() -> None:
+    """Each growth at least doubles the buffer, so that a byte is moved a few times at most."""
+    reader = RecordReader(1 << 16)
+    growths, buffer = 0, None
+    for _ in range(1 << 14):
+        reader.feed(b"\0\0\0\1")
+        now = reader.get_buffer(1).obj
+        growths += now is not buffer
+        buffer = now
+        reader.feed(b"x")
+    assert growths <= 15
+    reader.feed(mark(0))
+    assert [bytes(m) for m in reader.messages()] == [b"x" * (1 << 14)]
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=40), max_size=6))
+def test_arbitrary_bytes_raise_only_the_one_error(chunks: list[bytes]) -> None:
+    reader = RecordReader(64)
+    try:
+        for chunk in chunks:
+            reader.feed(chunk)
+    except RecordLimitError:
+        pass
+    assert all(len(message) <= 64 for message in reader.messages())
