@@ -258,7 +258,6 @@ class KernelSocket:
         self.queue.push(wire)
         if is_key_update(data, control):
             self._held = deque()
-            self.trace.emit("key-update", self.name, direction="sent", generation="next")
         await self.queue.drained()
         return len(data)
 
