@@ -13,6 +13,7 @@ from umktls.errors import CallerError
 
 INITIAL_SIZE = 4096
 MAX_SIZE = 262144
+MAX_RECORD = 5 + 16384 + 2048  # RFC 5246 section 6.2.3 has the widest; a buffer must hold it
 GROWTH = 4
 SMALL_READS_TO_SHRINK = 64
 
@@ -26,7 +27,7 @@ class ReceiveBuffer:
         self.view = memoryview(bytearray(INITIAL_SIZE))
         self.start = 0
         self.end = 0
-        self._max_size = max_size
+        self._max_size = max(max_size, MAX_RECORD)
         self._offered = 0
         self._wants_more = False
         self._small_reads = 0

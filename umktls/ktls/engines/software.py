@@ -12,7 +12,7 @@ from umktls.ktls.engines.tls13 import Aead, Tls13Opener, Tls13Sealer
 from umktls.ktls.session import Direction, Session
 from umktls.ktls.suites import TLS_1_3
 
-_AEADS: dict[str, Callable[[bytes], Aead]] = {
+AEADS: dict[str, Callable[[bytes], Aead]] = {
     "TLS_AES_128_GCM_SHA256": AESGCM,
     "TLS_AES_256_GCM_SHA384": AESGCM,
     "TLS_CHACHA20_POLY1305_SHA256": ChaCha20Poly1305,
@@ -28,12 +28,12 @@ class SoftwareEngine:
     def supports(self, session: Session, direction: Direction) -> str | None:
         if session.version != TLS_1_3:
             return f"version {session.version:#06x} is not TLS 1.3"
-        if session.suite.name not in _AEADS:
+        if session.suite.name not in AEADS:
             return f"no AEAD for {session.suite.name}"
         return None
 
     def sealer(self, session: Session) -> Sealer:
-        return Tls13Sealer(session, _AEADS[session.suite.name](session.key))
+        return Tls13Sealer(session, AEADS[session.suite.name](session.key))
 
     def opener(self, session: Session) -> Opener:
-        return Tls13Opener(session, _AEADS[session.suite.name](session.key))
+        return Tls13Opener(session, AEADS[session.suite.name](session.key))

@@ -1,0 +1,456 @@
+"""The receiving half: delivery, stops, faults, memory."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from tests.ktls.helpers import (
+    AES128,
+    ENGINE,
+    ChunkSink,
+    ListSink,
+    flipped,
+    receive,
+    receiver,
+    seal,
+    session,
+    transmitter,
+)
+from umktls.errors import CallerError
+from umktls.ktls.errors import (
+    BadRecord,
+    KeyExpired,
+    RecordError,
+    RecordSize,
+    RecordTruncated,
+    RecordVersion,
+)
+from umktls.ktls.rx import PullResult, Receiver
+from umktls.ktls.rxbuffer import INITIAL_SIZE, MAX_SIZE, SMALL_READS_TO_SHRINK, ReceiveBuffer
+from umktls.ktls.states import State
+from umktls.rpc.record import RecordReader, mark
+
+KEY_UPDATE = b"\x18\0\0\1\0"
+TICKET = b"\x04\0\0\1t"
+
+
+def payloads(rx: Receiver) -> list[tuple[int, bytes]]:
+    """Everything that read_record has to give, control records included."""
+    found = []
+    while (record := rx.read_record()) is not None:
+        found.append((record.type, bytes(record.payload)))
+        rx.consume(len(record.payload))
+    return found
+
+
+def test_data_in_one_piece() -> None:
+    rx, sink = receiver(), ListSink()
+    receive(rx, seal(transmitter(), b"hello"))
+    assert rx.pull(sink) is PullResult.MORE_NEEDED
+    assert sink.data == b"hello"
+    assert (rx.records, rx.bytes, rx.control_records, rx.sequence) == (1, 5, 0, 1)
+    assert rx.waiting_bytes() == 0
+
+
+def test_data_byte_by_byte_is_delivered_when_its_record_is_whole() -> None:
+    rx, sink = receiver(), ListSink()
+    wire = seal(transmitter(), b"hello")
+    for index in range(len(wire)):
+        assert not sink.data
+        assert rx.waiting_bytes() == index
+        receive(rx, wire[index : index + 1])
+        assert rx.pull(sink) is PullResult.MORE_NEEDED
+    assert sink.data == b"hello"
+
+
+def test_bulk_lands_in_the_sink_s_own_buffer() -> None:
+    size = 1 << 20
+    rx, sink = receiver(), ChunkSink([size])
+    message = bytes(range(256)) * (size // 256)
+    wire = seal(transmitter(), message)
+    for start in range(0, len(wire), 100_000):
+        receive(rx, wire[start : start + 100_000])
+        rx.pull(sink)
+    assert sink.data == message
+    assert sink.landed == size
+
+
+def test_a_record_that_straddles_two_chunks() -> None:
+    rx, sink = receiver(), ChunkSink([10, 3])
+    receive(rx, seal(transmitter(), b"0123456789abcdefghij"))
+    assert rx.pull(sink) is PullResult.MORE_NEEDED
+    assert sink.data == b"0123456789abcdefghij"
+    assert sink.landed == 0
+
+
+def test_into_the_rpc_layer_s_reader() -> None:
+    tx, rx, reader = transmitter(), receiver(), RecordReader(1 << 21)
+    messages = [b"a" * 100, b"b" * 300_000, b"", b"c" * 16384, b"d"]
+    wire = b"".join(
+        bytes(part)
+        for message in messages
+        for part in tx.seal_message((mark(len(message)), message))
+    )
+    for start in range(0, len(wire), 20_011):
+        receive(rx, wire[start : start + 20_011])
+        assert rx.pull(reader) is PullResult.MORE_NEEDED
+    assert [bytes(message) for message in reader.messages()] == messages
+
+
+def test_a_control_record_stops_and_stays() -> None:
+    tx, rx, sink = transmitter(), receiver(), ListSink()
+    receive(rx, seal(tx, b"before") + seal(tx, TICKET, 22) + seal(tx, b"after"))
+    assert rx.pull(sink) is PullResult.CONTROL
+    assert sink.data == b"before"
+    parked = rx.control
+    assert parked == (22, TICKET)
+    assert rx.pull(sink) is PullResult.CONTROL
+    assert rx.take_control() == (22, TICKET)
+    assert rx.control is None
+    assert rx.pull(sink) is PullResult.MORE_NEEDED
+    assert sink.data == b"beforeafter"
+    assert (rx.records, rx.control_records) == (3, 1)
+
+
+@pytest.mark.parametrize("size", [30, 1000])
+def test_a_control_record_between_records_that_land_in_place(size: int) -> None:
+    tx, rx, sink = transmitter(), receiver(), ChunkSink([size])
+    receive(rx, seal(tx, b"x" * 10) + seal(tx, b"\1\0", 21) + seal(tx, b"y" * 15))
+    assert rx.pull(sink) is PullResult.CONTROL
+    assert rx.control == (21, b"\1\0")
+    rx.discard_control()
+    assert rx.pull(sink) is PullResult.MORE_NEEDED
+    assert sink.data == b"x" * 10 + b"y" * 15
+    assert rx.control is None
+
+
+def test_no_control_record_to_take() -> None:
+    rx = receiver()
+    receive(rx, seal(transmitter(), b"data"))
+    assert rx.read_record() is not None
+    for attempt in (rx.take_control, rx.discard_control):
+        with pytest.raises(CallerError):
+            attempt()
+
+
+def test_a_key_update_pauses_until_the_new_key_is_set() -> None:
+    tx, rx, sink = transmitter(), receiver(), ListSink()
+    receive(rx, seal(tx, b"old") + seal(tx, KEY_UPDATE, 22))
+    tx.rekey(ENGINE.sealer(session(epoch=1)), AES128)
+    receive(rx, seal(tx, b"new"))
+    assert rx.pull(sink) is PullResult.CONTROL
+    assert rx.state is State.PAUSED
+    assert rx.take_control() == (22, KEY_UPDATE)
+    assert rx.pull(sink) is PullResult.REKEY
+    assert rx.waiting_bytes() > 0
+    with pytest.raises(KeyExpired) as caught:
+        rx.read_record()
+    assert caught.value.errno == errno.EKEYEXPIRED
+    rx.rekey(ENGINE.opener(session(epoch=1)), AES128)
+    assert rx.pull(sink) is PullResult.MORE_NEEDED
+    assert sink.data == b"oldnew"
+    assert rx.sequence == 1
+
+
+def test_a_key_update_pauses_read_record_as_well() -> None:
+    tx, rx = transmitter(), receiver()
+    receive(rx, seal(tx, KEY_UPDATE, 22) + seal(tx, b"under the old key"))
+    assert rx.read_record() is not None
+    rx.consume(len(KEY_UPDATE))
+    with pytest.raises(KeyExpired):
+        rx.read_record()
+
+
+def test_where_nothing_is_rekeyed_a_key_update_is_like_any_record() -> None:
+    tx, rx, sink = transmitter(), receiver(pause_for_rekey=False), ListSink()
+    receive(rx, seal(tx, KEY_UPDATE, 22) + seal(tx, b"data"))
+    assert rx.pull(sink) is PullResult.CONTROL
+    rx.discard_control()
+    assert rx.pull(sink) is PullResult.MORE_NEEDED
+    assert sink.data == b"data"
+
+
+def test_a_key_update_is_a_handshake_record() -> None:
+    tx, rx, sink = transmitter(), receiver(), ListSink()
+    receive(rx, seal(tx, KEY_UPDATE) + seal(tx, KEY_UPDATE, 21) + seal(tx, b"", 22))
+    assert rx.pull(sink) is PullResult.CONTROL
+    rx.discard_control()
+    assert rx.pull(sink) is PullResult.CONTROL
+    rx.discard_control()
+    assert rx.pull(sink) is PullResult.MORE_NEEDED
+    assert sink.data == KEY_UPDATE
+
+
+def test_eof_after_everything() -> None:
+    tx, rx, sink = transmitter(), receiver(), ListSink()
+    receive(rx, seal(tx, b"last") + seal(tx, b"\1\0", 21))
+    rx.buffer_filled(0)
+    assert rx.pull(sink) is PullResult.CONTROL
+    before = rx.eof
+    assert before is False
+    assert sink.data == b"last"
+    rx.discard_control()
+    assert rx.pull(sink) is PullResult.EOF
+    assert rx.eof
+    assert rx.read_record() is None
+
+
+def test_eof_behind_a_key_update_asks_for_no_key() -> None:
+    tx, rx, sink = transmitter(), receiver(), ListSink()
+    receive(rx, seal(tx, KEY_UPDATE, 22))
+    rx.buffer_filled(0)
+    assert rx.pull(sink) is PullResult.CONTROL
+    rx.discard_control()
+    assert rx.pull(sink) is PullResult.EOF
+
+
+@pytest.mark.parametrize("kept", [1, 4, 5, 6, 30])
+def test_the_end_inside_a_record_is_an_error_once(kept: int) -> None:
+    tx, rx, sink = transmitter(), receiver(), ListSink()
+    receive(rx, seal(tx, b"whole") + seal(tx, b"half a record")[:kept])
+    rx.buffer_filled(0)
+    with pytest.raises(RecordTruncated) as caught:
+        rx.pull(sink)
+    assert caught.value.errno == errno.EMSGSIZE
+    assert sink.data == b"whole"
+    assert rx.pull(sink) is PullResult.EOF
+    assert rx.corrupted_records == 1
+
+
+def test_the_end_inside_a_record_where_it_is_no_error() -> None:
+    rx, sink = receiver(truncation_error=False), ListSink()
+    receive(rx, seal(transmitter(), b"half a record")[:20])
+    rx.buffer_filled(0)
+    assert rx.pull(sink) is PullResult.EOF
+    assert rx.read_record() is None
+
+
+def test_a_bad_record_is_one_error_and_the_next_is_read() -> None:
+    tx, rx, sink = transmitter(), receiver(), ListSink()
+    good, bad, next_one = seal(tx, b"good"), seal(tx, b"bad"), seal(tx, b"next")
+    receive(rx, good + flipped(bad, 7) + next_one)
+    with pytest.raises(BadRecord) as caught:
+        rx.pull(sink)
+    assert caught.value.errno == errno.EBADMSG
+    assert sink.data == b"good"
+    assert rx.pull(sink) is PullResult.MORE_NEEDED
+    assert sink.data == b"goodnext"
+    assert (rx.failed_crypto, rx.corrupted_records, rx.sequence) == (1, 0, 3)
+
+
+def test_a_bad_record_behind_records_that_landed_in_place() -> None:
+    tx, rx, sink = transmitter(), receiver(), ChunkSink([1000])
+    receive(rx, seal(tx, b"good") + flipped(seal(tx, b"bad"), -1) + seal(tx, b"next"))
+    with pytest.raises(BadRecord):
+        rx.pull(sink)
+    assert rx.pull(sink) is PullResult.MORE_NEEDED
+    assert sink.data == b"goodnext"
+
+
+def test_a_bad_record_that_sticks_fails_every_read() -> None:
+    tx, rx, sink = transmitter(), receiver(bad_record_sticks=True), ListSink()
+    receive(rx, seal(tx, b"good") + flipped(seal(tx, b"bad"), 7) + seal(tx, b"next"))
+    for _ in range(3):
+        with pytest.raises(BadRecord):
+            rx.pull(sink)
+        with pytest.raises(BadRecord):
+            rx.read_record()
+    rx.buffer_filled(0)
+    assert not rx.eof
+    assert sink.data == b"good"
+    assert rx.failed_crypto == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "error", "number"),
+    [
+        ("17 02 03 0020", RecordVersion, errno.EINVAL),
+        ("17 03 02 0020", RecordVersion, errno.EINVAL),
+        ("18 03 03 0020", RecordVersion, errno.EINVAL),
+        ("17 03 03 0010", RecordSize, errno.EMSGSIZE),
+        ("17 03 03 8000", RecordSize, errno.EMSGSIZE),
+    ],
+)
+@pytest.mark.parametrize("body", [0, 32, 40_000])
+def test_a_bad_header_ends_the_half(
+    header: str, error: type[RecordError], number: int, body: int
+) -> None:
+    rx, sink = receiver(), ListSink()
+    receive(rx, seal(transmitter(), b"good") + bytes.fromhex(header) + bytes(body))
+    with pytest.raises(error) as caught:
+        rx.pull(sink)
+    assert type(caught.value) is error
+    assert caught.value.errno == number
+    assert sink.data == b"good"
+    assert rx.state is State.BROKEN
+    receive(rx, b"whatever comes then")
+    assert rx.pull(sink) is PullResult.EOF
+    assert rx.read_record() is None
+    assert (rx.corrupted_records, rx.waiting_bytes()) == (1, 0)
+
+
+def test_read_record_one_at_a_time() -> None:
+    tx, rx = transmitter(), receiver()
+    receive(rx, seal(tx, b"one") + seal(tx, TICKET, 22) + seal(tx, b"") + seal(tx, b"two"))
+    assert payloads(rx) == [(23, b"one"), (22, TICKET), (23, b""), (23, b"two")]
+
+
+def test_pull_goes_on_in_the_middle_of_a_record() -> None:
+    rx, sink = receiver(), ListSink()
+    receive(rx, seal(transmitter(), b"half and half"))
+    assert rx.read_record() is not None
+    rx.consume(5)
+    assert rx.pull(sink) is PullResult.MORE_NEEDED
+    assert sink.data == b"and half"
+
+
+def test_consuming_nothing() -> None:
+    with pytest.raises(CallerError):
+        receiver().consume(1)
+
+
+def test_bytes_that_were_there_before_the_key() -> None:
+    rx, sink = Receiver(), ListSink()
+    wire = seal(transmitter(), b"early bird")
+    receive(rx, b"clear text" + wire[:9])
+    assert rx.read_clear(10) == b"clear text"
+    rx.enable(ENGINE.opener(session()), AES128)
+    assert rx.waiting_bytes() == 9
+    assert rx.pull(sink) is PullResult.MORE_NEEDED
+    receive(rx, wire[9:])
+    rx.pull(sink)
+    assert sink.data == b"early bird"
+
+
+def test_enabling_twice_and_rekeying_too_early() -> None:
+    rx = Receiver()
+    opener = ENGINE.opener(session())
+    with pytest.raises(CallerError) as caught:
+        rx.rekey(opener, AES128)
+    assert caught.value.errno == errno.EINVAL
+    rx.enable(opener, AES128)
+    with pytest.raises(CallerError) as caught:
+        rx.enable(opener, AES128)
+    assert caught.value.errno == errno.EALREADY
+
+
+def test_clear_text() -> None:
+    rx, sink = Receiver(), ListSink()
+    receive(rx, b"0123456789")
+    assert rx.read_clear(4, peek=True) == rx.read_clear(4) == b"0123"
+    assert rx.pull(sink) is PullResult.MORE_NEEDED
+    assert sink.data == b"456789"
+    assert rx.read_record() is None
+    rx.buffer_filled(0)
+    assert rx.pull(sink) is PullResult.EOF
+    with pytest.raises(CallerError):
+        receiver().read_clear(1)
+
+
+def test_clear_text_straight_into_the_sink() -> None:
+    rx, sink = Receiver(), ChunkSink([10_000])
+    room = rx.get_buffer(1, sink)
+    assert len(room) == 10_000
+    room[:7000] = b"a" * 7000
+    rx.buffer_filled(7000)
+    assert rx.pull(sink) is PullResult.MORE_NEEDED
+    assert bytes(sink.data) == b"a" * 7000
+    assert sink.landed == 7000
+    assert len(rx.get_buffer(1, sink)) == INITIAL_SIZE  # too little space left to be lent
+    rx.buffer_filled(0)
+    assert rx.pull(sink) is PullResult.EOF
+
+
+def test_nothing_is_lent_where_bytes_wait_or_records_are_opened() -> None:
+    sink = ChunkSink([100_000])
+    waiting = Receiver()
+    receive(waiting, b"x")
+    assert len(waiting.get_buffer(1, sink)) < 100_000
+    assert len(receiver().get_buffer(1, sink)) == INITIAL_SIZE
+
+
+# The receive buffer
+
+
+def fill(buffer: ReceiveBuffer, count: int) -> int:
+    offered = len(buffer.room(1))
+    buffer.filled(min(count, offered))
+    return offered
+
+
+def test_the_buffer_grows_under_load_and_shrinks_after_it() -> None:
+    buffer = ReceiveBuffer()
+    sizes = []
+    for _ in range(6):
+        sizes.append(fill(buffer, MAX_SIZE))
+        buffer.start = buffer.end
+    assert sizes[0] == INITIAL_SIZE
+    assert sizes[-1] == MAX_SIZE
+    for _ in range(4 * SMALL_READS_TO_SHRINK):
+        fill(buffer, 100)
+        buffer.start = buffer.end
+    assert len(buffer.room(1)) == INITIAL_SIZE
+
+
+def test_trim_gives_memory_back_where_nothing_waits() -> None:
+    buffer = ReceiveBuffer()
+    for _ in range(3):
+        fill(buffer, MAX_SIZE)
+    buffer.trim()
+    assert len(buffer.view) > INITIAL_SIZE
+    buffer.start = buffer.end
+    buffer.trim()
+    assert len(buffer.view) == INITIAL_SIZE
+
+
+def test_what_waits_survives_growing_and_moving() -> None:
+    buffer = ReceiveBuffer(65536)
+    written = read = b""
+    for step in range(400):
+        room = buffer.room(1)
+        data = bytes([step & 0xFF]) * min(len(room), 37 * step + 1)
+        room[: len(data)] = data
+        buffer.filled(len(data))
+        written += data
+        count = min(len(buffer), 31 * step)
+        read += bytes(buffer.view[buffer.start : buffer.start + count])
+        buffer.start += count
+        if len(buffer) > 40_000:
+            break
+    assert written == read + bytes(buffer.view[buffer.start : buffer.end])
+    assert len(buffer) > 40_000
+
+
+def test_a_full_buffer_is_an_error_and_not_an_end() -> None:
+    buffer = ReceiveBuffer(INITIAL_SIZE * 8)
+    while len(buffer) < INITIAL_SIZE * 8:
+        fill(buffer, MAX_SIZE)
+    with pytest.raises(CallerError) as caught:
+        buffer.room(1)
+    assert caught.value.errno == errno.ENOBUFS
+
+
+def test_more_than_was_offered_cannot_have_been_filled() -> None:
+    buffer = ReceiveBuffer()
+    offered = len(buffer.room(1))
+    with pytest.raises(CallerError):
+        buffer.filled(offered + 1)
+
+
+def test_any_record_fits_even_the_smallest_buffer() -> None:
+    tx = transmitter()
+    rx = Receiver(max_buffer=1)
+    rx.enable(ENGINE.opener(session()), AES128)
+    sink = ListSink()
+    message = b"m" * 50_000
+    wire = memoryview(seal(tx, message))
+    while wire:
+        room = rx.get_buffer()
+        count = min(len(room), len(wire))
+        room[:count] = wire[:count]
+        rx.buffer_filled(count)
+        wire = wire[count:]
+        rx.pull(sink)
+    assert sink.data == message
