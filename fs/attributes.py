@@ -1,0 +1,142 @@
+"""The attribute cache: what the server last said about a file, and how long that may be believed.
+
+Theory of operation. Nearly every NFS reply carries attributes, and replies may overtake each other:
+attributes count if their call was started after the newest update, or if the file itself says that
+they are newer (ctime, then size: writes in flight only make files longer). They are believed for a
+time between `acregmin` and `acregmax` (directories: `acdirmin`, `acdirmax`), as nfs(5) has it: each
+time they are found unchanged at the end of that time it doubles, and a change resets it. FUSE gets
+the rest of that time as its own timeout, so nothing is cached twice in a row.
+
+A file whose data is still being written behind is as long as that data says, and FUSE is asked not
+to cache its attributes at all: size and mtime change when the data reaches the server.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from pyfuse3 import EntryAttributes
+
+from umktls.nfs.types import fattr3, ftype3, nfstime3
+
+from .inodes import Inode
+from .options import MountOptions
+
+__all__ = ["AttributeCache", "entry_attributes", "time_ns"]
+
+_NANOSECONDS = 1_000_000_000
+
+_TYPE_BITS: dict[int, int] = {
+    ftype3.NF3REG: 0o100000,
+    ftype3.NF3DIR: 0o040000,
+    ftype3.NF3BLK: 0o060000,
+    ftype3.NF3CHR: 0o020000,
+    ftype3.NF3LNK: 0o120000,
+    ftype3.NF3SOCK: 0o140000,
+    ftype3.NF3FIFO: 0o010000,
+}
+_TYPE_MASK = 0o170000
+_DIRECTORY = _TYPE_BITS[ftype3.NF3DIR]
+
+
+def time_ns(time: nfstime3) -> int:
+    """Nanoseconds since the epoch."""
+    return time.seconds * _NANOSECONDS + time.nseconds
+
+
+def entry_attributes(attr: fattr3, number: int, block_size: int) -> EntryAttributes:
+    """The server's attributes as FUSE wants them; timeouts are not set."""
+    entry = EntryAttributes()
+    entry.st_ino = number
+    entry.st_mode = _TYPE_BITS[attr.type] | attr.mode & 0o7777
+    entry.st_nlink = attr.nlink
+    entry.st_uid = attr.uid
+    entry.st_gid = attr.gid
+    entry.st_rdev = os.makedev(attr.rdev.specdata1, attr.rdev.specdata2)
+    entry.st_size = attr.size
+    entry.st_blksize = block_size
+    entry.st_blocks = -(-attr.used // 512)
+    entry.st_atime_ns = time_ns(attr.atime)
+    entry.st_mtime_ns = time_ns(attr.mtime)
+    entry.st_ctime_ns = time_ns(attr.ctime)
+    return entry
+
+
+class AttributeCache:
+    """Attributes of all inodes of a mount.
+
+    clock: seconds, monotonic.
+    """
+
+    def __init__(self, options: MountOptions, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._block_size = options.wsize
+        self._entry_timeout = (
+            0.0 if options.noac or options.lookupcache == "none" else options.acdirmin
+        )
+        self._limits = {
+            False: (options.acregmin, options.acregmax),
+            True: (options.acdirmin, options.acdirmax),
+        }
+        self._off = options.noac
+        self._serial = 0
+
+    def stamp(self) -> int:
+        """Taken before a call is made: says later whether its attributes can be old."""
+        self._serial += 1
+        return self._serial
+
+    def update(self, inode: Inode, attr: fattr3 | None, started: int) -> None:
+        """A reply to a call that was started at `started` carried attributes (or none)."""
+        if attr is None:
+            return
+        version = (time_ns(attr.ctime), attr.size, time_ns(attr.mtime))
+        known = inode.version
+        if started < inode.updated and known is not None and version[:2] <= known[:2]:
+            return
+        if known is not None and version[1:] != known[1:]:
+            inode.data_version += 1
+        self._lend(inode, version == known, attr.type == ftype3.NF3DIR)
+        self._serial += 1
+        inode.updated = self._serial
+        inode.version = version
+        inode.attributes = entry_attributes(attr, inode.number, self._block_size)
+
+    def _lend(self, inode: Inode, unchanged: bool, directory: bool) -> None:
+        """Say until when the attributes may be believed."""
+        low, high = self._limits[directory]
+        now = self._clock()
+        if not unchanged:
+            inode.lease = low
+        elif now >= inode.expires:
+            inode.lease = min(inode.lease * 2, high)
+        inode.expires = now + inode.lease
+
+    def expire(self, inode: Inode | None) -> None:
+        """Something that was done makes the cached attributes wrong."""
+        if inode is not None:
+            inode.expires = 0.0
+
+    def fresh(self, inode: Inode) -> bool:
+        """Whether the attributes may be believed without asking the server."""
+        return inode.attributes is not None and not self._off and self._clock() < inode.expires
+
+    def reply(self, inode: Inode) -> EntryAttributes:
+        """The attributes for FUSE, which must have been updated once. Good until the next call."""
+        entry = inode.attributes
+        assert entry is not None
+        entry.entry_timeout = self._entry_timeout
+        entry.attr_timeout = 0.0 if self._off else max(0.0, inode.expires - self._clock())
+        writer = inode.writer
+        if writer is not None:
+            assert inode.version is not None
+            entry.st_size = max(inode.version[1], writer.dirty_end)
+            if writer.dirty:
+                entry.attr_timeout = 0.0
+        return entry
+
+    def is_directory(self, inode: Inode) -> bool:
+        """What the last attributes said."""
+        entry = inode.attributes
+        return entry is not None and entry.st_mode & _TYPE_MASK == _DIRECTORY

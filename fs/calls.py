@@ -1,0 +1,271 @@
+"""NFS version 3 calls as the file system makes them: typed, bounded, and raising what fails.
+
+A result that is not NFS3_OK becomes `NfsFailure`, whose errno is what the caller of the system call
+sees. NFS3ERR_JUKEBOX ("not now") is tried again, as nfs(5) clients do, for as long as an RPC may
+take.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any, Protocol, TypeVar, cast
+
+import trio
+
+from umktls.errors import UmktlsError, WorldError
+from umktls.nfs.program import (
+    NFSPROC3_ACCESS,
+    NFSPROC3_COMMIT,
+    NFSPROC3_CREATE,
+    NFSPROC3_FSSTAT,
+    NFSPROC3_GETATTR,
+    NFSPROC3_LINK,
+    NFSPROC3_LOOKUP,
+    NFSPROC3_MKDIR,
+    NFSPROC3_MKNOD,
+    NFSPROC3_PATHCONF,
+    NFSPROC3_READ,
+    NFSPROC3_READDIRPLUS,
+    NFSPROC3_READLINK,
+    NFSPROC3_REMOVE,
+    NFSPROC3_RENAME,
+    NFSPROC3_RMDIR,
+    NFSPROC3_SETATTR,
+    NFSPROC3_SYMLINK,
+    NFSPROC3_WRITE,
+)
+from umktls.nfs.status import errno_of
+from umktls.nfs.types import (
+    ACCESS3args,
+    ACCESS3resok,
+    COMMIT3args,
+    COMMIT3resok,
+    CREATE3args,
+    CREATE3resok,
+    FSINFO3resok,
+    FSSTAT3args,
+    FSSTAT3resok,
+    GETATTR3args,
+    LINK3args,
+    LINK3resok,
+    LOOKUP3args,
+    LOOKUP3resok,
+    MKDIR3args,
+    MKDIR3resok,
+    MKNOD3args,
+    MKNOD3resok,
+    PATHCONF3args,
+    PATHCONF3resok,
+    READ3args,
+    READ3resok,
+    READDIRPLUS3args,
+    READDIRPLUS3resok,
+    READLINK3args,
+    READLINK3resok,
+    REMOVE3args,
+    REMOVE3resok,
+    RENAME3args,
+    RENAME3resok,
+    RMDIR3args,
+    RMDIR3resok,
+    SETATTR3args,
+    SETATTR3resok,
+    SYMLINK3args,
+    SYMLINK3resok,
+    WRITE3args,
+    WRITE3resok,
+    createhow3,
+    diropargs3,
+    fattr3,
+    mknoddata3,
+    nfsstat3,
+    sattr3,
+    stable_how,
+    symlinkdata3,
+)
+from umktls.rpc.message import OpaqueAuth
+from umktls.rpc.program import Procedure
+from umktls.rpc.xdr import Buffer
+
+from .slots import Slots
+
+__all__ = ["Calls", "NfsCaller", "NfsFailure"]
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+CALLS_IN_FLIGHT = 64
+JUKEBOX_PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class NfsCaller(Protocol):
+    """What the file system needs of an NFS client: the kernel's `NfsClient`, or a test's."""
+
+    @property
+    def root(self) -> bytes: ...
+    @property
+    def fsinfo(self) -> FSINFO3resok: ...
+    async def call(self, procedure: Procedure[A, R], args: A, credential: OpaqueAuth) -> R: ...
+
+
+class NfsFailure(UmktlsError):
+    """The server refused a call; `status` says why."""
+
+    def __init__(self, name: str, status: nfsstat3) -> None:
+        super().__init__(f"{name}: {status.name}", errno_of(status))
+        self.status = status
+
+
+class Calls:
+    """One method per procedure, arguments in the RFC's order, credential last.
+
+    patience: seconds that NFS3ERR_JUKEBOX is put up with. timeout_errno: what a call without an
+    answer is to its caller.
+    """
+
+    def __init__(
+        self, caller: NfsCaller, patience: float = 60.0, timeout_errno: int = errno.ETIMEDOUT
+    ) -> None:
+        self._caller = caller
+        self._patience = patience
+        self._timeout_errno = timeout_errno
+        self._slots = Slots(CALLS_IN_FLIGHT)
+
+    @property
+    def root(self) -> bytes:
+        """The root's file handle."""
+        return self._caller.root
+
+    @property
+    def fsinfo(self) -> FSINFO3resok:
+        """What the server said of its limits when it was mounted."""
+        return self._caller.fsinfo
+
+    async def _call(self, procedure: Procedure[A, Any], args: A, credential: OpaqueAuth) -> Any:
+        await self._slots.acquire()
+        try:
+            result = await self._caller.call(procedure, args, credential)
+        except UmktlsError as error:
+            if error.errno == errno.ETIMEDOUT:
+                raise WorldError(str(error), self._timeout_errno) from error
+            raise
+        finally:
+            self._slots.release()
+        if result.status == nfsstat3.NFS3_OK:
+            return result
+        if result.status == nfsstat3.NFS3ERR_JUKEBOX:
+            return await self._call_again(procedure, args, credential)
+        raise NfsFailure(procedure.name, result.status)
+
+    async def _call_again(
+        self, procedure: Procedure[A, Any], args: A, credential: OpaqueAuth
+    ) -> Any:
+        start, tries = trio.current_time(), 0
+        while trio.current_time() - start < self._patience:
+            await trio.sleep(JUKEBOX_PAUSES[min(tries, len(JUKEBOX_PAUSES) - 1)])
+            tries += 1
+            result = await self._caller.call(procedure, args, credential)
+            if result.status == nfsstat3.NFS3_OK:
+                return result
+            if result.status != nfsstat3.NFS3ERR_JUKEBOX:
+                raise NfsFailure(procedure.name, result.status)
+        text = f"{procedure.name}: the server was busy for {self._patience:g} s"
+        raise WorldError(text, self._timeout_errno)
+
+    async def getattr(self, handle: bytes, credential: OpaqueAuth) -> fattr3:
+        result = await self._call(NFSPROC3_GETATTR, GETATTR3args(handle), credential)
+        return cast(fattr3, result.obj_attributes)
+
+    async def setattr(
+        self, handle: bytes, attributes: sattr3, credential: OpaqueAuth
+    ) -> SETATTR3resok:
+        args = SETATTR3args(handle, attributes)
+        return cast(SETATTR3resok, await self._call(NFSPROC3_SETATTR, args, credential))
+
+    async def lookup(self, directory: bytes, name: bytes, credential: OpaqueAuth) -> LOOKUP3resok:
+        args = LOOKUP3args(diropargs3(directory, name))
+        return cast(LOOKUP3resok, await self._call(NFSPROC3_LOOKUP, args, credential))
+
+    async def access(self, handle: bytes, wanted: int, credential: OpaqueAuth) -> ACCESS3resok:
+        args = ACCESS3args(handle, wanted)
+        return cast(ACCESS3resok, await self._call(NFSPROC3_ACCESS, args, credential))
+
+    async def readlink(self, handle: bytes, credential: OpaqueAuth) -> READLINK3resok:
+        args = READLINK3args(handle)
+        return cast(READLINK3resok, await self._call(NFSPROC3_READLINK, args, credential))
+
+    async def read(
+        self, handle: bytes, offset: int, count: int, credential: OpaqueAuth
+    ) -> READ3resok:
+        args = READ3args(handle, offset, count)
+        return cast(READ3resok, await self._call(NFSPROC3_READ, args, credential))
+
+    async def write(
+        self, handle: bytes, offset: int, data: Buffer, stable: stable_how, credential: OpaqueAuth
+    ) -> WRITE3resok:
+        args = WRITE3args(handle, offset, len(data), stable, data)
+        return cast(WRITE3resok, await self._call(NFSPROC3_WRITE, args, credential))
+
+    async def create(
+        self, directory: bytes, name: bytes, how: createhow3, credential: OpaqueAuth
+    ) -> CREATE3resok:
+        args = CREATE3args(diropargs3(directory, name), how)
+        return cast(CREATE3resok, await self._call(NFSPROC3_CREATE, args, credential))
+
+    async def mkdir(
+        self, directory: bytes, name: bytes, attributes: sattr3, credential: OpaqueAuth
+    ) -> MKDIR3resok:
+        args = MKDIR3args(diropargs3(directory, name), attributes)
+        return cast(MKDIR3resok, await self._call(NFSPROC3_MKDIR, args, credential))
+
+    async def symlink(
+        self, directory: bytes, name: bytes, target: bytes, credential: OpaqueAuth
+    ) -> SYMLINK3resok:
+        args = SYMLINK3args(diropargs3(directory, name), symlinkdata3(sattr3(), target))
+        return cast(SYMLINK3resok, await self._call(NFSPROC3_SYMLINK, args, credential))
+
+    async def mknod(
+        self, directory: bytes, name: bytes, what: mknoddata3, credential: OpaqueAuth
+    ) -> MKNOD3resok:
+        args = MKNOD3args(diropargs3(directory, name), what)
+        return cast(MKNOD3resok, await self._call(NFSPROC3_MKNOD, args, credential))
+
+    async def remove(self, directory: bytes, name: bytes, credential: OpaqueAuth) -> REMOVE3resok:
+        args = REMOVE3args(diropargs3(directory, name))
+        return cast(REMOVE3resok, await self._call(NFSPROC3_REMOVE, args, credential))
+
+    async def rmdir(self, directory: bytes, name: bytes, credential: OpaqueAuth) -> RMDIR3resok:
+        args = RMDIR3args(diropargs3(directory, name))
+        return cast(RMDIR3resok, await self._call(NFSPROC3_RMDIR, args, credential))
+
+    async def rename(
+        self, source: diropargs3, target: diropargs3, credential: OpaqueAuth
+    ) -> RENAME3resok:
+        args = RENAME3args(source, target)
+        return cast(RENAME3resok, await self._call(NFSPROC3_RENAME, args, credential))
+
+    async def link(
+        self, handle: bytes, directory: bytes, name: bytes, credential: OpaqueAuth
+    ) -> LINK3resok:
+        args = LINK3args(handle, diropargs3(directory, name))
+        return cast(LINK3resok, await self._call(NFSPROC3_LINK, args, credential))
+
+    async def readdirplus(
+        self, args: READDIRPLUS3args, credential: OpaqueAuth
+    ) -> READDIRPLUS3resok:
+        return cast(READDIRPLUS3resok, await self._call(NFSPROC3_READDIRPLUS, args, credential))
+
+    async def fsstat(self, credential: OpaqueAuth) -> FSSTAT3resok:
+        return cast(
+            FSSTAT3resok, await self._call(NFSPROC3_FSSTAT, FSSTAT3args(self.root), credential)
+        )
+
+    async def pathconf(self, credential: OpaqueAuth) -> PATHCONF3resok:
+        args = PATHCONF3args(self.root)
+        return cast(PATHCONF3resok, await self._call(NFSPROC3_PATHCONF, args, credential))
+
+    async def commit(self, handle: bytes, credential: OpaqueAuth) -> COMMIT3resok:
+        """Of the whole file."""
+        return cast(
+            COMMIT3resok, await self._call(NFSPROC3_COMMIT, COMMIT3args(handle, 0, 0), credential)
+        )

@@ -1,0 +1,169 @@
+"""Listing directories: FUSE's readdir with attributes is NFS's READDIRPLUS.
+
+Theory of operation. FUSE asks for a few entries at a time and names a place in the listing by a
+signed 64-bit number of our choice; NFS cookies are unsigned and may not fit. So a place is the
+count of entries before it, and the cookies are kept in an array (8 bytes an entry). FUSE often goes
+back a few entries, when the reader's buffer took fewer than it was given; those are still there.
+Going back to the beginning (rewinddir) lists the directory anew.
+"""
+
+from __future__ import annotations
+
+import errno
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pyfuse3 import EntryAttributes, ReaddirToken
+
+from umktls.errors import CallerError
+from umktls.nfs.types import READDIRPLUS3args, entryplus3
+from umktls.rpc.message import OpaqueAuth
+
+from .attributes import AttributeCache, entry_attributes
+from .calls import Calls
+from .inodes import Inode, InodeTable
+
+__all__ = ["Directories", "Emit"]
+
+NO_VERIFIER = bytes(8)
+REPLY_BYTES = 128 << 10
+LEAST_REPLY_BYTES = 8 << 10
+# Entries that a slow reader has not fetched by then are fetched anew, for their attributes.
+KEEP_SECONDS = 3.0
+NO_INODE = 3 << 62  # numbers from here on are given to no inode
+
+# Offers FUSE one entry, as pyfuse3.readdir_reply does: False if it does not fit any more.
+Emit = Callable[[ReaddirToken, bytes, EntryAttributes, int], bool]
+
+
+@dataclass(slots=True, eq=False)
+class OpenDirectory:
+    """One open of a directory. `entries` are those from place `base` on, fetched by a call that
+    was `started` (see AttributeCache.stamp) and answered at the time `fetched`."""
+
+    inode: Inode
+    credential: OpaqueAuth
+    entries: list[entryplus3] = field(default_factory=list)
+    base: int = 0
+    complete: bool = False  # nothing comes behind `entries`
+    cookies: array[int] = field(default_factory=lambda: array("Q"))
+    verifier: bytes = NO_VERIFIER
+    started: int = 0
+    fetched: float = 0.0
+
+    def rewind(self) -> None:
+        self.entries = []
+        self.base = 0
+        self.complete = False
+        self.cookies = array("Q")
+        self.verifier = NO_VERIFIER
+
+    def holds(self, place: int) -> bool:
+        """Whether the entry at a place is here, or is known not to exist."""
+        behind = place - self.base
+        return 0 <= behind < len(self.entries) or (behind >= len(self.entries) and self.complete)
+
+
+class Directories:
+    """All open directories of a mount, by the number (fh) that FUSE has for them."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        inodes: InodeTable,
+        attributes: AttributeCache,
+        emit: Emit,
+        clock: Callable[[], float],
+    ) -> None:
+        self._calls = calls
+        self._inodes = inodes
+        self._attributes = attributes
+        self._emit = emit
+        self._clock = clock
+        self._open: dict[int, OpenDirectory] = {}
+        self._last = 0
+        self._maxcount = max(LEAST_REPLY_BYTES, min(calls.fsinfo.dtpref, REPLY_BYTES))
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def open(self, inode: Inode, credential: OpaqueAuth) -> int:
+        """Returns fh. The server checks the permission when it is read."""
+        inode.opens += 1
+        self._last += 1
+        self._open[self._last] = OpenDirectory(inode, credential)
+        return self._last
+
+    def release(self, fh: int) -> None:
+        inode = self._open.pop(fh).inode
+        inode.opens -= 1
+        self._inodes.drop_if_unused(inode)
+
+    async def read(self, fh: int, place: int, token: ReaddirToken) -> None:
+        """Give FUSE entries from a place on, until it has enough."""
+        try:
+            directory = self._open[fh]
+        except KeyError:
+            raise CallerError(f"no open directory {fh}", errno.EBADF) from None
+        if place == 0 and directory.cookies:
+            directory.rewind()
+        old = self._clock() - directory.fetched > KEEP_SECONDS
+        if old or not directory.holds(place):
+            await self._fetch(directory, place)
+        for entry in directory.entries[place - directory.base :]:
+            place += 1
+            if not self._offer(directory, entry, place, token):
+                return
+
+    async def _fetch(self, directory: OpenDirectory, place: int) -> None:
+        """Have the entries from a place on, as many as one call brings."""
+        if place > len(directory.cookies):
+            raise CallerError(f"no place {place} in the listing", errno.EINVAL)
+        cookie = directory.cookies[place - 1] if place else 0
+        verifier = directory.verifier if place else NO_VERIFIER
+        started = self._attributes.stamp()
+        result = await self._calls.readdirplus(
+            READDIRPLUS3args(
+                directory.inode.handle, cookie, verifier, self._maxcount // 4, self._maxcount
+            ),
+            directory.credential,
+        )
+        self._attributes.update(directory.inode, result.dir_attributes, started)
+        directory.base = place
+        directory.entries = result.reply.entries
+        directory.complete = result.reply.eof or not result.reply.entries
+        directory.verifier = result.cookieverf
+        directory.started = started
+        directory.fetched = self._clock()
+        del directory.cookies[place:]
+        directory.cookies.extend(entry.cookie for entry in result.reply.entries)
+
+    def _offer(
+        self, directory: OpenDirectory, entry: entryplus3, place: int, token: ReaddirToken
+    ) -> bool:
+        """Give FUSE one entry; it remembers the inode of what it takes. False: it is full."""
+        handle, attr = entry.name_handle, entry.name_attributes
+        if handle is None or attr is None or entry.name in (b".", b".."):
+            return self._emit(token, entry.name, _unlinked(entry), place)
+        inode = self._inodes.of_handle(handle, attr.fileid)
+        self._attributes.update(inode, attr, directory.started)
+        if not self._emit(token, entry.name, self._attributes.reply(inode), place):
+            self._inodes.drop_if_unused(inode)
+            return False
+        inode.lookups += 1
+        self._inodes.bind(directory.inode, entry.name, inode)
+        return True
+
+
+def _unlinked(entry: entryplus3) -> EntryAttributes:
+    """An entry that FUSE only passes on: the directory itself, its parent, or one of which the
+    server tells the name alone. For the last FUSE must get a number that no inode has, and mode 0,
+    which makes it forget that number at once and look the name up when somebody needs it."""
+    attr = entry.name_attributes
+    if attr is not None:
+        return entry_attributes(attr, entry.fileid, 0)
+    bare = EntryAttributes()
+    bare.st_mode = 0
+    bare.st_ino = NO_INODE | entry.fileid & NO_INODE - 1
+    return bare

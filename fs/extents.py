@@ -1,0 +1,77 @@
+"""Written data on its way to stable storage."""
+
+from __future__ import annotations
+
+from umktls.nfs.types import stable_how
+from umktls.rpc.message import OpaqueAuth
+from umktls.rpc.xdr import Buffer
+
+__all__ = ["OVERHEAD", "Extent"]
+
+# What an extent costs beside its bytes, so that a million tiny ones are not counted as nothing.
+OVERHEAD = 512
+
+
+class Extent:
+    """Contiguous bytes written by one user.
+
+    serial orders extents as they were written. `stable` is what the next WRITE asks for; `verf` the
+    server's write verifier that came back, `sends` how often it went out, `since` when it began.
+    """
+
+    __slots__ = (
+        "_parts",
+        "credential",
+        "length",
+        "offset",
+        "sends",
+        "serial",
+        "since",
+        "stable",
+        "verf",
+    )
+
+    def __init__(
+        self, serial: int, offset: int, data: Buffer, credential: OpaqueAuth, since: float
+    ) -> None:
+        self.serial = serial
+        self.offset = offset
+        self.length = len(data)
+        self.credential = credential
+        self.since = since
+        self.stable = stable_how.UNSTABLE
+        self.verf = b""
+        self.sends = 0
+        self._parts: list[Buffer] = [data]
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.length
+
+    @property
+    def cost(self) -> int:
+        """Bytes of memory that it is taken to hold."""
+        return self.length + OVERHEAD
+
+    def overlaps(self, offset: int, end: int) -> bool:
+        return self.offset < end and offset < self.end
+
+    def append(self, data: Buffer) -> None:
+        """More bytes, right behind the others."""
+        self._parts.append(data)
+        self.length += len(data)
+
+    def data(self) -> Buffer:
+        """All its bytes in one buffer (joined at the first call, kept)."""
+        if len(self._parts) > 1:
+            self._parts = [b"".join(self._parts)]
+        return self._parts[0]
+
+    def split(self, length: int) -> Extent:
+        """Cut off everything behind the first `length` bytes, as an extent of the same age."""
+        view = memoryview(self.data())
+        rest = Extent(self.serial, self.offset + length, view[length:], self.credential, self.since)
+        rest.stable, rest.sends = self.stable, self.sends
+        self._parts = [view[:length]]
+        self.length = length
+        return rest

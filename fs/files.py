@@ -1,0 +1,210 @@
+"""Open files: credentials, close-to-open consistency, reading and writing.
+
+Theory of operation. An open file keeps the credential of who opened it: FUSE does not say who
+reads, writes or closes. Opening asks the server (ACCESS) whether that user may, which also fetches
+fresh attributes; if they are not those that the kernel's page cache was filled under, the kernel is
+told to drop it. Closing waits until everything written is stable on the server. So whoever opens a
+file after another has closed it sees what was written (nfs(5), "close-to-open").
+
+Failures of writing behind are told once to each file that was open then: by its next write, fsync
+or close.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from dataclasses import dataclass
+
+from umktls.errors import CallerError, UmktlsError, WorldError
+from umktls.nfs.types import (
+    ACCESS3_EXECUTE,
+    ACCESS3_EXTEND,
+    ACCESS3_MODIFY,
+    ACCESS3_READ,
+    sattr3,
+)
+from umktls.rpc.message import OpaqueAuth
+from umktls.rpc.xdr import Buffer
+
+from .attributes import AttributeCache
+from .calls import Calls
+from .inodes import Inode, InodeTable
+from .readahead import ReadAhead, Reader
+from .silly import SillyRenames
+from .writeback import WriteBehind
+
+__all__ = ["Files", "OpenFile"]
+
+log = logging.getLogger(__name__)
+
+_FMODE_EXEC = 0o40  # in the flags of an open by execve(2); see Linux's include/linux/fs.h
+
+_ACCESS_OF_MODE = {
+    os.O_RDONLY: ACCESS3_READ,
+    os.O_WRONLY: ACCESS3_MODIFY | ACCESS3_EXTEND,
+    os.O_RDWR: ACCESS3_READ | ACCESS3_MODIFY | ACCESS3_EXTEND,
+}
+
+
+@dataclass(slots=True, eq=False)
+class OpenFile:
+    """One open of a file. failures: how many of the writer's failures its user has been told."""
+
+    inode: Inode
+    credential: OpaqueAuth
+    writable: bool
+    reader: Reader
+    failures: int = 0
+
+
+class Files:
+    """All open files of a mount, by the number (fh) that FUSE has for them.
+
+    through: writes are made at once, not behind. caching: pages may be kept from open to open.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        inodes: InodeTable,
+        attributes: AttributeCache,
+        ahead: ReadAhead,
+        behind: WriteBehind,
+        silly: SillyRenames,
+        *,
+        through: bool = False,
+        caching: bool = True,
+    ) -> None:
+        self._calls = calls
+        self._inodes = inodes
+        self._attributes = attributes
+        self._ahead = ahead
+        self._behind = behind
+        self._silly = silly
+        self._through = through
+        self._caching = caching
+        self._open: dict[int, OpenFile] = {}
+        self._last = 0
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __getitem__(self, fh: int) -> OpenFile:
+        try:
+            return self._open[fh]
+        except KeyError:
+            raise CallerError(f"no open file {fh}", errno.EBADF) from None
+
+    async def open(self, inode: Inode, flags: int, credential: OpaqueAuth) -> tuple[int, bool]:
+        """Returns fh, and whether the kernel may keep the pages that it has."""
+        inode.opens += 1
+        try:
+            await self._revalidate(inode, flags, credential)
+            if flags & os.O_TRUNC:
+                await self._truncate(inode, credential)
+        except BaseException:
+            await self._closed(inode)
+            raise
+        keep = self._caching and inode.pages_version == inode.version
+        inode.pages_version = inode.version
+        return self._add(inode, flags, credential), keep
+
+    def created(self, inode: Inode, flags: int, credential: OpaqueAuth) -> int:
+        """A file that this user has just made is open without further questions: its fh."""
+        inode.opens += 1
+        inode.pages_version = inode.version
+        return self._add(inode, flags, credential)
+
+    def _add(self, inode: Inode, flags: int, credential: OpaqueAuth) -> int:
+        self._last += 1
+        writable = flags & os.O_ACCMODE != os.O_RDONLY
+        file = OpenFile(inode, credential, writable, Reader(inode, credential, self._ahead))
+        if inode.writer is not None:
+            file.failures = inode.writer.failures
+        self._open[self._last] = file
+        return self._last
+
+    async def _revalidate(self, inode: Inode, flags: int, credential: OpaqueAuth) -> None:
+        """Fresh attributes, and EACCES if the server would refuse what the flags ask for."""
+        wanted = _ACCESS_OF_MODE.get(flags & os.O_ACCMODE, ACCESS3_READ)
+        if flags & _FMODE_EXEC:
+            wanted = ACCESS3_EXECUTE
+        started = self._attributes.stamp()
+        result = await self._calls.access(inode.handle, wanted, credential)
+        if result.access & wanted != wanted:
+            raise CallerError("the server does not permit it", errno.EACCES)
+        attr = result.obj_attributes
+        if attr is None:
+            attr = await self._calls.getattr(inode.handle, credential)
+        self._attributes.update(inode, attr, started)
+
+    async def _truncate(self, inode: Inode, credential: OpaqueAuth) -> None:
+        if inode.writer is not None:
+            await inode.writer.flush()
+        started = self._attributes.stamp()
+        result = await self._calls.setattr(inode.handle, sattr3(size=0), credential)
+        inode.data_version += 1
+        self._attributes.update(inode, result.obj_wcc.after, started)
+
+    async def read(self, fh: int, offset: int, size: int) -> Buffer:
+        """`size` bytes, fewer only at the end of the file."""
+        file = self[fh]
+        writer = file.inode.writer
+        if writer is not None and writer.dirty:
+            known = file.inode.version[1] if file.inode.version is not None else 0
+            # Behind what the server knows of may be a hole, and then data that it lacks.
+            if offset + size > known or writer.overlaps(offset, offset + size):
+                await writer.drain()
+        return await file.reader.read(offset, size)
+
+    async def write(self, fh: int, offset: int, data: Buffer) -> int:
+        """Take data over, or report an earlier failure instead."""
+        file = self[fh]
+        self._report(file)
+        writer = self._behind.writer(file.inode)
+        file.inode.data_version += 1
+        await writer.write(offset, data, file.credential)
+        if self._through:
+            await self.flush(fh)
+        return len(data)
+
+    async def flush(self, fh: int) -> None:
+        """For close(2) and fsync(2): all that was written is stable, or a failure is reported."""
+        file = self[fh]
+        if file.writable and file.inode.writer is not None:
+            await file.inode.writer.flush()
+            self._report(file)
+
+    def _report(self, file: OpenFile) -> None:
+        writer = file.inode.writer
+        if writer is not None and writer.failure is not None and writer.failures != file.failures:
+            file.failures = writer.failures
+            raise WorldError(str(writer.failure), writer.failure.errno)
+
+    async def release(self, fh: int) -> None:
+        """The last reference to an open file is gone."""
+        file = self._open.pop(fh)
+        file.reader.drop()
+        writer = file.inode.writer
+        if writer is not None and writer.busy and file.writable:
+            await writer.flush()  # pages of a mapping, written after close(2)
+        await self._closed(file.inode)
+
+    async def _closed(self, inode: Inode) -> None:
+        inode.opens -= 1
+        if inode.opens:
+            return
+        if inode.writer is not None and not inode.writer.busy:
+            inode.writer = None
+        await self._silly.remove(inode)
+        self._inodes.drop_if_unused(inode)
+
+    async def close_all(self) -> None:
+        """At the end of the mount: what is still open is as good as closed."""
+        for fh in list(self._open):
+            try:
+                await self.release(fh)
+            except UmktlsError as error:
+                log.warning("closing at the end of the mount: %s", error)

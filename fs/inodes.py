@@ -1,0 +1,153 @@
+"""The inode table: what FUSE calls an inode number, NFS calls a file handle.
+
+Theory of operation. FUSE names a file by a number of our choice and counts how often it was told
+that number (lookups); until it has forgotten them all the number must mean the same file. NFS names
+a file by a handle of the server's choice. The number is the server's fileid, so that `ls -i`, tar
+and rsync see the server's inode numbers, unless that number is taken: by the root, which FUSE wants
+to be 1; by a file of another file system below the export; or by a file that is gone and whose
+fileid the server has given away again while FUSE still remembers the old one.
+
+Names are kept beside the inodes that they were last seen to lead to. They are needed when a name is
+removed (what does its file know that is wrong now? is it open?) and may be out of date, as all that
+is known about a server.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from pyfuse3 import ROOT_INODE, EntryAttributes
+
+from umktls.errors import CallerError
+
+if TYPE_CHECKING:
+    from .silly import SillyName
+    from .writer import Writer
+
+__all__ = ["Inode", "InodeTable"]
+
+Name = tuple[int, bytes]  # number of the directory, name in it
+
+# Numbers for files whose fileid is taken; no file system has fileids up there.
+FIRST_SPARE = 1 << 63
+
+
+class Inode:
+    """A file as this mount knows it. The attribute cache owns the fields from `attributes` on."""
+
+    __slots__ = (
+        "attributes",
+        "data_version",
+        "expires",
+        "handle",
+        "lease",
+        "lookups",
+        "names",
+        "number",
+        "opens",
+        "pages_version",
+        "silly",
+        "updated",
+        "version",
+        "writer",
+    )
+
+    def __init__(self, number: int, handle: bytes) -> None:
+        self.number = number
+        self.handle = handle
+        self.lookups = 0
+        self.names: list[Name] = []
+        self.opens = 0
+        self.silly: SillyName | None = None
+        self.writer: Writer | None = None
+        self.attributes: EntryAttributes | None = None
+        self.expires = 0.0
+        self.lease = 0.0
+        self.updated = 0
+        self.version: tuple[int, int, int] | None = None
+        self.pages_version: tuple[int, int, int] | None = None
+        self.data_version = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether this mount still works on the file, whatever FUSE remembers."""
+        return bool(self.opens or (self.writer is not None and self.writer.busy))
+
+
+class InodeTable:
+    """All inodes that FUSE may name, by number, by handle and by name."""
+
+    def __init__(self, root: bytes) -> None:
+        self.root = Inode(ROOT_INODE, root)
+        self.root.lookups = 1  # never forgotten
+        self._numbers = {ROOT_INODE: self.root}
+        self._handles = {root: self.root}
+        self._names: dict[Name, Inode] = {}
+        self._spare = FIRST_SPARE
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[Inode]:
+        return iter(self._numbers.values())
+
+    def __getitem__(self, number: int) -> Inode:
+        """The inode that FUSE names; CallerError ESTALE for a number that it was not told."""
+        try:
+            return self._numbers[number]
+        except KeyError:
+            raise CallerError(f"inode {number} is not known", errno.ESTALE) from None
+
+    def of_handle(self, handle: bytes, fileid: int) -> Inode:
+        """The inode of a file handle, made if need be. Its lookups are the caller's to count."""
+        inode = self._handles.get(handle)
+        if inode is None:
+            number = fileid
+            if number in self._numbers or not 1 < number < FIRST_SPARE:
+                number = self._spare
+                self._spare += 1
+            inode = self._numbers[number] = self._handles[handle] = Inode(number, handle)
+        return inode
+
+    def forget(self, number: int, lookups: int) -> None:
+        """FUSE forgets some of the lookups that it was told of."""
+        inode = self._numbers.get(number)
+        if inode is not None:
+            inode.lookups -= lookups
+            self.drop_if_unused(inode)
+
+    def drop_if_unused(self, inode: Inode) -> None:
+        """Remove an inode that neither FUSE nor this mount needs any more."""
+        if inode.lookups > 0 or inode.busy or self._numbers.get(inode.number) is not inode:
+            return
+        del self._numbers[inode.number]
+        del self._handles[inode.handle]
+        for name in inode.names:
+            if self._names.get(name) is inode:
+                del self._names[name]
+        inode.names.clear()
+
+    def bind(self, parent: Inode, name: bytes, inode: Inode) -> None:
+        """A name has been seen to lead to an inode."""
+        key = (parent.number, name)
+        known = self._names.get(key)
+        if known is inode:
+            return
+        if known is not None:
+            known.names.remove(key)
+        self._names[key] = inode
+        inode.names.append(key)
+
+    def unbind(self, parent: Inode, name: bytes) -> Inode | None:
+        """A name is gone: the inode that it led to, if known."""
+        key = (parent.number, name)
+        inode = self._names.pop(key, None)
+        if inode is not None:
+            inode.names.remove(key)
+        return inode
+
+    def named(self, parent: Inode, name: bytes) -> Inode | None:
+        """The inode that a name was last seen to lead to."""
+        return self._names.get((parent.number, name))

@@ -1,0 +1,266 @@
+"""Names: looking up, making, removing and renaming them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+
+from pyfuse3 import EntryAttributes
+
+from umktls.errors import CallerError
+from umktls.nfs.types import (
+    SERVER_TIME,
+    CREATE3resok,
+    MKDIR3resok,
+    MKNOD3resok,
+    SYMLINK3resok,
+    createhow3,
+    createmode3,
+    diropargs3,
+    fattr3,
+    ftype3,
+    mknoddata3,
+    nfsstat3,
+    sattr3,
+    specdata3,
+)
+from umktls.rpc.message import OpaqueAuth
+
+from .attributes import AttributeCache
+from .calls import Calls, NfsFailure
+from .inodes import Inode, InodeTable
+from .silly import SillyRenames
+
+__all__ = ["Namespace"]
+
+Made = CREATE3resok | MKDIR3resok | MKNOD3resok | SYMLINK3resok
+
+_SPECIAL = {
+    stat.S_IFCHR: ftype3.NF3CHR,
+    stat.S_IFBLK: ftype3.NF3BLK,
+    stat.S_IFSOCK: ftype3.NF3SOCK,
+    stat.S_IFIFO: ftype3.NF3FIFO,
+}
+PERMISSIONS = 0o7777
+
+
+class Namespace:
+    """Operations on names. Those that return an inode have counted a lookup of it.
+
+    missing_seconds: how long FUSE may believe that a name does not exist; None: not at all.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        inodes: InodeTable,
+        attributes: AttributeCache,
+        silly: SillyRenames,
+        missing_seconds: float | None,
+    ) -> None:
+        self._calls = calls
+        self._inodes = inodes
+        self._attributes = attributes
+        self._silly = silly
+        self._missing_seconds = missing_seconds
+
+    # ---- finding
+
+    async def lookup(self, parent: Inode, name: bytes, credential: OpaqueAuth) -> EntryAttributes:
+        started = self._attributes.stamp()
+        try:
+            result = await self._calls.lookup(parent.handle, name, credential)
+        except NfsFailure as failure:
+            if failure.status != nfsstat3.NFS3ERR_NOENT or self._missing_seconds is None:
+                raise
+            return self._missing()
+        self._attributes.update(parent, result.dir_attributes, started)
+        attr = result.obj_attributes or await self._calls.getattr(result.object, credential)
+        return self._attributes.reply(self._enter(parent, name, result.object, attr, started))
+
+    def _missing(self) -> EntryAttributes:
+        assert self._missing_seconds is not None
+        entry = EntryAttributes()
+        entry.st_ino = 0
+        entry.entry_timeout = self._missing_seconds
+        return entry
+
+    def _enter(
+        self, parent: Inode, name: bytes, handle: bytes, attr: fattr3, started: int
+    ) -> Inode:
+        """FUSE is about to be told of an inode under this name."""
+        inode = self._inodes.of_handle(handle, attr.fileid)
+        inode.lookups += 1
+        self._attributes.update(inode, attr, started)
+        self._inodes.bind(parent, name, inode)
+        return inode
+
+    # ---- making
+
+    async def create(
+        self, parent: Inode, name: bytes, mode: int, flags: int, credential: OpaqueAuth
+    ) -> Inode:
+        """A regular file for open(2) with O_CREAT; EXCLUSIVE for O_EXCL."""
+        size = 0 if flags & os.O_TRUNC else None
+        wanted = sattr3(mode=mode & PERMISSIONS, size=size)
+        if not flags & os.O_EXCL:
+            how = createhow3(createmode3.UNCHECKED, wanted)
+            return await self._create(parent, name, how, credential)
+        try:
+            return await self._create_exclusive(parent, name, wanted, credential)
+        except NfsFailure as failure:
+            if failure.status != nfsstat3.NFS3ERR_NOTSUPP:
+                raise
+        return await self._create(parent, name, createhow3(createmode3.GUARDED, wanted), credential)
+
+    async def _create(
+        self, parent: Inode, name: bytes, how: createhow3, credential: OpaqueAuth
+    ) -> Inode:
+        started = self._attributes.stamp()
+        result = await self._calls.create(parent.handle, name, how, credential)
+        return await self._made(parent, name, result, started, credential)
+
+    async def _create_exclusive(
+        self, parent: Inode, name: bytes, wanted: sattr3, credential: OpaqueAuth
+    ) -> Inode:
+        """The server may keep the verifier in the times, so these are set like the mode."""
+        verf = secrets.token_bytes(8)
+        how = createhow3(createmode3.EXCLUSIVE, verf=verf)
+        inode = await self._create(parent, name, how, credential)
+        attributes = sattr3(mode=wanted.mode, atime=SERVER_TIME, mtime=SERVER_TIME)
+        started = self._attributes.stamp()
+        result = await self._calls.setattr(inode.handle, attributes, credential)
+        self._attributes.update(inode, result.obj_wcc.after, started)
+        return inode
+
+    async def mkdir(
+        self, parent: Inode, name: bytes, mode: int, credential: OpaqueAuth
+    ) -> EntryAttributes:
+        started = self._attributes.stamp()
+        attributes = sattr3(mode=mode & PERMISSIONS)
+        result = await self._calls.mkdir(parent.handle, name, attributes, credential)
+        inode = await self._made(parent, name, result, started, credential)
+        return self._attributes.reply(inode)
+
+    async def symlink(
+        self, parent: Inode, name: bytes, target: bytes, credential: OpaqueAuth
+    ) -> EntryAttributes:
+        started = self._attributes.stamp()
+        result = await self._calls.symlink(parent.handle, name, target, credential)
+        inode = await self._made(parent, name, result, started, credential)
+        return self._attributes.reply(inode)
+
+    async def mknod(
+        self, parent: Inode, name: bytes, mode: int, rdev: int, credential: OpaqueAuth
+    ) -> EntryAttributes:
+        """Special files; a regular one, which NFS's MKNOD does not make, as open(2) would."""
+        attributes = sattr3(mode=mode & PERMISSIONS)
+        kind = _SPECIAL.get(stat.S_IFMT(mode))
+        if kind is None:
+            how = createhow3(createmode3.GUARDED, attributes)
+            inode = await self._create(parent, name, how, credential)
+            return self._attributes.reply(inode)
+        spec = specdata3(os.major(rdev), os.minor(rdev))
+        has_number = kind in (ftype3.NF3CHR, ftype3.NF3BLK)
+        what = mknoddata3(kind, attributes, spec if has_number else None)
+        started = self._attributes.stamp()
+        result = await self._calls.mknod(parent.handle, name, what, credential)
+        inode = await self._made(parent, name, result, started, credential)
+        return self._attributes.reply(inode)
+
+    async def _made(
+        self, parent: Inode, name: bytes, result: Made, started: int, credential: OpaqueAuth
+    ) -> Inode:
+        """Enter what was made; a server may leave out handle and attributes (RFC 1813 3.3.8)."""
+        self._attributes.update(parent, result.dir_wcc.after, started)
+        handle, attr = result.obj, result.obj_attributes
+        if handle is None:
+            found = await self._calls.lookup(parent.handle, name, credential)
+            handle, attr = found.object, found.obj_attributes
+        if attr is None:
+            attr = await self._calls.getattr(handle, credential)
+        return self._enter(parent, name, handle, attr, started)
+
+    async def link(
+        self, inode: Inode, parent: Inode, name: bytes, credential: OpaqueAuth
+    ) -> EntryAttributes:
+        started = self._attributes.stamp()
+        result = await self._calls.link(inode.handle, parent.handle, name, credential)
+        self._attributes.update(parent, result.linkdir_wcc.after, started)
+        attr = result.file_attributes or await self._calls.getattr(inode.handle, credential)
+        return self._attributes.reply(self._enter(parent, name, inode.handle, attr, started))
+
+    # ---- removing
+
+    async def unlink(self, parent: Inode, name: bytes, credential: OpaqueAuth) -> None:
+        """Remove a name of a file; of an open one it becomes a silly name."""
+        inode = self._inodes.named(parent, name)
+        if inode is not None:
+            self._silly.refuse(parent, name, inode)
+        if inode is not None and self._silly.wanted(inode):
+            await self._silly.rename(inode, parent, name, credential)
+        else:
+            started = self._attributes.stamp()
+            result = await self._calls.remove(parent.handle, name, credential)
+            self._attributes.update(parent, result.dir_wcc.after, started)
+        self._attributes.expire(self._inodes.unbind(parent, name))
+
+    async def rmdir(self, parent: Inode, name: bytes, credential: OpaqueAuth) -> None:
+        await self._silly.settle(self._inodes.named(parent, name))
+        started = self._attributes.stamp()
+        result = await self._calls.rmdir(parent.handle, name, credential)
+        self._attributes.update(parent, result.dir_wcc.after, started)
+        self._attributes.expire(self._inodes.unbind(parent, name))
+
+    # ---- renaming
+
+    async def rename(
+        self,
+        old_parent: Inode,
+        old_name: bytes,
+        parent: Inode,
+        name: bytes,
+        flags: int,
+        credential: OpaqueAuth,
+    ) -> None:
+        """NFS version 3 can only replace: EINVAL for any flag of renameat2(2)."""
+        if flags:
+            raise CallerError("NFS version 3 has no rename with flags", errno.EINVAL)
+        moved = self._inodes.named(old_parent, old_name)
+        replaced = self._inodes.named(parent, name)
+        if replaced is moved:
+            replaced = None
+        saved = replaced is not None and await self._save(replaced, parent, name, credential)
+        source = diropargs3(old_parent.handle, old_name)
+        target = diropargs3(parent.handle, name)
+        started = self._attributes.stamp()
+        try:
+            result = await self._calls.rename(source, target, credential)
+        except BaseException:
+            if saved and replaced is not None:
+                await self._silly.remove(replaced)
+            raise
+        self._attributes.update(old_parent, result.fromdir_wcc.after, started)
+        self._attributes.update(parent, result.todir_wcc.after, started)
+        self._rebind(old_parent, old_name, parent, name)
+
+    async def _save(
+        self, replaced: Inode, parent: Inode, name: bytes, credential: OpaqueAuth
+    ) -> bool:
+        """Keep an open file that is about to be replaced; whether that was necessary."""
+        if self._attributes.is_directory(replaced):
+            await self._silly.settle(replaced)
+            return False
+        if not self._silly.wanted(replaced):
+            return False
+        await self._silly.link(replaced, parent, name, credential)
+        return True
+
+    def _rebind(self, old_parent: Inode, old_name: bytes, parent: Inode, name: bytes) -> None:
+        moved = self._inodes.unbind(old_parent, old_name)
+        self._attributes.expire(moved)
+        self._attributes.expire(self._inodes.unbind(parent, name))
+        if moved is not None:
+            self._inodes.bind(parent, name, moved)

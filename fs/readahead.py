@@ -1,0 +1,224 @@
+"""Reading, and reading ahead.
+
+Theory of operation. The kernel reads ahead too, but at most a few requests, and 128 KiB each unless
+root raises that. So a file that is read from front to back is read ahead here, in blocks of one
+READ each, several in flight. A block begins where the kernel's next request is expected and is a
+multiple of that request's size, so that a request lies in one block and is answered with a view of
+it, without a copy; that is why reading ahead waits for two requests of the same size.
+
+The number of blocks grows as they prove useful, up to what the mount option allows; a seek, or any
+change of the file (`Inode.data_version`), drops them. Requests that are not sequential pass
+straight to the server with exactly the bytes that were asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from umktls.errors import UmktlsError
+from umktls.rpc.message import OpaqueAuth
+from umktls.rpc.xdr import Buffer
+
+from .attributes import AttributeCache
+from .calls import Calls
+from .inodes import Inode
+
+__all__ = ["ReadAhead", "Reader"]
+
+MEMORY = 16 << 20
+FIRST_WINDOW = 2
+
+log = logging.getLogger(__name__)
+
+
+class Block:
+    """One READ's worth of data, perhaps still on its way. Shorter than `length`: the file ended."""
+
+    __slots__ = ("data", "length", "offset", "ready")
+
+    def __init__(self, offset: int, length: int) -> None:
+        self.offset = offset
+        self.length = length
+        self.data: Buffer | None = None  # None after `ready`: the READ failed
+        self.ready = trio.Event()
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.length
+
+
+class ReadAhead:
+    """Shared by all readers of a mount: calls, and memory for blocks.
+
+    start: starts a background task. rsize: bytes of a READ at most. window: bytes ahead per file.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        attributes: AttributeCache,
+        start: Callable[..., Any],
+        rsize: int,
+        window: int,
+        memory: int = MEMORY,
+    ) -> None:
+        self._calls = calls
+        self._attributes = attributes
+        self.start = start
+        self.rsize = rsize
+        self.window = min(window, memory) // rsize
+        self._free = memory
+        self._holders: OrderedDict[Reader, None] = OrderedDict()
+
+    async def read(self, inode: Inode, offset: int, count: int, credential: OpaqueAuth) -> Buffer:
+        """`count` bytes, fewer only at the end of the file."""
+        data, end = await self._read(inode, offset, count, credential)
+        if end or len(data) == count:
+            return data
+        parts, got = [data], len(data)
+        while got < count and not end:
+            data, end = await self._read(inode, offset + got, count - got, credential)
+            parts.append(data)
+            got += len(data)
+        return b"".join(parts)
+
+    async def _read(
+        self, inode: Inode, offset: int, count: int, credential: OpaqueAuth
+    ) -> tuple[Buffer, bool]:
+        """One READ: what came, and whether the file ends there."""
+        count = min(count, self.rsize)
+        started = self._attributes.stamp()
+        result = await self._calls.read(inode.handle, offset, count, credential)
+        self._attributes.update(inode, result.file_attributes, started)
+        data = result.data if len(result.data) <= count else result.data[:count]
+        return data, result.eof or not data
+
+    def reserve(self, reader: Reader, count: int) -> bool:
+        """Memory for a block, if need be taken from the reader that has been idle longest."""
+        self.touch(reader)
+        while self._free < count:
+            idlest = next(iter(self._holders))
+            if idlest is reader:
+                return False
+            idlest.drop()
+        self._free -= count
+        return True
+
+    def touch(self, reader: Reader) -> None:
+        """This reader is in use."""
+        self._holders[reader] = None
+        self._holders.move_to_end(reader)
+
+    def give_back(self, reader: Reader, count: int) -> None:
+        """Memory of a block is free again; `reader` holds no more if it has none left."""
+        self._free += count
+        if not reader.blocks:
+            self._holders.pop(reader, None)
+
+
+class Reader:
+    """Reads one open file with the credential of who opened it."""
+
+    def __init__(self, inode: Inode, credential: OpaqueAuth, shared: ReadAhead) -> None:
+        self.blocks: deque[Block] = deque()  # contiguous
+        self._inode = inode
+        self._credential = credential
+        self._shared = shared
+        self._next = 0  # where a sequential reader reads next
+        self._size = 0  # of the last request
+        self._window = FIRST_WINDOW
+        self._version = inode.data_version
+
+    async def read(self, offset: int, size: int) -> Buffer:
+        """`size` bytes, fewer only at the end of the file. Raises UmktlsError."""
+        self._follow(offset, size)
+        blocks = [block for block in self.blocks if block.end > offset]
+        self._pass(offset + size)
+        if not blocks or blocks[0].offset > offset:
+            return await self._shared.read(self._inode, offset, size, self._credential)
+        return await self._collect(blocks, offset, size)
+
+    def drop(self) -> None:
+        """Forget all blocks; what is on its way is thrown away when it comes."""
+        freed = sum(block.length for block in self.blocks)
+        self.blocks.clear()
+        self._window = FIRST_WINDOW
+        self._shared.give_back(self, freed)
+
+    def _follow(self, offset: int, size: int) -> None:
+        """Notice what kind of reading this is, and read ahead if it is sequential."""
+        if self._version != self._inode.data_version:
+            self._version = self._inode.data_version
+            self.drop()
+        if offset != self._next:
+            self.drop()
+        elif size == self._size or self.blocks:
+            self._extend(offset + size, size)
+        self._next = offset + size
+        self._size = size
+
+    def _extend(self, start: int, size: int) -> None:
+        """Have blocks on their way from `start` on, as many as the window says."""
+        shared, inode = self._shared, self._inode
+        length = max(shared.rsize // size * size, size) if size <= shared.rsize else shared.rsize
+        ahead = [block for block in self.blocks if block.end > start]
+        window = min(self._window, shared.window)
+        offset = ahead[-1].end if ahead else start
+        file_size = inode.version[1] if inode.version is not None else 0
+        for _ in range(window - len(ahead)):
+            if offset >= file_size or not shared.reserve(self, length):
+                return
+            block = Block(offset, length)
+            self.blocks.append(block)
+            shared.start(self._fetch, block)
+            offset = block.end
+
+    async def _fetch(self, block: Block) -> None:
+        """Fill one block. Runs as a task, so nothing but Cancelled may leave it."""
+        try:
+            block.data = await self._shared.read(
+                self._inode, block.offset, block.length, self._credential
+            )
+        except UmktlsError as error:
+            # Whoever needs these bytes asks for them again and gets the error of that.
+            log.debug("reading ahead: %s", error)
+        except Exception:
+            log.exception("reading ahead failed")
+        finally:
+            block.ready.set()
+
+    def _pass(self, end: int) -> None:
+        """Let go of the blocks that end before `end`: they were useful, so the window grows."""
+        while self.blocks and self.blocks[0].end <= end:
+            block = self.blocks.popleft()
+            self._window = min(self._window * 2, max(self._shared.window, FIRST_WINDOW))
+            self._shared.give_back(self, block.length)
+
+    async def _collect(self, blocks: list[Block], offset: int, size: int) -> Buffer:
+        """The bytes from `offset` on: out of blocks that cover it, and from the server."""
+        parts: list[Buffer] = []
+        position, end = offset, offset + size
+        for block in blocks:
+            if position >= end:
+                break
+            await block.ready.wait()
+            if block.data is None:
+                break
+            start = position - block.offset
+            parts.append(memoryview(block.data)[start : start + end - position])
+            position += len(parts[-1])
+            if len(block.data) < block.length:
+                return _joined(parts)
+        if position < end:
+            args = (self._inode, position, end - position, self._credential)
+            parts.append(await self._shared.read(*args))
+        return _joined(parts)
+
+
+def _joined(parts: list[Buffer]) -> Buffer:
+    return parts[0] if len(parts) == 1 else b"".join(parts)

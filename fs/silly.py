@@ -1,0 +1,113 @@
+"""Files that are removed while they are open.
+
+NFS version 3 has no open: a removed file is gone, also for who still reads it. So, as NFS clients
+always did, an open file is not removed but renamed to ``.nfs...`` in its directory, and that name
+is removed when the file is closed for the last time. Where a rename would replace an open file, the
+file gets the other name first as a second link, so that the rename itself stays atomic.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import secrets
+from dataclasses import dataclass
+
+from trio.lowlevel import ParkingLot
+
+from umktls.errors import CallerError, UmktlsError
+from umktls.nfs.types import diropargs3, nfsstat3
+from umktls.rpc.message import OpaqueAuth
+
+from .attributes import AttributeCache
+from .calls import Calls, NfsFailure
+from .inodes import Inode
+
+__all__ = ["SillyName", "SillyRenames"]
+
+log = logging.getLogger(__name__)
+
+_NO_LINKS = (nfsstat3.NFS3ERR_NOTSUPP, nfsstat3.NFS3ERR_MLINK, nfsstat3.NFS3ERR_PERM)
+
+
+@dataclass(frozen=True, slots=True)
+class SillyName:
+    """The name that a removed open file has instead, and who removed it."""
+
+    parent: Inode
+    name: bytes
+    credential: OpaqueAuth
+
+
+class SillyRenames:
+    """Gives and removes the names."""
+
+    def __init__(self, calls: Calls, attributes: AttributeCache) -> None:
+        self._calls = calls
+        self._attributes = attributes
+        self._removing: dict[int, int] = {}  # directory's number -> removals under way
+        self._removed = ParkingLot()
+
+    def refuse(self, parent: Inode, name: bytes, inode: Inode) -> None:
+        """CallerError EBUSY if the name is the only one that keeps an open file alive."""
+        silly = inode.silly
+        if silly is not None and silly.parent is parent and silly.name == name:
+            raise CallerError(f"{name!r} keeps an open file alive", errno.EBUSY)
+
+    def wanted(self, inode: Inode | None) -> bool:
+        """Whether a file must be kept when its name goes."""
+        return inode is not None and inode.opens > 0 and inode.silly is None
+
+    async def rename(
+        self, inode: Inode, parent: Inode, name: bytes, credential: OpaqueAuth
+    ) -> None:
+        """Instead of removing `name`."""
+        silly = _silly_name(inode, parent, credential)
+        started = self._attributes.stamp()
+        source = diropargs3(parent.handle, name)
+        result = await self._calls.rename(source, diropargs3(parent.handle, silly.name), credential)
+        self._attributes.update(parent, result.todir_wcc.after, started)
+        inode.silly = silly
+
+    async def link(self, inode: Inode, parent: Inode, name: bytes, credential: OpaqueAuth) -> None:
+        """Before `name` is replaced."""
+        silly = _silly_name(inode, parent, credential)
+        try:
+            await self._calls.link(inode.handle, parent.handle, silly.name, credential)
+        except NfsFailure as failure:
+            if failure.status not in _NO_LINKS:
+                raise
+            await self.rename(inode, parent, name, credential)
+        else:
+            inode.silly = silly
+
+    async def remove(self, inode: Inode) -> None:
+        """The file is closed: remove its name. Failures are logged, nobody is there to be told."""
+        silly = inode.silly
+        if silly is None:
+            return
+        inode.silly = None
+        number = silly.parent.number
+        self._removing[number] = self._removing.get(number, 0) + 1
+        try:
+            started = self._attributes.stamp()
+            result = await self._calls.remove(silly.parent.handle, silly.name, silly.credential)
+            self._attributes.update(silly.parent, result.dir_wcc.after, started)
+        except UmktlsError as error:
+            log.warning("%r stays on the server: %s", silly.name, error)
+        finally:
+            self._removing[number] -= 1
+            if not self._removing[number]:
+                del self._removing[number]
+            self._removed.unpark_all()
+
+    async def settle(self, directory: Inode | None) -> None:
+        """Wait for removals under way in a directory that is to be removed itself."""
+        while directory is not None and directory.number in self._removing:
+            await self._removed.park()
+
+
+def _silly_name(inode: Inode, parent: Inode, credential: OpaqueAuth) -> SillyName:
+    """No file has this name: 64 of its bits are random."""
+    name = f".nfs{inode.number:016x}{secrets.token_hex(8)}"
+    return SillyName(parent, name.encode(), credential)

@@ -1,0 +1,93 @@
+"""Write-behind for a whole mount: memory, calls in flight, the clock (writer.py: one file)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import trio
+from trio.lowlevel import ParkingLot
+
+from .attributes import AttributeCache
+from .calls import Calls
+from .inodes import Inode
+from .slots import Slots
+from .writer import Writer
+
+__all__ = ["WriteBehind"]
+
+MEBIBYTE = 1 << 20
+MEMORY = 16 * MEBIBYTE
+WRITES_IN_FLIGHT = 8
+# A file with this much unstable data is committed in the background.
+COMMIT_AT = MEMORY // 2
+AGE_SECONDS = 1.0
+
+
+class WriteBehind:
+    """Shared by all writers of a mount.
+
+    start: starts a background task (a nursery's start_soon). wsize: bytes of a WRITE at most.
+    memory: bytes that may be held before writes wait.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        attributes: AttributeCache,
+        start: Callable[..., Any],
+        clock: Callable[[], float],
+        wsize: int,
+        memory: int = MEMORY,
+    ) -> None:
+        self.calls = calls
+        self.attributes = attributes
+        self.start = start
+        self.clock = clock
+        self.wsize = wsize
+        self.slots = Slots(WRITES_IN_FLIGHT)
+        self.held = 0
+        self.active: set[Writer] = set()
+        self._memory = memory
+        self._short = ParkingLot()
+
+    def writer(self, inode: Inode) -> Writer:
+        """The writer of a file, made if need be."""
+        if inode.writer is None:
+            inode.writer = Writer(inode, self)
+        return inode.writer
+
+    async def reserve(self, count: int) -> None:
+        """Wait until `count` bytes may be held. One write may exceed what there is if alone."""
+        while self.held and self.held + count > self._memory:
+            for writer in list(self.active):
+                writer.relieve()
+            await self._short.park()
+        self.held += count
+
+    def charge(self, count: int) -> None:
+        """Count memory that is held already."""
+        self.held += count
+
+    def give_back(self, count: int) -> None:
+        """Memory is free again."""
+        self.held -= count
+        self._short.unpark_all()
+
+    def wants_commit(self, unstable: int) -> bool:
+        """Whether a file with so much unstable data should be committed now."""
+        return unstable >= min(COMMIT_AT, self._memory // 2) or (unstable > 0 and bool(self._short))
+
+    async def run(self) -> None:
+        """Send data that nobody waits for when it has become old. Runs as long as the mount."""
+        while True:
+            await trio.sleep(AGE_SECONDS)
+            now = self.clock()
+            for writer in list(self.active):
+                writer.tidy(now, AGE_SECONDS)
+
+    async def flush(self) -> None:
+        """Make everything stable that can be, for the end of the mount."""
+        async with trio.open_nursery() as nursery:
+            for writer in list(self.active):
+                nursery.start_soon(writer.flush)
