@@ -19,7 +19,6 @@ import json
 import os
 import socket
 import struct
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from itertools import count
@@ -303,7 +302,7 @@ class Socket:
 
     def tls_mode(self, direction: Direction) -> int:
         """Who makes the records of one direction: a TCP_TLS_MODE_*, NONE (0) for nobody."""
-        return int.from_bytes(self.getsockopt(IPPROTO_TCP, _MODE[direction], 4), sys.byteorder)
+        return int.from_bytes(self.getsockopt(IPPROTO_TCP, _MODE[direction], 4), "little")
 
     def send_record(self, record_type: int, data: bytes) -> None:
         """Send one record of any type through the kernel, which must have the TX keys."""
@@ -343,7 +342,7 @@ class Socket:
         value = self._own_option(UMKTLS_DEADLINE)
         if len(value) != 4:
             return Deadline.after(otherwise)
-        return Deadline.after(int.from_bytes(value, sys.byteorder) / 1000)
+        return Deadline.after(int.from_bytes(value, "little") / 1000)
 
     def _own_option(self, name: int) -> bytes:
         try:

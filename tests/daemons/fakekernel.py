@@ -1,0 +1,350 @@
+"""A kernel small enough to see through, for testing daemons: threads, blocking calls, no trio.
+
+It answers system calls on ``syscall.sock`` and makes upcalls as the real one does, on sockets whose
+KTLS half is the project's own model; what it adds is that a test can look at everything.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from umktls.abi import rpctls
+from umktls.abi.personality import PERSONALITIES
+from umktls.errors import CallerError, UmktlsError
+from umktls.ktls.engines import get_engine
+from umktls.ktls.rx import PullResult
+from umktls.ktls.socket import KtlsSocketState
+from umktls.rpc.message import NULL_AUTH, AcceptedReply, encode_call, parse_untrusted
+from umktls.rpc.program import Procedure, Program
+from umktls.rpc.record import mark
+from umktls.rpc.xdr import Buffer
+from umktls.upcall import syscalls as wire
+from umktls.upcall.rpctls import RPCTLSCD_V1, rpctls_session_arg, rpctlscd_connect_arg
+
+SECONDS = 20.0  # the deadline of everything that could hang
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class Collector:
+    """The sink of a receiver: collects the application data."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self._lent = bytearray()
+
+    def get_buffer(self, size_hint: int) -> memoryview:
+        self._lent = bytearray(size_hint)
+        return memoryview(self._lent)
+
+    def direct_space(self) -> int:
+        return 0
+
+    def advance(self, count: int) -> None:
+        self.data += self._lent[:count]
+
+    def feed(self, data: Buffer) -> None:
+        self.data += data
+
+
+class FakeSocket:
+    """A connected socket of the kernel: `security`, `peername` and `seconds` are for the daemon."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        security: str = "tls",
+        peername: str = "localhost",
+        seconds: float = SECONDS,
+        personality: str = "umktls",
+        engine: str = "software",
+    ) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        self.security = security
+        self.peername = peername
+        self.ends = time.monotonic() + seconds
+        chosen = PERSONALITIES[personality]
+        self.state = KtlsSocketState(get_engine(engine), get_engine(engine), chosen)
+        self.lock = threading.RLock()
+        self.number: int | None = None
+        self.closed_by_daemon = False
+        self.session: rpctls_session_arg | None = None
+        self.refuse_option: int | None = None
+        self._sink = Collector()
+
+    # What RPC would use.
+
+    def send(self, data: bytes) -> None:
+        with self.lock:
+            self._push(self.state.tx.seal_message([data]))
+
+    def _push(self, buffers: list[Buffer]) -> None:
+        view = memoryview(b"".join(buffers))
+        while view:
+            try:
+                view = view[self.sock.send(view) :]
+            except BlockingIOError:
+                self._wait(select.POLLOUT)
+
+    def _wait(self, events: int) -> None:
+        poller = select.poll()
+        poller.register(self.sock, events)
+        assert poller.poll(SECONDS * 1000), "the peer did not come"
+
+    def receive(self, length: int, control: Callable[[FakeSocket], None]) -> bytes:
+        """`length` bytes of application data, fewer at the end; `control` for a parked record."""
+        while len(self._sink.data) < length:
+            with self.lock:
+                result = self.state.rx.pull(self._sink)
+            if result is PullResult.EOF:
+                break
+            if result is PullResult.MORE_NEEDED:
+                self.read()
+                continue
+            control(self)
+            with self.lock:
+                if self.state.rx.control is not None:
+                    self.state.rx.discard_control()
+        data = bytes(self._sink.data[:length])
+        del self._sink.data[:length]
+        return data
+
+    def read(self) -> None:
+        """More bytes from the connection into the receiver."""
+        self._wait(select.POLLIN)
+        with self.lock:
+            buffer = self.state.rx.get_buffer(1)
+            self.state.rx.buffer_filled(self.sock.recv_into(buffer))
+
+    # What the daemon uses.
+
+    def setsockopt(self, args: wire.SetsockoptArgs) -> None:
+        if args.name == self.refuse_option:
+            raise CallerError("refused for the test", errno.EOPNOTSUPP)
+        memory = {segment.address: segment.data for segment in args.memory}
+
+        def copyin(address: int, length: int) -> bytes:
+            data = memory.get(address)
+            if data is None or len(data) < length:
+                raise CallerError("bad address", errno.EFAULT)
+            return data[:length]
+
+        self.state.setsockopt(args.level, args.name, args.value, copyin)
+
+    def getsockopt(self, args: wire.GetsockoptArgs) -> bytes:
+        if args.level != rpctls.SOL_UMKTLS:
+            return self.state.getsockopt(args.level, args.name, args.length)
+        left = max(0, int((self.ends - time.monotonic()) * 1000))
+        values = {
+            rpctls.UMKTLS_PEERNAME: self.peername.encode(),
+            rpctls.UMKTLS_XPRTSEC: self.security.encode(),
+            rpctls.UMKTLS_DEADLINE: left.to_bytes(4, "little"),
+        }
+        return values[args.name]
+
+    def sendmsg(self, args: wire.SendmsgArgs) -> int:
+        self._push(self.state.sendmsg(args.data, args.control))
+        return len(args.data)
+
+    def recvmsg(self, args: wire.RecvmsgArgs) -> wire.RecvmsgResult:
+        if self.state.rx.control is None:
+            raise CallerError("nothing is parked", errno.EAGAIN)
+        return wire.RecvmsgResult(*self.state.recvmsg(args.length, args.controllen, args.flags))
+
+    def shutdown(self, args: wire.ShutdownArgs) -> None:
+        try:
+            self.sock.shutdown(args.how)
+        except OSError as error:
+            raise CallerError("shutdown", error.errno) from error
+
+
+class FakeKernel:
+    """The kernel of the run directory `rundir`. `program` is the side's upcall program."""
+
+    def __init__(self, rundir: Path, program: Program) -> None:
+        self.rundir = rundir
+        self.program = program
+        self.events: list[dict[str, Any]] = []
+        self.paths: dict[int, Path] = {}
+        self.operations: list[int] = []
+        self.registered = threading.Event()
+        self.gone = threading.Event()
+        self.silent = False
+        self.errno: Callable[[int], int] = int
+        self._pending: list[FakeSocket] = []
+        self._sockets: dict[int, FakeSocket] = {}
+        self._numbers = itertools.count(3)
+        self._xids = itertools.count(100)
+        self._lock = threading.Lock()
+        (rundir / "host.json").write_text(json.dumps({"personality": "umktls"}))
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(str(rundir / "syscall.sock"))
+        self._listener.listen()
+        self._processes: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._accepting = self._spawn(self._accept)
+
+    def __enter__(self) -> FakeKernel:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join(SECONDS)
+        self._listener.close()
+        for process in list(self._processes):
+            process.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(SECONDS)
+            assert not thread.is_alive()
+        for sock in self._sockets.values():
+            sock.sock.close()
+
+    def _spawn(self, target: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=target, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        return thread
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                process, _ = self._listener.accept()
+            except OSError:
+                return
+            self._processes.append(process)
+            self._spawn(partial(self._serve, process))
+
+    def _serve(self, process: socket.socket) -> None:
+        with process:
+            while data := process.recv(wire.MAX_MESSAGE):
+                self._answer(process, data)
+        self._processes.remove(process)
+        self.gone.set()
+
+    def _answer(self, process: socket.socket, data: bytes) -> None:
+        request = wire.decode_request_untrusted(data)
+        result, number = None, 0
+        descriptors: list[int] = []
+        try:
+            result, descriptors = self._call(request.args)
+        except UmktlsError as error:
+            number = self.errno(error.errno)
+        reply = wire.encode_reply(request.sequence, number, result, request.number)
+        if not self.silent:
+            socket.send_fds(process, [reply], descriptors)
+
+    def _call(self, args: Any) -> tuple[Any, list[int]]:
+        if isinstance(args, wire.RpctlsSyscallArgs):
+            return self._rpctls(args)
+        if isinstance(args, wire.UtraceArgs):
+            self.events.append(json.loads(args.data))
+            return None, []
+        sock = self._sockets.get(args.fd)
+        if sock is None or sock.closed_by_daemon:
+            raise CallerError("no such descriptor", errno.EBADF)
+        if isinstance(args, wire.CloseArgs):
+            sock.closed_by_daemon = True
+            return None, []
+        calls: dict[type, Callable[[Any], Any]] = {
+            wire.SetsockoptArgs: sock.setsockopt,
+            wire.GetsockoptArgs: sock.getsockopt,
+            wire.SendmsgArgs: sock.sendmsg,
+            wire.RecvmsgArgs: sock.recvmsg,
+            wire.ShutdownArgs: sock.shutdown,
+        }
+        with sock.lock:
+            return calls[type(args)](args), []
+
+    def _rpctls(self, args: wire.RpctlsSyscallArgs) -> tuple[int, list[int]]:
+        self.operations.append(args.op)
+        if args.op in (rpctls.RPCTLS_SYSC_CLSETPATH, rpctls.RPCTLS_SYSC_SRVSETPATH):
+            self.paths[args.op] = Path(args.path.decode())
+            self.registered.set()
+        if args.op in (rpctls.RPCTLS_SYSC_CLSOCKET, rpctls.RPCTLS_SYSC_SRVSOCKET):
+            with self._lock:
+                if not self._pending:
+                    raise CallerError("nothing is pending", errno.EPERM)
+                sock = self._pending.pop(0)
+                sock.number = next(self._numbers)
+                self._sockets[sock.number] = sock
+            return sock.number, [sock.sock.fileno()]
+        return 0, []
+
+    # Upcalls.
+
+    def offer(self, sock: FakeSocket) -> None:
+        """The next CLSOCKET or SRVSOCKET takes this one."""
+        self._pending.append(sock)
+
+    def connect(self, sock: FakeSocket, certname: bytes = b"") -> Any:
+        """The CONNECT upcall for `sock`; its result."""
+        self.offer(sock)
+        args = rpctlscd_connect_arg.of(certname) if self.program is RPCTLSCD_V1 else None
+        result = self.upcall(self.program["CONNECT"], args)
+        sock.session = rpctls_session_arg(result.sec, result.usec, result.ssl)
+        return result
+
+    def about(self, sock: FakeSocket, procedure: str) -> int:
+        """HANDLERECORD, DISCONNECT or REKEY; its reterr."""
+        result = self.upcall(self.program[procedure], sock.session)
+        assert isinstance(result.reterr, int)
+        return result.reterr
+
+    def handlerecord(self, sock: FakeSocket) -> None:
+        """For `FakeSocket.receive`: have the daemon take the parked record."""
+        assert self.about(sock, "HANDLERECORD") == rpctls.RPCTLSERR_OK
+
+    def upcall(self, procedure: Procedure[A, R], args: A) -> R:
+        """One RPC to the registered daemon, over a connection of its own."""
+        assert self.registered.wait(SECONDS), "no daemon registered"
+        (path,) = self.paths.values()
+        xid = next(self._xids)
+        header = encode_call(
+            xid, procedure.program, procedure.version, procedure.number, NULL_AUTH, NULL_AUTH
+        )
+        message = b"".join([header, *procedure.encode_args(args)])
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+            stream.settimeout(SECONDS)
+            stream.connect(str(path))
+            stream.sendall(mark(len(message)) + message)
+            reply = parse_untrusted(receive_message(stream))
+        assert isinstance(reply, AcceptedReply)
+        assert (reply.xid, reply.status) == (xid, 0)
+        return procedure.decode_result_untrusted(reply.body)
+
+    def event(self, name: str) -> dict[str, Any]:
+        """The last event of that name."""
+        return next(event for event in reversed(self.events) if event["event"] == name)
+
+    def names(self) -> list[str]:
+        return [event["event"] for event in self.events]
+
+
+def receive_message(stream: socket.socket) -> memoryview:
+    """One RPC message of a single fragment, and not a byte more."""
+    word = stream.recv(4, socket.MSG_WAITALL)
+    assert len(word) == 4, "the daemon closed the upcall's connection"
+    length = int.from_bytes(word, "big") & 0x7FFFFFFF
+    return memoryview(stream.recv(length, socket.MSG_WAITALL))

@@ -1,0 +1,169 @@
+"""The system calls from the daemon's side, against a small kernel."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.daemons.fakekernel import FakeKernel, FakeSocket
+from umktls.abi import rpctls
+from umktls.abi.freebsd import TCP_TLS_MODE_NONE, TCP_TLS_MODE_SW, to_freebsd
+from umktls.ktls.engines.software import SoftwareEngine
+from umktls.ktls.session import Session
+from umktls.ktls.suites import SUITES
+from umktls.upcall.rpctls import RPCTLSCD_V1
+from umktls.userland.libc import Kernel, KernelGone, Record, Socket, SystemCallError
+from umktls.userland.streams import Deadline
+
+SUITE = SUITES["TLS_AES_128_GCM_SHA256"]
+SESSION = Session.from_secret(SUITE, b"s" * 32, 7)
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[FakeKernel]:
+    with FakeKernel(tmp_path, RPCTLSCD_V1) as kernel:
+        yield kernel
+
+
+@pytest.fixture
+def kernel(fake: FakeKernel) -> Iterator[Kernel]:
+    kernel = Kernel(fake.rundir)
+    yield kernel
+    kernel.close()
+
+
+@pytest.fixture
+def ends(fake: FakeKernel) -> Iterator[tuple[FakeSocket, socket.socket]]:
+    near, far = socket.socketpair()
+    with near, far:
+        yield FakeSocket(near), far
+
+
+def take(fake: FakeKernel, kernel: Kernel, sock: FakeSocket) -> Socket:
+    fake.offer(sock)
+    taken = kernel.rpctls_syscall(rpctls.RPCTLS_SYSC_CLSOCKET)
+    assert taken is not None
+    return taken
+
+
+def test_registering_and_nothing_to_take(fake: FakeKernel, kernel: Kernel) -> None:
+    assert kernel.rpctls_syscall(rpctls.RPCTLS_SYSC_CLSETPATH, b"/some/path") is None
+    assert fake.paths == {rpctls.RPCTLS_SYSC_CLSETPATH: Path("/some/path")}
+    with pytest.raises(SystemCallError) as caught:
+        kernel.rpctls_syscall(rpctls.RPCTLS_SYSC_CLSOCKET)
+    assert (caught.value.name, caught.value.errno) == ("rpctls_syscall", errno.EPERM)
+
+
+def test_a_taken_socket(
+    fake: FakeKernel, kernel: Kernel, ends: tuple[FakeSocket, socket.socket]
+) -> None:
+    near, far = ends
+    taken = take(fake, kernel, near)
+    assert taken.number == near.number
+    assert (taken.peer_name(), taken.transport_security()) == ("localhost", "tls")
+    assert 0 < taken.deadline().left() <= 20
+    taken.write_all(b"hello", Deadline.after(5))
+    assert far.recv(5) == b"hello"
+    far.sendall(b"world")
+    assert taken.read_exact(5, Deadline.after(5)) == b"world"
+    descriptor = taken.fd
+    taken.release()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    before = near.closed_by_daemon
+    taken.close()
+    assert (before, near.closed_by_daemon) == (False, True)
+    with pytest.raises(SystemCallError) as caught:
+        taken.shutdown()
+    assert caught.value.errno == errno.EBADF
+
+
+def test_peer_address_over_tcp(fake: FakeKernel, kernel: Kernel) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as far,
+        listener.accept()[0] as near,
+    ):
+        taken = take(fake, kernel, FakeSocket(near))
+        assert taken.peer_address() == far.getsockname()
+        taken.close()
+        assert taken.peer_address() is None
+
+
+def test_keys_and_typed_records(
+    fake: FakeKernel, kernel: Kernel, ends: tuple[FakeSocket, socket.socket]
+) -> None:
+    near, far = ends
+    taken = take(fake, kernel, near)
+    assert taken.tls_mode("tx") == TCP_TLS_MODE_NONE
+    taken.enable_tls("tx", SESSION)
+    taken.enable_tls("rx", SESSION)
+    assert (taken.tls_mode("tx"), taken.tls_mode("rx")) == (TCP_TLS_MODE_SW, TCP_TLS_MODE_SW)
+    taken.send_record(21, b"\x01\x00")
+    wire = far.recv(100)
+    content = memoryview(bytearray(100))
+    opened = SoftwareEngine().opener(SESSION).open(memoryview(wire), content)
+    assert (opened, bytes(content[:2])) == ((21, 2), b"\x01\x00")
+    assert taken.receive_record() is None
+    far.sendall(SoftwareEngine().sealer(SESSION).seal(22, [b"ticket"]))
+    near.read()
+    near.state.rx.read_record()
+    assert taken.receive_record() == Record(22, b"ticket")
+    taken.close()
+
+
+def test_foreign_errno_numbers(tmp_path: Path) -> None:
+    with FakeKernel(tmp_path, RPCTLSCD_V1) as fake:
+        fake.errno = to_freebsd
+        (tmp_path / "host.json").write_text(json.dumps({"personality": "freebsd14"}))
+        kernel = Kernel(tmp_path)
+        near, far = socket.socketpair()
+        with near, far:
+            taken = take(fake, kernel, FakeSocket(near, personality="freebsd14"))
+            taken.enable_tls("tx", SESSION)
+            with pytest.raises(SystemCallError) as caught:
+                taken.enable_tls("tx", SESSION)
+            assert caught.value.errno_name == "EALREADY"
+            taken.close()
+        kernel.close()
+
+
+def test_events_reach_the_kernel(fake: FakeKernel, kernel: Kernel) -> None:
+    kernel.utrace({"event": "handshake-failed", "fd": 3, "reason": "x" * 10000})
+    (event,) = fake.events
+    assert (event["event"], event["fd"]) == ("handshake-failed", 3)
+    assert event["reason"].startswith("xxx")
+    assert event["reason"].endswith("...")
+
+
+def test_many_threads(fake: FakeKernel, kernel: Kernel) -> None:
+    def trace(number: int) -> None:
+        for step in range(20):
+            kernel.utrace({"event": "x", "number": number, "step": step})
+
+    threads = [threading.Thread(target=trace, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(fake.events) == 160
+
+
+def test_no_kernel(tmp_path: Path) -> None:
+    with pytest.raises(KernelGone, match="no host at"):
+        Kernel(tmp_path)
+
+
+def test_a_kernel_that_goes(tmp_path: Path) -> None:
+    with FakeKernel(tmp_path, RPCTLSCD_V1):
+        kernel = Kernel(tmp_path)
+    with pytest.raises(KernelGone):
+        kernel.utrace({"event": "x"})
+    kernel.close()
