@@ -21,6 +21,7 @@ from umktls.abi import rpctls
 from umktls.errors import CallerError, UmktlsError, WorldError
 from umktls.kernel import tls
 from umktls.kernel.children import DaemonCommand
+from umktls.kernel.groups import single_error
 from umktls.kernel.host import Host, HostConfig, booted
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.probe import probe
@@ -167,13 +168,13 @@ async def mounted(host: Host, config: MountConfig) -> AsyncIterator[NfsClient]:
     rpc = RpcClient(connect, disconnect, control, host.trace, config.deadline, config.url)
     # The first connection is made here and not by a call: its failure is the mount's, at once.
     rpc.offer(await connect())
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(rpc.run)
-        root = await mount_root(rpc, config)
-        host.trace.emit("mounted", None, what=f"{config.url} with {config.security}")
-        yield NfsClient(rpc, root, await file_system_info(rpc, root))
-        host.totals["rpcs"] = rpc.calls
-        nursery.cancel_scope.cancel()
+    with single_error():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rpc.run)
+            root = await mount_root(rpc, config)
+            host.trace.emit("mounted", None, what=f"{config.url} with {config.security}")
+            yield NfsClient(rpc, root, await file_system_info(rpc, root))
+            nursery.cancel_scope.cancel()
 
 
 async def make_connection(host: Host, config: MountConfig) -> KernelSocket:

@@ -27,6 +27,7 @@ from umktls.kernel import tls
 from umktls.kernel.children import Child, DaemonCommand
 from umktls.kernel.control import ControlServer
 from umktls.kernel.events import Trace
+from umktls.kernel.groups import single_error
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.rundir import RunDirectory
 from umktls.kernel.syscalls import Process, SyscallServer
@@ -39,6 +40,7 @@ __all__ = ["Host", "HostConfig", "booted"]
 STAT_SCHEMA = 1
 # Closed connections that `umktls stat` still shows.
 REMEMBERED = 64
+TRAFFIC = ("rpcs", "records_tx", "records_rx", "bytes_tx", "bytes_rx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +76,14 @@ class Host:
         self.sockets: dict[str, KernelSocket] = {}
         self.handles: dict[str, list[DaemonHandle]] = {"rpctlscd": [], "rpctlssd": []}
         self.totals = dict.fromkeys(
-            ("connections", "rpcs", "handshakes", "handshakes_failed", "resumed"), 0
+            ("connections", "handshakes", "handshakes_failed", "resumed"), 0
         )
         self.syscalls = SyscallServer(self)
         self.children: list[Child] = []
         self._registered = trio.Event()
         self._numbers = itertools.count(1)
         self._turn = 0
-        self._forgotten = dict.fromkeys(("records_tx", "records_rx", "bytes_tx", "bytes_rx"), 0)
+        self._forgotten = dict.fromkeys(TRAFFIC, 0)
 
     # ---- sockets
 
@@ -260,6 +262,7 @@ class Host:
 def traffic(sock: KernelSocket) -> dict[str, int]:
     tx, rx = sock.state.tx, sock.state.rx
     return {
+        "rpcs": sock.rpc["replies"],
         "records_tx": tx.records,
         "records_rx": rx.records,
         "bytes_tx": tx.bytes,
@@ -316,18 +319,23 @@ async def booted(config: HostConfig) -> AsyncIterator[Host]:
 
     Raises `UmktlsError` when it cannot come up.
     """
-    async with trio.open_nursery() as nursery:
-        host = Host(config, nursery)
-        host.rundir.make()
-        try:
-            host.rundir.describe({**host.describe(), **config.facts})
-            await host.serve_doors()
-            host.trace.emit("host-up", role=config.role, rundir=str(host.rundir.path))
-            host.start_daemons()
-            yield host
-        finally:
-            await shut_down(host)
-            nursery.cancel_scope.cancel()
+    with single_error():
+        async with trio.open_nursery() as nursery:
+            host = Host(config, nursery)
+            host.rundir.make()
+            try:
+                await bring_up(host)
+                yield host
+            finally:
+                await shut_down(host)
+                nursery.cancel_scope.cancel()
+
+
+async def bring_up(host: Host) -> None:
+    host.rundir.describe({**host.describe(), **host.config.facts})
+    await host.serve_doors()
+    host.trace.emit("host-up", role=host.config.role, rundir=str(host.rundir.path))
+    host.start_daemons()
 
 
 async def shut_down(host: Host) -> None:

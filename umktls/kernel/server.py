@@ -155,7 +155,6 @@ class Connection:
         if not parts:
             return
         self.sock.rpc["replies"] += 1
-        self.host.totals["rpcs"] += 1
         self.sock.send_message([mark(sum(map(len, parts))), *parts])
 
     # ---- TLS

@@ -1,0 +1,360 @@
+"""TLS between a client host and a server host, by upcall, with the real daemons as processes."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from os import kill
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.certificates import SERVER, directory, expired
+from tests.kernel.test_rpc import COUNT, SAY, Echo
+from umktls.certs.pki import Authority
+from umktls.errors import UmktlsError
+from umktls.kernel import tls
+from umktls.kernel.client import MountConfig, boot_client, make_connection
+from umktls.kernel.host import Host
+from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.rpc_client import RpcClient
+from umktls.kernel.server import Listening, ServerConfig, boot_server
+from umktls.rpc.message import NULL_AUTH, STARTTLS_VERIFIER, AcceptStat, encode_accepted
+from umktls.rpc.record import mark
+
+AUTHORITY = Authority.create()
+TICKETS = 2
+
+
+@dataclass
+class Pair:
+    """Both hosts, and a client between them."""
+
+    client: Host
+    server: Host
+    rpc: RpcClient
+
+    def events(self, side: str, *names: str) -> list[dict[str, Any]]:
+        trace = (self.client if side == "client" else self.server).trace
+        return [event for event in trace.since() if event["event"] in names]
+
+    async def event(self, side: str, name: str, number: int = 1) -> dict[str, Any]:
+        """The event `name` of that side; waits until it has happened `number` times."""
+        trace = (self.client if side == "client" else self.server).trace
+        arrived = trio.Event()
+        with trace.subscribed(lambda event: arrived.set()):
+            while len(found := self.events(side, name)) < number:
+                await arrived.wait()
+                arrived = trio.Event()
+        return found[number - 1]
+
+
+@pytest.fixture
+def certs(tmp_path: Path) -> Path:
+    return directory(tmp_path / "pki", AUTHORITY)
+
+
+@asynccontextmanager
+async def serving(rundir: Path, **changes: Any) -> AsyncIterator[Listening]:
+    config = ServerConfig("127.0.0.1", 0, security="tls", rundir=rundir)
+    async with boot_server(replace(config, **changes), [Echo().service()]) as listening:
+        yield listening
+
+
+def mount_config(port: int, rundir: Path, **changes: Any) -> MountConfig:
+    config = MountConfig("localhost", "/", port, rundir=rundir, deadline=10)
+    return replace(config, **changes)
+
+
+@asynccontextmanager
+async def pair(
+    certs: Path, tmp_path: Path, client: dict[str, Any], server: dict[str, Any]
+) -> AsyncIterator[Pair]:
+    async with AsyncExitStack() as stack:
+        listening = await stack.enter_async_context(
+            serving(tmp_path / "s", **{"certs": certs, **server})
+        )
+        config = mount_config(listening.port, tmp_path / "c", **{"certs": certs, **client})
+        host = await stack.enter_async_context(boot_client(config))
+        if config.daemon():
+            await host.daemon_ready("rpctlscd")
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        rpc = client_of(host, config)
+        nursery.start_soon(rpc.run)
+        yield Pair(host, listening.host, rpc)
+        nursery.cancel_scope.cancel()
+
+
+def client_of(host: Host, config: MountConfig) -> RpcClient:
+    async def connect() -> KernelSocket:
+        return await make_connection(host, config)
+
+    async def disconnect(sock: KernelSocket, reason: str) -> None:
+        await tls.disconnect(host, sock, reason)
+
+    async def control(sock: KernelSocket) -> None:
+        await tls.handle_control(host, sock)
+
+    return RpcClient(connect, disconnect, control, host.trace, config.deadline, config.url)
+
+
+MTLS = {"security": "mtls"}
+
+
+async def test_the_life_of_a_connection(certs: Path, tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, MTLS, MTLS) as both:
+            assert await both.rpc.call(SAY, b"hello there", NULL_AUTH) == b"hello there"
+            order = [event["event"] for event in both.client.trace.since()]
+            handshake = both.events("client", "handshake")[0]
+            (server_keys,) = both.events("server", "tx-keys")
+            (mode,) = both.events("client", "mode")
+            (early,) = both.events("client", "post-handshake")
+    story = ["tcp-connect", "probe", "starttls", "upcall", "socket-taken", "tx-keys", "rx-keys"]
+    places = [order.index(name) for name in [*story, "upcall-answered", "mode", "first-rpc"]]
+    assert places == sorted(places)
+    assert (handshake["version"], handshake["alpn"]) == ("TLSv1.3", "sunrpc")
+    assert handshake["resumed"] is False
+    assert (mode["tx"], mode["rx"]) == ("SW", "SW")
+    # The server's two tickets used up its first two sequence numbers, and waited at the client.
+    assert server_keys["sequence"] == TICKETS
+    assert early["records"] == TICKETS
+    waited = both.events("client", "control-record")
+    assert early["bytes"] == sum(event["bytes"] for event in waited)
+
+
+async def test_the_server_sees_who_calls(certs: Path, tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, MTLS, MTLS) as both:
+            await both.rpc.call(SAY, b"", NULL_AUTH)
+            (connection,) = both.server.stat()["connections"]
+    assert "umktls client" in connection["tls"]["peer"]
+    assert connection["upcalls"]["connect"] == 1
+
+
+async def test_a_lost_connection_resumes_with_a_ticket(certs: Path, tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, MTLS, MTLS) as both:
+            assert await both.rpc.call(COUNT, 1, NULL_AUTH) == 1
+            assert both.rpc.socket is not None
+            both.rpc.socket.shutdown(socket.SHUT_RDWR)
+            assert await both.rpc.call(COUNT, 2, NULL_AUTH) == 2
+            resumed = [event["resumed"] for event in both.events("client", "handshake")]
+            totals = both.client.stat()["totals"]
+    assert resumed == [False, True]
+    assert (totals["handshakes"], totals["resumed"]) == (2, 1)
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+async def test_new_keys_while_calls_are_in_flight(certs: Path, tmp_path: Path, side: str) -> None:
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, {}, {}) as both:
+            host = both.client if side == "client" else both.server
+            answers: list[bytes] = []
+
+            async def talk(number: int) -> None:
+                for _ in range(20):
+                    data = bytes([number]) * 20_000
+                    answers.append(await both.rpc.call(SAY, data, NULL_AUTH))
+
+            async with trio.open_nursery() as nursery:
+                for number in range(8):
+                    nursery.start_soon(talk, number)
+                await both.event("client", "first-rpc", 2)
+                for _ in range(3):
+                    assert await host.rekey(None) == 1
+            for name in ("tx-keys", "rx-keys"):
+                await both.event("client", name, 4)
+                await both.event("server", name, 4)
+    assert len(answers) == 160
+    assert sum(map(len, answers)) == 160 * 20_000
+
+
+async def test_a_close_is_announced(certs: Path, tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, {}, {}) as both:
+            await both.rpc.call(SAY, b"", NULL_AUTH)
+            assert both.rpc.socket is not None
+            await tls.disconnect(both.client, both.rpc.socket, "the test wants it")
+            alert = await both.event("server", "alert")
+            await both.event("server", "closed")
+    assert alert["description"] == "close_notify"
+
+
+async def refusal(
+    certs: Path, tmp_path: Path, client: dict[str, Any], server: dict[str, Any]
+) -> str:
+    """Why a connection could not be made; also that nothing but the probe went in clear."""
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, client, server) as both:
+            with pytest.raises(UmktlsError) as caught:
+                await both.rpc.call(SAY, b"secret", NULL_AUTH)
+            for connection in both.server.stat()["connections"]:
+                assert connection["rpc"]["calls"] <= 1
+    return str(caught.value)
+
+
+async def test_wrong_authority(certs: Path, tmp_path: Path) -> None:
+    stranger = directory(tmp_path / "other", AUTHORITY, trusted=Authority.create("another CA"))
+    reason = await refusal(certs, tmp_path, {"certs": stranger}, {})
+    assert "127.0.0.1" in reason
+    assert "certificate" in reason
+
+
+async def test_expired_server_certificate(certs: Path, tmp_path: Path) -> None:
+    old = directory(tmp_path / "old", AUTHORITY, server=expired(SERVER))
+    assert "expired" in await refusal(certs, tmp_path, {}, {"certs": old})
+
+
+async def test_name_mismatch(certs: Path, tmp_path: Path) -> None:
+    other = directory(
+        tmp_path / "other", AUTHORITY, server=replace(SERVER, hosts=("nfs.example.org",))
+    )
+    reason = await refusal(certs, tmp_path, {}, {"certs": other})
+    assert "localhost" in reason
+    assert "nfs.example.org" in reason
+
+
+async def test_no_client_certificate_where_one_is_required(certs: Path, tmp_path: Path) -> None:
+    assert "certificate" in await refusal(certs, tmp_path, {}, MTLS)
+
+
+async def test_client_certificate_of_a_stranger(certs: Path, tmp_path: Path) -> None:
+    stranger = directory(tmp_path / "other", Authority.create("another CA"), trusted=AUTHORITY)
+    reason = await refusal(certs, tmp_path, {**MTLS, "certs": stranger}, MTLS)
+    assert "unknown" in reason or "certificate" in reason
+
+
+async def test_server_without_tls(certs: Path, tmp_path: Path) -> None:
+    reason = await refusal(certs, tmp_path, {}, {"offer_tls": False, "security": "none"})
+    assert "does not offer TLS" in reason
+    assert "-o notls" in reason
+
+
+async def test_no_daemon(certs: Path, tmp_path: Path) -> None:
+    reason = await refusal(certs, tmp_path, {"no_daemon": True, "deadline": 0.5}, {})
+    assert "no rpctlscd is registered" in reason
+    assert "start one" in reason
+
+
+async def test_a_daemon_that_is_killed_in_the_handshake(certs: Path, tmp_path: Path) -> None:
+    """The server's daemon is stopped first, so that the client's waits in the handshake."""
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, {"deadline": 2.0}, {}) as both:
+            server_daemon = both.server.children[0].pid
+            client_daemon = both.client.children[0].pid
+            assert server_daemon is not None
+            assert client_daemon is not None
+            kill(server_daemon, signal.SIGSTOP)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(kill_when_taken, both, client_daemon)
+                    with pytest.raises(UmktlsError):
+                        await both.rpc.call(SAY, b"", NULL_AUTH)
+            finally:
+                kill(server_daemon, signal.SIGCONT)
+            answered = both.events("client", "upcall-answered")[0]
+    assert "went away" in answered["result"]
+
+
+async def kill_when_taken(both: Pair, pid: int) -> None:
+    await both.event("client", "socket-taken")
+    kill(pid, signal.SIGKILL)
+
+
+async def test_a_daemon_that_died_is_started_again_and_used(certs: Path, tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, {}, {}) as both:
+            await both.rpc.call(SAY, b"", NULL_AUTH)
+            pid = both.client.children[0].pid
+            assert pid is not None
+            kill(pid, signal.SIGKILL)
+            await both.event("client", "daemon-gone")
+            assert await both.rpc.call(SAY, b"keys stay", NULL_AUTH) == b"keys stay"
+            await both.event("client", "daemon-registered", 2)
+            assert both.rpc.socket is not None
+            both.rpc.socket.shutdown(socket.SHUT_RDWR)
+            assert await both.rpc.call(SAY, b"again", NULL_AUTH) == b"again"
+
+
+async def answer_probe_with(data: Callable[[bytes], bytes], stream: trio.SocketStream) -> None:
+    probe = await stream.receive_some(4096)
+    await stream.send_all(data(bytes(probe)))
+    while await stream.receive_some(4096):
+        pass
+
+
+STARTTLS_ANSWER = encode_accepted(0, STARTTLS_VERIFIER, AcceptStat.SUCCESS)
+PROBE_ANSWERS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "no RPC": (lambda probe: b"HTTP/1.1 400 Bad Request\r\n\r\n", "over the limit"),
+    "another xid": (lambda probe: mark(len(STARTTLS_ANSWER)) + STARTTLS_ANSWER, "something else"),
+    "the probe itself": (lambda probe: probe, "something else"),
+    "no verifier": (
+        lambda probe: mark(24) + probe[4:8] + b"\0\0\0\1" + bytes(16),
+        "no STARTTLS verifier",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROBE_ANSWERS)
+async def test_an_odd_answer_to_the_probe(certs: Path, tmp_path: Path, name: str) -> None:
+    answer, expected = PROBE_ANSWERS[name]
+    reason = await against(certs, tmp_path, lambda stream: answer_probe_with(answer, stream))
+    assert expected in reason
+
+
+async def against(
+    certs: Path, tmp_path: Path, serve: Callable[[trio.SocketStream], Awaitable[None]]
+) -> str:
+    """Why no connection can be made to a server that behaves like `serve`."""
+    with trio.fail_after(30):
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listeners[0].socket.getsockname()[1]
+        config = mount_config(port, tmp_path / "c", certs=certs)
+        async with boot_client(config) as host, trio.open_nursery() as nursery:
+            await nursery.start(trio.serve_listeners, serve, listeners)
+            await host.daemon_ready("rpctlscd")
+            with pytest.raises(UmktlsError) as caught:
+                await make_connection(host, config)
+            nursery.cancel_scope.cancel()
+    return str(caught.value)
+
+
+async def test_a_server_that_hangs_up_on_the_probe(certs: Path, tmp_path: Path) -> None:
+    async def hang_up(stream: trio.SocketStream) -> None:
+        await stream.receive_some(4096)
+        await stream.aclose()
+
+    assert "closed the connection" in await against(certs, tmp_path, hang_up)
+
+
+async def test_wrong_passphrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked = directory(tmp_path / "locked", AUTHORITY, passphrase=b"open sesame")
+    monkeypatch.setenv("UMKTLS_KEY_PASSPHRASE", "wrong")
+    with trio.fail_after(30):
+        with pytest.raises(UmktlsError, match="passphrase"):
+            async with serving(tmp_path / "s", certs=locked):
+                raise AssertionError("a server came up without its key")
+        monkeypatch.setenv("UMKTLS_KEY_PASSPHRASE", "open sesame")
+        async with serving(tmp_path / "s", certs=locked):
+            pass
+
+
+async def test_no_process_and_no_file_is_left(certs: Path, tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, {}, {}) as both:
+            await both.rpc.call(SAY, b"", NULL_AUTH)
+            pids = [both.client.children[0].pid, both.server.children[0].pid]
+    for pid in pids:
+        assert not alive(pid)
+    assert not (tmp_path / "s").exists()
+    assert not (tmp_path / "c").exists()
+
+
+def alive(pid: int | None) -> bool:
+    return Path(f"/proc/{pid}").exists()
