@@ -1,0 +1,134 @@
+"""One call being served: what it is about, in whose name, and what its reply says if it fails.
+
+An operation is a function (call, arguments) -> resok. It names the files it is about by `look` or
+`change`; if it ends by an error, `failed` puts their attributes into the resfail, in the order in
+which they were named, which is the order that RFC 1813 gives to the fields.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from umktls.nfs.status import status_of
+from umktls.nfs.types import nfsstat3, sattr3, wcc_data
+from umktls.nfsd import hostcalls
+from umktls.nfsd.attributes import post_op, set_attributes, wcc
+from umktls.nfsd.credentials import Actor, Identity, believed
+from umktls.nfsd.directory import Listings
+from umktls.nfsd.errors import NfsError
+from umktls.nfsd.exports import level_of
+from umktls.nfsd.handles import READ, WRITE, Descriptor, Handles, Node
+from umktls.nfsd.volume import Volume
+from umktls.rpc.server import CallContext
+
+__all__ = ["Call", "Changed", "Operation", "Site", "status_of_error"]
+
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What all calls share. `umask` is the one of this process."""
+
+    handles: Handles
+    listings: Listings
+    actor: Actor
+    write_verifier: bytes
+    umask: int
+
+
+class Changed:
+    """A file that the call changes, with its attributes before that."""
+
+    __slots__ = ("before", "node")
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.before = node.stat()
+
+    def wcc(self) -> wcc_data:
+        return wcc(self.before, self.node)
+
+
+class Call:
+    """See the head of this file."""
+
+    __slots__ = ("_context", "_named", "site")
+
+    def __init__(self, site: Site, context: CallContext) -> None:
+        self.site = site
+        self._context = context
+        self._named: list[Node | Changed] = []
+
+    def node(self, handle: bytes) -> Node:
+        """The file of a handle; NfsError ACCES for an export that asks for more security."""
+        node = self.site.handles.node(handle)
+        level = node.volume.export.level
+        if level and level_of(self._context.peer) < level:
+            raise NfsError(nfsstat3.NFS3ERR_ACCES)
+        return node
+
+    def look(self, handle: bytes) -> Node:
+        """A file whose attributes go into the reply."""
+        node = self.node(handle)
+        self._named.append(node)
+        return node
+
+    def change(self, handle: bytes) -> Changed:
+        """A file whose attributes, before and after, go into the reply."""
+        changed = Changed(self.node(handle))
+        self._named.append(changed)
+        if changed.node.volume.export.read_only:
+            raise NfsError(nfsstat3.NFS3ERR_ROFS)
+        return changed
+
+    def failed(self, resfail: Callable[..., ResultT], error: NfsError | OSError) -> ResultT:
+        """The reply of a call that ended by NfsError or OSError."""
+        replies = [
+            item.wcc() if isinstance(item, Changed) else post_op(item) for item in self._named
+        ]
+        return resfail(status_of_error(error), *replies)
+
+    def identity(self, volume: Volume) -> Identity:
+        return believed(volume.export, self._context.credential, self._context.peer)
+
+    def acting(self, volume: Volume) -> AbstractContextManager[None]:
+        """`with call.acting(volume):` the thread has the caller's rights. Not to be nested."""
+        actor = self.site.actor
+        return actor.acting(self.identity(volume)) if actor.privileged else actor.as_oneself
+
+    def open(self, node: Node, access: int, status: os.stat_result | None = None) -> Descriptor:
+        """A descriptor for READ or WRITE, if the caller may; `status`: the file's, if known."""
+        if node.type != stat.S_IFREG:
+            raise NfsError(nfsstat3.NFS3ERR_INVAL)
+        if self.site.actor.privileged and not self._may(node, access, status):
+            raise NfsError(nfsstat3.NFS3ERR_ACCES)
+        return node.open(access)
+
+    def _may(self, node: Node, access: int, status: os.stat_result | None) -> bool:
+        """Whether a caller may read or write. The owner always may: he may have opened the file
+        before its mode was changed. Who may execute may read, to be able to execute."""
+        identity = self.identity(node.volume)
+        if identity.uid in (0, (status or node.stat()).st_uid):
+            return True
+        with self.site.actor.acting(identity):
+            return any(hostcalls.access(node.fd, mode) for mode in ACCESS_MODES[access])
+
+    def set_attributes(self, node: Node, wanted: sattr3, now: os.stat_result) -> None:
+        """SETATTR's work; `now` is the file's status."""
+        if wanted.size is not None:
+            self.open(node, WRITE, now)
+        set_attributes(node, wanted, now, self.acting(node.volume))
+
+
+ACCESS_MODES = {READ: (os.R_OK, os.X_OK), WRITE: (os.W_OK,)}
+Operation = Callable[[Call, Any], Any]
+
+
+def status_of_error(error: NfsError | OSError) -> nfsstat3:
+    return error.status if isinstance(error, NfsError) else status_of(error.errno or 0)

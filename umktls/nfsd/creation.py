@@ -1,0 +1,174 @@
+"""NFS version 3: new files (RFC 1813 sections 3.3.8 to 3.3.11).
+
+CREATE opens the new file for writing at once, because that is what clients do next, and because a
+mode such as 0444 would not let a server that is not root open it later.
+
+EXCLUSIVE creation keeps the client's verifier in the file's times, where it survives a restart: a
+client that asks again with the same verifier has created the file itself. The client then sets the
+times that it wants by SETATTR, as the RFC demands.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+
+from umktls.nfs import types
+from umktls.nfs.types import createmode3, fattr3, ftype3, nfsstat3, sattr3
+from umktls.nfsd.attributes import MODE_BITS, fattr
+from umktls.nfsd.calls import Call
+from umktls.nfsd.errors import NfsError
+from umktls.nfsd.handles import WRITE, Descriptor, Node
+from umktls.nfsd.names import component, open_entry
+
+__all__ = ["create", "mkdir", "mknod", "symlink"]
+
+CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+NO_WISHES = sattr3()
+# Where a client does not say: for the owner alone.
+FILE_MODE, DIRECTORY_MODE = 0o600, 0o700
+
+
+SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX  # mkdir(2) takes none of them
+
+
+def _mode(wanted: sattr3, default: int) -> int:
+    return default if wanted.mode is None else wanted.mode & MODE_BITS
+
+
+def _finish(call: Call, node: Node, wanted: sattr3, mode: int) -> fattr3:
+    """Give a new file what it was not created with. The umask of this process is no wish of the
+    client's, who has used his own; other differences of the mode (access control lists, bits
+    that a directory hands down) are the file system's."""
+    now = node.stat()
+    lost = mode & (call.site.umask | SPECIAL_BITS) & ~now.st_mode
+    rest = replace(wanted, mode=stat.S_IMODE(now.st_mode) | lost if lost else None)
+    if rest.size == now.st_size:
+        rest = replace(rest, size=None)
+    if rest != NO_WISHES:
+        call.set_attributes(node, rest, now)
+        now = node.stat()
+    return fattr(now, node.volume)
+
+
+def create(call: Call, args: types.CREATE3args) -> types.CREATE3resok:
+    directory = call.change(args.where.dir)
+    name = component(args.where.name, nfsstat3.NFS3ERR_EXIST)
+    node, attributes = CREATE_MODES[args.how.mode](call, directory.node, name, args.how)
+    return types.CREATE3resok(node.handle, attributes, directory.wcc())
+
+
+Created = tuple[Node, fattr3]
+
+
+def _create_new(call: Call, directory: Node, name: bytes, wanted: sattr3) -> Created:
+    """GUARDED; OSError EEXIST."""
+    mode = _mode(wanted, FILE_MODE)
+    with call.acting(directory.volume):
+        fd = os.open(name, CREATE_FLAGS, mode, dir_fd=directory.fd)
+    node = call.site.handles.adopt(directory, name, Descriptor(fd, WRITE))
+    return node, _finish(call, node, wanted, mode)
+
+
+def _create_guarded(call: Call, directory: Node, name: bytes, how: types.createhow3) -> Created:
+    return _create_new(call, directory, name, how.obj_attributes or NO_WISHES)
+
+
+def _create_unchecked(call: Call, directory: Node, name: bytes, how: types.createhow3) -> Created:
+    """An existing file is as good; of the attributes only the size is set (the RFC: truncation)."""
+    wanted = how.obj_attributes or NO_WISHES
+    try:
+        return _create_new(call, directory, name, wanted)
+    except FileExistsError:
+        node = open_entry(call, directory, name)
+    if node.type == stat.S_IFDIR:
+        raise NfsError(nfsstat3.NFS3ERR_ISDIR)
+    if wanted.size is not None:
+        call.set_attributes(node, sattr3(size=wanted.size), node.stat())
+    return node, fattr(node.stat(), node.volume)
+
+
+def _create_exclusive(call: Call, directory: Node, name: bytes, how: types.createhow3) -> Created:
+    times = _times_of(how.verf or b"")
+    try:
+        node, _ = _create_new(call, directory, name, NO_WISHES)
+    except FileExistsError:
+        node = open_entry(call, directory, name)
+        status = node.stat()
+        kept = status.st_atime_ns, status.st_mtime_ns
+        if node.type != stat.S_IFREG or status.st_size or kept != times:
+            raise
+    else:
+        os.utime(node.path, ns=times)
+    return node, fattr(node.stat(), node.volume)
+
+
+SECOND = 1_000_000_000
+
+
+def _times_of(verifier: bytes) -> tuple[int, int]:
+    """Times (ns) that stand for a verifier. Whole seconds of 31 bits are what every file system
+    keeps; of the 64 bits two are lost."""
+    number = int.from_bytes(verifier, "big")
+    return (number >> 32 & 0x7FFFFFFF) * SECOND, (number & 0x7FFFFFFF) * SECOND
+
+
+CREATE_MODES: dict[createmode3, Callable[[Call, Node, bytes, types.createhow3], Created]] = {
+    createmode3.UNCHECKED: _create_unchecked,
+    createmode3.GUARDED: _create_guarded,
+    createmode3.EXCLUSIVE: _create_exclusive,
+}
+
+
+def mkdir(call: Call, args: types.MKDIR3args) -> types.MKDIR3resok:
+    directory = call.change(args.where.dir)
+    name = component(args.where.name, nfsstat3.NFS3ERR_EXIST)
+    mode = _mode(args.attributes, DIRECTORY_MODE)
+    with call.acting(directory.node.volume):
+        os.mkdir(name, mode, dir_fd=directory.node.fd)
+    node = open_entry(call, directory.node, name)
+    attributes = _finish(call, node, args.attributes, mode)
+    return types.MKDIR3resok(node.handle, attributes, directory.wcc())
+
+
+def symlink(call: Call, args: types.SYMLINK3args) -> types.SYMLINK3resok:
+    directory = call.change(args.where.dir)
+    name = component(args.where.name, nfsstat3.NFS3ERR_EXIST)
+    target = args.symlink.symlink_data
+    if b"\0" in target:
+        raise NfsError(nfsstat3.NFS3ERR_INVAL)
+    with call.acting(directory.node.volume):
+        os.symlink(target, name, dir_fd=directory.node.fd)
+    node = open_entry(call, directory.node, name)
+    wanted = replace(args.symlink.symlink_attributes, mode=None, size=None)  # a link has neither
+    attributes = _finish(call, node, wanted, 0)
+    return types.SYMLINK3resok(node.handle, attributes, directory.wcc())
+
+
+MKNOD_TYPES = {
+    ftype3.NF3CHR: stat.S_IFCHR,
+    ftype3.NF3BLK: stat.S_IFBLK,
+    ftype3.NF3SOCK: stat.S_IFSOCK,
+    ftype3.NF3FIFO: stat.S_IFIFO,
+}
+
+
+def mknod(call: Call, args: types.MKNOD3args) -> types.MKNOD3resok:
+    directory = call.change(args.where.dir)
+    name = component(args.where.name, nfsstat3.NFS3ERR_EXIST)
+    kind = MKNOD_TYPES.get(args.what.type)
+    if kind is None:
+        raise NfsError(nfsstat3.NFS3ERR_BADTYPE)
+    wanted = args.what.attributes or NO_WISHES
+    mode = _mode(wanted, FILE_MODE)
+    with call.acting(directory.node.volume):
+        os.mknod(name, kind | mode, _device(args.what.spec), dir_fd=directory.node.fd)
+    node = open_entry(call, directory.node, name)
+    attributes = _finish(call, node, wanted, mode)
+    return types.MKNOD3resok(node.handle, attributes, directory.wcc())
+
+
+def _device(spec: types.specdata3 | None) -> int:
+    return os.makedev(spec.specdata1, spec.specdata2) if spec is not None else 0

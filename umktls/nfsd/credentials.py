@@ -1,0 +1,135 @@
+"""Whose rights a call has on the host's file system.
+
+Theory of operation. A server that runs as root does each call with the caller's uid, gid and groups
+of AUTH_SYS (RFC 5531 appendix A) as the file system ids of the thread that serves it, so that the
+kernel itself decides about permissions, access control lists and quotas. Linux keeps these ids per
+thread; giving up fsuid 0 also gives up the capabilities that override permissions
+(capabilities(7)). They are put back before the handler returns, because the thread goes on with the
+host's own work.
+
+A server that does not run as root cannot do that: everything runs with the rights of its user, and
+credentials are not looked at.
+
+The ids in AUTH_SYS are what the caller says. They are believed only when root of the other machine
+let it speak: it has a verified certificate, or a port below 1024 (the export's `secure`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+
+from umktls.errors import UnsupportedError
+from umktls.nfsd import hostcalls
+from umktls.nfsd.exports import Export
+from umktls.rpc.message import AuthSys
+from umktls.rpc.server import Peer
+
+__all__ = ["NOBODY", "Actor", "Identity", "believed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A user with his groups, as the file system sees him."""
+
+    uid: int
+    gid: int
+    gids: tuple[int, ...] = ()
+
+
+NOBODY_ID = 65534
+NOBODY = Identity(NOBODY_ID, NOBODY_ID)
+
+
+def believed(export: Export, credential: AuthSys | None, peer: Peer) -> Identity:
+    """Who the caller is for this export, after squashing."""
+    if credential is None or export.squash == "all":
+        return NOBODY
+    if export.secure and not (peer.verified or peer.reserved_port):
+        return NOBODY
+    return _identity(credential, export.squash == "root")
+
+
+@lru_cache(maxsize=256)
+def _identity(credential: AuthSys, squash_root: bool) -> Identity:
+    squashed = (hostcalls.NO_ID, 0) if squash_root else (hostcalls.NO_ID,)
+    uid, gid, *gids = (
+        NOBODY_ID if number in squashed else number
+        for number in (credential.uid, credential.gid, *credential.gids)
+    )
+    return Identity(uid, gid, tuple(gids))
+
+
+class Actor:
+    """The one who does the file system calls: knows its own ids and can take on others."""
+
+    def __init__(self) -> None:
+        self.privileged = os.geteuid() == 0
+        self._own = Identity(os.geteuid(), os.getegid(), tuple(os.getgroups()))
+        self.as_oneself = nullcontext()
+        self._switches: dict[Identity, _Switch] = {}
+        if self.privileged:
+            self._prove()
+
+    def acting(self, identity: Identity) -> AbstractContextManager[None]:
+        """`with actor.acting(identity):` the calling thread has its rights. Not to be nested."""
+        own = self._own
+        if not self.privileged or (identity.uid == own.uid and identity.gid == own.gid):
+            return self.as_oneself  # more groups would give root nothing more
+        switch = self._switches.get(identity)
+        if switch is None:
+            if len(self._switches) >= SWITCHES_LIMIT:
+                self._switches.clear()
+            switch = _Switch(own, identity)
+            switch.prove()
+            self._switches[identity] = switch
+        return switch
+
+    def _prove(self) -> None:
+        """Root without CAP_SETUID would silently serve every caller as root."""
+        try:
+            self.acting(NOBODY)
+        except OSError as error:
+            raise UnsupportedError(
+                "the server runs as root but may not change its file system ids (no CAP_SETUID, "
+                "CAP_SETGID): it could not keep callers apart; start it as another user"
+            ) from error
+
+
+SWITCHES_LIMIT = 256
+
+
+class _Switch:
+    """To another identity and back. Has no state of its own: any thread may use it at any time."""
+
+    __slots__ = ("_identity", "_other_groups", "_own")
+
+    def __init__(self, own: Identity, identity: Identity) -> None:
+        self._own = own
+        self._identity = identity
+        self._other_groups = identity.gids != own.gids
+
+    def prove(self) -> None:
+        """OSError EACCES if this process cannot be that user: ids without a counterpart in a user
+        namespace are refused silently, and the call would be done as root."""
+        with self:
+            uid, gid = hostcalls.setfsuid(hostcalls.NO_ID), hostcalls.setfsgid(hostcalls.NO_ID)
+        if (uid, gid) != (self._identity.uid, self._identity.gid):
+            raise OSError(errno.EACCES, f"cannot act for user {self._identity.uid}")
+
+    def __enter__(self) -> None:
+        identity = self._identity
+        if self._other_groups:
+            hostcalls.setgroups(identity.gids)  # the one that may fail, before all others
+        hostcalls.setfsgid(identity.gid)
+        hostcalls.setfsuid(identity.uid)
+
+    def __exit__(self, *exc_info: object) -> None:
+        own = self._own
+        hostcalls.setfsuid(own.uid)
+        hostcalls.setfsgid(own.gid)
+        if self._other_groups:
+            hostcalls.setgroups(own.gids)

@@ -1,0 +1,100 @@
+"""The entries of directories in an order that lasts.
+
+Theory of operation. A client reads a directory page by page, removes and makes entries meanwhile,
+and must get every entry that was there all the time, once. So a cookie must not be a position in a
+list that changes. Kernels use the file system's own offsets; a process gets them in a form that
+lasts from some file systems only (not from overlayfs, nor from older tmpfs). So here a cookie is a
+hash of the name, and entries come in the order of the hashes: "what comes behind this cookie" means
+the same whatever else was added or removed, and after a restart too. The hash is keyed, so that
+nobody can make names that collide, and has 63 bits, because clients hand cookies out as signed file
+offsets. The verifier is a digest of the key: a cookie of another server is BAD_COOKIE.
+
+Reading a whole directory for each page would cost too much. The entries are kept from the first
+page (cookie 0, which always reads afresh) for the pages behind it. A page whose entries are not
+kept any more is made from the directory as it is then, to the same effect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Sequence
+from operator import itemgetter
+from threading import Lock
+from typing import NamedTuple
+
+__all__ = ["DOT_COOKIE", "DOT_DOT_COOKIE", "Entry", "Listings"]
+
+DOT_COOKIE, DOT_DOT_COOKIE = 1, 2
+FIRST_COOKIE = 3  # of the other entries
+KEPT_ENTRIES = 50_000  # some 10 MB
+
+
+class Entry(NamedTuple):
+    cookie: int
+    name: bytes
+    inode: int
+
+
+class _Listing(NamedTuple):
+    used: float  # on the monotonic clock
+    entries: list[Entry]
+
+
+class Listings:
+    """Reads directories and keeps what it has read for a while. `secret`: keys the cookies."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._hash = hashlib.blake2b(key=secret, digest_size=8, person=b"cookies")
+        self.verifier = hashlib.blake2b(key=secret, digest_size=8, person=b"verifier").digest()
+        self._lock = Lock()
+        self._kept: OrderedDict[bytes, _Listing] = OrderedDict()
+        self._count = 0
+
+    def behind(self, handle: bytes, fd: int, cookie: int) -> Sequence[Entry]:
+        """The entries (without the dots) that come behind a cookie; `fd`: open for reading."""
+        with self._lock:
+            kept = self._kept.get(handle) if cookie else None
+        entries = self._read(fd) if kept is None else kept.entries
+        self._keep(handle, entries)
+        return entries[bisect_right(entries, cookie, key=itemgetter(0)) :]
+
+    def _read(self, fd: int) -> list[Entry]:
+        with os.scandir(fd) as found:
+            pairs = [(os.fsencode(entry.name), entry.inode()) for entry in found]
+        entries = sorted(Entry(self._cookie(name), name, inode) for name, inode in pairs)
+        for index in range(1, len(entries)):
+            if entries[index].cookie <= entries[index - 1].cookie:
+                entries[index] = entries[index]._replace(cookie=entries[index - 1].cookie + 1)
+        return entries
+
+    def _cookie(self, name: bytes) -> int:
+        keyed = self._hash.copy()
+        keyed.update(name)
+        return max(int.from_bytes(keyed.digest(), "big") >> 1, FIRST_COOKIE)
+
+    def _keep(self, handle: bytes, entries: list[Entry]) -> None:
+        with self._lock:
+            self._forget(handle)
+            self._kept[handle] = _Listing(time.monotonic(), entries)
+            self._count += len(entries)
+            while self._count > KEPT_ENTRIES and len(self._kept) > 1:
+                self._forget(next(iter(self._kept)))
+
+    def _forget(self, handle: bytes) -> None:
+        kept = self._kept.pop(handle, None)
+        if kept is not None:
+            self._count -= len(kept.entries)
+
+    def expire(self, idle: float) -> None:
+        """Forget what has not been asked for in `idle` seconds."""
+        oldest = time.monotonic() - idle
+        with self._lock:
+            while self._kept:
+                handle, kept = next(iter(self._kept.items()))
+                if kept.used > oldest:
+                    break
+                self._forget(handle)

@@ -1,0 +1,209 @@
+"""The files behind the handles: a table of open files.
+
+A handle that this server did not make is BADHANDLE; one whose file is gone is STALE.
+
+The table is of limited size, and drops what was used least recently. A descriptor is closed when
+nobody holds it any more, neither the table nor a call that runs in another thread. An open file
+keeps its space on the disk even when it is removed: so files that a call removes are dropped at
+once, and those that are removed behind the server's back by `expire`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from threading import Lock
+
+from umktls.errors import CallerError
+from umktls.nfs.basic import nfsstat3
+from umktls.nfsd.errors import NfsError
+from umktls.nfsd.volume import HEAD_LENGTH, Volume
+
+__all__ = ["PATH", "READ", "WRITE", "Descriptor", "Handles", "Node"]
+
+PATH, READ, WRITE = 0, 1, 2  # what a descriptor is good for; each includes those before it
+OPEN_FLAGS = {
+    READ: os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC,
+    WRITE: os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC,
+}
+
+
+class Descriptor:
+    """An open file, closed when the last reference to it goes."""
+
+    __slots__ = ("access", "fd")
+
+    def __init__(self, fd: int, access: int = PATH) -> None:
+        self.fd = fd
+        self.access = access
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        close(self.fd)
+
+
+class Node:
+    """A file that somebody has a handle of."""
+
+    __slots__ = ("_anchor", "_data", "fd", "file", "handle", "type", "used", "volume")
+
+    def __init__(
+        self, volume: Volume, handle: bytes, descriptor: Descriptor, status: os.stat_result
+    ) -> None:
+        self.volume = volume
+        self.handle = handle
+        self._anchor = descriptor
+        self._data = descriptor
+        self.fd = descriptor.fd  # for fstat and *at() calls; good while the node is held
+        self.file = status.st_dev, status.st_ino
+        self.type = stat.S_IFMT(status.st_mode)
+        self.used = time.monotonic()
+
+    @property
+    def identity(self) -> bytes:
+        return self.volume.identity(self.handle)
+
+    @property
+    def is_root(self) -> bool:
+        return self.handle == self.volume.root_handle
+
+    @property
+    def path(self) -> str:
+        """A path to this very file, whatever its names are now (proc_pid_fd(5))."""
+        return f"/proc/self/fd/{self.fd}"
+
+    def stat(self) -> os.stat_result:
+        """fstat; OSError ESTALE when the file has been removed."""
+        status = os.fstat(self.fd)
+        if not status.st_nlink:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return status
+
+    def open(self, access: int) -> Descriptor:
+        """A descriptor to READ or WRITE a regular file by, with the rights of the server itself."""
+        descriptor = self._data
+        if descriptor.access < access:
+            descriptor = Descriptor(self._open(access), access)
+            self.offer(descriptor)
+        return descriptor
+
+    def offer(self, descriptor: Descriptor) -> None:
+        """Keep a descriptor of this file if it is good for more than the present one."""
+        if descriptor.access > self._data.access:
+            self._data = descriptor
+
+    def _open(self, access: int) -> int:
+        try:
+            return os.open(self.path, OPEN_FLAGS[access])
+        except PermissionError:
+            status = self.stat()
+            if status.st_uid != os.geteuid():
+                raise
+            return self._open_as_owner(access, stat.S_IMODE(status.st_mode))
+
+    def _open_as_owner(self, access: int, mode: int) -> int:
+        """For a server that is not root. Who has a file open may use it whatever its mode becomes;
+        a server learns nothing of opening, so it lets the owner read and write at any time."""
+        os.chmod(self.path, mode | stat.S_IRUSR | stat.S_IWUSR)
+        try:
+            return os.open(self.path, OPEN_FLAGS[access])
+        finally:
+            os.chmod(self.path, mode)
+
+
+class Handles:
+    """The table. `capacity`: how many files are kept open at most."""
+
+    def __init__(self, volumes: Iterable[Volume], capacity: int) -> None:
+        self._capacity = capacity
+        self._lock = Lock()
+        self._nodes: OrderedDict[bytes, Node] = OrderedDict()
+        self._by_file: dict[tuple[int, int], list[Node]] = {}
+        self._volumes: dict[bytes, Volume] = {}
+        for volume in volumes:
+            if self._volumes.setdefault(volume.head, volume) is not volume:
+                raise CallerError(f"export {volume.export.path}: its fsid is another export's")
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def node(self, handle: bytes) -> Node:
+        """The file of a handle from a client; NfsError BADHANDLE, OSError ESTALE."""
+        with self._lock:
+            node = self._nodes.get(handle)
+            if node is not None:
+                self._nodes.move_to_end(handle)
+                node.used = time.monotonic()
+                return node
+        return self._open_untrusted(handle)
+
+    def _open_untrusted(self, handle: bytes) -> Node:
+        volume = self._volumes.get(handle[:HEAD_LENGTH])
+        if volume is None:
+            raise NfsError(nfsstat3.NFS3ERR_BADHANDLE)
+        identity = volume.identity_untrusted(handle)
+        return self._enter(volume, handle, Descriptor(volume.locator.open(identity)))
+
+    def adopt(self, directory: Node, name: bytes, descriptor: Descriptor) -> Node:
+        """The node of a file just opened by `name` in `directory`."""
+        handle = self.issue(directory, name, descriptor.fd)
+        return self._enter(directory.volume, handle, descriptor)
+
+    def issue(self, directory: Node, name: bytes, fd: int) -> bytes:
+        """The handle of a file just opened by `name` in `directory`, without keeping it open."""
+        volume = directory.volume
+        return volume.seal(volume.locator.identify(fd, directory.identity, name))
+
+    def adopt_above(self, volume: Volume, descriptor: Descriptor) -> Node:
+        """The node of a directory just opened by ".."; OSError ESTALE if that led outside."""
+        inodes = volume.inodes_down_to(descriptor.fd)
+        identity = volume.locator.identify_ancestor(descriptor.fd, inodes)
+        return self._enter(volume, volume.seal(identity), descriptor)
+
+    def _enter(self, volume: Volume, handle: bytes, descriptor: Descriptor) -> Node:
+        with self._lock:
+            node = self._nodes.get(handle)
+            if node is None:
+                node = Node(volume, handle, descriptor, os.fstat(descriptor.fd))
+                self._nodes[handle] = node
+                self._by_file.setdefault(node.file, []).append(node)
+                if len(self._nodes) > self._capacity:
+                    self._drop(next(iter(self._nodes.values())))
+            else:
+                node.offer(descriptor)
+        return node
+
+    def _drop(self, node: Node) -> None:
+        del self._nodes[node.handle]
+        same = self._by_file[node.file]
+        same.remove(node)
+        if not same:
+            del self._by_file[node.file]
+
+    def removed(self, file: tuple[int, int]) -> None:
+        """A name of this (device, inode) was removed: let it go if it was the last."""
+        with self._lock:
+            for node in self._by_file.get(file, [])[:]:
+                if not os.fstat(node.fd).st_nlink:
+                    self._drop(node)
+                    node.volume.locator.forget(node.identity)
+
+    def expire(self, idle: float) -> None:
+        """Close the files that no call has used for `idle` seconds."""
+        oldest = time.monotonic() - idle
+        with self._lock:
+            while self._nodes:
+                node = next(iter(self._nodes.values()))
+                if node.used > oldest:
+                    break
+                self._drop(node)
+
+    def close(self) -> None:
+        with self._lock:
+            self._nodes.clear()
+            self._by_file.clear()
+        for volume in self._volumes.values():
+            volume.locator.close()

@@ -1,0 +1,157 @@
+"""Linux system calls that Python's os module lacks, or lacks in the form that nfsd needs.
+
+Each raises OSError with the kernel's errno, like the functions of os. Structure layouts are those
+of 64-bit machines. Sources: name_to_handle_at(2), statx(2), faccessat2(2), utimensat(2),
+setfsuid(2), setgroups(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+import sys
+from collections.abc import Sequence
+
+from umktls.errors import UnsupportedError
+
+__all__ = [
+    "NO_ID",
+    "UTIME_NOW",
+    "UTIME_OMIT",
+    "access",
+    "birth",
+    "device_and_inode",
+    "file_handle",
+    "open_file_handle",
+    "set_times",
+    "setfsgid",
+    "setfsuid",
+    "setgroups",
+]
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_AT_FDCWD = -100
+_AT_SYMLINK_NOFOLLOW = 0x100
+_AT_EACCESS = 0x200
+_AT_EMPTY_PATH = 0x1000
+_AT_STATX_DONT_SYNC = 0x4000
+
+UTIME_NOW = 0x3FFFFFFF
+UTIME_OMIT = 0x3FFFFFFE
+
+NO_ID = 0xFFFFFFFF  # (uid_t) -1: the number that no user and no group has
+
+_SYS_FACCESSAT2 = 439  # the same on every architecture, as all numbers from 424 on
+_SYS_SETGROUPS = {
+    "x86_64": 116,
+    "aarch64": 159,
+    "riscv64": 159,
+    "loongarch64": 159,
+    "ppc64le": 81,
+    "s390x": 206,
+}.get(platform.machine())
+
+
+def _fail() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
+
+
+_HANDLE_LIMIT = 128  # MAX_HANDLE_SZ
+_HANDLE_HEAD = struct.Struct("=Ii")  # struct file_handle: handle_bytes, handle_type
+_HANDLE_EMPTY = _HANDLE_HEAD.pack(_HANDLE_LIMIT, 0)
+_HANDLE_SPACE = _HANDLE_HEAD.size + _HANDLE_LIMIT
+
+
+def file_handle(fd: int) -> tuple[bytes, int]:
+    """The kernel's handle of an open file (type and bytes), and the id of the mount it lies on.
+
+    Needs no privilege. EOPNOTSUPP where the file system has no handles. Nothing is asked from a
+    remote or FUSE file system.
+    """
+    buffer = ctypes.create_string_buffer(_HANDLE_EMPTY, _HANDLE_SPACE)
+    mount = ctypes.c_int()
+    if _libc.name_to_handle_at(fd, b"", buffer, ctypes.byref(mount), _AT_EMPTY_PATH) < 0:
+        raise _fail()
+    raw = buffer.raw
+    return raw[4 : _HANDLE_HEAD.size + int.from_bytes(raw[:4], sys.byteorder)], mount.value
+
+
+def open_file_handle(mount_fd: int, handle: bytes, flags: int) -> int:
+    """Open what `file_handle` named, on the file system of mount_fd (which must not be O_PATH).
+
+    Needs CAP_DAC_READ_SEARCH. ESTALE when it is gone.
+    """
+    named = struct.pack("=I", len(handle) - 4) + handle
+    fd: int = _libc.open_by_handle_at(mount_fd, named, flags)
+    if fd < 0:
+        raise _fail()
+    return fd
+
+
+_STATX_INO, _STATX_BTIME, _STATX_MNT_ID = 0x100, 0x800, 0x1000
+_STATX_SPACE = 256
+
+
+def _statx(fd: int, name: bytes, flags: int, mask: int) -> bytes:
+    """struct statx as it is; a remote or FUSE file system is not asked."""
+    buffer = ctypes.create_string_buffer(_STATX_SPACE)
+    if _libc.statx(fd, name, flags | _AT_STATX_DONT_SYNC, mask, buffer) < 0:
+        raise _fail()
+    return buffer.raw
+
+
+def birth(fd: int) -> tuple[bytes, int]:
+    """The time of an open file's birth (12 bytes; zeros where unknown) and its mount (or 0)."""
+    raw = _statx(fd, b"", _AT_EMPTY_PATH, _STATX_BTIME | _STATX_MNT_ID)
+    mask = int.from_bytes(raw[:4], sys.byteorder)
+    mount = int.from_bytes(raw[144:152], sys.byteorder)
+    time = raw[80:92]
+    return time if mask & _STATX_BTIME else bytes(12), mount if mask & _STATX_MNT_ID else 0
+
+
+def device_and_inode(dir_fd: int, name: bytes) -> tuple[int, int]:
+    """(st_dev, st_ino) of an entry, without following it and without asking a FUSE file system."""
+    raw = _statx(dir_fd, name, _AT_SYMLINK_NOFOLLOW, _STATX_INO)
+    (inode,) = struct.unpack_from("=Q", raw, 32)
+    major, minor = struct.unpack_from("=II", raw, 136)
+    return os.makedev(major, minor), inode
+
+
+def access(fd: int, mode: int) -> bool:
+    """Whether this thread as it is now (fsuid, fsgid, groups) has os.R_OK, W_OK, X_OK on a file."""
+    flags = _AT_EACCESS | _AT_EMPTY_PATH
+    return bool(_libc.syscall(_SYS_FACCESSAT2, fd, b"", mode, flags) == 0)
+
+
+_TIMES = struct.Struct("=qqqq")  # struct timespec[2]: access, modification
+
+
+def set_times(path: str, access_time: tuple[int, int], modification_time: tuple[int, int]) -> None:
+    """utimensat(2): (seconds, nanoseconds) each; UTIME_NOW and UTIME_OMIT as nanoseconds."""
+    times = _TIMES.pack(*access_time, *modification_time)
+    if _libc.utimensat(_AT_FDCWD, path.encode(), times, 0) < 0:
+        raise _fail()
+
+
+def setfsuid(uid: int) -> int:
+    """Set this thread's file system uid; returns the one before. It cannot tell of a failure:
+    ask with NO_ID, which changes nothing."""
+    return int(_libc.setfsuid(ctypes.c_uint32(uid))) & NO_ID
+
+
+def setfsgid(gid: int) -> int:
+    """Set this thread's file system gid; returns the one before."""
+    return int(_libc.setfsgid(ctypes.c_uint32(gid))) & NO_ID
+
+
+def setgroups(groups: Sequence[int]) -> None:
+    """Set the supplementary groups of this thread alone (the C library's sets those of all)."""
+    if _SYS_SETGROUPS is None:
+        raise UnsupportedError(f"setgroups: no system call number for {platform.machine()}")
+    array = (ctypes.c_uint32 * len(groups))(*groups)
+    if _libc.syscall(_SYS_SETGROUPS, len(groups), array) < 0:
+        raise _fail()

@@ -1,0 +1,262 @@
+"""Finding files again without the kernel's help.
+
+Theory of operation. An identity is the inode number and eight bytes that change when the number is
+used again: a digest of the kernel's handle, which anybody may ask for, or else of the time of
+birth. To find the file again the locator looks, in this order,
+
+  1. at the place where it was last seen (directory and name, remembered for the latest 65,536);
+  2. along a trail that is part of the handle: one byte for each directory on the way from the
+     export's root at the time when the handle was made, a hash of its inode number. Only
+     directories with that hash are descended into, so a restarted server finds a file by reading
+     the directories on the way to it. Names do not matter: renaming a directory in place breaks no
+     trail;
+  3. everywhere in the export: needed only for what was moved to another directory behind the
+     server's back or before a restart, and to be sure that a file is gone.
+
+A handle once given for a file stays the same while the file is remembered, wherever it is moved.
+What was looked for in vain is remembered too, until something of that identity is seen again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from threading import Lock
+from typing import NamedTuple
+
+from umktls.nfsd import hostcalls
+from umktls.nfsd.locate import DIRECTORY_FLAGS, IDENT_LIMIT, PATH_FLAGS, not_served
+
+__all__ = ["IndexLocator"]
+
+KEY_LENGTH = 16
+TRAIL_LIMIT = IDENT_LIMIT - KEY_LENGTH
+PLACES_LIMIT = 65536
+GONE_LIMIT = 4096
+DEPTH_LIMIT = 4096
+
+Path = tuple[bytes, ...]  # names from the root down
+
+
+class _Place(NamedTuple):
+    """Where a file was seen last, and the trail that is in its handle."""
+
+    parent: bytes  # the directory's key
+    name: bytes
+    trail: bytes
+
+
+class _Branch(NamedTuple):
+    """A directory still to be searched, and how to go on from there."""
+
+    path: Path
+    trail: bytes | None  # None: look everywhere below
+
+
+class _Entry(NamedTuple):
+    name: bytes
+    inode: int
+    is_directory: bool
+
+
+class IndexLocator:
+    """By remembered places, trails and search."""
+
+    needs_places = True
+
+    def __init__(self, path: str) -> None:
+        self._root_fd = os.open(path, PATH_FLAGS | os.O_DIRECTORY)
+        self._lock = Lock()
+        self._places: dict[bytes, _Place] = {}
+        self._gone: dict[bytes, None] = {}
+        self._distinguish = _distinguisher(self._root_fd)
+        _, self._mount = self._distinguish(self._root_fd)
+        self.root = self._key(self._root_fd)
+
+    def close(self) -> None:
+        os.close(self._root_fd)
+
+    def _key(self, fd: int) -> bytes:
+        distinction, mount = self._distinguish(fd)
+        if mount != self._mount:
+            raise not_served()
+        digest = hashlib.blake2s(distinction, digest_size=8).digest()
+        return os.fstat(fd).st_ino.to_bytes(8, "big") + digest
+
+    def identify(self, fd: int, parent: bytes, name: bytes) -> bytes:
+        key = self._key(fd)
+        if key == self.root:
+            return key
+        return key + self._remember(key, parent[:KEY_LENGTH], name, self._trail_below(parent))
+
+    def identify_ancestor(self, fd: int, inodes: Sequence[int]) -> bytes:
+        key = self._key(fd)
+        if key == self.root:
+            return key
+        place = self._places.get(key)
+        return key + (place.trail if place else bytes(map(_mark, inodes[:-1]))[:TRAIL_LIMIT])
+
+    def _trail_below(self, identity: bytes) -> bytes:
+        """The trail of what is in this directory."""
+        if identity == self.root:
+            return b""
+        mark = _mark(int.from_bytes(identity[:8], "big"))
+        return (identity[KEY_LENGTH:] + bytes([mark]))[:TRAIL_LIMIT]
+
+    def _remember(self, key: bytes, parent: bytes, name: bytes, trail: bytes) -> bytes:
+        """Note the place; returns the trail that goes into the handle."""
+        with self._lock:
+            known = self._places.pop(key, None)
+            if known:
+                trail = known.trail
+            self._places[key] = _Place(parent, name, trail)
+            self._gone.pop(key, None)
+            if len(self._places) > PLACES_LIMIT:
+                del self._places[next(iter(self._places))]
+        return trail
+
+    def forget(self, identity: bytes) -> None:
+        key = identity[:KEY_LENGTH]
+        with self._lock:
+            self._places.pop(key, None)
+            self._gone[key] = None
+            if len(self._gone) > GONE_LIMIT:
+                del self._gone[next(iter(self._gone))]
+
+    def open(self, identity: bytes) -> int:
+        key, trail = identity[:KEY_LENGTH], identity[KEY_LENGTH:]
+        if key == self.root:
+            return os.open(".", PATH_FLAGS, dir_fd=self._root_fd)
+        if key in self._gone:
+            raise _stale()
+        remembered = self._remembered(key)
+        fd = self._open_if(key, remembered) if remembered else None
+        return self._find(key, trail) if fd is None else fd
+
+    def _remembered(self, key: bytes) -> Path | None:
+        names: list[bytes] = []
+        while key != self.root:
+            place = self._places.get(key)
+            if place is None or len(names) > DEPTH_LIMIT:
+                return None
+            names.append(place.name)
+            key = place.parent
+        return tuple(reversed(names))
+
+    def _find(self, key: bytes, trail: bytes) -> int:
+        inode = int.from_bytes(key[:8], "big")
+        for guide in (trail, None):
+            for path in self._search(inode, guide):
+                fd = self._open_if(key, path)
+                if fd is not None:
+                    self._note(path, trail)
+                    return fd
+        self.forget(key)
+        raise _stale()
+
+    def _search(self, inode: int, trail: bytes | None) -> Iterator[Path]:
+        """Paths of entries with this inode number, by a trail or everywhere."""
+        branches = [_Branch((), trail)]
+        while branches:
+            branch = branches.pop()
+            for entry in self._entries(branch.path):
+                path = (*branch.path, entry.name)
+                if not branch.trail and entry.inode == inode:
+                    yield path
+                if entry.is_directory and _leads_to(branch.trail, entry.inode):
+                    branches.append(_Branch(path, _rest(branch.trail, len(path))))
+
+    def _entries(self, path: Path) -> list[_Entry]:
+        """What is in a directory; nothing if it is away, closed to us, or on another mount."""
+        fd = self._reach(path)
+        if fd is None:
+            return []
+        try:
+            self._key(fd)
+            return _read_directory(fd)
+        except OSError:
+            return []
+        finally:
+            os.close(fd)
+
+    def _reach(self, path: Path) -> int | None:
+        """Open a path below the root, one name at a time so that no symbolic link is followed."""
+        fd = os.open(".", PATH_FLAGS, dir_fd=self._root_fd)
+        for name in path:
+            try:
+                below = os.open(name, PATH_FLAGS, dir_fd=fd)
+            except OSError:
+                return None
+            finally:
+                os.close(fd)
+            fd = below
+        return fd
+
+    def _open_if(self, key: bytes, path: Path) -> int | None:
+        """Open a path if it is the file with this key."""
+        fd = self._reach(path)
+        if fd is not None:
+            try:
+                if self._key(fd) == key:
+                    return fd
+            except OSError:
+                pass  # another mount is there now
+            os.close(fd)
+        return None
+
+    def _note(self, path: Path, trail: bytes) -> None:
+        """Remember the way to what was found: the directories on it, then the file itself."""
+        parent = self.root
+        for depth, name in enumerate(path, 1):
+            fd = self._reach(path[:depth])
+            if fd is None:
+                return
+            try:
+                key = self._key(fd)
+            finally:
+                os.close(fd)
+            way = trail if depth == len(path) else self._trail_below(parent)
+            parent = key + self._remember(key, parent[:KEY_LENGTH], name, way)
+
+
+def _distinguisher(fd: int) -> Callable[[int], tuple[bytes, int]]:
+    """What gives (bytes that change when an inode number is used again, mount) of an open file."""
+    try:
+        hostcalls.file_handle(fd)
+    except OSError:
+        return hostcalls.birth
+    return hostcalls.file_handle
+
+
+def _stale() -> OSError:
+    return OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+def _read_directory(fd: int) -> list[_Entry]:
+    readable = os.open(".", DIRECTORY_FLAGS, dir_fd=fd)
+    try:
+        with os.scandir(readable) as entries:
+            return [
+                _Entry(os.fsencode(entry.name), entry.inode(), entry.is_dir(follow_symlinks=False))
+                for entry in entries
+            ]
+    finally:
+        os.close(readable)
+
+
+def _mark(inode: int) -> int:
+    """One byte that stands for a directory in a trail."""
+    return (inode * 0x9E3779B97F4A7C15 >> 56) & 0xFF
+
+
+def _leads_to(trail: bytes | None, inode: int) -> bool:
+    return trail is None or (trail != b"" and trail[0] == _mark(inode))
+
+
+def _rest(trail: bytes | None, depth: int) -> bytes | None:
+    """The trail behind its first mark. One of full length may have been cut: search behind it."""
+    if trail is None or (len(trail) == 1 and depth == TRAIL_LIMIT):
+        return None
+    return trail[1:]

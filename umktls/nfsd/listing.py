@@ -1,0 +1,120 @@
+"""NFS version 3: READDIR and READDIRPLUS (RFC 1813 sections 3.3.16 and 3.3.17)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from itertools import chain
+
+from umktls.nfs import types
+from umktls.nfs.types import entry3, entryplus3, fattr3, nfsstat3
+from umktls.nfsd.attributes import fattr, post_op
+from umktls.nfsd.calls import Call
+from umktls.nfsd.directory import DOT_COOKIE, DOT_DOT_COOKIE, Entry
+from umktls.nfsd.errors import NfsError
+from umktls.nfsd.handles import Node
+from umktls.nfsd.locate import DIRECTORY_FLAGS, PATH_FLAGS
+
+__all__ = ["LISTING_LIMIT", "readdir", "readdirplus"]
+
+LISTING_LIMIT = 1 << 18  # bytes of a reply: more would keep other calls waiting
+
+# Sizes in XDR, in bytes.
+ATTRIBUTES = 4 + 84  # post_op_attr with attributes
+HANDLE = 4 + 4 + 64  # post_op_fh3 with the longest handle
+ENTRY = 4 + 8 + 4 + 8  # "one more", fileid, the name's length, cookie
+FRAME = ATTRIBUTES + 8 + 4 + 4  # all that is not entries: cookieverf, the end of the list, eof
+
+
+def _entry_size(name: bytes) -> int:
+    return ENTRY + (len(name) + 3 & ~3)
+
+
+def _entries(call: Call, directory: Node, cookie: int, verifier: bytes) -> Iterable[Entry]:
+    """What comes behind a cookie, "." and ".." first."""
+    listings = call.site.listings
+    if cookie and verifier != listings.verifier:
+        raise NfsError(nfsstat3.NFS3ERR_BAD_COOKIE)
+    status = directory.stat()
+    with call.acting(directory.volume):
+        fd = os.open(".", DIRECTORY_FLAGS, dir_fd=directory.fd)
+    try:
+        behind = listings.behind(directory.handle, fd, cookie)
+        above = status if directory.is_root else os.stat("..", dir_fd=fd)
+    finally:
+        os.close(fd)
+    dots = (
+        Entry(DOT_COOKIE, b".", status.st_ino),
+        Entry(DOT_DOT_COOKIE, b"..", above.st_ino),
+    )
+    return chain((dot for dot in dots if dot.cookie > cookie), behind)
+
+
+def readdir(call: Call, args: types.READDIR3args) -> types.READDIR3resok:
+    directory = call.look(args.dir)
+    room = min(args.count, LISTING_LIMIT) - FRAME
+    page: list[entry3] = []
+    eof = True
+    for cookie, name, inode in _entries(call, directory, args.cookie, args.cookieverf):
+        room -= _entry_size(name)
+        if room < 0:
+            eof = False
+            break
+        page.append(entry3(inode, name, cookie))
+    if not page and not eof:
+        raise NfsError(nfsstat3.NFS3ERR_TOOSMALL)
+    reply = types.dirlist3(page, eof)
+    return types.READDIR3resok(post_op(directory), call.site.listings.verifier, reply)
+
+
+def readdirplus(call: Call, args: types.READDIRPLUS3args) -> types.READDIRPLUS3resok:
+    directory = call.look(args.dir)
+    entries = _entries(call, directory, args.cookie, args.cookieverf)
+    room = min(args.maxcount, LISTING_LIMIT) - FRAME
+    with call.acting(directory.volume):
+        reply = _page_plus(call, directory, entries, room, args.dircount)
+    if not reply.entries and not reply.eof:
+        raise NfsError(nfsstat3.NFS3ERR_TOOSMALL)
+    return types.READDIRPLUS3resok(post_op(directory), call.site.listings.verifier, reply)
+
+
+def _page_plus(
+    call: Call, directory: Node, entries: Iterable[Entry], room: int, names_room: int
+) -> types.dirlistplus3:
+    """As many entries as there is room for: bytes of all, and of what READDIR would have."""
+    page: list[entryplus3] = []
+    for entry in entries:
+        size = _entry_size(entry.name)
+        room -= size + ATTRIBUTES + HANDLE
+        names_room -= size
+        if room < 0 or (names_room < 0 and page):
+            return types.dirlistplus3(page, False)
+        try:
+            page.append(_entry_plus(call, directory, entry))
+        except FileNotFoundError:  # removed since the directory was read
+            room += size + ATTRIBUTES + HANDLE
+            names_room += size
+    return types.dirlistplus3(page, True)
+
+
+def _entry_plus(call: Call, directory: Node, entry: Entry) -> entryplus3:
+    """The directory above is named alone: it may lie outside the export."""
+    cookie, name, inode = entry
+    if cookie == DOT_COOKIE:
+        return entryplus3(inode, name, cookie, post_op(directory), directory.handle)
+    if cookie == DOT_DOT_COOKIE:
+        return entryplus3(inode, name, cookie, None, None)
+    try:
+        attributes, handle = _glance(call, directory, name)
+    except PermissionError:  # may not be searched, or is not served
+        return entryplus3(inode, name, cookie, None, None)
+    return entryplus3(attributes.fileid, name, cookie, attributes, handle)
+
+
+def _glance(call: Call, directory: Node, name: bytes) -> tuple[fattr3, bytes]:
+    fd = os.open(name, PATH_FLAGS, dir_fd=directory.fd)
+    try:
+        handle = call.site.handles.issue(directory, name, fd)
+        return fattr(os.fstat(fd), directory.volume), handle
+    finally:
+        os.close(fd)

@@ -1,0 +1,111 @@
+"""The MOUNT protocol, version 3 (RFC 1813 section 5): from an export's name to a handle.
+
+A directory below an export may be mounted too. Who has mounted what is kept only for DUMP, and only
+of the latest: nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from threading import Lock
+from typing import Any
+
+from umktls.nfs.mount import exportnode, mountbody, mountres3_fail, mountres3_ok, mountstat3
+from umktls.nfs.types import nfsstat3
+from umktls.nfsd.calls import Call, Site, status_of_error
+from umktls.nfsd.errors import NfsError
+from umktls.nfsd.handles import Node
+from umktls.nfsd.names import component, open_entry
+from umktls.nfsd.volume import Volume
+from umktls.rpc.message import AuthFlavor
+from umktls.rpc.server import CallContext, Handler
+
+__all__ = ["Mountd"]
+
+KEPT_MOUNTS = 256
+
+
+class Mountd:
+    """The handlers. `volumes`: what is exported."""
+
+    def __init__(self, site: Site, volumes: Sequence[Volume]) -> None:
+        self._site = site
+        self._volumes = {os.fsencode(volume.export.name): volume for volume in volumes}
+        self._lock = Lock()
+        self._mounts: dict[tuple[bytes, bytes], None] = {}  # (host, directory)
+
+    def handlers(self) -> Mapping[str, Handler]:
+        return {
+            "MNT": self.mnt,
+            "DUMP": self.dump,
+            "UMNT": self.umnt,
+            "UMNTALL": self.umntall,
+            "EXPORT": self.export,
+        }
+
+    def mnt(self, path: bytes, context: CallContext) -> mountres3_ok | mountres3_fail:
+        try:
+            node = self._find(Call(self._site, context), path)
+        except (NfsError, OSError) as error:
+            return mountres3_fail(_mount_status(status_of_error(error)))
+        with self._lock:
+            self._mounts[_host(context), path] = None
+            if len(self._mounts) > KEPT_MOUNTS:
+                del self._mounts[next(iter(self._mounts))]
+        return mountres3_ok(node.handle, (AuthFlavor.AUTH_SYS,))
+
+    def _find(self, call: Call, path: bytes) -> Node:
+        volume, names = self._split(path)
+        node = call.node(volume.root_handle)
+        for name in names:
+            node = open_entry(call, node, component(name, nfsstat3.NFS3ERR_ACCES))
+        if stat.S_IFMT(node.stat().st_mode) != stat.S_IFDIR:
+            raise NfsError(nfsstat3.NFS3ERR_NOTDIR)
+        return node
+
+    def _split(self, path: bytes) -> tuple[Volume, list[bytes]]:
+        """The export with the longest name that the path begins with, and the names behind it."""
+        wanted = _names(path)
+        for length in range(len(wanted), -1, -1):
+            volume = self._volumes.get(b"/" + b"/".join(wanted[:length]))
+            if volume is not None:
+                return volume, wanted[length:]
+        if not wanted and len(self._volumes) == 1:
+            return next(iter(self._volumes.values())), []
+        raise NfsError(nfsstat3.NFS3ERR_NOENT)
+
+    def dump(self, args: None, context: CallContext) -> list[mountbody]:
+        with self._lock:
+            return [mountbody(host, directory) for host, directory in self._mounts]
+
+    def umnt(self, path: bytes, context: CallContext) -> None:
+        with self._lock:
+            self._mounts.pop((_host(context), path), None)
+
+    def umntall(self, args: None, context: CallContext) -> None:
+        host = _host(context)
+        with self._lock:
+            self._mounts = {mount: None for mount in self._mounts if mount[0] != host}
+
+    def export(self, args: None, context: CallContext) -> list[exportnode]:
+        return [exportnode(name, []) for name in self._volumes]
+
+
+def _names(path: bytes) -> list[bytes]:
+    return [name for name in path.split(b"/") if name]
+
+
+def _host(context: CallContext) -> bytes:
+    address: Any = context.peer.address
+    host = address[0] if isinstance(address, tuple) and address else address
+    return str(host).encode()[:255]
+
+
+def _mount_status(status: nfsstat3) -> mountstat3:
+    """The numbers that both have mean the same."""
+    try:
+        return mountstat3(status)
+    except ValueError:
+        return mountstat3.MNT3ERR_IO

@@ -1,0 +1,121 @@
+"""NFS version 3: names in directories (RFC 1813 sections 3.3.3 and 3.3.12 to 3.3.15).
+
+Every operation is relative to the directory's descriptor, takes one name without a slash, and
+follows no symbolic link: no name leads out of its directory. The exception is LOOKUP of "..": of
+the export's root it is the root, and what else it leads to must lie below the root.
+
+Changes of names are in the host's file system when they are answered, and survive the end of this
+server; they are not forced to the disk one by one (as with Linux's `async` exports).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+
+from umktls.nfs import types
+from umktls.nfs.types import nfsstat3
+from umktls.nfsd import hostcalls
+from umktls.nfsd.attributes import post_op
+from umktls.nfsd.calls import Call
+from umktls.nfsd.errors import NfsError
+from umktls.nfsd.handles import Descriptor, Node
+from umktls.nfsd.locate import PATH_FLAGS
+
+__all__ = ["component", "link", "lookup", "open_entry", "remove", "rename", "rmdir"]
+
+DOTS = (b".", b"..")
+
+
+def component(name: bytes, dots: nfsstat3) -> bytes:
+    """A name that an entry may have (RFC 1813 section 3.2); `dots`: the answer to "." and ".."."""
+    if name in DOTS:
+        raise NfsError(dots)
+    if not name or b"/" in name or b"\0" in name:
+        raise NfsError(nfsstat3.NFS3ERR_ACCES)
+    return name
+
+
+def open_entry(call: Call, directory: Node, name: bytes) -> Node:
+    """The file that a directory has under a (proper) name; never what a link there points to."""
+    with call.acting(directory.volume):
+        fd = os.open(name, PATH_FLAGS, dir_fd=directory.fd)
+    return call.site.handles.adopt(directory, name, Descriptor(fd))
+
+
+def lookup(call: Call, args: types.LOOKUP3args) -> types.LOOKUP3resok:
+    directory = call.look(args.what.dir)
+    found = _found(call, directory, args.what.name)
+    return types.LOOKUP3resok(found.handle, post_op(found), post_op(directory))
+
+
+def _found(call: Call, directory: Node, name: bytes) -> Node:
+    if name not in DOTS:
+        try:
+            return open_entry(call, directory, component(name, nfsstat3.NFS3ERR_ACCES))
+        except FileNotFoundError:
+            directory.stat()  # ESTALE if it is the directory that is not there
+            raise
+    if directory.type != stat.S_IFDIR:
+        raise NfsError(nfsstat3.NFS3ERR_NOTDIR)
+    if name == b"." or directory.is_root:
+        return directory
+    with call.acting(directory.volume):
+        fd = os.open("..", PATH_FLAGS, dir_fd=directory.fd)
+    return call.site.handles.adopt_above(directory.volume, Descriptor(fd))
+
+
+def remove(call: Call, args: types.REMOVE3args) -> types.REMOVE3resok:
+    directory = call.change(args.object.dir)
+    name = component(args.object.name, nfsstat3.NFS3ERR_ISDIR)
+    with call.acting(directory.node.volume):
+        file = hostcalls.device_and_inode(directory.node.fd, name)
+        os.unlink(name, dir_fd=directory.node.fd)
+    call.site.handles.removed(file)
+    return types.REMOVE3resok(directory.wcc())
+
+
+RMDIR_DOTS = {b".": nfsstat3.NFS3ERR_INVAL, b"..": nfsstat3.NFS3ERR_EXIST}
+
+
+def rmdir(call: Call, args: types.RMDIR3args) -> types.RMDIR3resok:
+    directory = call.change(args.object.dir)
+    name = args.object.name
+    component(name, RMDIR_DOTS.get(name, nfsstat3.NFS3ERR_INVAL))
+    with call.acting(directory.node.volume):
+        file = hostcalls.device_and_inode(directory.node.fd, name)
+        os.rmdir(name, dir_fd=directory.node.fd)
+    call.site.handles.removed(file)
+    return types.RMDIR3resok(directory.wcc())
+
+
+def rename(call: Call, args: types.RENAME3args) -> types.RENAME3resok:
+    source, target = call.change(args.from_.dir), call.change(args.to.dir)
+    old = component(args.from_.name, nfsstat3.NFS3ERR_INVAL)
+    new = component(args.to.name, nfsstat3.NFS3ERR_INVAL)
+    volume = target.node.volume
+    if source.node.volume is not volume:
+        raise NfsError(nfsstat3.NFS3ERR_XDEV)
+    replaced = None
+    with call.acting(volume):
+        with suppress(FileNotFoundError):
+            replaced = hostcalls.device_and_inode(target.node.fd, new)
+        os.rename(old, new, src_dir_fd=source.node.fd, dst_dir_fd=target.node.fd)
+    if replaced is not None:
+        call.site.handles.removed(replaced)
+    if volume.locator.needs_places:
+        with suppress(OSError):
+            open_entry(call, target.node, new)
+    return types.RENAME3resok(source.wcc(), target.wcc())
+
+
+def link(call: Call, args: types.LINK3args) -> types.LINK3resok:
+    file = call.look(args.file)
+    directory = call.change(args.link.dir)
+    name = component(args.link.name, nfsstat3.NFS3ERR_EXIST)
+    if file.volume is not directory.node.volume:
+        raise NfsError(nfsstat3.NFS3ERR_XDEV)
+    with call.acting(file.volume):
+        os.link(file.path, name, dst_dir_fd=directory.node.fd, follow_symlinks=True)
+    return types.LINK3resok(post_op(file), directory.wcc())

@@ -1,0 +1,184 @@
+"""The NFS server: exports in, RPC services out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from umktls.errors import CallerError, WorldError
+from umktls.nfs import types
+from umktls.nfs.program import MOUNT3, NFS3
+from umktls.nfsd import creation, files, listing, names
+from umktls.nfsd.calls import Call, Operation, Site
+from umktls.nfsd.credentials import Actor
+from umktls.nfsd.directory import Listings
+from umktls.nfsd.errors import NfsError
+from umktls.nfsd.exports import Export, gate_for
+from umktls.nfsd.handles import Handles
+from umktls.nfsd.locate import Locator
+from umktls.nfsd.mountd import Mountd
+from umktls.nfsd.volume import Volume, best_locator
+from umktls.rpc.server import CallContext, Handler, Service
+
+__all__ = ["NfsServer"]
+
+
+class _Row(NamedTuple):
+    operation: Operation
+    resfail: Callable[..., Any]
+
+
+OPERATIONS: dict[str, _Row] = {
+    "GETATTR": _Row(files.getattr_, types.GETATTR3resfail),
+    "SETATTR": _Row(files.setattr_, types.SETATTR3resfail),
+    "LOOKUP": _Row(names.lookup, types.LOOKUP3resfail),
+    "ACCESS": _Row(files.access, types.ACCESS3resfail),
+    "READLINK": _Row(files.readlink, types.READLINK3resfail),
+    "READ": _Row(files.read, types.READ3resfail),
+    "WRITE": _Row(files.write, types.WRITE3resfail),
+    "CREATE": _Row(creation.create, types.CREATE3resfail),
+    "MKDIR": _Row(creation.mkdir, types.MKDIR3resfail),
+    "SYMLINK": _Row(creation.symlink, types.SYMLINK3resfail),
+    "MKNOD": _Row(creation.mknod, types.MKNOD3resfail),
+    "REMOVE": _Row(names.remove, types.REMOVE3resfail),
+    "RMDIR": _Row(names.rmdir, types.RMDIR3resfail),
+    "RENAME": _Row(names.rename, types.RENAME3resfail),
+    "LINK": _Row(names.link, types.LINK3resfail),
+    "READDIR": _Row(listing.readdir, types.READDIR3resfail),
+    "READDIRPLUS": _Row(listing.readdirplus, types.READDIRPLUS3resfail),
+    "FSSTAT": _Row(files.fsstat, types.FSSTAT3resfail),
+    "FSINFO": _Row(files.fsinfo, types.FSINFO3resfail),
+    "PATHCONF": _Row(files.pathconf, types.PATHCONF3resfail),
+    "COMMIT": _Row(files.commit, types.COMMIT3resfail),
+}
+BLOCKING = ("COMMIT",)  # waits for the disk
+
+OPEN_FILES = 4096
+DESCRIPTORS_PER_FILE = 2
+OTHER_DESCRIPTORS = 256
+IDLE_SECONDS = 5.0
+SECRET_LENGTH = 32
+
+
+class NfsServer:
+    """NFS version 3 and MOUNT version 3 on directories of this host.
+
+    `state_dir` (made if missing) keeps the secret by which handles are authenticated: with the same
+    one, handles survive a restart. Call `expire` every few seconds, and `close` at the end.
+    CallerError for exports that do not go together, WorldError for a state directory that cannot be
+    used, UnsupportedError for root without the right to act for others.
+    """
+
+    def __init__(
+        self,
+        exports: Sequence[Export],
+        state_dir: str | os.PathLike[str],
+        locate: Callable[[str], Locator] = best_locator,
+    ) -> None:
+        if not exports:
+            raise CallerError("nothing to export: name at least one directory")
+        if len({export.name for export in exports}) < len(exports):
+            raise CallerError("two exports have the same name")
+        self.exports = tuple(exports)
+        secret = _secret(Path(state_dir))
+        volumes = [Volume(export, secret, locate(export.path)) for export in exports]
+        self._handles = Handles(volumes, _capacity())
+        self._listings = Listings(secret)
+        self._site = Site(self._handles, self._listings, Actor(), _write_verifier(), _umask())
+        self._mountd = Mountd(self._site, volumes)
+
+    def services(self) -> list[Service]:
+        """NFS3 and MOUNT3, for the Dispatcher."""
+        gate = gate_for(self.exports)
+        handlers = {name: _handler(self._site, row) for name, row in OPERATIONS.items()}
+        return [
+            Service(NFS3, handlers, blocking=BLOCKING, gate=gate, cache=True),
+            Service(MOUNT3, self._mountd.handlers(), gate=gate),
+        ]
+
+    def expire(self, idle: float = IDLE_SECONDS) -> None:
+        """Close files that have not been used for `idle` seconds: one that was removed behind the
+        server's back keeps its space on the disk until then."""
+        self._handles.expire(idle)
+        self._listings.expire(idle)
+
+    def close(self) -> None:
+        """Close all files. No service may be called any more."""
+        self._handles.close()
+
+
+def _handler(site: Site, row: _Row) -> Handler:
+    operation, resfail = row
+
+    def handle(args: Any, context: CallContext) -> Any:
+        call = Call(site, context)
+        try:
+            return operation(call, args)
+        except (OSError, NfsError) as error:
+            return call.failed(resfail, error)
+
+    return handle
+
+
+def _secret(state_dir: Path) -> bytes:
+    """Read the secret; make it the first time. Two servers that start at once agree on one."""
+    path = state_dir / "handles.key"
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            _write_new(path, secrets.token_bytes(SECRET_LENGTH))
+        secret = path.read_bytes()
+    except OSError as error:
+        raise WorldError(
+            f"cannot keep the key of file handles in {path}: {error.strerror}; "
+            "choose another state directory",
+            error.errno,
+        ) from error
+    if len(secret) != SECRET_LENGTH:
+        raise WorldError(f"{path} is damaged; remove it (clients will have to mount again)")
+    return secret
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """All or nothing, on the disk, and never over what another has written."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_verifier() -> bytes:
+    """From the host's boot id; see files.py. Where there is none, clients resend more often."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    except OSError:
+        boot = secrets.token_bytes(16)
+    return hashlib.blake2s(boot, digest_size=8, person=b"verifier").digest()
+
+
+def _umask() -> int:
+    """Of this process; os.umask would have to change it to tell it."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("Umask:"):
+            return int(line.split()[1], 8)
+    raise WorldError("/proc/self/status does not tell the umask")
+
+
+def _capacity() -> int:
+    """How many files may be kept open: this process needs descriptors for other things too."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return OPEN_FILES
+    return max(16, min(OPEN_FILES, (limit - OTHER_DESCRIPTORS) // DESCRIPTORS_PER_FILE))

@@ -1,0 +1,110 @@
+"""An export as it is served: its root, its locator, and its part of the file handles.
+
+Theory of operation. A handle (at most 64 bytes) is
+
+    format (1 byte) | fsid of the export (8) | authenticator (16) | identity (up to 39)
+
+The identity is the locator's and names the file on this host. The authenticator is a keyed BLAKE2s
+of all the rest; its key comes from the server's secret, the export's path and the identity of its
+root. So nobody can make a handle that this server did not give, a handle that was given for one
+root is worth nothing for another that came in its place, and handles are good for as long as the
+secret is kept. (As with the servers of kernels, a file that somebody on this host moves out of the
+export stays within reach of those who have its handle.)
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import hmac
+import os
+
+from umktls.nfs.basic import NFS3_FHSIZE, nfsstat3
+from umktls.nfsd.errors import NfsError
+from umktls.nfsd.exports import Export
+from umktls.nfsd.index import IndexLocator
+from umktls.nfsd.locate import IDENT_LIMIT, PATH_FLAGS, KernelLocator, Locator
+
+__all__ = ["HEAD_LENGTH", "Volume", "best_locator"]
+
+FORMAT = 1
+HEAD_LENGTH = 9
+AUTHENTICATOR_LENGTH = 16
+IDENTITY_START = HEAD_LENGTH + AUTHENTICATOR_LENGTH
+assert IDENTITY_START + IDENT_LIMIT == NFS3_FHSIZE
+
+DEPTH_LIMIT = 4096
+U64 = (1 << 64) - 1
+
+
+def best_locator(path: str) -> Locator:
+    """The better of the two locators that work for this directory."""
+    try:
+        return KernelLocator(path)
+    except OSError:
+        return IndexLocator(path)
+
+
+class Volume:
+    """See the head of this file. `secret`: at least 16 bytes, the same for handles to stay good."""
+
+    def __init__(self, export: Export, secret: bytes, locator: Locator) -> None:
+        self.export = export
+        self.locator = locator
+        self.head = bytes([FORMAT]) + export.fsid.to_bytes(8, "big")
+        place = os.fsencode(export.path) + b"\0" + locator.root
+        key = hashlib.blake2s(place, key=secret, person=b"handles").digest()
+        self._authenticator = hashlib.blake2s(self.head, key=key, digest_size=AUTHENTICATOR_LENGTH)
+        self.root_handle = self.seal(locator.root)
+        root = os.stat(export.path)
+        self.root_file = root.st_dev, root.st_ino
+
+    def _authenticate(self, identity: bytes) -> bytes:
+        authenticator = self._authenticator.copy()
+        authenticator.update(identity)
+        return authenticator.digest()
+
+    def seal(self, identity: bytes) -> bytes:
+        """The handle for a file."""
+        return self.head + self._authenticate(identity) + identity
+
+    def identity_untrusted(self, handle: bytes) -> bytes:
+        """The identity in a handle; NfsError BADHANDLE if this server did not make it."""
+        identity = handle[IDENTITY_START:]
+        given = handle[HEAD_LENGTH:IDENTITY_START]
+        if not hmac.compare_digest(given, self._authenticate(identity)):
+            raise NfsError(nfsstat3.NFS3ERR_BADHANDLE)
+        return identity
+
+    def identity(self, handle: bytes) -> bytes:
+        """The identity in a handle that this volume has sealed."""
+        return handle[IDENTITY_START:]
+
+    def fsid_of(self, device: int) -> int:
+        """The fsid for st_dev: a mount may have several (subvolumes), each with its own inodes."""
+        return (self.export.fsid + device - self.root_file[0]) & U64
+
+    def inodes_down_to(self, fd: int) -> list[int]:
+        """The inode numbers from below the root down to a directory, and with it.
+
+        OSError ESTALE for a directory outside the export: somebody has moved it, or the directory
+        from which it was reached by "..", away.
+        """
+        inodes: list[int] = []
+        fd = os.dup(fd)
+        try:
+            while (file := _file(fd)) != self.root_file:
+                above = os.open("..", PATH_FLAGS, dir_fd=fd)
+                os.close(fd)
+                fd = above
+                if len(inodes) > DEPTH_LIMIT or _file(fd) == file:
+                    raise OSError(errno.ESTALE, "outside the export")
+                inodes.append(file[1])
+        finally:
+            os.close(fd)
+        return inodes[::-1]
+
+
+def _file(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
