@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pyfuse3 import EntryAttributes, ReaddirToken
 
 from umktls.errors import CallerError
-from umktls.nfs.types import READDIRPLUS3args, entryplus3
+from umktls.nfs.types import READDIRPLUS3args, entryplus3, fattr3
 from umktls.rpc.message import OpaqueAuth
 
 from .attributes import AttributeCache, entry_attributes
@@ -145,7 +145,8 @@ class Directories:
         """Give FUSE one entry; it remembers the inode of what it takes. False: it is full."""
         handle, attr = entry.name_handle, entry.name_attributes
         if handle is None or attr is None or entry.name in (b".", b".."):
-            return self._emit(token, entry.name, _unlinked(entry), place)
+            number = directory.inode.number if entry.name == b"." else entry.fileid
+            return self._emit(token, entry.name, _unlinked(number, attr), place)
         inode = self._inodes.of_handle(handle, attr.fileid)
         self._attributes.update(inode, attr, directory.started)
         if not self._emit(token, entry.name, self._attributes.reply(inode), place):
@@ -156,14 +157,13 @@ class Directories:
         return True
 
 
-def _unlinked(entry: entryplus3) -> EntryAttributes:
+def _unlinked(number: int, attr: fattr3 | None) -> EntryAttributes:
     """An entry that FUSE only passes on: the directory itself, its parent, or one of which the
     server tells the name alone. For the last FUSE must get a number that no inode has, and mode 0,
     which makes it forget that number at once and look the name up when somebody needs it."""
-    attr = entry.name_attributes
     if attr is not None:
-        return entry_attributes(attr, entry.fileid, 0)
+        return entry_attributes(attr, number, 0)
     bare = EntryAttributes()
     bare.st_mode = 0
-    bare.st_ino = NO_INODE | entry.fileid & NO_INODE - 1
+    bare.st_ino = NO_INODE | number & NO_INODE - 1
     return bare

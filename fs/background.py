@@ -1,0 +1,114 @@
+"""Going to the background: the parent waits for one word of the child, and has the exit code.
+
+The fork comes before anything else, above all before trio: threads, event loops and sockets do not
+survive one. The child says either that the mount works or, in one line, why not; then the parent
+ends, and who called it can rely on that.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from umktls.errors import UmktlsError, WorldError
+
+__all__ = ["Report", "in_background", "send_output_to"]
+
+log = logging.getLogger(__name__)
+
+
+class Report:
+    """The child's word to its parent. Only the first counts."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def ready(self) -> None:
+        """It works."""
+        self._say({"ready": True})
+
+    def failed(self, error: UmktlsError) -> None:
+        """It does not, and this is why."""
+        self._say({"ready": False, "text": str(error), "errno": error.errno})
+
+    def _say(self, word: dict[str, Any]) -> None:
+        if self._descriptor >= 0:
+            os.write(self._descriptor, json.dumps(word).encode() + b"\n")
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def in_background(run: Callable[[Report], None]) -> None:
+    """Run something in a detached child; return when it has said that it works.
+
+    Raises WorldError if it says that it does not, or ends without a word. `run` may raise
+    UmktlsError, before or after it has said something.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        _be_child(run, Report(writing))
+    os.close(writing)
+    try:
+        word = _read_all(reading)
+    except KeyboardInterrupt:
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+        raise
+    finally:
+        os.close(reading)
+    _judge(word, child)
+
+
+def _be_child(run: Callable[[Report], None], report: Report) -> NoReturn:
+    """Never returns: the parent's work is not the child's to finish."""
+    code = 1
+    try:
+        os.setsid()
+        os.chdir("/")
+        run(report)
+        code = 0
+    except UmktlsError as error:
+        report.failed(error)
+    except Exception as error:
+        log.exception("the mount process failed")
+        report.failed(WorldError(f"{type(error).__name__}: {error}"))
+    finally:
+        os._exit(code)
+
+
+def _read_all(descriptor: int) -> bytes:
+    parts = []
+    while part := os.read(descriptor, 65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _judge(word: bytes, child: int) -> None:
+    if not word:
+        _, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        how = f"by signal {-code}" if code < 0 else f"with code {code}"
+        raise WorldError(f"the mount process ended {how} before the mount worked")
+    said = json.loads(word)
+    if not said["ready"]:
+        os.waitpid(child, 0)
+        raise WorldError(said["text"], said["errno"])
+
+
+def send_output_to(path: Path) -> None:
+    """From now on standard output and error go to a file, and input comes from nowhere."""
+    _replace((0,), os.open(os.devnull, os.O_RDONLY))
+    _replace((1, 2), os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+
+
+def _replace(targets: tuple[int, ...], descriptor: int) -> None:
+    for target in targets:
+        os.dup2(descriptor, target)
+    os.close(descriptor)

@@ -1,0 +1,144 @@
+"""`umktls mount`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import click
+import trio
+
+from umktls.errors import UmktlsError
+
+from .background import Report, in_background, send_output_to
+from .mount import MountPlan, run_mount
+from .mountpoint import check_mountpoint
+from .options import OPTIONS, parse_options
+from .source import Source
+
+__all__ = ["mount"]
+
+USAGE, MOUNT_FAILURE = 1, 32  # mount(8)
+
+
+class WrongOptions(click.ClickException):
+    """The command line makes no sense; one line says why."""
+
+    exit_code = USAGE
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"umktls mount: {self.message}", file=file, err=True)
+
+
+class MountFailed(WrongOptions):
+    """The command line was understood, but the mount does not work."""
+
+    exit_code = MOUNT_FAILURE
+
+
+class WrongUsage(click.UsageError):
+    exit_code = USAGE
+
+
+class MountCommand(click.Command):
+    """With the options' table in its help, and mount(8)'s exit code for wrong usage."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            raise WrongUsage(error.message, error.ctx) from error
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Mount options (-o, separated by commas)"):
+            formatter.write_dl(
+                [
+                    (option.name + ("=..." if option.convert else ""), option.help)
+                    for option in OPTIONS.values()
+                ]
+            )
+
+
+@click.command(cls=MountCommand)
+@click.argument("source", metavar="HOST[:PORT]:/EXPORT")
+@click.argument("mountpoint", type=click.Path())
+@click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Mount options; see below.")
+@click.option("--certs", type=click.Path(path_type=Path), help="What `umktls certs` made.")
+@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground until unmounted.")
+@click.option("-d", "--debug", is_flag=True, help="Say what happens; stays in the foreground.")
+@click.option("--no-daemon", is_flag=True, help="Start no rpctlscd: one is started by hand.")
+@click.option("--rundir", type=click.Path(path_type=Path), help="Run directory of the host.")
+@click.option("--keylog", type=click.Path(path_type=Path), help="Append the TLS secrets here.")
+@click.option("-n", "-v", "-s", "_ignored", is_flag=True, hidden=True)
+def mount(
+    source: str,
+    mountpoint: str,
+    options: tuple[str, ...],
+    certs: Path | None,
+    foreground: bool,
+    debug: bool,
+    no_daemon: bool,
+    rundir: Path | None,
+    keylog: Path | None,
+    _ignored: bool,
+) -> None:
+    """Mount what an NFS server exports, protected by TLS.
+
+    Returns when the mount works (exit code 0), or says in one line why it does not (exit code 32,
+    or 1 for wrong usage). The mount ends with `umktls umount MOUNTPOINT`, `fusermount3 -u`,
+    `umount`, or when its process gets SIGTERM or SIGINT.
+
+    \b
+    Examples:
+      umktls mount 127.0.0.1:2049:/ /mnt --certs /tmp/pki
+      umktls mount server:/srv/data /mnt --certs /tmp/pki -o mtls,ro
+      umktls mount [::1]:2049:/ /mnt -o notls -f
+    """
+    try:
+        parsed = parse_options(options, certs=_absolute(certs), keylog=_absolute(keylog))
+        where = Source.parse(source)
+        plan = MountPlan(where, mountpoint, parsed, no_daemon, _absolute(rundir))
+        plan.port()
+    except UmktlsError as error:
+        raise WrongOptions(str(error)) from error
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO,
+        format="%(asctime)s %(name)s %(levelname)s: %(message)s",
+    )
+    try:
+        _mount(plan, foreground or debug)
+    except UmktlsError as error:
+        raise MountFailed(f"{source} on {mountpoint}: {error}") from error
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()
+
+
+def _mount(plan: MountPlan, foreground: bool) -> None:
+    plan = MountPlan(
+        plan.source, check_mountpoint(plan.mountpoint), plan.options, plan.no_daemon, plan.rundir
+    )
+    if foreground:
+        trio.run(run_mount, plan, lambda rundir: None, partial(click.echo, "mounted"))
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    in_background(partial(_mount_in_background, plan))
+
+
+def _mount_in_background(plan: MountPlan, report: Report) -> None:
+    # The terminal is the caller's; what is worth saying before there is a log goes to `report`.
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)
+
+    def booted(rundir: Path) -> None:
+        send_output_to(rundir / "host.log")
+        logging.root.setLevel(level)
+
+    os.umask(0o077)
+    trio.run(run_mount, plan, booted, report.ready)

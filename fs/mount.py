@@ -1,0 +1,222 @@
+"""A mount's life: a client host, an NFS client, a FUSE session, and the end of all three.
+
+The end comes from outside (somebody unmounts) or by SIGTERM or SIGINT. In both cases what was
+written is sent and made stable first. After a signal the requests that are under way get some time
+to be answered, then they are cancelled, because a process that waits for an answer cannot even be
+killed; and at last the mount point is released.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyfuse3
+import trio
+
+from umktls.errors import CallerError, WorldError
+from umktls.kernel.client import MountConfig, boot_client, mounted
+from umktls.kernel.groups import single_error
+from umktls.rpc.message import OpaqueAuth
+
+from .calls import NfsCaller
+from .credentials import Credentials
+from .mountpoint import set_readahead
+from .operations import NfsOperations
+from .options import MountOptions
+from .source import Source
+
+__all__ = ["MountPlan", "fuse_options", "run_mount", "serve_fuse"]
+
+NFS_PORT = 2049
+FINISH_SECONDS = 30.0  # for written data, after a signal
+GRACE_SECONDS = 5.0  # for requests under way, after that
+READAHEAD_KIB = 1024
+# pyfuse3 starts a worker whenever none waits for a request, and ends it when more than `min` wait.
+MIN_TASKS = 16
+MAX_TASKS = 96
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class MountPlan:
+    """What was asked for. `mountpoint` is real and absolute."""
+
+    source: Source
+    mountpoint: str
+    options: MountOptions
+    no_daemon: bool = False
+    rundir: Path | None = None
+
+    def config(self) -> MountConfig:
+        """The kernel's part of it."""
+        options = self.options
+        return MountConfig(
+            server=self.source.host,
+            export=self.source.export,
+            port=self.port(),
+            security=options.security,
+            certs=options.certs,
+            certname=options.certname or "",
+            no_daemon=self.no_daemon,
+            rundir=self.rundir,
+            engine_tx=options.engine_tx or "software",
+            engine_rx=options.engine_rx or "software",
+            deadline=options.deadline,
+            keylog=options.keylog,
+            mountpoint=self.mountpoint,
+        )
+
+    def port(self) -> int:
+        """Of the source or of the options. Raises CallerError if they differ."""
+        named, option = self.source.port, self.options.port
+        if named is not None and option is not None and named != option:
+            raise CallerError(f"{self.source} names port {named}, the options port {option}")
+        return named or option or NFS_PORT
+
+
+def fuse_options(source: Source, options: MountOptions, root: bool) -> set[str]:
+    """What FUSE is told. root: other users may use the mount unless the options say otherwise."""
+    chosen = set(options.fuse)
+    if not any(option.startswith("fsname=") for option in chosen):
+        name = str(source).replace("\\", "\\\\").replace(",", "\\,")
+        chosen.add(f"fsname={name}")
+    if not any(option.startswith("subtype=") for option in chosen):
+        chosen.add("subtype=umktls")
+    if options.read_only:
+        chosen.add("ro")
+    if options.default_permissions:
+        chosen.add("default_permissions")
+    others = root if options.allow_other is None else options.allow_other
+    if others and "allow_root" not in chosen:
+        chosen.add("allow_other")
+    return chosen
+
+
+async def run_mount(
+    plan: MountPlan, booted: Callable[[Path], None], ready: Callable[[], None]
+) -> None:
+    """Mount, and serve until the end of the mount. Raises UmktlsError.
+
+    booted: called with the host's run directory. ready: called when the mount works.
+    """
+    with single_error(), trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            stop = trio.Event()
+            nursery.start_soon(_listen, signals, stop, nursery.cancel_scope)
+            await _run(plan, booted, ready, stop)
+            nursery.cancel_scope.cancel()
+
+
+async def _listen(
+    signals: AsyncIterator[int], stop: trio.Event, everything: trio.CancelScope
+) -> None:
+    """The first signal asks for an orderly end, the second for an end."""
+    async for number in signals:
+        log.info("signal %s", signal.Signals(number).name)
+        if stop.is_set():
+            everything.cancel()
+        stop.set()
+
+
+async def _run(
+    plan: MountPlan, booted: Callable[[Path], None], ready: Callable[[], None], stop: trio.Event
+) -> None:
+    config = plan.config()
+    async with boot_client(config) as host:
+        booted(host.rundir.path)
+        async with mounted(host, config) as client:
+            options = fuse_options(plan.source, plan.options, os.geteuid() == 0)
+            await serve_fuse(client, plan.mountpoint, plan.options, options, ready, stop)
+
+
+async def serve_fuse(
+    client: NfsCaller,
+    mountpoint: str,
+    options: MountOptions,
+    fuse: set[str],
+    ready: Callable[[], None],
+    stop: trio.Event,
+) -> None:
+    """Serve FUSE requests until somebody unmounts or `stop` is set. Raises UmktlsError."""
+    async with trio.open_nursery() as background:
+        operations = NfsOperations(client, options, background.start_soon)
+        background.start_soon(operations.run)
+        with fuse_session(operations, mountpoint, fuse):
+            async with serving(stop, operations):
+                await operations.ready.wait()
+                await operations.check(_own_credential())
+                set_readahead(mountpoint, READAHEAD_KIB)
+                ready()
+            with trio.move_on_after(FINISH_SECONDS):
+                await operations.finish()
+        background.cancel_scope.cancel()
+
+
+def _own_credential() -> OpaqueAuth:
+    groups = tuple(os.getgroups())
+    return Credentials(trio.current_time).of_user(os.geteuid(), os.getegid(), groups)
+
+
+@asynccontextmanager
+async def serving(stop: trio.Event, operations: NfsOperations) -> AsyncIterator[None]:
+    """FUSE requests are answered inside the block, and behind it until the mount ends."""
+    async with trio.open_nursery() as nursery:
+
+        async def answer() -> None:
+            await pyfuse3.main(min_tasks=MIN_TASKS, max_tasks=MAX_TASKS)
+            nursery.cancel_scope.cancel()
+
+        async def end() -> None:
+            await stop.wait()
+            with trio.move_on_after(FINISH_SECONDS):
+                await operations.behind.flush()
+            pyfuse3.terminate()
+            await trio.sleep(GRACE_SECONDS)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(answer)
+        nursery.start_soon(end)
+        yield
+
+
+@contextmanager
+def fuse_session(
+    operations: pyfuse3.Operations, mountpoint: str, options: set[str]
+) -> Iterator[None]:
+    """A FUSE session is open inside the block. Raises WorldError with what libfuse had to say."""
+    said: list[str] = []
+    try:
+        with captured_errors(said):
+            pyfuse3.init(operations, mountpoint, options)
+    except RuntimeError as error:
+        reason = "; ".join(said) or str(error)
+        raise WorldError(f"cannot mount on {mountpoint}: {reason}") from None
+    try:
+        yield
+    finally:
+        pyfuse3.close(unmount=True)
+
+
+@contextmanager
+def captured_errors(lines: list[str]) -> Iterator[None]:
+    """libfuse and fusermount3 say on standard error why they fail, and nowhere else."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as file:
+        saved = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            file.seek(0)
+            lines += file.read().decode(errors="replace").splitlines()
