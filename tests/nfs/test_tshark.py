@@ -75,6 +75,12 @@ SET = types.sattr3(0o751, 11, 12, 1 << 33, types.SERVER_TIME, time(14))
 SET_SHOWN: Shown = [1, 0o751, 1, 11, 1, 12, 1, 1 << 33, 1, 2, 14, 15]
 MADE_SHOWN: Shown = [0, 1, SHOWN2, *MAYBE_SHOWN, *wcc_shown(2000)]
 
+ENTRIES = [
+    types.entryplus3(1, b"e1", 2, attributes(4000), FH2),
+    types.entryplus3(3, b"e22", 4, None, None),
+]
+ENTRIES_SHOWN: Shown = [1, "e1", 2, 1, *attributes_shown(4000), 1, SHOWN2, 3, "e22", 4, 0, 0]
+
 # (procedure, arguments, what tshark shows of them, result, what tshark shows of it)
 NFS_EXCHANGES: list[tuple[str, Any, Shown, Any, Shown]] = [
     ("NULL", None, [], None, []),
@@ -216,20 +222,9 @@ NFS_EXCHANGES: list[tuple[str, Any, Shown, Any, Shown]] = [
         types.READDIRPLUS3resok(
             ATTR,
             b"verfcook",
-            types.dirlistplus3(
-                [
-                    types.entryplus3(1, b"e1", 2, attributes(4000), FH2),
-                    types.entryplus3(3, b"e22", 4, None, None),
-                ],
-                False,
-            ),
+            types.dirlistplus3(ENTRIES, False),
         ),
-        [
-            *[0, *MAYBE_SHOWN, colons(b"verfcook")],
-            *[1, "e1", 2, 1, *attributes_shown(4000), 1, SHOWN2],
-            *[3, "e22", 4, 0, 0],
-            *[0],
-        ],
+        [0, *MAYBE_SHOWN, colons(b"verfcook"), *ENTRIES_SHOWN, 0],
     ),
     (
         "FSSTAT",

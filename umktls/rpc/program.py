@@ -52,19 +52,23 @@ class Program:
     version: int
     name: str
     procedures: dict[int, Procedure[Any, Any]] = field(default_factory=dict)
+    _names: dict[str, Procedure[Any, Any]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self._names.update((procedure.name, procedure) for procedure in self.procedures.values())
 
     def add(
         self, number: int, name: str, args: Codec[A], result: Codec[R], *, idempotent: bool = True
     ) -> Procedure[A, R]:
         """Declare a procedure; CallerError if its number or name is taken."""
-        if number in self.procedures or any(name == p.name for p in self.procedures.values()):
+        if number in self.procedures or name in self._names:
             raise CallerError(f"program {self.name} already has a procedure {number} or {name}")
         made = Procedure(self.number, self.version, number, name, args, result, idempotent)
-        self.procedures[number] = made
+        self.procedures[number] = self._names[name] = made
         return made
 
     def __getitem__(self, name: str) -> Procedure[Any, Any]:
-        for procedure in self.procedures.values():
-            if procedure.name == name:
-                return procedure
-        raise CallerError(f"program {self.name} has no procedure {name}")
+        try:
+            return self._names[name]
+        except KeyError:
+            raise CallerError(f"program {self.name} has no procedure {name}") from None
