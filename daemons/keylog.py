@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .tlsadapter import ConfigurationError
+from .identity import ConfigurationError
 
 __all__ = ["KeyLogFile"]
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import click
 
+from .identity import ConfigurationError, Identity
 from .keylog import KeyLogFile
-from .tlsadapter import ConfigurationError, Identity, TlsContext
+from .tlsadapter import TlsContext
 
 __all__ = ["Options", "Passphrase", "common_options", "set_up_logging"]
 

@@ -17,10 +17,11 @@ from umktls.userland.libc import Kernel
 
 from .failure import HandshakeFailure
 from .handshake import Expectations
+from .identity import ConfigurationError, Identity
 from .options import Options, common_options, set_up_logging
 from .running import Registration, exit_codes, run
 from .service import Attempt, HandshakeService, Taken
-from .tlsadapter import ConfigurationError, Identity, TlsContext, TlsSession
+from .tlsadapter import TlsContext, TlsSession
 
 __all__ = ["ClientService", "SessionCache", "main"]
 

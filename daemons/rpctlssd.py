@@ -15,10 +15,11 @@ from umktls.userland.libc import Kernel
 
 from .failure import HandshakeFailure
 from .handshake import Expectations
+from .identity import ConfigurationError
 from .options import Options, common_options, set_up_logging
 from .running import Registration, exit_codes, run
 from .service import Attempt, HandshakeService, Taken
-from .tlsadapter import ClientCertificates, ConfigurationError
+from .tlsadapter import ClientCertificates
 
 __all__ = ["ServerService", "main"]
 

@@ -23,8 +23,8 @@ from umktls.rpc.program import Program
 from umktls.userland.libc import Kernel, KernelGone
 from umktls.userland.svc import UpcallServer
 
+from .identity import ConfigurationError
 from .service import HandshakeService
-from .tlsadapter import ConfigurationError
 
 __all__ = ["Registration", "exit_codes", "run"]
 

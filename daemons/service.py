@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,12 +30,12 @@ from umktls.errors import UmktlsError
 from umktls.ktls.session import Direction
 from umktls.rpc.server import CallContext, Handler
 from umktls.upcall.rpctls import rpctls_session_arg, rpctls_session_res
-from umktls.userland.libc import Kernel, Socket, SystemCallError
+from umktls.userland.libc import Kernel, Record, Socket, SystemCallError
 
 from .alerts import INTERNAL_ERROR, Alert
 from .failure import HandshakeFailure
 from .handshake import Expectations, TrafficKeys, handshake
-from .records import ALERT
+from .records import ALERT, seal_record
 from .session import LiveSession
 from .tlsadapter import Endpoint, TlsSession
 
@@ -160,18 +161,11 @@ class HandshakeService:
                 if sock.tls_mode(direction) == TCP_TLS_MODE_NONE:
                     raise _no_kernel_tls(direction, "it has the key and does not use it")
         except SystemCallError as error:
-            self._apologize(sock)
+            _apologize(sock, keys)
             raise _no_kernel_tls(direction, str(error)) from error
         except HandshakeFailure:
-            self._apologize(sock)
+            _apologize(sock, keys)
             raise
-
-    @staticmethod
-    def _apologize(sock: Socket) -> None:
-        """The peer thinks that all is well; tell it, if sending works."""
-        with contextlib.suppress(UmktlsError):
-            if sock.tls_mode("tx") != TCP_TLS_MODE_NONE:
-                sock.send_record(ALERT, Alert.fatal(INTERNAL_ERROR).encode())
 
     def _report_success(self, taken: Taken, endpoint: Endpoint) -> None:
         certificate = endpoint.peer_certificate
@@ -241,6 +235,16 @@ class HandshakeService:
         return rpctls_session_res(RPCTLSERR_OK)
 
 
+def _apologize(sock: Socket, keys: TrafficKeys) -> None:
+    """The peer thinks that all is well; tell it by an alert that it is not."""
+    alert = Record(ALERT, Alert.fatal(INTERNAL_ERROR).encode())
+    with contextlib.suppress(UmktlsError):
+        if sock.tls_mode("tx") == TCP_TLS_MODE_NONE:
+            sock.write_all(seal_record(keys.session("tx"), alert), sock.deadline())
+        else:
+            sock.send_record(*alert)
+
+
 def _no_kernel_tls(direction: Direction, why: str) -> HandshakeFailure:
     return HandshakeFailure(
         "ktls",
@@ -255,5 +259,11 @@ def _unforeseen(error: UmktlsError) -> HandshakeFailure:
 
 
 def _close_quietly(sock: Socket) -> None:
+    """End a connection that came to nothing.
+
+    The kernel has a reference of its own, so closing alone would not tell the peer.
+    """
+    with contextlib.suppress(UmktlsError):
+        sock.shutdown(socket.SHUT_WR)
     with contextlib.suppress(UmktlsError):
         sock.close()

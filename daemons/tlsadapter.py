@@ -13,7 +13,6 @@ can be resumed only under the context that made it (26.3): a reload makes a new 
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import os
 from collections.abc import Callable
@@ -31,14 +30,13 @@ from umktls.errors import CallerError, PeerError, UnsupportedError
 from umktls.ktls.suites import SUITES
 
 from .failure import VerifyProblem
+from .identity import ConfigurationError, Identity, check_readable, load_private_key
 
 __all__ = [
     "ALPN",
     "ClientCertificates",
-    "ConfigurationError",
     "Endpoint",
     "Findings",
-    "Identity",
     "NoCommonProtocol",
     "Progress",
     "TlsContext",
@@ -74,10 +72,6 @@ class NoCommonProtocol(TlsError):
     """The client's ALPN offer does not hold ``sunrpc``."""
 
 
-class ConfigurationError(CallerError):
-    """A certificate, key or CA file cannot be used. One line for the administrator."""
-
-
 class ClientCertificates(Enum):
     """What a server wants to see of a client."""
 
@@ -91,14 +85,6 @@ class Progress(Enum):
 
     NOTHING = "nothing"  # processed; there may be output
     CLOSED = "closed"  # the peer's close_notify
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A certificate chain file and its key file, both PEM."""
-
-    certificate: Path
-    key: Path
 
 
 @dataclass(slots=True)
@@ -172,7 +158,7 @@ class TlsContext:
         if trust is None:
             self._context.set_default_verify_paths()
             return
-        _readable(trust, "CA file")
+        check_readable(trust, "CA file")
         try:
             self._context.load_verify_locations(str(trust))
             if self._server:
@@ -183,26 +169,20 @@ class TlsContext:
             ) from error
 
     def _load_identity(self, identity: Identity, passphrase: Callable[[], bytes]) -> None:
-        asked: list[bool] = []
-
-        def on_passphrase(_size: int, _verify: bool, _data: object) -> bytes:
-            asked.append(True)
-            return passphrase()
-
-        _readable(identity.certificate, "certificate")
-        _readable(identity.key, "key")
-        context = self._context
-        context.set_passwd_cb(on_passphrase)
+        check_readable(identity.certificate, "certificate")
         try:
-            context.use_certificate_chain_file(str(identity.certificate))
+            self._context.use_certificate_chain_file(str(identity.certificate))
         except SSL.Error as error:
             raise ConfigurationError(
                 f"certificate {identity.certificate}: not a PEM certificate ({_reasons(error)})"
             ) from error
         try:
-            context.use_privatekey_file(str(identity.key))
+            self._context.use_privatekey(load_private_key(identity.key, passphrase))
         except SSL.Error as error:
-            raise ConfigurationError(_key_problem(identity, error, bool(asked))) from error
+            raise ConfigurationError(
+                f"key {identity.key}: it does not belong to the certificate "
+                f"{identity.certificate} ({_reasons(error)})"
+            ) from error
 
     def _on_keylog(self, connection: SSL.Connection, line: bytes) -> None:
         label, _, secret = line.split(b" ")
@@ -384,22 +364,3 @@ def _reasons(error: SSL.Error) -> str:
     queue = error.args[0] if error.args and isinstance(error.args[0], list) else []
     texts = [reason for _, _, reason in queue if reason]
     return ", ".join(texts) or type(error).__name__
-
-
-def _readable(path: Path, what: str) -> None:
-    try:
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise ConfigurationError(
-            f"{what} {path}: {error.strerror}", error.errno or errno.EIO
-        ) from error
-
-
-def _key_problem(identity: Identity, error: SSL.Error, encrypted: bool) -> str:
-    reasons = _reasons(error)
-    if "mismatch" in reasons:
-        return f"key {identity.key}: it does not belong to the certificate {identity.certificate}"
-    if encrypted:
-        return f"key {identity.key}: wrong passphrase ({reasons})"
-    return f"key {identity.key}: not a PEM private key ({reasons})"

@@ -113,7 +113,8 @@ class FakeSocket:
             if result is PullResult.EOF:
                 break
             if result is PullResult.MORE_NEEDED:
-                self.read()
+                if len(self._sink.data) < length:
+                    self.read()
                 continue
             control(self)
             with self.lock:

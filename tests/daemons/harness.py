@@ -1,0 +1,157 @@
+"""A daemon inside the test process, a small kernel below it, and TLS peers in threads."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from umktls_daemons import rpctlscd, rpctlssd
+from umktls_daemons.options import Options
+from umktls_daemons.rpctlscd import ClientService
+from umktls_daemons.rpctlssd import ServerService
+from umktls_daemons.running import Registration
+from umktls_daemons.service import HandshakeService
+
+from tests.daemons.fakekernel import SECONDS, FakeKernel, FakeSocket
+from tests.daemons.pki import certificates
+from umktls.abi import rpctls
+from umktls.userland.libc import Kernel
+from umktls.userland.svc import UpcallServer
+
+T = TypeVar("T")
+
+RESULT_OK = rpctls.RPCTLSERR_OK
+ENCRYPTED = rpctls.RPCTLS_FLAGS_HANDSHAKE
+MUTUAL = rpctls.RPCTLS_FLAGS_HANDSHAKE | rpctls.RPCTLS_FLAGS_GOTCERT | rpctls.RPCTLS_FLAGS_VERIFIED
+
+
+@dataclass
+class Peer:
+    """The other end of a connection: a raw socket and threads to work on it."""
+
+    sock: socket.socket
+    pool: ThreadPoolExecutor
+
+    def run(self, work: Callable[[socket.socket], T]) -> Future[T]:
+        return self.pool.submit(work, self.sock)
+
+    def tls(
+        self, context: ssl.SSLContext, work: Callable[[ssl.SSLSocket], T], **options: Any
+    ) -> Future[T]:
+        """Handshake in a thread, then `work`."""
+
+        def handshake(sock: socket.socket) -> T:
+            with context.wrap_socket(sock, suppress_ragged_eofs=False, **options) as tls:
+                return work(tls)
+
+        return self.run(handshake)
+
+
+class Harness:
+    """One daemon with its kernel. `service` is the daemon's object."""
+
+    def __init__(self, kernel: FakeKernel, service: HandshakeService, pool: ThreadPoolExecutor):
+        self.kernel = kernel
+        self.service = service
+        self._pool = pool
+        self._sockets: list[socket.socket] = []
+
+    def connection(self, **options: Any) -> tuple[FakeSocket, Peer]:
+        """A new connection: the kernel's end and the peer's."""
+        near, far = socket.socketpair()
+        far.settimeout(SECONDS)
+        self._sockets += [near, far]
+        return FakeSocket(near, **options), Peer(far, self._pool)
+
+    def receive(self, sock: FakeSocket, length: int) -> bytes:
+        """Application data, with HANDLERECORD for whatever comes before it."""
+        return sock.receive(length, self.kernel.handlerecord)
+
+    def close(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+
+
+SIDES: dict[str, tuple[Registration, type[ClientService] | type[ServerService]]] = {
+    "client": (rpctlscd.REGISTRATION, ClientService),
+    "server": (rpctlssd.REGISTRATION, ServerService),
+}
+
+
+@contextlib.contextmanager
+def daemon(
+    side: str, directory: Path, certificate: str | None = None, **options: Any
+) -> Iterator[Harness]:
+    """The daemon of one side, with the test certificate of that name in its -D directory."""
+    registration, make = SIDES[side]
+    certdir = directory / "certdir"
+    certdir.mkdir()
+    if certificate is not None:
+        certificates().certdir(certificate, certdir)
+    options.setdefault("verifylocs", certificates().ca)
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor())
+        kernel = stack.enter_context(FakeKernel(directory, registration.program))
+        connection = Kernel(directory)
+        stack.callback(connection.close)
+        service = make(connection, Options(directory, certdir, **options))
+        server = UpcallServer(
+            directory / registration.socket_name, registration.program, service.handlers()
+        )
+        server.start()
+        stack.callback(server.close)
+        connection.rpctls_syscall(registration.setpath, bytes(server.path))
+        harness = Harness(kernel, service, pool)
+        # Before the threads of the pool are waited for.
+        stack.callback(harness.close)
+        yield harness
+
+
+def client_context(
+    certificate: str | None = None, alpn: tuple[str, ...] = ("sunrpc",)
+) -> ssl.SSLContext:
+    """A client of the ssl module that trusts the good CA."""
+    context = ssl.create_default_context(cafile=str(certificates().ca))
+    return _finish(context, certificate, alpn)
+
+
+def server_context(
+    certificate: str = "server", alpn: tuple[str, ...] = ("sunrpc",), *, mutual: bool = False
+) -> ssl.SSLContext:
+    """A server of the ssl module."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if mutual:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(str(certificates().ca))
+    return _finish(context, certificate, alpn)
+
+
+def _finish(
+    context: ssl.SSLContext, certificate: str | None, alpn: tuple[str, ...]
+) -> ssl.SSLContext:
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    if certificate is not None:
+        context.load_cert_chain(
+            certificates().certificate(certificate), certificates().key(certificate)
+        )
+    return context
+
+
+def echo(tls: ssl.SSLSocket) -> bytes:
+    """Read 4 bytes and send them back in capitals."""
+    data = tls.recv(4)
+    tls.sendall(data.upper())
+    return data
+
+
+def exchange(tls: ssl.SSLSocket) -> bytes:
+    """Send 4 bytes and read what comes back."""
+    tls.sendall(b"ping")
+    return tls.recv(4)
