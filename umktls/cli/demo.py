@@ -130,7 +130,7 @@ def copy_and_compare(console: Console, sandbox: Sandbox, library: Path) -> None:
     there, back = sandbox.mountpoint / "tree", sandbox.top / "back"
     for what, source, target in (("there", library, there), ("back", there, back)):
         began = time.monotonic()
-        with progress(console, f"{what:<7}", total) as advance:
+        with progress(console, what, total) as advance:
             tree.copy(entries, source, target, advance)
         seconds = time.monotonic() - began
         files, size = len(entries) / seconds, amount(int(total / seconds))

@@ -22,7 +22,7 @@ __all__ = ["progress"]
 QUARTERS = 4
 
 COLUMNS = (
-    TextColumn("  {task.description}"),
+    TextColumn("  {task.description:<7}"),
     BarColumn(),
     DownloadColumn(binary_units=True),
     TransferSpeedColumn(),

@@ -70,7 +70,8 @@ class Sandbox:
 
     def serve(self, *options: str) -> tuple[Host, str]:
         """Start a server for the export; its host, and the line it said when it was ready."""
-        command = [program_path("umktls"), "serve", str(self.export), *options]
+        state = str(self.top / "state")
+        command = [program_path("umktls"), "serve", str(self.export), "--state", state, *options]
         # A session of its own: Ctrl-C on the terminal is for us, and we end it in order.
         with self.server_log.open("w") as log:
             self._server = subprocess.Popen(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -17,6 +19,7 @@ from umktls.nfsd.server import NfsServer
 __all__ = ["serve"]
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
+EXPIRE_SECONDS = 2.0
 FILE = click.Path(path_type=Path, dir_okay=False)
 # What the flags ask of a client at least.
 SECURITY: dict[str | None, Security] = {"tls": "tls", "mtls": "mtls"}
@@ -29,7 +32,9 @@ LEVELS = {
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False, exists=True))
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0, the default, picks one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=2049, show_default=True, help="0 picks one."
+)
 @click.option(
     "--host", default="localhost", show_default=True, help="Name or address to listen on."
 )
@@ -41,7 +46,7 @@ LEVELS = {
 @click.option(
     "--squash",
     type=click.Choice(["none", "root", "all"]),
-    default="root",
+    default="none",
     show_default=True,
     help="Who becomes nobody.",
 )
@@ -53,6 +58,13 @@ LEVELS = {
 @click.option("--no-daemon", is_flag=True, help="Start no rpctlssd: one is started by hand.")
 @click.option("--daemons", type=click.IntRange(1, 16), default=1, help="How many to start. [1]")
 @click.option("--rundir", type=DIRECTORY, help="Run directory of the host, with its sockets.")
+@click.option(
+    "--state",
+    "state_dir",
+    type=DIRECTORY,
+    help="Directory for what must outlive the server: the key of file handles. "
+    "[default: /var/lib/umktls for root, else ~/.local/state/umktls]",
+)
 @click.option("--keylog", type=FILE, help="Append the TLS secrets to this file, for Wireshark.")
 def serve(
     directory: Path,
@@ -66,6 +78,7 @@ def serve(
     no_daemon: bool,
     daemons: int,
     rundir: Path | None,
+    state_dir: Path | None,
     keylog: Path | None,
 ) -> None:
     """Serve DIRECTORY by NFS until Ctrl-C.
@@ -96,7 +109,7 @@ def serve(
         keylog=keylog and keylog.absolute(),
         facts={"exports": [export.name]},
     )
-    trio.run(run, config, export)
+    trio.run(run, config, NfsServer([export], state_dir or default_state()))
 
 
 def check_certs(certs: Path | None, needed: bool) -> None:
@@ -110,13 +123,30 @@ def check_certs(certs: Path | None, needed: bool) -> None:
         )
 
 
-async def run(config: ServerConfig, export: Export) -> None:
+def default_state() -> Path:
+    """Where a server keeps what must outlive it (XDG base directories; root's is the system's)."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/umktls")
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "umktls"
+
+
+async def run(config: ServerConfig, nfsd: NfsServer) -> None:
     """Serve until SIGINT or SIGTERM."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with boot_server(config, NfsServer([export]).services()) as server:
-            click.echo(ready_line(config, export, server.port))
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals, closing(nfsd):
+        async with boot_server(config, nfsd.services()) as server, trio.open_nursery() as nursery:
+            click.echo(ready_line(config, nfsd.exports[0], server.port))
+            nursery.start_soon(expire, nfsd)
             async for _ in signals:
                 break
+            nursery.cancel_scope.cancel()
+
+
+async def expire(nfsd: NfsServer) -> None:
+    """Have files closed that nobody uses any more."""
+    while True:
+        await trio.sleep(EXPIRE_SECONDS)
+        nfsd.expire()
 
 
 def ready_line(config: ServerConfig, export: Export, port: int) -> str:

@@ -58,9 +58,10 @@ def read(hosts: list[Host]) -> Iterator[dict[str, Any]]:
 
 
 def host_view(state: dict[str, Any]) -> Group:
-    """One host for people: a line, a table of its connections, its totals."""
-    connections = state.get("connections") or []
-    parts = [heading(state), connection_table(connections)] if connections else [heading(state)]
+    """One host for people: what it is, its connections, its totals."""
+    parts: list[Text | Table] = [heading(state)]
+    for connection in state.get("connections") or []:
+        parts += [connection_line(connection), directions(connection), calls_line(connection)]
     return Group(*parts, totals_line(state.get("totals") or {}), Text())
 
 
@@ -77,7 +78,7 @@ def heading(state: dict[str, Any]) -> Text:
 
 
 def describe(value: Any) -> str:
-    """A mount or a list of exports on one line."""
+    """A mount, or a list of exports or daemons, on one line."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in value.items() if item is not None)
     if isinstance(value, list):
@@ -85,35 +86,40 @@ def describe(value: Any) -> str:
     return str(value)
 
 
-COLUMNS = ("", "peer", "state", "TLS", "", "engine", "sequence", "records", "bytes", "RPCs")
+def connection_line(connection: dict[str, Any]) -> Text:
+    tls = connection.get("tls") or {}
+    words = [connection.get("state"), tls.get("version") or "clear text", tls.get("suite")]
+    if tls.get("peer"):
+        words.append(f"peer {tls['peer']}")
+    shown = ", ".join(str(word) for word in words if word)
+    text = Text(f"  {printable(str(connection.get('id')))}", style="bold")
+    text.append(printable(f"  {connection.get('peer')}  {shown}"), style="not bold")
+    return text
 
 
-def connection_table(connections: list[dict[str, Any]]) -> Table:
-    """Two rows for each connection: what it sends and what it receives."""
-    table = Table(box=None, padding=(0, 1), pad_edge=True, header_style="dim")
-    for name in COLUMNS:
-        right = name in ("sequence", "records", "bytes", "RPCs")
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
-    for connection in connections:
-        tls = connection.get("tls") or {}
-        rpc, upcalls = connection.get("rpc") or {}, connection.get("upcalls") or {}
-        asked = " ".join(f"{name} {count}" for name, count in upcalls.items() if count)
-        first = (connection.get("id"), connection.get("peer"), connection.get("state"))
-        version = tls.get("version") or "clear text"
-        sends, receives = connection.get("tx") or {}, connection.get("rx") or {}
-        add_row(table, (*first, version), "tx", sends, rpc.get("calls"))
-        second = ("", tls.get("peer") or "", f"upcalls: {asked}" if asked else "")
-        add_row(table, (*second, tls.get("suite") or ""), "rx", receives, rpc.get("replies"))
+def directions(connection: dict[str, Any]) -> Table:
+    """What the connection sends and receives: engine, mode and counters."""
+    table = Table.grid(padding=(0, 2))
+    for name in ("", *COLUMNS):
+        table.add_column(justify="right" if name in ("sequence", "records", "bytes") else "left")
+    table.add_row("     ", *COLUMNS, style="dim")
+    for direction in ("tx", "rx"):
+        half = connection.get(direction) or {}
+        engine, mode = half.get("engine") or "none", half.get("mode") or ""
+        counters = (half.get("sequence", ""), half.get("records", ""))
+        cells = (direction, engine, mode, *counters, amount(int(half.get("bytes") or 0)))
+        table.add_row("     ", *(Text(printable(str(cell))) for cell in cells))
     return table
 
 
-def add_row(
-    table: Table, left: tuple[Any, ...], direction: str, counters: dict[str, Any], rpcs: Any
-) -> None:
-    numbers = [str(counters.get(key, "")) for key in ("sequence", "records")]
-    size = amount(int(counters.get("bytes") or 0))
-    cells = (*left, direction, counters.get("engine") or "-", *numbers, size, rpcs)
-    table.add_row(*(Text(printable(str(cell))) for cell in cells))
+COLUMNS = ("", "engine", "mode", "sequence", "records", "bytes")
+
+
+def calls_line(connection: dict[str, Any]) -> Text:
+    rpc, upcalls = connection.get("rpc") or {}, connection.get("upcalls") or {}
+    asked = ", ".join(f"{name} {count}" for name, count in upcalls.items() if count)
+    line = f"       {rpc.get('calls', 0)} calls, {rpc.get('replies', 0)} replies"
+    return Text(f"{line}, upcalls: {asked}" if asked else line)
 
 
 def totals_line(totals: dict[str, Any]) -> Text:
