@@ -147,6 +147,7 @@ def symlink(call: Call, args: types.SYMLINK3args) -> types.SYMLINK3resok:
     return types.SYMLINK3resok(node.handle, attributes, directory.wcc())
 
 
+MAJOR_MAX, MINOR_MAX = 0xFFF, 0xFFFFF  # Linux has 12 and 20 bits
 MKNOD_TYPES = {
     ftype3.NF3CHR: stat.S_IFCHR,
     ftype3.NF3BLK: stat.S_IFBLK,
@@ -171,4 +172,8 @@ def mknod(call: Call, args: types.MKNOD3args) -> types.MKNOD3resok:
 
 
 def _device(spec: types.specdata3 | None) -> int:
-    return os.makedev(spec.specdata1, spec.specdata2) if spec is not None else 0
+    if spec is None:
+        return 0
+    if spec.specdata1 > MAJOR_MAX or spec.specdata2 > MINOR_MAX:
+        raise NfsError(nfsstat3.NFS3ERR_INVAL)
+    return os.makedev(spec.specdata1, spec.specdata2)

@@ -18,7 +18,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from threading import Lock
 
-from umktls.errors import CallerError
 from umktls.nfs.basic import nfsstat3
 from umktls.nfsd.errors import NfsError
 from umktls.nfsd.volume import HEAD_LENGTH, Volume
@@ -122,10 +121,7 @@ class Handles:
         self._lock = Lock()
         self._nodes: OrderedDict[bytes, Node] = OrderedDict()
         self._by_file: dict[tuple[int, int], list[Node]] = {}
-        self._volumes: dict[bytes, Volume] = {}
-        for volume in volumes:
-            if self._volumes.setdefault(volume.head, volume) is not volume:
-                raise CallerError(f"export {volume.export.path}: its fsid is another export's")
+        self._volumes = {volume.head: volume for volume in volumes}
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -201,9 +197,7 @@ class Handles:
                     break
                 self._drop(node)
 
-    def close(self) -> None:
+    def clear(self) -> None:
         with self._lock:
             self._nodes.clear()
             self._by_file.clear()
-        for volume in self._volumes.values():
-            volume.locator.close()

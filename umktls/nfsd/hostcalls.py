@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from umktls.errors import UnsupportedError
 
 __all__ = [
+    "AT_HANDLE_FID",
     "NO_ID",
     "UTIME_NOW",
     "UTIME_OMIT",
@@ -36,6 +37,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD = -100
 _AT_SYMLINK_NOFOLLOW = 0x100
 _AT_EACCESS = 0x200
+AT_HANDLE_FID = 0x200
 _AT_EMPTY_PATH = 0x1000
 _AT_STATX_DONT_SYNC = 0x4000
 
@@ -66,15 +68,17 @@ _HANDLE_EMPTY = _HANDLE_HEAD.pack(_HANDLE_LIMIT, 0)
 _HANDLE_SPACE = _HANDLE_HEAD.size + _HANDLE_LIMIT
 
 
-def file_handle(fd: int) -> tuple[bytes, int]:
+def file_handle(fd: int, flags: int = 0) -> tuple[bytes, int]:
     """The kernel's handle of an open file (type and bytes), and the id of the mount it lies on.
 
-    Needs no privilege. EOPNOTSUPP where the file system has no handles. Nothing is asked from a
-    remote or FUSE file system.
+    Needs no privilege. EOPNOTSUPP where the file system cannot be exported; AT_HANDLE_FID (Linux
+    6.5) asks for a handle that may only be compared, which more of them have. Nothing is asked from
+    a remote or FUSE file system.
     """
     buffer = ctypes.create_string_buffer(_HANDLE_EMPTY, _HANDLE_SPACE)
     mount = ctypes.c_int()
-    if _libc.name_to_handle_at(fd, b"", buffer, ctypes.byref(mount), _AT_EMPTY_PATH) < 0:
+    flags |= _AT_EMPTY_PATH
+    if _libc.name_to_handle_at(fd, b"", buffer, ctypes.byref(mount), flags) < 0:
         raise _fail()
     raw = buffer.raw
     return raw[4 : _HANDLE_HEAD.size + int.from_bytes(raw[:4], sys.byteorder)], mount.value

@@ -1,8 +1,9 @@
 """Finding files again without the kernel's help.
 
 Theory of operation. An identity is the inode number and eight bytes that change when the number is
-used again: a digest of the kernel's handle, which anybody may ask for, or else of the time of
-birth. To find the file again the locator looks, in this order,
+used again: a digest of the kernel's handle, which anybody may ask for, or else (overlayfs before
+Linux 6.6) of the time of birth, which is as good as the file system's clock is fine. To find the
+file again the locator looks, in this order,
 
   1. at the place where it was last seen (directory and name, remembered for the latest 65,536);
   2. along a trail that is part of the handle: one byte for each directory on the way from the
@@ -23,6 +24,8 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from threading import Lock
 from typing import NamedTuple
 
@@ -223,11 +226,12 @@ class IndexLocator:
 
 def _distinguisher(fd: int) -> Callable[[int], tuple[bytes, int]]:
     """What gives (bytes that change when an inode number is used again, mount) of an open file."""
-    try:
-        hostcalls.file_handle(fd)
-    except OSError:
-        return hostcalls.birth
-    return hostcalls.file_handle
+    for flags in (0, hostcalls.AT_HANDLE_FID):
+        distinguish = partial(hostcalls.file_handle, flags=flags)
+        with suppress(OSError):
+            distinguish(fd)
+            return distinguish
+    return hostcalls.birth
 
 
 def _stale() -> OSError:

@@ -7,7 +7,7 @@ import os
 import resource
 import secrets
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,16 +81,21 @@ class NfsServer:
         state_dir: str | os.PathLike[str],
         locate: Callable[[str], Locator] = best_locator,
     ) -> None:
-        if not exports:
-            raise CallerError("nothing to export: name at least one directory")
-        if len({export.name for export in exports}) < len(exports):
-            raise CallerError("two exports have the same name")
+        _check(exports)
         self.exports = tuple(exports)
         secret = _secret(Path(state_dir))
-        volumes = [Volume(export, secret, locate(export.path)) for export in exports]
-        self._handles = Handles(volumes, _capacity())
+        actor = Actor()
         self._listings = Listings(secret)
-        self._site = Site(self._handles, self._listings, Actor(), _write_verifier(), _umask())
+        with ExitStack() as stack:
+            volumes = []
+            for export in exports:
+                locator = locate(export.path)
+                stack.callback(locator.close)
+                volumes.append(Volume(export, secret, locator))
+            self._handles = Handles(volumes, _capacity())
+            stack.callback(self._handles.clear)
+            self._opened = stack.pop_all()
+        self._site = Site(self._handles, self._listings, actor, _write_verifier(), _umask())
         self._mountd = Mountd(self._site, volumes)
 
     def services(self) -> list[Service]:
@@ -110,7 +115,16 @@ class NfsServer:
 
     def close(self) -> None:
         """Close all files. No service may be called any more."""
-        self._handles.close()
+        self._opened.close()
+
+
+def _check(exports: Sequence[Export]) -> None:
+    if not exports:
+        raise CallerError("nothing to export: name at least one directory")
+    for what in ("name", "fsid"):
+        values = {getattr(export, what) for export in exports}
+        if len(values) < len(exports):
+            raise CallerError(f"two exports have the same {what}: give one of them another")
 
 
 def _handler(site: Site, row: _Row) -> Handler:

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.nfsd.client import Client
+from umktls.nfsd import Export, NfsServer, hostcalls, index
+from umktls.nfsd.index import IndexLocator
+from umktls.nfsd.locate import KernelLocator, Locator
+
+Serve = Callable[..., NfsServer]
+
+
+def _no_handles(fd: int) -> Any:
+    return hostcalls.birth
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The directory that is exported."""
+    path = tmp_path / "export"
+    path.mkdir(mode=0o755)
+    tmp_path.chmod(0o755)
+    return path
+
+
+# The kernel's handles are for root; a server without root never uses them.
+LOCATORS = ["kernel", "index", "birth"] if os.geteuid() == 0 else ["index", "birth"]
+
+
+@pytest.fixture(params=LOCATORS)
+def locate(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Each way to find files again: the kernel's handles, the index, and the index without any
+    handles of the kernel's."""
+    if request.param == "kernel":
+        return KernelLocator
+    if request.param == "birth":
+        monkeypatch.setattr(index, "_distinguisher", _no_handles)
+    return IndexLocator
+
+
+@pytest.fixture
+def serve(root: Path, tmp_path: Path, locate: Callable[[str], Locator]) -> Iterator[Serve]:
+    """Starts servers of `root` that share a state directory; closes them, and looks for leaks."""
+    servers: list[NfsServer] = []
+    before = set(os.listdir("/proc/self/fd"))
+
+    def start(*exports: Export, **options: Any) -> NfsServer:
+        chosen = {"squash": "none", **options}
+        server = NfsServer(exports or [Export(str(root), **chosen)], tmp_path / "state", locate)
+        servers.append(server)
+        return server
+
+    yield start
+    while servers:
+        servers.pop().close()
+    gc.collect()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture
+def client(serve: Serve) -> Client:
+    return Client(serve())
