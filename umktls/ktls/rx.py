@@ -235,18 +235,29 @@ class Receiver:
         payload will be, or behind `space`, where a sink has a few bytes to spare.
         """
         dest = sink.get_buffer(space + opener.overhead - DEST_SHORTER_BY)
-        landed = 0
+        limit = space + opener.overhead
+        buffer = self._buffer
+        view = buffer.view
+        landed = records = 0
         try:
-            while size and size - opener.overhead <= space - landed:
-                type_, length = self._open(opener, size, dest[landed : landed + size])
+            while size and landed + size <= limit:
+                start = buffer.start
+                buffer.start = end = start + size
+                type_, length = opener.open(view[start:end], dest[landed : landed + size])
                 if type_ != APPLICATION_DATA:
-                    self._park(Record(type_, memoryview(dest[landed : landed + length].tobytes())))
-                    return
+                    payload = memoryview(dest[landed : landed + length].tobytes())
+                    self._count(1, length)
+                    self._park(Record(type_, payload))
+                    break
+                records += 1
                 landed += length
                 size = self._next_size(opener)
+        except RecordError as error:
+            self._fault(error)
+            raise
         finally:
-            if landed:
-                sink.advance(landed)
+            self._count(records, landed)
+            sink.advance(landed)
 
     # One record at a time
 
@@ -334,21 +345,20 @@ class Receiver:
     def _open_head(self, opener: Opener, size: int) -> Record:
         """Open the next record, of that size, into memory of its own and make it the head."""
         scratch = memoryview(bytearray(size))
-        type_, length = self._open(opener, size, scratch)
-        return self._park(Record(type_, scratch[:length]))
-
-    def _open(self, opener: Opener, size: int, dest: memoryview) -> tuple[int, int]:
         buffer = self._buffer
-        record = buffer.view[buffer.start : buffer.start + size]
-        buffer.start += size
+        start = buffer.start
+        buffer.start = end = start + size
         try:
-            opened = opener.open(record, dest)
+            type_, length = opener.open(buffer.view[start:end], scratch)
         except RecordError as error:
             self._fault(error)
             raise
-        self.records += 1
-        self.bytes += opened[1]
-        return opened
+        self._count(1, length)
+        return self._park(Record(type_, scratch[:length]))
+
+    def _count(self, records: int, payload: int) -> None:
+        self.records += records
+        self.bytes += payload
 
     def _park(self, record: Record) -> Record:
         self._head = record

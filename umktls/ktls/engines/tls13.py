@@ -16,7 +16,7 @@ next record's payload, written there, makes the two contiguous.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
@@ -77,7 +77,7 @@ class Tls13Sealer:
         header = record_header(total)
         wire = bytearray().join((header, *parts, _TRAILERS[record_type]))
         body = memoryview(wire)[RECORD_HEADER_LENGTH:]
-        nonce = (self._iv ^ sequence).to_bytes(NONCE_LENGTH, "big")
+        nonce = (self._iv ^ sequence).to_bytes(NONCE_LENGTH)
         self._aead.encrypt_into(nonce, body[:-TAG_LENGTH], header, body)
         return wire
 
@@ -91,7 +91,7 @@ class Tls13Sealer:
         for length in lengths:
             end = start + length + TRAILER_LENGTH
             header = _FULL_HEADER if length == MAX_PLAINTEXT else record_header(length)
-            nonce = (iv ^ sequence).to_bytes(NONCE_LENGTH, "big")
+            nonce = (iv ^ sequence).to_bytes(NONCE_LENGTH)
             encrypt(nonce, view[start : end - TAG_LENGTH], header, view[start:end])
             sequence += 1
             start = end + RECORD_HEADER_LENGTH
@@ -114,26 +114,19 @@ def _record_lengths(total: int, payload_limit: int) -> list[int]:
 def _lay_out(trailer: bytes, parts: Sequence[Buffer], lengths: list[int]) -> bytearray:
     """Headers, payloads and trailers joined; the payloads still in clear, the tags zero."""
     pieces: list[Buffer] = []
-    for length, slices in zip(lengths, _cut(parts, lengths), strict=True):
-        pieces.append(_FULL_HEADER if length == MAX_PLAINTEXT else record_header(length))
-        pieces += slices
-        pieces.append(trailer)
-    return bytearray().join(pieces)
-
-
-def _cut(parts: Sequence[Buffer], lengths: list[int]) -> Iterator[list[Buffer]]:
-    """For each of the lengths the slices of the parts that make it up."""
     waiting = iter(parts)
     part = memoryview(b"")
+    offset = 0
     for wanted in lengths:
-        slices: list[Buffer] = []
-        while wanted:
-            if not part:
-                part = memoryview(next(waiting))
-            slices.append(part[:wanted])
-            wanted -= len(slices[-1])
-            part = part[len(slices[-1]) :]
-        yield slices
+        pieces.append(_FULL_HEADER if wanted == MAX_PLAINTEXT else record_header(wanted))
+        while (rest := len(part) - offset) < wanted:
+            pieces.append(part[offset:])
+            wanted -= rest
+            part, offset = memoryview(next(waiting)), 0
+        pieces.append(part[offset : offset + wanted])
+        offset += wanted
+        pieces.append(trailer)
+    return bytearray().join(pieces)
 
 
 class Tls13Opener:
@@ -160,7 +153,7 @@ class Tls13Opener:
         return RECORD_HEADER_LENGTH + length
 
     def open(self, record: memoryview, dest: memoryview) -> tuple[int, int]:
-        header = bytes(record[:RECORD_HEADER_LENGTH])
+        header = record[:RECORD_HEADER_LENGTH].tobytes()
         size = _FULL_SIZE if header == _FULL_HEADER else self.check_header(header)
         if size != len(record):
             raise RecordSize(f"a record of {size} bytes in {len(record)}")
@@ -168,7 +161,7 @@ class Tls13Opener:
         if sequence == SEQUENCE_END:
             raise BadRecord("the sequence numbers are used up")
         self.sequence = sequence + 1
-        nonce = (self._iv ^ sequence).to_bytes(NONCE_LENGTH, "big")
+        nonce = (self._iv ^ sequence).to_bytes(NONCE_LENGTH)
         end = size - RECORD_HEADER_LENGTH - TAG_LENGTH
         inner = dest[:end]
         try:
