@@ -6,6 +6,7 @@ KTLS half is the project's own model; what it adds is that a test can look at ev
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import json
@@ -129,7 +130,11 @@ class FakeSocket:
         self._wait(select.POLLIN)
         with self.lock:
             buffer = self.state.rx.get_buffer(1)
-            self.state.rx.buffer_filled(self.sock.recv_into(buffer))
+            try:
+                count = self.sock.recv_into(buffer)
+            except ConnectionResetError:
+                count = 0
+            self.state.rx.buffer_filled(count)
 
     # What the daemon uses.
 
@@ -158,7 +163,10 @@ class FakeSocket:
         return values[args.name]
 
     def sendmsg(self, args: wire.SendmsgArgs) -> int:
-        self._push(self.state.sendmsg(args.data, args.control))
+        try:
+            self._push(self.state.sendmsg(args.data, args.control))
+        except OSError as error:
+            raise CallerError("the peer has gone", error.errno) from error
         return len(args.data)
 
     def recvmsg(self, args: wire.RecvmsgArgs) -> wire.RecvmsgResult:
@@ -215,7 +223,8 @@ class FakeKernel:
         self._accepting.join(SECONDS)
         self._listener.close()
         for process in list(self._processes):
-            process.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):
+                process.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(SECONDS)
             assert not thread.is_alive()
