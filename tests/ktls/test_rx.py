@@ -274,10 +274,11 @@ def test_a_bad_record_that_sticks_fails_every_read() -> None:
     ],
 )
 @pytest.mark.parametrize("body", [0, 32, 40_000])
+@pytest.mark.parametrize("in_place", [False, True])
 def test_a_bad_header_ends_the_half(
-    header: str, error: type[RecordError], number: int, body: int
+    header: str, error: type[RecordError], number: int, body: int, in_place: bool
 ) -> None:
-    rx, sink = receiver(), ListSink()
+    rx, sink = receiver(), ChunkSink([1000]) if in_place else ListSink()
     receive(rx, seal(transmitter(), b"good") + bytes.fromhex(header) + bytes(body))
     with pytest.raises(error) as caught:
         rx.pull(sink)

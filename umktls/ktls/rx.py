@@ -243,7 +243,11 @@ class Receiver:
             while size and landed + size <= limit:
                 start = buffer.start
                 buffer.start = end = start + size
-                type_, length = opener.open(view[start:end], dest[landed : landed + size])
+                try:
+                    type_, length = opener.open(view[start:end], dest[landed : landed + size])
+                except RecordError as error:
+                    self._fault(error)
+                    raise
                 if type_ != APPLICATION_DATA:
                     payload = memoryview(dest[landed : landed + length].tobytes())
                     self._count(1, length)
@@ -252,9 +256,6 @@ class Receiver:
                 records += 1
                 landed += length
                 size = self._next_size(opener)
-        except RecordError as error:
-            self._fault(error)
-            raise
         finally:
             self._count(records, landed)
             sink.advance(landed)
