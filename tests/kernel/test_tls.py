@@ -291,7 +291,7 @@ async def answer_probe_with(data: Callable[[bytes], bytes], stream: trio.SocketS
 
 STARTTLS_ANSWER = encode_accepted(0, STARTTLS_VERIFIER, AcceptStat.SUCCESS)
 PROBE_ANSWERS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "no RPC": (lambda probe: b"HTTP/1.1 400 Bad Request\r\n\r\n", "over the limit"),
+    "no RPC": (lambda probe: b"HTTP/1.1 400 Bad Request\r\n\r\n", "not RPC"),
     "another xid": (lambda probe: mark(len(STARTTLS_ANSWER)) + STARTTLS_ANSWER, "something else"),
     "the probe itself": (lambda probe: probe, "something else"),
     "no verifier": (

@@ -25,10 +25,11 @@ from umktls.rpc.message import (
     DeniedReply,
     OpaqueAuth,
     RejectStat,
+    RpcFormatError,
     encode_call,
     parse_untrusted,
 )
-from umktls.rpc.record import RecordReader, mark
+from umktls.rpc.record import RecordLimitError, RecordReader, mark
 
 __all__ = ["check_probe", "probe"]
 
@@ -49,8 +50,15 @@ async def probe(sock: KernelSocket, program: int, version: int, seconds: float) 
     sock.trace.emit("probe", sock.name)
     sock.send_message([mark(len(call)) + call])
     reply = None
-    with trio.move_on_after(seconds):
-        reply = await one_reply(sock)
+    try:
+        with trio.move_on_after(seconds):
+            reply = await one_reply(sock)
+    except (RpcFormatError, RecordLimitError) as error:
+        raise PeerError(
+            f"{sock.peer} answered the AUTH_TLS probe with something that is not RPC ({error}); "
+            "is an NFS server listening on that port?",
+            errno.EPROTO,
+        ) from error
     if reply is None:
         raise WorldError(
             f"{sock.peer} did not answer the AUTH_TLS probe within {seconds:g} s; "
