@@ -1,0 +1,52 @@
+"""The transmitting half: clear, sealed, rekeyed, counted."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from tests.ktls.helpers import AES128, ENGINE, seal, session, transmitter
+from umktls.errors import CallerError
+from umktls.ktls.errors import KeyExhausted
+from umktls.ktls.states import State
+from umktls.ktls.tx import Transmitter
+
+
+def test_in_clear_the_parts_go_out_as_they_are() -> None:
+    tx = Transmitter()
+    parts = [b"head", memoryview(b"body")]
+    wire = tx.seal_message(parts)
+    assert [id(part) for part in wire] == [id(part) for part in parts]
+    assert (tx.records, tx.bytes, tx.sequence, tx.suite) == (0, 0, 0, None)
+
+
+def test_sealed_records_are_counted() -> None:
+    tx = transmitter(sequence=5)
+    (wire,) = tx.seal_message((b"x" * 16384, b"y"))
+    assert len(wire) == 16385 + 2 * 22
+    tx.seal_message((b"\1\0",), 21)
+    assert (tx.records, tx.bytes, tx.sequence, tx.suite) == (3, 16387, 8, AES128)
+
+
+def test_what_cannot_be_sealed_is_not_counted() -> None:
+    tx = transmitter(sequence=2**64 - 1)
+    with pytest.raises(KeyExhausted):
+        seal(tx, b"x" * 16385)
+    assert (tx.records, tx.bytes) == (0, 0)
+
+
+def test_enabling_once_and_rekeying_afterwards() -> None:
+    tx = Transmitter()
+    sealer = ENGINE.sealer(session())
+    with pytest.raises(CallerError) as caught:
+        tx.rekey(sealer, AES128)
+    assert caught.value.errno == errno.EINVAL
+    assert tx.state is State.CLEAR
+    tx.enable(sealer, AES128)
+    with pytest.raises(CallerError) as caught:
+        tx.enable(sealer, AES128)
+    assert caught.value.errno == errno.EALREADY
+    tx.seal_message((b"old key",))
+    tx.rekey(ENGINE.sealer(session(epoch=1)), AES128)
+    assert (tx.sequence, tx.records) == (0, 1)
