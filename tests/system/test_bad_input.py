@@ -109,7 +109,7 @@ def server_that_answers(data: bytes | None) -> Iterator[tuple[int, list[bytes]]]
         assert not thread.is_alive()
 
 
-@pytest.mark.parametrize("data", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\0" * 64, None])
+@pytest.mark.parametrize("data", [b"SSH-2.0-OpenSSH_9.2\r\n", b"\x80\0\0\x08" + bytes(8), None])
 def test_something_else_than_a_server(
     umktls: Command, sandbox: Sandbox, data: bytes | None
 ) -> None:
