@@ -53,7 +53,7 @@ def rig(*systems: str) -> Iterator[Rig]:
     with Sandbox("bench", base) as sandbox:
         layout.create(sandbox.certs)
         certs = ("--certs", str(sandbox.certs))
-        server, _ = sandbox.serve(*certs, "--squash", "none", "--insecure")
+        server, _ = sandbox.serve(*certs, "--insecure")
         source = f"127.0.0.1:{server.facts['port']}:{sandbox.export}"
         shown = {}
         for security in (MTLS, CLEAR):

@@ -21,7 +21,7 @@ def measure() -> Iterator[Figure]:
     with Sandbox("bench", MEMORY if MEMORY.is_dir() else None) as sandbox:
         layout.create(sandbox.certs)
         certs = ("--certs", str(sandbox.certs))
-        server, _ = sandbox.serve(*certs, "--squash", "none", "--insecure")
+        server, _ = sandbox.serve(*certs, "--insecure")
         source = f"127.0.0.1:{server.facts['port']}:{sandbox.export}"
         client = sandbox.mount(source, *certs, "-o", "mtls")
         before = {host.name: status(host, "VmRSS") for host in (client, server)}

@@ -20,8 +20,9 @@ from umktls.errors import WorldError
 STATE: dict[str, Any] = {
     "schema": 1,
     "host": {"role": "server", "pid": 7, "name": "server-7", "personality": "umktls", "started": 0},
-    "mount": None,
+    "mount": {"what": "h:/srv", "mountpoint": "/mnt", "security": "tls"},
     "exports": ["/srv/data"],
+    "daemons": [{"name": "rpctlssd", "pid": 8, "path": "/run/x"}],
     "connections": [
         {
             "id": "s1",
@@ -83,7 +84,9 @@ def test_stat_shows_each_direction(base: Path) -> None:
     assert "rx bounce NONE 34 33 5 B" in rows
     assert "56 calls, 55 replies, upcalls: connect 1, handlerecord 2" in rows
     assert "s2 127.0.0.1:901 closed, clear text" in rows
-    assert "exports: /srv/data" in shown
+    assert "mount: h:/srv at /mnt (tls)" in rows
+    assert "exports: /srv/data" in rows
+    assert "daemons: rpctlssd (process 8)" in rows
     assert "3.0 MiB" in shown
     assert "\x1b" not in shown
 

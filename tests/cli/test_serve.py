@@ -78,6 +78,11 @@ def test_ready_line(
     assert ready_line(config, Export(str(tmp_path), name="/x"), 7).startswith(line)
 
 
+def test_ready_line_leaves_out_the_usual_port(tmp_path: Path) -> None:
+    config = ServerConfig(host="h", offer_tls=False)
+    assert " h:/x " in ready_line(config, Export(str(tmp_path), name="/x"), 2049)
+
+
 def test_ready_line_puts_ipv6_in_brackets(tmp_path: Path) -> None:
     config = ServerConfig(host="::1", offer_tls=False)
     assert " [::1]:7:/x " in ready_line(config, Export(str(tmp_path), name="/x"), 7)

@@ -28,7 +28,6 @@ from umktls.kernel.children import program_path
 
 __all__ = ["demo"]
 
-EXPORT_OPTIONS = ("--mtls-required", "--squash", "none", "--insecure")
 # Programs that run meanwhile may write these two, and what pip has installed is not Python's own.
 LEAVE_OUT = ("__pycache__", "site-packages", "dist-packages")
 
@@ -109,7 +108,7 @@ def signals_interrupt() -> Iterator[None]:
 
 def start_server(console: Console, sandbox: Sandbox) -> Host:
     say(console, 2, f"a server host that exports {sandbox.export}")
-    server, ready = sandbox.serve("--certs", str(sandbox.certs), *EXPORT_OPTIONS)
+    server, ready = sandbox.serve("--certs", str(sandbox.certs), "--mtls-required")
     console.print(f"  {server.name}: {ready}")
     return server
 

@@ -83,7 +83,7 @@ def main() -> None:
     \b
       umktls certs /tmp/pki
       umktls serve /srv/data --certs /tmp/pki     (prints what to mount)
-      umktls mount 127.0.0.1:PORT:/ /mnt --certs /tmp/pki
+      umktls mount localhost:/ /mnt --certs /tmp/pki
       umktls stat
       umktls umount /mnt
 

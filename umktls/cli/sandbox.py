@@ -69,9 +69,9 @@ class Sandbox:
         return os.environ | {"UMKTLS_RUNDIR": str(self.run)}
 
     def serve(self, *options: str) -> tuple[Host, str]:
-        """Start a server for the export; its host, and the line it said when it was ready."""
-        state = str(self.top / "state")
-        command = [program_path("umktls"), "serve", str(self.export), "--state", state, *options]
+        """Start a server for the export, on a free port; its host, and its line when ready."""
+        own = ("--port", "0", "--state", str(self.top / "state"))
+        command = [program_path("umktls"), "serve", str(self.export), *own, *options]
         # A session of its own: Ctrl-C on the terminal is for us, and we end it in order.
         with self.server_log.open("w") as log:
             self._server = subprocess.Popen(

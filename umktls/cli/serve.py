@@ -19,6 +19,7 @@ from umktls.nfsd.server import NfsServer
 __all__ = ["serve"]
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
+NFS_PORT = 2049
 EXPIRE_SECONDS = 2.0
 FILE = click.Path(path_type=Path, dir_okay=False)
 # What the flags ask of a client at least.
@@ -33,7 +34,11 @@ LEVELS = {
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False, exists=True))
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=2049, show_default=True, help="0 picks one."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=NFS_PORT,
+    show_default=True,
+    help="0 picks one.",
 )
 @click.option(
     "--host", default="localhost", show_default=True, help="Name or address to listen on."
@@ -152,7 +157,8 @@ async def expire(nfsd: NfsServer) -> None:
 def ready_line(config: ServerConfig, export: Export, port: int) -> str:
     """The one line that is printed when clients may come."""
     host = f"[{config.host}]" if ":" in config.host else config.host
-    what = f"umktls mount {host}:{port}:{export.name} MOUNTPOINT"
+    where = host if port == NFS_PORT else f"{host}:{port}"
+    what = f"umktls mount {where}:{export.name} MOUNTPOINT"
     if not config.offer_tls:
         return f"ready: {what} -o notls   (no TLS: everything goes in clear)"
     certs = f" --certs {config.certs}" if config.certs else ""

@@ -71,19 +71,22 @@ def heading(state: dict[str, Any]) -> Text:
     text = Text()
     text.append(printable(str(host.get("name"))), style="bold")
     text.append(f"  process {host.get('pid')}, since {started}, {host.get('personality')}")
-    for label in ("mount", "exports", "daemons"):
-        if state.get(label):
-            text.append(f"\n  {label}: {printable(describe(state[label]))}")
+    for label, value in (
+        ("mount", state.get("mount") and mount_words(state["mount"])),
+        ("exports", ", ".join(map(str, state.get("exports") or []))),
+        ("daemons", ", ".join(map(daemon_words, state.get("daemons") or []))),
+    ):
+        if value:
+            text.append(f"\n  {label}: {printable(value)}")
     return text
 
 
-def describe(value: Any) -> str:
-    """A mount, or a list of exports or daemons, on one line."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {item}" for key, item in value.items() if item is not None)
-    if isinstance(value, list):
-        return "; ".join(describe(item) for item in value)
-    return str(value)
+def mount_words(mount: dict[str, Any]) -> str:
+    return f"{mount.get('what')} at {mount.get('mountpoint') or '-'} ({mount.get('security')})"
+
+
+def daemon_words(daemon: dict[str, Any]) -> str:
+    return f"{daemon.get('name')} (process {daemon.get('pid')})"
 
 
 def connection_line(connection: dict[str, Any]) -> Text:
