@@ -8,6 +8,7 @@ import pytest
 
 from tests.ktls.helpers import AES128, ENGINE, seal, session, transmitter
 from umktls.errors import CallerError
+from umktls.ktls.engines import Buffer
 from umktls.ktls.errors import KeyExhausted
 from umktls.ktls.states import State
 from umktls.ktls.tx import Transmitter
@@ -15,7 +16,7 @@ from umktls.ktls.tx import Transmitter
 
 def test_in_clear_the_parts_go_out_as_they_are() -> None:
     tx = Transmitter()
-    parts = [b"head", memoryview(b"body")]
+    parts: list[Buffer] = [b"head", memoryview(b"body")]
     wire = tx.seal_message(parts)
     assert [id(part) for part in wire] == [id(part) for part in parts]
     assert (tx.records, tx.bytes, tx.sequence, tx.suite) == (0, 0, 0, None)
