@@ -43,7 +43,7 @@ def stat(host: str | None, as_json: bool) -> None:
     elif not states:
         click.echo("no host runs")
     else:
-        console = Console(highlight=False)
+        console = Console(highlight=False, soft_wrap=True)
         for state in states:
             console.print(host_view(state))
 
