@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from umktls.errors import PeerError
 
 __all__ = [
+    "DECODE_ERROR",
+    "UNEXPECTED_MESSAGE",
+    "Breach",
     "CERTIFICATE_REQUIRED",
     "CLOSE_NOTIFY",
     "INTERNAL_ERROR",
@@ -24,7 +27,8 @@ WARNING = 1
 FATAL = 2
 
 CLOSE_NOTIFY = 0
-BAD_CERTIFICATE = 42
+UNEXPECTED_MESSAGE = 10
+DECODE_ERROR = 50
 INTERNAL_ERROR = 80
 PROTOCOL_VERSION = 70
 CERTIFICATE_REQUIRED = 116
@@ -32,11 +36,11 @@ NO_APPLICATION_PROTOCOL = 120
 
 NAMES = {
     CLOSE_NOTIFY: "close_notify",
-    10: "unexpected_message",
+    UNEXPECTED_MESSAGE: "unexpected_message",
     20: "bad_record_mac",
     22: "record_overflow",
     40: "handshake_failure",
-    BAD_CERTIFICATE: "bad_certificate",
+    42: "bad_certificate",
     43: "unsupported_certificate",
     44: "certificate_revoked",
     45: "certificate_expired",
@@ -44,7 +48,7 @@ NAMES = {
     47: "illegal_parameter",
     48: "unknown_ca",
     49: "access_denied",
-    50: "decode_error",
+    DECODE_ERROR: "decode_error",
     51: "decrypt_error",
     PROTOCOL_VERSION: "protocol_version",
     71: "insufficient_security",
@@ -91,6 +95,14 @@ def advice_for(number: int) -> str:
     return ADVICE.get(alert_name(number), "look into the peer's log for the reason")
 
 
+class Breach(PeerError):
+    """The peer broke the protocol in a way that TLS has an alert for."""
+
+    def __init__(self, text: str, alert: int) -> None:
+        super().__init__(text)
+        self.alert = alert
+
+
 @dataclass(frozen=True, slots=True)
 class Alert:
     """An alert as it stands in a record of type 21."""
@@ -121,7 +133,7 @@ class Alert:
 
     @classmethod
     def decode_untrusted(cls, data: bytes) -> Alert:
-        """An alert record's content; `PeerError` unless it is exactly one alert."""
+        """An alert record's content; `Breach` unless it is exactly one alert."""
         if len(data) != 2:
-            raise PeerError(f"an alert record with {len(data)} bytes instead of 2")
+            raise Breach(f"an alert record with {len(data)} bytes instead of 2", DECODE_ERROR)
         return cls(data[0], data[1])

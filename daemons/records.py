@@ -23,6 +23,8 @@ from umktls.ktls.suites import Suite
 from umktls.userland.libc import Record
 from umktls.userland.streams import RECORD_HEADER, record_length_untrusted
 
+from .alerts import DECODE_ERROR, Breach
+
 __all__ = [
     "APPLICATION_DATA",
     "HANDSHAKE",
@@ -163,13 +165,13 @@ class HandshakeMessages:
         self._buffer = b""
 
     def feed_untrusted(self, content: bytes) -> list[HandshakeMessage]:
-        """The messages that end in this record; raises `PeerError` only, for one too long."""
+        """The messages that end in this record; raises `Breach` only, for one too long."""
         self._buffer += content
         messages = []
         while len(self._buffer) >= MESSAGE_HEADER:
             length = int.from_bytes(self._buffer[1:MESSAGE_HEADER], "big")
             if length > MAX_MESSAGE:
-                raise PeerError(f"a handshake message of {length} bytes")
+                raise Breach(f"a handshake message of {length} bytes", DECODE_ERROR)
             end = MESSAGE_HEADER + length
             if len(self._buffer) < end:
                 break

@@ -218,12 +218,7 @@ class HandshakeService:
 
     def _rekey(self, name: rpctls_session_arg, _: CallContext) -> rpctls_session_res:
         session = self.sessions.get(name)
-        if session is None:
-            return rpctls_session_res(RPCTLSERR_NOSSL)
-        try:
-            session.rekey()
-        except SystemCallError as error:
-            logger.warning("session %d keeps its keys: %s", session.number, error)
+        if session is None or not session.rekey():
             return rpctls_session_res(RPCTLSERR_NOSSL)
         return rpctls_session_res(RPCTLSERR_OK)
 

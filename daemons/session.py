@@ -33,12 +33,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from umktls.errors import PeerError, UmktlsError
+from umktls.errors import UmktlsError
 from umktls.ktls.schedule import next_traffic_secret
 from umktls.ktls.session import Session
 from umktls.userland.libc import Record, Socket
 
-from .alerts import INTERNAL_ERROR, Alert, advice_for, alert_name
+from .alerts import INTERNAL_ERROR, UNEXPECTED_MESSAGE, Alert, Breach, advice_for, alert_name
 from .handshake import TrafficKeys
 from .records import (
     ALERT,
@@ -97,21 +97,26 @@ class LiveSession:
 
     def handle_record(self) -> bool:
         """HANDLERECORD: deal with the record at the head; whether the session goes on well."""
+        return self._try(self._handle_head)
+
+    def rekey(self) -> bool:
+        """REKEY: a new key for sending, and ask the peer for one; its answer comes as a record.
+
+        Whether it worked; if not, the session is at its end.
+        """
+        return self._try(lambda: self._renew_sending(request=True))
+
+    def _try(self, work: Callable[[], None]) -> bool:
         with self._lock:
-            record = self._sock.receive_record()
-            if record is None:
-                return True
             try:
-                self._handle(record)
+                work()
+            except Breach as error:
+                self._fail(str(error), error.alert)
+                return False
             except UmktlsError as error:
-                self._fail(str(error))
+                self._fail(str(error), INTERNAL_ERROR)
                 return False
             return True
-
-    def rekey(self) -> None:
-        """REKEY: a new key for sending, and ask the peer for one. Its answer comes as a record."""
-        with self._lock:
-            self._renew_sending(request=True)
 
     def disconnect(self) -> None:
         """DISCONNECT: close_notify, shut down, close. Never fails."""
@@ -122,13 +127,16 @@ class LiveSession:
             with contextlib.suppress(UmktlsError):
                 self._sock.close()
 
-    def _handle(self, record: Record) -> None:
+    def _handle_head(self) -> None:
+        record = self._sock.receive_record()
+        if record is None:
+            return
         if record.type == ALERT:
             self._on_alert(Alert.decode_untrusted(record.data), record)
         elif record.type == HANDSHAKE:
             self._on_handshake(record)
         else:
-            raise PeerError(f"a record of type {record.type} after the handshake")
+            raise Breach(f"a record of type {record.type} after the handshake", UNEXPECTED_MESSAGE)
 
     def _feed(self, record: Record) -> Progress:
         """Let the object process a record; what it has to say goes out."""
@@ -213,16 +221,16 @@ class LiveSession:
         with contextlib.suppress(UmktlsError):
             self._sock.shutdown(socket.SHUT_WR)
 
-    def _fail(self, reason: str) -> None:
-        """The peer broke the protocol. If the object has not said so by an alert, we do."""
+    def _fail(self, reason: str, alert: int) -> None:
+        """The session cannot go on. The peer gets `alert` unless the object has sent one."""
         logger.warning("session %d ends: %s", self.number, reason)
-        alert = self._endpoint.findings.alert_sent
-        if alert is None:
-            alert = INTERNAL_ERROR
+        sent = self._endpoint.findings.alert_sent
+        if sent is None:
             with contextlib.suppress(UmktlsError):
                 self._sock.send_record(ALERT, Alert.fatal(alert).encode())
+            sent = alert
         with contextlib.suppress(UmktlsError):
-            self._emit("alert", level="fatal", description=alert_name(alert), reason=reason)
+            self._emit("alert", level="fatal", description=alert_name(sent), reason=reason)
         self._shut_down()
 
     def _emit(self, event: str, **fields: Any) -> None:

@@ -111,7 +111,8 @@ class FakeSocket:
         while len(self._sink.data) < length:
             with self.lock:
                 result = self.state.rx.pull(self._sink)
-            if result is PullResult.EOF:
+            if result in (PullResult.EOF, PullResult.REKEY):
+                # REKEY: the daemon had its chance to set a new key.
                 break
             if result is PullResult.MORE_NEEDED:
                 if len(self._sink.data) < length:

@@ -1,0 +1,220 @@
+"""Both daemons against each other: key updates from either side, and what must not be accepted."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.daemons.fakekernel import SECONDS, FakeKernel, FakeSocket
+from tests.daemons.harness import MUTUAL, Harness, daemon
+from umktls.abi import rpctls
+from umktls.ktls.tx import Transmitter
+
+
+@dataclass
+class End:
+    """One end of a session: its daemon's harness and its socket."""
+
+    harness: Harness
+    sock: FakeSocket
+
+    @property
+    def kernel(self) -> FakeKernel:
+        return self.harness.kernel
+
+    def receive(self, length: int) -> bytes:
+        return self.harness.receive(self.sock, length)
+
+    def rekey(self) -> int:
+        return self.kernel.about(self.sock, "REKEY")
+
+    def updates(self) -> list[tuple[str, int, bool]]:
+        return [
+            (event["direction"], event["generation"], event["requested"])
+            for event in self.kernel.events
+            if event["event"] == "key-update"
+        ]
+
+
+@pytest.fixture
+def daemons(tmp_path: Path) -> Iterator[tuple[Harness, Harness]]:
+    for name in ("client", "server"):
+        (tmp_path / name).mkdir()
+    with (
+        daemon("client", tmp_path / "client", "client") as client,
+        daemon("server", tmp_path / "server", "server", mutualverf=True) as server,
+    ):
+        yield client, server
+
+
+def connect(client: Harness, server: Harness, personality: str = "umktls") -> tuple[End, End]:
+    near, far = socket.socketpair()
+    with ThreadPoolExecutor(1) as pool:
+        ends = (
+            End(client, FakeSocket(near, security="mtls", personality=personality)),
+            End(server, FakeSocket(far, security="mtls", personality=personality)),
+        )
+        serving = pool.submit(server.kernel.connect, ends[1].sock)
+        assert client.kernel.connect(ends[0].sock).reterr == rpctls.RPCTLSERR_OK
+        assert serving.result(SECONDS).flags == MUTUAL
+    return ends
+
+
+@pytest.fixture
+def ends(daemons: tuple[Harness, Harness]) -> Iterator[tuple[End, End]]:
+    client, server = connect(*daemons)
+    with contextlib.closing(client.sock.sock), contextlib.closing(server.sock.sock):
+        yield client, server
+
+
+def talk(one: End, other: End) -> None:
+    one.sock.send(b"there")
+    assert other.receive(5) == b"there"
+    other.sock.send(b"back!")
+    assert one.receive(5) == b"back!"
+
+
+def test_sequence_numbers_and_tickets(ends: tuple[End, End]) -> None:
+    client, server = ends
+    talk(client, server)
+    assert server.sock.state.tx.sequence == 3  # two tickets and one record
+    assert client.sock.state.rx.sequence == 3
+    assert client.kernel.names().count("ticket") == 2
+
+
+@pytest.mark.parametrize("initiator", [0, 1])
+def test_a_key_update(ends: tuple[End, End], initiator: int) -> None:
+    one, other = ends[initiator], ends[1 - initiator]
+    talk(one, other)
+    before = one.sock.state.tx.sequence
+    assert one.rekey() == rpctls.RPCTLSERR_OK
+    assert (before > 0, one.sock.state.tx.sequence) == (True, 0)
+    # Application data glued to the KeyUpdate, under the new key.
+    talk(one, other)
+    assert one.updates() == [("sent", 1, True), ("received", 1, False)]
+    assert other.updates() == [("received", 1, True), ("sent", 1, False)]
+    talk(other, one)
+
+
+def test_key_updates_that_cross(ends: tuple[End, End]) -> None:
+    one, other = ends
+    assert one.rekey() == rpctls.RPCTLSERR_OK
+    assert other.rekey() == rpctls.RPCTLSERR_OK
+    talk(one, other)
+    talk(other, one)
+    assert sorted(one.updates()) == [
+        ("received", 1, True),
+        ("received", 2, False),
+        ("sent", 1, True),
+        ("sent", 2, False),
+    ]
+
+
+def test_many_key_updates_then_goodbye(ends: tuple[End, End]) -> None:
+    one, other = ends
+    for _ in range(5):
+        one.rekey()
+        talk(one, other)
+        other.rekey()
+        talk(one, other)
+    assert one.kernel.about(one.sock, "DISCONNECT") == rpctls.RPCTLSERR_OK
+    assert other.receive(1) == b""
+    assert other.kernel.event("alert")["description"] == "close_notify"
+
+
+def test_a_session_made_new_after_key_updates(daemons: tuple[Harness, Harness]) -> None:
+    client, server = connect(*daemons)
+    talk(client, server)
+    client.rekey()
+    talk(client, server)
+    assert client.kernel.about(client.sock, "DISCONNECT") == rpctls.RPCTLSERR_OK
+    assert server.receive(1) == b""
+    again = connect(*daemons)
+    talk(*again)
+    assert client.kernel.event("handshake")["resumed"]
+    assert server.kernel.event("handshake")["resumed"]
+    for end in (client, server, *again):
+        end.sock.sock.close()
+
+
+def test_a_kernel_that_does_not_rekey(daemons: tuple[Harness, Harness]) -> None:
+    client, server = connect(*daemons, personality="freebsd14")
+    talk(client, server)
+    assert client.rekey() == rpctls.RPCTLSERR_NOSSL
+    for end in (client, server):
+        end.sock.sock.close()
+
+
+def forge(end: End, record_type: int, content: bytes) -> None:
+    """Send a record that no daemon would send."""
+    tx: Transmitter = end.sock.state.tx
+    with end.sock.lock:
+        end.sock._push(tx.seal_message([content], record_type))
+
+
+@pytest.mark.parametrize(
+    ("record_type", "content", "alert"),
+    [
+        (22, b"\x18\x00\x00\x01\x02", "illegal_parameter"),  # KeyUpdate with neither 0 nor 1
+        (22, b"\x18\x00\x00\x02\x00\x00", "illegal_parameter"),  # KeyUpdate of two bytes
+        (22, b"\x01\x00\x00\x00", "unexpected_message"),  # ClientHello
+        (22, b"\x04\xff\xff\xff", "decode_error"),  # a ticket of 16 MiB
+        (21, b"\x02", "decode_error"),  # half an alert
+        (24, b"heartbeat", "unexpected_message"),
+    ],
+)
+def test_what_must_not_be_said(
+    ends: tuple[End, End], record_type: int, content: bytes, alert: str
+) -> None:
+    client, server = ends
+    talk(client, server)
+    forge(server, record_type, content)
+    verdicts = []
+
+    def handle(sock: FakeSocket) -> None:
+        verdicts.append(client.kernel.about(sock, "HANDLERECORD"))
+        sock.sock.shutdown(socket.SHUT_RDWR)
+
+    client.sock.receive(1, handle)
+    assert verdicts == [rpctls.RPCTLSERR_NOSSL]
+    assert client.kernel.event("alert")["description"] == alert
+    # The other side is told.
+    assert server.receive(1) == b""
+    assert server.kernel.event("alert")["level"] == "fatal"
+    assert server.kernel.event("alert")["description"] == alert
+
+
+def test_messages_cut_across_records(ends: tuple[End, End]) -> None:
+    client, server = ends
+    talk(client, server)
+    # lifetime, age_add, nonce, ticket, extensions: RFC 8446 section 4.6.1
+    body = b"\0\0\1\0" + b"\0\0\0\0" + b"\x01\x09" + b"\0\x08" + b"t" * 8 + b"\0\0"
+    ticket = bytes((4, 0, 0, len(body))) + body
+    forge(server, 22, ticket[:9])
+    forge(server, 22, ticket[9:])
+    server.sock.send(b"on!")
+    assert client.receive(3) == b"on!"
+    assert client.kernel.event("ticket")["lifetime"] == 256
+
+
+@pytest.mark.parametrize("description", [40, 80, 20, 250])
+def test_fatal_alerts(ends: tuple[End, End], description: int) -> None:
+    client, server = ends
+    talk(client, server)
+    forge(client, 21, bytes((2, description)))
+    client.sock.sock.shutdown(socket.SHUT_WR)
+    assert server.receive(1) == b""
+    event = server.kernel.event("alert")
+    assert event["level"] == "fatal"
+    assert "the peer ended the session with the alert" in event["reason"]
+
+
+def test_nothing_is_parked(ends: tuple[End, End]) -> None:
+    client, _ = ends
+    assert client.kernel.about(client.sock, "HANDLERECORD") == rpctls.RPCTLSERR_OK
