@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import chain
 
 from umktls.nfs import types
@@ -21,13 +22,22 @@ LISTING_LIMIT = 1 << 18  # bytes of a reply: more would keep other calls waiting
 
 # Sizes in XDR, in bytes.
 ATTRIBUTES = 4 + 84  # post_op_attr with attributes
-HANDLE = 4 + 4 + 64  # post_op_fh3 with the longest handle
 ENTRY = 4 + 8 + 4 + 8  # "one more", fileid, the name's length, cookie
 FRAME = ATTRIBUTES + 8 + 4 + 4  # all that is not entries: cookieverf, the end of the list, eof
 
 
 def _entry_size(name: bytes) -> int:
-    return ENTRY + (len(name) + 3 & ~3)
+    return ENTRY + _padded(len(name))
+
+
+def _entry_plus_size(entry: entryplus3) -> int:
+    attributes = ATTRIBUTES if entry.name_attributes is not None else 4
+    handle = 8 + _padded(len(entry.name_handle)) if entry.name_handle is not None else 4
+    return _entry_size(entry.name) + attributes + handle
+
+
+def _padded(length: int) -> int:
+    return length + 3 & ~3
 
 
 def _entries(call: Call, directory: Node, cookie: int, verifier: bytes) -> Iterable[Entry]:
@@ -37,17 +47,26 @@ def _entries(call: Call, directory: Node, cookie: int, verifier: bytes) -> Itera
         raise NfsError(nfsstat3.NFS3ERR_BAD_COOKIE)
     status = directory.stat()
     with call.acting(directory.volume):
-        fd = os.open(".", DIRECTORY_FLAGS, dir_fd=directory.fd)
+        fd = os.open(directory.path, DIRECTORY_FLAGS)  # "." would have to be searched too
     try:
         behind = listings.behind(directory.handle, fd, cookie)
-        above = status if directory.is_root else os.stat("..", dir_fd=fd)
     finally:
         os.close(fd)
+    if cookie >= DOT_DOT_COOKIE:
+        return behind
     dots = (
         Entry(DOT_COOKIE, b".", status.st_ino),
-        Entry(DOT_DOT_COOKIE, b"..", above.st_ino),
+        Entry(DOT_DOT_COOKIE, b"..", _inode_above(directory, status)),
     )
     return chain((dot for dot in dots if dot.cookie > cookie), behind)
+
+
+def _inode_above(directory: Node, status: os.stat_result) -> int:
+    """The fileid of "..": of the root, and where it may not be asked for, the directory's own."""
+    if not directory.is_root:
+        with suppress(PermissionError):
+            return os.stat("..", dir_fd=directory.fd).st_ino
+    return status.st_ino
 
 
 def readdir(call: Call, args: types.READDIR3args) -> types.READDIR3resok:
@@ -83,17 +102,16 @@ def _page_plus(
 ) -> types.dirlistplus3:
     """As many entries as there is room for: bytes of all, and of what READDIR would have."""
     page: list[entryplus3] = []
-    for entry in entries:
-        size = _entry_size(entry.name)
-        room -= size + ATTRIBUTES + HANDLE
-        names_room -= size
+    for found in entries:
+        try:
+            entry = _entry_plus(call, directory, found)
+        except FileNotFoundError:  # removed since the directory was read
+            continue
+        names_room -= _entry_size(entry.name)
+        room -= _entry_plus_size(entry)
         if room < 0 or (names_room < 0 and page):
             return types.dirlistplus3(page, False)
-        try:
-            page.append(_entry_plus(call, directory, entry))
-        except FileNotFoundError:  # removed since the directory was read
-            room += size + ATTRIBUTES + HANDLE
-            names_room += size
+        page.append(entry)
     return types.dirlistplus3(page, True)
 
 

@@ -1,0 +1,327 @@
+"""Whose rights a call has: squashing, switching, and coming back."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.nfsd.client import ROOT, Client, FakePeer, user
+from tests.nfsd.conftest import Serve
+from umktls.errors import UnsupportedError
+from umktls.nfs import types
+from umktls.nfs.types import createhow3, createmode3, diropargs3, nfsstat3, sattr3, stable_how
+from umktls.nfsd import Export, credentials, hostcalls
+from umktls.nfsd.credentials import NOBODY, Actor, Identity, believed
+from umktls.nfsd.volume import best_locator
+from umktls.rpc.message import AuthSys
+
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for other users")
+
+OPEN = FakePeer()
+ANYBODY = FakePeer(verified=False, reserved_port=False)
+CERTIFIED = FakePeer(reserved_port=False)
+RESERVED = FakePeer(verified=False)
+JOE = user(1000, 1001, (1002, 0))
+
+
+@pytest.fixture
+def locate() -> Callable[[str], object]:
+    """How files are found again does not matter here."""
+    return best_locator
+
+
+@pytest.mark.parametrize(
+    ("credential", "peer", "options", "expected"),
+    [
+        (JOE, OPEN, {"squash": "none"}, Identity(1000, 1001, (1002, 0))),
+        (JOE, OPEN, {"squash": "root"}, Identity(1000, 1001, (1002, 65534))),
+        (JOE, OPEN, {"squash": "all"}, NOBODY),
+        (ROOT, OPEN, {"squash": "none"}, Identity(0, 0)),
+        (ROOT, OPEN, {"squash": "root"}, NOBODY),
+        (ROOT, OPEN, {}, NOBODY),
+        (None, OPEN, {"squash": "none"}, NOBODY),
+        (JOE, ANYBODY, {"squash": "none"}, NOBODY),
+        (JOE, ANYBODY, {"squash": "none", "secure": False}, Identity(1000, 1001, (1002, 0))),
+        (JOE, CERTIFIED, {"squash": "none"}, Identity(1000, 1001, (1002, 0))),
+        (JOE, RESERVED, {"squash": "none"}, Identity(1000, 1001, (1002, 0))),
+        (user(0xFFFFFFFF, 0xFFFFFFFF), OPEN, {"squash": "none"}, NOBODY),
+        (user(5, 6, (0xFFFFFFFF,)), OPEN, {"squash": "none"}, Identity(5, 6, (65534,))),
+    ],
+)
+def test_who_is_believed(
+    root: Path,
+    credential: AuthSys | None,
+    peer: FakePeer,
+    options: dict[str, object],
+    expected: Identity,
+) -> None:
+    export = Export(str(root), **options)  # type: ignore[arg-type]
+    assert believed(export, credential, peer) == expected
+
+
+def ids() -> tuple[int, int, list[int]]:
+    """File system ids and groups of this thread, as the kernel has them."""
+    status = dict(
+        line.split(":", 1) for line in Path("/proc/thread-self/status").read_text().splitlines()
+    )
+    uid, gid = (int(status[key].split()[3]) for key in ("Uid", "Gid"))
+    return uid, gid, [int(group) for group in status["Groups"].split()]
+
+
+@root_only
+def test_acting_and_coming_back() -> None:
+    actor = Actor()
+    before = ids()
+    for identity in (Identity(1000, 1001, (1002, 3)), Identity(0, 7, ()), NOBODY):
+        with actor.acting(identity):
+            assert ids() == (identity.uid, identity.gid, sorted(identity.gids))
+        assert ids() == before
+        with pytest.raises(KeyError), actor.acting(identity):
+            raise KeyError
+        assert ids() == before
+
+
+@root_only
+def test_acting_is_for_the_thread_alone() -> None:
+    actor = Actor()
+    before = ids()
+    seen: list[object] = []
+    with actor.acting(Identity(1000, 1001, (1002,))):
+        other = threading.Thread(target=lambda: seen.append(ids()))
+        mine = ids()
+        # A new thread begins with the ids of its maker: what matters is the way back.
+        other.start()
+        other.join()
+    assert seen == [mine]
+    assert ids() == before
+    with actor.acting(NOBODY):
+        pass
+    assert ids() == before
+
+
+@root_only
+def test_root_that_cannot_switch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without CAP_SETUID, setfsuid fails without a sign."""
+    monkeypatch.setattr(hostcalls, "setfsuid", lambda uid: 0)
+    with pytest.raises(UnsupportedError, match="CAP_SETUID"):
+        Actor()
+
+
+@root_only
+def test_an_id_that_does_not_exist_here(
+    serve: Serve, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a user namespace without that id the switch fails without a sign: nothing may be done."""
+    root.chmod(0o777)
+    client = Client(serve(), user(1000))
+    top = client.mount()
+    original = hostcalls.setfsuid
+    monkeypatch.setattr(
+        hostcalls, "setfsuid", lambda uid: original(hostcalls.NO_ID if uid == 1000 else uid)
+    )
+    how = createhow3(createmode3.GUARDED, sattr3(mode=0o644))
+    assert client.status("CREATE", diropargs3(top, b"f"), how) is nfsstat3.NFS3ERR_ACCES
+    assert os.listdir(root) == []
+
+
+@root_only
+def test_many_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credentials, "SWITCHES_LIMIT", 4)
+    actor = Actor()
+    for uid in [*range(1000, 1010), 1000]:
+        with actor.acting(Identity(uid, uid)):
+            assert ids() == (uid, uid, [])
+
+
+@root_only
+def test_files_belong_to_the_caller(serve: Serve, root: Path) -> None:
+    root.chmod(0o777)
+    client = Client(serve(), user(1000, 1001))
+    top = client.mount()
+    client.create(top, b"f")
+    client.mkdir(top, b"d")
+    client.ok("SYMLINK", diropargs3(top, b"l"), types.symlinkdata3(sattr3(), b"x"))
+    for name in "fdl":
+        status = (root / name).lstat()
+        assert (status.st_uid, status.st_gid) == (1000, 1001)
+
+
+@root_only
+def test_files_of_nobody(serve: Serve, root: Path) -> None:
+    root.chmod(0o777)
+    client = Client(serve(squash="root"), ROOT)
+    client.create(client.mount(), b"f")
+    assert (root / "f").stat().st_uid == 65534
+    stranger = client.as_user(JOE, ANYBODY)
+    stranger.create(client.mount(), b"g")
+    assert ((root / "g").stat().st_uid, (root / "g").stat().st_gid) == (65534, 65534)
+    nameless = client.as_user(None)
+    nameless.create(client.mount(), b"h")
+    assert (root / "h").stat().st_uid == 65534
+
+
+@pytest.fixture
+def private(root: Path) -> Path:
+    """A directory of user 1000 with a file, both closed to others."""
+    path = root / "private"
+    path.mkdir()
+    (path / "f").write_bytes(b"secret")
+    (path / "f").chmod(0o600)
+    path.chmod(0o700)
+    for item in (path, path / "f"):
+        os.chown(item, 1000, 1000)
+    return path
+
+
+@root_only
+def test_what_others_may_not(serve: Serve, private: Path) -> None:
+    owner = Client(serve(), user(1000))
+    directory, file = owner.walk(b"private"), owner.walk(b"private", b"f")
+    assert owner.read(file) == b"secret"
+    other = owner.as_user(user(1005))
+    where = diropargs3(directory, b"f")
+    new = diropargs3(directory, b"new")
+    how = createhow3(createmode3.GUARDED, sattr3())
+    refused = nfsstat3.NFS3ERR_ACCES
+    assert other.status("LOOKUP", where) is refused
+    assert other.status("READ", file, 0, 10) is refused
+    assert other.status("WRITE", file, 0, 1, stable_how.UNSTABLE, b"x") is refused
+    assert other.status("COMMIT", file, 0, 0) is refused
+    assert other.status("SETATTR", file, sattr3(size=0)) is refused
+    assert other.status("SETATTR", file, sattr3(mode=0o777)) is nfsstat3.NFS3ERR_PERM
+    assert other.status("SETATTR", file, sattr3(uid=1005)) is nfsstat3.NFS3ERR_PERM
+    assert other.status("CREATE", new, how) is refused
+    assert other.status("MKDIR", new, sattr3()) is refused
+    assert other.status("SYMLINK", new, types.symlinkdata3(sattr3(), b"x")) is refused
+    assert other.status("MKNOD", new, types.mknoddata3(types.ftype3.NF3FIFO, sattr3())) is refused
+    assert other.status("REMOVE", where) is refused
+    assert other.status("RENAME", where, new) is refused
+    assert other.status("LINK", file, new) is refused
+    assert other.status("READDIR", directory, 0, bytes(8), 4096) is refused
+    assert other.status("READDIRPLUS", directory, 0, bytes(8), 4096, 4096) is refused
+    assert other.ok("ACCESS", file, 0x3F).access == 0
+    assert other.ok("ACCESS", directory, 0x3F).access == 0
+    assert other.status("GETATTR", file) is nfsstat3.NFS3_OK
+    assert (private / "f").read_bytes() == b"secret"
+    assert os.listdir(private) == ["f"]
+
+
+@root_only
+def test_access_of_others(serve: Serve, root: Path) -> None:
+    (root / "f").touch()
+    (root / "f").chmod(0o751)
+    os.chown(root / "f", 1000, 2000)
+    read, execute = types.ACCESS3_READ, types.ACCESS3_EXECUTE
+    write = types.ACCESS3_MODIFY | types.ACCESS3_EXTEND
+    client = Client(serve(), user(1000))
+    file = client.walk(b"f")
+    for credential, granted in (
+        (user(1000), read | write | execute),
+        (user(1005, 2000), read | execute),
+        (user(1005, 1005, (7, 2000)), read | execute),
+        (user(1005), execute),
+        (ROOT, read | write | execute),
+    ):
+        assert client.as_user(credential).ok("ACCESS", file, 0x3F).access == granted
+
+
+@root_only
+def test_read_to_execute(serve: Serve, root: Path) -> None:
+    """Who may execute a file on his machine must be sent its content."""
+    (root / "program").write_bytes(b"#!")
+    (root / "program").chmod(0o711)
+    client = Client(serve(), user(1000))
+    assert client.read(client.walk(b"program")) == b"#!"
+    (root / "program").chmod(0o700)
+    status = client.status("READ", client.walk(b"program"), 0, 2)
+    assert status is nfsstat3.NFS3ERR_ACCES
+
+
+@root_only
+def test_the_owner_reads_and_writes_whatever_the_mode(serve: Serve, root: Path) -> None:
+    root.chmod(0o777)
+    server = serve()
+    client = Client(server, user(1000))
+    handle = client.create(client.mount(), b"f", 0o000)
+    client.write(handle, 0, b"data")
+    server.expire(0)
+    client.write(handle, 4, b"more")
+    assert client.read(handle) == b"datamore"
+    client.ok("SETATTR", handle, sattr3(size=4))
+    assert client.ok("ACCESS", handle, 0x3F).access == 0
+    assert stat.S_IMODE((root / "f").stat().st_mode) == 0
+
+
+@root_only
+def test_groups(serve: Serve, root: Path) -> None:
+    (root / "f").write_bytes(b"for the group")
+    (root / "f").chmod(0o060)
+    os.chown(root / "f", 0, 2000)
+    client = Client(serve(), user(1000))
+    file = client.walk(b"f")
+    assert client.status("READ", file, 0, 1) is nfsstat3.NFS3ERR_ACCES
+    for member in (user(1000, 2000), user(1000, 1, (5, 2000))):
+        assert client.as_user(member).read(file) == b"for the group"
+        client.as_user(member).write(file, 0, b"f")
+
+
+@root_only
+def test_owner_and_group_may_be_set_by_whom_the_host_lets(serve: Serve, root: Path) -> None:
+    root.chmod(0o777)
+    client = Client(serve(), user(1000, 1000, (2000,)))
+    file = client.create(client.mount(), b"f")
+    client.ok("SETATTR", file, sattr3(uid=1000, gid=1000))  # what they are
+    client.ok("SETATTR", file, sattr3(gid=2000))
+    assert client.status("SETATTR", file, sattr3(gid=3000)) is nfsstat3.NFS3ERR_PERM
+    assert client.status("SETATTR", file, sattr3(uid=1)) is nfsstat3.NFS3ERR_PERM
+    client.as_user(ROOT).ok("SETATTR", file, sattr3(uid=1, gid=3000))
+    status = (root / "f").stat()
+    assert (status.st_uid, status.st_gid) == (1, 3000)
+
+
+@root_only
+def test_writing_takes_away_the_bit_of_another_user(serve: Serve, root: Path) -> None:
+    (root / "f").touch()
+    (root / "f").chmod(0o4777)
+    client = Client(serve(), user(1000))
+    client.write(client.walk(b"f"), 0, b"x")
+    assert stat.S_IMODE((root / "f").stat().st_mode) == 0o777
+
+
+@root_only
+def test_times_may_be_set_to_now_by_who_may_write(serve: Serve, root: Path) -> None:
+    (root / "f").touch()
+    (root / "f").chmod(0o666)
+    os.utime(root / "f", (1, 1))
+    client = Client(serve(), user(1000))
+    file = client.walk(b"f")
+    fixed = sattr3(mtime=types.nfstime3(5, 0))
+    assert client.status("SETATTR", file, fixed) is nfsstat3.NFS3ERR_PERM
+    client.ok("SETATTR", file, sattr3(atime=types.SERVER_TIME, mtime=types.SERVER_TIME))
+    assert (root / "f").stat().st_mtime > 1_000_000_000
+
+
+@root_only
+def test_devices_are_for_root(serve: Serve, root: Path) -> None:
+    root.chmod(0o777)
+    what = types.mknoddata3(types.ftype3.NF3CHR, sattr3(), types.specdata3(1, 3))
+    client = Client(serve(), user(1000))
+    where = diropargs3(client.mount(), b"null")
+    assert client.status("MKNOD", where, what) is nfsstat3.NFS3ERR_PERM
+
+
+@root_only
+def test_a_directory_that_may_be_listed_but_not_searched(serve: Serve, private: Path) -> None:
+    private.chmod(0o704)
+    owner = Client(serve(), user(1000))
+    directory = owner.walk(b"private")
+    other = owner.as_user(user(1005))
+    entries = other.ok("READDIRPLUS", directory, 0, bytes(8), 4096, 4096).reply.entries
+    (entry,) = [entry for entry in entries if entry.name == b"f"]
+    assert (entry.name_attributes, entry.name_handle) == (None, None)
+    assert entry.fileid == (private / "f").stat().st_ino
