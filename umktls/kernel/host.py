@@ -29,6 +29,7 @@ from umktls.kernel.control import ControlServer
 from umktls.kernel.events import Trace
 from umktls.kernel.groups import single_error
 from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.memory import keep_large_buffers
 from umktls.kernel.rundir import RunDirectory
 from umktls.kernel.syscalls import Process, SyscallServer
 from umktls.kernel.upcalls import DaemonGone, DaemonHandle
@@ -332,6 +333,7 @@ async def booted(config: HostConfig) -> AsyncIterator[Host]:
 
 
 async def bring_up(host: Host) -> None:
+    keep_large_buffers()
     host.rundir.describe({**host.describe(), **host.config.facts})
     await host.serve_doors()
     host.trace.emit("host-up", role=host.config.role, rundir=str(host.rundir.path))
