@@ -66,14 +66,15 @@ class Mountd:
         return node
 
     def _split(self, path: bytes) -> tuple[Volume, list[bytes]]:
-        """The export with the longest name that the path begins with, and the names behind it."""
+        """The export with the longest name that the path begins with, and the names behind it. An
+        only export is called "/" too."""
         wanted = _names(path)
         for length in range(len(wanted), -1, -1):
             volume = self._volumes.get(b"/" + b"/".join(wanted[:length]))
             if volume is not None:
                 return volume, wanted[length:]
-        if not wanted and len(self._volumes) == 1:
-            return next(iter(self._volumes.values())), []
+        if len(self._volumes) == 1:
+            return next(iter(self._volumes.values())), wanted
         raise NfsError(nfsstat3.NFS3ERR_NOENT)
 
     def dump(self, args: None, context: CallContext) -> list[mountbody]:
