@@ -81,7 +81,6 @@ class InodeTable:
 
     def __init__(self, root: bytes) -> None:
         self.root = Inode(ROOT_INODE, root)
-        self.root.lookups = 1  # never forgotten
         self._numbers = {ROOT_INODE: self.root}
         self._handles = {root: self.root}
         self._names: dict[Name, Inode] = {}
@@ -120,8 +119,10 @@ class InodeTable:
 
     def drop_if_unused(self, inode: Inode) -> None:
         """Remove an inode that neither FUSE nor this mount needs any more."""
-        if inode.lookups > 0 or inode.busy or self._numbers.get(inode.number) is not inode:
+        if inode.lookups > 0 or inode.busy or inode is self.root:
             return
+        if self._numbers.get(inode.number) is not inode:
+            return  # it was removed before
         del self._numbers[inode.number]
         del self._handles[inode.handle]
         for name in inode.names:

@@ -1,0 +1,36 @@
+"""A world per test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+import pytest
+import trio
+from umktls_fs.options import parse_options
+
+from tests.fs.world import World
+
+MakeWorld = Callable[..., World]
+
+
+@pytest.fixture
+def make_world(tmp_path: Path, nursery: trio.Nursery) -> Iterator[MakeWorld]:
+    """Makes a world; arguments are mount options. Afterwards nothing may be left in the tables."""
+    worlds: list[World] = []
+
+    def make(*options: str) -> World:
+        worlds.append(World(tmp_path, nursery, parse_options(options)))
+        return worlds[-1]
+
+    yield make
+    for world in worlds:
+        world.caller.server.close()
+
+
+@pytest.fixture
+def world(make_world: MakeWorld) -> World:
+    return make_world()
+
+

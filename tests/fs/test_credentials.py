@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import os
+
+from hypothesis import given
+from hypothesis import strategies as st
+from umktls_fs.credentials import KEEP_PROCESSES, KEEP_SECONDS, Credentials, supplementary_groups
+
+from tests.fs.world import Somebody
+from umktls.rpc.message import AuthSys
+
+
+class Processes:
+    """A clock, and processes whose groups can change."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.groups: dict[int, tuple[int, ...]] = {}
+        self.asked: list[int] = []
+        self.credentials = Credentials(lambda: self.now, self.of)
+
+    def of(self, pid: int) -> tuple[int, ...]:
+        self.asked.append(pid)
+        return self.groups.get(pid, ())
+
+    def seen(self, somebody: Somebody) -> AuthSys:
+        return AuthSys.from_opaque_untrusted(self.credentials.of(somebody))
+
+
+def test_the_credential_is_the_callers() -> None:
+    processes = Processes()
+    processes.groups[7] = (100, 20, 30)
+    seen = processes.seen(Somebody(uid=1000, gid=100, pid=7))
+    assert (seen.uid, seen.gid, seen.gids) == (1000, 100, (20, 30))
+    assert seen.machinename == os.uname().nodename.encode()
+
+
+def test_at_most_sixteen_groups_are_sent() -> None:
+    processes = Processes()
+    processes.groups[7] = tuple(range(1, 40))
+    assert processes.seen(Somebody(gid=3, pid=7)).gids == (1, 2, *range(4, 18))
+
+
+def test_groups_are_read_again_after_a_short_time() -> None:
+    processes = Processes()
+    somebody = Somebody(uid=1000, gid=100, pid=7)
+    first = processes.credentials.of(somebody)
+    processes.groups[7] = (5,)
+    processes.now += KEEP_SECONDS - 0.01
+    assert processes.credentials.of(somebody) is first
+    processes.now += 0.02
+    assert processes.seen(somebody).gids == (5,)
+    assert processes.asked == [7, 7]
+
+
+def test_a_process_that_changes_its_user_gets_another_credential_at_once() -> None:
+    processes = Processes()
+    first = processes.credentials.of(Somebody(uid=0, pid=7))
+    second = processes.credentials.of(Somebody(uid=1000, pid=7))
+    assert first != second
+
+
+def test_equal_users_share_one_object() -> None:
+    processes = Processes()
+    first = processes.credentials.of(Somebody(uid=1000, gid=100, pid=7))
+    assert processes.credentials.of(Somebody(uid=1000, gid=100, pid=8)) is first
+
+
+def test_the_number_of_remembered_processes_is_bounded() -> None:
+    processes = Processes()
+    for pid in range(KEEP_PROCESSES + 1):
+        processes.credentials.of(Somebody(pid=pid))
+    processes.credentials.of(Somebody(pid=KEEP_PROCESSES))
+    assert len(processes.asked) == KEEP_PROCESSES + 1
+    processes.credentials.of(Somebody(pid=0))
+    assert len(processes.asked) == KEEP_PROCESSES + 2
+
+
+def test_this_process_has_its_groups() -> None:
+    assert sorted(supplementary_groups(os.getpid())) == sorted(os.getgroups())
+
+
+def test_a_process_that_is_gone_or_hidden_has_none() -> None:
+    assert supplementary_groups(0) == ()
+    assert supplementary_groups(2**22 + 1) == ()
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**32 - 1),
+    st.lists(st.integers(0, 2**32 - 1), max_size=40),
+)
+def test_any_user_can_be_said(uid: int, gid: int, groups: list[int]) -> None:
+    credential = Credentials(lambda: 0.0).of_user(uid, gid, tuple(groups))
+    seen = AuthSys.from_opaque_untrusted(credential)
+    assert (seen.uid, seen.gid) == (uid, gid)
+    assert set(seen.gids) <= set(groups) - {gid}

@@ -1,0 +1,124 @@
+"""A mount without FUSE: the operations are called as pyfuse3 would call them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import trio
+from pyfuse3 import EntryAttributes, FUSEError, ReaddirToken, RequestContext
+from umktls_fs.credentials import Credentials
+from umktls_fs.operations import NfsOperations
+from umktls_fs.options import MountOptions
+
+from tests.fs.peer import LocalCaller
+
+ROOT = 1
+
+
+@dataclass(frozen=True)
+class Somebody:
+    """What FUSE says of who asks."""
+
+    uid: int = 0
+    gid: int = 0
+    pid: int = 1
+    umask: int = 0o022
+
+    @property
+    def ctx(self) -> RequestContext:
+        return cast(RequestContext, self)
+
+
+@dataclass
+class Listing:
+    """Takes entries as FUSE does, so many at a time."""
+
+    room: int = 1 << 30
+
+    def __post_init__(self) -> None:
+        self.entries: list[tuple[bytes, int, int]] = []  # name, inode number, next place
+
+    @property
+    def token(self) -> ReaddirToken:
+        return cast(ReaddirToken, self)
+
+    @property
+    def names(self) -> list[bytes]:
+        return [name for name, _, _ in self.entries if name not in (b".", b"..")]
+
+
+def emit(token: ReaddirToken, name: bytes, attr: EntryAttributes, place: int) -> bool:
+    """In the place of pyfuse3.readdir_reply."""
+    listing = cast(Listing, token)
+    if len(listing.entries) == listing.room:
+        return False
+    listing.entries.append((name, attr.st_ino, place))
+    return True
+
+
+class World:
+    """The operations, the server behind them, and the directory behind that."""
+
+    def __init__(self, top: Path, nursery: trio.Nursery, options: MountOptions) -> None:
+        self.export = top / "export"
+        self.export.mkdir(exist_ok=True)
+        self.caller = LocalCaller(self.export, top / "state")
+        self.nursery = nursery
+        self.groups: dict[int, tuple[int, ...]] = {}
+        self.me = Somebody()
+        self.ops = NfsOperations(
+            self.caller,
+            options,
+            nursery.start_soon,
+            credentials=Credentials(trio.current_time, lambda pid: self.groups.get(pid, ())),
+            emit=emit,
+        )
+
+    @property
+    def ctx(self) -> RequestContext:
+        return self.me.ctx
+
+    async def lookup(self, name: str, parent: int = ROOT) -> EntryAttributes:
+        return await self.ops.lookup(parent, os.fsencode(name), self.ctx)
+
+    async def number(self, name: str) -> int:
+        """The inode number of a name in the root."""
+        return (await self.lookup(name)).st_ino
+
+    async def open(self, name: str, flags: int = os.O_RDONLY) -> int:
+        return (await self.ops.open(await self.number(name), flags, self.ctx)).fh
+
+    async def create(self, name: str, flags: int = os.O_RDWR | os.O_TRUNC) -> int:
+        info, _ = await self.ops.create(ROOT, os.fsencode(name), 0o644, flags, self.ctx)
+        return info.fh
+
+    async def close(self, fh: int) -> None:
+        await self.ops.flush(fh)
+        await self.ops.release(fh)
+
+    async def listdir(self, number: int = ROOT, room: int = 1 << 30) -> list[bytes]:
+        """All names, read `room` entries at a time."""
+        fh = await self.ops.opendir(number, self.ctx)
+        names: list[bytes] = []
+        place = 0
+        while True:
+            listing = Listing(room)
+            await self.ops.readdir(fh, place, listing.token)
+            if not listing.entries:
+                break
+            names += listing.names
+            place = listing.entries[-1][2]
+        await self.ops.releasedir(fh)
+        return sorted(names)
+
+
+async def fails(awaitable: Awaitable[Any]) -> int:
+    """The errno with which a request fails."""
+    with pytest.raises(FUSEError) as caught:
+        await awaitable
+    return caught.value.errno
