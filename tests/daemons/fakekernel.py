@@ -220,6 +220,8 @@ class FakeKernel:
         self.close()
 
     def close(self) -> None:
+        if self._listener.fileno() < 0:
+            return
         self._listener.shutdown(socket.SHUT_RDWR)
         self._accepting.join(SECONDS)
         self._listener.close()
@@ -248,7 +250,8 @@ class FakeKernel:
             self._spawn(partial(self._serve, process))
 
     def _serve(self, process: socket.socket) -> None:
-        with process:
+        # An OSError: the daemon was killed in the middle of a call.
+        with process, contextlib.suppress(OSError):
             while data := process.recv(wire.MAX_MESSAGE):
                 self._answer(process, data)
         self._processes.remove(process)
@@ -344,6 +347,10 @@ class FakeKernel:
         assert isinstance(reply, AcceptedReply)
         assert (reply.xid, reply.status) == (xid, 0)
         return procedure.decode_result_untrusted(reply.body)
+
+    def taken(self) -> int:
+        """How many sockets daemons have taken."""
+        return len(self._sockets)
 
     def event(self, name: str) -> dict[str, Any]:
         """The last event of that name."""

@@ -295,7 +295,7 @@ def test_a_slow_handshake_holds_up_nobody(server: Harness) -> None:
     waiting = peer.run(lambda _: server.kernel.connect(slow).flags)
     quick, other = server.connection()
     client = other.tls(client_context(), exchange, **NAME)
-    while not server.kernel._sockets:
+    while not server.kernel.taken():
         # Until the daemon has taken the slow one.
         assert not waiting.done()
     assert server.kernel.connect(quick).flags == ENCRYPTED
