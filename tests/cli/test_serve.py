@@ -92,7 +92,7 @@ def test_serve_answers_stat_and_ends_by_sigterm(tmp_path: Path) -> None:
     with Sandbox("t") as sandbox:
         layout.create(sandbox.certs)
         host, ready = sandbox.serve("--certs", str(sandbox.certs), "--tls-required")
-        assert ready.startswith(f"ready: umktls mount localhost:{host.facts['port']}:")
+        assert ready.startswith(f"ready: umktls mount 127.0.0.1:{host.facts['port']}:")
         state = host.stat()
         assert state["host"]["role"] == "server"
         assert state["exports"] == [str(sandbox.export)]

@@ -70,7 +70,7 @@ class Sandbox:
 
     def serve(self, *options: str) -> tuple[Host, str]:
         """Start a server for the export, on a free port; its host, and its line when ready."""
-        own = ("--port", "0", "--state", str(self.top / "state"))
+        own = ("--host", "127.0.0.1", "--port", "0", "--state", str(self.top / "state"))
         command = [program_path("umktls"), "serve", str(self.export), *own, *options]
         # A session of its own: Ctrl-C on the terminal is for us, and we end it in order.
         with self.server_log.open("w") as log:
