@@ -108,23 +108,27 @@ class FakeSocket:
 
     def receive(self, length: int, control: Callable[[FakeSocket], None]) -> bytes:
         """`length` bytes of application data, fewer at the end; `control` for a parked record."""
-        while len(self._sink.data) < length:
+        self.pump(lambda: len(self._sink.data) >= length, control)
+        data = bytes(self._sink.data[:length])
+        del self._sink.data[:length]
+        return data
+
+    def pump(self, done: Callable[[], bool], control: Callable[[FakeSocket], None]) -> None:
+        """Receive until `done`, the end of the stream, or a KeyUpdate that nobody answers."""
+        while not done():
             with self.lock:
                 result = self.state.rx.pull(self._sink)
             if result in (PullResult.EOF, PullResult.REKEY):
                 # REKEY: the daemon had its chance to set a new key.
-                break
+                return
             if result is PullResult.MORE_NEEDED:
-                if len(self._sink.data) < length:
+                if not done():
                     self.read()
                 continue
             control(self)
             with self.lock:
                 if self.state.rx.control is not None:
                     self.state.rx.discard_control()
-        data = bytes(self._sink.data[:length])
-        del self._sink.data[:length]
-        return data
 
     def read(self) -> None:
         """More bytes from the connection into the receiver."""

@@ -146,6 +146,8 @@ def test_garbage_costs_its_connection_only(
 
 def test_the_path_is_private_and_goes(server: UpcallServer, stream: socket.socket) -> None:
     assert stat.S_IMODE(server.path.stat().st_mode) == 0o600
+    stream.sendall(framed(call(8, "DISCONNECT", 1)))
+    assert reply(stream).xid == 8
     server.close()
     assert not server.path.exists()
     assert stream.recv(1) == b""
