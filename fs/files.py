@@ -6,6 +6,9 @@ fresh attributes; if they are not those that the kernel's page cache was filled 
 told to drop it. Closing waits until everything written is stable on the server. So whoever opens a
 file after another has closed it sees what was written (nfs(5), "close-to-open").
 
+With O_DIRECT nothing is kept here: each read asks the server, and a write returns when the server
+has the data. That does not mean that it is stable there; with O_DSYNC it is.
+
 Failures of writing behind are told once to each file that was open then: by its next write, fsync
 or close.
 """
@@ -50,11 +53,15 @@ _ACCESS_OF_MODE = {
 
 @dataclass(slots=True, eq=False)
 class OpenFile:
-    """One open of a file. failures: how many of the writer's failures its user has been told."""
+    """One open of a file. failures: how many of the writer's failures its user has been told.
+
+    direct: opened with O_DIRECT.
+    """
 
     inode: Inode
     credential: OpaqueAuth
     writable: bool
+    direct: bool
     reader: Reader
     failures: int = 0
 
@@ -120,7 +127,9 @@ class Files:
     def _add(self, inode: Inode, flags: int, credential: OpaqueAuth) -> int:
         self._last += 1
         writable = flags & os.O_ACCMODE != os.O_RDONLY
-        file = OpenFile(inode, credential, writable, Reader(inode, credential, self._ahead))
+        direct = bool(flags & os.O_DIRECT)
+        reader = Reader(inode, credential, self._ahead)
+        file = OpenFile(inode, credential, writable, direct, reader)
         if inode.writer is not None:
             file.failures = inode.writer.failures
         self._open[self._last] = file
@@ -157,6 +166,8 @@ class Files:
             # Behind what the server knows of may be a hole, and then data that it lacks.
             if offset + size > known or writer.overlaps(offset, offset + size):
                 await writer.drain()
+        if file.direct:
+            return await self._ahead.read(file.inode, offset, size, file.credential)
         return await file.reader.read(offset, size)
 
     async def write(self, fh: int, offset: int, data: Buffer) -> int:
@@ -168,6 +179,9 @@ class Files:
         await writer.write(offset, data, file.credential)
         if self._through:
             await self.flush(fh)
+        elif file.direct:
+            await writer.drain()
+            self._report(file)
         return len(data)
 
     async def flush(self, fh: int) -> None:
