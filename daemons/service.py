@@ -147,9 +147,9 @@ class HandshakeService:
         """Shake hands, put the keys into the kernel, register the session."""
         sock, endpoint = taken.sock, attempt.endpoint
         keys = handshake(sock, endpoint, sock.deadline(), attempt.expected)
+        self._report_handshake(taken, endpoint)
         self._enable(sock, keys)
         sock.release()
-        self._report_success(taken, endpoint)
         session = LiveSession(sock, endpoint, keys, self._trace_quietly, attempt.keep)
         return self.sessions.add(session)
 
@@ -167,7 +167,7 @@ class HandshakeService:
             _apologize(sock, keys)
             raise
 
-    def _report_success(self, taken: Taken, endpoint: Endpoint) -> None:
+    def _report_handshake(self, taken: Taken, endpoint: Endpoint) -> None:
         certificate = endpoint.peer_certificate
         peer = certificate.subject.rfc4514_string() if certificate else "without a certificate"
         event = {
@@ -181,7 +181,7 @@ class HandshakeService:
             "verified": certificate is not None,
         }
         logger.info(
-            "session with %s (%s): %s %s%s",
+            "handshake with %s (%s): %s %s%s",
             taken.address or "a local peer",
             peer,
             event["version"],

@@ -327,10 +327,14 @@ def _expect_name(connection: SSL.Connection, name: str) -> None:
 
 
 def _dns_name(name: str) -> bytes:
+    """`name` for SNI and certificates. An empty one would switch OpenSSL's check off."""
     try:
-        return name.rstrip(".").encode("idna")
+        encoded = name.removesuffix(".").encode("idna")
     except UnicodeError as error:
         raise CallerError(f"{name!r} is neither a DNS name nor an address") from error
+    if not 0 < len(encoded) < 254 or b"\0" in encoded:
+        raise CallerError(f"{name!r} is neither a DNS name nor an address")
+    return encoded
 
 
 def _on_info(connection: SSL.Connection, where: int, value: int) -> None:

@@ -1,0 +1,177 @@
+"""The handshake with a peer in memory: keys, proven counts, and damage at every record."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import pytest
+from umktls_daemons.failure import HandshakeFailure
+from umktls_daemons.handshake import Expectations, TrafficKeys, handshake
+from umktls_daemons.identity import Identity
+from umktls_daemons.records import proven_count, split_records
+from umktls_daemons.tlsadapter import (
+    ClientCertificates,
+    Endpoint,
+    TlsContext,
+    TlsError,
+    missing_features,
+)
+
+from tests.daemons.pki import certificates
+from umktls.errors import CallerError
+from umktls.ktls.suites import SUITES
+from umktls.userland.streams import Deadline, DeadlinePassed, EndOfStream
+
+CLIENT = Expectations(server=False, name="localhost", trust="the test's CA")
+SERVER = Expectations(server=True, name="", trust="the test's CA", certificate_demanded=True)
+
+
+def context(*, server: bool, suites: str | None = None, identity: str | None = None) -> TlsContext:
+    pki = certificates()
+    name = identity or ("server" if server else "client")
+    return TlsContext(
+        server=server,
+        trust=pki.ca,
+        identity=Identity(pki.certificate(name), pki.key(name)),
+        passphrase=lambda: b"",
+        ciphersuites=suites,
+    )
+
+
+class MemoryPeer:
+    """A RecordStream whose other end is an endpoint in the same thread.
+
+    `damage` may change or drop each record on its way here.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, damage: Callable[[int, bytes], bytes | None] | None = None
+    ) -> None:
+        self.endpoint = endpoint
+        self.error: TlsError | None = None
+        self.sent: list[bytes] = []
+        self._queue: deque[bytes] = deque()
+        self._damage = damage or (lambda _, record: record)
+        self._count = 0
+
+    def write_all(self, data: bytes, deadline: Deadline) -> None:
+        self.endpoint.feed(data)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        try:
+            self.endpoint.handshake()
+        except TlsError as error:
+            self.error = error
+        for record in split_records(self.endpoint.output()):
+            self.sent.append(record)
+            changed = self._damage(self._count, record)
+            self._count += 1
+            if changed is not None:
+                self._queue.append(changed)
+
+    def read_record(self, deadline: Deadline) -> bytes:
+        if not self._queue:
+            self._go_on()
+        if not self._queue:
+            raise EndOfStream("the end") if self.error else DeadlinePassed("nothing more")
+        return self._queue.popleft()
+
+    def drain(self) -> list[bytes]:
+        """What was sent and not read."""
+        left = list(self._queue)
+        self._queue.clear()
+        return left
+
+
+def soon() -> Deadline:
+    return Deadline.after(20)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_both_sides_have_the_same_keys(suite: str) -> None:
+    ours = context(server=False, suites=suite).client("localhost")
+    peer = MemoryPeer(context(server=True).server(ClientCertificates.DEMAND))
+    keys = handshake(peer, ours, soon(), CLIENT)
+    assert keys.suite.name == suite
+    secrets = peer.endpoint.findings.secrets
+    assert keys.tx_secret == secrets["CLIENT_TRAFFIC_SECRET_0"]
+    assert keys.rx_secret == secrets["SERVER_TRAFFIC_SECRET_0"]
+    assert (keys.tx_sequence, keys.rx_sequence) == (0, 0)
+    # The server's tickets are unread: they are the kernel's.
+    tickets = peer.drain()
+    assert proven_count(tickets, keys.suite, keys.rx_secret) == len(tickets) == 2
+
+
+def test_the_server_has_used_two_numbers() -> None:
+    ours = context(server=True).server(ClientCertificates.DEMAND)
+    peer = MemoryPeer(context(server=False).client("localhost"))
+    keys = handshake(peer, ours, soon(), SERVER)
+    assert (keys.tx_sequence, keys.rx_sequence) == (2, 0)
+    assert ours.peer_certificate is not None
+
+
+def test_secrets_do_not_show() -> None:
+    ours = context(server=False).client("localhost")
+    peer = MemoryPeer(context(server=True).server(ClientCertificates.IGNORE))
+    keys: TrafficKeys = handshake(peer, ours, soon(), CLIENT)
+    shown = repr(keys) + repr(ours.findings) + repr(keys.session("tx"))
+    for secret in (keys.tx_secret, keys.session("tx").key):
+        assert repr(secret) not in shown
+        assert secret.hex() not in shown
+
+
+# ServerHello, change_cipher_spec, EncryptedExtensions, CertificateRequest, Certificate,
+# CertificateVerify, Finished: a record each.
+SERVER_FLIGHT = 7
+
+
+@pytest.mark.parametrize("position", [0, *range(2, SERVER_FLIGHT)])
+def test_one_flipped_byte_is_one_failure(position: int) -> None:
+    def flip(number: int, record: bytes) -> bytes:
+        return record[:-1] + bytes((record[-1] ^ 1,)) if number == position else record
+
+    ours = context(server=False).client("localhost")
+    peer = MemoryPeer(context(server=True).server(ClientCertificates.DEMAND), flip)
+    with pytest.raises(HandshakeFailure) as caught:
+        handshake(peer, ours, soon(), CLIENT)
+    assert caught.value.phase == "tls"
+    assert ours.findings.alert_sent is not None
+
+
+@pytest.mark.parametrize("position", range(SERVER_FLIGHT))
+def test_silence_at_any_point(position: int) -> None:
+    ours = context(server=False).client("localhost")
+    peer = MemoryPeer(
+        context(server=True).server(ClientCertificates.DEMAND),
+        lambda number, record: record if number < position else None,
+    )
+    with pytest.raises(HandshakeFailure, match="fell silent") as caught:
+        handshake(peer, ours, soon(), CLIENT)
+    expected = f"after {position} records" if position else "before its first record"
+    assert expected in caught.value.reason
+
+
+def test_a_client_that_refuses_in_the_middle() -> None:
+    ours = context(server=True, identity="foreign").server(ClientCertificates.DEMAND)
+    peer = MemoryPeer(context(server=False).client("localhost"))
+    with pytest.raises(HandshakeFailure, match="alert unknown_ca") as caught:
+        handshake(peer, ours, soon(), SERVER)
+    assert "give the peer that CA" in caught.value.advice
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "a" * 300, "dot..dot", "a.b" * 99, "b\xfccher" + "x" * 80, "a\0b"]
+)
+def test_names_that_are_none(name: str) -> None:
+    with pytest.raises(CallerError, match="neither a DNS name nor an address"):
+        context(server=False).client(name)
+
+
+def test_link_local_addresses() -> None:
+    assert context(server=False).client("fe80::1%eth0").handshake() is False
+
+
+def test_the_binding_has_what_is_needed() -> None:
+    assert missing_features() == []
