@@ -131,7 +131,7 @@ class AttributeCache:
         writer = inode.writer
         if writer is not None:
             assert inode.version is not None
-            entry.st_size = max(inode.version[1], writer.dirty_end)
+            entry.st_size = max(inode.version[1], writer.end)
             if writer.dirty:
                 entry.attr_timeout = 0.0
         return entry

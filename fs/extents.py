@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from umktls.nfs.types import stable_how
 from umktls.rpc.message import OpaqueAuth
 from umktls.rpc.xdr import Buffer
 
-__all__ = ["OVERHEAD", "Extent"]
+__all__ = ["OVERHEAD", "Extent", "overlay"]
 
 # What an extent costs beside its bytes, so that a million tiny ones are not counted as nothing.
 OVERHEAD = 512
@@ -75,3 +77,21 @@ class Extent:
         self._parts = [view[:length]]
         self.length = length
         return rest
+
+
+def overlay(data: Buffer, offset: int, size: int, extents: Sequence[Extent]) -> Buffer:
+    """What a read of `size` bytes at `offset` gives: `data`, which came from the server, with the
+    extents (oldest first) written over it. Between the end of the file there and an extent behind
+    it are zeros."""
+    end = offset + size
+    behind = max((min(extent.end, end) for extent in extents), default=offset)
+    if behind <= offset:
+        return data
+    result = bytearray(data)
+    result += bytes(max(0, behind - offset - len(result)))
+    for extent in extents:
+        low, high = max(offset, extent.offset), min(end, extent.end)
+        if low < high:
+            part = memoryview(extent.data())[low - extent.offset : high - extent.offset]
+            result[low - offset : high - offset] = part
+    return result

@@ -33,6 +33,7 @@ from umktls.rpc.xdr import Buffer
 
 from .attributes import AttributeCache
 from .calls import Calls
+from .extents import overlay
 from .inodes import Inode, InodeTable
 from .readahead import ReadAhead, Reader
 from .silly import SillyRenames
@@ -161,11 +162,12 @@ class Files:
         """`size` bytes, fewer only at the end of the file."""
         file = self[fh]
         writer = file.inode.writer
-        if writer is not None and writer.dirty:
-            known = file.inode.version[1] if file.inode.version is not None else 0
-            # Behind what the server knows of may be a hole, and then data that it lacks.
-            if offset + size > known or writer.overlaps(offset, offset + size):
-                await writer.drain()
+        if writer is None or not writer.busy:
+            return await self._read(file, offset, size)
+        extents = writer.behind(offset)  # before the server is asked: it may have them by then
+        return overlay(await self._read(file, offset, size), offset, size, extents)
+
+    async def _read(self, file: OpenFile, offset: int, size: int) -> Buffer:
         if file.direct:
             return await self._ahead.read(file.inode, offset, size, file.credential)
         return await file.reader.read(offset, size)

@@ -23,6 +23,9 @@ old extent would overwrite a newer one.
 An extent that is alone is asked to be FILE_SYNC when somebody waits for it: one call instead of
 WRITE and COMMIT, which is what most small files need.
 
+Reads are laid over with what is not stable, unstable data too: should the server restart, it is
+missing there until it has been written again.
+
 Data whose WRITE or COMMIT fails is given up, as kernels do, and the failure is counted. Each open
 file remembers the count that it has told its user about (`OpenFile.report`).
 """
@@ -32,6 +35,8 @@ from __future__ import annotations
 import errno
 import logging
 from collections import deque
+from collections.abc import Iterable
+from itertools import chain
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -95,17 +100,17 @@ class Writer:
         return self._growing is not None and not self._queued and not self._flying
 
     @property
-    def dirty_end(self) -> int:
-        """Where the data that the server lacks ends; 0 if there is none."""
-        return max((extent.end for extent in self._lacking()), default=0)
+    def end(self) -> int:
+        """Where the data that is not stable ends; 0 if there is none."""
+        return max((extent.end for extent in self._all()), default=0)
 
-    def overlaps(self, offset: int, end: int) -> bool:
-        """Whether the server lacks any of these bytes."""
-        return any(extent.overlaps(offset, end) for extent in self._lacking())
+    def behind(self, offset: int) -> list[Extent]:
+        """What is not stable and ends behind `offset`, oldest first."""
+        return sorted((extent for extent in self._all() if extent.end > offset), key=_serial)
 
-    def _lacking(self) -> list[Extent]:
-        growing = [] if self._growing is None else [self._growing]
-        return [*self._flying, *self._queued, *growing]
+    def _all(self) -> Iterable[Extent]:
+        growing = () if self._growing is None else (self._growing,)
+        return chain(self._unstable, self._flying, self._queued, growing)
 
     # ---- what others do
 
@@ -223,6 +228,8 @@ class Writer:
                     extent.credential,
                 )
             behind.attributes.update(self.inode, result.file_wcc.after, started)
+            # mtime may not show it: the server's clock ticks slowly.
+            self.inode.data_version += 1
         except UmktlsError as error:
             self._lost([extent], error)
         except Exception:

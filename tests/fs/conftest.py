@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-
 import pytest
 import trio
 from umktls_fs.options import parse_options
@@ -32,5 +31,3 @@ def make_world(tmp_path: Path, nursery: trio.Nursery) -> Iterator[MakeWorld]:
 @pytest.fixture
 def world(make_world: MakeWorld) -> World:
     return make_world()
-
-

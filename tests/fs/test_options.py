@@ -87,7 +87,7 @@ def test_contradictions_are_refused_and_both_words_named(words: str) -> None:
 
 
 def test_options_and_command_line_may_not_contradict_each_other() -> None:
-    with pytest.raises(CallerError, match="--certs.*certs=/b"):
+    with pytest.raises(CallerError, match=r"--certs.*certs=/b"):
         parse_options(["certs=/b"], certs=Path("/a"))
     assert parse_options(["certs=/a"], certs=Path("/a")).certs == Path("/a")
     assert parse_options([], certs=None).certs is None

@@ -1,0 +1,196 @@
+"""Listing directories."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+from typing import Any
+
+import pytest
+from trio.testing import MockClock
+from umktls_fs.directories import KEEP_SECONDS, NO_INODE
+
+from tests.fs.peer import Proceed
+from tests.fs.world import ROOT, Listing, World, fails
+from umktls.nfs.types import READDIRPLUS3args, READDIRPLUS3resok, dirlistplus3
+from umktls.rpc.message import OpaqueAuth
+
+
+def fill(world: World, count: int) -> list[bytes]:
+    names = [f"name-{number:05d}".encode() for number in range(count)]
+    for name in names:
+        (world.export / name.decode()).touch()
+    return names
+
+
+@pytest.mark.parametrize(("count", "room"), [(0, 100), (1, 1), (50, 7), (3000, 20), (3000, 100000)])
+async def test_every_name_is_listed_once(world: World, count: int, room: int) -> None:
+    names = fill(world, count)
+    assert await world.listdir(room=room) == names
+
+
+async def test_entries_bring_their_attributes(world: World) -> None:
+    fill(world, 3)
+    await world.listdir()
+    with world.caller.watch() as seen:
+        for number in list(world.ops.inodes):
+            await world.ops.getattr(number.number, world.ctx)
+        assert seen == []
+
+
+async def test_each_entry_that_fuse_takes_counts_as_a_lookup(world: World) -> None:
+    fill(world, 10)
+    fh = await world.ops.opendir(ROOT, world.ctx)
+    listing = Listing(room=5)
+    await world.ops.readdir(fh, 0, listing.token)
+    taken = [number for name, number, _ in listing.entries if name not in (b".", b"..")]
+    known = {inode.number: inode.lookups for inode in world.ops.inodes if inode.number != ROOT}
+    assert known == dict.fromkeys(taken, 1)
+    await world.ops.releasedir(fh)
+    await world.ops.forget([(number, 1) for number in taken])
+    assert len(world.ops.inodes) == 1
+
+
+async def test_the_directory_itself_has_its_own_number(world: World) -> None:
+    listing = Listing()
+    fh = await world.ops.opendir(ROOT, world.ctx)
+    await world.ops.readdir(fh, 0, listing.token)
+    numbers = {name: number for name, number, _ in listing.entries}
+    assert numbers[b"."] == ROOT
+    assert b".." in numbers
+    await world.ops.releasedir(fh)
+
+
+async def test_going_back_a_few_entries_gives_them_again_without_a_call(world: World) -> None:
+    fill(world, 20)
+    fh = await world.ops.opendir(ROOT, world.ctx)
+    first, again = Listing(room=10), Listing(room=5)
+    await world.ops.readdir(fh, 0, first.token)
+    with world.caller.watch() as seen:
+        await world.ops.readdir(fh, first.entries[4][2], again.token)
+        assert seen == []
+    assert again.entries == first.entries[5:]
+    await world.ops.releasedir(fh)
+
+
+async def test_going_back_far_asks_from_the_right_cookie(world: World) -> None:
+    fill(world, 3000)
+    fh = await world.ops.opendir(ROOT, world.ctx)
+    everything: list[tuple[bytes, int, int]] = []
+    while True:
+        listing = Listing()
+        await world.ops.readdir(fh, everything[-1][2] if everything else 0, listing.token)
+        if not listing.entries:
+            break
+        everything += listing.entries
+    assert world.caller.counts()["READDIRPLUS"] > 2
+    again = Listing(room=5)
+    await world.ops.readdir(fh, everything[9][2], again.token)
+    assert again.entries == everything[10:15]
+    await world.ops.releasedir(fh)
+
+
+async def test_rewinding_lists_anew(world: World) -> None:
+    fill(world, 2)
+    fh = await world.ops.opendir(ROOT, world.ctx)
+    listing = Listing()
+    await world.ops.readdir(fh, 0, listing.token)
+    (world.export / "new").touch()
+    listing = Listing()
+    await world.ops.readdir(fh, 0, listing.token)
+    assert b"new" in listing.names
+    await world.ops.releasedir(fh)
+
+
+async def test_a_place_that_was_never_given_is_refused(world: World) -> None:
+    fh = await world.ops.opendir(ROOT, world.ctx)
+    assert await fails(world.ops.readdir(fh, 1000, Listing().token)) == errno.EINVAL
+    await world.ops.releasedir(fh)
+
+
+async def test_a_slow_reader_does_not_get_old_attributes(
+    world: World, autojump_clock: MockClock
+) -> None:
+    fill(world, 10)
+    fh = await world.ops.opendir(ROOT, world.ctx)
+    first, rest = Listing(room=3), Listing()
+    await world.ops.readdir(fh, 0, first.token)
+    (world.export / "name-00009").write_bytes(b"grown")
+    autojump_clock.jump(KEEP_SECONDS + 0.1)
+    await world.ops.readdir(fh, first.entries[-1][2], rest.token)
+    numbers = {name: number for name, number, _ in first.entries + rest.entries}
+    with world.caller.watch() as seen:
+        assert (await world.ops.getattr(numbers[b"name-00009"], world.ctx)).st_size == 5
+        assert seen == []
+    await world.ops.releasedir(fh)
+
+
+async def test_entries_without_attributes_are_names_that_bind_nothing(world: World) -> None:
+    async def terse(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        result: READDIRPLUS3resok = await proceed(args)
+        bare = [
+            dataclasses.replace(entry, name_attributes=None, name_handle=None)
+            for entry in result.reply.entries
+        ]
+        return dataclasses.replace(result, reply=dirlistplus3(bare, result.reply.eof))
+
+    names = fill(world, 3)
+    world.caller.between["READDIRPLUS"] = terse
+    fh = await world.ops.opendir(ROOT, world.ctx)
+    listing = Listing()
+    await world.ops.readdir(fh, 0, listing.token)
+    assert sorted(listing.names) == names
+    bare = {number for name, number, _ in listing.entries if name in names}
+    assert min(bare) >= NO_INODE
+    assert len(world.ops.inodes) == 1
+    await world.ops.releasedir(fh)
+
+
+async def test_cookies_may_have_all_their_64_bits(world: World) -> None:
+    """FUSE's places are signed; a server's cookies need not be small."""
+    high = 1 << 63
+
+    async def shifted(args: READDIRPLUS3args, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        low = dataclasses.replace(args, cookie=args.cookie & ~high)
+        result: READDIRPLUS3resok = await proceed(low)
+        entries = [
+            dataclasses.replace(entry, cookie=entry.cookie | high) for entry in result.reply.entries
+        ]
+        return dataclasses.replace(result, reply=dirlistplus3(entries, result.reply.eof))
+
+    names = fill(world, 2000)
+    world.caller.between["READDIRPLUS"] = shifted
+    assert await world.listdir(room=100) == names
+
+
+async def test_removing_while_listing_misses_nothing(world: World) -> None:
+    """As rm -r does."""
+    names = fill(world, 1500)
+    fh = await world.ops.opendir(ROOT, world.ctx)
+    seen: list[bytes] = []
+    place = 0
+    while True:
+        listing = Listing(room=40)
+        await world.ops.readdir(fh, place, listing.token)
+        if not listing.entries:
+            break
+        for name in listing.names:
+            await world.ops.unlink(ROOT, name, world.ctx)
+        seen += listing.names
+        place = listing.entries[-1][2]
+    await world.ops.releasedir(fh)
+    assert sorted(seen) == names
+    assert os.listdir(world.export) == []
+
+
+async def test_a_directory_that_is_not_open_cannot_be_read(world: World) -> None:
+    assert await fails(world.ops.readdir(99, 0, Listing().token)) == errno.EBADF
+
+
+async def test_fsyncdir_has_nothing_to_do(world: World) -> None:
+    fh = await world.ops.opendir(ROOT, world.ctx)
+    with world.caller.watch() as seen:
+        await world.ops.fsyncdir(fh, False)
+        assert seen == []
+    await world.ops.releasedir(fh)

@@ -1,0 +1,223 @@
+"""Attributes, permissions, symbolic links, space."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from pyfuse3 import EntryAttributes, SetattrFields
+from trio.testing import MockClock
+
+from tests.fs.conftest import MakeWorld
+from tests.fs.peer import Proceed
+from tests.fs.world import ROOT, Somebody, World, fails
+from umktls.nfs.types import SERVER_TIME, SETATTR3args, SETATTR3resfail, nfsstat3
+from umktls.rpc.message import OpaqueAuth
+
+
+def fields(*names: str) -> SetattrFields:
+    """Which attributes to change; pyfuse3's own can only be made by FUSE."""
+    known = ("atime", "mtime", "ctime", "mode", "uid", "gid", "size")
+    return cast(SetattrFields, SimpleNamespace(**{f"update_{k}": k in names for k in known}))
+
+
+async def change(world: World, name: str, fh: int | None = None, **values: int) -> EntryAttributes:
+    entry = EntryAttributes()
+    for key, value in values.items():
+        setattr(entry, f"st_{key}", value)
+    wanted = fields(*(key.removesuffix("_ns") for key in values))
+    return await world.ops.setattr(await world.number(name), entry, wanted, fh, world.ctx)
+
+
+@pytest.fixture
+def made(world: World) -> World:
+    (world.export / "file").write_bytes(b"0123456789")
+    return world
+
+
+# ---- caching
+
+
+async def test_attributes_are_asked_for_when_their_time_is_over(
+    made: World, autojump_clock: MockClock
+) -> None:
+    number = await made.number("file")
+    with made.caller.watch() as seen:
+        await made.ops.getattr(number, made.ctx)
+        autojump_clock.jump(2.9)
+        await made.ops.getattr(number, made.ctx)
+        assert seen == []
+        autojump_clock.jump(0.2)
+        await made.ops.getattr(number, made.ctx)
+        assert made.caller.names() == ["GETATTR"]
+
+
+async def test_a_change_on_the_server_is_seen_then(made: World, autojump_clock: MockClock) -> None:
+    number = await made.number("file")
+    (made.export / "file").write_bytes(b"longer than before")
+    assert (await made.ops.getattr(number, made.ctx)).st_size == 10
+    autojump_clock.jump(3.1)
+    assert (await made.ops.getattr(number, made.ctx)).st_size == 18
+
+
+async def test_noac_always_asks(make_world: MakeWorld) -> None:
+    world = make_world("noac")
+    (world.export / "file").touch()
+    number = await world.number("file")
+    with world.caller.watch() as seen:
+        for _ in range(3):
+            await world.ops.getattr(number, world.ctx)
+        assert [call.name for call in seen] == ["GETATTR"] * 3
+
+
+# ---- changing
+
+
+async def test_mode_and_size_are_changed(made: World) -> None:
+    assert (await change(made, "file", mode=0o100600)).st_mode == 0o100600
+    assert (await change(made, "file", size=4)).st_size == 4
+    assert (made.export / "file").read_bytes() == b"0123"
+    assert (made.export / "file").stat().st_mode == 0o100600
+
+
+async def test_times_are_changed_to_the_nanosecond(made: World) -> None:
+    entry = await change(made, "file", atime_ns=1_000_000_001, mtime_ns=2_000_000_002)
+    assert (entry.st_atime_ns, entry.st_mtime_ns) == (1_000_000_001, 2_000_000_002)
+    status = (made.export / "file").stat()
+    assert (status.st_atime_ns, status.st_mtime_ns) == (1_000_000_001, 2_000_000_002)
+
+
+@pytest.mark.parametrize(
+    ("asked", "got"),
+    [(-1, 0), (1 << 62, 4294967295_999999999), (4294967295_000000007, 4294967295_000000007)],
+)
+async def test_times_that_nfs_cannot_say_become_the_nearest(
+    made: World, asked: int, got: int
+) -> None:
+    assert (await change(made, "file", mtime_ns=asked)).st_mtime_ns == got
+
+
+async def test_owner_and_group_are_changed(made: World) -> None:
+    if os.geteuid() != 0:
+        await change(made, "file", gid=os.getegid())
+        return
+    entry = await change(made, "file", uid=12345, gid=54321)
+    assert (entry.st_uid, entry.st_gid) == (12345, 54321)
+
+
+async def test_who_may_only_write_can_set_times_to_now(made: World) -> None:
+    """As touch(1) does; the server permits that without being told which time."""
+    sent: list[SETATTR3args] = []
+
+    async def strict(args: SETATTR3args, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        sent.append(args)
+        if args.new_attributes.mtime != SERVER_TIME:
+            return SETATTR3resfail(nfsstat3.NFS3ERR_PERM)
+        return await proceed(args)
+
+    made.caller.between["SETATTR"] = strict
+    now = time.time_ns()
+    await change(made, "file", atime_ns=now, mtime_ns=now)
+    assert [args.new_attributes.mtime == SERVER_TIME for args in sent] == [False, True]
+    assert await fails(change(made, "file", atime_ns=5, mtime_ns=5)) == errno.EPERM
+    assert await fails(change(made, "file", mtime_ns=now)) == errno.EPERM
+
+
+async def test_what_was_written_before_does_not_change_the_time_after(world: World) -> None:
+    fh = await world.create("file")
+    await world.ops.write(fh, 0, b"data")
+    await change(world, "file", fh, mtime_ns=5_000_000_000, atime_ns=5_000_000_000)
+    await world.close(fh)
+    assert (world.export / "file").stat().st_mtime_ns == 5_000_000_000
+    names = world.caller.names()
+    assert names.index("WRITE") < names.index("SETATTR")
+    assert "COMMIT" not in names
+
+
+async def test_truncating_an_open_file_is_its_openers_right(made: World) -> None:
+    """ftruncate(2) works on a file that has become read-only since it was opened."""
+    fh = await made.open("file", os.O_RDWR)
+    opener = made.ops.files[fh].credential
+    made.me = Somebody(uid=1, gid=1)
+    with made.caller.watch() as seen:
+        await change(made, "file", fh, size=3)
+    assert next(call.credential for call in seen if call.name == "SETATTR") is opener
+    made.me = Somebody()
+    await made.close(fh)
+
+
+# ---- permissions
+
+
+@pytest.mark.parametrize(
+    ("mode", "asked", "allowed"),
+    [
+        (0o644, os.R_OK, True),
+        (0o644, os.W_OK, False),
+        (0o644, os.X_OK, False),
+        (0o755, os.R_OK | os.X_OK, True),
+        (0o666, os.R_OK | os.W_OK, True),
+        (0o600, os.R_OK, False),
+    ],
+)
+async def test_access_asks_the_server(made: World, mode: int, asked: int, allowed: bool) -> None:
+    (made.export / "file").chmod(mode)
+    number = await made.number("file")
+    made.me = Somebody(uid=12345, gid=12345)
+    if os.geteuid() != 0:
+        pytest.skip("only root can act for another user")
+    assert await made.ops.access(number, asked, made.ctx) is allowed
+
+
+async def test_access_to_a_directory_means_searching_and_changing(world: World) -> None:
+    (world.export / "dir").mkdir(mode=0o755)
+    number = await world.number("dir")
+    assert await world.ops.access(number, os.R_OK | os.W_OK | os.X_OK, world.ctx)
+    if os.geteuid() == 0:
+        world.me = Somebody(uid=12345, gid=12345)
+        assert await world.ops.access(number, os.X_OK, world.ctx)
+        assert not await world.ops.access(number, os.W_OK, world.ctx)
+
+
+# ---- the rest
+
+
+async def test_readlink(world: World) -> None:
+    (world.export / "link").symlink_to("some/where")
+    assert await world.ops.readlink(await world.number("link"), world.ctx) == b"some/where"
+
+
+async def test_readlink_of_a_file_is_einval(made: World) -> None:
+    number = await made.number("file")
+    assert await fails(made.ops.readlink(number, made.ctx)) == errno.EINVAL
+
+
+async def test_statfs_is_the_servers(world: World) -> None:
+    space = os.statvfs(world.export)
+    stats = await world.ops.statfs(world.ctx)
+    assert stats.f_blocks * stats.f_frsize == pytest.approx(
+        space.f_blocks * space.f_frsize, abs=stats.f_frsize
+    )
+    assert stats.f_namemax == 255
+
+
+async def test_an_inode_that_was_never_told_is_stale(world: World) -> None:
+    assert await fails(world.ops.getattr(4711, world.ctx)) == errno.ESTALE
+
+
+async def test_a_file_that_is_gone_is_stale(made: World, autojump_clock: MockClock) -> None:
+    number = await made.number("file")
+    (made.export / "file").unlink()
+    autojump_clock.jump(5)
+    assert await fails(made.ops.getattr(number, made.ctx)) == errno.ESTALE
+
+
+async def test_the_check_of_a_mount_is_a_call(world: World) -> None:
+    with world.caller.watch():
+        await world.ops.check(world.ops._credentials.of_user(0, 0))
+        assert world.caller.names() == ["GETATTR"]
+    assert world.ops.inodes[ROOT].attributes is not None

@@ -1,0 +1,606 @@
+"""Write-behind: what reaches the server when, and what becomes of failures."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
+from umktls_fs.extents import Extent
+from umktls_fs.writeback import AGE_SECONDS, MEMORY, WRITES_IN_FLIGHT
+
+from tests.fs.conftest import MakeWorld
+from tests.fs.peer import ROOT as ROOT_USER
+from tests.fs.peer import Proceed
+from tests.fs.world import Somebody, World, fails
+from umktls.errors import WorldError
+from umktls.nfs.types import (
+    COMMIT3resfail,
+    COMMIT3resok,
+    WRITE3args,
+    WRITE3resfail,
+    WRITE3resok,
+    nfsstat3,
+    stable_how,
+)
+from umktls.rpc.message import OpaqueAuth
+
+MIB = 1 << 20
+
+
+def writes(world: World) -> list[tuple[int, int, stable_how]]:
+    """Offset, length and stability of each WRITE so far; their order is trio's and random."""
+    calls = [call.args for call in world.caller.seen if call.name == "WRITE"]
+    return sorted((args.offset, args.count, args.stable) for args in calls)
+
+
+class Gate:
+    """Holds WRITEs (or another procedure) back until it is opened."""
+
+    def __init__(self, world: World, name: str = "WRITE") -> None:
+        self.opened = trio.Event()
+        self.inside = 0
+        world.caller.between[name] = self.between
+
+    async def between(self, args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        self.inside += 1
+        await self.opened.wait()
+        self.inside -= 1
+        return await proceed(args)
+
+
+def failing(world: World, status: nfsstat3, name: str = "WRITE") -> Callable[[], None]:
+    """Let a procedure fail until the returned function is called."""
+    resfail = {"WRITE": WRITE3resfail, "COMMIT": COMMIT3resfail}[name]
+
+    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        return resfail(status)
+
+    world.caller.between[name] = between
+    return lambda: world.caller.between.clear()
+
+
+# ---- what reaches the server when
+
+
+async def test_a_small_file_is_one_stable_write(world: World) -> None:
+    fh = await world.create("file")
+    await world.ops.write(fh, 0, b"small")
+    assert writes(world) == []
+    await world.ops.flush(fh)
+    assert writes(world) == [(0, 5, stable_how.FILE_SYNC)]
+    assert world.caller.counts()["COMMIT"] == 0
+    await world.ops.release(fh)
+    assert (world.export / "file").read_bytes() == b"small"
+
+
+async def test_contiguous_writes_become_writes_of_wsize(world: World) -> None:
+    fh = await world.create("file")
+    data = os.urandom(MIB + MIB // 2)
+    for start in range(0, len(data), 128 << 10):
+        await world.ops.write(fh, start, data[start : start + (128 << 10)])
+    await world.close(fh)
+    unstable = stable_how.UNSTABLE
+    assert writes(world) == [(0, MIB, unstable), (MIB, MIB // 2, unstable)]
+    assert world.caller.counts()["COMMIT"] == 1
+    assert (world.export / "file").read_bytes() == data
+
+
+async def test_a_write_longer_than_wsize_is_divided(make_world: MakeWorld) -> None:
+    world = make_world("wsize=4096")
+    fh = await world.create("file")
+    data = os.urandom(10000)
+    await world.ops.write(fh, 7, data)
+    await world.close(fh)
+    assert [write[:2] for write in writes(world)] == [(7, 4096), (4103, 4096), (8199, 1808)]
+    assert (world.export / "file").read_bytes() == bytes(7) + data
+
+
+async def test_writes_that_are_not_contiguous_are_not_joined(world: World) -> None:
+    fh = await world.create("file")
+    await world.ops.write(fh, 0, b"aaaa")
+    await world.ops.write(fh, 8, b"bbbb")
+    await world.close(fh)
+    assert [write[:2] for write in writes(world)] == [(0, 4), (8, 4)]
+    assert (world.export / "file").read_bytes() == b"aaaa\0\0\0\0bbbb"
+
+
+async def test_a_closed_file_without_writes_costs_no_call(world: World) -> None:
+    fh = await world.create("file")
+    with world.caller.watch() as seen:
+        await world.close(fh)
+    assert seen == []
+
+
+async def test_fsync_leaves_nothing_for_close(world: World) -> None:
+    fh = await world.create("file")
+    await world.ops.write(fh, 0, b"data")
+    await world.ops.fsync(fh, True)
+    with world.caller.watch() as seen:
+        await world.close(fh)
+    assert seen == []
+
+
+async def test_old_data_is_sent_and_idle_data_committed_without_a_close(
+    world: World, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    nursery.start_soon(world.ops.run)
+    fh = await world.create("file")
+    await world.ops.write(fh, 0, b"data")
+    await trio.sleep(AGE_SECONDS * 2 + 0.1)
+    assert writes(world) == [(0, 4, stable_how.UNSTABLE)]
+    assert world.caller.counts()["COMMIT"] == 0
+    await trio.sleep(AGE_SECONDS * 6)
+    assert world.caller.counts()["COMMIT"] == 1
+    with world.caller.watch() as seen:
+        await world.close(fh)
+    assert seen == []
+
+
+@pytest.mark.parametrize("option", ["sync", "noac"])
+async def test_sync_and_noac_write_at_once(make_world: MakeWorld, option: str) -> None:
+    world = make_world(option)
+    fh = await world.create("file")
+    await world.ops.write(fh, 0, b"data")
+    assert writes(world) == [(0, 4, stable_how.FILE_SYNC)]
+    await world.close(fh)
+
+
+async def test_each_users_data_goes_under_its_own_credential(world: World) -> None:
+    first = await world.create("file")
+    world.me = Somebody(uid=0, gid=7)
+    second = await world.open("file", os.O_WRONLY)
+    await world.ops.write(first, 0, b"root")
+    await world.ops.write(second, 4, b"other")
+    await world.ops.flush(first)
+    credentials = [call.credential for call in world.caller.seen if call.name == "WRITE"]
+    assert len(credentials) == 2
+    assert credentials[0] != credentials[1]
+    await world.close(first)
+    await world.close(second)
+
+
+# ---- order and limits
+
+
+async def test_overlapping_writes_are_sent_one_after_the_other(world: World) -> None:
+    fh = await world.create("file")
+    gate = Gate(world)
+    await world.ops.write(fh, 0, b"aaaa")
+    await world.ops.write(fh, 2, b"bbbb")  # pushes the first one out
+    world.nursery.start_soon(world.ops.flush, fh)
+    await wait_all_tasks_blocked()
+    assert gate.inside == 1
+    gate.opened.set()
+    await world.close(fh)
+    assert (world.export / "file").read_bytes() == b"aabbbb"
+
+
+async def test_writes_in_flight_are_limited(world: World) -> None:
+    fh = await world.create("file")
+    gate = Gate(world)
+    for number in range(WRITES_IN_FLIGHT + 4):
+        await world.ops.write(fh, number * MIB, bytes(MIB))
+    await wait_all_tasks_blocked()
+    assert gate.inside == WRITES_IN_FLIGHT
+    gate.opened.set()
+    await world.close(fh)
+
+
+async def test_memory_is_bounded_and_writers_wait_for_it(world: World) -> None:
+    fh = await world.create("file")
+    gate = Gate(world)
+    done = 0
+
+    async def writer() -> None:
+        nonlocal done
+        for number in range(40):
+            await world.ops.write(fh, number * MIB, bytes(MIB))
+            done += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(writer)
+        await wait_all_tasks_blocked()
+        assert done == MEMORY // MIB - 1  # each extent is counted a little more than its bytes
+        assert world.ops.behind.held <= MEMORY
+        gate.opened.set()
+    assert world.ops.behind.held <= MEMORY
+    await world.close(fh)
+    assert world.ops.behind.held == 0
+    assert world.caller.counts()["COMMIT"] >= 2
+    assert (world.export / "file").stat().st_size == 40 * MIB
+
+
+async def test_memory_held_by_an_idle_file_is_freed_for_another(world: World) -> None:
+    idle, busy = await world.create("idle"), await world.create("busy")
+    for number in range(7):
+        await world.ops.write(idle, number * 2 * MIB, bytes(MIB))  # never contiguous
+    for number in range(40):
+        await world.ops.write(busy, number * MIB, bytes(MIB))
+    await world.close(busy)
+    await world.close(idle)
+    assert world.ops.behind.held == 0
+
+
+# ---- reading what has not been sent
+
+
+async def test_a_read_sees_what_was_written_before(world: World) -> None:
+    fh = await world.create("file")
+    await world.ops.write(fh, 0, b"hello")
+    assert bytes(await world.ops.read(fh, 0, 100)) == b"hello"
+    await world.ops.write(fh, 3, b"p!")
+    assert bytes(await world.ops.read(fh, 1, 100)) == b"elp!"
+    await world.close(fh)
+
+
+async def test_a_read_of_a_hole_sees_that_there_is_data_behind_it(world: World) -> None:
+    fh = await world.create("file")
+    await world.ops.write(fh, 8192, b"end")
+    assert bytes(await world.ops.read(fh, 0, 4096)) == bytes(4096)
+    await world.close(fh)
+
+
+async def test_a_read_does_not_wait_for_writes(world: World) -> None:
+    (world.export / "file").write_bytes(b"x" * 8192)
+    fh = await world.open("file", os.O_RDWR)
+    await world.ops.write(fh, 4096, b"later")
+    assert bytes(await world.ops.read(fh, 4090, 20)) == b"xxxxxxlaterxxxxxxxxx"
+    assert writes(world) == []
+    await world.close(fh)
+
+
+async def test_a_read_sees_data_that_was_being_sent_meanwhile(world: World) -> None:
+    """The READ comes before the WRITE on the server, but its answer after it."""
+    (world.export / "file").write_bytes(b"x" * 8192)
+    fh = await world.open("file", os.O_RDWR)
+    await world.ops.write(fh, 0, b"new")
+
+    async def overtaken(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        result = await proceed(args)
+        await world.ops.flush(fh)
+        return result
+
+    world.caller.between["READ"] = overtaken
+    assert bytes(await world.ops.read(fh, 0, 5)) == b"newxx"
+    world.caller.between.clear()
+    assert bytes(await world.ops.read(fh, 0, 5)) == b"newxx"
+    await world.close(fh)
+
+
+async def test_getattr_sends_a_little_data_so_that_times_are_right(world: World) -> None:
+    fh = await world.create("file")
+    await world.ops.write(fh, 0, b"data")
+    number = await world.number("file")
+    entry = await world.ops.getattr(number, world.ctx)
+    assert entry.st_size == 4
+    assert entry.st_mtime_ns == (world.export / "file").stat().st_mtime_ns
+    await world.close(fh)
+    assert (await world.ops.getattr(number, world.ctx)).st_mtime_ns == entry.st_mtime_ns
+
+
+async def test_getattr_of_a_streaming_writer_does_not_wait(world: World) -> None:
+    fh = await world.create("file")
+    number = await world.number("file")
+    gate = Gate(world)
+    for index in range(3):
+        await world.ops.write(fh, index * MIB, bytes(MIB))
+    with trio.fail_after(5):
+        entry = await world.ops.getattr(number, world.ctx)
+    assert (entry.st_size, entry.attr_timeout) == (3 * MIB, 0.0)
+    gate.opened.set()
+    await world.close(fh)
+    assert (await world.ops.getattr(number, world.ctx)).st_size == 3 * MIB
+
+
+async def test_a_loop_of_write_and_stat_is_not_a_loop_of_disk_flushes(world: World) -> None:
+    fh = await world.create("file")
+    number = await world.number("file")
+    for index in range(3):
+        await world.ops.write(fh, index, b"x")
+        await world.ops.getattr(number, world.ctx)
+    assert [write[2] for write in writes(world)] == [
+        stable_how.FILE_SYNC,
+        stable_how.UNSTABLE,
+        stable_how.UNSTABLE,
+    ]
+    await world.close(fh)
+
+
+# ---- failures
+
+
+@pytest.mark.parametrize("report", ["flush", "fsync", "write"])
+async def test_a_failure_is_told_once_by_the_next_write_fsync_or_close(
+    world: World, report: str
+) -> None:
+    fh = await world.create("file")
+    heal = failing(world, nfsstat3.NFS3ERR_NOSPC)
+    await world.ops.write(fh, 0, bytes(MIB))
+    await wait_all_tasks_blocked()
+    heal()
+    if report == "flush":
+        assert await fails(world.ops.flush(fh)) == errno.ENOSPC
+    elif report == "fsync":
+        assert await fails(world.ops.fsync(fh, False)) == errno.ENOSPC
+    else:
+        assert await fails(world.ops.write(fh, 0, b"x")) == errno.ENOSPC
+    await world.ops.flush(fh)
+    await world.ops.release(fh)
+    assert world.ops.behind.held == 0
+
+
+async def test_each_open_file_is_told_and_one_opened_later_is_not(world: World) -> None:
+    first = await world.create("file")
+    second = await world.open("file", os.O_WRONLY)
+    heal = failing(world, nfsstat3.NFS3ERR_DQUOT)
+    await world.ops.write(first, 0, b"data")
+    assert await fails(world.ops.flush(first)) == errno.EDQUOT
+    heal()
+    third = await world.open("file", os.O_WRONLY)
+    assert await fails(world.ops.flush(second)) == errno.EDQUOT
+    await world.ops.flush(third)
+    for fh in (first, second, third):
+        await world.close(fh)
+
+
+async def test_a_reader_is_not_told(world: World) -> None:
+    writer = await world.create("file")
+    reader = await world.open("file")
+    failing(world, nfsstat3.NFS3ERR_IO)
+    await world.ops.write(writer, 0, b"data")
+    assert await fails(world.ops.flush(writer)) == errno.EIO
+    await world.close(reader)
+    await world.close(writer)
+
+
+async def test_a_failed_commit_is_a_failure_of_the_data(world: World) -> None:
+    fh = await world.create("file")
+    failing(world, nfsstat3.NFS3ERR_IO, "COMMIT")
+    await world.ops.write(fh, 0, bytes(2 * MIB))
+    await world.ops.write(fh, 0, b"again")
+    assert await fails(world.ops.flush(fh)) == errno.EIO
+    assert world.ops.behind.held == 0
+    await world.close(fh)
+
+
+async def test_lost_data_no_longer_counts_for_the_size(world: World) -> None:
+    fh = await world.create("file")
+    failing(world, nfsstat3.NFS3ERR_NOSPC)
+    await world.ops.write(fh, 0, b"data")
+    number = await world.number("file")
+    assert await fails(world.ops.flush(fh)) == errno.ENOSPC
+    assert (await world.ops.getattr(number, world.ctx)).st_size == 0
+    await world.close(fh)
+
+
+async def test_no_answer_is_a_failure_too(world: World) -> None:
+    async def silent(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        raise WorldError("no answer", errno.ETIMEDOUT)
+
+    fh = await world.create("file")
+    world.caller.between["WRITE"] = silent
+    await world.ops.write(fh, 0, b"data")
+    assert await fails(world.ops.flush(fh)) == errno.ETIMEDOUT
+    await world.close(fh)
+
+
+@pytest.mark.parametrize("name", ["WRITE", "COMMIT"])
+async def test_a_mistake_of_ours_is_eio_and_the_mount_goes_on(world: World, name: str) -> None:
+    async def broken(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        raise KeyError("a mistake")
+
+    fh = await world.create("file")
+    world.caller.between[name] = broken
+    await world.ops.write(fh, 0, bytes(MIB))
+    await world.ops.write(fh, MIB, bytes(MIB))
+    assert await fails(world.ops.flush(fh)) == errno.EIO
+    world.caller.between.clear()
+    await world.ops.write(fh, 0, b"data")
+    await world.close(fh)
+    assert world.ops.behind.held == 0
+
+
+async def test_a_short_write_is_continued(world: World) -> None:
+    async def short(args: WRITE3args, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        count = max(1, args.count // 2)
+        data = memoryview(args.data)[:count]
+        return await proceed(WRITE3args(args.file, args.offset, count, args.stable, data))
+
+    fh = await world.create("file")
+    world.caller.between["WRITE"] = short
+    data = os.urandom(1000)
+    await world.ops.write(fh, 0, data)
+    await world.close(fh)
+    assert (world.export / "file").read_bytes() == data
+    assert world.ops.behind.held == 0
+
+
+@pytest.mark.parametrize("count", [0, 5])
+async def test_a_server_that_counts_wrongly_is_not_believed(world: World, count: int) -> None:
+    async def wrong(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        result: WRITE3resok = await proceed(args)
+        return WRITE3resok(result.file_wcc, count, result.committed, result.verf)
+
+    fh = await world.create("file")
+    world.caller.between["WRITE"] = wrong
+    await world.ops.write(fh, 0, b"data")
+    assert await fails(world.ops.flush(fh)) == errno.EIO
+    await world.close(fh)
+
+
+# ---- a server that restarts
+
+
+class Restarting:
+    """Gives verifiers of its own; forgets unstable data when it restarts, as servers may."""
+
+    def __init__(self, world: World) -> None:
+        self.boot = 1
+        self.restarts_at_commit = 0
+        self.volatile: list[tuple[int, int]] = []
+        self.world = world
+        world.caller.between |= {"WRITE": self.write, "COMMIT": self.commit}
+
+    @property
+    def verf(self) -> bytes:
+        return self.boot.to_bytes(8)
+
+    async def write(self, args: WRITE3args, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        result: WRITE3resok = await proceed(args)
+        if args.stable == stable_how.UNSTABLE:
+            self.volatile.append((args.offset, args.count))
+        return WRITE3resok(result.file_wcc, result.count, args.stable, self.verf)
+
+    async def commit(self, args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        if self.restarts_at_commit:
+            self.restarts_at_commit -= 1
+            self.restart()
+        result: COMMIT3resok = await proceed(args)
+        self.volatile.clear()
+        return COMMIT3resok(result.file_wcc, self.verf)
+
+    def restart(self) -> None:
+        self.boot += 1
+        for offset, count in self.volatile:
+            with open(self.world.export / "file", "r+b") as file:
+                file.seek(offset)
+                file.write(bytes(count))
+        self.volatile.clear()
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+async def test_data_lost_by_a_restart_is_written_again(world: World, restarts: int) -> None:
+    fh = await world.create("file")
+    Restarting(world).restarts_at_commit = restarts
+    data = os.urandom(3 * MIB)
+    for start in range(0, len(data), MIB):
+        await world.ops.write(fh, start, data[start : start + MIB])
+    await world.close(fh)
+    assert (world.export / "file").read_bytes() == data
+    assert world.caller.counts()["WRITE"] == 3 * (restarts + 1)
+    assert world.ops.behind.held == 0
+
+
+async def test_writing_again_keeps_the_order_of_overlapping_writes(world: World) -> None:
+    fh = await world.create("file")
+    server = Restarting(world)
+    await world.ops.write(fh, 0, b"old old old")
+    await world.ops.write(fh, 100, b"x")  # pushes it out
+    await wait_all_tasks_blocked()
+    server.restart()  # what was "old" is gone and must be written again, but not over "new"
+    await world.ops.write(fh, 4, b"new")
+    await world.close(fh)
+    assert (world.export / "file").read_bytes()[:11] == b"old new old"
+
+
+async def test_a_server_that_always_loses_data_is_given_up(world: World) -> None:
+    fh = await world.create("file")
+    Restarting(world).restarts_at_commit = 1000
+    for number in range(2):
+        await world.ops.write(fh, number * MIB, bytes(MIB))
+    with trio.fail_after(30):
+        assert await fails(world.ops.flush(fh)) == errno.EIO
+    assert world.ops.behind.held == 0
+    await world.close(fh)
+
+
+# ---- properties
+
+
+class Step:
+    """One thing that a program does to a file."""
+
+    def __init__(self, kind: str, offset: int, length: int) -> None:
+        self.kind, self.offset, self.length = kind, offset, length
+
+    def __repr__(self) -> str:
+        return f"{self.kind}({self.offset}, {self.length})"
+
+
+steps = st.builds(
+    Step,
+    st.sampled_from(["write", "write", "write", "read", "fsync", "restart", "stat", "truncate"]),
+    st.integers(0, 40),
+    st.integers(1, 20),
+)
+
+
+@given(st.lists(steps, max_size=25))
+@settings(max_examples=60, deadline=None)
+async def test_a_file_is_what_a_local_file_would_be(
+    tmp_path_factory: pytest.TempPathFactory, program: list[Step]
+) -> None:
+    """Writes, reads and truncations in any order, with a server that restarts now and then."""
+    model = bytearray()
+    async with trio.open_nursery() as nursery:
+        from umktls_fs.options import parse_options
+
+        top = tmp_path_factory.mktemp("world")
+        world = World(top, nursery, parse_options(["wsize=4096"]))
+        fh = await world.create("file")
+        server = Restarting(world)
+        number = await world.number("file")
+        for index, step in enumerate(program):
+            await run(world, fh, number, server, model, step, index)
+        await world.close(fh)
+        assert (world.export / "file").read_bytes() == bytes(model)
+        assert world.ops.behind.held == 0
+        world.caller.server.close()
+        nursery.cancel_scope.cancel()
+
+
+async def run(
+    world: World, fh: int, number: int, server: Restarting, model: bytearray, step: Step, index: int
+) -> None:
+    offset, end = step.offset, step.offset + step.length
+    if step.kind == "write":
+        data = bytes([65 + index % 26]) * step.length
+        await world.ops.write(fh, offset, data)
+        model.extend(bytes(max(0, end - len(model))))
+        model[offset:end] = data
+    elif step.kind == "read":
+        assert bytes(await world.ops.read(fh, offset, step.length)) == bytes(model[offset:end])
+    elif step.kind == "fsync":
+        await world.ops.fsync(fh, False)
+    elif step.kind == "restart":
+        await wait_all_tasks_blocked()
+        server.restart()
+    elif step.kind == "stat":
+        assert (await world.ops.getattr(number, world.ctx)).st_size == len(model)
+    else:
+        await truncate(world, number, fh, offset)
+        model.extend(bytes(max(0, offset - len(model))))
+        del model[offset:]
+
+
+async def truncate(world: World, number: int, fh: int, size: int) -> None:
+    from pyfuse3 import EntryAttributes
+
+    from tests.fs.test_metadata import fields
+
+    entry = EntryAttributes()
+    entry.st_size = size
+    await world.ops.setattr(number, entry, fields("size"), fh, world.ctx)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=50), min_size=1, max_size=10), st.data())
+def test_extents_keep_their_bytes_when_joined_and_split(
+    parts: list[bytes], data: st.DataObject
+) -> None:
+    extent = Extent(1, 100, parts[0], ROOT_USER, 0.0)
+    for part in parts[1:]:
+        extent.append(part)
+    whole = b"".join(parts)
+    assert bytes(extent.data()) == whole
+    if len(whole) > 1:
+        cut = data.draw(st.integers(1, len(whole) - 1))
+        rest = extent.split(cut)
+        assert bytes(extent.data()) + bytes(rest.data()) == whole
+        assert (extent.end, rest.offset, rest.end) == (100 + cut, 100 + cut, 100 + len(whole))
