@@ -285,6 +285,17 @@ def test_owner_and_group_may_be_set_by_whom_the_host_lets(serve: Serve, root: Pa
 
 
 @root_only
+def test_the_owner_of_a_link(serve: Serve, root: Path) -> None:
+    (root / "target").touch()
+    (root / "link").symlink_to("target")
+    client = Client(serve())
+    client.ok("SETATTR", client.walk(b"link"), sattr3(uid=1000, gid=1001))
+    status = (root / "link").lstat()
+    assert (status.st_uid, status.st_gid) == (1000, 1001)
+    assert (root / "target").stat().st_uid == 0
+
+
+@root_only
 def test_writing_takes_away_the_bit_of_another_user(serve: Serve, root: Path) -> None:
     (root / "f").touch()
     (root / "f").chmod(0o4777)

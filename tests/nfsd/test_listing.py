@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,18 @@ from umktls.nfs.program import NFS3
 from umktls.nfs.types import ftype3, nfsstat3
 from umktls.nfsd import directory
 from umktls.nfsd.directory import FIRST_COOKIE, Entry, Listings
+from umktls.nfsd.index import IndexLocator
+from umktls.nfsd.locate import Locator
+from umktls.nfsd.volume import best_locator
 from umktls.rpc.message import AcceptedReply
 
 DOTS = [b".", b".."]
+
+
+@pytest.fixture
+def locate() -> Callable[[str], Locator]:
+    """How files are found again matters to their handles only."""
+    return best_locator
 
 
 def fill(root: Path, count: int) -> list[bytes]:
@@ -52,6 +62,7 @@ def test_above_a_directory(client: Client, root: Path) -> None:
     assert entries[1].fileid == root.stat().st_ino
 
 
+@pytest.mark.parametrize("locate", [best_locator, IndexLocator])
 def test_with_attributes(client: Client, root: Path) -> None:
     (root / "f").write_bytes(b"12345")
     (root / "d").mkdir()

@@ -21,16 +21,16 @@ from umktls.nfsd.attributes import MODE_BITS, fattr
 from umktls.nfsd.calls import Call
 from umktls.nfsd.errors import NfsError
 from umktls.nfsd.handles import WRITE, Descriptor, Node
+from umktls.nfsd.locate import PATH_FLAGS
 from umktls.nfsd.names import component, open_entry
 
 __all__ = ["create", "mkdir", "mknod", "symlink"]
 
 CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 NO_WISHES = sattr3()
+SECOND = 1_000_000_000
 # Where a client does not say: for the owner alone.
 FILE_MODE, DIRECTORY_MODE = 0o600, 0o700
-
-
 SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX  # mkdir(2) takes none of them
 
 
@@ -51,6 +51,12 @@ def _finish(call: Call, node: Node, wanted: sattr3, mode: int) -> fattr3:
         call.set_attributes(node, rest, now)
         now = node.stat()
     return fattr(now, node.volume)
+
+
+def _made(call: Call, directory: Node, name: bytes) -> Node:
+    """What this call has just made: a question of rights no more."""
+    fd = os.open(name, PATH_FLAGS, dir_fd=directory.fd)
+    return call.site.handles.adopt(directory, name, Descriptor(fd))
 
 
 def create(call: Call, args: types.CREATE3args) -> types.CREATE3resok:
@@ -105,9 +111,6 @@ def _create_exclusive(call: Call, directory: Node, name: bytes, how: types.creat
     return node, fattr(node.stat(), node.volume)
 
 
-SECOND = 1_000_000_000
-
-
 def _times_of(verifier: bytes) -> tuple[int, int]:
     """Times (ns) that stand for a verifier. Whole seconds of 31 bits are what every file system
     keeps; of the 64 bits two are lost."""
@@ -128,7 +131,7 @@ def mkdir(call: Call, args: types.MKDIR3args) -> types.MKDIR3resok:
     mode = _mode(args.attributes, DIRECTORY_MODE)
     with call.acting(directory.node.volume):
         os.mkdir(name, mode, dir_fd=directory.node.fd)
-    node = open_entry(call, directory.node, name)
+    node = _made(call, directory.node, name)
     attributes = _finish(call, node, args.attributes, mode)
     return types.MKDIR3resok(node.handle, attributes, directory.wcc())
 
@@ -141,7 +144,7 @@ def symlink(call: Call, args: types.SYMLINK3args) -> types.SYMLINK3resok:
         raise NfsError(nfsstat3.NFS3ERR_INVAL)
     with call.acting(directory.node.volume):
         os.symlink(target, name, dir_fd=directory.node.fd)
-    node = open_entry(call, directory.node, name)
+    node = _made(call, directory.node, name)
     wanted = replace(args.symlink.symlink_attributes, mode=None, size=None)  # a link has neither
     attributes = _finish(call, node, wanted, 0)
     return types.SYMLINK3resok(node.handle, attributes, directory.wcc())
@@ -166,7 +169,7 @@ def mknod(call: Call, args: types.MKNOD3args) -> types.MKNOD3resok:
     mode = _mode(wanted, FILE_MODE)
     with call.acting(directory.node.volume):
         os.mknod(name, kind | mode, _device(args.what.spec), dir_fd=directory.node.fd)
-    node = open_entry(call, directory.node, name)
+    node = _made(call, directory.node, name)
     attributes = _finish(call, node, wanted, mode)
     return types.MKNOD3resok(node.handle, attributes, directory.wcc())
 

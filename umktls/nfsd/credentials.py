@@ -105,12 +105,16 @@ SWITCHES_LIMIT = 256
 class _Switch:
     """To another identity and back. Has no state of its own: any thread may use it at any time."""
 
-    __slots__ = ("_identity", "_other_groups", "_own")
+    __slots__ = ("_back", "_groups", "_identity", "_own")
 
     def __init__(self, own: Identity, identity: Identity) -> None:
         self._own = own
         self._identity = identity
-        self._other_groups = identity.gids != own.gids
+        self._groups: hostcalls.GroupList | None = None
+        self._back: hostcalls.GroupList | None = None
+        if identity.gids != own.gids:
+            self._groups = hostcalls.GroupList(identity.gids)
+            self._back = hostcalls.GroupList(own.gids)
 
     def prove(self) -> None:
         """OSError EACCES if this process cannot be that user: ids without a counterpart in a user
@@ -121,15 +125,13 @@ class _Switch:
             raise OSError(errno.EACCES, f"cannot act for user {self._identity.uid}")
 
     def __enter__(self) -> None:
-        identity = self._identity
-        if self._other_groups:
-            hostcalls.setgroups(identity.gids)  # the one that may fail, before all others
-        hostcalls.setfsgid(identity.gid)
-        hostcalls.setfsuid(identity.uid)
+        if self._groups is not None:
+            hostcalls.setgroups(self._groups)  # the one that may fail, before all others
+        hostcalls.setfsgid(self._identity.gid)
+        hostcalls.setfsuid(self._identity.uid)
 
     def __exit__(self, *exc_info: object) -> None:
-        own = self._own
-        hostcalls.setfsuid(own.uid)
-        hostcalls.setfsgid(own.gid)
-        if self._other_groups:
-            hostcalls.setgroups(own.gids)
+        hostcalls.setfsuid(self._own.uid)
+        hostcalls.setfsgid(self._own.gid)
+        if self._back is not None:
+            hostcalls.setgroups(self._back)

@@ -13,6 +13,7 @@ import platform
 import struct
 import sys
 from collections.abc import Sequence
+from typing import cast
 
 from umktls.errors import UnsupportedError
 
@@ -21,6 +22,7 @@ __all__ = [
     "NO_ID",
     "UTIME_NOW",
     "UTIME_OMIT",
+    "GroupList",
     "access",
     "birth",
     "device_and_inode",
@@ -33,6 +35,9 @@ __all__ = [
 ]
 
 _libc = ctypes.CDLL(None, use_errno=True)
+# For calls that never wait: without giving the interpreter's lock away, which with busy threads
+# may take milliseconds to come back.
+_short = ctypes.PyDLL(None, use_errno=True)
 
 _AT_FDCWD = -100
 _AT_SYMLINK_NOFOLLOW = 0x100
@@ -78,7 +83,7 @@ def file_handle(fd: int, flags: int = 0) -> tuple[bytes, int]:
     buffer = ctypes.create_string_buffer(_HANDLE_EMPTY, _HANDLE_SPACE)
     mount = ctypes.c_int()
     flags |= _AT_EMPTY_PATH
-    if _libc.name_to_handle_at(fd, b"", buffer, ctypes.byref(mount), flags) < 0:
+    if _short.name_to_handle_at(fd, b"", buffer, ctypes.byref(mount), flags) < 0:
         raise _fail()
     raw = buffer.raw
     return raw[4 : _HANDLE_HEAD.size + int.from_bytes(raw[:4], sys.byteorder)], mount.value
@@ -128,7 +133,7 @@ def device_and_inode(dir_fd: int, name: bytes) -> tuple[int, int]:
 def access(fd: int, mode: int) -> bool:
     """Whether this thread as it is now (fsuid, fsgid, groups) has os.R_OK, W_OK, X_OK on a file."""
     flags = _AT_EACCESS | _AT_EMPTY_PATH
-    return bool(_libc.syscall(_SYS_FACCESSAT2, fd, b"", mode, flags) == 0)
+    return bool(_short.syscall(_SYS_FACCESSAT2, fd, b"", mode, flags) == 0)
 
 
 _TIMES = struct.Struct("=qqqq")  # struct timespec[2]: access, modification
@@ -144,18 +149,31 @@ def set_times(path: str, access_time: tuple[int, int], modification_time: tuple[
 def setfsuid(uid: int) -> int:
     """Set this thread's file system uid; returns the one before. It cannot tell of a failure:
     ask with NO_ID, which changes nothing."""
-    return int(_libc.setfsuid(ctypes.c_uint32(uid))) & NO_ID
+    return cast(int, _setfsuid(uid))
 
 
 def setfsgid(gid: int) -> int:
     """Set this thread's file system gid; returns the one before."""
-    return int(_libc.setfsgid(ctypes.c_uint32(gid))) & NO_ID
+    return cast(int, _setfsgid(gid))
 
 
-def setgroups(groups: Sequence[int]) -> None:
+_setfsuid, _setfsgid = _short["setfsuid"], _short["setfsgid"]
+for _function in (_setfsuid, _setfsgid):
+    _function.argtypes = [ctypes.c_uint32]
+    _function.restype = ctypes.c_uint32
+
+
+class GroupList:
+    """Supplementary groups as the kernel takes them."""
+
+    def __init__(self, groups: Sequence[int]) -> None:
+        self.count = len(groups)
+        self.array = (ctypes.c_uint32 * len(groups))(*groups)
+
+
+def setgroups(groups: GroupList) -> None:
     """Set the supplementary groups of this thread alone (the C library's sets those of all)."""
     if _SYS_SETGROUPS is None:
         raise UnsupportedError(f"setgroups: no system call number for {platform.machine()}")
-    array = (ctypes.c_uint32 * len(groups))(*groups)
-    if _libc.syscall(_SYS_SETGROUPS, len(groups), array) < 0:
+    if _short.syscall(_SYS_SETGROUPS, groups.count, groups.array) < 0:
         raise _fail()
