@@ -44,9 +44,14 @@ def _finish(call: Call, node: Node, wanted: sattr3, mode: int) -> fattr3:
     that a directory hands down) are the file system's."""
     now = node.stat()
     lost = mode & (call.site.umask | SPECIAL_BITS) & ~now.st_mode
-    rest = replace(wanted, mode=stat.S_IMODE(now.st_mode) | lost if lost else None)
-    if rest.size == now.st_size:
-        rest = replace(rest, size=None)
+    rest = sattr3(
+        stat.S_IMODE(now.st_mode) | lost if lost else None,
+        wanted.uid,
+        wanted.gid,
+        None if wanted.size == now.st_size else wanted.size,
+        wanted.atime,
+        wanted.mtime,
+    )
     if rest != NO_WISHES:
         call.set_attributes(node, rest, now)
         now = node.stat()
