@@ -19,7 +19,8 @@ there by then, so the peer is told by a proper alert.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from umktls.errors import PeerError, UmktlsError
@@ -66,19 +67,18 @@ class Expectations:
 
 @dataclass(frozen=True, slots=True)
 class TrafficKeys:
-    """The application traffic secrets, and the sequence numbers of the next records."""
+    """The application traffic secrets, and for each direction what the kernel needs.
 
-    suite: Suite
+    The sequence numbers in `tx` and `rx` are those of the next records.
+    """
+
     tx_secret: bytes = field(repr=False)
     rx_secret: bytes = field(repr=False)
-    tx_sequence: int
-    rx_sequence: int
+    tx: Session
+    rx: Session
 
     def session(self, direction: Direction) -> Session:
-        """What the kernel needs for one direction."""
-        if direction == "tx":
-            return Session.from_secret(self.suite, self.tx_secret, self.tx_sequence)
-        return Session.from_secret(self.suite, self.rx_secret, self.rx_sequence)
+        return self.tx if direction == "tx" else self.rx
 
 
 def handshake(
@@ -155,11 +155,10 @@ class _Attempt:
             )
         try:
             return TrafficKeys(
-                suite,
                 secrets[ours],
                 secrets[theirs],
-                proven_count(self.sent, suite, secrets[ours]),
-                proven_count(self.received, suite, secrets[theirs]),
+                _numbered(self.sent, suite, secrets[ours]),
+                _numbered(self.received, suite, secrets[theirs]),
             )
         except PeerError as error:
             raise HandshakeFailure(
@@ -172,7 +171,13 @@ class _Attempt:
         """Tell the peer, under the application keys, why we hang up."""
         alert = Record(ALERT, Alert.fatal(description).encode())
         with contextlib.suppress(UmktlsError):
-            self._stream.write_all(seal_record(keys.session("tx"), alert), self._deadline)
+            self._stream.write_all(seal_record(keys.tx, alert), self._deadline)
+
+
+def _numbered(records: Sequence[bytes], suite: Suite, secret: bytes) -> Session:
+    """The keys of one direction, with the number that comes after `records`."""
+    keys = Session.from_secret(suite, secret)
+    return replace(keys, sequence=proven_count(records, keys))
 
 
 def _refusal(endpoint: Endpoint, expected: Expectations) -> tuple[int, HandshakeFailure] | None:

@@ -19,7 +19,6 @@ from umktls.ktls.engines.software import SoftwareEngine
 from umktls.ktls.errors import RecordError
 from umktls.ktls.schedule import next_traffic_secret
 from umktls.ktls.session import Session
-from umktls.ktls.suites import Suite
 from umktls.userland.libc import Record
 from umktls.userland.streams import RECORD_HEADER, record_length_untrusted
 
@@ -77,8 +76,8 @@ def seal_record(session: Session, record: Record) -> bytes:
     return bytes(_ENGINE.sealer(session).seal(record.type, [record.data]))
 
 
-def proven_count(records: Sequence[bytes], suite: Suite, secret: bytes) -> int:
-    """How many of `records`, all that went one way, were sealed under the traffic secret `secret`.
+def proven_count(records: Sequence[bytes], keys: Session) -> int:
+    """How many of `records`, all that went one way, were sealed under `keys` from number 0 on.
 
     That is the sequence number of the next record. Each one counted has been opened under its
     number, so the count is known and not assumed. Raises `PeerError` when a record behind the
@@ -86,7 +85,7 @@ def proven_count(records: Sequence[bytes], suite: Suite, secret: bytes) -> int:
     """
     protected = [record for record in records if record[0] == APPLICATION_DATA]
     for start in range(len(protected)):
-        opener = _ENGINE.opener(Session.from_secret(suite, secret))
+        opener = _ENGINE.opener(keys)
         with contextlib.suppress(RecordError):
             open_record(opener, protected[start])
             return _open_rest(opener, protected[start + 1 :])
@@ -104,12 +103,15 @@ def _open_rest(opener: Opener, records: Sequence[bytes]) -> int:
 
 
 class ShadowReceiver:
-    """Seals records for the SSL object under the sequence numbers that it expects."""
+    """Seals records for the SSL object under the sequence numbers that it expects.
 
-    def __init__(self, suite: Suite, secret: bytes, sequence: int) -> None:
-        self._suite = suite
+    `secret` is the traffic secret that `keys` come from; the object's next number is in them.
+    """
+
+    def __init__(self, secret: bytes, keys: Session) -> None:
+        self._suite = keys.suite
         self._secret = secret
-        self._sealer = _ENGINE.sealer(Session.from_secret(suite, secret, sequence))
+        self._sealer = _ENGINE.sealer(keys)
 
     def seal(self, record: Record) -> bytes:
         """The next record for the object."""
@@ -124,12 +126,12 @@ class ShadowReceiver:
 
 
 class ShadowSender:
-    """Opens the records that the SSL object wants to send."""
+    """Opens the records that the SSL object wants to send. `secret` as for `ShadowReceiver`."""
 
-    def __init__(self, suite: Suite, secret: bytes, sequence: int) -> None:
-        self._suite = suite
+    def __init__(self, secret: bytes, keys: Session) -> None:
+        self._suite = keys.suite
         self._secret = secret
-        self._opener = _ENGINE.opener(Session.from_secret(suite, secret, sequence))
+        self._opener = _ENGINE.opener(keys)
 
     def open_all(self, output: bytes) -> Iterator[Record]:
         """What the object sealed, in order, without its own key updates.

@@ -88,7 +88,9 @@ class ClientService(HandshakeService):
         return rpctlscd_connect_res(RPCTLSERR_OK, name.sec, name.usec, name.ssl)
 
     def _prepare(self, certname: str, taken: Taken) -> Attempt:
-        if not taken.peer_name:
+        # A kernel that does not tell the name leaves the address to be checked.
+        server = taken.sock.peer_name() or taken.address
+        if not server:
             raise HandshakeFailure(
                 "setup",
                 "the kernel does not say which server this is, so its certificate cannot be "
@@ -98,10 +100,10 @@ class ClientService(HandshakeService):
         wanted = bool(certname) or self._options.mutualverf or taken.security == "mtls"
         which = certname if wanted else None
         context = self._context(which)
-        key = (taken.peer_name, taken.address, taken.port, which)
+        key = (server, taken.address, taken.port, which)
         return Attempt(
-            context.client(taken.peer_name, self._cache.take(key)),
-            Expectations(server=False, name=taken.peer_name, trust=context.trust),
+            context.client(server, self._cache.take(key)),
+            Expectations(server=False, name=server, trust=context.trust),
             keep=partial(self._cache.put, key),
         )
 

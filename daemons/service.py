@@ -76,19 +76,18 @@ class Sessions:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A socket that was taken, with what the kernel says about it."""
+    """A socket that was taken. `security` is what the mount or the export asks for: tls or mtls."""
 
     sock: Socket
-    peer_name: str
     security: str
     address: str
     port: int
 
     @classmethod
     def ask(cls, sock: Socket) -> Taken:
-        """Without a name from the kernel, the server's name is its address."""
+        """Ask the kernel what there is to know."""
         host, port = sock.peer_address() or ("", 0)
-        return cls(sock, sock.peer_name() or host, sock.transport_security(), host, port)
+        return cls(sock, sock.transport_security(), host, port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +234,7 @@ def _apologize(sock: Socket, keys: TrafficKeys) -> None:
     alert = Record(ALERT, Alert.fatal(INTERNAL_ERROR).encode())
     with contextlib.suppress(UmktlsError):
         if sock.tls_mode("tx") == TCP_TLS_MODE_NONE:
-            sock.write_all(seal_record(keys.session("tx"), alert), sock.deadline())
+            sock.write_all(seal_record(keys.tx, alert), sock.deadline())
         else:
             sock.send_record(*alert)
 

@@ -74,10 +74,10 @@ class LiveSession:
     ) -> None:
         self._sock = sock
         self._endpoint = endpoint
-        self._suite = keys.suite
+        self._suite = keys.tx.suite
         self._tx_secret = keys.tx_secret
-        self._receiver = ShadowReceiver(keys.suite, keys.rx_secret, keys.rx_sequence)
-        self._sender = ShadowSender(keys.suite, keys.tx_secret, keys.tx_sequence)
+        self._receiver = ShadowReceiver(keys.rx_secret, keys.rx)
+        self._sender = ShadowSender(keys.tx_secret, keys.tx)
         self._messages = HandshakeMessages()
         self._trace = trace
         self._keep = keep

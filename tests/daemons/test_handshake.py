@@ -94,21 +94,21 @@ def test_both_sides_have_the_same_keys(suite: str) -> None:
     ours = context(server=False, suites=suite).client("localhost")
     peer = MemoryPeer(context(server=True).server(ClientCertificates.DEMAND))
     keys = handshake(peer, ours, soon(), CLIENT)
-    assert keys.suite.name == suite
+    assert keys.tx.suite.name == keys.rx.suite.name == suite
     secrets = peer.endpoint.findings.secrets
     assert keys.tx_secret == secrets["CLIENT_TRAFFIC_SECRET_0"]
     assert keys.rx_secret == secrets["SERVER_TRAFFIC_SECRET_0"]
-    assert (keys.tx_sequence, keys.rx_sequence) == (0, 0)
+    assert (keys.tx.sequence, keys.rx.sequence) == (0, 0)
     # The server's tickets are unread: they are the kernel's.
     tickets = peer.drain()
-    assert proven_count(tickets, keys.suite, keys.rx_secret) == len(tickets) == 2
+    assert proven_count(tickets, keys.rx) == len(tickets) == 2
 
 
 def test_the_server_has_used_two_numbers() -> None:
     ours = context(server=True).server(ClientCertificates.DEMAND)
     peer = MemoryPeer(context(server=False).client("localhost"))
     keys = handshake(peer, ours, soon(), SERVER)
-    assert (keys.tx_sequence, keys.rx_sequence) == (2, 0)
+    assert (keys.tx.sequence, keys.rx.sequence) == (2, 0)
     assert ours.peer_certificate is not None
 
 
@@ -116,8 +116,8 @@ def test_secrets_do_not_show() -> None:
     ours = context(server=False).client("localhost")
     peer = MemoryPeer(context(server=True).server(ClientCertificates.IGNORE))
     keys: TrafficKeys = handshake(peer, ours, soon(), CLIENT)
-    shown = repr(keys) + repr(ours.findings) + repr(keys.session("tx"))
-    for secret in (keys.tx_secret, keys.session("tx").key):
+    shown = repr(keys) + repr(ours.findings) + repr(keys.tx)
+    for secret in (keys.tx_secret, keys.tx.key):
         assert repr(secret) not in shown
         assert secret.hex() not in shown
 

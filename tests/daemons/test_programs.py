@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pty
 import select
 import shutil
 import signal
@@ -363,6 +364,26 @@ def test_a_passphrase_from_the_environment(tmp_path: Path) -> None:
             assert kernel.registered.wait(SECONDS)
         finally:
             process.end()
+
+
+def test_a_passphrase_from_the_terminal(tmp_path: Path) -> None:
+    certificates().certdir("locked", tmp_path / "locked")
+    command: list[str | Path] = [program("rpctlssd"), "--rundir", tmp_path]
+    command += ["-D", tmp_path / "locked"]
+    master, slave = pty.openpty()
+    with FakeKernel(tmp_path, RPCTLSSD_V1) as kernel, open(master, "r+b", buffering=0) as terminal:
+        daemon = subprocess.Popen(command, stdin=slave, stderr=slave, start_new_session=True)
+        os.close(slave)
+        try:
+            prompt = b""
+            while not prompt.endswith(b"private key: "):
+                prompt += terminal.read(100)
+            assert not kernel.registered.is_set()
+            terminal.write(PASSPHRASE + b"\n")
+            assert kernel.registered.wait(SECONDS)
+        finally:
+            daemon.kill()
+            daemon.wait(SECONDS)
 
 
 @needs_openssl

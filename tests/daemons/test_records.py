@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +28,7 @@ from umktls.userland.libc import Record
 SECRET = bytes(range(32))
 HANDSHAKE_SECRET = bytes(32)
 SUITE = SUITES["TLS_AES_128_GCM_SHA256"]
+KEYS = Session.from_secret(SUITE, SECRET)
 CLEAR = [b"\x16\x03\x03\x00\x02hi", b"\x14\x03\x03\x00\x01\x01"]
 
 
@@ -41,7 +44,7 @@ def sealed(secret: bytes, count: int, first: int = 0, suite: Suite = SUITE) -> l
 def test_counts(suite: Suite, count: int) -> None:
     before = sealed(HANDSHAKE_SECRET, 3, suite=suite)
     records = [*CLEAR, *before, *sealed(SECRET, count, suite=suite)]
-    assert proven_count(records, suite, SECRET) == count
+    assert proven_count(records, Session.from_secret(suite, SECRET)) == count
 
 
 def test_a_flipped_byte_is_one_error() -> None:
@@ -49,17 +52,17 @@ def test_a_flipped_byte_is_one_error() -> None:
     damaged = bytearray(records[1])
     damaged[-1] ^= 1
     with pytest.raises(PeerError, match="record 1 does not open"):
-        proven_count([records[0], bytes(damaged), records[2]], SUITE, SECRET)
+        proven_count([records[0], bytes(damaged), records[2]], KEYS)
 
 
 def test_a_missing_record_is_an_error() -> None:
     records = sealed(SECRET, 3)
     with pytest.raises(PeerError, match="record 1 does not open"):
-        proven_count([records[0], records[2]], SUITE, SECRET)
+        proven_count([records[0], records[2]], KEYS)
 
 
 def test_the_receiver_counts_for_itself() -> None:
-    receiver = ShadowReceiver(SUITE, SECRET, 4)
+    receiver = ShadowReceiver(SECRET, replace(KEYS, sequence=4))
     record = Record(22, b"message")
     assert receiver.seal(record) == sealed(SECRET, 1, 4)[0]
     assert receiver.seal(record) == sealed(SECRET, 1, 5)[0]
@@ -70,7 +73,7 @@ def test_the_receiver_counts_for_itself() -> None:
 
 
 def test_the_sender_keeps_key_updates_back() -> None:
-    sender = ShadowSender(SUITE, SECRET, 2)
+    sender = ShadowSender(SECRET, replace(KEYS, sequence=2))
     update = Record(HANDSHAKE, key_update_message(False))
     output = sealed(SECRET, 1, 2)[0]
     output += seal_record(Session.from_secret(SUITE, SECRET, 3), update)
