@@ -37,14 +37,18 @@ log = logging.getLogger(__name__)
 
 
 class Block:
-    """One READ's worth of data, perhaps still on its way. Shorter than `length`: the file ended."""
+    """One READ's worth of data, perhaps still on its way. Shorter than `length`: the file ended.
 
-    __slots__ = ("data", "length", "offset", "ready")
+    data: None when `ready` if the READ failed or was not made, because it was not `wanted` by then.
+    """
+
+    __slots__ = ("data", "length", "offset", "ready", "wanted")
 
     def __init__(self, offset: int, length: int) -> None:
         self.offset = offset
         self.length = length
-        self.data: Buffer | None = None  # None after `ready`: the READ failed
+        self.data: Buffer | None = None
+        self.wanted = True
         self.ready = trio.Event()
 
     @property
@@ -145,7 +149,10 @@ class Reader:
 
     def drop(self) -> None:
         """Forget all blocks; what is on its way is thrown away when it comes."""
-        freed = sum(block.length for block in self.blocks)
+        freed = 0
+        for block in self.blocks:
+            block.wanted = False
+            freed += block.length
         self.blocks.clear()
         self._window = FIRST_WINDOW
         self._shared.give_back(self, freed)
@@ -180,10 +187,10 @@ class Reader:
 
     async def _fetch(self, block: Block) -> None:
         """Fill one block. Runs as a task, so nothing but Cancelled may leave it."""
+        args = (self._inode, block.offset, block.length, self._credential)
         try:
-            block.data = await self._shared.read(
-                self._inode, block.offset, block.length, self._credential
-            )
+            if block.wanted:
+                block.data = await self._shared.read(*args)
         except UmktlsError as error:
             # Whoever needs these bytes asks for them again and gets the error of that.
             log.debug("reading ahead: %s", error)
@@ -206,7 +213,8 @@ class Reader:
         for block in blocks:
             if position >= end:
                 break
-            await block.ready.wait()
+            if not block.ready.is_set():  # waiting for a set event would still be a checkpoint
+                await block.ready.wait()
             if block.data is None:
                 break
             start = position - block.offset
