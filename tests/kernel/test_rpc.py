@@ -53,7 +53,7 @@ class Echo:
             "SLOW": lambda number, context: number,
             "BREAK": self.fail,
         }
-        return Service(ECHO, handlers, blocking=("SLOW",), cache=True)
+        return Service(ECHO, handlers, blocking={"SLOW": lambda number: True}, cache=True)
 
 
 @asynccontextmanager

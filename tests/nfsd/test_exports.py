@@ -205,7 +205,16 @@ def test_between_exports(serve: Serve, root: Path, other: Path) -> None:
 
 def test_calls_that_wait_for_the_disk_are_marked(serve: Serve) -> None:
     nfs, mount = serve().services()
-    assert set(nfs.blocking) == {"COMMIT"}
+    assert set(nfs.blocking) == {"COMMIT", "WRITE"}
+    waits = {
+        stable: nfs.blocking["WRITE"](types.WRITE3args(b"", 0, 1, stable, b"x"))
+        for stable in types.stable_how
+    }
+    assert waits == {
+        types.stable_how.UNSTABLE: False,
+        types.stable_how.DATA_SYNC: True,
+        types.stable_how.FILE_SYNC: True,
+    }
     assert nfs.cache
     assert nfs.program is NFS3
     assert mount.program is MOUNT3

@@ -209,12 +209,17 @@ def test_a_handler_that_fails_is_logged_and_answered(caplog: pytest.LogCaptureFi
     assert answer(dispatcher, message(ADD, 1)) == failed(AcceptStat.SYSTEM_ERR)
 
 
+def always(args: Any) -> bool:
+    return True
+
+
 def test_jobs_say_whether_they_block() -> None:
-    dispatcher = Dispatcher([Counter().service(blocking=["ADD"])])
-    calls = [call_of(message(ADD, 1)), call_of(message(GET))]
+    dispatcher = Dispatcher([Counter().service(blocking={"ADD": lambda number: number > 1})])
+    calls = [call_of(message(ADD, 2)), call_of(message(ADD, 1)), call_of(message(GET))]
     jobs = [dispatcher.dispatch(call, FakePeer()) for call in calls]
     assert [(j.procedure.name, j.blocking) for j in jobs if isinstance(j, Job)] == [
         ("ADD", True),
+        ("ADD", False),
         ("GET", False),
     ]
 
@@ -223,7 +228,7 @@ def test_jobs_say_whether_they_block() -> None:
     "services",
     [
         [Service(COUNTER, {"NONE": lambda a, c: None})],
-        [Service(COUNTER, {}, blocking=["ADD"])],
+        [Service(COUNTER, {}, blocking={"ADD": always})],
         [Service(COUNTER, {}), Service(COUNTER, {})],
     ],
 )
@@ -313,7 +318,7 @@ def test_a_copy_of_a_call_that_is_being_executed_is_dropped() -> None:
         assert go_on.wait(30)
         return args
 
-    dispatcher = Dispatcher([Service(COUNTER, {"ADD": slow}, blocking=["ADD"], cache=True)])
+    dispatcher = Dispatcher([Service(COUNTER, {"ADD": slow}, blocking={"ADD": always}, cache=True)])
     call = call_of(message(ADD, 5))
     job = dispatcher.dispatch(call, FakePeer())
     assert isinstance(job, Job)

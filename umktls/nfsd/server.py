@@ -57,7 +57,11 @@ OPERATIONS: dict[str, _Row] = {
     "PATHCONF": _Row(files.pathconf, types.PATHCONF3resfail),
     "COMMIT": _Row(files.commit, types.COMMIT3resfail),
 }
-BLOCKING = ("COMMIT",)  # waits for the disk
+# What waits for the disk.
+BLOCKING: dict[str, Callable[[Any], bool]] = {
+    "COMMIT": lambda args: True,
+    "WRITE": lambda args: args.stable != types.stable_how.UNSTABLE,
+}
 
 OPEN_FILES = 4096
 DESCRIPTORS_PER_FILE = 2

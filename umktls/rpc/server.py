@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -70,7 +70,8 @@ class CallContext:
 
 Handler = Callable[[Any, CallContext], Any]
 Gate = Callable[[Procedure[Any, Any], CallContext], AuthStat | None]
-Entry = tuple[Procedure[Any, Any], Handler, bool]
+Blocking = Callable[[Any], bool]
+Entry = tuple[Procedure[Any, Any], Handler, Blocking]
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,13 @@ class Service:
     """A program and the functions that execute its procedures, by procedure name.
 
     NULL needs no handler; another procedure without one is PROC_UNAVAIL. `blocking` names those
-    that may take long. `gate` may reject a call before its arguments are looked at. With `cache`,
-    replies of procedures that are not idempotent are kept and given again to a repeated call."""
+    that may take long, each with a look at the arguments that says so. `gate` may reject a call
+    before its arguments are looked at. With `cache`, replies of procedures that are not idempotent
+    are kept and given again to a repeated call."""
 
     program: Program
     handlers: Mapping[str, Handler]
-    blocking: Collection[str] = ()
+    blocking: Mapping[str, Blocking] = field(default_factory=dict)
     gate: Gate | None = None
     cache: bool = False
 
@@ -94,13 +96,18 @@ class Service:
                 raise CallerError(f"blocking procedure {name} has no handler")
         procedures = {name: self.program[name] for name in self.handlers}
         table = {
-            procedure.number: (procedure, self.handlers[name], name in self.blocking)
+            procedure.number: (procedure, self.handlers[name], self.blocking.get(name, _never))
             for name, procedure in procedures.items()
         }
         null = self.program.procedures.get(0)
         if null is not None:
-            table.setdefault(0, (null, _nothing, False))
+            table.setdefault(0, (null, _nothing, _never))
         return table
+
+
+def _never(args: Any) -> bool:
+    """Of a procedure that does not take long."""
+    return False
 
 
 def _nothing(args: None, context: CallContext) -> None:
@@ -132,7 +139,8 @@ class Job:
         context: CallContext,
         keep: Callable[[list[Buffer]], None] | None,
     ) -> None:
-        self.procedure, self._handler, self.blocking = entry
+        self.procedure, self._handler, blocking = entry
+        self.blocking = blocking(args)
         self._xid = xid
         self._args = args
         self._context = context
