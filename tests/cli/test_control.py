@@ -93,6 +93,16 @@ def test_dead_host_is_ignored_and_removed(tmp_path: Path) -> None:
     assert not dead.exists()
 
 
+def test_a_zombie_does_not_run() -> None:
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert Path(f"/proc/{child.pid}").exists()
+    assert not control.running(child.pid)
+    child.wait()
+    assert not control.running(child.pid)
+    assert control.running(os.getpid())
+
+
 @pytest.mark.parametrize("content", ["", "{}", '{"pid": "x"}', '{"pid": 0}', "[]", "null"])
 def test_a_directory_that_is_not_a_host_is_left_alone(tmp_path: Path, content: str) -> None:
     (tmp_path / "odd").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 from pathlib import Path
@@ -80,13 +81,25 @@ def test_a_process_that_stays_is_killed_and_reported(program: Path, tmp_path: Pa
     ((pid, name),) = sandbox.processes().items()
     assert name in ("tail", "sh", "umktls")  # it may not have become `tail` yet
     descriptor = os.pidfd_open(pid)
-    with pytest.raises(WorldError, match=rf"left behind: process {pid} \(.*\) had to be killed"):
+    with pytest.raises(WorldError, match=rf"left behind: process {pid} \(.*\) had to be ended"):
         sandbox.__exit__(None, None, None)
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     assert poll.poll(10_000)
     os.close(descriptor)
     assert not sandbox.top.exists()
+
+
+def test_last_words_are_the_ends_of_all_logs(program: Path, tmp_path: Path) -> None:
+    does(program, "seq 100 >&2; exit 1")
+    with Sandbox("test", tmp_path) as sandbox:
+        with contextlib.suppress(WorldError):
+            sandbox.serve()
+        (sandbox.run / "client-1").mkdir()
+        (sandbox.run / "client-1" / "host.log").write_bytes(b"odd \xff\n")
+        words = sandbox.last_words()
+    assert words[0] == "server.log: 91"
+    assert words[9:] == ["server.log: 100", "run/client-1/host.log: odd \ufffd"]
 
 
 def test_an_error_inside_is_not_hidden_by_what_was_left(program: Path, tmp_path: Path) -> None:

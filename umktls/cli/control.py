@@ -21,7 +21,7 @@ from typing import Any
 from umktls.errors import CallerError, PeerError, WorldError
 from umktls.kernel.rundir import run_base
 
-__all__ = ["Host", "choose", "find_hosts", "follow_all", "past"]
+__all__ = ["Host", "choose", "find_hosts", "follow_all", "past", "running"]
 
 ANSWER_SECONDS = 10.0
 REKEY_SECONDS = 60.0
@@ -123,12 +123,22 @@ def read_host(rundir: Path) -> Host | None:
 
 def alive(host: Host) -> bool:
     """Whether the host runs. If not, its run directory goes, where it is ours to remove."""
-    if Path(f"/proc/{host.pid}").exists():
+    if running(host.pid):
         return True
     with contextlib.suppress(FileNotFoundError):
         if host.rundir.stat().st_uid == os.geteuid():
             shutil.rmtree(host.rundir, ignore_errors=True)
     return False
+
+
+def running(pid: int) -> bool:
+    """Whether the process is there and is no zombie, which nobody may ever have waited for."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    # Behind the name, which may hold blanks and parentheses, comes the state, proc_pid_stat(5).
+    return status.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
 def choose(name: str | None, base: Path | None = None) -> list[Host]:

@@ -22,7 +22,7 @@ from umktls.cli.progress import progress
 from umktls.cli.sandbox import Sandbox
 from umktls.cli.stat import amount, host_view
 from umktls.cli.story import first_connection, life, missing
-from umktls.cli.trace import line
+from umktls.cli.trace import line, printable
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.children import program_path
 
@@ -65,24 +65,33 @@ def demo(keep: bool, library: Path) -> None:
             run(console, library, keep)
         except KeyboardInterrupt:
             raise WorldError("the demo was interrupted; everything is stopped") from None
-        except UmktlsError as error:
-            raise WorldError(f"the demo failed: {error}", error.errno) from error
+        except (UmktlsError, OSError) as error:
+            raise WorldError(f"the demo failed: {error}") from error
     console.print("demo: OK", style="bold green")
 
 
 def run(console: Console, library: Path, keep: bool) -> None:
     """All six steps."""
     with Sandbox("demo") as sandbox:
-        say(console, 1, f"a throw-away CA and certificates in {sandbox.certs}")
-        layout.create(sandbox.certs)
-        server = start_server(console, sandbox)
-        client = start_client(console, sandbox, server)
-        copy_and_compare(console, sandbox, library)
-        tell_life(console, [client, server])
-        if keep:
-            wait_for_interrupt(console, sandbox)
-        say(console, 6, "unmount, stop everything, look for what is left")
-        sandbox.unmount()
+        try:
+            steps(console, sandbox, library, keep)
+        except (UmktlsError, OSError):
+            for words in sandbox.last_words():
+                click.echo(printable(words), err=True)
+            raise
+
+
+def steps(console: Console, sandbox: Sandbox, library: Path, keep: bool) -> None:
+    say(console, 1, f"a throw-away CA and certificates in {sandbox.certs}")
+    layout.create(sandbox.certs)
+    server = start_server(console, sandbox)
+    client = start_client(console, sandbox, server)
+    copy_and_compare(console, sandbox, library)
+    tell_life(console, [client, server])
+    if keep:
+        wait_for_interrupt(console, sandbox)
+    say(console, 6, "unmount, stop everything, look for what is left")
+    sandbox.unmount()
 
 
 def say(console: Console, number: int, text: str) -> None:

@@ -27,6 +27,8 @@ __all__ = ["Sandbox"]
 
 START_SECONDS = 60.0
 END_SECONDS = 20.0
+GRACE_SECONDS = 5.0
+LAST_LINES = 10
 
 
 class Sandbox:
@@ -139,6 +141,15 @@ class Sandbox:
         """The hosts that run in here."""
         return find_hosts(self.run)
 
+    def last_words(self) -> list[str]:
+        """The last lines of each log in here, for finding out what went wrong."""
+        lines = []
+        for path in (self.server_log, *sorted(self.run.glob("*/*.log"))):
+            if path.exists():
+                said = path.read_text(errors="replace").splitlines()[-LAST_LINES:]
+                lines += [f"{path.relative_to(self.top)}: {line}" for line in said]
+        return lines
+
     # ---- stopping
 
     def close(self) -> list[str]:
@@ -150,9 +161,9 @@ class Sandbox:
             left.append(str(error))
         self.stop_server()
         strays = self.processes()
-        left += [f"process {pid} ({text}) had to be killed" for pid, text in strays.items()]
+        left += [f"process {pid} ({text}) had to be ended" for pid, text in strays.items()]
         for pid in strays:
-            _kill(pid)
+            _end(pid)
         for path in self.mounted():
             subprocess.run(["fusermount3", "-u", "-z", "--", str(path)], check=False)
         if self.mounted():
@@ -197,8 +208,20 @@ class Sandbox:
         return found
 
 
-def _kill(pid: int) -> None:
+def _end(pid: int) -> None:
+    """End a process that is not our child: by SIGTERM, or after a while by SIGKILL."""
     try:
-        os.kill(pid, signal.SIGKILL)
+        descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    try:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            signal.pidfd_send_signal(descriptor, number)
+            if poll.poll(GRACE_SECONDS * 1000):
+                return
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(descriptor)

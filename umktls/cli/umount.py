@@ -35,8 +35,9 @@ FSTYPE = "fuse.umktls"
 def umount(mountpoint: Path, lazy: bool, timeout: float) -> None:
     """End the mount at MOUNTPOINT.
 
-    Returns when everything has been written to the server and the mount's process has ended.
-    `fusermount3 -u MOUNTPOINT` ends it as well, but does not wait.
+    Returns when everything has been written to the server and the mount's process has ended; with
+    -l it does not wait, and the process ends when nothing uses the mount any more.
+    `fusermount3 -u MOUNTPOINT` ends it as well, and does not wait either.
 
     \b
     Example:
@@ -54,7 +55,7 @@ def unmount(
     host = mount_host(path, base)
     with process_end(host) as ended:
         run_fusermount(path, lazy)
-        if not ended(timeout):
+        if not lazy and not ended(timeout):
             raise WorldError(
                 f"{path} is unmounted, but its process {host.pid if host else '?'} has not ended "
                 f"after {timeout:g} s: it may still be writing; `umktls trace` shows what it does",

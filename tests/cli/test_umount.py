@@ -1,0 +1,72 @@
+"""umount against a mount that works: in use, lazily, and that it waits for the process."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import KERNEL_LACKS
+from umktls.cli.control import Host, running
+from umktls.cli.sandbox import Sandbox
+from umktls.cli.umount import unmount
+from umktls.errors import WorldError
+
+pytestmark = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason=f"{KERNEL_LACKS} FUSE")
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox("t") as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def client(sandbox: Sandbox) -> Host:
+    """The host of a mount without TLS: how it ends is the same."""
+    server, _ = sandbox.serve("--no-tls", "--insecure")
+    source = f"127.0.0.1:{server.facts['port']}:{sandbox.export}"
+    return sandbox.mount(source, "-o", "notls")
+
+
+def test_umount_writes_what_is_left_and_waits(sandbox: Sandbox, client: Host) -> None:
+    content = os.urandom(3 << 20)
+    (sandbox.mountpoint / "file").write_bytes(content)
+    unmount(sandbox.mountpoint, base=sandbox.run)
+    assert not running(client.pid)
+    assert not client.rundir.exists()
+    assert (sandbox.export / "file").read_bytes() == content
+    assert list(sandbox.mountpoint.iterdir()) == []
+
+
+def test_umount_of_a_mount_in_use_says_so_and_changes_nothing(
+    sandbox: Sandbox, client: Host
+) -> None:
+    (sandbox.mountpoint / "file").write_text("still here")
+    descriptor = os.open(sandbox.mountpoint / "file", os.O_RDONLY)
+    try:
+        with pytest.raises(WorldError, match=r"is in use: .*umktls umount -l"):
+            unmount(sandbox.mountpoint, base=sandbox.run)
+        assert os.read(descriptor, 100) == b"still here"
+    finally:
+        os.close(descriptor)
+    assert sandbox.mounted() == [sandbox.mountpoint]
+
+
+def test_lazy_umount_detaches_and_the_process_ends_with_the_last_use(
+    sandbox: Sandbox, client: Host
+) -> None:
+    process = os.pidfd_open(client.pid)
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    used = os.open(sandbox.mountpoint, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        unmount(sandbox.mountpoint, lazy=True, base=sandbox.run)
+        assert sandbox.mounted() == []
+        assert poll.poll(0) == []
+    finally:
+        os.close(used)
+    assert poll.poll(20_000)
+    os.close(process)
