@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
+from umktls.abi import rpctls
 from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
 from umktls.kernel.control import allowed, peer_credentials
 from umktls.kernel.events import Trace
@@ -123,7 +124,7 @@ class DaemonHandle:
         outcome = "no answer"
         try:
             result = await self._call(procedure, argument, seconds)
-            outcome = str(result)
+            outcome = describe(result)
         except UmktlsError as error:
             outcome = str(error)
             raise
@@ -225,3 +226,14 @@ class DaemonHandle:
         """Stop calling this daemon; upcalls under way end with `DaemonGone`."""
         if self._stream is not None:
             self._lose(self._stream)
+
+
+def describe(result: object) -> str:
+    """An upcall's answer for people, by the names of its numbers."""
+    flags = getattr(result, "flags", None)
+    if flags is not None:
+        names = [flag.name or "" for flag in rpctls.RpctlsFlags(flags)]
+        return " ".join(name.removeprefix("RPCTLS_FLAGS_") for name in names) or "no session"
+    reterr = getattr(result, "reterr", None)
+    known = [error for error in rpctls.RpctlsErr if error == reterr]
+    return known[0].name.removeprefix("RPCTLSERR_") if known else str(result)

@@ -1,0 +1,182 @@
+"""Upcalls against a daemon in the same process: answers, deadlines, a daemon that goes."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from umktls.abi.rpctls import RPCTLS_FLAGS_HANDSHAKE, RPCTLS_FLAGS_VERIFIED
+from umktls.errors import PeerError
+from umktls.kernel.events import Trace
+from umktls.kernel.upcalls import DaemonGone, DaemonHandle, UpcallTimeout, describe
+from umktls.rpc.message import (
+    NULL_AUTH,
+    AcceptStat,
+    AuthStat,
+    Call,
+    RejectStat,
+    encode_accepted,
+    encode_denied,
+    parse_untrusted,
+)
+from umktls.rpc.record import RecordReader, mark
+from umktls.upcall.rpctls import (
+    RPCTLSCD_V1,
+    rpctls_session_arg,
+    rpctls_session_res,
+    rpctlscd_connect_arg,
+    rpctlscd_connect_res,
+    rpctlssd_connect_res,
+)
+
+CONNECT = RPCTLSCD_V1["CONNECT"]
+HANDLERECORD = RPCTLSCD_V1["HANDLERECORD"]
+SESSION = rpctls_session_arg(1, 2, 3)
+
+Answer = Callable[[Call], list[bytes]]
+
+
+def accepted(result: object) -> Answer:
+    def answer(call: Call) -> list[bytes]:
+        encoded = b"".join(HANDLERECORD.encode_result(result))
+        return [encode_accepted(call.xid, NULL_AUTH, AcceptStat.SUCCESS) + encoded]
+
+    return answer
+
+
+@asynccontextmanager
+async def daemon(path: Path, answer: Answer) -> AsyncIterator[DaemonHandle]:
+    """A handle for a daemon that answers each call with the messages of `answer`."""
+    listener = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+    await listener.bind(str(path / "d.sock"))
+    listener.listen()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        reader = RecordReader(9000)
+        async with stream:
+            async for data in stream:
+                reader.feed(data)
+                for message in reader.messages():
+                    call = parse_untrusted(message)
+                    assert isinstance(call, Call)
+                    for reply in answer(call):
+                        await stream.send_all(mark(len(reply)) + reply)
+                        if reply == b"":
+                            return
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+
+            def spawn(task: Callable[[], Awaitable[None]]) -> None:
+                nursery.start_soon(task)
+
+            nursery.start_soon(trio.serve_listeners, serve, [trio.SocketListener(listener)])
+            handle = DaemonHandle("rpctlscd", str(path / "d.sock"), 1, Trace("h", "client"), spawn)
+            yield handle
+            handle.close()
+            nursery.cancel_scope.cancel()
+
+
+async def test_an_answer_comes_back(tmp_path: Path) -> None:
+    async with daemon(tmp_path, accepted(rpctls_session_res(2))) as handle:
+        result = await handle.call(HANDLERECORD, SESSION, 5, "c1")
+        events = [event["event"] for event in handle.trace.since()]
+    assert result.reterr == 2
+    assert events == ["upcall", "upcall-answered"]
+
+
+async def test_no_answer_is_an_error_at_the_deadline(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with daemon(tmp_path, lambda call: []) as handle:
+        with pytest.raises(UpcallTimeout, match="did not answer HANDLERECORD within 2 s") as caught:
+            await handle.call(HANDLERECORD, SESSION, 2)
+    assert caught.value.errno == errno.ETIMEDOUT
+
+
+async def test_a_daemon_that_hangs_up(tmp_path: Path) -> None:
+    async with daemon(tmp_path, lambda call: [b""]) as handle:
+        with pytest.raises(DaemonGone, match="went away"):
+            await handle.call(HANDLERECORD, SESSION, 5)
+
+
+async def test_a_daemon_that_is_not_there(tmp_path: Path) -> None:
+    handle = DaemonHandle(
+        "rpctlscd", str(tmp_path / "none"), 1, Trace("h", "client"), lambda task: None
+    )
+    with pytest.raises(DaemonGone, match="start it again"):
+        await handle.call(HANDLERECORD, SESSION, 5)
+
+
+async def test_a_rejection_says_why(tmp_path: Path) -> None:
+    def answer(call: Call) -> list[bytes]:
+        return [encode_denied(call.xid, RejectStat.AUTH_ERROR, AuthStat.AUTH_TOOWEAK)]
+
+    async with daemon(tmp_path, answer) as handle:
+        with pytest.raises(PeerError, match="AUTH_TOOWEAK"):
+            await handle.call(HANDLERECORD, SESSION, 5)
+
+
+async def test_garbage_from_the_daemon_costs_its_connection(tmp_path: Path) -> None:
+    async with daemon(tmp_path, lambda call: [b"\xff" * 8]) as handle:
+        with pytest.raises(DaemonGone):
+            await handle.call(HANDLERECORD, SESSION, 5)
+        assert [e["where"] for e in handle.trace.since() if e["event"] == "garbage"] == [
+            "the upcall socket"
+        ]
+
+
+async def test_an_answer_to_nothing_is_noted(tmp_path: Path) -> None:
+    def answer(call: Call) -> list[bytes]:
+        stray = encode_accepted(call.xid ^ 1, NULL_AUTH, AcceptStat.SUCCESS)
+        return [stray, *accepted(rpctls_session_res(0))(call)]
+
+    async with daemon(tmp_path, answer) as handle:
+        await handle.call(HANDLERECORD, SESSION, 5)
+        warnings = [e["reason"] for e in handle.trace.since() if e["event"] == "warning"]
+    assert warnings == ["rpctlscd answered an upcall too late"]
+
+
+async def test_answers_may_come_in_another_order(tmp_path: Path) -> None:
+    held: list[Call] = []
+
+    def answer(call: Call) -> list[bytes]:
+        held.append(call)
+        if len(held) < 3:
+            return []
+        return [
+            reply
+            for number, old in enumerate(reversed(held))
+            for reply in accepted(rpctls_session_res(len(held) - 1 - number))(old)
+        ]
+
+    results: dict[int, int] = {}
+    async with daemon(tmp_path, answer) as handle, trio.open_nursery() as nursery:
+
+        async def call(number: int) -> None:
+            results[number] = (await handle.call(HANDLERECORD, SESSION, 5)).reterr
+
+        for number in range(3):
+            nursery.start_soon(call, number)
+            await trio.testing.wait_all_tasks_blocked()
+    assert results == {0: 0, 1: 1, 2: 2}
+
+
+def test_results_for_people() -> None:
+    assert describe(rpctlscd_connect_res(0, 1, 2, 3)) == "OK"
+    assert describe(rpctls_session_res(2)) == "NOSSL"
+    assert describe(rpctls_session_res(77)) == "rpctls_session_res(reterr=77)"
+    flags = RPCTLS_FLAGS_HANDSHAKE | RPCTLS_FLAGS_VERIFIED
+    assert describe(rpctlssd_connect_res(flags, 1, 2, 3, 0, ())) == "HANDSHAKE VERIFIED"
+    assert describe(rpctlssd_connect_res(0, 1, 2, 3, 0, ())) == "no session"
+
+
+def test_connect_takes_a_name() -> None:
+    encoded = b"".join(CONNECT.encode_args(rpctlscd_connect_arg.of(b"ab")))
+    assert encoded == b"\0\0\0\2\0\0\0a\0\0\0b"
