@@ -1,0 +1,124 @@
+"""Real FUSE mounts whose NFS server is in the mount's own process.
+
+`mounted` is for tests: it starts a process (pyfuse3 knows one mount per process), waits until its
+mount works, and takes it away afterwards, whatever happened. The process is this file as a program.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+from umktls_fs.mount import fuse_options, serve_fuse
+from umktls_fs.mountpoint import mounts
+from umktls_fs.options import parse_options
+from umktls_fs.source import Source
+
+from tests.conftest import KERNEL_LACKS
+from tests.fs.peer import LocalCaller
+
+START_SECONDS = 20.0
+END_SECONDS = 20.0
+READY = b"ready\n"
+
+
+def needs_fuse() -> None:
+    """Skip where there is no FUSE to mount with."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip(f"{KERNEL_LACKS} FUSE, or does not let this user use it")
+
+
+@dataclass
+class Mounted:
+    """A mount that works. `export` is the same directory on the server's side."""
+
+    process: subprocess.Popen[bytes]
+    path: Path
+    export: Path
+    log: Path
+
+    def ended(self) -> int:
+        """Wait for the end of the mount's process: its exit code."""
+        return self.process.wait(END_SECONDS)
+
+    def unmount(self) -> int:
+        """As a user would; the process's exit code."""
+        subprocess.run(["fusermount3", "-u", self.path], check=True, timeout=END_SECONDS)
+        return self.ended()
+
+
+@contextmanager
+def mounted(top: Path, *options: str) -> Iterator[Mounted]:
+    """A mount below `top`; afterwards it is gone and its process has complained of nothing."""
+    needs_fuse()
+    export, path, log = top / "export", top / "mnt", top / "log"
+    for directory in (export, path):
+        directory.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "tests.fs.mounted", str(top), *options]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=output
+        )
+    try:
+        _wait_until_ready(process, log)
+        yield Mounted(process, path, export, log)
+    finally:
+        take_away(process, path)
+    assert "Traceback" not in log.read_text(errors="replace")
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> None:
+    assert process.stdout is not None
+    readable, _, _ = select.select([process.stdout], [], [], START_SECONDS)
+    said = os.read(process.stdout.fileno(), 100) if readable else b""
+    if said != READY:
+        pytest.fail(f"the mount does not work: {log.read_text(errors='replace')}")
+
+
+def take_away(process: subprocess.Popen[bytes], path: Path) -> None:
+    """Unmount if need be, then end the process if need be."""
+    if any(mount.mountpoint == str(path) for mount in mounts()):
+        subprocess.run(["fusermount3", "-u", "-z", path], check=False, timeout=END_SECONDS)
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+async def serve(top: Path, options: list[str]) -> None:
+    """The program: mount `top`/export on `top`/mnt until SIGTERM or an unmount."""
+    parsed = parse_options(options)
+    source = Source("local", None, str(top / "export"))
+    caller = LocalCaller(top / "export", top / "state", remember=False)
+    stop = trio.Event()
+
+    async def wait_for_signal() -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                stop.set()
+
+    def ready() -> None:
+        os.write(1, READY)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_for_signal)
+        fuse = fuse_options(source, parsed, os.geteuid() == 0)
+        await serve_fuse(caller, str(top / "mnt"), parsed, fuse, ready, stop)
+        nursery.cancel_scope.cancel()
+    caller.server.close()
+
+
+if __name__ == "__main__":
+    trio.run(serve, Path(sys.argv[1]), sys.argv[2:])
