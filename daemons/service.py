@@ -31,6 +31,7 @@ from umktls.ktls.session import Direction
 from umktls.rpc.server import CallContext, Handler
 from umktls.upcall.rpctls import rpctls_session_arg, rpctls_session_res
 from umktls.userland.libc import Kernel, Record, Socket, SystemCallError
+from umktls.userland.streams import Deadline
 
 from .alerts import INTERNAL_ERROR, Alert
 from .failure import HandshakeFailure
@@ -43,6 +44,8 @@ __all__ = ["Attempt", "HandshakeService", "Sessions", "Taken"]
 
 logger = logging.getLogger(__name__)
 
+# Of the upcall's time; the rest is for telling the kernel in time why it came to nothing.
+HANDSHAKE_SHARE = 0.9
 DIRECTION_NAMES: Mapping[Direction, str] = {"tx": "sending", "rx": "receiving"}
 
 
@@ -123,7 +126,7 @@ class HandshakeService:
         """
         try:
             sock = self._kernel.rpctls_syscall(operation)
-        except SystemCallError as error:
+        except UmktlsError as error:
             logger.warning("CONNECT without a socket to take: %s", error)
             return RPCTLSERR_NOSOCKET
         if sock is None:
@@ -145,7 +148,8 @@ class HandshakeService:
     def _establish(self, taken: Taken, attempt: Attempt) -> rpctls_session_arg:
         """Shake hands, put the keys into the kernel, register the session."""
         sock, endpoint = taken.sock, attempt.endpoint
-        keys = handshake(sock, endpoint, sock.deadline(), attempt.expected)
+        deadline = Deadline.after(sock.deadline().left() * HANDSHAKE_SHARE)
+        keys = handshake(sock, endpoint, deadline, attempt.expected)
         self._report_handshake(taken, endpoint)
         self._enable(sock, keys)
         sock.release()

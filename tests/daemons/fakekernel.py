@@ -85,6 +85,7 @@ class FakeSocket:
         self.closed_by_daemon = False
         self.session: rpctls_session_arg | None = None
         self.refuse_option: int | None = None
+        self.has_own_options = True
         self._sink = Collector()
 
     # What RPC would use.
@@ -159,6 +160,8 @@ class FakeSocket:
     def getsockopt(self, args: wire.GetsockoptArgs) -> bytes:
         if args.level != rpctls.SOL_UMKTLS:
             return self.state.getsockopt(args.level, args.name, args.length)
+        if not self.has_own_options:
+            raise CallerError("a real kernel has no such level", errno.ENOPROTOOPT)
         left = max(0, int((self.ends - time.monotonic()) * 1000))
         values = {
             rpctls.UMKTLS_PEERNAME: self.peername.encode(),

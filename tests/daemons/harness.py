@@ -64,7 +64,12 @@ class Harness:
 
     def connection(self, **options: Any) -> tuple[FakeSocket, Peer]:
         """A new connection: the kernel's end and the peer's."""
-        near, far = socket.socketpair()
+        return self.wrap(*socket.socketpair(), **options)
+
+    def wrap(
+        self, near: socket.socket, far: socket.socket, **options: Any
+    ) -> tuple[FakeSocket, Peer]:
+        """The same for a connection that is there already."""
         far.settimeout(SECONDS)
         self._sockets += [near, far]
         return FakeSocket(near, **options), Peer(far, self._pool)

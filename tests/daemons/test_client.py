@@ -225,6 +225,25 @@ def test_no_name_to_check(client: Harness) -> None:
     assert "which server this is" in failed(client, "setup")
 
 
+def test_a_kernel_that_tells_nothing(client: Harness) -> None:
+    """A kernel without our options: the address is what the certificate must carry."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as near,
+        listener.accept()[0] as far,
+    ):
+        sock, peer = client.wrap(near, far)
+        sock.has_own_options = False
+        server = peer.tls(server_context(), echo, **SERVER)
+        assert client.kernel.connect(sock).reterr == rpctls.RPCTLSERR_OK
+        ping(client, sock)
+        assert server.result(SECONDS) == b"ping"
+        sock, peer = client.connection()
+        sock.has_own_options = False
+        assert client.kernel.connect(sock).reterr == rpctls.RPCTLSERR_NOSSL
+        assert "which server this is" in failed(client, "setup")
+
+
 def test_nothing_to_take(client: Harness) -> None:
     result = client.kernel.upcall(client.kernel.program["CONNECT"], rpctlscd_connect_arg.of(b""))
     assert result.reterr == rpctls.RPCTLSERR_NOSOCKET

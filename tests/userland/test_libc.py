@@ -85,6 +85,17 @@ def test_a_taken_socket(
     assert caught.value.errno == errno.EBADF
 
 
+def test_a_kernel_without_our_options(
+    fake: FakeKernel, kernel: Kernel, ends: tuple[FakeSocket, socket.socket]
+) -> None:
+    near, _ = ends
+    near.has_own_options = False
+    taken = take(fake, kernel, near)
+    assert (taken.peer_name(), taken.transport_security()) == ("", "")
+    assert 14 < taken.deadline().left() <= 15
+    taken.close()
+
+
 def test_peer_address_over_tcp(fake: FakeKernel, kernel: Kernel) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
