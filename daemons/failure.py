@@ -43,6 +43,7 @@ class HandshakeFailure(PeerError):
     default_errno = errno.EACCES
 
     def __init__(self, phase: str, reason: str, advice: str) -> None:
+        assert phase in PHASES
         super().__init__(f"{reason}; {advice}")
         self.phase = phase
         self.reason = reason

@@ -20,7 +20,6 @@ from tests.daemons.harness import (
     daemon,
     exchange,
 )
-from tests.daemons.pki import certificates
 from umktls.abi import rpctls
 
 NAME = {"server_hostname": "localhost"}
@@ -304,7 +303,3 @@ def test_a_slow_handshake_holds_up_nobody(server: Harness) -> None:
     assert not waiting.done()
     peer.sock.close()
     assert waiting.result(SECONDS) == 0
-
-
-def test_certificates_have_what_the_tests_need() -> None:
-    assert certificates().certificate("locked").exists()
