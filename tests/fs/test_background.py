@@ -1,0 +1,80 @@
+"""Going to the background: each case in a process of its own, because it forks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+SECONDS = 20
+
+SCRIPT = """
+import json, os, sys
+from umktls.errors import WorldError
+from umktls_fs.background import in_background, send_output_to
+
+def child(report):
+{child}
+
+try:
+    in_background(child)
+except WorldError as error:
+    print(json.dumps({{"failed": str(error), "errno": error.errno}}))
+else:
+    print(json.dumps({{"pid": os.getpid(), "sid": os.getsid(0)}}))
+"""
+
+
+def run(child: str, cwd: Path) -> dict[str, Any]:
+    """What the parent found out."""
+    lines = "".join(f"    {line}\n" for line in child.strip().splitlines())
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(child=lines)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=True,
+    )
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return said
+
+
+def test_the_parent_returns_when_the_child_works_and_the_child_lives_on(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    parent = run(
+        f"""
+send_output_to({str(tmp_path / "log")!r})
+report.ready()
+print(json.dumps({{"pid": os.getpid(), "sid": os.getsid(0), "cwd": os.getcwd()}}), flush=True)
+open({str(tmp_path / "gate")!r}).read()
+""",
+        tmp_path,
+    )
+    # run() has returned, so the child holds neither its output nor its terminal.
+    with (tmp_path / "gate").open("w"):
+        pass
+    said = json.loads((tmp_path / "log").read_text())
+    assert said["pid"] == said["sid"] != parent["pid"]
+    assert said["cwd"] == "/"
+
+
+def test_the_childs_reason_is_the_parents_error(tmp_path: Path) -> None:
+    said = run('raise WorldError("no such server", 111)', tmp_path)
+    assert said == {"failed": "no such server", "errno": 111}
+
+
+def test_only_the_first_word_counts(tmp_path: Path) -> None:
+    assert "pid" in run('report.ready()\nraise WorldError("too late")', tmp_path)
+
+
+def test_a_mistake_is_reported_too(tmp_path: Path) -> None:
+    assert run("1 / 0", tmp_path)["failed"] == "ZeroDivisionError: division by zero"
+
+
+def test_a_child_that_ends_without_a_word_is_reported(tmp_path: Path) -> None:
+    assert "with code 3" in run("os._exit(3)", tmp_path)["failed"]
+    assert "by signal 9" in run("os.kill(os.getpid(), 9)", tmp_path)["failed"]

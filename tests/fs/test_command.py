@@ -1,0 +1,168 @@
+"""The command line of `umktls mount`, up to where it would mount."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from umktls_fs import command
+from umktls_fs.command import mount
+from umktls_fs.mount import MountPlan, fuse_options
+from umktls_fs.options import OPTIONS, parse_options
+from umktls_fs.source import Source
+
+from tests.fs.mounted import needs_fuse
+from umktls.errors import CallerError
+from umktls.kernel.children import program_path
+
+SECONDS = 30
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(mount, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[tuple[MountPlan, bool]]:
+    """Instead of mounting: what would be mounted, and whether in the foreground."""
+    made: list[tuple[MountPlan, bool]] = []
+    monkeypatch.setattr(command, "_mount", lambda plan, foreground: made.append((plan, foreground)))
+    return made
+
+
+def test_everything_can_be_said(plans: list[tuple[MountPlan, bool]], tmp_path: Path) -> None:
+    arguments = ["[::1]:99:/x", tmp_path, "--certs", "/c", "-o", "mtls,ro", "-o", "timeo=70"]
+    more = ["--no-daemon", "--rundir", "/r", "--keylog", "/k", "-n", "-v", "-s"]
+    result = invoke(*arguments, *more)
+    assert result.exit_code == 0, result.output
+    ((plan, foreground),) = plans
+    assert not foreground
+    config = plan.config()
+    assert (config.server, config.port, config.export) == ("::1", 99, "/x")
+    assert (config.security, config.certs, config.keylog) == ("mtls", Path("/c"), Path("/k"))
+    assert (config.no_daemon, config.rundir, config.deadline) == (True, Path("/r"), 21.0)
+    assert config.mountpoint == str(tmp_path)
+    assert plan.options.read_only
+
+
+@pytest.mark.parametrize("flag", ["-f", "--foreground", "-d", "--debug"])
+def test_foreground(plans: list[tuple[MountPlan, bool]], flag: str) -> None:
+    assert invoke("host:/x", "/mnt", flag).exit_code == 0
+    assert plans[0][1]
+
+
+def test_relative_paths_are_meant_from_here(
+    plans: list[tuple[MountPlan, bool]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert invoke("host:/x", "/mnt", "--certs", "pki", "--rundir", "run").exit_code == 0
+    assert plans[0][0].options.certs == tmp_path / "pki"
+    assert plans[0][0].rundir == tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["host", "/mnt"], "not HOST"),
+        (["host:/x", "/mnt", "-o", "tls,notls"], "contradict"),
+        (["host:/x", "/mnt", "-o", "nonsense"], "unknown mount option"),
+        (["host:/x", "/mnt", "--certs", "/a", "-o", "certs=/b"], "contradict"),
+        (["host:1:/x", "/mnt", "-o", "port=2"], "port 1"),
+        (["host:/x"], "Missing argument"),
+        (["host:/x", "/mnt", "--nonsense"], "No such option"),
+    ],
+)
+def test_wrong_usage_is_code_1_and_says_why(arguments: list[str], reason: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 1
+    assert reason in result.output
+
+
+def test_help_lists_every_option() -> None:
+    text = invoke("--help").output
+    for name in OPTIONS:
+        assert name in text
+
+
+def test_a_missing_mount_point_is_code_32_and_one_line(tmp_path: Path) -> None:
+    needs_fuse()
+    result = invoke("host:/x", tmp_path / "missing")
+    assert result.exit_code == 32
+    assert len(result.output.splitlines()) == 1
+    assert "make it first" in result.output
+
+
+@pytest.mark.parametrize("where", [[], ["-f"]])
+def test_a_closed_port_is_code_32_and_one_line(tmp_path: Path, where: list[str]) -> None:
+    """Also from the background, where the reason has to come from another process."""
+    needs_fuse()
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        done = subprocess.run(
+            [
+                program_path("umktls"),
+                "mount",
+                f"127.0.0.1:{port}:/x",
+                tmp_path,
+                "-o",
+                "notls",
+                *where,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    assert done.returncode == 32
+    lines = [line for line in done.stderr.splitlines() if line.startswith("umktls mount: ")]
+    assert len(lines) == 1
+    assert f"port {port}: Connection refused" in lines[0]
+    assert where or done.stderr.count("\n") == 1
+
+
+# ---- what FUSE is told
+
+
+def told(text: str, root: bool, source: str = "host:/x") -> set[str]:
+    return fuse_options(Source.parse(source), parse_options([text]), root)
+
+
+def test_roots_mount_is_for_everybody_and_others_are_not() -> None:
+    assert told("", root=True) == {"fsname=host:/x", "subtype=umktls", "allow_other"}
+    assert told("", root=False) == {"fsname=host:/x", "subtype=umktls"}
+    assert "allow_other" in told("allow_other", root=False)
+
+
+def test_the_server_decides_unless_told_otherwise() -> None:
+    assert "default_permissions" not in told("", root=True)
+    assert "default_permissions" in told("default_permissions", root=True)
+
+
+def test_fuses_own_options_are_handed_on() -> None:
+    assert told("ro,nosuid,fsname=y,subtype=z", root=False) == {
+        "ro",
+        "nosuid",
+        "fsname=y",
+        "subtype=z",
+    }
+    assert "allow_other" not in told("allow_root", root=True)
+
+
+def test_commas_in_names_are_escaped_for_libfuse() -> None:
+    assert r"fsname=host:/a\,b\\c" in told("", root=False, source=r"host:/a,b\c")
+
+
+def test_the_port_is_the_sources_or_the_options_or_nfs() -> None:
+    def port(source: str, options: str) -> int:
+        return MountPlan(Source.parse(source), "/mnt", parse_options([options])).port()
+
+    assert port("host:/x", "") == 2049
+    assert port("host:99:/x", "") == 99
+    assert port("host:/x", "port=99") == 99
+    assert port("host:99:/x", "port=99") == 99
+    with pytest.raises(CallerError, match="port 98.*port 99"):
+        port("host:98:/x", "port=99")
