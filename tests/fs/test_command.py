@@ -164,5 +164,5 @@ def test_the_port_is_the_sources_or_the_options_or_nfs() -> None:
     assert port("host:99:/x", "") == 99
     assert port("host:/x", "port=99") == 99
     assert port("host:99:/x", "port=99") == 99
-    with pytest.raises(CallerError, match="port 98.*port 99"):
+    with pytest.raises(CallerError, match=r"port 98.*port 99"):
         port("host:98:/x", "port=99")

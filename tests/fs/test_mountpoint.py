@@ -51,7 +51,7 @@ def test_a_directory_will_do_and_its_real_path_counts(tmp_path: Path) -> None:
 
 def test_a_missing_directory_is_refused_with_advice(tmp_path: Path) -> None:
     needs_fuse()
-    with pytest.raises(CallerError, match="No such file.*make it first") as caught:
+    with pytest.raises(CallerError, match=r"No such file.*make it first") as caught:
         check_mountpoint(str(tmp_path / "missing"))
     assert caught.value.errno == errno.ENOENT
 
@@ -65,7 +65,7 @@ def test_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_mount_point_is_busy() -> None:
     needs_fuse()
-    with pytest.raises(CallerError, match="/proc is busy.*type proc") as caught:
+    with pytest.raises(CallerError, match=r"/proc is busy.*type proc") as caught:
         check_mountpoint("/proc")
     assert caught.value.errno == errno.EBUSY
 
