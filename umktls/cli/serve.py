@@ -61,7 +61,6 @@ LEVELS = {
     help="Believe who callers say they are also from ports of 1024 and more without a certificate.",
 )
 @click.option("--no-daemon", is_flag=True, help="Start no rpctlssd: one is started by hand.")
-@click.option("--daemons", type=click.IntRange(1, 16), default=1, help="How many to start. [1]")
 @click.option("--rundir", type=DIRECTORY, help="Run directory of the host, with its sockets.")
 @click.option(
     "--state",
@@ -81,7 +80,6 @@ def serve(
     squash: Squash,
     insecure: bool,
     no_daemon: bool,
-    daemons: int,
     rundir: Path | None,
     state_dir: Path | None,
     keylog: Path | None,
@@ -109,7 +107,6 @@ def serve(
         offer_tls=offer_tls,
         certs=certs and certs.absolute(),
         no_daemon=no_daemon,
-        daemons=daemons,
         rundir=rundir and rundir.absolute(),
         keylog=keylog and keylog.absolute(),
         facts={"exports": [export.name]},
