@@ -38,27 +38,32 @@ LEVELS = {
     type=click.IntRange(0, 65535),
     default=NFS_PORT,
     show_default=True,
-    help="0 picks one.",
+    help="0 takes a free one.",
 )
 @click.option(
     "--host", default="localhost", show_default=True, help="Name or address to listen on."
 )
 @click.option("--certs", type=DIRECTORY, help="What `umktls certs` made; its server/ and ca.pem.")
-@click.option("--tls-required", "level", flag_value="tls", help="Refuse clear text.")
-@click.option("--mtls-required", "level", flag_value="mtls", help="And clients that show nothing.")
-@click.option("--no-tls", "level", flag_value="no-tls", help="Offer no TLS: all goes in clear.")
-@click.option("--read-only", is_flag=True, help="Nobody may change anything.")
+@click.option("--tls-required", "level", flag_value="tls", help="Refuse clients without TLS.")
+@click.option(
+    "--mtls-required", "level", flag_value="mtls", help="And those that show no certificate."
+)
+@click.option(
+    "--no-tls", "level", flag_value="no-tls", help="Offer no TLS: everything goes in clear."
+)
+@click.option("--read-only", is_flag=True, help="Let nobody change anything.")
 @click.option(
     "--squash",
     type=click.Choice(["none", "root", "all"]),
     default="none",
     show_default=True,
-    help="Who becomes nobody.",
+    help="Whose calls are done as the user nobody.",
 )
 @click.option(
     "--insecure",
     is_flag=True,
-    help="Believe who callers say they are also from ports of 1024 and more without a certificate.",
+    help="Let callers act as the user they say they are even if any program of their machine may "
+    "have called: from a port of 1024 or more, and with no certificate.",
 )
 @click.option("--no-daemon", is_flag=True, help="Start no rpctlssd: one is started by hand.")
 @click.option("--rundir", type=DIRECTORY, help="Run directory of the host, with its sockets.")
