@@ -1,0 +1,167 @@
+"""docs/wire.md says what the code does: its tables against the code's tables."""
+
+from __future__ import annotations
+
+import errno
+import re
+import typing
+from pathlib import Path
+
+import pytest
+
+from umktls.abi import freebsd, rpctls
+from umktls.abi.freebsd import ERRNO, TlsEnable
+from umktls.kernel.syscalls import UTRACE_EVENTS
+from umktls.rpc import xdr
+from umktls.upcall.rpctls import RPCTLSCD_V1, RPCTLSSD_V1
+from umktls.upcall.syscalls import (
+    MAX_CONTROL,
+    MAX_DATA,
+    MAX_MESSAGE,
+    MAX_OPTION,
+    MAX_PATH,
+    MAX_SEGMENT,
+    MAX_SEGMENTS,
+    MAX_UTRACE,
+    SYSCALLS,
+)
+
+PAGE = (Path(__file__).parents[2] / "docs" / "wire.md").read_text()
+Row = dict[str, str]
+
+
+def tables(text: str) -> list[list[Row]]:
+    """All tables of the page, each row by the names of its columns."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        lines = [
+            [cell.strip() for cell in line.strip("|").split("|")] for line in block.split("\n")
+        ]
+        head, _, *rows = [line for line in lines if line != [""]]
+        found.append([dict(zip(head, row, strict=True)) for row in rows])
+    return found
+
+
+def table(*columns: str) -> list[Row]:
+    """The one table with these columns."""
+    (found,) = (rows for rows in tables(PAGE) if set(columns) <= set(rows[0]))
+    return found
+
+
+def fields_of(arguments: type[xdr.Struct]) -> list[str]:
+    return [name for name in typing.get_type_hints(arguments) if name != "xdr"]
+
+
+def test_system_calls_have_their_numbers_names_and_arguments() -> None:
+    rows = table("number", "name", "arguments", "result")
+    written = {
+        int(row["number"]): (row["name"], [word.split()[0] for word in row["arguments"].split(",")])
+        for row in rows
+    }
+    assert written == {
+        call.number: (call.name, fields_of(call.arguments)) for call in SYSCALLS.values()
+    }
+
+
+def test_only_file_descriptors_levels_names_and_how_are_signed() -> None:
+    """`int` in the page is a signed one in the code, and nothing else is."""
+    for row in table("number", "name", "arguments", "result"):
+        call = SYSCALLS[int(row["number"])]
+        hints = typing.get_type_hints(call.arguments, include_extras=True)
+        signed = {name for name, hint in hints.items() if hint == xdr.Int}
+        words = [word.split() for word in row["arguments"].split(",")]
+        assert {word[0] for word in words if word[1:] == ["int"]} == signed
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("No datagram is longer than\n{} bytes", MAX_MESSAGE),
+        ("path opaque<{}>", MAX_PATH),
+        ("data opaque<{}>, control", MAX_DATA),
+        ("control opaque<{}>", MAX_CONTROL),
+        ("value opaque<{}>", MAX_OPTION),
+        ("memory segment<{}>", MAX_SEGMENTS),
+        ("data opaque<{}>`", MAX_SEGMENT),
+        ("| data opaque<{}> |", MAX_UTRACE),
+        ("message is at most {} bytes", rpctls.RPC_MAXDATASIZE),
+        ("SOL_UMKTLS is 0x{:X}", rpctls.SOL_UMKTLS),
+        ("IPPROTO_TCP is {}", freebsd.IPPROTO_TCP),
+        ("({:g} s\nunless set otherwise", rpctls.UPCALL_TIMEOUT),
+        ("up to {}, and one", rpctls.RPCTLS_SRV_MAXNPROCS),
+        ("MSG_EOR 0x{:x}", freebsd.MSG_EOR),
+        ("MSG_CTRUNC 0x{:x}", freebsd.MSG_CTRUNC),
+        ("MSG_DONTWAIT (0x{:x})", freebsd.MSG_DONTWAIT),
+        ("{} for AES-GCM", freebsd.CRYPTO_AES_NIST_GCM_16),
+        ("{} for ChaCha20-Poly1305", freebsd.CRYPTO_CHACHA20_POLY1305),
+    ],
+)
+def test_numbers_in_the_text(text: str, number: int) -> None:
+    assert text.format(number) in PAGE
+
+
+def test_operations_of_rpctls_syscall() -> None:
+    written = {row["name"]: int(row["op"]) for row in table("op", "name", "effect")}
+    assert written == {op.name: op.value for op in rpctls.RpctlsSysc}
+
+
+def test_socket_options() -> None:
+    for row in table("level", "number", "way"):
+        module = freebsd if row["level"] == "IPPROTO_TCP" else rpctls
+        assert getattr(module, row["name"]) == int(row["number"])
+    ours = {row["name"] for row in table("level", "number", "way") if row["level"] == "SOL_UMKTLS"}
+    known = {name for name in vars(rpctls) if name.startswith("UMKTLS_")}
+    assert ours == known - {"UMKTLS_LEFTOVER"}
+
+
+def test_struct_tls_enable() -> None:
+    """Each field is set to a value of its own and found where the page says."""
+    rows = table("offset", "field", "bytes")
+    assert [row["field"] for row in rows] == list(TlsEnable.__slots__)
+    values = {row["field"]: 0x41 + number for number, row in enumerate(rows)}
+    packed = TlsEnable(**values).pack()
+    assert len(packed) == 64
+    for row in rows:
+        start, size = int(row["offset"]), int(row["bytes"])
+        order: typing.Literal["big", "little"] = "big" if row["field"] == "rec_seq" else "little"
+        assert int.from_bytes(packed[start : start + size], order) == values[row["field"]]
+
+
+def test_control_messages() -> None:
+    for row in table("type", "name", "with"):
+        assert getattr(freebsd, row["name"]) == int(row["type"])
+    message = freebsd.pack_control(6, 2, bytes(6))
+    assert (len(message), message[:4]) == (24, (22).to_bytes(4, "little"))
+
+
+def test_events_of_utrace() -> None:
+    written = {
+        row["event"]: tuple(field.strip() for field in row["fields"].split(","))
+        for row in table("event", "fields")
+    }
+    assert written == UTRACE_EVENTS
+
+
+def test_error_numbers() -> None:
+    for row in table("name", "FreeBSD", "Linux"):
+        assert ERRNO[row["name"]] == int(row["FreeBSD"]) != int(row["Linux"])
+        assert getattr(errno, row["name"]) == int(row["Linux"])
+    (line,) = re.findall(r"The same everywhere: (.*)\.", PAGE)
+    for name, number in (item.split() for item in line.split(", ")):
+        assert ERRNO[name] == getattr(errno, name) == int(number)
+
+
+def test_upcall_programs_and_procedures() -> None:
+    programs = {row["program"]: row for row in table("program", "number", "version")}
+    for program in (RPCTLSCD_V1, RPCTLSSD_V1):
+        row = programs[program.name]
+        assert (int(row["number"], 16), int(row["version"])) == (program.number, program.version)
+        written = {row["procedure"]: int(row["number"]) for row in table("procedure", "number")}
+        assert written == {p.name: p.number for p in program.procedures.values()}
+
+
+def test_answers_of_upcalls() -> None:
+    errors = {row["name"]: int(row["reterr"]) for row in table("reterr", "name")}
+    assert errors == {error.name: error.value for error in rpctls.RpctlsErr}
+    flags = {row["name"]: int(row["flag"], 16) for row in table("flag", "name")}
+    assert flags == {flag.name: flag.value for flag in rpctls.RpctlsFlags}
