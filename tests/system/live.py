@@ -78,7 +78,7 @@ def live(
     with Sandbox(name) as box:
         layout.create(box.certs)
         server, again = served(box, *serve)
-        source = f"localhost:{port(int(server.facts['port']))}:{box.export}"
+        source = f"127.0.0.1:{port(int(server.facts['port']))}:{box.export}"
         client = box.mount(source, "--certs", str(box.certs), *options)
         one = Live(box, server, client, box.mountpoint, again)
         yield one

@@ -144,7 +144,7 @@ def captured(box: Sandbox, mount: Sequence[str], serve: Sequence[str]) -> Captur
     port = int(server.facts["port"])
     (box.export / "for reading").write_bytes(READ * COPIES)
     with capturing(box.top / "packets.pcapng", port):
-        source = f"localhost:{port}:{box.export}"
+        source = f"127.0.0.1:{port}:{box.export}"
         client = box.mount(source, "--certs", str(box.certs), *mount)
         (box.mountpoint / NAME).write_bytes(WRITTEN * COPIES)
         rekeyed = [client.rekey()]
