@@ -42,7 +42,8 @@ def main(names: list[str]) -> int:
         except UmktlsError as error:
             console.print(f"{name}: {error}", style="red", markup=False)
             failed = 1
-    report(console, figures)
+    if figures:
+        report(console, figures)
     return failed
 
 
