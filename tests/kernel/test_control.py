@@ -100,6 +100,17 @@ async def test_following_ends_when_the_client_goes() -> None:
     assert not host.trace._subscribers
 
 
+async def test_following_ends_when_the_client_goes_with_an_event_on_its_way() -> None:
+    host = FakeHost()
+    async with client_of(host) as stream:
+        await stream.send_all(b'{"op": "trace", "follow": true}\n')
+        await trio.testing.wait_all_tasks_blocked()
+        host.trace.emit("warning", None, reason="too late")
+        # Closed before the server's task runs: what it sends has nowhere to go.
+        stream.socket.close()
+    assert not host.trace._subscribers
+
+
 async def test_another_user_gets_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "peer_credentials", lambda sock: (1, os.geteuid() + 1, 1))
     async with client_of(FakeHost()) as stream:

@@ -63,10 +63,11 @@ class ControlServer:
             _, uid, _ = peer_credentials(stream.socket)
             if not allowed(uid):
                 return
+            # A group, because whoever follows the trace has a task of its own to notice the end.
             try:
                 await self._serve(stream)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                return
+            except* (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         try:
