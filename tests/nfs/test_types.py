@@ -48,7 +48,10 @@ NAMES = [
     "COMMIT",
 ]
 MOUNT_NAMES = ["NULL", "MNT", "DUMP", "UMNT", "UMNTALL", "EXPORT"]
-ONCE = {"SETATTR", "CREATE", "MKDIR", "SYMLINK", "MKNOD", "REMOVE", "RMDIR", "RENAME", "LINK"}
+ONCE = {
+    *("SETATTR", "WRITE", "CREATE", "MKDIR", "SYMLINK", "MKNOD"),
+    *("REMOVE", "RMDIR", "RENAME", "LINK"),
+}
 
 CODECS: dict[str, xdr.Codec[Any]] = {
     f"{program.name} {procedure.name} {side}": codec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +31,8 @@ from umktls.rpc.message import (
     parse_untrusted,
 )
 from umktls.rpc.program import Procedure, Program
-from umktls.rpc.replycache import ReplyCache, call_key
-from umktls.rpc.server import CallContext, Dispatcher, Job, Service
+from umktls.rpc.replycache import ReplyCache, Running, call_key
+from umktls.rpc.server import CallContext, Copy, Dispatcher, Job, Service
 
 COUNTER = Program(0x20000001, 2, "COUNTER")
 NULL = COUNTER.add(0, "NULL", xdr.VOID, xdr.VOID)
@@ -310,29 +311,41 @@ def test_a_failure_is_kept_too(caplog: pytest.LogCaptureFixture) -> None:
     assert runs == [5]
 
 
-def test_a_copy_of_a_call_that_is_being_executed_is_dropped() -> None:
+def test_a_copy_of_a_call_that_is_being_executed_gets_its_reply() -> None:
     started, go_on = threading.Event(), threading.Event()
+    runs = []
 
     def slow(args: int, context: CallContext) -> int:
+        runs.append(args)
         started.set()
         assert go_on.wait(30)
         return args
 
     dispatcher = Dispatcher([Service(COUNTER, {"ADD": slow}, blocking={"ADD": always}, cache=True)])
     call = call_of(message(ADD, 5))
-    job = dispatcher.dispatch(call, FakePeer())
-    assert isinstance(job, Job)
-    thread = threading.Thread(target=job.run)
-    thread.start()
-    try:
-        assert started.wait(30)
-        assert dispatcher.dispatch(call, FakePeer()) == []
-    finally:
-        go_on.set()
-        thread.join(30)
+    first = dispatcher.dispatch(call, FakePeer())
+    copy = dispatcher.dispatch(call, FakePeer(address=("192.0.2.1", 999)))
+    assert isinstance(first, Job)
+    assert isinstance(copy, Job)
+    assert copy.blocking
+    with ThreadPoolExecutor(2) as pool:
+        replies = [pool.submit(job.run) for job in (copy, first)]
+        try:
+            assert started.wait(30)
+            assert not replies[0].done()
+        finally:
+            go_on.set()
+        texts = [b"".join(reply.result(30)) for reply in replies]
+    assert texts[0] == texts[1]
+    assert texts[0].endswith(b"\0\0\0\5")
     known = dispatcher.dispatch(call, FakePeer())
     assert isinstance(known, list)
-    assert b"".join(known).endswith(b"\0\0\0\5")
+    assert b"".join(known) == texts[0]
+    assert runs == [5]
+
+
+def test_a_copy_does_not_wait_for_ever() -> None:
+    assert Running().wait(0) == []
 
 
 def test_a_job_that_is_given_up_does_not_stand_in_the_way() -> None:
@@ -340,7 +353,7 @@ def test_a_job_that_is_given_up_does_not_stand_in_the_way() -> None:
     dispatcher = Dispatcher([counter.service(cache=True)])
     call = call_of(message(ADD, 5))
     job: Any = dispatcher.dispatch(call, FakePeer())
-    assert dispatcher.dispatch(call, FakePeer()) == []
+    assert isinstance(dispatcher.dispatch(call, FakePeer()), Copy)
     del job
     gc.collect()
     job = dispatcher.dispatch(call, FakePeer())
@@ -355,13 +368,13 @@ def test_the_cache_forgets_the_oldest() -> None:
     small = ReplyCache(size=20)
     for cache in (few, small):
         for key in keys[:2]:
-            cache.finish(key, [b"12345", b"67890"])
+            cache.finish(key, Running(), [b"12345", b"67890"])
         assert cache.lookup(keys[0]) == [b"1234567890"]
-        cache.finish(keys[2], [b"1234567890"])
+        cache.finish(keys[2], Running(), [b"1234567890"])
         assert [cache.lookup(key) is not None for key in keys[:3]] == [True, False, True]
-    small.finish(keys[3], [bytes(21)])
+    small.finish(keys[3], Running(), [bytes(21)])
     assert len(small) == 0
-    small.finish(keys[4], [b"x"])
-    small.finish(keys[4], [b"y"])
+    small.finish(keys[4], Running(), [b"x"])
+    small.finish(keys[4], Running(), [b"y"])
     assert small.lookup(keys[4]) == [b"y"]
     assert len(small) == 1

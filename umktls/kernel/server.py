@@ -149,7 +149,11 @@ class Connection:
             await self.sock.queue.drained()
 
     async def _run_in_thread(self, job: Job) -> None:
-        self._send(await trio.to_thread.run_sync(job.run, limiter=self._slots))
+        # Also when the connection is gone: the client repeats the call on another one, where it
+        # waits for this reply.
+        with trio.CancelScope(shield=True):
+            reply = await trio.to_thread.run_sync(job.run, limiter=self._slots)
+        self._send(reply)
 
     def _send(self, parts: list[Buffer]) -> None:
         if not parts:

@@ -44,7 +44,11 @@ NFSPROC3_READ = NFS3.add(
     6, "READ", xdr.codec(types.READ3args), xdr.result(types.READ3resok, types.READ3resfail)
 )
 NFSPROC3_WRITE = NFS3.add(
-    7, "WRITE", xdr.codec(types.WRITE3args), xdr.result(types.WRITE3resok, types.WRITE3resfail)
+    7,
+    "WRITE",
+    xdr.codec(types.WRITE3args),
+    xdr.result(types.WRITE3resok, types.WRITE3resfail),
+    idempotent=False,
 )
 NFSPROC3_CREATE = NFS3.add(
     8,

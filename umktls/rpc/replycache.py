@@ -4,11 +4,11 @@ A client that lost its connection sends again what was not answered. Where the f
 executed (a REMOVE, an exclusive CREATE), executing the second would report a failure of something
 that succeeded. So replies are kept, the oldest are forgotten, and a call is told by its caller's
 host (the port may change with the connection), its transaction id, its procedure, and a checksum of
-its credential and arguments.
+its credential and of the begin of its arguments, where they differ if they differ at all.
 
-A copy of a call that is being executed is dropped; a client that hears nothing sends once more.
-"Being executed" lasts as long as the job exists: if a connection ends before its job has run, the
-job is garbage, and a copy counts as new.
+A copy of a call that is being executed waits for the reply to the first. "Being executed" lasts as
+long as the job exists: if a connection ends before its job has begun, the job is garbage, and a
+copy counts as new.
 """
 
 from __future__ import annotations
@@ -21,16 +21,37 @@ from collections import OrderedDict
 from umktls.rpc.message import Call
 from umktls.rpc.xdr import Buffer
 
-__all__ = ["CallKey", "ReplyCache", "call_key"]
+__all__ = ["CallKey", "ReplyCache", "Running", "call_key"]
 
 CallKey = tuple[object, int, int, int, int, int, int]
+
+# Of the arguments of a WRITE it is the file and the offset that count, not all of the data.
+CHECKED_BYTES = 1024
 
 
 def call_key(call: Call, address: object) -> CallKey:
     """What two copies of one call have in common."""
     host = address[0] if isinstance(address, tuple) and address else address
-    checksum = zlib.crc32(call.body, zlib.crc32(call.credential.wire))
+    checksum = zlib.crc32(call.body[:CHECKED_BYTES], zlib.crc32(call.credential.wire))
     return (host, call.xid, call.program, call.version, call.procedure, len(call.body), checksum)
+
+
+class Running:
+    """A call that is being executed: where copies of it wait for the reply, in threads."""
+
+    __slots__ = ("__weakref__", "_finished", "_reply")
+
+    def __init__(self) -> None:
+        self._finished = threading.Event()
+        self._reply = b""
+
+    def finish(self, reply: bytes) -> None:
+        self._reply = reply
+        self._finished.set()
+
+    def wait(self, seconds: float) -> list[Buffer]:
+        """The reply; nothing to be sent if it is not there after `seconds`."""
+        return [self._reply] if self._finished.wait(seconds) else []
 
 
 class ReplyCache:
@@ -41,27 +62,29 @@ class ReplyCache:
         self._size = size
         self._bytes = 0
         self._lock = threading.Lock()
-        self._running: weakref.WeakValueDictionary[CallKey, object] = weakref.WeakValueDictionary()
+        self._running: weakref.WeakValueDictionary[CallKey, Running] = weakref.WeakValueDictionary()
         self._replies: OrderedDict[CallKey, bytes] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._replies)
 
-    def lookup(self, key: CallKey) -> list[Buffer] | None:
-        """None for a new call; the reply to be sent again; an empty list while it is executed."""
+    def lookup(self, key: CallKey) -> list[Buffer] | Running | None:
+        """None for a new call; the reply to be sent again; what it waits for that is executed."""
         with self._lock:
             reply = self._replies.get(key)
             if reply is not None:
                 self._replies.move_to_end(key)
                 return [reply]
-            return [] if key in self._running else None
+            return self._running.get(key)
 
-    def begin(self, key: CallKey, job: object) -> None:
-        """`job` is going to execute the call."""
+    def begin(self, key: CallKey) -> Running:
+        """The call is going to be executed, as long as the caller keeps what this returns."""
+        running = Running()
         with self._lock:
-            self._running[key] = job
+            self._running[key] = running
+        return running
 
-    def finish(self, key: CallKey, reply: list[Buffer]) -> None:
+    def finish(self, key: CallKey, running: Running, reply: list[Buffer]) -> None:
         """Keep a reply, and forget the oldest ones beyond the limits."""
         kept = b"".join(reply)
         with self._lock:
@@ -70,3 +93,4 @@ class ReplyCache:
             self._replies[key] = kept
             while len(self._replies) > self._entries or self._bytes > self._size:
                 self._bytes -= len(self._replies.popitem(last=False)[1])
+        running.finish(kept)

@@ -11,7 +11,7 @@ import logging
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 from umktls.errors import CallerError
@@ -31,12 +31,15 @@ from umktls.rpc.message import (
     encode_denied,
 )
 from umktls.rpc.program import Procedure, Program
-from umktls.rpc.replycache import CallKey, ReplyCache, call_key
+from umktls.rpc.replycache import CallKey, ReplyCache, Running, call_key
 from umktls.rpc.xdr import Buffer, XdrError
 
-__all__ = ["CallContext", "Dispatcher", "Gate", "Handler", "Job", "Peer", "Service"]
+__all__ = ["CallContext", "Copy", "Dispatcher", "Gate", "Handler", "Job", "Peer", "Service"]
 
 logger = logging.getLogger(__name__)
+
+# How long a repeated call may wait for the first one: a disk may be slow.
+COPY_SECONDS = 60.0
 
 
 class Peer(Protocol):
@@ -162,6 +165,21 @@ class Job:
         return reply
 
 
+class Copy(Job):
+    """A call that repeats one that is being executed: its reply is the other's."""
+
+    __slots__ = ("_running",)
+
+    def __init__(self, procedure: Procedure[Any, Any], running: Running) -> None:
+        self.procedure = procedure
+        self.blocking = True
+        self._running = running
+
+    def run(self) -> list[Buffer]:
+        """Wait for the reply; an empty list if it takes too long."""
+        return self._running.wait(COPY_SECONDS)
+
+
 class Dispatcher:
     """Finds out what a call asks for. One for all connections of a server."""
 
@@ -180,8 +198,7 @@ class Dispatcher:
         self._versions.setdefault(program.number, []).append(program.version)
 
     def dispatch(self, call: Call, peer: Peer) -> list[Buffer] | Job:
-        """A job, or at once the reply: a rejection, a kept reply, or nothing to be sent (an empty
-        list) when the call repeats one that is being executed."""
+        """A job, or at once the reply: a rejection, or a kept one."""
         if call.rpcvers != RPC_VERSION:
             return [encode_denied(call.xid, RejectStat.RPC_MISMATCH)]
         context = _authenticate(call, peer)
@@ -209,11 +226,12 @@ class Dispatcher:
     ) -> list[Buffer] | Job:
         key: CallKey = call_key(call, context.peer.address)
         known = self._cache.lookup(key)
+        if isinstance(known, Running):
+            return Copy(entry[0], known)
         if known is not None:
             return known
-        job = Job(entry, call.xid, args, context, lambda reply: self._cache.finish(key, reply))
-        self._cache.begin(key, job)
-        return job
+        keep = partial(self._cache.finish, key, self._cache.begin(key))
+        return Job(entry, call.xid, args, context, keep)
 
     def _without_program(self, call: Call) -> list[Buffer]:
         versions = self._versions.get(call.program)
