@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -348,6 +349,41 @@ def test_create_exclusive(client: Client, root: Path) -> None:
     assert client.status("CREATE", where, other) is nfsstat3.NFS3ERR_EXIST
     client.ok("SETATTR", first.obj, sattr3(mode=0o644, atime=SERVER_TIME, mtime=SERVER_TIME))
     assert client.status("CREATE", where, how) is nfsstat3.NFS3ERR_EXIST
+
+
+class Died(BaseException):
+    """The server has been killed."""
+
+
+def test_create_exclusive_leaves_no_file_without_its_verifier(
+    client: Client, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = diropargs3(client.mount(), b"f")
+    how = createhow3(createmode3.EXCLUSIVE, None, b"verifier")
+
+    def die(*args: object, **more: object) -> None:
+        raise Died
+
+    for name in ("utime", "link"):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, die)
+            with pytest.raises(Died):
+                client.ok("CREATE", where, how)
+        assert not (root / "f").exists()
+    client.ok("CREATE", where, how)
+
+
+def test_create_exclusive_where_a_file_cannot_get_its_name_last(
+    client: Client, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*args: object, **more: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "")
+
+    monkeypatch.setattr(os, "link", link)
+    where = diropargs3(client.mount(), b"f")
+    how = createhow3(createmode3.EXCLUSIVE, None, b"verifier")
+    first = client.ok("CREATE", where, how)
+    assert client.ok("CREATE", where, how).obj == first.obj
 
 
 def test_create_exclusive_does_not_take_other_types(client: Client, root: Path) -> None:

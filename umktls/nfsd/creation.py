@@ -5,7 +5,8 @@ mode such as 0444 would not let a server that is not root open it later.
 
 EXCLUSIVE creation keeps the client's verifier in the file's times, where it survives a restart: a
 client that asks again with the same verifier has created the file itself. The client then sets the
-times that it wants by SETATTR, as the RFC demands.
+times that it wants by SETATTR, as the RFC demands. So that a server that dies in the middle leaves
+no file without its verifier, the file gets its name last, where the file system can do that.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from umktls.nfsd.names import component, open_entry
 __all__ = ["create", "mkdir", "mknod", "symlink"]
 
 CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+NAMELESS_FLAGS = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
 NO_WISHES = sattr3()
 SECOND = 1_000_000_000
 # Where a client does not say: for the owner alone.
@@ -104,16 +106,41 @@ def _create_unchecked(call: Call, directory: Node, name: bytes, how: types.creat
 def _create_exclusive(call: Call, directory: Node, name: bytes, how: types.createhow3) -> Created:
     times = _times_of(how.verf or b"")
     try:
-        node, _ = _create_new(call, directory, name, NO_WISHES)
+        with call.acting(directory.volume):
+            fd = _open_exclusive(directory, name, times)
     except FileExistsError:
         node = open_entry(call, directory, name)
         status = node.stat()
         kept = status.st_atime_ns, status.st_mtime_ns
         if node.type != stat.S_IFREG or status.st_size or kept != times:
             raise
-    else:
-        os.utime(node.path, ns=times)
-    return node, fattr(node.stat(), node.volume)
+        return node, fattr(status, node.volume)
+    node = call.site.handles.adopt(directory, name, Descriptor(fd, WRITE))
+    return node, _finish(call, node, NO_WISHES, FILE_MODE)
+
+
+def _open_exclusive(directory: Node, name: bytes, times: tuple[int, int]) -> int:
+    """A new file with these times (ns); OSError EEXIST."""
+    try:
+        return _open_and_name(directory, name, times)
+    except FileExistsError:
+        raise
+    except OSError:
+        # Not every file system can; and where something else is wrong, this tells it better.
+        fd = os.open(name, CREATE_FLAGS, FILE_MODE, dir_fd=directory.fd)
+    os.utime(fd, ns=times)
+    return fd
+
+
+def _open_and_name(directory: Node, name: bytes, times: tuple[int, int]) -> int:
+    fd = os.open(b".", NAMELESS_FLAGS, FILE_MODE, dir_fd=directory.fd)
+    try:
+        os.utime(fd, ns=times)
+        os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=directory.fd, follow_symlinks=True)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _times_of(verifier: bytes) -> tuple[int, int]:
