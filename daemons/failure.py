@@ -27,6 +27,7 @@ __all__ = [
 
 PHASES = {
     "setup": "before the first byte: the daemon's own files, the kernel's options",
+    "connection": "the connection was lost, or silent, in the handshake: may be tried again",
     "tls": "the TLS handshake proper",
     "certificate": "the server's certificate",
     "name": "the server certificate's names against the name that was asked for",

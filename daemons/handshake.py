@@ -238,7 +238,7 @@ def _lost(error: UmktlsError, records: int) -> HandshakeFailure:
     when = f"after {records} records of its own" if records else "before its first record"
     if isinstance(error, DeadlinePassed):
         return HandshakeFailure(
-            "tls",
+            "connection",
             f"the peer fell silent {when}, and the time for the handshake is over",
             "check that the peer's handshake daemon runs, and look into its log",
         )
@@ -249,7 +249,7 @@ def _lost(error: UmktlsError, records: int) -> HandshakeFailure:
             "something else than TLS answers there: check the address and the port",
         )
     return HandshakeFailure(
-        "tls",
+        "connection",
         f"the peer closed the connection in the handshake, {when}",
         "check that the peer's handshake daemon runs, and look into its log",
     )

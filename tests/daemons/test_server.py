@@ -155,14 +155,14 @@ def test_a_client_that_goes(server: Harness) -> None:
     sock, peer = server.connection()
     peer.sock.close()
     assert server.kernel.connect(sock).flags == 0
-    assert "closed the connection" in failed(server, "tls")
+    assert "closed the connection" in failed(server, "connection")
 
 
 def test_a_client_that_stops_half_way(server: Harness) -> None:
     sock, peer = server.connection(seconds=0.05)
     peer.sock.sendall(b"\x16\x03\x01\x05")
     assert server.kernel.connect(sock).flags == 0
-    assert "fell silent before its first record" in failed(server, "tls")
+    assert "fell silent before its first record" in failed(server, "connection")
 
 
 def test_single_bytes(server: Harness) -> None:

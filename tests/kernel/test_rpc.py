@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ SAY = ECHO.add(1, "SAY", xdr.opaque(1 << 21), xdr.opaque(1 << 21))
 COUNT = ECHO.add(2, "COUNT", xdr.UINT, xdr.UINT, idempotent=False)
 SLOW = ECHO.add(3, "SLOW", xdr.UINT, xdr.UINT)
 BREAK = ECHO.add(4, "BREAK", xdr.VOID, xdr.VOID)
+WAIT = ECHO.add(5, "WAIT", xdr.UINT, xdr.UINT, idempotent=False)
 
 
 class Echo:
@@ -38,6 +40,13 @@ class Echo:
 
     def __init__(self) -> None:
         self.counted: list[int] = []
+        self.waiting, self.go_on = threading.Event(), threading.Event()
+
+    def wait(self, number: int, context: CallContext) -> int:
+        self.counted.append(number)
+        self.waiting.set()
+        assert self.go_on.wait(10)
+        return number
 
     def count(self, number: int, context: CallContext) -> int:
         self.counted.append(number)
@@ -52,8 +61,10 @@ class Echo:
             "COUNT": self.count,
             "SLOW": lambda number, context: number,
             "BREAK": self.fail,
+            "WAIT": self.wait,
         }
-        return Service(ECHO, handlers, blocking={"SLOW": lambda number: True}, cache=True)
+        blocking = dict.fromkeys(("SLOW", "WAIT"), lambda number: True)
+        return Service(ECHO, handlers, blocking=blocking, cache=True)
 
 
 @asynccontextmanager
@@ -132,6 +143,38 @@ async def test_a_lost_connection_is_made_anew_and_nothing_is_done_twice(tmp_path
             assert rpc.socket is not None
             assert rpc.socket.name != first
     assert echo.counted == [1, 2]
+
+
+async def test_a_call_tells_how_often_it_was_sent(tmp_path: Path) -> None:
+    with trio.fail_after(20):
+        async with serving(tmp_path, Echo()) as server, calling(tmp_path, server.port) as rpc:
+            assert await rpc.call_counted(COUNT, 1, NULL_AUTH) == (1, 1)
+            assert rpc.socket is not None
+            rpc.socket.shutdown(socket.SHUT_RDWR)
+            assert await rpc.call_counted(COUNT, 2, NULL_AUTH) == (2, 2)
+
+
+async def test_a_job_runs_to_its_end_when_its_connection_is_lost(tmp_path: Path) -> None:
+    """And the call that is sent again gets its reply."""
+    echo = Echo()
+    with trio.fail_after(20):
+        async with serving(tmp_path, echo) as server, calling(tmp_path, server.port) as rpc:
+            answers: list[tuple[int, int]] = []
+
+            async def ask() -> None:
+                answers.append(await rpc.call_counted(WAIT, 7, NULL_AUTH))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask)
+                await trio.to_thread.run_sync(echo.waiting.wait, 10)
+                assert rpc.socket is not None
+                lost = rpc.socket
+                lost.shutdown(socket.SHUT_RDWR)
+                while rpc.socket in (None, lost):
+                    await trio.lowlevel.checkpoint()
+                echo.go_on.set()
+    assert answers == [(7, 2)]
+    assert echo.counted == [7]
 
 
 async def test_calls_wait_for_a_server_that_comes_back(tmp_path: Path) -> None:

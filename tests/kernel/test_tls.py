@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import trio
 from tests.certificates import SERVER, directory, expired
 from tests.kernel.test_rpc import COUNT, SAY, Echo
 from umktls.certs.pki import Authority
-from umktls.errors import UmktlsError
+from umktls.errors import UmktlsError, WorldError
 from umktls.kernel import tls
 from umktls.kernel.client import MountConfig, boot_client, make_connection
 from umktls.kernel.host import Host
@@ -312,6 +313,15 @@ async def against(
     certs: Path, tmp_path: Path, serve: Callable[[trio.SocketStream], Awaitable[None]]
 ) -> str:
     """Why no connection can be made to a server that behaves like `serve`."""
+    with pytest.raises(UmktlsError) as caught:
+        await raise_against(certs, tmp_path, serve)
+    return str(caught.value)
+
+
+async def raise_against(
+    certs: Path, tmp_path: Path, serve: Callable[[trio.SocketStream], Awaitable[None]]
+) -> None:
+    """Make a connection to a server that behaves like `serve`."""
     with trio.fail_after(30):
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listeners[0].socket.getsockname()[1]
@@ -319,10 +329,10 @@ async def against(
         async with boot_client(config) as host, trio.open_nursery() as nursery:
             await nursery.start(trio.serve_listeners, serve, listeners)
             await host.daemon_ready("rpctlscd")
-            with pytest.raises(UmktlsError) as caught:
+            try:
                 await make_connection(host, config)
-            nursery.cancel_scope.cancel()
-    return str(caught.value)
+            finally:
+                nursery.cancel_scope.cancel()
 
 
 async def test_a_server_that_hangs_up_on_the_probe(certs: Path, tmp_path: Path) -> None:
@@ -331,6 +341,31 @@ async def test_a_server_that_hangs_up_on_the_probe(certs: Path, tmp_path: Path) 
         await stream.aclose()
 
     assert "closed the connection" in await against(certs, tmp_path, hang_up)
+
+
+async def test_a_server_that_resets_the_connection_on_the_probe(
+    certs: Path, tmp_path: Path
+) -> None:
+    async def reset(stream: trio.SocketStream) -> None:
+        await stream.receive_some(4096)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await stream.aclose()
+
+    assert "reset" in await against(certs, tmp_path, reset)
+
+
+async def test_a_server_that_hangs_up_in_the_handshake(certs: Path, tmp_path: Path) -> None:
+    """A server that is being restarted does that: no reason for a mount to give up."""
+
+    async def hang_up(stream: trio.SocketStream) -> None:
+        probe = await stream.receive_some(4096)
+        answer = probe[4:8] + STARTTLS_ANSWER[4:]
+        await stream.send_all(mark(len(answer)) + answer)
+        await stream.receive_some(1)
+        await stream.aclose()
+
+    with pytest.raises(WorldError, match="closed the connection in the handshake"):
+        await raise_against(certs, tmp_path, hang_up)
 
 
 async def test_wrong_passphrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

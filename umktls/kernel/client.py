@@ -24,7 +24,8 @@ from umktls.kernel.children import DaemonCommand
 from umktls.kernel.groups import single_error
 from umktls.kernel.host import Host, HostConfig, booted
 from umktls.kernel.ktls_socket import KernelSocket
-from umktls.kernel.probe import probe
+from umktls.kernel.probe import NotOffered, probe
+from umktls.kernel.repeated import done_already
 from umktls.kernel.rpc_client import RpcClient
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfs.types import FSINFO3args, FSINFO3resok
@@ -94,8 +95,16 @@ class NfsClient:
         self.fsinfo = fsinfo
 
     async def call(self, procedure: Procedure[A, R], args: A, credential: OpaqueAuth) -> R:
-        """One RPC. See `RpcClient.call` for what it raises."""
-        return await self._rpc.call(procedure, args, credential)
+        """One RPC. See `RpcClient.call_counted` for what it raises."""
+        result, sends = await self._rpc.call_counted(procedure, args, credential)
+        if sends == 1:
+            return result
+
+        async def ask(other: Procedure[Any, Any], its_args: Any) -> Any:
+            return await self._rpc.call(other, its_args, credential)
+
+        judged: R = await done_already(ask, procedure, args, result)
+        return judged
 
 
 def own_credential() -> OpaqueAuth:
@@ -165,7 +174,14 @@ async def mounted(host: Host, config: MountConfig) -> AsyncIterator[NfsClient]:
     async def control(sock: KernelSocket) -> None:
         await tls.handle_control(host, sock)
 
-    rpc = RpcClient(connect, disconnect, control, host.trace, config.deadline, config.url)
+    async def connect_again() -> KernelSocket:
+        try:
+            return await connect()
+        except NotOffered as error:
+            # It was offered before, so it may be again: its daemon is being restarted.
+            raise WorldError(str(error), error.errno) from error
+
+    rpc = RpcClient(connect_again, disconnect, control, host.trace, config.deadline, config.url)
     # The first connection is made here and not by a call: its failure is the mount's, at once.
     rpc.offer(await connect())
     with single_error():
@@ -180,7 +196,13 @@ async def mounted(host: Host, config: MountConfig) -> AsyncIterator[NfsClient]:
 async def make_connection(host: Host, config: MountConfig) -> KernelSocket:
     """TCP, then the probe and TLS as the mount asks. Nothing but the probe goes in clear then."""
     sock = await connect_tcp(config)
-    adopted = host.adopt(sock, config.security, config.server)
+    try:
+        adopted = host.adopt(sock, config.security, config.server)
+    except OSError as error:
+        sock.close()
+        where = f"{config.server} port {config.port}"
+        text = f"{where} closed the connection at once: {error.strerror}"
+        raise WorldError(text, error.errno) from error
     host.trace.emit("tcp-connect", adopted.name, peer=adopted.peer, local=adopted.local)
     try:
         if config.security != "none":

@@ -14,6 +14,7 @@ import trio
 
 from umktls.errors import PeerError, WorldError
 from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.stream import broken
 from umktls.kernel.tls import TlsRefused
 from umktls.rpc.message import (
     NULL_AUTH,
@@ -31,7 +32,7 @@ from umktls.rpc.message import (
 )
 from umktls.rpc.record import RecordLimitError, RecordReader, mark
 
-__all__ = ["check_probe", "probe"]
+__all__ = ["NotOffered", "check_probe", "probe"]
 
 # A reply with nothing but a verifier is 40 bytes with the longest verifier we accept.
 PROBE_REPLY_LIMIT = 512
@@ -39,11 +40,15 @@ AUTH_TLS = OpaqueAuth(AuthFlavor.AUTH_TLS, b"")
 NO_TLS = "mount with -o notls if clear text is acceptable"
 
 
+class NotOffered(TlsRefused):
+    """The server does not do TLS, at least not now."""
+
+
 async def probe(sock: KernelSocket, program: int, version: int, seconds: float) -> None:
     """Probe the server at the other end of `sock`; returns when STARTTLS was answered.
 
-    Raises `TlsRefused` when the server does not do TLS, `PeerError` when it answered nonsense,
-    `WorldError` when it did not answer within `seconds`.
+    Raises `NotOffered` when the server does not do TLS, `PeerError` when it answered nonsense,
+    `WorldError` when it did not answer within `seconds` or the connection broke.
     """
     xid = random.getrandbits(32)
     call = encode_call(xid, program, version, 0, AUTH_TLS, NULL_AUTH)
@@ -76,7 +81,12 @@ async def one_reply(sock: KernelSocket) -> Call | AcceptedReply | DeniedReply:
         await trio.lowlevel.wait_readable(sock.sock)
         # The mark says how long the reply is: byte by byte up to there, then what it says.
         wanted = reader.direct_space() or 1
-        data = sock.sock.recv(wanted)
+        try:
+            data = sock.sock.recv(wanted)
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            raise broken("receive the answer to the AUTH_TLS probe", error) from error
         if not data:
             raise PeerError(
                 f"{sock.peer} closed the connection instead of answering the AUTH_TLS probe; "
@@ -94,12 +104,12 @@ def check_reply(peer: str, xid: int, reply: Call | AcceptedReply | DeniedReply) 
         raise PeerError(f"{peer} answered the AUTH_TLS probe with something else", errno.EPROTO)
     if isinstance(reply, DeniedReply):
         why = AuthStat(reply.auth_status).name if reply.status == RejectStat.AUTH_ERROR else "RPC"
-        raise TlsRefused(
+        raise NotOffered(
             f"{peer} does not offer TLS: it rejected the AUTH_TLS probe ({why}); {NO_TLS}"
         )
     # The accept status does not matter: RFC 9289 has the client go on even after PROG_MISMATCH.
     if reply.verifier != STARTTLS_VERIFIER:
-        raise TlsRefused(
+        raise NotOffered(
             f"{peer} does not offer TLS: its answer to the AUTH_TLS probe has no STARTTLS "
             f"verifier; {NO_TLS}"
         )

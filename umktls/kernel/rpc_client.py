@@ -52,15 +52,16 @@ Connector = Callable[[], Awaitable[KernelSocket]]
 
 
 class PendingCall:
-    """A call on its way: its bytes, its task, its deadline (trio's time)."""
+    """A call on its way: its bytes, its task, its deadline (trio's time), how often it was sent."""
 
-    __slots__ = ("expires", "name", "parts", "task")
+    __slots__ = ("expires", "name", "parts", "sends", "task")
 
     def __init__(self, name: str, parts: list[Buffer], task: trio.lowlevel.Task, expires: float):
         self.name = name
         self.parts = parts
         self.task = task
         self.expires = expires
+        self.sends = 0
 
 
 class RpcClient:
@@ -91,6 +92,15 @@ class RpcClient:
     async def call(self, procedure: Procedure[A, R], argument: A, credential: OpaqueAuth) -> R:
         """One call; returns the decoded result.
 
+        Raises what `call_counted` raises.
+        """
+        return (await self.call_counted(procedure, argument, credential))[0]
+
+    async def call_counted(
+        self, procedure: Procedure[A, R], argument: A, credential: OpaqueAuth
+    ) -> tuple[R, int]:
+        """One call; returns the decoded result, and how many times the call had to be sent.
+
         Raises `WorldError` ETIMEDOUT when the deadline passes, `PeerError` for rejections and for
         results that make no sense, and what ended the connection when no new one can be made.
         """
@@ -115,13 +125,14 @@ class RpcClient:
             return trio.lowlevel.Abort.SUCCEEDED
 
         reply: Reply = await trio.lowlevel.wait_task_rescheduled(abort)
-        return procedure.decode_result_untrusted(raise_for_reply(reply))
+        return procedure.decode_result_untrusted(raise_for_reply(reply)), pending.sends
 
     def _send(self, pending: PendingCall) -> None:
         sock = self.socket
         if sock is None:
             self._wanted.set()
             return
+        pending.sends += 1
         try:
             sock.send_message(pending.parts)
         except WorldError:

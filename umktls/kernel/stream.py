@@ -20,7 +20,7 @@ import trio
 from umktls.errors import WorldError
 from umktls.rpc.xdr import Buffer
 
-__all__ = ["SEND_QUEUE_LIMIT", "SendQueue", "read_some"]
+__all__ = ["SEND_QUEUE_LIMIT", "SendQueue", "broken", "read_some"]
 
 # What may wait for a slow peer before senders have to wait too.
 SEND_QUEUE_LIMIT = 4 * 1024 * 1024
@@ -47,6 +47,7 @@ async def read_some(sock: socket.socket, buffer: memoryview) -> int:
 
 
 def broken(action: str, error: OSError) -> WorldError:
+    """The error for a connection on which `action` failed."""
     return WorldError(f"cannot {action}: {os.strerror(error.errno or errno.EIO)}", error.errno)
 
 

@@ -43,6 +43,8 @@ __all__ = [
     "rekey",
 ]
 
+# The phase of a failed handshake that says so (daemons/failure.py).
+CONNECTION_LOST = "connection"
 # A session that ends waits so long for its daemon, then it is dropped all the same.
 DISCONNECT_SECONDS = 5.0
 
@@ -56,17 +58,24 @@ class TlsRefused(PeerError):
     default_errno = errno.EACCES
 
 
-def refused(sock: KernelSocket, otherwise: str) -> TlsRefused:
-    """The error for a failed handshake: the daemon's reason if it gave one."""
+def refused(sock: KernelSocket, otherwise: str) -> TlsRefused | WorldError:
+    """The error for a failed handshake: the daemon's reason if it gave one.
+
+    A connection that was lost in the handshake is no refusal: servers that are being restarted do
+    that, and are there again when they are asked once more.
+    """
     failure = sock.failure or Failure("handshake", otherwise)
     sock.fail(failure)
-    return TlsRefused(f"TLS with {sock.peer} failed: {failure}")
+    text = f"TLS with {sock.peer} failed: {failure}"
+    if failure.phase == CONNECTION_LOST:
+        return WorldError(text, errno.ECONNRESET)
+    return TlsRefused(text)
 
 
 async def handshake_client(host: Host, sock: KernelSocket, certname: str) -> None:
     """The CONNECT upcall of a client. Returns when the socket has keys in both directions.
 
-    Raises `TlsRefused`, or the error of the upcall.
+    Raises `TlsRefused`, `WorldError` when the connection was lost, or the error of the upcall.
     """
     result = await connect_upcall(
         host,
