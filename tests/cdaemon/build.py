@@ -1,0 +1,30 @@
+"""The C daemon, compiled once per run, as hard as gcc can be asked to look at it."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import tempfile
+from pathlib import Path
+
+__all__ = ["cdaemon"]
+
+SOURCE = Path(__file__).with_name("cdaemon.c")
+FLAGS = (
+    *("-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"),
+    *("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+)
+LIBRARIES = ("-lssl", "-lcrypto", "-pthread")
+
+
+@functools.cache
+def _directory() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="umktls-cdaemon-")
+
+
+@functools.cache
+def cdaemon() -> Path:
+    """The program; the directory goes when the interpreter does."""
+    program = Path(_directory().name) / "cdaemon"
+    subprocess.run(["gcc", *FLAGS, "-o", program, SOURCE, *LIBRARIES], check=True, timeout=120)
+    return program
