@@ -25,7 +25,9 @@ class Slots:
 
     def release(self) -> None:
         """Give a slot back, straight to the longest waiter if there is one."""
-        if not self._waiting.unpark():
+        if self._waiting:
+            self._waiting.unpark()
+        else:
             self._free += 1
 
     async def __aenter__(self) -> None:

@@ -126,13 +126,15 @@ class Writer:
 
     async def drain(self) -> None:
         """Wait until the server has all that was written before."""
-        last = self._send_out(alone=not self._sent)
+        last = self._serial
+        await self._send_out(alone=not self._sent)
         while self._lacks(last):
             await self._changed.park()
 
     async def flush(self) -> None:
         """Wait until all that was written before is stable on the server, or has failed."""
-        last = self._send_out(alone=True)
+        last = self._serial
+        await self._send_out(alone=True)
         while True:
             if self._lacks(last) or self._committing or self._recovering:
                 await self._changed.park()
@@ -190,13 +192,17 @@ class Writer:
 
     # ---- sending
 
-    def _send_out(self, alone: bool) -> int:
-        """Push; ask for FILE_SYNC if `alone` and there is one extent. Returns the last serial."""
-        growing = self._growing
-        if alone and growing is not None and self.small and not self._unstable:
-            growing.stable = stable_how.FILE_SYNC
-        self.push()
-        return self._serial
+    async def _send_out(self, alone: bool) -> None:
+        """Push; or, if `alone` and there is one extent, ask for FILE_SYNC and wait for it here:
+        most files are small, and a task of its own would cost more than the rest."""
+        extent = self._growing
+        if extent is None or not alone or not self.small or self._unstable:
+            self.push()
+            return
+        extent.stable = stable_how.FILE_SYNC
+        self._growing = None
+        self._flying.append(extent)
+        await self._fly(extent)
 
     def _lacks(self, last: int) -> bool:
         return any(extent.serial <= last for extent in self._flying) or (
@@ -213,7 +219,7 @@ class Writer:
             self._behind.start(self._fly, extent)
 
     async def _fly(self, extent: Extent) -> None:
-        """One WRITE. Runs as a task of its own, so nothing but Cancelled may leave it."""
+        """One WRITE. May run as a task of its own, so nothing but Cancelled may leave it."""
         behind = self._behind
         extent.sends += 1
         self._sent = True
