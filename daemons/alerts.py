@@ -13,11 +13,15 @@ __all__ = [
     "DECODE_ERROR",
     "UNEXPECTED_MESSAGE",
     "Breach",
+    "CERTIFICATE_EXPIRED",
     "CERTIFICATE_REQUIRED",
+    "CERTIFICATE_REVOKED",
+    "CERTIFICATE_UNKNOWN",
     "CLOSE_NOTIFY",
     "INTERNAL_ERROR",
     "NO_APPLICATION_PROTOCOL",
     "PROTOCOL_VERSION",
+    "UNKNOWN_CA",
     "Alert",
     "advice_for",
     "alert_name",
@@ -31,6 +35,10 @@ UNEXPECTED_MESSAGE = 10
 DECODE_ERROR = 50
 INTERNAL_ERROR = 80
 PROTOCOL_VERSION = 70
+CERTIFICATE_REVOKED = 44
+CERTIFICATE_EXPIRED = 45
+CERTIFICATE_UNKNOWN = 46
+UNKNOWN_CA = 48
 CERTIFICATE_REQUIRED = 116
 NO_APPLICATION_PROTOCOL = 120
 
@@ -42,11 +50,11 @@ NAMES = {
     40: "handshake_failure",
     42: "bad_certificate",
     43: "unsupported_certificate",
-    44: "certificate_revoked",
-    45: "certificate_expired",
-    46: "certificate_unknown",
+    CERTIFICATE_REVOKED: "certificate_revoked",
+    CERTIFICATE_EXPIRED: "certificate_expired",
+    CERTIFICATE_UNKNOWN: "certificate_unknown",
     47: "illegal_parameter",
-    48: "unknown_ca",
+    UNKNOWN_CA: "unknown_ca",
     49: "access_denied",
     DECODE_ERROR: "decode_error",
     51: "decrypt_error",

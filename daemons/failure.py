@@ -14,7 +14,14 @@ from cryptography import x509
 
 from umktls.errors import PeerError
 
-from .alerts import advice_for, alert_name
+from .alerts import (
+    CERTIFICATE_EXPIRED,
+    CERTIFICATE_REVOKED,
+    CERTIFICATE_UNKNOWN,
+    UNKNOWN_CA,
+    advice_for,
+    alert_name,
+)
 
 __all__ = [
     "PHASES",
@@ -79,6 +86,11 @@ class VerifyProblem:
     depth: int
     certificate: x509.Certificate
 
+    @property
+    def alert(self) -> int:
+        """The alert that tells the peer."""
+        return VERIFY_ALERTS.get(self.code, CERTIFICATE_UNKNOWN)
+
 
 # X509_V_ERR_* (x509_vfy.h) -> reason, advice. {whose} is "the server's certificate", {asked} the
 # name that was asked for, {trust} where the trusted CAs come from.
@@ -107,6 +119,22 @@ VERIFY_TEXTS = {
     ),
     10: ("{whose} expired at {not_after}", "renew it, or check the clocks of both machines"),
     23: ("{whose} was revoked", "it must be replaced by a new one"),
+    3: (
+        "{whose} cannot be checked, there is no revocation list of {issuer}",
+        "put one list for each CA of the chain into the file given with -r",
+    ),
+    8: (
+        "{whose} cannot be checked, {issuer} has not signed the revocation list of its name",
+        "get the list from that CA again",
+    ),
+    11: (
+        "{whose} cannot be checked, the revocation list of {issuer} is not valid yet",
+        "check this machine's clock",
+    ),
+    12: (
+        "{whose} cannot be checked, the revocation list of {issuer} is out of date",
+        "get a new one for -r, and send SIGHUP",
+    ),
     26: (
         "{whose} is not meant for this purpose (its extended key usage)",
         "get one with {purpose}",
@@ -119,6 +147,11 @@ VERIFY_TEXTS = {
         "{whose} is for {names}, and the address asked for was {asked}",
         "mount by one of these names, or get a certificate with an IP subjectAltName for {asked}",
     ),
+}
+VERIFY_ALERTS = {
+    **dict.fromkeys((2, 18, 19, 20, 21), UNKNOWN_CA),
+    10: CERTIFICATE_EXPIRED,
+    23: CERTIFICATE_REVOKED,
 }
 _OTHER_PROBLEM = ("{whose} does not verify: {text}", "get another certificate for the peer")
 _NAME_CODES = (62, 64)

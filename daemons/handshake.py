@@ -12,8 +12,9 @@ have. All protected records of both directions are kept until the end; those tha
 application keys are counted, and the counts are where the kernel's sequence numbers begin.
 
 What TLS itself does not insist on is checked afterwards: ALPN (a client may leave it out, RFC 9289
-section 4.2 does not allow it) and, for a resumed session, the client's certificate. The keys are
-there by then, so the peer is told by a proper alert.
+section 4.2 does not allow it) and, for a resumed session, the peer's certificate: whether there is
+one, and whether it is still good. The keys are there by then, so the peer is told by a proper
+alert.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from .alerts import (
     Alert,
     alert_name,
 )
-from .failure import HandshakeFailure, alert_received, verify_failure
+from .failure import HandshakeFailure, VerifyProblem, alert_received, verify_failure
 from .records import ALERT, proven_count, seal_record, split_records
 from .tlsadapter import ALPN, Endpoint, TlsError
 
@@ -57,12 +58,14 @@ class Expectations:
 
     `server`: this side is the server. `name`: the server's name as asked for. `trust`: where the
     trusted CAs come from. `certificate_demanded`: the client must have shown a certificate.
+    `alpn_demanded`: the peer must have said ``sunrpc``, or at least nothing else.
     """
 
     server: bool
     name: str
     trust: str
     certificate_demanded: bool = False
+    alpn_demanded: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,17 +185,25 @@ def _numbered(records: Sequence[bytes], suite: Suite, secret: bytes) -> Session:
 
 def _refusal(endpoint: Endpoint, expected: Expectations) -> tuple[int, HandshakeFailure] | None:
     """Why a finished handshake is not good enough, with the alert for it."""
-    if endpoint.alpn != ALPN:
+    if endpoint.alpn != ALPN and (expected.alpn_demanded or endpoint.alpn):
         whose = "client offered" if expected.server else "server chose"
         return NO_APPLICATION_PROTOCOL, HandshakeFailure(
             "alpn",
             f"the {whose} no application protocol; it must be sunrpc (RFC 9289 section 4.2)",
             f"the {'client' if expected.server else 'server'} predates RFC 9289 or is no "
-            "RPC-with-TLS endpoint: update it",
+            "RPC-with-TLS endpoint: update it, or accept it with --alpn compat",
         )
     if expected.certificate_demanded and endpoint.peer_certificate is None:
         return CERTIFICATE_REQUIRED, _no_client_certificate()
-    return None
+    # A full handshake has verified the certificate just now.
+    problem = endpoint.problem() if endpoint.resumed else None
+    return (problem.alert, _unverified(problem, expected)) if problem is not None else None
+
+
+def _unverified(problem: VerifyProblem, expected: Expectations) -> HandshakeFailure:
+    return verify_failure(
+        problem, of_server=not expected.server, trust=expected.trust, asked=expected.name
+    )
 
 
 def _no_client_certificate() -> HandshakeFailure:
@@ -207,12 +218,7 @@ def _explain(error: TlsError, endpoint: Endpoint, expected: Expectations) -> Han
     """Why OpenSSL gave up, in words for a person."""
     findings = endpoint.findings
     if findings.problem is not None:
-        return verify_failure(
-            findings.problem,
-            of_server=not expected.server,
-            trust=expected.trust,
-            asked=expected.name,
-        )
+        return _unverified(findings.problem, expected)
     if findings.alert_received is not None:
         return alert_received(findings.alert_received)
     if findings.alert_sent == NO_APPLICATION_PROTOCOL:

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from umktls.errors import CallerError
 
-__all__ = ["ConfigurationError", "Identity", "PrivateKey", "check_readable", "load_private_key"]
+__all__ = [
+    "ConfigurationError",
+    "Identity",
+    "PrivateKey",
+    "Trust",
+    "check_readable",
+    "load_crls",
+    "load_private_key",
+]
+
+# How OpenSSL finds a CA or a CRL in a directory: by the hash of its name (openssl-rehash(1)).
+HASHED_NAME = re.compile(r"[0-9a-f]{8}\.r?\d+")
+PEM_CRL = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 
 PrivateKey: TypeAlias = (
     ec.EllipticCurvePrivateKey
@@ -34,6 +48,56 @@ class Identity:
 
     certificate: Path
     key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whom to believe: the CAs of a PEM file, of a directory with hashed names, or of both; of the
+    system if there is neither. `crl` is a PEM file of revocation lists, one for each of the CAs.
+    """
+
+    file: Path | None = None
+    directory: Path | None = None
+    crl: Path | None = None
+
+    def __str__(self) -> str:
+        named = [str(path) for path in (self.file, self.directory) if path is not None]
+        return " and ".join(named) or "the system's certificate store"
+
+    @property
+    def is_system(self) -> bool:
+        """Whether it is left to the system whom to believe."""
+        return self.file is None and self.directory is None
+
+    def check(self) -> None:
+        """Raises `ConfigurationError` for a file or a directory from which nothing can come."""
+        if self.file is not None:
+            check_readable(self.file, "CA file")
+        if self.directory is None:
+            return
+        try:
+            names = [path.name for path in self.directory.iterdir()]
+        except OSError as error:
+            raise ConfigurationError(
+                f"CA directory {self.directory}: {error.strerror}", error.errno or errno.EIO
+            ) from error
+        if not any(HASHED_NAME.fullmatch(name) for name in names):
+            raise ConfigurationError(
+                f"CA directory {self.directory}: no file in it has a hashed name, by which alone "
+                f"CAs are found; run `openssl rehash {self.directory}`"
+            )
+
+
+def load_crls(path: Path) -> list[x509.CertificateRevocationList]:
+    """The revocation lists of a PEM file; `ConfigurationError` unless there is at least one."""
+    data = _read(path, "CRL file")
+    try:
+        lists = [x509.load_pem_x509_crl(block) for block in PEM_CRL.findall(data)]
+    except ValueError as error:
+        raise ConfigurationError(f"CRL file {path}: not a PEM revocation list ({error})") from error
+    if not lists:
+        raise ConfigurationError(f"CRL file {path}: there is no PEM revocation list in it")
+    return lists
 
 
 def check_readable(path: Path, what: str) -> None:

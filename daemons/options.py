@@ -1,25 +1,41 @@
-"""What both daemons' command lines have in common, and what they become."""
+"""What the daemons' command lines say, what they must not say, and the settings they become.
+
+The options are those of rpc.tlsclntd(8) and rpc.tlsservd(8), and a few of ours.
+"""
 
 from __future__ import annotations
 
 import getpass
-import logging
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, Self
 
 import click
 
-from .identity import ConfigurationError, Identity
+from .hostnames import Wildcards
+from .identity import ConfigurationError, Identity, Trust
 from .keylog import KeyLogFile
 from .tlsadapter import TlsContext
 
-__all__ = ["Options", "Passphrase", "common_options", "set_up_logging"]
+__all__ = [
+    "ClientOptions",
+    "Options",
+    "Passphrase",
+    "ServerOptions",
+    "UsageProblem",
+    "client_options",
+    "server_options",
+]
 
 PASSPHRASE_VARIABLE = "UMKTLS_KEY_PASSPHRASE"
+MAX_DAEMONS = 16  # RPCTLS_SRV_MAXNPROCS
+
+
+class UsageProblem(ConfigurationError):
+    """Options that do not go together."""
 
 
 class Passphrase:
@@ -47,17 +63,87 @@ class Passphrase:
         return getpass.getpass("Passphrase of the private key: ").encode()
 
 
+class Requirement(NamedTuple):
+    """An option that makes sense only together with one of others; all named as fields."""
+
+    option: str
+    needs: tuple[str, ...]
+    why: str
+
+
+TRUSTED = ("verifylocs", "verifydir")
+# How each field of the options is called on the command line.
+FLAGS = {
+    "certuser": "-u",
+    "checkhost": "-h",
+    "crl": "-r",
+    "domain": "-n",
+    "multiwild": "-W",
+    "mutualverf": "-m",
+    "singlewild": "-w",
+    "verifydir": "-p",
+    "verifylocs": "-l",
+}
+CLIENT_REQUIREMENTS = (
+    Requirement("crl", TRUSTED, "the CAs that have signed the revocation lists"),
+)
+SERVER_REQUIREMENTS = (
+    *CLIENT_REQUIREMENTS,
+    Requirement("mutualverf", TRUSTED, "the CAs that sign client certificates"),
+    Requirement("checkhost", ("mutualverf",), "clients have to show a certificate"),
+    Requirement("certuser", ("mutualverf",), "clients have to show a certificate"),
+    Requirement("domain", ("certuser",), "it is the domain of the users in certificates"),
+    Requirement("multiwild", ("checkhost",), "it is about the names that are checked"),
+    Requirement("singlewild", ("checkhost",), "it is about the names that are checked"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
-    """A daemon's settings."""
+    """The settings of either daemon."""
 
     rundir: Path
     certdir: Path
     verifylocs: Path | None = None
+    verifydir: Path | None = None
+    crl: Path | None = None
     mutualverf: bool = False
-    keylog: Path | None = None
+    tls1_2: bool = False
     ciphers: str | None = None
+    alpn: Literal["strict", "compat"] = "strict"
+    keylog: Path | None = None
     passphrase: Passphrase = field(default_factory=Passphrase, repr=False)
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self:
+        """From what the command line says; paths become absolute, for when the daemon has left
+        the directory it was started in."""
+        known: dict[str, Any] = {}
+        for name in (each.name for each in fields(cls) if each.name in values):
+            value = values[name]
+            known[name] = value.absolute() if isinstance(value, Path) else value
+        return cls(**known)
+
+    def check(self) -> None:
+        """Raises `UsageProblem` for options that do not go together."""
+        self._require(CLIENT_REQUIREMENTS)
+
+    def _require(self, requirements: Sequence[Requirement]) -> None:
+        if self.tls1_2:
+            raise UsageProblem("-2: this daemon knows only how to use TLS 1.3 with kernel TLS")
+        for option, needs, why in requirements:
+            if getattr(self, option) and not any(getattr(self, need) for need in needs):
+                needed = " or ".join(FLAGS[need] for need in needs)
+                raise UsageProblem(f"{FLAGS[option]} needs {needed}: {why}")
+
+    @property
+    def trust(self) -> Trust:
+        return Trust(self.verifylocs, self.verifydir, self.crl)
+
+    @property
+    def alpn_demanded(self) -> bool:
+        """Whether a peer without ALPN, which RFC 9289 does not allow, is turned away."""
+        return self.alpn == "strict"
 
     def identity(self, name: str = "") -> Identity:
         """The certificate called `name`: cert.pem and certkey.pem when it is empty.
@@ -67,14 +153,19 @@ class Options:
         stem = name or "cert"
         return Identity(self.certdir / f"{stem}.pem", self.certdir / f"{stem}key.pem")
 
-    def context_factory(self, *, server: bool) -> Callable[[Identity | None], TlsContext]:
+    def open_keylog(self) -> KeyLogFile | None:
+        """The key log, if one is asked for. Raises `ConfigurationError`."""
+        return KeyLogFile(self.keylog) if self.keylog is not None else None
+
+    def context_factory(
+        self, *, server: bool, keylog: KeyLogFile | None
+    ) -> Callable[[Identity | None], TlsContext]:
         """Makes contexts that differ in their identity only. Raises `ConfigurationError`."""
-        keylog = KeyLogFile(self.keylog) if self.keylog is not None else None
 
         def make(identity: Identity | None) -> TlsContext:
             return TlsContext(
                 server=server,
-                trust=self.verifylocs,
+                trust=self.trust,
                 identity=identity,
                 passphrase=self.passphrase,
                 keylog=keylog,
@@ -84,23 +175,69 @@ class Options:
         return make
 
 
-_PATH = click.Path(path_type=Path)
+@dataclass(frozen=True, slots=True)
+class ClientOptions(Options):
+    """The settings of rpctlscd."""
+
+    reverse_dns: bool = False
 
 
-def common_options(default_certdir: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Adds the options of rpc.tlsclntd(8) and rpc.tlsservd(8), and our own, to a command."""
-    options = [
+@dataclass(frozen=True, slots=True)
+class ServerOptions(Options):
+    """The settings of rpctlssd."""
+
+    checkhost: bool = False
+    multiwild: bool = False
+    singlewild: bool = False
+    certuser: bool = False
+    domain: str | None = None
+    numdaemons: int = 1
+
+    def check(self) -> None:
+        self._require(SERVER_REQUIREMENTS)
+        if self.multiwild and self.singlewild:
+            raise UsageProblem(
+                "-W and -w exclude each other: a wildcard stands for one label, -w, "
+                "or for any number, -W"
+            )
+
+    @property
+    def wildcards(self) -> Wildcards:
+        if self.multiwild:
+            return Wildcards.MULTI
+        return Wildcards.SINGLE if self.singlewild else Wildcards.NONE
+
+
+# The command line.
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+PATH = click.Path(path_type=Path)
+
+
+def flag(*names: str, help: str) -> Decorator:
+    return click.option(*names, is_flag=True, help=help)
+
+
+def _common(default_certdir: str, usage_2: tuple[str, str], usage_m: str) -> list[Decorator]:
+    return [
         click.option(
             "--rundir",
-            type=_PATH,
+            type=PATH,
             envvar="UMKTLS_RUNDIR_HOST",
             required=True,
             help="Run directory of the host to serve.",
         ),
+        flag("-2", usage_2[0], "tls1_2", help=usage_2[1]),
+        click.option(
+            "-C",
+            "--ciphers",
+            metavar="LIST",
+            help="Cipher suites to use, IANA's names, separated by colons.",
+        ),
         click.option(
             "-D",
             "--certdir",
-            type=_PATH,
+            type=PATH,
             default=default_certdir,
             show_default=True,
             help="Directory with cert.pem and certkey.pem.",
@@ -108,31 +245,95 @@ def common_options(default_certdir: str) -> Callable[[Callable[..., Any]], Calla
         click.option(
             "-l",
             "--verifylocs",
-            type=_PATH,
+            type=PATH,
             help="PEM file of the CAs to trust, in place of the system's.",
         ),
-        click.option("-C", "--ciphers", help="TLS 1.3 cipher suites, separated by colons."),
+        flag("-m", "--mutualverf", help=usage_m),
+        click.option(
+            "-p",
+            "--verifydir",
+            type=PATH,
+            help="Directory of the CAs to trust, under hashed names (openssl-rehash(1)).",
+        ),
+        click.option(
+            "-r",
+            "--crl",
+            type=PATH,
+            help="PEM file of revocation lists, one for each CA. Needs -l or -p.",
+        ),
+        click.option(
+            "--alpn",
+            type=click.Choice(["strict", "compat"]),
+            default="strict",
+            show_default=True,
+            help="Turn away peers that do not say `sunrpc` by ALPN (RFC 9289), or bear with them: "
+            "the daemons of FreeBSD and Linux do not say it.",
+        ),
         click.option(
             "--keylog",
-            type=_PATH,
+            type=PATH,
             envvar="SSLKEYLOGFILE",
             help="Append the session secrets to this file (for Wireshark).",
         ),
-        click.option("-v", "--verbose", is_flag=True, help="Log every handshake."),
-        click.option("-d", "--debuglevel", is_flag=True, help="Log everything."),
     ]
 
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
 
-    return decorate
-
-
-def set_up_logging(name: str, verbose: bool, debug: bool) -> None:
-    """Log to stderr, each line under the daemon's name."""
-    level = logging.DEBUG if debug else logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(
-        level=level, format=f"%(asctime)s {name}[%(process)d]: %(message)s", stream=sys.stderr
+def client_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of rpc.tlsclntd(8), and our own, to a command."""
+    usage_2 = (
+        "--usetls1_2",
+        "Use TLS 1.2, for servers of FreeBSD 13.0 and 13.1, and nothing else.",
     )
+    options = _common(
+        "/etc/rpc.tlsclntd", usage_2, "Show servers the certificate in the certificate directory."
+    )
+    options.append(
+        flag(
+            "--reverse-dns",
+            help="A server that was mounted by its address is to have the name that DNS gives for "
+            "the address.",
+        )
+    )
+    return _decorate(command, options)
+
+
+def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of rpc.tlsservd(8), and our own, to a command."""
+    usage_2 = ("--allowtls1_2", "Accept TLS 1.2 too, for clients of FreeBSD 13.0 and 13.1.")
+    options = _common(
+        "/etc/rpc.tlsservd", usage_2, "Ask clients for a certificate. Needs -l or -p."
+    )
+    options += [
+        flag(
+            "-h",
+            "--checkhost",
+            help="Reject the calls of clients whose certificate does not have the name that DNS "
+            "gives for their address, or who have none. Needs -m.",
+        ),
+        flag("-W", "--multiwild", help="With -h: a * in a certificate stands for any labels."),
+        flag("-w", "--singlewild", help="With -h: a * in a certificate stands for one label."),
+        flag(
+            "-u",
+            "--certuser",
+            help="Do the calls of a client as the user in its certificate, if there is one "
+            "(an otherName, user@domain), whatever the calls say. Needs -m.",
+        ),
+        click.option(
+            "-n", "--domain", help="With -u: the domain of the users, in place of this host's."
+        ),
+        click.option(
+            "-N",
+            "--numdaemons",
+            type=click.IntRange(1, MAX_DAEMONS),
+            default=1,
+            show_default=True,
+            help="How many processes do handshakes.",
+        ),
+    ]
+    return _decorate(command, options)
+
+
+def _decorate(command: Callable[..., Any], options: Sequence[Decorator]) -> Callable[..., Any]:
+    for option in reversed(options):
+        command = option(command)
+    return command

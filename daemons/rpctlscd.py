@@ -7,6 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,15 +16,18 @@ from umktls.rpc.server import CallContext, Handler
 from umktls.upcall.rpctls import RPCTLSCD_V1, rpctlscd_connect_arg, rpctlscd_connect_res
 from umktls.userland.libc import Kernel
 
-from .failure import HandshakeFailure
+from .background import Launch
+from .failure import HandshakeFailure, VerifyProblem
 from .handshake import Expectations
+from .hostnames import is_address, reverse_name
 from .identity import ConfigurationError, Identity
-from .options import Options, common_options, set_up_logging
-from .running import Registration, exit_codes, run
+from .keylog import KeyLogFile
+from .options import ClientOptions, client_options
+from .running import Registration, Start, begin, program, serve, start_options
 from .service import Attempt, HandshakeService, Taken
-from .tlsadapter import TlsContext, TlsSession
+from .tlsadapter import Chain, TlsContext, TlsSession
 
-__all__ = ["ClientService", "SessionCache", "main"]
+__all__ = ["ClientService", "ClientTls", "SessionCache", "main"]
 
 REGISTRATION = Registration(
     RPCTLSCD_V1,
@@ -61,21 +65,64 @@ class SessionCache:
             return kept.pop() if kept else None
 
 
+class ClientTls:
+    """What handshakes are made with: a context per certificate, and the sessions to resume, which
+    are bound to their contexts. A reload makes all of it anew. Raises `ConfigurationError`.
+
+    cert.pem may be missing without -m; then it is missed when a mount asks for mutual TLS.
+    """
+
+    def __init__(self, options: ClientOptions, keylog: KeyLogFile | None = None) -> None:
+        options.check()
+        self._options = options
+        self._make = options.context_factory(server=False, keylog=keylog)
+        self.anonymous = self._make(None)
+        self.cache = SessionCache()
+        self._lock = threading.Lock()
+        self._named: dict[str, TlsContext] = {}
+        identity = options.identity()
+        if options.mutualverf or identity.certificate.exists():
+            self._named[""] = self._make(identity)
+
+    def context(self, certname: str | None) -> TlsContext:
+        """The context with the certificate of that name: "" is cert.pem, None is none."""
+        if certname is None:
+            return self.anonymous
+        with self._lock:
+            context = self._named.get(certname)
+            if context is None:
+                context = self._named[certname] = self._load(certname)
+        return context
+
+    def _load(self, certname: str) -> TlsContext:
+        identity: Identity = self._options.identity(certname)
+        try:
+            if Path(certname).name != certname:
+                raise ConfigurationError(f"{certname!r} is no certificate's name")
+            return self._make(identity)
+        except ConfigurationError as error:
+            raise HandshakeFailure(
+                "setup",
+                f"a client certificate is to be shown, and there is none to be used: {error}",
+                f"put {identity.certificate.name} and {identity.key.name} into "
+                f"{self._options.certdir}, or mount without -o mtls",
+            ) from error
+
+
 class ClientService(HandshakeService):
     """CONNECT of RPCTLSCD: a TLS client."""
 
-    def __init__(self, kernel: Kernel, options: Options) -> None:
+    def __init__(self, kernel: Kernel, options: ClientOptions) -> None:
         super().__init__(kernel)
         self._options = options
-        self._make_context = options.context_factory(server=False)
-        self._contexts: dict[str | None, TlsContext] = {None: self._make_context(None)}
-        self._lock = threading.Lock()
-        self._cache = SessionCache()
-        # Before serving, so that a passphrase can be asked for on the terminal. Without -m it may
-        # be missing; then it is missed when a mount asks for mutual TLS.
-        identity = options.identity()
-        if options.mutualverf or identity.certificate.exists():
-            self._contexts[""] = self._make_context(identity)
+        self._keylog = options.open_keylog()
+        self.load()
+
+    def load(self) -> None:
+        self._tls = ClientTls(self._options, self._keylog)
+
+    def problem_with(self, chain: Chain) -> VerifyProblem | None:
+        return self._tls.anonymous.problem_with(chain)
 
     def handlers(self) -> dict[str, Handler]:
         return {**super().handlers(), "CONNECT": self._connect}
@@ -88,69 +135,68 @@ class ClientService(HandshakeService):
         return rpctlscd_connect_res(RPCTLSERR_OK, name.sec, name.usec, name.ssl)
 
     def _prepare(self, certname: str, taken: Taken) -> Attempt:
-        # A kernel that does not tell the name leaves the address to be checked.
-        server = taken.sock.peer_name() or taken.address
-        if not server:
+        tls = self._tls
+        server = self._server_name(taken)
+        wanted = bool(certname) or self._options.mutualverf or taken.security == "mtls"
+        which = certname if wanted else None
+        context = tls.context(which)
+        key = (server, taken.address, taken.port, which)
+        return Attempt(
+            context.client(server, tls.cache.take(key)),
+            Expectations(
+                server=False,
+                name=server,
+                trust=context.trust,
+                alpn_demanded=self._options.alpn_demanded,
+            ),
+            keep=partial(tls.cache.put, key),
+        )
+
+    def _server_name(self, taken: Taken) -> str:
+        """What the server's certificate has to be for: the name that the user typed.
+
+        A kernel that does not tell it leaves the address. Raises `HandshakeFailure`.
+        """
+        typed = taken.sock.peer_name() or taken.address
+        if not typed:
             raise HandshakeFailure(
                 "setup",
                 "the kernel does not say which server this is, so its certificate cannot be "
                 "checked",
                 "mount by name or by address over TCP",
             )
-        wanted = bool(certname) or self._options.mutualverf or taken.security == "mtls"
-        which = certname if wanted else None
-        context = self._context(which)
-        key = (server, taken.address, taken.port, which)
-        return Attempt(
-            context.client(server, self._cache.take(key)),
-            Expectations(server=False, name=server, trust=context.trust),
-            keep=partial(self._cache.put, key),
-        )
-
-    def _context(self, certname: str | None) -> TlsContext:
-        """The context with the certificate of that name: "" is cert.pem, None is none."""
-        with self._lock:
-            context = self._contexts.get(certname)
-            if context is None and certname is not None:
-                context = self._contexts[certname] = self._load(certname)
-        assert context is not None
-        return context
-
-    def _load(self, certname: str) -> TlsContext:
-        identity: Identity = self._options.identity(certname)
-        try:
-            if Path(certname).name != certname:
-                raise ConfigurationError(f"{certname!r} is no certificate's name")
-            return self._make_context(identity)
-        except ConfigurationError as error:
+        if not (self._options.reverse_dns and is_address(typed)):
+            return typed
+        found = reverse_name(typed, taken.sock.deadline())
+        if not found:
             raise HandshakeFailure(
-                "setup",
-                f"a client certificate is to be shown, and there is none to be used: {error}",
-                f"put {identity.certificate.name} and {identity.key.name} into "
-                f"{self._options.certdir}, or mount without -o mtls",
-            ) from error
+                "name",
+                f"DNS gives no name for the address {typed}, and the server's certificate was to "
+                "be checked for that name",
+                "mount by name, or leave out --reverse-dns",
+            )
+        return found
 
 
-@click.command()
-@common_options("/etc/rpc.tlsclntd")
-@click.option("-m", "--mutualverf", is_flag=True, help="Show the client certificate to servers.")
-def main(
-    rundir: Path,
-    certdir: Path,
-    verifylocs: Path | None,
-    ciphers: str | None,
-    keylog: Path | None,
-    verbose: bool,
-    debuglevel: bool,
-    mutualverf: bool,
-) -> None:
+@click.command("rpctlscd")
+@client_options
+@start_options
+def command(**values: Any) -> None:
     """Do TLS handshakes for the client host with run directory RUNDIR.
 
     The server's certificate must come from a trusted CA and carry the name or the address that was
-    mounted. Ends when the host does, or on SIGTERM.
+    mounted. SIGHUP has certificates, keys and revocation lists read again. Ends when the host does,
+    or on SIGTERM.
     """
-    set_up_logging("rpctlscd", verbose, debuglevel)
-    options = Options(rundir, certdir, verifylocs, mutualverf, keylog, ciphers)
+    options = ClientOptions.of(values)
     make: Callable[[Kernel], HandshakeService] = partial(ClientService, options=options)
-    with exit_codes("rpctlscd"):
-        run(Kernel(rundir), REGISTRATION, make)
+
+    def work(launch: Launch) -> None:
+        serve(Kernel(options.rundir), REGISTRATION, make, launch.ready)
+
+    begin("rpctlscd", Start.of(values), partial(ClientTls, options), work)
+
+
+def main() -> None:
+    """The program."""
+    program(command)

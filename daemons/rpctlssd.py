@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,13 +13,17 @@ from umktls.rpc.server import CallContext, Handler
 from umktls.upcall.rpctls import RPCTLSSD_V1, rpctlssd_connect_res
 from umktls.userland.libc import Kernel
 
-from .failure import HandshakeFailure
+from .background import Launch
+from .failure import HandshakeFailure, VerifyProblem, certificate_names
 from .handshake import Expectations
-from .identity import ConfigurationError
-from .options import Options, common_options, set_up_logging
-from .running import Registration, exit_codes, run
+from .hostnames import has_name, reverse_name
+from .keylog import KeyLogFile
+from .options import ServerOptions, server_options
+from .running import Registration, Start, begin, program, serve, start_options
 from .service import Attempt, HandshakeService, Taken
-from .tlsadapter import ClientCertificates
+from .session import LiveSession
+from .tlsadapter import Chain, ClientCertificates, TlsContext
+from .workers import run_workers
 
 __all__ = ["ServerService", "main"]
 
@@ -31,6 +35,12 @@ REGISTRATION = Registration(
 )
 
 
+def server_context(options: ServerOptions, keylog: KeyLogFile | None = None) -> TlsContext:
+    """What handshakes are made with. Raises `ConfigurationError`."""
+    options.check()
+    return options.context_factory(server=True, keylog=keylog)(options.identity())
+
+
 class ServerService(HandshakeService):
     """CONNECT of RPCTLSSD: a TLS server.
 
@@ -38,35 +48,61 @@ class ServerService(HandshakeService):
     5.2.2): so with GOTCERT there is always VERIFIED.
     """
 
-    def __init__(self, kernel: Kernel, options: Options) -> None:
+    def __init__(self, kernel: Kernel, options: ServerOptions) -> None:
         super().__init__(kernel)
-        if options.mutualverf and options.verifylocs is None:
-            raise ConfigurationError("-m needs -l: the CAs that sign client certificates")
         self._options = options
-        self._context = options.context_factory(server=True)(options.identity())
+        self._keylog = options.open_keylog()
+        self.load()
+
+    def load(self) -> None:
+        self._context = server_context(self._options, self._keylog)
+
+    def problem_with(self, chain: Chain) -> VerifyProblem | None:
+        return self._context.problem_with(chain)
 
     def handlers(self) -> dict[str, Handler]:
         return {**super().handlers(), "CONNECT": self._connect}
 
     def _connect(self, _: None, __: CallContext) -> rpctlssd_connect_res:
         name = self.connect(RpctlsSysc.RPCTLS_SYSC_SRVSOCKET, self._prepare)
-        if isinstance(name, RpctlsErr):
+        session = None if isinstance(name, RpctlsErr) else self.sessions.get(name)
+        if isinstance(name, RpctlsErr) or session is None:
             return rpctlssd_connect_res(0, 0, 0, 0, 0, ())
-        session = self.sessions.get(name)
         flags = RpctlsFlags.RPCTLS_FLAGS_HANDSHAKE
-        if session is not None and session.peer_verified:
+        if session.peer_verified:
             flags |= RpctlsFlags.RPCTLS_FLAGS_GOTCERT | RpctlsFlags.RPCTLS_FLAGS_VERIFIED
+        if self._options.checkhost and not self._is_its_host(session):
+            flags |= RpctlsFlags.RPCTLS_FLAGS_DISABLED
         return rpctlssd_connect_res(flags, name.sec, name.usec, name.ssl, 0, ())
+
+    def _is_its_host(self, session: LiveSession) -> bool:
+        """-h: whether the certificate is for the host that DNS says the client is.
+
+        The man page has a client without a certificate rejected too; FreeBSD's daemon lets it pass.
+        """
+        if not session.chain:
+            session.complain("the client showed no certificate, which -h demands")
+            return False
+        host = reverse_name(session.address, session.deadline()) if session.address else ""
+        if host and has_name(session.chain[0], host, self._options.wildcards):
+            return True
+        session.complain(
+            f"the client at {session.address or 'no address'} is {host or 'a host without a name'} "
+            f"for DNS, and its certificate is for {certificate_names(session.chain[0])}"
+        )
+        return False
 
     def _prepare(self, taken: Taken) -> Attempt:
         certificates = self._wanted(taken.security)
+        context = self._context
         return Attempt(
-            self._context.server(certificates),
+            context.server(certificates),
             Expectations(
                 server=True,
                 name="",
-                trust=self._context.trust,
+                trust=context.trust,
                 certificate_demanded=certificates is ClientCertificates.DEMAND,
+                alpn_demanded=self._options.alpn_demanded,
             ),
         )
 
@@ -75,7 +111,7 @@ class ServerService(HandshakeService):
             if self._options.mutualverf:
                 return ClientCertificates.REQUEST
             return ClientCertificates.IGNORE
-        if self._options.verifylocs is None:
+        if self._options.trust.is_system:
             raise HandshakeFailure(
                 "setup",
                 "the export demands client certificates, and rpctlssd has no CA to verify them by",
@@ -84,26 +120,32 @@ class ServerService(HandshakeService):
         return ClientCertificates.DEMAND
 
 
-@click.command()
-@common_options("/etc/rpc.tlsservd")
-@click.option("-m", "--mutualverf", is_flag=True, help="Ask clients for a certificate; needs -l.")
-def main(
-    rundir: Path,
-    certdir: Path,
-    verifylocs: Path | None,
-    ciphers: str | None,
-    keylog: Path | None,
-    verbose: bool,
-    debuglevel: bool,
-    mutualverf: bool,
-) -> None:
+@click.command("rpctlssd")
+@server_options
+@start_options
+def command(**values: Any) -> None:
     """Do TLS handshakes for the server host with run directory RUNDIR.
 
-    Where the host demands mutual TLS, clients must show a certificate from a CA in -l. Ends when
-    the host does, or on SIGTERM.
+    Where the host demands mutual TLS, clients must show a certificate from a CA in -l. SIGHUP has
+    certificates, keys and revocation lists read again. Ends when the host does, or on SIGTERM.
     """
-    set_up_logging("rpctlssd", verbose, debuglevel)
-    options = Options(rundir, certdir, verifylocs, mutualverf, keylog, ciphers)
+    options = ServerOptions.of(values)
     make: Callable[[Kernel], HandshakeService] = partial(ServerService, options=options)
-    with exit_codes("rpctlssd"):
-        run(Kernel(rundir), REGISTRATION, make)
+
+    def alone(launch: Launch) -> None:
+        serve(Kernel(options.rundir), REGISTRATION, make, launch.ready)
+
+    def one_of_them(number: int, ready: Callable[[], None], lifeline: int) -> None:
+        kernel = Kernel(options.rundir)
+        serve(kernel, REGISTRATION, make, ready, number=number, lifeline=lifeline)
+
+    def several(launch: Launch) -> None:
+        run_workers("rpctlssd", options.rundir, options.numdaemons, one_of_them, launch.ready)
+
+    work = alone if options.numdaemons == 1 else several
+    begin("rpctlssd", Start.of(values), partial(server_context, options), work)
+
+
+def main() -> None:
+    """The program."""
+    program(command)

@@ -1,6 +1,9 @@
-"""A daemon's main loop: register, serve, end.
+"""A daemon's life: start, register, serve, reload, end.
 
-It ends when it is told to (SIGTERM, SIGINT) or when its kernel goes. SIGHUP is taken and noted.
+The order is that of rpc.tlsservd(8): options, pid file, certificates and keys (a passphrase is
+asked for on the terminal), then into the background if it is to be there, then the kernel.
+
+It ends when it is told to (SIGTERM, SIGINT) or when its kernel goes. SIGHUP reloads.
 """
 
 from __future__ import annotations
@@ -13,26 +16,56 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import FrameType
+from typing import Any, Literal
+
+import click
 
 from umktls.abi.rpctls import RpctlsSysc
-from umktls.errors import UmktlsError
+from umktls.errors import UmktlsError, WorldError
 from umktls.rpc.program import Program
 from umktls.userland.libc import Kernel, KernelGone
 from umktls.userland.svc import UpcallServer
 
+from .background import Launch, PidFile, PidFileError
 from .identity import ConfigurationError
+from .logs import SYSLOG_SOCKET, set_up_logging
+from .notify import notify, reloading
+from .options import UsageProblem
 from .service import HandshakeService
 
-__all__ = ["Registration", "exit_codes", "run"]
+__all__ = [
+    "ENDING",
+    "EXIT_CODES",
+    "Registration",
+    "Start",
+    "begin",
+    "exit_codes",
+    "program",
+    "serve",
+    "signals",
+    "start_options",
+]
 
 logger = logging.getLogger(__name__)
 
-# sysexits(3)
-EX_UNAVAILABLE = 69
-EX_CONFIG = 78
+# sysexits(3), by what went wrong; the first that fits.
+EX_USAGE = 64
+EXIT_CODES: tuple[tuple[type[UmktlsError], int], ...] = (
+    (UsageProblem, EX_USAGE),
+    (ConfigurationError, 78),  # EX_CONFIG
+    (KernelGone, 69),  # EX_UNAVAILABLE
+    (PidFileError, 73),  # EX_CANTCREAT
+    (WorldError, 71),  # EX_OSERR
+    (UmktlsError, 1),
+)
+EPILOG = (
+    "Exit codes: 0 ended as told, 64 wrong usage, 69 no host there, 71 the system failed, "
+    "73 no pid file to be had (or the daemon runs already), 78 a certificate, key or list cannot "
+    "be used, 1 anything else."
+)
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
@@ -47,50 +80,151 @@ class Registration:
     socket_name: str
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How a process starts: what is not about TLS."""
+
+    background: bool = False
+    pidfile: Path | None = None
+    log: Literal["stderr", "syslog"] | None = None
+    verbose: bool = False
+    debuglevel: bool = False
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Start:
+        """From what the command line says."""
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+    @property
+    def in_background(self) -> bool:
+        """-d is for looking at the daemon: it stays where it is (FreeBSD's does so too)."""
+        return self.background and not self.debuglevel
+
+    @property
+    def to_syslog(self) -> bool:
+        wanted = self.log or ("syslog" if self.in_background else "stderr")
+        return wanted == "syslog" and not self.debuglevel
+
+    @property
+    def level(self) -> int:
+        if self.debuglevel:
+            return logging.DEBUG
+        return logging.INFO if self.verbose else logging.WARNING
+
+
+def start_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that become `Start`."""
+    options = [
+        click.option("-v", "--verbose", is_flag=True, help="Log every handshake."),
+        click.option(
+            "-d",
+            "--debuglevel",
+            is_flag=True,
+            help="Log everything, to stderr, and stay in the foreground.",
+        ),
+        click.option(
+            "--background",
+            is_flag=True,
+            help="Go into the background, once a passphrase has been asked for; the command ends "
+            "when the daemon serves.",
+        ),
+        click.option(
+            "--pidfile",
+            type=click.Path(path_type=Path),
+            help="Write the process's number there, and refuse to run twice.",
+        ),
+        click.option(
+            "--log",
+            type=click.Choice(["stderr", "syslog"]),
+            help="Where to log. [default: syslog in the background, else stderr]",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def program(command: click.Command) -> None:
+    """Run a daemon's command line; wrong usage is EX_USAGE and one line."""
+    command.epilog = EPILOG
+    try:
+        sys.exit(command.main(standalone_mode=False))
+    except click.ClickException as error:
+        print(f"{command.name}: {error.format_message()}", file=sys.stderr)
+        sys.exit(EX_USAGE)
+    except click.Abort:
+        # Ctrl-C where the passphrase was asked for.
+        sys.exit(128 + signal.SIGINT)
+
+
 @contextlib.contextmanager
-def exit_codes(name: str) -> Iterator[None]:
-    """Turns the errors of a start into one line on stderr and an exit code."""
+def exit_codes(name: str, launch: Launch) -> Iterator[None]:
+    """Turns an error into one line and an exit code."""
     try:
         yield
-    except ConfigurationError as error:
-        sys.exit(_complain(name, error, EX_CONFIG))
-    except KernelGone as error:
-        sys.exit(_complain(name, error, EX_UNAVAILABLE))
     except UmktlsError as error:
-        sys.exit(_complain(name, error, 1))
+        code = next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+        launch.failed(f"{name}: {error}", code)
 
 
-def _complain(name: str, error: UmktlsError, code: int) -> int:
-    print(f"{name}: {error}", file=sys.stderr)
-    return code
-
-
-def run(
-    kernel: Kernel, registration: Registration, make: Callable[[Kernel], HandshakeService]
+def begin(
+    name: str, start: Start, check: Callable[[], object], work: Callable[[Launch], None]
 ) -> None:
-    """Serve upcalls until the end. Raises `UmktlsError` when the start fails."""
-    with _signals() as wakeup:
+    """Start a daemon as `start` says, and do its `work`, which calls `Launch.ready`.
+
+    `check` reads the certificates and keys, so that what is wrong with them is said at once.
+    """
+    launch = Launch()
+    with exit_codes(name, launch), contextlib.ExitStack() as stack:
+        pidfile = None
+        if start.pidfile is not None:
+            pidfile = stack.enter_context(PidFile(start.pidfile))
+        check()
+        set_up_logging(name, start.level, SYSLOG_SOCKET if start.to_syslog else None)
+        if start.in_background:
+            launch.to_background(keep_stderr=not start.to_syslog)
+        if pidfile is not None:
+            pidfile.write()
+        work(launch)
+
+
+def serve(
+    kernel: Kernel,
+    registration: Registration,
+    make: Callable[[Kernel], HandshakeService],
+    ready: Callable[[], None],
+    *,
+    number: int | None = None,
+    lifeline: int | None = None,
+) -> None:
+    """Serve upcalls until the end. Raises `UmktlsError` when the start fails.
+
+    A daemon that is one of several has a `number`, and ends when its `lifeline`, a descriptor,
+    hangs up.
+    """
+    with signals(*ENDING, signal.SIGHUP) as wakeup, contextlib.closing(kernel):
         service = make(kernel)
-        path = _socket_path(kernel.rundir, registration.socket_name)
+        path = _socket_path(kernel.rundir, registration.socket_name, number)
         server = UpcallServer(path, registration.program, service.handlers())
         server.start()
         try:
             kernel.rpctls_syscall(registration.setpath, bytes(path))
             logger.info("serving %s at %s", kernel.rundir, path)
-            _wait(kernel, wakeup)
+            ready()
+            _attend(kernel, service, wakeup, lifeline)
         finally:
             with contextlib.suppress(UmktlsError):
                 kernel.rpctls_syscall(registration.shutdown)
             server.close()
-            kernel.close()
 
 
-def _socket_path(rundir: Path, name: str) -> Path:
-    """Where to listen: `name`, with the process id behind it if another daemon has that.
+def _socket_path(rundir: Path, name: str, number: int | None) -> Path:
+    """Where to listen: `name`, with this daemon's number behind it, or with the process's if
+    another daemon is there.
 
     Absolute, because the kernel connects to it from its own working directory.
     """
-    path = rundir.resolve() / name
+    path = rundir.resolve() / (name if number is None else f"{name}.{number}")
     if not path.exists():
         return path
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -103,10 +237,10 @@ def _socket_path(rundir: Path, name: str) -> Path:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[int]:
+def signals(*numbers: signal.Signals) -> Iterator[int]:
     """A descriptor that gets a byte, its number, for each signal; the handlers as before after."""
     read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    before = {number: signal.signal(number, _note) for number in (*ENDING, signal.SIGHUP)}
+    before = {number: signal.signal(number, _note) for number in numbers}
     previous = signal.set_wakeup_fd(write)
     try:
         yield read
@@ -122,11 +256,14 @@ def _note(number: int, frame: FrameType | None) -> None:
     """The byte in the wakeup pipe is all that a signal has to leave behind."""
 
 
-def _wait(kernel: Kernel, wakeup: int) -> None:
-    """Return when a signal says so, or when the kernel closes its end."""
+def _attend(kernel: Kernel, service: HandshakeService, wakeup: int, lifeline: int | None) -> None:
+    """Reload when a signal says so; return when one says so, or when the kernel or the master
+    goes."""
     poller = select.poll()
     poller.register(kernel.fileno(), 0)
     poller.register(wakeup, select.POLLIN)
+    if lifeline is not None:
+        poller.register(lifeline, 0)
     while True:
         ready = dict(poller.poll())
         if wakeup in ready:
@@ -134,7 +271,16 @@ def _wait(kernel: Kernel, wakeup: int) -> None:
                 if number in ENDING:
                     logger.info("ending on %s", signal.Signals(number).name)
                     return
-                logger.warning("%s is ignored", signal.Signals(number).name)
+                _reload(service)
         if kernel.fileno() in ready:
             logger.info("the host at %s is gone", kernel.rundir)
             return
+        if lifeline in ready:
+            logger.warning("the master process is gone")
+            return
+
+
+def _reload(service: HandshakeService) -> None:
+    reloading()
+    service.reload()
+    notify("READY=1")

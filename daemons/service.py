@@ -5,6 +5,9 @@ triple that does not match belongs to a daemon that is no more: NOSSL, or NOCLOS
 
 A failed CONNECT is answered at once; before the answer its reason goes into the kernel's trace, so
 that whoever waits for the answer finds the reason there.
+
+A reload (SIGHUP) replaces what new handshakes are made with, and has every peer's certificate
+verified again by it: who does not pass is told so and cut off. All others go on.
 """
 
 from __future__ import annotations
@@ -34,11 +37,12 @@ from umktls.userland.libc import Kernel, Record, Socket, SystemCallError
 from umktls.userland.streams import Deadline
 
 from .alerts import INTERNAL_ERROR, Alert
-from .failure import HandshakeFailure
+from .failure import HandshakeFailure, VerifyProblem
 from .handshake import Expectations, TrafficKeys, handshake
+from .identity import ConfigurationError
 from .records import ALERT, seal_record
 from .session import LiveSession
-from .tlsadapter import Endpoint, TlsSession
+from .tlsadapter import Chain, Endpoint, TlsSession
 
 __all__ = ["Attempt", "HandshakeService", "Sessions", "Taken"]
 
@@ -57,6 +61,10 @@ class Sessions:
         self._started = (now // 10**9, now // 1000 % 10**6)
         self._numbers = itertools.count(1)
         self._by_number: dict[int, LiveSession] = {}
+
+    def all(self) -> list[LiveSession]:
+        """Those there are now."""
+        return list(self._by_number.values())
 
     def add(self, session: LiveSession) -> rpctls_session_arg:
         """The name of a new session."""
@@ -108,6 +116,37 @@ class HandshakeService:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self.sessions = Sessions()
+        self._reloads = 0
+
+    def load(self) -> None:
+        """Read certificates, keys, CAs and revocation lists. Raises `ConfigurationError`, and then
+        everything stays as it was."""
+        raise NotImplementedError
+
+    def problem_with(self, chain: Chain) -> VerifyProblem | None:
+        """Why a peer's verified chain does not verify any more; None if it does."""
+        raise NotImplementedError
+
+    def reload(self) -> bool:
+        """SIGHUP; whether it worked. See the head of this file."""
+        try:
+            self.load()
+        except ConfigurationError as error:
+            logger.error("nothing was reloaded: %s", error)
+            return False
+        self._reloads += 1
+        ended = sum(self._verify_again(session) for session in self.sessions.all())
+        logger.warning(
+            "certificates, keys and revocation lists were reloaded; %d sessions were ended", ended
+        )
+        return True
+
+    def _verify_again(self, session: LiveSession) -> bool:
+        """Whether the session had to be ended."""
+        problem = self.problem_with(session.chain)
+        if problem is not None:
+            session.expel(problem)
+        return problem is not None
 
     def handlers(self) -> dict[str, Handler]:
         """By procedure name, for `UpcallServer`; CONNECT is added by the side."""
@@ -131,6 +170,7 @@ class HandshakeService:
             return RPCTLSERR_NOSOCKET
         if sock is None:
             return RPCTLSERR_NOSOCKET
+        reloads = self._reloads
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(_close_quietly, sock)
             taken = Taken.ask(sock)
@@ -143,6 +183,10 @@ class HandshakeService:
                 self._report_failure(taken, _unforeseen(error))
                 return RPCTLSERR_NOSSL
             cleanup.pop_all()
+        session = self.sessions.get(name)
+        if session is not None and reloads != self._reloads:
+            # It was not there yet when the others were verified again.
+            self._verify_again(session)
         return name
 
     def _establish(self, taken: Taken, attempt: Attempt) -> rpctls_session_arg:
@@ -153,7 +197,9 @@ class HandshakeService:
         self._report_handshake(taken, endpoint)
         self._enable(sock, keys)
         sock.release()
-        session = LiveSession(sock, endpoint, keys, self._trace_quietly, attempt.keep)
+        session = LiveSession(
+            sock, endpoint, keys, self._trace_quietly, attempt.keep, taken.address
+        )
         return self.sessions.add(session)
 
     def _enable(self, sock: Socket, keys: TrafficKeys) -> None:

@@ -37,8 +37,10 @@ from umktls.errors import UmktlsError
 from umktls.ktls.schedule import next_traffic_secret
 from umktls.ktls.session import Session
 from umktls.userland.libc import Record, Socket
+from umktls.userland.streams import Deadline
 
 from .alerts import INTERNAL_ERROR, UNEXPECTED_MESSAGE, Alert, Breach, advice_for, alert_name
+from .failure import VerifyProblem
 from .handshake import TrafficKeys
 from .records import (
     ALERT,
@@ -62,7 +64,11 @@ Tracer = Callable[[dict[str, Any]], None]
 
 
 class LiveSession:
-    """An established session. `keep` is given each session ticket (a client's; else None)."""
+    """An established session. `keep` is given each session ticket (a client's; else None).
+
+    `address` is the peer's, "" for none; `chain` its verified certificates, empty where it showed
+    none.
+    """
 
     def __init__(
         self,
@@ -71,7 +77,10 @@ class LiveSession:
         keys: TrafficKeys,
         trace: Tracer,
         keep: Callable[[TlsSession], None] | None = None,
+        address: str = "",
     ) -> None:
+        self.address = address
+        self.chain = endpoint.chain
         self._sock = sock
         self._endpoint = endpoint
         self._suite = keys.tx.suite
@@ -93,7 +102,16 @@ class LiveSession:
     @property
     def peer_verified(self) -> bool:
         """Whether the peer showed a certificate: what was shown has been verified."""
-        return self._endpoint.peer_certificate is not None
+        return bool(self.chain)
+
+    def deadline(self) -> Deadline:
+        """Until when the upcall that made the session must be answered."""
+        return self._sock.deadline()
+
+    def complain(self, reason: str) -> None:
+        """Something is not as it should be, and the session goes on: for the log and the trace."""
+        logger.warning("session %d: %s", self.number, reason)
+        self._emit("warning", reason=reason)
 
     def handle_record(self) -> bool:
         """HANDLERECORD: deal with the record at the head; whether the session goes on well."""
@@ -126,6 +144,17 @@ class LiveSession:
             self._endpoint.release()
             with contextlib.suppress(UmktlsError):
                 self._sock.close()
+
+    def expel(self, problem: VerifyProblem) -> None:
+        """The peer's certificate is not good any more: say so, and have the kernel stop reading,
+        since somebody who was revoked need not go by himself. Never fails."""
+        subject = problem.certificate.subject.rfc4514_string()
+        with self._lock:
+            self._fail(
+                f"the certificate {subject} is not good any more: {problem.text}", problem.alert
+            )
+            with contextlib.suppress(UmktlsError):
+                self._sock.shutdown(socket.SHUT_RDWR)
 
     def _handle_head(self) -> None:
         record = self._sock.receive_record()

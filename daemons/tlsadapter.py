@@ -8,20 +8,22 @@ pyOpenSSL does not wrap all that is needed; the rest is reached through its cffi
 private. `missing_features` says what an installed version lacks, before anything is tried.
 
 A context is never changed after its first connection (pyOpenSSL 26.2 refuses that), and a session
-can be resumed only under the context that made it (26.3): a reload makes a new `TlsContext`.
+can be resumed only under the context that made it (26.3): a reload makes a new `TlsContext`, and
+nobody gets past a new revocation list by an old ticket.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import os
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from OpenSSL import SSL, crypto
 from OpenSSL._util import ffi as _ffi
 from OpenSSL._util import lib as _lib
@@ -30,10 +32,18 @@ from umktls.errors import CallerError, PeerError, UnsupportedError
 from umktls.ktls.suites import SUITES
 
 from .failure import VerifyProblem
-from .identity import ConfigurationError, Identity, check_readable, load_private_key
+from .identity import (
+    ConfigurationError,
+    Identity,
+    Trust,
+    check_readable,
+    load_crls,
+    load_private_key,
+)
 
 __all__ = [
     "ALPN",
+    "Chain",
     "ClientCertificates",
     "Endpoint",
     "Findings",
@@ -62,6 +72,11 @@ _X509_CHECK_FLAG_NEVER_CHECK_SUBJECT = 0x20
 # A TLS 1.3 session with its ticket. It must be used with the context that made it.
 TlsSession: TypeAlias = SSL.Session
 KeyLog: TypeAlias = Callable[[bytes], None]
+# A verified peer: its certificate first, the trusted CA last. Empty where it showed none.
+Chain: TypeAlias = tuple[x509.Certificate, ...]
+
+# Peers whose chains are remembered for when they resume.
+CHAINS_LIMIT = 16384
 
 
 class TlsError(PeerError):
@@ -106,15 +121,14 @@ def missing_features() -> list[str]:
 class TlsContext:
     """What connections share: trust, identity, versions, suites.
 
-    `trust` is a file of CA certificates, None for the system's. `passphrase` is asked when the key
-    is encrypted. Raises `ConfigurationError`.
+    `passphrase` is asked when the key is encrypted. Raises `ConfigurationError`.
     """
 
     def __init__(
         self,
         *,
         server: bool,
-        trust: Path | None,
+        trust: Trust,
         identity: Identity | None,
         passphrase: Callable[[], bytes],
         keylog: KeyLog | None = None,
@@ -127,8 +141,12 @@ class TlsContext:
             )
         self._server = server
         self._keylog = keylog
-        self.trust = str(trust) if trust else "the system's certificate store"
+        self.trust = str(trust)
+        self._chains: OrderedDict[bytes, Chain] = OrderedDict()
         self._context = SSL.Context(SSL.TLS_METHOD)
+        store = self._context.get_cert_store()
+        assert store is not None
+        self._store = store
         self._set_protocol(ciphersuites)
         self._load_trust(trust)
         if identity is not None:
@@ -154,18 +172,26 @@ class TlsContext:
         else:
             context.set_alpn_protos([ALPN])
 
-    def _load_trust(self, trust: Path | None) -> None:
-        if trust is None:
+    def _load_trust(self, trust: Trust) -> None:
+        trust.check()
+        if trust.crl is not None:
+            for crl in load_crls(trust.crl):
+                self._store.add_crl(crl)
+            flags = crypto.X509StoreFlags
+            self._store.set_flags(flags.CRL_CHECK | flags.CRL_CHECK_ALL)
+        if trust.is_system:
             self._context.set_default_verify_paths()
             return
-        check_readable(trust, "CA file")
         try:
-            self._context.load_verify_locations(str(trust))
-            if self._server:
-                self._context.load_client_ca(os.fsencode(trust))
+            self._context.load_verify_locations(
+                trust.file and os.fsencode(trust.file),
+                trust.directory and os.fsencode(trust.directory),
+            )
+            if self._server and trust.file is not None:
+                self._context.load_client_ca(os.fsencode(trust.file))
         except SSL.Error as error:
             raise ConfigurationError(
-                f"CA file {trust}: no PEM certificate can be read from it ({_reasons(error)})"
+                f"CA file {trust.file}: no PEM certificate can be read from it ({_reasons(error)})"
             ) from error
 
     def _load_identity(self, identity: Identity, passphrase: Callable[[], bytes]) -> None:
@@ -192,7 +218,7 @@ class TlsContext:
 
     def client(self, name: str, session: TlsSession | None = None) -> Endpoint:
         """A connection to the server `name`, a DNS name or an address; resumes `session`."""
-        endpoint = Endpoint(self._context)
+        endpoint = Endpoint(self, self._context)
         connection = endpoint.connection
         connection.set_verify(SSL.VERIFY_PEER, _on_verify)
         _expect_name(connection, name)
@@ -203,7 +229,7 @@ class TlsContext:
 
     def server(self, certificates: ClientCertificates) -> Endpoint:
         """A connection from a client."""
-        endpoint = Endpoint(self._context)
+        endpoint = Endpoint(self, self._context)
         mode = {
             ClientCertificates.IGNORE: SSL.VERIFY_NONE,
             ClientCertificates.REQUEST: SSL.VERIFY_PEER,
@@ -213,11 +239,42 @@ class TlsContext:
         endpoint.connection.set_accept_state()
         return endpoint
 
+    def chain_of(self, endpoint: Endpoint) -> Chain:
+        """The verified chain of the peer of a finished handshake.
+
+        A resumed session has only the certificate itself; the rest is remembered from the
+        handshake that it goes back to, which was made under this context too.
+        """
+        certificate = endpoint.peer_certificate
+        if certificate is None:
+            return ()
+        key = certificate.fingerprint(hashes.SHA256())
+        found = endpoint.connection.get_verified_chain(as_cryptography=True)
+        chain = tuple(found) if found else self._chains.get(key, (certificate,))
+        self._chains[key] = chain
+        self._chains.move_to_end(key)
+        if len(self._chains) > CHAINS_LIMIT:
+            self._chains.popitem(last=False)
+        return chain
+
+    def problem_with(self, chain: Chain) -> VerifyProblem | None:
+        """Why a chain that verified once does not verify now; None if it does, or is empty."""
+        if not chain:
+            return None
+        certificate, *above = map(crypto.X509.from_cryptography, chain)
+        try:
+            crypto.X509StoreContext(self._store, certificate, above).verify_certificate()
+        except crypto.X509StoreContextError as error:
+            code, depth, text = error.errors
+            return VerifyProblem(code, text, depth, error.certificate.to_cryptography())
+        return None
+
 
 class Endpoint:
     """One TLS connection in memory."""
 
-    def __init__(self, context: SSL.Context) -> None:
+    def __init__(self, owner: TlsContext, context: SSL.Context) -> None:
+        self._owner = owner
         self.findings = Findings()
         self.connection = SSL.Connection(context, None)
         self.connection.set_app_data(self.findings)
@@ -297,6 +354,15 @@ class Endpoint:
     @property
     def resumed(self) -> bool:
         return bool(_lib.SSL_session_reused(_ssl(self.connection)))
+
+    @property
+    def chain(self) -> Chain:
+        """The verified chain of the peer, also where the session was resumed."""
+        return self._owner.chain_of(self)
+
+    def problem(self) -> VerifyProblem | None:
+        """What is wrong with the peer's certificate by now; None if nothing is."""
+        return self._owner.problem_with(self.chain)
 
     @property
     def peer_certificate(self) -> x509.Certificate | None:

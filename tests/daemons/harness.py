@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from umktls_daemons import rpctlscd, rpctlssd
-from umktls_daemons.options import Options
+from umktls_daemons.options import ClientOptions, ServerOptions
 from umktls_daemons.rpctlscd import ClientService
 from umktls_daemons.rpctlssd import ServerService
-from umktls_daemons.running import Registration
 from umktls_daemons.service import HandshakeService
 
 from tests.daemons.fakekernel import SECONDS, FakeKernel, FakeSocket
@@ -83,10 +82,14 @@ class Harness:
             sock.close()
 
 
-SIDES: dict[str, tuple[Registration, type[ClientService] | type[ServerService]]] = {
-    "client": (rpctlscd.REGISTRATION, ClientService),
-    "server": (rpctlssd.REGISTRATION, ServerService),
-}
+REGISTRATIONS = {"client": rpctlscd.REGISTRATION, "server": rpctlssd.REGISTRATION}
+
+
+def service_of(side: str, kernel: Kernel, **options: Any) -> HandshakeService:
+    """A daemon's object for the settings `options`."""
+    if side == "client":
+        return ClientService(kernel, ClientOptions(**options))
+    return ServerService(kernel, ServerOptions(**options))
 
 
 @contextlib.contextmanager
@@ -94,7 +97,7 @@ def daemon(
     side: str, directory: Path, certificate: str | None = None, **options: Any
 ) -> Iterator[Harness]:
     """The daemon of one side, with the test certificate of that name in its -D directory."""
-    registration, make = SIDES[side]
+    registration = REGISTRATIONS[side]
     certdir = directory / "certdir"
     certdir.mkdir()
     if certificate is not None:
@@ -105,7 +108,7 @@ def daemon(
         kernel = stack.enter_context(FakeKernel(directory, registration.program))
         connection = Kernel(directory)
         stack.callback(connection.close)
-        service = make(connection, Options(directory, certdir, **options))
+        service = service_of(side, connection, rundir=directory, certdir=certdir, **options)
         server = UpcallServer(
             directory / registration.socket_name, registration.program, service.handlers()
         )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from umktls_daemons.failure import HandshakeFailure
 from umktls_daemons.handshake import Expectations, TrafficKeys, handshake
-from umktls_daemons.identity import Identity
+from umktls_daemons.identity import Identity, Trust
 from umktls_daemons.records import proven_count, split_records
 from umktls_daemons.tlsadapter import (
     ClientCertificates,
@@ -32,7 +32,7 @@ def context(*, server: bool, suites: str | None = None, identity: str | None = N
     name = identity or ("server" if server else "client")
     return TlsContext(
         server=server,
-        trust=pki.ca,
+        trust=Trust(pki.ca),
         identity=Identity(pki.certificate(name), pki.key(name)),
         passphrase=lambda: b"",
         ciphersuites=suites,

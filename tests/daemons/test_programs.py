@@ -267,7 +267,7 @@ def test_sigterm_ends_it_cleanly(tmp_path: Path, name: str, setpath: int, ending
         assert path == tmp_path / f"{name}.sock"
         running_host.daemon.wait_for(b"serving")
         running_host.daemon.signal(signal.SIGHUP)
-        running_host.daemon.wait_for(b"SIGHUP is ignored")
+        running_host.daemon.wait_for(b"were reloaded")
         running_host.daemon.signal(signal.SIGTERM)
         assert running_host.daemon.wait() == 0
         assert running_host.kernel.operations == [setpath, ending]

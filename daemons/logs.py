@@ -1,0 +1,41 @@
+"""Where a daemon's log goes: stderr, or syslog(3)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from logging.handlers import SysLogHandler
+from pathlib import Path
+
+from .identity import ConfigurationError
+
+__all__ = ["SYSLOG_SOCKET", "set_up_logging"]
+
+SYSLOG_SOCKET = Path("/dev/log")
+
+
+def set_up_logging(name: str, level: int, syslog: Path | None) -> None:
+    """Log under the daemon's name: to the syslog daemon's socket, or to stderr if that is None.
+
+    Raises `ConfigurationError` when no syslog daemon is there.
+    """
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    form = f"%(asctime)s {name}[%(process)d]: %(message)s"
+    if syslog is not None:
+        handler = _syslog_handler(syslog)
+        # The syslog daemon has a clock of its own.
+        form = f"{name}[%(process)d]: %(message)s"
+    handler.setFormatter(logging.Formatter(form))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def _syslog_handler(path: Path) -> SysLogHandler:
+    try:
+        handler = SysLogHandler(str(path), SysLogHandler.LOG_DAEMON)
+    except OSError as error:
+        raise ConfigurationError(
+            f"syslog at {path}: {error.strerror}; log to stderr with --log stderr", error.errno
+        ) from error
+    # Datagrams need no end; some syslog daemons would log the NUL.
+    handler.append_nul = False
+    return handler
