@@ -393,3 +393,21 @@ async def test_no_process_and_no_file_is_left(certs: Path, tmp_path: Path) -> No
 
 def alive(pid: int | None) -> bool:
     return Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_failure_has_the_same_id_everywhere(
+    certs: Path, tmp_path: Path, told: bool
+) -> None:
+    """In the error, in the trace, whether the daemon has said why or could not."""
+    old = directory(tmp_path / "old", AUTHORITY, server=expired(SERVER))
+    server = {"certs": old} if told else {"offer_tls": False, "security": "none"}
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, {}, server) as both:
+            with pytest.raises(UmktlsError) as caught:
+                await both.rpc.call(SAY, b"", NULL_AUTH)
+            (failed,) = both.events("client", "handshake-failed")
+    assert failed["connection"] == "c1"
+    assert failed["reason"] in str(caught.value)
+    assert str(caught.value).endswith("[connection c1]")
+    assert failed["phase"] == ("certificate" if told else "probe")

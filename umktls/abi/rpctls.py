@@ -101,6 +101,7 @@ UMKTLS_PEERNAME = 1  # the server name that the user typed, UTF-8
 UMKTLS_XPRTSEC = 2  # b"tls" or b"mtls": what the mount or the export asks for
 UMKTLS_DEADLINE = 3  # u32, milliseconds left for this upcall
 UMKTLS_LEFTOVER = 4  # set: bytes that a TLS library had read too far
+UMKTLS_CONNECTION = 5  # what the trace calls this connection, such as b"c7"
 
 # Ours: the kernel asks the daemon to renew a session's keys by KeyUpdate.
 RPCTLSCD_REKEY = RPCTLSSD_REKEY = 4

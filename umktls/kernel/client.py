@@ -32,7 +32,7 @@ from umktls.nfs.types import FSINFO3args, FSINFO3resok
 from umktls.rpc.message import AuthSys, OpaqueAuth
 from umktls.rpc.program import Procedure
 
-__all__ = ["MountConfig", "NfsClient", "boot_client", "mounted"]
+__all__ = ["MountConfig", "NfsClient", "boot_client", "make_connection", "mounted", "secure"]
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -204,18 +204,33 @@ async def make_connection(host: Host, config: MountConfig) -> KernelSocket:
         text = f"{where} closed the connection at once: {error.strerror}"
         raise WorldError(text, error.errno) from error
     host.trace.emit("tcp-connect", adopted.name, peer=adopted.peer, local=adopted.local)
-    try:
-        if config.security != "none":
-            await probe(adopted, NFS3.number, NFS3.version, config.probe_seconds)
-            await tls.handshake_client(host, adopted, config.certname)
-        else:
-            adopted.phase = "established"
-    except BaseException as error:
-        if config.security != "none":
-            host.totals["handshakes_failed"] += 1
-        adopted.close(str(error) if isinstance(error, UmktlsError) else "interrupted")
-        raise
+    await secure(host, adopted, config)
     return adopted
+
+
+async def secure(host: Host, sock: KernelSocket, config: MountConfig) -> None:
+    """The probe and TLS on a connection, as the mount asks.
+
+    Raises `UmktlsError`, with the connection's name at the end of the text: by that name the
+    trace and the daemon's log tell more. The connection is closed then.
+    """
+    if config.security == "none":
+        sock.phase = "established"
+        return
+    phase = "probe"
+    try:
+        await probe(sock, NFS3.number, NFS3.version, config.probe_seconds)
+        phase = "upcall"
+        await tls.handshake_client(host, sock, config.certname)
+    except UmktlsError as error:
+        tls.note_failure(host, sock, phase, error)
+        sock.close(str(error))
+        error.args = (f"{error} [connection {sock.name}]",)
+        raise
+    except BaseException:
+        host.totals["handshakes_failed"] += 1
+        sock.close("interrupted")
+        raise
 
 
 async def connect_tcp(config: MountConfig) -> socket.socket:

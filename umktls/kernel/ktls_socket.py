@@ -242,6 +242,7 @@ class KernelSocket:
             rpctls.UMKTLS_PEERNAME: lambda: self.peername.encode(),
             rpctls.UMKTLS_XPRTSEC: lambda: self.security.encode(),
             rpctls.UMKTLS_DEADLINE: self._deadline,
+            rpctls.UMKTLS_CONNECTION: lambda: self.name.encode(),
         }
         if name not in values:
             raise CallerError(f"no option {name} at level SOL_UMKTLS", errno.ENOPROTOOPT)

@@ -188,7 +188,7 @@ class Connection:
         try:
             await tls.handshake_server(self.host, self.sock)
         except UmktlsError as error:
-            self.host.totals["handshakes_failed"] += 1
+            tls.note_failure(self.host, self.sock, "upcall", error)
             raise WorldError(str(error), error.errno) from error
 
 

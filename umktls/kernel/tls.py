@@ -40,6 +40,7 @@ __all__ = [
     "handle_control",
     "handshake_client",
     "handshake_server",
+    "note_failure",
     "rekey",
 ]
 
@@ -64,12 +65,19 @@ def refused(sock: KernelSocket, otherwise: str) -> TlsRefused | WorldError:
     A connection that was lost in the handshake is no refusal: servers that are being restarted do
     that, and are there again when they are asked once more.
     """
-    failure = sock.failure or Failure("handshake", otherwise)
-    sock.fail(failure)
+    failure = sock.failure or Failure("upcall", otherwise)
     text = f"TLS with {sock.peer} failed: {failure}"
     if failure.phase == CONNECTION_LOST:
         return WorldError(text, errno.ECONNRESET)
     return TlsRefused(text)
+
+
+def note_failure(host: Host, sock: KernelSocket, phase: str, error: UmktlsError) -> None:
+    """Count a connection that got no TLS; where the daemon has not told why, trace what we know."""
+    host.totals["handshakes_failed"] += 1
+    if sock.failure is None:
+        sock.fail(Failure(phase, str(error)))
+        host.trace.emit("handshake-failed", sock.name, phase=phase, reason=str(error), advice="")
 
 
 async def handshake_client(host: Host, sock: KernelSocket, certname: str) -> None:

@@ -48,6 +48,7 @@ from umktls.abi.freebsd import (
 from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES
 from umktls.abi.rpctls import (
     SOL_UMKTLS,
+    UMKTLS_CONNECTION,
     UMKTLS_DEADLINE,
     UMKTLS_PEERNAME,
     UMKTLS_XPRTSEC,
@@ -336,6 +337,10 @@ class Socket:
     def transport_security(self) -> str:
         """UMKTLS_XPRTSEC: "tls" or "mtls", "" if the kernel does not say."""
         return self._own_option(UMKTLS_XPRTSEC).decode("ascii", "replace")
+
+    def connection_name(self) -> str:
+        """UMKTLS_CONNECTION: what the trace calls the connection, "" if the kernel does not say."""
+        return self._own_option(UMKTLS_CONNECTION).decode("ascii", "replace")
 
     def deadline(self, otherwise: float = UPCALL_TIMEOUT) -> Deadline:
         """UMKTLS_DEADLINE: until when the upcall must be answered."""
