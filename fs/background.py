@@ -78,9 +78,17 @@ def _be_child(run: Callable[[Report], None], report: Report) -> NoReturn:
         report.failed(error)
     except Exception as error:
         log.exception("the mount process failed")
-        report.failed(WorldError(f"{type(error).__name__}: {error}"))
+        cause = _cause(error)
+        report.failed(WorldError(f"{type(cause).__name__}: {cause}"))
     finally:
         os._exit(code)
+
+
+def _cause(error: Exception) -> Exception:
+    """What happened first inside the groups that nurseries make of errors."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _read_all(descriptor: int) -> bytes:

@@ -95,6 +95,20 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 CALLS_IN_FLIGHT = 64
+# With these errnos a client ends a call that found no server until its deadline.
+UNREACHABLE = frozenset(
+    {
+        errno.ETIMEDOUT,
+        errno.ECONNREFUSED,
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+        errno.EPIPE,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.ENETDOWN,
+    }
+)
 JUKEBOX_PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -119,8 +133,8 @@ class NfsFailure(UmktlsError):
 class Calls:
     """One method per procedure, arguments in the RFC's order, credential last.
 
-    patience: seconds that NFS3ERR_JUKEBOX is put up with. timeout_errno: what a call without an
-    answer is to its caller.
+    patience: seconds that NFS3ERR_JUKEBOX, or waiting for a free slot, is put up with.
+    timeout_errno: what a call without an answer is to its caller, whatever the reason.
     """
 
     def __init__(
@@ -142,11 +156,12 @@ class Calls:
         return self._caller.fsinfo
 
     async def _call(self, procedure: Procedure[A, Any], args: A, credential: OpaqueAuth) -> Any:
-        await self._slots.acquire()
+        if not self._slots.take():
+            await self._wait_for_slot(procedure.name)
         try:
             result = await self._caller.call(procedure, args, credential)
-        except UmktlsError as error:
-            if error.errno == errno.ETIMEDOUT:
+        except WorldError as error:
+            if error.errno in UNREACHABLE:
                 raise WorldError(str(error), self._timeout_errno) from error
             raise
         finally:
@@ -156,6 +171,14 @@ class Calls:
         if result.status == nfsstat3.NFS3ERR_JUKEBOX:
             return await self._call_again(procedure, args, credential)
         raise NfsFailure(procedure.name, result.status)
+
+    async def _wait_for_slot(self, name: str) -> None:
+        """Calls under way end by their deadlines, but whoever waits behind them has one too."""
+        with trio.move_on_after(self._patience):
+            await self._slots.acquire()
+            return
+        text = f"{name}: {CALLS_IN_FLIGHT} calls before it had no answer for {self._patience:g} s"
+        raise WorldError(text, self._timeout_errno)
 
     async def _call_again(
         self, procedure: Procedure[A, Any], args: A, credential: OpaqueAuth

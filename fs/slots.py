@@ -16,11 +16,16 @@ class Slots:
         self._free = count
         self._waiting = ParkingLot()
 
+    def take(self) -> bool:
+        """Take a slot if one is free."""
+        if not self._free:
+            return False
+        self._free -= 1
+        return True
+
     async def acquire(self) -> None:
         """Take a slot, in turn. Unlike trio's own this is no checkpoint if one is free."""
-        if self._free:
-            self._free -= 1
-        else:
+        if not self.take():
             await self._waiting.park()
 
     def release(self) -> None:

@@ -73,6 +73,8 @@ def test_only_the_first_word_counts(tmp_path: Path) -> None:
 
 def test_a_mistake_is_reported_too(tmp_path: Path) -> None:
     assert run("1 / 0", tmp_path)["failed"] == "ZeroDivisionError: division by zero"
+    said = run('raise ExceptionGroup("", [ExceptionGroup("", [KeyError("k")])])', tmp_path)
+    assert said["failed"] == "KeyError: 'k'"
 
 
 def test_a_child_that_ends_without_a_word_is_reported(tmp_path: Path) -> None:

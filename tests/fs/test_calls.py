@@ -66,10 +66,13 @@ async def test_patience_with_a_busy_server_ends(world: World, autojump_clock: Mo
     assert 20 <= trio.current_time() - start <= 26
 
 
+@pytest.mark.parametrize("reason", [errno.ETIMEDOUT, errno.ECONNREFUSED, errno.EPIPE])
 @pytest.mark.parametrize("number", [errno.EIO, errno.ETIMEDOUT])
-async def test_a_call_without_answer_fails_as_the_options_say(world: World, number: int) -> None:
+async def test_a_call_without_answer_fails_as_the_options_say(
+    world: World, number: int, reason: int
+) -> None:
     async def silent(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        raise WorldError("no answer", errno.ETIMEDOUT)
+        raise WorldError("no answer", reason)
 
     world.caller.between["GETATTR"] = silent
     with pytest.raises(WorldError) as caught:
@@ -103,6 +106,26 @@ async def test_calls_in_flight_are_limited(world: World, nursery: trio.Nursery) 
         assert world.caller.counts()["GETATTR"] == CALLS_IN_FLIGHT
         gate.set()
     assert world.caller.counts()["GETATTR"] == CALLS_IN_FLIGHT + 5
+
+
+async def test_who_waits_behind_calls_without_answer_has_a_deadline_too(
+    world: World, autojump_clock: MockClock
+) -> None:
+    async def silent(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        await trio.sleep_forever()
+
+    world.caller.between["GETATTR"] = silent
+    calls = Calls(world.caller, patience=30)
+    async with trio.open_nursery() as nursery:
+        for _ in range(CALLS_IN_FLIGHT):
+            nursery.start_soon(calls.getattr, world.caller.root, ROOT)
+        await wait_all_tasks_blocked()
+        start = trio.current_time()
+        with pytest.raises(WorldError, match="calls before it") as caught:
+            await calls.getattr(world.caller.root, ROOT)
+        assert caught.value.errno == errno.ETIMEDOUT
+        assert trio.current_time() - start == 30
+        nursery.cancel_scope.cancel()
 
 
 async def test_slots_are_handed_on_in_turn_and_survive_cancellation() -> None:
