@@ -5,11 +5,13 @@ from __future__ import annotations
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from umktls.certs import layout
+from umktls.cli.control import Host
 from umktls.cli.main import main
 from umktls.cli.sandbox import Sandbox
 from umktls.cli.serve import ready_line
@@ -102,3 +104,23 @@ def test_serve_answers_stat_and_ends_by_sigterm(tmp_path: Path) -> None:
         assert sandbox.processes() == {}
         assert sandbox.hosts() == []
         assert list(sandbox.run.iterdir()) == []
+
+
+def test_several_daemons_register(tmp_path: Path) -> None:
+    with Sandbox("t") as sandbox:
+        layout.create(sandbox.certs)
+        host, _ = sandbox.serve("--certs", str(sandbox.certs), "--daemons", "3")
+        daemons = until_registered(host, 3)
+        assert {daemon["name"] for daemon in daemons} == {"rpctlssd"}
+        assert len({daemon["pid"] for daemon in daemons}) == 3
+        sandbox.stop_server()
+        assert sandbox.processes() == {}
+
+
+def until_registered(host: Host, count: int) -> list[dict[str, Any]]:
+    """The host's daemons once there are so many: the server is ready when the first one is."""
+    for event in host.trace(follow=True):
+        if event["event"] == "daemon-registered" and len(host.stat()["daemons"]) == count:
+            break
+    daemons: list[dict[str, Any]] = host.stat()["daemons"]
+    return daemons

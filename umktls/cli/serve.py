@@ -66,6 +66,13 @@ LEVELS = {
     "have called: from a port of 1024 or more, and with no certificate.",
 )
 @click.option("--no-daemon", is_flag=True, help="Start no rpctlssd: one is started by hand.")
+@click.option(
+    "--daemons",
+    type=click.IntRange(1, 16),
+    default=1,
+    show_default=True,
+    help="How many processes of rpctlssd do handshakes.",
+)
 @click.option("--rundir", type=DIRECTORY, help="Run directory of the host, with its sockets.")
 @click.option(
     "--state",
@@ -85,6 +92,7 @@ def serve(
     squash: Squash,
     insecure: bool,
     no_daemon: bool,
+    daemons: int,
     rundir: Path | None,
     state_dir: Path | None,
     keylog: Path | None,
@@ -112,6 +120,7 @@ def serve(
         offer_tls=offer_tls,
         certs=certs and certs.absolute(),
         no_daemon=no_daemon,
+        daemons=daemons,
         rundir=rundir and rundir.absolute(),
         keylog=keylog and keylog.absolute(),
         facts={"exports": [export.name]},

@@ -80,6 +80,8 @@ class ServerConfig:
             arguments += ["-l", str(self.certs / "ca.pem"), "-D", str(self.certs / "server"), "-m"]
         if self.keylog is not None:
             arguments += ["--keylog", str(self.keylog)]
+        if self.daemons > 1:
+            arguments += ["-N", str(self.daemons)]
         return (DaemonCommand("rpctlssd", tuple(arguments)),)
 
 
