@@ -41,7 +41,7 @@ def _matches(name: str, host: str, wildcards: Wildcards) -> bool:
         return pattern == wanted
     rest = pattern[1:]
     stands_for = len(wanted) - len(rest)
-    if stands_for < 1 or (wildcards is Wildcards.SINGLE and stands_for > 1):
+    if stands_for < 1 or (wildcards is Wildcards.SINGLE and stands_for > 1) or not all(wanted):
         return False
     # A wildcard for a whole top-level domain is nobody's to give.
     return len(rest) > 1 and wanted[stands_for:] == rest

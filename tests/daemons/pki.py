@@ -20,6 +20,8 @@ class Certificates:
         self.directory = directory
         self.authority = Authority.create("good CA")
         self.other_authority = Authority.create("other CA")
+        self.intermediate = self.authority.intermediate()
+        self.credentials: dict[str, Credential] = {}
         (directory / "ca.pem").write_bytes(self.authority.certificate_pem())
         (directory / "otherca.pem").write_bytes(self.other_authority.certificate_pem())
         hosts = ("localhost", "127.0.0.1", "::1")
@@ -35,7 +37,9 @@ class Certificates:
         self._write("nameless", good.leaf(Leaf("localhost")))
         self._write("purpose", good.leaf(Leaf("purpose", hosts, usage=CLIENT_USAGE)))
         self._write("selfsigned", self_signed(Leaf("selfsigned", hosts)))
-        self._write("chained", good.intermediate().leaf(Leaf("chained", hosts)))
+        self._write("chained", self.intermediate.leaf(Leaf("chained", hosts)))
+        self._write("chainedclient", self.intermediate.leaf(Leaf("chained", usage=CLIENT_USAGE)))
+        self._write("otherclient", good.leaf(Leaf("other client", usage=CLIENT_USAGE)))
         self._write(
             "expiredclient",
             good.leaf(Leaf("old", usage=CLIENT_USAGE, starts=-9 * DAY, lasts=DAY)),
@@ -43,6 +47,7 @@ class Certificates:
         self._write("locked", good.leaf(Leaf("locked", hosts)), PASSPHRASE)
 
     def _write(self, name: str, credential: Credential, passphrase: bytes | None = None) -> None:
+        self.credentials[name] = credential
         (self.directory / f"{name}.pem").write_bytes(credential.certificate_pem())
         (self.directory / f"{name}key.pem").write_bytes(credential.key_pem(passphrase))
 

@@ -133,13 +133,20 @@ class Authority:
         builder = self._builder(_name(leaf.common_name), key, leaf.starts, leaf.lasts)
         return self._sign(_leaf_extensions(builder, leaf), key)
 
-    def crl(self, revoked: Sequence[Credential] = ()) -> bytes:
-        """A certificate revocation list in PEM, good for 30 days (RFC 5280 section 5)."""
+    def crl(
+        self,
+        revoked: Sequence[Credential] = (),
+        lasts: datetime.timedelta = datetime.timedelta(days=30),
+    ) -> bytes:
+        """A certificate revocation list in PEM (RFC 5280 section 5).
+
+        `lasts` is the time from now; between an hour ago and now, the list is out of date.
+        """
         now = _now()
         builder = x509.CertificateRevocationListBuilder(
             issuer_name=self.certificate.subject,
             last_update=now - _HOUR,
-            next_update=now + datetime.timedelta(days=30),
+            next_update=now + lasts,
         )
         for credential in revoked:
             entry = x509.RevokedCertificateBuilder(
