@@ -25,10 +25,17 @@ def test_our_option_level_spells_our_name() -> None:
 
 
 def test_personalities_by_name() -> None:
-    assert set(PERSONALITIES) == {"freebsd13", "freebsd14", "freebsd15", "linux", "umktls"}
+    assert set(PERSONALITIES) == {
+        "freebsd13.0",
+        "freebsd13",
+        "freebsd14",
+        "freebsd15",
+        "linux",
+        "umktls",
+    }
     assert personality("umktls") is DEFAULT_PERSONALITY
     assert personality("freebsd15").rpctls_version == 2
-    assert not personality("freebsd14").rekey
+    assert not personality("freebsd14").keys.rekey
     with pytest.raises(CallerError, match="freebsd14"):
         personality("solaris")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from umktls.abi.personality import PERSONALITIES
 from umktls.ktls.engines import Buffer, get_engine
 from umktls.ktls.rx import Receiver
 from umktls.ktls.session import Session
@@ -28,19 +29,8 @@ def transmitter(suite: Suite = AES128, sequence: int = 0) -> Transmitter:
     return tx
 
 
-def receiver(
-    suite: Suite = AES128,
-    sequence: int = 0,
-    *,
-    pause_for_rekey: bool = True,
-    truncation_error: bool = True,
-    bad_record_sticks: bool = False,
-) -> Receiver:
-    rx = Receiver(
-        pause_for_rekey=pause_for_rekey,
-        truncation_error=truncation_error,
-        bad_record_sticks=bad_record_sticks,
-    )
+def receiver(suite: Suite = AES128, sequence: int = 0, personality: str = "umktls") -> Receiver:
+    rx = Receiver(PERSONALITIES[personality])
     rx.enable(ENGINE.opener(session(suite, sequence)), suite)
     return rx
 

@@ -6,7 +6,7 @@ import errno
 from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,16 +15,17 @@ from umktls.abi.freebsd import TCP_TLS_MODE_SW
 from umktls.errors import CallerError
 from umktls.ktls import engines
 from umktls.ktls.engines import DEST_SHORTER_BY, engine_names, get_engine
-from umktls.ktls.engines.software import AEADS
+from umktls.ktls.engines.aeads import AEADS
 from umktls.ktls.engines.tls13 import Tls13Opener
 from umktls.ktls.errors import BadRecord, KeyExhausted, RecordError, RecordSize, RecordVersion
 from umktls.ktls.session import Session
 from umktls.ktls.suites import SUITES, TLS_1_2
 
-BARE: dict[str, type[AESGCM] | type[ChaCha20Poly1305]] = {
+BARE: dict[str, type[AESGCM] | type[AESCCM] | type[ChaCha20Poly1305]] = {
     "TLS_AES_128_GCM_SHA256": AESGCM,
     "TLS_AES_256_GCM_SHA384": AESGCM,
     "TLS_CHACHA20_POLY1305_SHA256": ChaCha20Poly1305,
+    "TLS_AES_128_CCM_SHA256": AESCCM,
 }
 
 
@@ -56,7 +57,7 @@ def test_aes_gcm_known_answer() -> None:
         "1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39"
     )
     sealed = bytearray(len(plain) + 16)
-    AEADS["TLS_AES_128_GCM_SHA256"](key).encrypt_into(
+    AEADS["AES-GCM"](key).encrypt_into(
         bytes.fromhex("cafebabefacedbaddecaf888"),
         plain,
         bytes.fromhex("feedfacedeadbeeffeedfacedeadbeefabaddad2"),
@@ -76,7 +77,7 @@ def test_chacha20_poly1305_known_answer() -> None:
         b"future, sunscreen would be it."
     )
     sealed = bytearray(len(plain) + 16)
-    AEADS["TLS_CHACHA20_POLY1305_SHA256"](bytes(range(0x80, 0xA0))).encrypt_into(
+    AEADS["CHACHA20-POLY1305"](bytes(range(0x80, 0xA0))).encrypt_into(
         bytes.fromhex("070000004041424344454647"),
         plain,
         bytes.fromhex("50515253c0c1c2c3c4c5c6c7"),

@@ -57,6 +57,7 @@ def shake_hands(suite: Suite) -> Peers:
     server_context = SSL.Context(SSL.TLS_SERVER_METHOD)
     server_context.use_privatekey(key)
     server_context.use_certificate(certificate)
+    server_context.set_tls13_ciphersuites(suite.name.encode("ascii"))
     client_context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     client_context.set_tls13_ciphersuites(suite.name.encode("ascii"))
     client_context.set_keylog_callback(keylog)

@@ -12,6 +12,10 @@ import struct
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+from umktls.abi.cmsg import FREEBSD_CMSG
+from umktls.abi.cmsg import ControlMessage as ControlMessage
+from umktls.abi.cmsg import cmsg_len as cmsg_len
+from umktls.abi.cmsg import cmsg_space as cmsg_space
 from umktls.errors import CallerError
 
 IPPROTO_TCP = 6
@@ -60,6 +64,7 @@ CRYPTO_AES_NIST_GCM_16 = 25
 CRYPTO_AES_128_NIST_GMAC = 26
 CRYPTO_AES_192_NIST_GMAC = 27
 CRYPTO_AES_256_NIST_GMAC = 28
+CRYPTO_AES_CCM_16 = 40  # FreeBSD's number, though its kernel TLS has no CCM
 CRYPTO_CHACHA20_POLY1305 = 41
 
 # Flags of sendmsg and recvmsg.
@@ -70,6 +75,7 @@ MSG_TRUNC = 0x10
 MSG_CTRUNC = 0x20
 MSG_WAITALL = 0x40
 MSG_DONTWAIT = 0x80
+MSG_NOSIGNAL = 0x20000
 MSG_TLSAPPDATA = 0x00200000  # of the kernel alone: ENXIO where an alert is next
 
 
@@ -126,18 +132,20 @@ class TlsEnable:
     def unpack_untrusted(cls, data: bytes) -> TlsEnable:
         """Read either form by its size; the 56-byte one starts at record 0.
 
+        What is there beyond 64 bytes is not looked at, as for any socket option (sooptcopyin(9)).
+
         Raises:
-            CallerError: EINVAL, any other size.
+            CallerError: EINVAL, any other size below 64.
         """
         if len(data) == cls.SIZE_V0:
             fields = (*cls.LAYOUT_V0.unpack(data), 0)
             return cls(*fields)
-        if len(data) != cls.SIZE:
+        if len(data) < cls.SIZE:
             raise CallerError(
                 f"struct tls_enable of {len(data)} bytes: it has {cls.SIZE}, or {cls.SIZE_V0} in "
                 "its first form"
             )
-        *leading, rec_seq = cls.LAYOUT.unpack(data)
+        *leading, rec_seq = cls.LAYOUT.unpack_from(data)
         fields = (*leading, int.from_bytes(rec_seq, "big"))
         return cls(*fields)
 
@@ -199,54 +207,8 @@ class TlsGetRecord:
         return cls(*cls.LAYOUT.unpack(data))
 
 
-@dataclass(frozen=True, slots=True)
-class ControlMessage:
-    """One ``struct cmsghdr`` with its data."""
-
-    level: int
-    type: int
-    data: bytes
-
-
-_CMSGHDR = struct.Struct("<Iii")
-_CMSG_DATA_OFFSET = 16  # the header of 12 bytes, aligned to 8
-
-
-def cmsg_len(length: int) -> int:
-    """``CMSG_LEN``: header and `length` bytes of data."""
-    return _CMSG_DATA_OFFSET + length
-
-
-def cmsg_space(length: int) -> int:
-    """``CMSG_SPACE``: the same with the padding in front of the next message."""
-    return _CMSG_DATA_OFFSET + (length + 7) // 8 * 8
-
-
-def pack_control(level: int, type_: int, data: bytes) -> bytes:
-    """One control message as it stands in a control buffer, CMSG_SPACE(len(data)) bytes."""
-    header = _CMSGHDR.pack(cmsg_len(len(data)), level, type_)
-    message = header.ljust(_CMSG_DATA_OFFSET, b"\0") + data
-    return message.ljust(cmsg_space(len(data)), b"\0")
-
-
-def parse_control_untrusted(control: bytes) -> list[ControlMessage]:
-    """All messages of a control buffer. The last one's padding may be missing.
-
-    Raises:
-        CallerError: EINVAL, a length that does not fit its buffer.
-    """
-    messages = []
-    offset = 0
-    while offset < len(control):
-        if len(control) - offset < _CMSGHDR.size:
-            raise CallerError(f"control buffer ends inside a cmsghdr at byte {offset}")
-        length, level, type_ = _CMSGHDR.unpack_from(control, offset)
-        if not _CMSG_DATA_OFFSET <= length <= len(control) - offset:
-            raise CallerError(f"cmsg_len {length} at byte {offset} does not fit its buffer")
-        data = control[offset + _CMSG_DATA_OFFSET : offset + length]
-        messages.append(ControlMessage(level, type_, bytes(data)))
-        offset += cmsg_space(length - _CMSG_DATA_OFFSET)
-    return messages
+pack_control = FREEBSD_CMSG.pack
+parse_control_untrusted = FREEBSD_CMSG.parse_untrusted
 
 
 def _table(names: str) -> dict[str, int]:

@@ -1,7 +1,8 @@
 """Linux's side of kernel TLS: socket options, crypto_info layouts, counters' names.
 
-Names and values of include/uapi/linux/tls.h and tcp.h. Integers are in the machine's own order
-(little-endian on every machine this runs on); `iv`, `key`, `salt` and `rec_seq` are byte strings.
+Names and values of include/uapi/linux/tls.h, tcp.h, snmp.h and socket.h. Integers are in the
+machine's own order (little-endian on every machine this runs on); `iv`, `key`, `salt` and `rec_seq`
+are byte strings.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
+from umktls.abi.cmsg import LINUX_CMSG
 from umktls.errors import CallerError
 
 SOL_TCP = 6
@@ -26,8 +28,27 @@ TLS_TX_MAX_PAYLOAD_LEN = 5
 TLS_1_2_VERSION = 0x0303
 TLS_1_3_VERSION = 0x0304
 
+# Control messages at level SOL_TLS, one byte of data each.
 TLS_SET_RECORD_TYPE = 1
 TLS_GET_RECORD_TYPE = 2
+
+TLS_MAX_PAYLOAD_SIZE = 16384
+# The least that TLS_TX_MAX_PAYLOAD_LEN takes, by version (0: none set yet).
+TLS_MIN_PAYLOAD_SIZE = {0: 64, TLS_1_2_VERSION: 64, TLS_1_3_VERSION: 63}
+
+# Flags of sendmsg and recvmsg.
+MSG_OOB = 0x1
+MSG_PEEK = 0x2
+MSG_CTRUNC = 0x8
+MSG_TRUNC = 0x20
+MSG_DONTWAIT = 0x40
+MSG_EOR = 0x80
+MSG_WAITALL = 0x100
+MSG_NOSIGNAL = 0x4000
+MSG_MORE = 0x8000
+
+pack_control = LINUX_CMSG.pack
+parse_control_untrusted = LINUX_CMSG.parse_untrusted
 
 TLS_CONF_BASE = 1
 TLS_CONF_SW = 2

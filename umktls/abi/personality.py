@@ -1,12 +1,108 @@
-"""What differs between kernels, as data: one record of values per kernel."""
+"""What differs between kernels, as data: one record of values per kernel.
+
+`freebsd13` is 13.2 and later; 13.0 and 13.1, which could not yet receive TLS 1.3, are
+`freebsd13.0`. `linux` is 6.19: it can rekey (6.14) and knows TLS_TX_MAX_PAYLOAD_LEN (6.19).
+`umktls` is our own: the best of all of them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from umktls.abi.freebsd import to_freebsd
+from umktls.abi.freebsd import (
+    CRYPTO_AES_CBC,
+    CRYPTO_AES_CCM_16,
+    CRYPTO_AES_NIST_GCM_16,
+    CRYPTO_CHACHA20_POLY1305,
+    TLS_MINOR_VER_ONE,
+    TLS_MINOR_VER_THREE,
+    TLS_MINOR_VER_TWO,
+    to_freebsd,
+)
+from umktls.abi.messages import FREEBSD_MESSAGES, LINUX_MESSAGES, UMKTLS_MESSAGES, MessageAbi
 from umktls.errors import CallerError
+
+Kernel = Literal["freebsd", "linux"]
+
+FREEBSD_ALGORITHMS = frozenset({CRYPTO_AES_NIST_GCM_16, CRYPTO_CHACHA20_POLY1305, CRYPTO_AES_CBC})
+SEQUENCE_END = 2**64
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRules:
+    """What setting a key by socket option can do.
+
+    Attributes:
+        interfaces: whose socket options there are.
+        algorithms: the values of cipher_algorithm that struct tls_enable may have.
+        rekey: a second TLS 1.3 key is taken, and a KeyUpdate stops reception until then.
+        limits: no key seals more records than is safe (RFC 8446 section 5.5).
+        sequence_end: the sequence number with which no record is sent any more.
+        rx_cbc: the oldest TLS minor version whose CBC suites can be received, None for none.
+        rx_newest: the newest TLS minor version that can be received.
+        rx_struct_v0: the 56-byte struct tls_enable is taken for reception too.
+    """
+
+    interfaces: tuple[Kernel, ...] = ("freebsd",)
+    algorithms: frozenset[int] = FREEBSD_ALGORITHMS
+    rekey: bool = False
+    limits: bool = False
+    sequence_end: int = SEQUENCE_END
+    rx_cbc: int | None = TLS_MINOR_VER_ONE
+    rx_newest: int = TLS_MINOR_VER_THREE
+    rx_struct_v0: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SendRules:
+    """sendmsg(2).
+
+    Attributes:
+        kernel: whose checks, in whose order. FreeBSD makes each call records of its own, all or
+            nothing where a type is given; Linux can keep a record open (MSG_MORE).
+        clear_control: what becomes of a record type on a socket that sends in clear.
+        end_breaks: a send beyond the last sequence number breaks the socket, for reading too.
+    """
+
+    kernel: Kernel = "freebsd"
+    clear_control: Literal["refused", "ignored"] = "refused"
+    end_breaks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveRules:
+    """recvmsg(2), poll(2), and what bad records do.
+
+    Attributes:
+        kernel: FreeBSD gives one record a call, Linux as much application data as there is.
+        framing: which lengths and types of a header are refused, and how.
+        decrypts_ahead: records are opened as they arrive and not as they are read, so that good
+            ones behind a bad one are read before its error.
+        early_header: a header is judged before the rest of its record is there.
+        bad_record: one that does not verify is dropped, or stays and fails every read.
+        bad_header: costs the connection, or only stops reception.
+        truncated: at an end of the stream inside a record, recvmsg fails once and then tells the
+            end, or then waits for ever, or tells the end at once.
+        control_needed: EIO for a record of another type without room for its control message.
+        empty_is_record_end: MSG_EOR is set for a record without payload.
+        app_data_stops: what MSG_TLSAPPDATA leaves in the queue, with ENXIO.
+        key_update_hides_end: EKEYEXPIRED even where nothing more will come.
+        key_update_hides_records: poll(2) is silent from the KeyUpdate on, even about itself.
+    """
+
+    kernel: Kernel = "freebsd"
+    framing: Literal["strict", "freebsd", "linux"] = "freebsd"
+    decrypts_ahead: bool = True
+    early_header: bool = False
+    bad_record: Literal["dropped", "stays"] = "dropped"
+    bad_header: Literal["drops", "stops"] = "drops"
+    truncated: Literal["error, then end", "error, then wait", "end"] = "error, then wait"
+    control_needed: bool = False
+    empty_is_record_end: bool = False
+    app_data_stops: Literal["alert", "control"] = "alert"
+    key_update_hides_end: bool = False
+    key_update_hides_records: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,51 +113,75 @@ class Personality:
         name: what a user types.
         rpctls_version: version of the RPCTLSCD and RPCTLSSD programs.
         errno_map: whose errno numbers the system calls return.
-        rekey: a second key for a direction is taken, and a KeyUpdate stops reception until then.
-        rx_cbc: the oldest TLS minor version whose CBC suites may be received, None for none.
-        rx_struct_v0: the 56-byte struct tls_enable is taken for reception too.
-        split_keeps_type: a control message longer than a record keeps its type in all records.
-        truncation_error: the end of the stream inside a record is an error and not just an end.
-        bad_record_sticks: a record that does not verify stays at the head and fails every read.
+        messages: flags and control messages of sendmsg and recvmsg.
+        keys, sending, receiving: see their classes.
     """
 
     name: str
     rpctls_version: int = 1
     errno_map: Literal["host", "freebsd"] = "freebsd"
-    rekey: bool = False
-    rx_cbc: int | None = 2
-    rx_struct_v0: bool = False
-    split_keeps_type: bool = False
-    truncation_error: bool = True
-    bad_record_sticks: bool = False
+    messages: MessageAbi = FREEBSD_MESSAGES
+    keys: KeyRules = KeyRules()
+    sending: SendRules = SendRules()
+    receiving: ReceiveRules = ReceiveRules()
 
     def errno(self, host_errno: int) -> int:
         """This machine's errno as the number that this kernel's system calls return."""
         return to_freebsd(host_errno) if self.errno_map == "freebsd" else host_errno
 
 
-_FREEBSD14 = Personality(name="freebsd14")
-
+_FREEBSD13 = KeyRules(rx_cbc=None)
 PERSONALITIES = {
     personality.name: personality
     for personality in (
-        replace(_FREEBSD14, name="freebsd13", rx_cbc=None),
-        _FREEBSD14,
-        replace(_FREEBSD14, name="freebsd15", rpctls_version=2, rx_struct_v0=True),
+        Personality(
+            name="freebsd13.0",
+            keys=replace(_FREEBSD13, rx_newest=TLS_MINOR_VER_TWO),
+            receiving=ReceiveRules(app_data_stops="control"),
+        ),
+        Personality(name="freebsd13", keys=_FREEBSD13),
+        Personality(name="freebsd14"),
+        Personality(name="freebsd15", rpctls_version=2, keys=KeyRules(rx_struct_v0=True)),
         Personality(
             name="linux",
             errno_map="host",
-            rekey=True,
-            split_keeps_type=True,
-            truncation_error=False,
-            bad_record_sticks=True,
+            messages=LINUX_MESSAGES,
+            keys=KeyRules(interfaces=("linux",), rekey=True, sequence_end=SEQUENCE_END - 1),
+            sending=SendRules(kernel="linux", clear_control="ignored", end_breaks=True),
+            receiving=ReceiveRules(
+                kernel="linux",
+                framing="linux",
+                decrypts_ahead=False,
+                early_header=True,
+                bad_record="stays",
+                bad_header="stops",
+                truncated="end",
+                control_needed=True,
+                empty_is_record_end=True,
+                key_update_hides_end=True,
+                key_update_hides_records=True,
+            ),
         ),
         Personality(
             name="umktls",
             errno_map="host",
-            rekey=True,
-            rx_struct_v0=True,
-            split_keeps_type=True,
+            messages=UMKTLS_MESSAGES,
+            keys=KeyRules(
+                interfaces=("freebsd", "linux"),
+                algorithms=FREEBSD_ALGORITHMS | {CRYPTO_AES_CCM_16},
+                rekey=True,
+                limits=True,
+                rx_struct_v0=True,
+            ),
+            sending=SendRules(kernel="linux"),
+            receiving=ReceiveRules(
+                framing="strict",
+                decrypts_ahead=False,
+                early_header=True,
+                truncated="error, then end",
+                control_needed=True,
+                empty_is_record_end=True,
+            ),
         ),
     )
 }

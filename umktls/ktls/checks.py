@@ -17,13 +17,13 @@ from umktls.abi.freebsd import (
     CRYPTO_AES_192_NIST_GMAC,
     CRYPTO_AES_256_NIST_GMAC,
     CRYPTO_AES_CBC,
+    CRYPTO_AES_CCM_16,
     CRYPTO_AES_NIST_GCM_16,
     CRYPTO_CHACHA20_POLY1305,
     CRYPTO_SHA1_HMAC,
     CRYPTO_SHA2_256_HMAC,
     CRYPTO_SHA2_384_HMAC,
     TLS_MAJOR_VER_ONE,
-    TLS_MAX_MSG_SIZE_V10_2,
     TLS_MAX_PARAM_SIZE,
     TLS_MINOR_VER_ONE,
     TLS_MINOR_VER_THREE,
@@ -31,43 +31,43 @@ from umktls.abi.freebsd import (
     TLS_MINOR_VER_ZERO,
     TlsEnable,
 )
-from umktls.abi.personality import Personality
+from umktls.abi.personality import KeyRules
 from umktls.errors import CallerError, UmktlsError, UnsupportedError, WorldError
-from umktls.ktls.session import Direction
-
-
-@dataclass(slots=True)
-class Sysctls:
-    """The kern.ipc.tls and kern.ipc knobs that the socket options obey.
-
-    Attributes:
-        enable: kern.ipc.tls.enable.
-        cbc_enable: kern.ipc.tls.cbc_enable; off here, on in FreeBSD.
-        maxlen: kern.ipc.tls.maxlen, the longest payload of a record that is sent.
-        mb_use_ext_pgs: kern.ipc.mb_use_ext_pgs, without which nothing can be sent.
-    """
-
-    enable: bool = True
-    cbc_enable: bool = False
-    maxlen: int = TLS_MAX_MSG_SIZE_V10_2
-    mb_use_ext_pgs: bool = True
+from umktls.ktls.counters import Sysctls as Sysctls
+from umktls.ktls.session import Direction, Session
+from umktls.ktls.suites import TLS_1_3
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One call of setsockopt(2) as the checks see it."""
+    """One call of setsockopt(2) as the checks see it. `before` is the session that is there."""
 
     direction: Direction
     enable: TlsEnable
-    enabled: bool
+    before: Session | None
     tcp: bool
     listening: bool
     sysctls: Sysctls
-    personality: Personality
+    keys: KeyRules
 
     @property
     def is_tx(self) -> bool:
         return self.direction == "tx"
+
+    @property
+    def cbc(self) -> bool:
+        return self.enable.cipher_algorithm == CRYPTO_AES_CBC
+
+    @property
+    def iv_ignored(self) -> bool:
+        """CBC from TLS 1.1 on sends an IV with each record, and looks at no other."""
+        return self.cbc and self.enable.tls_vminor != TLS_MINOR_VER_ZERO
+
+    @property
+    def refuses_second_key(self) -> bool:
+        if self.before is None:
+            return False
+        return not (self.keys.rekey and self.before.version == TLS_1_3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def _bad_lengths(a: Attempt) -> bool:
 
 def _bad_gcm(a: Attempt) -> bool:
     enable = a.enable
-    return enable.cipher_algorithm == CRYPTO_AES_NIST_GCM_16 and (
+    return enable.cipher_algorithm in (CRYPTO_AES_NIST_GCM_16, CRYPTO_AES_CCM_16) and (
         enable.auth_algorithm not in _GCM_AUTH
         or enable.auth_key_len != 0
         or _GCM_IV_LENGTH.get(enable.tls_vminor) != enable.iv_len
@@ -126,7 +126,7 @@ def _bad_chacha(a: Attempt) -> bool:
 
 def _bad_cbc(a: Attempt) -> bool:
     enable = a.enable
-    return enable.cipher_algorithm == CRYPTO_AES_CBC and (
+    return a.cbc and (
         enable.tls_vminor not in _CBC_AUTH.get(enable.auth_algorithm, ())
         or enable.auth_key_len == 0
         or (enable.tls_vminor == TLS_MINOR_VER_ZERO and enable.iv_len != _MAX_IV_LENGTH)
@@ -134,9 +134,9 @@ def _bad_cbc(a: Attempt) -> bool:
 
 
 def _cbc_cannot_be_received(a: Attempt) -> bool:
-    if a.is_tx or a.enable.cipher_algorithm != CRYPTO_AES_CBC:
+    if a.is_tx or not a.cbc:
         return False
-    oldest = a.personality.rx_cbc
+    oldest = a.keys.rx_cbc
     return oldest is None or a.enable.tls_vminor < oldest
 
 
@@ -151,6 +151,7 @@ _CBC_AUTH = {
 }
 _KEY_LENGTHS = {
     CRYPTO_AES_NIST_GCM_16: (16, 32),
+    CRYPTO_AES_CCM_16: (16,),
     CRYPTO_AES_CBC: (16, 32),
     CRYPTO_CHACHA20_POLY1305: (32,),
 }
@@ -164,13 +165,13 @@ STRUCTURE_CHECKS = (
     ),
     Check(lambda a: not a.tcp, CallerError, errno.EINVAL, "TLS refused: not a TCP socket"),
     Check(
-        lambda a: a.enabled and not a.personality.rekey,
+        lambda a: a.refuses_second_key,
         CallerError,
         errno.EALREADY,
-        "TLS refused: it is enabled already, and this kernel does not rekey",
+        "TLS refused: it is enabled already, and the key stays",
     ),
     Check(
-        lambda a: a.enable.cipher_algorithm == CRYPTO_AES_CBC and not a.sysctls.cbc_enable,
+        lambda a: a.cbc and not a.sysctls.cbc_enable,
         UnsupportedError,
         errno.ENOTSUP,
         "TLS refused: AES-CBC, and kern.ipc.tls.cbc_enable is 0",
@@ -189,7 +190,7 @@ STRUCTURE_CHECKS = (
         "TLS refused: a length in struct tls_enable cannot be, or its flags are not 0",
     ),
     Check(
-        lambda a: a.enable.cipher_algorithm not in _KEY_LENGTHS,
+        lambda a: a.enable.cipher_algorithm not in a.keys.algorithms,
         CallerError,
         errno.EINVAL,
         "TLS refused: unknown cipher_algorithm",
@@ -213,6 +214,12 @@ KEYS_CHECKS = (
         UnsupportedError,
         errno.EPROTONOSUPPORT,
         "TLS refused: this kernel cannot receive AES-CBC of that version",
+    ),
+    Check(
+        lambda a: not a.is_tx and a.enable.tls_vminor > a.keys.rx_newest,
+        UnsupportedError,
+        errno.EPROTONOSUPPORT,
+        "TLS refused: this kernel cannot receive records of that version yet",
     ),
 )
 

@@ -1,8 +1,8 @@
 """What can go wrong with a record or with a KTLS socket, each with the errno that a kernel gives.
 
-`fatal` on a receive error says what FreeBSD does: a record whose header is wrong costs the
-connection; one that does not verify is thrown away, and the next one is read as if nothing had
-happened (uipc_ktls.c, ktls_check_rx and ktls_decrypt).
+`fatal` on a receive error says that nothing behind it can be read: where a header is wrong, nobody
+knows where the next one is. FreeBSD drops the connection then; a record that merely does not open
+is thrown away, and the next one is read as if nothing had happened (ktls_decrypt of uipc_ktls.c).
 """
 
 from __future__ import annotations
@@ -33,6 +33,18 @@ class RecordVersion(RecordError):
 class RecordSize(RecordError):
     """EMSGSIZE: shorter or longer than any record may be. RFC 8446: alert record_overflow."""
 
+    default_errno = errno.EMSGSIZE
+
+
+class RecordTooShort(RecordError):
+    """EBADMSG: a length that has no room for the tag, as Linux says it."""
+
+
+class RecordMisfit(RecordError):
+    """EMSGSIZE: too short for its tag or MAC, or no whole number of blocks, as FreeBSD says it
+    when it comes to decrypting: the record is lost, the connection is not."""
+
+    fatal = False
     default_errno = errno.EMSGSIZE
 
 

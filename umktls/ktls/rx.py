@@ -8,17 +8,27 @@ decrypted to where its payload is wanted, without another copy, as long as the s
 of it in the message that it is assembling; a record that straddles two messages goes through
 scratch memory. `read_record` is recvmsg(2)'s way: one record at a time.
 
-Both stop at a record that is no application data: it is the `head`, and stays it until somebody
-takes or discards it. That is how a kernel leaves alerts and tickets to the daemon. Behind a
-KeyUpdate everything is under a key that is not here yet: the half is PAUSED until `rekey`.
+Both stop at a record that is no application data: it is *parked* at the head of the queue until
+somebody takes or discards it. That is how a kernel leaves alerts and tickets to the daemon. Behind
+a KeyUpdate everything is under a key that is not here yet: the half is PAUSED until `rekey`.
 
 Bytes that were received before the half was enabled, and not read, are records (or the beginning
-of one) once it is: FreeBSD's sb_mtls, and the reason why a daemon must not read too far.
+of one) once it is: FreeBSD's sb_mtls, and the reason why a daemon must not read too far. What it
+has read too far it can give back (`give_back`).
 
-Faults are raised by the call that reaches them, after everything in front of them was delivered,
-and once: a bad header or a truncated record ends the half (FreeBSD drops the connection); a record
-that does not verify is gone, and the next call goes on behind it (Linux: it stays, and every call
-fails). An RPC stream with a hole in it is worthless, so its owner has to close all the same.
+Faults
+------
+`pull` raises a fault when it comes to it, after everything in front of it was delivered, and once:
+an RPC stream with a hole in it is worthless. What recvmsg makes of faults is the personality's:
+
+- A header that cannot be: nothing behind it can be found. FreeBSD drops the connection; Linux only
+  stops reception, which fails once and then waits for data that never comes.
+- A record that does not open: FreeBSD throws it away, and because it opens records as they arrive,
+  readers get the good ones behind it first and the error when nothing else is queued (so_error).
+  Linux leaves it where it is and fails every read; only a new key helps.
+- The end of the stream inside a record: no error for Linux.
+
+A fault that waits for its reader is `error` (so_error, sk_err).
 
 In clear, `get_buffer` can lend out the sink's own buffer, so that bulk data lands where it belongs
 at the first touch.
@@ -26,12 +36,16 @@ at the first touch.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Protocol
 
-from umktls.errors import CallerError
+from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
+from umktls.errors import CallerError, UmktlsError
+from umktls.ktls.counters import Counters, Tally
 from umktls.ktls.engines import DEST_SHORTER_BY, RECORD_HEADER_LENGTH, Buffer, Opener
-from umktls.ktls.errors import BadRecord, KeyExpired, RecordError, RecordTruncated
+from umktls.ktls.errors import KeyExpired, RecordError, RecordTruncated
 from umktls.ktls.rxbuffer import MAX_SIZE, ReceiveBuffer
 from umktls.ktls.states import RX_TRANSITIONS, Event, State, step
 from umktls.ktls.suites import Suite
@@ -39,6 +53,7 @@ from umktls.ktls.suites import Suite
 HANDSHAKE = 22
 APPLICATION_DATA = 23
 KEY_UPDATE = 24  # HandshakeType, RFC 8446 section 4
+SEQUENCE_END = 2**64
 
 LEND_AT_LEAST = 4096  # below this a copy is cheaper than a system call of its own
 
@@ -69,14 +84,23 @@ class PullResult(Enum):
 
 
 class Record:
-    """An opened record, of which `offset` bytes have been read."""
+    """An opened record, of which `offset` bytes have been read.
 
-    __slots__ = ("offset", "payload", "type")
+    `announced`: its control message has been delivered.
+    """
+
+    __slots__ = ("announced", "offset", "payload", "type")
 
     def __init__(self, type_: int, payload: memoryview) -> None:
         self.type = type_
         self.payload = payload
         self.offset = 0
+        self.announced = False
+
+    @property
+    def rest(self) -> memoryview:
+        """What has not been read yet."""
+        return self.payload[self.offset :]
 
 
 class Receiver:
@@ -85,16 +109,19 @@ class Receiver:
     Attributes:
         records, bytes, control_records: opened so far, payload bytes in them, and how many of
             them were no application data.
-        corrupted_records, failed_crypto: FreeBSD's counters of bad headers and of bad records.
+        corrupted_records, failed_crypto: of this half, as in Counters.
         suite: of the key in use, None in clear.
+        tally: where the host counts opened records.
+        error: a fault that waits for its reader.
+        truncated: the stream ended inside a record.
+        wants_rekey, on_wants_rekey: as Transmitter's, for the peer's key.
     """
 
     def __init__(
         self,
+        personality: Personality = DEFAULT_PERSONALITY,
+        counters: Counters | None = None,
         *,
-        pause_for_rekey: bool = True,
-        truncation_error: bool = True,
-        bad_record_sticks: bool = False,
         max_buffer: int = MAX_SIZE,
     ) -> None:
         self.records = 0
@@ -103,16 +130,24 @@ class Receiver:
         self.corrupted_records = 0
         self.failed_crypto = 0
         self.suite: Suite | None = None
-        self._pause_for_rekey = pause_for_rekey
-        self._truncation_error = truncation_error
-        self._bad_record_sticks = bad_record_sticks
+        self.tally = Tally()
+        self.error: UmktlsError | None = None
+        self.truncated = False
+        self.wants_rekey = False
+        self.on_wants_rekey: Callable[[], None] | None = None
+        self.rules = personality.receiving
+        self._keys = personality.keys
+        self._counters = counters or Counters()
         self._buffer = ReceiveBuffer(max_buffer)
         self._opener: Opener | None = None
+        self._header_length = RECORD_HEADER_LENGTH
+        self._early_header = self.rules.early_header
         self._state = State.CLEAR
         self._fin = False
-        self._head: Record | None = None
-        self._stuck: str | None = None  # the text of a bad record that stays
+        self._dropped = False
+        self._parked: deque[Record] = deque()
         self._lender: Sink | None = None
+        self._wanted_from = SEQUENCE_END  # when to ask for another key
 
     @property
     def state(self) -> State:
@@ -126,32 +161,60 @@ class Receiver:
     @property
     def eof(self) -> bool:
         """Nothing more will come, and nothing is left to read."""
-        if self._head is not None or self._stuck is not None:
+        if self._parked or self.error is not None:
             return False
-        return self._state is State.BROKEN or (self._fin and not self._buffer)
+        return self._dropped or (self._fin and not self._buffer)
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more will come; something may be left to read."""
+        return self._fin or self._dropped
+
+    @property
+    def dropped(self) -> bool:
+        """A bad header has cost the connection."""
+        return self._dropped
 
     def waiting_bytes(self) -> int:
         """Bytes from TCP that were neither opened nor, in clear, read."""
         return len(self._buffer)
 
+    def waiting(self) -> bytes:
+        """The bytes that `waiting_bytes` counts."""
+        return self._buffer.view[self._buffer.start : self._buffer.end].tobytes()
+
+    def check_header(self, header: Buffer) -> int:
+        """Size of the record with that header under the key in use; raises RecordError."""
+        if self._opener is None:
+            raise CallerError("there are no records without a key")
+        return self._opener.check_header(header)
+
     # Keys
 
-    def enable(self, opener: Opener, suite: Suite) -> None:
-        """Open records from the first unread byte on.
+    def enable(
+        self, opener: Opener, suite: Suite, header_length: int = RECORD_HEADER_LENGTH
+    ) -> None:
+        """Open records from the first unread byte on; see Framing.needed for `header_length`.
 
         Raises:
             CallerError: EALREADY where records are opened already.
         """
-        self._set(opener, suite, Event.ENABLE)
+        self._set(opener, suite, header_length, Event.ENABLE)
 
-    def rekey(self, opener: Opener, suite: Suite) -> None:
+    def rekey(
+        self, opener: Opener, suite: Suite, header_length: int = RECORD_HEADER_LENGTH
+    ) -> None:
         """Go on under a new key. Raises CallerError (EINVAL) where there is no old one."""
-        self._set(opener, suite, Event.NEW_KEY)
+        self._set(opener, suite, header_length, Event.NEW_KEY)
 
-    def _set(self, opener: Opener, suite: Suite, event: Event) -> None:
+    def _set(self, opener: Opener, suite: Suite, header_length: int, event: Event) -> None:
         self._state = step(RX_TRANSITIONS, self._state, event, "receiving")
         self._opener = opener
+        self._header_length = header_length
         self.suite = suite
+        self.wants_rekey = False
+        if self._keys.limits:
+            self._wanted_from = min(opener.sequence + suite.record_limit * 3 // 4, SEQUENCE_END)
 
     # TCP's bytes in
 
@@ -180,11 +243,27 @@ class Receiver:
         else:
             self._buffer.filled(count)
             if self._state is State.BROKEN:
-                self._buffer.start = self._buffer.end
+                self._buffer.clear()
 
     def trim(self) -> None:
         """Give memory back on an idle connection. Not between get_buffer and buffer_filled."""
         self._buffer.trim()
+
+    # Bytes that were taken out too far
+
+    def give_back(self, wire: Buffer, records: int) -> None:
+        """Put bytes in front of those that wait, and count back `records` of the records in them.
+
+        Raises:
+            CallerError: ENOBUFS, they do not fit.
+        """
+        self._buffer.prepend(wire)
+        if self._opener is not None:
+            self._opener.sequence -= records
+
+    def give_back_data(self, data: Buffer) -> None:
+        """Application data that somebody has opened already, to be read before everything else."""
+        self._parked.appendleft(Record(APPLICATION_DATA, memoryview(bytes(data))))
 
     # Everything into a sink
 
@@ -195,12 +274,12 @@ class Receiver:
             RecordError: what came before the bad record is in the sink.
         """
         while True:
-            head = self._head
-            if head is not None:
+            while self._parked:
+                head = self._parked[0]
                 if head.type != APPLICATION_DATA:
                     return PullResult.CONTROL
-                self._head = None
-                sink.feed(head.payload[head.offset :])
+                self._parked.popleft()
+                sink.feed(head.rest)
             if self._opener is None:
                 self._pull_clear(sink)
                 return self._out_of_data()
@@ -220,11 +299,11 @@ class Receiver:
             if size - opener.overhead <= space:
                 self._open_run(sink, opener, size, space)
             else:
-                head = self._open_head(opener, size)
+                head = self._open_next(opener, size)
                 if head.type == APPLICATION_DATA:
-                    self._head = None
+                    self._parked.pop()
                     sink.feed(head.payload)
-            if self._head is not None:
+            if self._parked:
                 return True
         return False
 
@@ -246,7 +325,7 @@ class Receiver:
                 try:
                     type_, length = opener.open(view[start:end], dest[landed : landed + size])
                 except RecordError as error:
-                    self._fault(error)
+                    self._fault(error, size)
                     raise
                 if type_ != APPLICATION_DATA:
                     payload = memoryview(dest[landed : landed + length].tobytes())
@@ -271,22 +350,68 @@ class Receiver:
             RecordError: this record, or the end of the stream, is bad.
             KeyExpired: a KeyUpdate went by; `rekey` has to come first.
         """
-        if self._head is None and self._opener is not None:
-            if self._state is State.PAUSED and not self.eof:
-                raise KeyExpired("the peer has changed its key, and the new one has not been set")
-            if self._state is State.SEALED and (size := self._next_size(self._opener)):
-                return self._open_head(self._opener, size)
-            self._out_of_data()
-        return self._head
+        if self.rules.decrypts_ahead:
+            self.open_ahead()
+        return self._parked[0] if self._parked else self.open_another()
+
+    def open_ahead(self) -> None:
+        """Open everything there is, as it arrives; bad records are remembered as `error`.
+
+        A header that follows a record is judged with it, as FreeBSD's worker does.
+        """
+        opener = self._opener
+        while opener is not None and self._state is State.SEALED:
+            try:
+                size = self._next_size(opener)
+                if not size:
+                    self._note_truncation()
+                    return
+                self._open_next(opener, size)
+                self._judge(opener)
+            except RecordError as error:
+                self.error = error
+
+    def open_another(self, no_pad_room: int = -1) -> Record | None:
+        """Open the record behind those that are parked; None where there is no whole one.
+
+        Linux opens a record that fits `no_pad_room` in the hope that it is unpadded application
+        data (TLS_RX_EXPECT_NO_PAD), and counts where it is not. Raises as `read_record`.
+        """
+        if self._opener is None:
+            return None
+        if self._state is State.PAUSED and (self.rules.key_update_hides_end or not self.eof):
+            raise KeyExpired("the peer has changed its key, and the new one has not been set")
+        if self._state is State.SEALED and (size := self._next_size(self._opener)):
+            record = self._open_next(self._opener, size)
+            if size - self._opener.overhead <= no_pad_room:
+                self._count_retry(record, size)
+            return record
+        self._out_of_data()
+        return None
+
+    def record_ready(self) -> bool:
+        """Whether a whole record waits to be opened. A bad header becomes `error`."""
+        if self._opener is None or self._state is not State.SEALED:
+            return False
+        try:
+            return bool(self._next_size(self._opener))
+        except RecordError as error:
+            self.error = error
+            return False
+
+    @property
+    def parked(self) -> deque[Record]:
+        """Records that were opened and not read to their end. Not to be changed."""
+        return self._parked
 
     def consume(self, count: int) -> None:
         """That many bytes of the head were read; at its end the next record's turn has come."""
-        head = self._head
-        if head is None:
+        if not self._parked:
             raise CallerError("there is no record to consume")
+        head = self._parked[0]
         head.offset += count
         if head.offset >= len(head.payload):
-            self._head = None
+            self._parked.popleft()
 
     def read_clear(self, length: int, *, peek: bool = False) -> bytes:
         """Up to `length` bytes of what was received in clear, empty where there is none."""
@@ -299,14 +424,19 @@ class Receiver:
             buffer.start = end
         return data
 
+    def take_error(self) -> UmktlsError | None:
+        """`error`, which has found its reader."""
+        error, self.error = self.error, None
+        return error
+
     # Control records
 
     @property
     def control(self) -> tuple[int, bytes] | None:
         """Type and payload of the record at the head, where it is no application data."""
-        head = self._head
-        if head is None or head.type == APPLICATION_DATA:
+        if not self._parked or self._parked[0].type == APPLICATION_DATA:
             return None
+        head = self._parked[0]
         return head.type, bytes(head.payload)
 
     def take_control(self) -> tuple[int, bytes]:
@@ -314,7 +444,7 @@ class Receiver:
         control = self.control
         if control is None:
             raise CallerError("no control record is at the head")
-        self._head = None
+        self._parked.popleft()
         return control
 
     def discard_control(self) -> None:
@@ -325,26 +455,33 @@ class Receiver:
 
     def _next_size(self, opener: Opener) -> int:
         """Length of the next record, 0 where it is not complete."""
-        if self._stuck is not None:
-            raise BadRecord(self._stuck)
         buffer = self._buffer
         start = buffer.start
         available = buffer.end - start
-        if available < RECORD_HEADER_LENGTH:
+        if available < self._header_length:
             return 0
         view = buffer.view
         size = RECORD_HEADER_LENGTH + (view[start + 3] << 8 | view[start + 4])
         if size <= available:
             return size
+        if self._early_header:
+            self._judge(opener)
+        return 0
+
+    def _judge(self, opener: Opener) -> None:
+        """Refuse the next header if it cannot be, as far as it is there."""
+        buffer = self._buffer
+        if len(buffer) < self._header_length:
+            return
+        header = buffer.view[buffer.start : buffer.start + RECORD_HEADER_LENGTH]
         try:
-            opener.check_header(view[start : start + RECORD_HEADER_LENGTH])
+            opener.check_header(header)
         except RecordError as error:
             self._fault(error)
             raise
-        return 0
 
-    def _open_head(self, opener: Opener, size: int) -> Record:
-        """Open the next record, of that size, into memory of its own and make it the head."""
+    def _open_next(self, opener: Opener, size: int) -> Record:
+        """Open the next record, of that size, into memory of its own and park it."""
         scratch = memoryview(bytearray(size))
         buffer = self._buffer
         start = buffer.start
@@ -352,45 +489,79 @@ class Receiver:
         try:
             type_, length = opener.open(buffer.view[start:end], scratch)
         except RecordError as error:
-            self._fault(error)
+            self._fault(error, size)
             raise
         self._count(1, length)
         return self._park(Record(type_, scratch[:length]))
 
     def _count(self, records: int, payload: int) -> None:
         self.records += records
+        self.tally.decrypts += records
         self.bytes += payload
+        opener = self._opener
+        if opener is not None and opener.sequence >= self._wanted_from:
+            self._want_rekey()
+
+    def _want_rekey(self) -> None:
+        if not self.wants_rekey:
+            self.wants_rekey = True
+            if self.on_wants_rekey is not None:
+                self.on_wants_rekey()
+
+    def _count_retry(self, record: Record, size: int) -> None:
+        """Linux opens such a record twice (tls_decrypt_sw)."""
+        assert self._opener is not None
+        padded = size - self._opener.overhead > len(record.payload)
+        self._counters.no_pad_violations += padded
+        self._counters.decrypt_retries += padded or record.type != APPLICATION_DATA
 
     def _park(self, record: Record) -> Record:
-        self._head = record
+        self._parked.append(record)
         if record.type != APPLICATION_DATA:
             self.control_records += 1
-            if self._pause_for_rekey and _is_key_update(record):
+            if self._keys.rekey and _is_key_update(record):
                 self._state = step(RX_TRANSITIONS, self._state, Event.KEY_UPDATE, "receiving")
+                self._counters.rekeys_received += 1
         return record
 
-    def _fault(self, error: RecordError) -> None:
-        if isinstance(error, BadRecord):
-            self.failed_crypto += 1
-            self._stuck = str(error) if self._bad_record_sticks else None
-        else:
-            self.corrupted_records += 1
+    def _fault(self, error: RecordError, size: int = 0) -> None:
+        """Note what a bad record, of `size` bytes, means for this half and for its counters."""
         if error.fatal:
-            self._state = step(RX_TRANSITIONS, self._state, Event.FAULT, "receiving")
-            self._buffer.start = self._buffer.end
+            self.corrupted_records += 1
+            self._counters.corrupted_records += 1
+            self._break()
+            self._dropped = self.rules.bad_header == "drops"
+            return
+        self.failed_crypto += 1
+        self._counters.failed_crypto += 1
+        if self.rules.bad_record == "stays" and self._opener is not None:
+            self._buffer.start -= size
+            if self._opener.sequence < SEQUENCE_END:
+                self._opener.sequence -= 1
+            self.error = error
+
+    def _break(self) -> None:
+        self._state = step(RX_TRANSITIONS, self._state, Event.FAULT, "receiving")
+        self._buffer.clear()
 
     def _out_of_data(self) -> PullResult:
         """Why there is no record; the end of the stream inside one is an error where it counts."""
         if self._state is State.PAUSED and not self.eof:
             return PullResult.REKEY
-        if self._fin and self._buffer and self._opener is not None:
-            waiting = len(self._buffer)
-            self._state = step(RX_TRANSITIONS, self._state, Event.FAULT, "receiving")
-            self._buffer.start = self._buffer.end
-            if self._truncation_error:
-                self.corrupted_records += 1
-                raise RecordTruncated(f"the stream ended {waiting} bytes into a record")
+        self._note_truncation()
+        error = self.take_error()
+        if error is not None:
+            raise error
         return PullResult.EOF if self.eof else PullResult.MORE_NEEDED
+
+    def _note_truncation(self) -> None:
+        if not (self._fin and self._buffer and self._state is State.SEALED):
+            return
+        text = f"the stream ended {len(self._buffer)} bytes into a record"
+        self._break()
+        self.truncated = True
+        if self.rules.truncated != "end":
+            self.error = RecordTruncated(text)
 
 
 def _is_key_update(record: Record) -> bool:

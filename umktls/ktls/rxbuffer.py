@@ -62,6 +62,26 @@ class ReceiveBuffer:
         self._small_reads = self._small_reads + 1 if small else 0
         self._offered = 0
 
+    def clear(self) -> None:
+        """Drop what waits."""
+        self.start = self.end
+
+    def prepend(self, data: bytes | bytearray | memoryview) -> None:
+        """Put bytes in front of those that wait. Not between `room` and `filled`.
+
+        Raises:
+            CallerError: ENOBUFS, the buffer would grow over its maximum.
+        """
+        waiting = bytes(self.view[self.start : self.end])
+        size = len(data) + len(waiting)
+        if size > self._max_size:
+            text = f"{len(data)} bytes do not fit in front of {len(waiting)}"
+            raise CallerError(text, errno.ENOBUFS)
+        if size > len(self.view):
+            self.view = memoryview(bytearray(size))
+        self.view[:size] = bytes(data) + waiting
+        self.start, self.end = 0, size
+
     def trim(self) -> None:
         """Give memory back where nothing waits. Not between `room` and `filled`."""
         if not len(self) and len(self.view) > INITIAL_SIZE:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from umktls.errors import CallerError
@@ -10,14 +10,18 @@ from umktls.ktls.schedule import traffic_key_iv
 from umktls.ktls.suites import TLS_1_3, Suite
 
 Direction = Literal["tx", "rx"]
+NONCES = 2**64
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
     """Version, suite, key, IV and the sequence number of the next record.
 
-    `version` is the number on the wire of the handshake, such as 0x0304. The key and the IV never
-    show in a repr.
+    `version` is the number on the wire of the handshake, such as 0x0304. `iv` is the implicit part
+    of the nonce; `nonce` is the explicit one of the next record that is sent, where records have
+    one and somebody has chosen it (it counts up with the sequence number). `mac_key` is for CBC.
+    `framing` says whose judgement of record headers is asked for (umktls.ktls.framing). Keys and
+    IV never show in a repr.
     """
 
     version: int
@@ -25,6 +29,9 @@ class Session:
     key: bytes = field(repr=False)
     iv: bytes = field(repr=False)
     sequence: int = 0
+    mac_key: bytes = field(default=b"", repr=False)
+    nonce: int | None = None
+    framing: Literal["strict", "freebsd", "linux"] = "strict"
 
     def __post_init__(self) -> None:
         if len(self.key) != self.suite.key_length:
@@ -33,6 +40,13 @@ class Session:
             )
         if not 0 <= self.sequence < 2**64:
             raise CallerError(f"sequence number {self.sequence} does not fit 64 bits")
+
+    def at(self, sequence: int) -> Session:
+        """The same session later (or before), when `sequence` is the next record's number."""
+        nonce = self.nonce
+        if nonce is not None:
+            nonce = (nonce + sequence - self.sequence) % NONCES
+        return replace(self, sequence=sequence, nonce=nonce)
 
     @classmethod
     def from_secret(cls, suite: Suite, secret: bytes, sequence: int = 0) -> Session:

@@ -1,10 +1,18 @@
-"""The transmitting half of a KTLS socket: messages in, wire bytes out."""
+"""The transmitting half of a KTLS socket: messages in, wire bytes out.
+
+A key is good for a number of records (Suite.record_limit). Where the personality holds to that,
+`wants_rekey` tells when three quarters of them are gone, so that a new key can be had in time, and
+at the end nothing is sealed any more. Real kernels seal on; here no key ever repeats a nonce.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from umktls.abi.personality import SEQUENCE_END
+from umktls.ktls.counters import Tally
 from umktls.ktls.engines import MAX_PLAINTEXT, Buffer, Sealer
+from umktls.ktls.errors import KeyExhausted
 from umktls.ktls.states import TX_TRANSITIONS, Event, State, step
 from umktls.ktls.suites import Suite
 
@@ -18,13 +26,29 @@ class Transmitter:
         records, bytes: sealed so far, and the payload bytes in them.
         payload_limit: the longest payload of a record (kern.ipc.tls.maxlen).
         suite: of the key in use, None in clear.
+        tally: where the host counts sealed records.
+        wants_rekey: the key in use is nearly used up.
+        on_wants_rekey: called once per key when that becomes true.
     """
 
-    def __init__(self, payload_limit: int = MAX_PLAINTEXT) -> None:
+    def __init__(
+        self,
+        payload_limit: int = MAX_PLAINTEXT,
+        *,
+        limits: bool = True,
+        sequence_end: int = SEQUENCE_END,
+    ) -> None:
         self.payload_limit = payload_limit
         self.records = 0
         self.bytes = 0
         self.suite: Suite | None = None
+        self.tally = Tally()
+        self.wants_rekey = False
+        self.on_wants_rekey: Callable[[], None] | None = None
+        self._limits = limits
+        self._sequence_end = sequence_end
+        self._last = sequence_end  # the sequence number that this key does not reach
+        self._careful_from = sequence_end
         self._sealer: Sealer | None = None
         self._state = State.CLEAR
 
@@ -45,10 +69,19 @@ class Transmitter:
         """Go on under a new key. Raises CallerError (EINVAL) where there is no old one."""
         self._set(sealer, suite, Event.NEW_KEY)
 
+    def replace_sealer(self, sealer: Sealer) -> None:
+        """Seal elsewhere under the same key: `sealer` goes on where the one before stopped."""
+        self._sealer = sealer
+
     def _set(self, sealer: Sealer, suite: Suite, event: Event) -> None:
         self._state = step(TX_TRANSITIONS, self._state, event, "transmitting")
         self._sealer = sealer
         self.suite = suite
+        self.wants_rekey = False
+        first = sealer.sequence
+        limit = suite.record_limit if self._limits else SEQUENCE_END
+        self._last = min(first + limit, self._sequence_end)
+        self._careful_from = first + (self._last - first) * 3 // 4
 
     def seal_message(
         self, parts: Sequence[Buffer], record_type: int = APPLICATION_DATA
@@ -64,7 +97,24 @@ class Transmitter:
         if sealer is None:
             return list(parts)
         before = sealer.sequence
+        total = sum(map(len, parts))
+        if before + total // self.payload_limit >= self._careful_from:
+            self._near_the_end(before, total)
         wire = sealer.seal(record_type, parts, self.payload_limit)
-        self.records += sealer.sequence - before
-        self.bytes += sum(map(len, parts))
+        records = sealer.sequence - before
+        self.records += records
+        self.tally.encrypts += records
+        self.bytes += total
         return [wire]
+
+    def _near_the_end(self, sequence: int, total: int) -> None:
+        records = max(1, -(-total // self.payload_limit))
+        if sequence + records > self._last:
+            raise KeyExhausted(
+                f"the key has sealed {sequence} records and may not seal {records} more: a new "
+                "key is needed"
+            )
+        if not self.wants_rekey and self._limits:
+            self.wants_rekey = True
+            if self.on_wants_rekey is not None:
+                self.on_wants_rekey()

@@ -13,13 +13,12 @@ from importlib.metadata import entry_points
 from typing import Protocol
 
 from umktls.errors import CallerError
+from umktls.ktls.framing import MAX_PLAINTEXT as MAX_PLAINTEXT
+from umktls.ktls.framing import RECORD_HEADER_LENGTH as RECORD_HEADER_LENGTH
+from umktls.ktls.framing import Buffer as Buffer
 from umktls.ktls.session import Direction, Session
 
-Buffer = bytes | bytearray | memoryview
-
 ENTRY_POINT_GROUP = "umktls.engines"
-RECORD_HEADER_LENGTH = 5
-MAX_PLAINTEXT = 16384  # RFC 8446 section 5.1
 DEST_SHORTER_BY = 21  # a record is at least this much longer than what opening it may write
 
 
@@ -44,7 +43,8 @@ class Sealer(Protocol):
 class Opener(Protocol):
     """Opens the records of one receiving session. `sequence` is the next record's number.
 
-    `overhead` is how much longer than its payload a record is at least, header included.
+    `overhead` is how much longer than its payload a record is at least, header included. What may
+    stand in a header is `framing_of(session)`'s to say.
     """
 
     sequence: int
@@ -54,7 +54,7 @@ class Opener(Protocol):
         """Length of the whole record (header included) whose first five bytes these are.
 
         Raises:
-            RecordVersion, RecordSize: it can only be a bad record.
+            RecordVersion, RecordSize, RecordTooShort: it can only be a bad record.
         """
 
     def open(self, record: memoryview, dest: memoryview) -> tuple[int, int]:
@@ -64,8 +64,8 @@ class Opener(Protocol):
         behind the payload may be written to (an inner type, padding, a MAC).
 
         Raises:
-            BadRecord: it does not verify. The sequence number is used up all the same.
-            RecordVersion, RecordSize: as `check_header`.
+            BadRecord, RecordMisfit: it does not open. The sequence number is used up all the same.
+            RecordVersion, RecordSize, RecordTooShort: as `check_header`.
         """
 
 

@@ -1,22 +1,19 @@
-"""The `software` engine: records by the cryptography package's AEADs, in this process."""
+"""The `software` engine: records by the cryptography package's ciphers, in this process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from functools import cache
 
 from umktls.abi.freebsd import TCP_TLS_MODE_SW
 from umktls.ktls.engines import Opener, Sealer
-from umktls.ktls.engines.tls13 import Aead, Tls13Opener, Tls13Sealer
+from umktls.ktls.engines.aeads import AEADS, why_not
+from umktls.ktls.engines.cbc import CbcOpener, CbcSealer
+from umktls.ktls.engines.tls12 import Tls12Opener, Tls12Sealer
+from umktls.ktls.engines.tls13 import Tls13Opener, Tls13Sealer
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.suites import TLS_1_3
+from umktls.ktls.suites import TLS_1_0, TLS_1_3
 
-AEADS: dict[str, Callable[[bytes], Aead]] = {
-    "TLS_AES_128_GCM_SHA256": AESGCM,
-    "TLS_AES_256_GCM_SHA384": AESGCM,
-    "TLS_CHACHA20_POLY1305_SHA256": ChaCha20Poly1305,
-}
+_why_not = cache(why_not)
 
 
 class SoftwareEngine:
@@ -26,14 +23,26 @@ class SoftwareEngine:
     mode = TCP_TLS_MODE_SW
 
     def supports(self, session: Session, direction: Direction) -> str | None:
-        if session.version != TLS_1_3:
-            return f"version {session.version:#06x} is not TLS 1.3"
-        if session.suite.name not in AEADS:
-            return f"no AEAD for {session.suite.name}"
-        return None
+        suite = session.suite
+        if session.version not in suite.versions:
+            return f"{suite.name} is not for version {session.version:#06x}"
+        if suite.mac:
+            received = direction == "rx" and session.version == TLS_1_0
+            return "records of TLS 1.0 can only be sent" if received else None
+        return _why_not(suite.cipher, suite.key_length)
 
     def sealer(self, session: Session) -> Sealer:
-        return Tls13Sealer(session, AEADS[session.suite.name](session.key))
+        if session.suite.mac:
+            return CbcSealer(session)
+        aead = AEADS[session.suite.cipher](session.key)
+        if session.version == TLS_1_3:
+            return Tls13Sealer(session, aead)
+        return Tls12Sealer(session, aead)
 
     def opener(self, session: Session) -> Opener:
-        return Tls13Opener(session, AEADS[session.suite.name](session.key))
+        if session.suite.mac:
+            return CbcOpener(session)
+        aead = AEADS[session.suite.cipher](session.key)
+        if session.version == TLS_1_3:
+            return Tls13Opener(session, aead)
+        return Tls12Opener(session, aead)

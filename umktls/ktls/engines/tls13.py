@@ -17,36 +17,20 @@ next record's payload, written there, makes the two contiguous.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 
 from umktls.ktls.engines import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Buffer
-from umktls.ktls.errors import BadRecord, KeyExhausted, RecordSize, RecordVersion
+from umktls.ktls.engines.aeads import NONCE_LENGTH, TAG_LENGTH, Aead
+from umktls.ktls.engines.cutting import SEQUENCE_END, record_lengths
+from umktls.ktls.errors import BadRecord, KeyExhausted, RecordMisfit, RecordSize
+from umktls.ktls.framing import OUTER_TYPE, framing_of
 from umktls.ktls.session import Session
 
-OUTER_TYPE = 23
-TAG_LENGTH = 16
 TRAILER_LENGTH = 1 + TAG_LENGTH
 OVERHEAD = RECORD_HEADER_LENGTH + TRAILER_LENGTH
-MIN_LENGTH = TRAILER_LENGTH
-MAX_LENGTH = MAX_PLAINTEXT + TRAILER_LENGTH
-NONCE_LENGTH = 12
-SEQUENCE_END = 2**64
 
 _HEADER_OF_NOTHING = int.from_bytes([OUTER_TYPE, 3, 3, 0, TRAILER_LENGTH], "big")
-
-
-class Aead(Protocol):
-    """What AESGCM, AESCCM and ChaCha20Poly1305 have in common."""
-
-    def encrypt_into(
-        self, nonce: Buffer, data: Buffer, associated_data: Buffer | None, buf: Buffer
-    ) -> int: ...
-
-    def decrypt_into(
-        self, nonce: Buffer, data: Buffer, associated_data: Buffer | None, buf: Buffer
-    ) -> int: ...
 
 
 def record_header(payload_length: int) -> bytes:
@@ -55,7 +39,6 @@ def record_header(payload_length: int) -> bytes:
 
 
 _FULL_HEADER = record_header(MAX_PLAINTEXT)
-_FULL_SIZE = OVERHEAD + MAX_PLAINTEXT
 _TRAILERS = [bytes([record_type]) + bytes(TAG_LENGTH) for record_type in range(256)]
 
 
@@ -72,7 +55,7 @@ class Tls13Sealer:
     ) -> Buffer:
         total = sum(map(len, parts))
         if total > payload_limit:
-            return self._seal_many(record_type, parts, _record_lengths(total, payload_limit))
+            return self._seal_many(record_type, parts, record_lengths(total, payload_limit))
         sequence = self._take(1)
         header = record_header(total)
         wire = bytearray().join((header, *parts, _TRAILERS[record_type]))
@@ -106,11 +89,6 @@ class Tls13Sealer:
         return sequence
 
 
-def _record_lengths(total: int, payload_limit: int) -> list[int]:
-    full, rest = divmod(total, payload_limit)
-    return [payload_limit] * full + ([rest] if rest else [])
-
-
 def _lay_out(trailer: bytes, parts: Sequence[Buffer], lengths: list[int]) -> bytearray:
     """Headers, payloads and trailers joined; the payloads still in clear, the tags zero."""
     pieces: list[Buffer] = []
@@ -130,7 +108,7 @@ def _lay_out(trailer: bytes, parts: Sequence[Buffer], lengths: list[int]) -> byt
 
 
 class Tls13Opener:
-    """See Opener."""
+    """See Opener. The header of the last record is remembered: the next one is mostly the same."""
 
     overhead = OVERHEAD
 
@@ -138,23 +116,16 @@ class Tls13Opener:
         self.sequence = session.sequence
         self._iv = int.from_bytes(session.iv, "big")
         self._aead = aead
+        self._framing = framing_of(session)
+        self._header = self._associated = b""
+        self._size = 0
 
     def check_header(self, header: Buffer) -> int:
-        outer_type, major, minor, high, low = header
-        if (major, minor) != (3, 3):
-            raise RecordVersion(f"a record says version {major}.{minor}; TLS 1.3 records say 3.3")
-        if outer_type != OUTER_TYPE:
-            raise RecordVersion(f"a record of outer type {outer_type}; TLS 1.3 has only 23")
-        length = high << 8 | low
-        if not MIN_LENGTH <= length <= MAX_LENGTH:
-            raise RecordSize(
-                f"a record of {length} bytes; TLS 1.3 has {MIN_LENGTH} to {MAX_LENGTH}"
-            )
-        return RECORD_HEADER_LENGTH + length
+        return self._framing.check(header)
 
     def open(self, record: memoryview, dest: memoryview) -> tuple[int, int]:
         header = record[:RECORD_HEADER_LENGTH].tobytes()
-        size = _FULL_SIZE if header == _FULL_HEADER else self.check_header(header)
+        size = self._size if header == self._header else self._new_header(header)
         if size != len(record):
             raise RecordSize(f"a record of {size} bytes in {len(record)}")
         sequence = self.sequence
@@ -165,11 +136,23 @@ class Tls13Opener:
         end = size - RECORD_HEADER_LENGTH - TAG_LENGTH
         inner = dest[:end]
         try:
-            self._aead.decrypt_into(nonce, record[RECORD_HEADER_LENGTH:], header, inner)
+            self._aead.decrypt_into(nonce, record[RECORD_HEADER_LENGTH:], self._associated, inner)
         except InvalidTag:
             raise BadRecord(f"record {sequence} of {size} bytes does not verify") from None
-        record_type = inner[-1]
+        record_type = inner[-1] if end else 0
         return (record_type, end - 1) if record_type else _strip_padding(inner, sequence)
+
+    def _new_header(self, header: bytes) -> int:
+        """Another header than the last record's. Linux lets any type pass, but seals with 23."""
+        size = self._framing.check(header)
+        try:
+            self._framing.check_body(size - RECORD_HEADER_LENGTH)
+        except RecordMisfit:
+            self.sequence += 1
+            raise
+        self._header, self._size = header, size
+        self._associated = bytes([OUTER_TYPE]) + header[1:]
+        return size
 
 
 def _strip_padding(inner: memoryview, sequence: int) -> tuple[int, int]:

@@ -1,0 +1,158 @@
+"""What the first bytes of a record may say, and who thinks so.
+
+Three opinions, one table. `strict` is ours: everything that cannot be is refused as soon as the
+five bytes are there. FreeBSD (ktls_decrypt of uipc_ktls.c) also waits for the explicit nonce, and
+refuses at this point only what has no room for it; what is too short for its tag comes out when the
+record is decrypted, and costs that record alone. Linux (tls_rx_msg_size of tls_sw.c) looks at
+the length before the version, does not look at the type at all, and says EBADMSG for what is
+too short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from umktls.ktls.errors import RecordError, RecordMisfit, RecordSize, RecordTooShort, RecordVersion
+from umktls.ktls.session import Session
+from umktls.ktls.suites import CBC_BLOCK, TLS_1_3
+
+Buffer = bytes | bytearray | memoryview
+
+RECORD_HEADER_LENGTH = 5
+MAX_PLAINTEXT = 16384  # RFC 8446 section 5.1, RFC 5246 section 6.2.1
+MAX_CBC_PADDING = 256
+OUTER_TYPE = 23
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """What is demanded of a record's header. Lengths are of what stands behind it, in bytes.
+
+    Attributes:
+        needed: so many bytes of a record have to be there before it is judged.
+        minor: of the version on the wire, 3.x.
+        outer_type: the only type there is, None for any.
+        shortest, longest: a header that says less or more is refused with `too_short` or
+            RecordSize.
+        least: a record that is shorter cannot be opened (RecordMisfit).
+        block: its length behind the IV is a multiple of this.
+        length_first: of two faults, the length's is told.
+    """
+
+    needed: int
+    minor: int
+    outer_type: int | None
+    shortest: int
+    longest: int
+    least: int
+    block: int = 1
+    too_short: type[RecordError] = RecordSize
+    length_first: bool = False
+
+    def check(self, header: Buffer) -> int:
+        """Length of the whole record (header included) whose first five bytes these are.
+
+        Raises:
+            RecordVersion, RecordSize, RecordTooShort: it can only be a bad record.
+        """
+        outer_type, major, minor, high, low = header
+        length = high << 8 | low
+        if (
+            self.shortest <= length <= self.longest
+            and major == 3
+            and minor == self.minor
+            and (self.outer_type is None or outer_type == self.outer_type)
+        ):
+            return RECORD_HEADER_LENGTH + length
+        raise self._fault(outer_type, (major, minor), length)
+
+    def _fault(self, outer_type: int, version: tuple[int, int], length: int) -> RecordError:
+        """Which of the faults of a bad header is told."""
+        faults: list[RecordError] = []
+        if version != (3, self.minor):
+            text = f"a record says version {version[0]}.{version[1]}, not 3.{self.minor}"
+            faults.append(RecordVersion(text))
+        elif self.outer_type not in (None, outer_type):
+            text = f"a record of outer type {outer_type}; TLS 1.3 has only {self.outer_type}"
+            faults.append(RecordVersion(text))
+        if length > self.longest:
+            text = f"a record of {length} bytes; there are at most {self.longest}"
+            faults.append(RecordSize(text))
+        elif length < self.shortest:
+            text = f"a record of {length} bytes; there are at least {self.shortest}"
+            faults.append(self.too_short(text))
+        return faults[-1 if self.length_first else 0]
+
+    def check_body(self, length: int) -> None:
+        """Refuse a whole record of that length that cannot be opened. Raises RecordMisfit."""
+        if length < self.least or length % self.block:
+            raise RecordMisfit(f"a record of {length} bytes has no room for its tag, or odd blocks")
+
+
+def framing_of(session: Session) -> Framing:
+    """What `session.framing` demands of the session's records."""
+    return _OPINIONS[session.framing](session)
+
+
+def least_length(session: Session) -> int:
+    """The shortest that a record with an empty payload can be, header not counted."""
+    suite, version = session.suite, session.version
+    explicit = suite.explicit(version)
+    if suite.mac:
+        return explicit + (suite.tag_length + CBC_BLOCK) // CBC_BLOCK * CBC_BLOCK
+    return explicit + suite.tag_length + (version == TLS_1_3)
+
+
+def _strict(session: Session) -> Framing:
+    least = least_length(session)
+    padding = MAX_CBC_PADDING + session.suite.tag_length if session.suite.mac else 0
+    explicit = session.suite.explicit(session.version)
+    return Framing(
+        needed=RECORD_HEADER_LENGTH,
+        minor=min(session.version, TLS_1_3 - 1) & 0xFF,
+        outer_type=OUTER_TYPE if session.version == TLS_1_3 else None,
+        shortest=least,
+        longest=MAX_PLAINTEXT + (explicit + padding if padding else least),
+        least=least,
+        block=CBC_BLOCK if session.suite.mac else 1,
+    )
+
+
+def _freebsd(session: Session) -> Framing:
+    suite = session.suite
+    explicit = suite.explicit(session.version)
+    strict = _strict(session)
+    trailer = CBC_BLOCK + suite.tag_length if suite.mac else strict.least - explicit
+    return Framing(
+        needed=RECORD_HEADER_LENGTH + explicit,
+        minor=strict.minor,
+        outer_type=strict.outer_type,
+        shortest=explicit,
+        longest=explicit + MAX_PLAINTEXT + trailer,
+        least=strict.least,
+        block=strict.block,
+    )
+
+
+def _linux(session: Session) -> Framing:
+    suite = session.suite
+    explicit = suite.explicit(session.version)
+    shortest = explicit + suite.tag_length
+    return Framing(
+        needed=RECORD_HEADER_LENGTH + explicit,
+        minor=_strict(session).minor,
+        outer_type=None,
+        shortest=shortest,
+        longest=MAX_PLAINTEXT + shortest + (session.version == TLS_1_3),
+        least=shortest,
+        too_short=RecordTooShort,
+        length_first=True,
+    )
+
+
+_OPINIONS: dict[str, Callable[[Session], Framing]] = {
+    "strict": _strict,
+    "freebsd": _freebsd,
+    "linux": _linux,
+}
