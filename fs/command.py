@@ -17,7 +17,7 @@ from umktls.errors import UmktlsError
 from .background import Report, in_background, send_output_to
 from .mount import MountPlan, run_mount
 from .mountpoint import check_mountpoint
-from .options import OPTIONS, parse_options
+from .options import OPTIONS, MountOptions, engine_fields, parse_options
 from .source import Source
 
 __all__ = ["mount"]
@@ -68,6 +68,11 @@ class MountCommand(click.Command):
 @click.argument("mountpoint", type=click.Path())
 @click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Mount options; see below.")
 @click.option("--certs", type=click.Path(path_type=Path), help="What `umktls certs` made.")
+@click.option(
+    "--engine",
+    metavar="NAME|tx=NAME,rx=NAME",
+    help="What seals and opens the records; `umktls engines` lists them.",
+)
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground until unmounted.")
 @click.option("-d", "--debug", is_flag=True, help="Say what happens; stays in the foreground.")
 @click.option("--no-daemon", is_flag=True, help="Start no rpctlscd: one is started by hand.")
@@ -79,6 +84,7 @@ def mount(
     mountpoint: str,
     options: tuple[str, ...],
     certs: Path | None,
+    engine: str | None,
     foreground: bool,
     debug: bool,
     no_daemon: bool,
@@ -99,12 +105,14 @@ def mount(
       umktls mount [::1]:2049:/ /mnt -o notls -f
     """
     try:
-        parsed = parse_options(options, certs=_absolute(certs), keylog=_absolute(keylog))
+        chosen = engine_fields(engine) if engine is not None else {}
+        parsed = parse_options(options, certs=_absolute(certs), keylog=_absolute(keylog), **chosen)
         where = Source.parse(source)
         plan = MountPlan(where, mountpoint, parsed, no_daemon, _absolute(rundir))
         plan.port()
     except UmktlsError as error:
         raise WrongOptions(str(error)) from error
+    _warn(parsed)
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.INFO,
         format="%(asctime)s %(name)s %(levelname)s: %(message)s",
@@ -113,6 +121,13 @@ def mount(
         _mount(plan, foreground or debug)
     except UmktlsError as error:
         raise MountFailed(f"{source} on {mountpoint}: {error}") from error
+
+
+def _warn(options: MountOptions) -> None:
+    """Say on stderr, in red, what whoever uses the chosen engines has to know every time."""
+    if options.security != "none":
+        for text in options.engine.warnings():
+            click.secho(f"umktls mount: warning: {text}", fg="red", bold=True, err=True)
 
 
 def _absolute(path: Path | None) -> Path | None:

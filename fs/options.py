@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from umktls.errors import CallerError
+from umktls.ktls.engines import get_engine
+from umktls.ktls.engines.choice import DEFAULT_ENGINE, EngineChoice, named_engines
 
-__all__ = ["OPTIONS", "MountOptions", "Option", "parse_options"]
+__all__ = ["OPTIONS", "MountOptions", "Option", "engine_fields", "parse_options"]
 
 _MEBIBYTE = 1 << 20
 
@@ -31,6 +33,7 @@ class MountOptions:
     port: int | None = None
     engine_tx: str | None = None
     engine_rx: str | None = None
+    bounce: bool = False
     rsize: int = _MEBIBYTE
     wsize: int = _MEBIBYTE
     timeo: float = 60.0
@@ -48,6 +51,11 @@ class MountOptions:
     allow_other: bool | None = None  # None: as it suits who mounts
     default_permissions: bool = False
     fuse: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def engine(self) -> EngineChoice:
+        """What seals and opens, by direction."""
+        return EngineChoice(self.engine_tx or DEFAULT_ENGINE, self.engine_rx or DEFAULT_ENGINE)
 
     @property
     def deadline(self) -> float:
@@ -76,7 +84,8 @@ class Option:
 
     sets: the field; None for an option that is accepted and has no effect here.
     value: for an option without ``=``, what the field becomes.
-    convert: for an option with ``=``, makes the field's value of (option's name, text).
+    convert: for an option with ``=``, makes the field's value of (option's name, text); where an
+        option sets several fields to different values, a dictionary of them.
     """
 
     name: str
@@ -135,6 +144,20 @@ def _path(name: str, text: str) -> Path:
     return Path(_text(name, text)).expanduser().absolute()
 
 
+def engine_fields(text: str) -> dict[str, str]:
+    """The fields that ``--engine TEXT`` sets."""
+    served = named_engines(text)
+    return {f"engine_{direction}": name for direction, name in served.items()}
+
+
+def _engines(name: str, text: str) -> dict[str, str]:
+    return engine_fields(_text(name, text))
+
+
+def _engine(name: str, text: str) -> str:
+    return get_engine(_text(name, text)).name
+
+
 _ATTRIBUTE_TIMES = ("acregmin", "acregmax", "acdirmin", "acdirmax")
 _LOOKUPCACHE = {"all": "all", "pos": "positive", "positive": "positive", "none": "none"}
 
@@ -152,9 +175,20 @@ _TABLE = (
     Option("tlscertname", "which client certificate, by name", ("certname",), convert=_text),
     Option("keylog", "file to append the TLS secrets to", ("keylog",), convert=_path),
     Option("port", "the server's port (2049)", ("port",), convert=_number(1, 65535)),
-    Option("engine", "record engine, both ways", ("engine_tx", "engine_rx"), convert=_text),
-    Option("engine_tx", "record engine for sending", ("engine_tx",), convert=_text),
-    Option("engine_rx", "record engine for receiving", ("engine_rx",), convert=_text),
+    Option(
+        "engine",
+        "what seals and opens, see `umktls engines`",
+        ("engine_tx", "engine_rx"),
+        convert=_engines,
+    ),
+    Option("engine_tx", "the same for sending only", ("engine_tx",), convert=_engine),
+    Option("engine_rx", "the same for receiving only", ("engine_rx",), convert=_engine),
+    Option(
+        "bounce",
+        "what the engine does not take the daemon bounces (allow), or not (refuse, the default)",
+        ("bounce",),
+        convert=_one_of({"allow": True, "refuse": False}),
+    ),
     Option("rsize", "bytes of a READ at most", ("rsize",), convert=_transfer_size),
     Option("wsize", "bytes of a WRITE at most", ("wsize",), convert=_transfer_size),
     Option("timeo", "tenths of a second per try", ("timeo",), convert=_deciseconds),
@@ -250,8 +284,9 @@ class _Reader:
         if option is None:
             raise CallerError(f"unknown mount option {name!r}; see `umktls mount --help`")
         value = _value(option, word, text, bool(equals))
-        for target in option.sets:
-            self.set(target, value, word)
+        values = value if isinstance(value, dict) else dict.fromkeys(option.sets, value)
+        for target, one in values.items():
+            self.set(target, one, word)
 
     def set(self, target: str, value: Any, word: str) -> None:
         known = self.values.setdefault(target, value)
@@ -269,7 +304,7 @@ def parse_options(texts: Iterable[str], **given: Any) -> MountOptions:
     reader = _Reader()
     for target, value in given.items():
         if value is not None:
-            reader.set(target, value, f"--{target}")
+            reader.set(target, value, f"--{target.partition('_')[0]}")
     for word in _split(texts):
         reader.read(word)
     options = replace(MountOptions(), **reader.values, fuse=frozenset(reader.fuse))

@@ -53,8 +53,8 @@ def test_an_option_sets_its_field(word: str, field: str, value: object) -> None:
 
 
 def test_engine_and_actimeo_set_several_fields() -> None:
-    options = parse_options(["engine=toe,actimeo=9"])
-    assert (options.engine_tx, options.engine_rx) == ("toe", "toe")
+    options = parse_options(["engine=bounce,actimeo=9"])
+    assert (options.engine_tx, options.engine_rx) == ("bounce", "bounce")
     times = (options.acregmin, options.acregmax, options.acdirmin, options.acdirmax)
     assert times == (9.0, 9.0, 9.0, 9.0)
 

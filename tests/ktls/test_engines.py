@@ -266,7 +266,7 @@ def test_engines_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     known = EntryPoints((entry,))
     monkeypatch.setattr(engines, "entry_points", lambda **query: known.select(**query))
-    assert engine_names() == ["software", "someone-s"]
+    assert {"software", "someone-s"} <= set(engine_names())
     assert get_engine("someone-s").name == "software"
     with pytest.raises(CallerError, match="software, someone-s"):
         get_engine("nobody-s")

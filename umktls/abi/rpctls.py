@@ -102,6 +102,17 @@ UMKTLS_XPRTSEC = 2  # b"tls" or b"mtls": what the mount or the export asks for
 UMKTLS_DEADLINE = 3  # u32, milliseconds left for this upcall
 UMKTLS_LEFTOVER = 4  # set: bytes that a TLS library had read too far
 UMKTLS_CONNECTION = 5  # what the trace calls this connection, such as b"c7"
+# get: what to do with a direction that kernel TLS does not take (the ENABLE option failed, or the
+# mode stayed NONE): b"refuse" the connection, b"bounce" the data, or go on in b"clear"
+UMKTLS_TX_FALLBACK = 6
+UMKTLS_RX_FALLBACK = 7
+# get: an end of a new stream socket pair, whose real descriptor comes beside the answer
+# (SCM_RIGHTS; the value is empty). What RPC sends comes out of the TX end, to be sealed and written
+# to the connection, until its end of stream; what the daemon opens goes into the RX end, and the
+# end of the stream there is the connection's for RPC. EPERM where the fallback is not b"bounce",
+# EALREADY where the direction has its keys or its pair.
+UMKTLS_TX_BOUNCE = 8
+UMKTLS_RX_BOUNCE = 9
 
 # Ours: the kernel asks the daemon to renew a session's keys by KeyUpdate.
 RPCTLSCD_REKEY = RPCTLSSD_REKEY = 4

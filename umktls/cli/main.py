@@ -16,7 +16,7 @@ from umktls.errors import UmktlsError
 __all__ = ["main"]
 
 GROUP = "umktls.commands"
-OWN = ("certs", "demo", "rekey", "serve", "stat", "trace", "umount")
+OWN = ("certs", "demo", "engines", "rekey", "serve", "stat", "trace", "umount")
 
 
 class Failure(click.ClickException):

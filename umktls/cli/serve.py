@@ -11,8 +11,10 @@ import click
 import trio
 
 from umktls.certs import layout
+from umktls.cli.engines import warn
 from umktls.errors import CallerError
 from umktls.kernel.server import ServerConfig, boot_server
+from umktls.ktls.engines.choice import parse_engines
 from umktls.nfsd.exports import Export, Security, Squash
 from umktls.nfsd.server import NfsServer
 
@@ -51,6 +53,20 @@ LEVELS = {
 @click.option(
     "--no-tls", "level", flag_value="no-tls", help="Offer no TLS: everything goes in clear."
 )
+@click.option(
+    "--engine",
+    default="software",
+    show_default=True,
+    metavar="NAME|tx=NAME,rx=NAME",
+    help="What seals and opens the records; `umktls engines` lists them.",
+)
+@click.option(
+    "--bounce",
+    type=click.Choice(["allow", "refuse"]),
+    default="refuse",
+    show_default=True,
+    help="May the daemon do SSL_write and SSL_read where the engine cannot serve a connection?",
+)
 @click.option("--read-only", is_flag=True, help="Let nobody change anything.")
 @click.option(
     "--squash",
@@ -88,6 +104,8 @@ def serve(
     host: str,
     certs: Path | None,
     level: str | None,
+    engine: str,
+    bounce: str,
     read_only: bool,
     squash: Squash,
     insecure: bool,
@@ -119,12 +137,16 @@ def serve(
         security=security,
         offer_tls=offer_tls,
         certs=certs and certs.absolute(),
+        engine=parse_engines(engine),
+        bounce=bounce == "allow",
         no_daemon=no_daemon,
         daemons=daemons,
         rundir=rundir and rundir.absolute(),
         keylog=keylog and keylog.absolute(),
         facts={"exports": [export.name]},
     )
+    if offer_tls:
+        warn(config.engine)
     trio.run(run, config, NfsServer([export], state_dir or default_state()))
 
 

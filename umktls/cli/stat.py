@@ -62,6 +62,9 @@ def host_view(state: dict[str, Any]) -> Group:
     parts: list[Text | Table] = [heading(state)]
     for connection in state.get("connections") or []:
         parts += [connection_line(connection), directions(connection), calls_line(connection)]
+        warning = clear_warning(connection)
+        if warning is not None:
+            parts.append(warning)
     return Group(*parts, totals_line(state.get("totals") or {}), Text())
 
 
@@ -111,8 +114,19 @@ def directions(connection: dict[str, Any]) -> Table:
         engine, mode = half.get("engine") or "none", half.get("mode") or ""
         counters = (half.get("sequence", ""), half.get("records", ""))
         cells = (direction, engine, mode, *counters, amount(int(half.get("bytes") or 0)))
-        table.add_row("     ", *(Text(printable(str(cell))) for cell in cells))
+        style = "bold red" if half.get("route") == "clear" else ""
+        table.add_row("     ", *(Text(printable(str(cell)), style) for cell in cells))
     return table
+
+
+def clear_warning(connection: dict[str, Any]) -> Text | None:
+    """A line for a connection that was meant to be sealed and is not."""
+    ways = [way for way in ("tx", "rx") if (connection.get(way) or {}).get("route") == "clear"]
+    if not ways or not connection.get("tls"):
+        return None
+    return Text(
+        f"       {' and '.join(ways)}: engine null, everything goes in CLEAR TEXT", "bold red"
+    )
 
 
 COLUMNS = ("", "engine", "mode", "sequence", "records", "bytes")

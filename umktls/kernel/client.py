@@ -27,6 +27,7 @@ from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.probe import NotOffered, probe
 from umktls.kernel.repeated import done_already
 from umktls.kernel.rpc_client import RpcClient
+from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfs.types import FSINFO3args, FSINFO3resok
 from umktls.rpc.message import AuthSys, OpaqueAuth
@@ -47,7 +48,8 @@ class MountConfig:
     """What to mount, and how. Seconds are seconds; `security` is "tls", "mtls" or "none".
 
     `certs` has `ca.pem`, and for "mtls" `client/cert.pem` and `client/certkey.pem`. `certname`
-    chooses another certificate of that directory (FreeBSD's tlscertname=).
+    chooses another certificate of that directory (FreeBSD's tlscertname=). `bounce` allows to
+    bounce a direction that its engine does not take.
     """
 
     server: str
@@ -58,8 +60,8 @@ class MountConfig:
     certname: str = ""
     no_daemon: bool = False
     rundir: Path | None = None
-    engine_tx: str = "software"
-    engine_rx: str = "software"
+    engine: EngineChoice = DEFAULT_CHOICE
+    bounce: bool = False
     deadline: float = 60.0
     connect_seconds: float = 10.0
     probe_seconds: float = rpctls.PROBE_TIMEOUT
@@ -129,8 +131,8 @@ async def boot_client(config: MountConfig) -> AsyncIterator[Host]:
         "client",
         config.rundir,
         daemons=config.daemon(),
-        engine_tx=config.engine_tx,
-        engine_rx=config.engine_rx,
+        engine=config.engine,
+        bounce=config.bounce,
         upcall_seconds=config.upcall_seconds,
         facts=facts,
     )

@@ -41,11 +41,15 @@ TEXTS = {
     "rx-keys": "RX keys set: {suite}, first sequence number {sequence}, "
     "{waiting} bytes wait in the receive queue",
     "mode": "kernel TLS: sending {tx} ({engine_tx}), receiving {rx} ({engine_rx})",
+    "bounce": "{direction} is bounced: the daemon has an end of a socket pair",
+    "swallowed": "SSL_read swallowed a record of type {type} ({name}), {bytes} bytes: RPC never "
+    "sees it",
+    "dropped-record": "a sealed record of {bytes} bytes in front of the clear data was dropped",
     "upcall-answered": "upcall {procedure} answered after {seconds:.3f} s: {result}",
     "control-record": "record of type {type} ({name}), {bytes} bytes, goes to the daemon",
     "post-handshake": "{records} records, {bytes} bytes, waited after the handshake "
     "and did not reach RPC",
-    "first-rpc": "first sealed RPC {direction}",
+    "first-rpc": "first {how} RPC {direction}",
     "ticket": "session ticket kept for the next connection",
     "key-update": "key update, {direction} generation {generation}",
     "rekey": "the kernel asks the daemon for new keys",

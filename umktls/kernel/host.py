@@ -26,6 +26,8 @@ from umktls.errors import CallerError, WorldError
 from umktls.kernel import tls
 from umktls.kernel.children import Child, DaemonCommand
 from umktls.kernel.control import ControlServer
+from umktls.kernel.detours import Means
+from umktls.kernel.engines import chosen_engines
 from umktls.kernel.events import Trace
 from umktls.kernel.groups import single_error
 from umktls.kernel.ktls_socket import KernelSocket
@@ -33,7 +35,7 @@ from umktls.kernel.memory import keep_large_buffers
 from umktls.kernel.rundir import RunDirectory
 from umktls.kernel.syscalls import Process, SyscallServer
 from umktls.kernel.upcalls import DaemonGone, DaemonHandle
-from umktls.ktls.engines import get_engine
+from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 from umktls.ktls.socket import KtlsSocketState
 
 __all__ = ["Host", "HostConfig", "booted"]
@@ -49,15 +51,16 @@ class HostConfig:
     """How a host comes up.
 
     `role` is "client" or "server". `daemons` are started and kept alive by the host; with none, a
-    daemon has to register by itself. Seconds are seconds.
+    daemon has to register by itself. `bounce` allows to bounce a direction that its engine does not
+    take. Seconds are seconds.
     """
 
     role: str
     rundir: Path | None = None
     personality: Personality = DEFAULT_PERSONALITY
     daemons: tuple[DaemonCommand, ...] = ()
-    engine_tx: str = "software"
-    engine_rx: str = "software"
+    engine: EngineChoice = DEFAULT_CHOICE
+    bounce: bool = False
     upcall_seconds: float = rpctls.UPCALL_TIMEOUT
     daemon_seconds: float = 15.0
     facts: dict[str, Any] = field(default_factory=dict)
@@ -73,6 +76,7 @@ class Host:
         self.name = self.rundir.path.name
         self.trace = Trace(self.name, config.role)
         self.nursery = nursery
+        self.means = Means(chosen_engines(config.engine), config.bounce, nursery.start_soon)
         self.started = time.time()
         self.sockets: dict[str, KernelSocket] = {}
         self.handles: dict[str, list[DaemonHandle]] = {"rpctlscd": [], "rpctlssd": []}
@@ -93,10 +97,9 @@ class Host:
     ) -> KernelSocket:
         """Make a connected TCP socket one of this kernel's."""
         name = f"{self.config.role[0]}{next(self._numbers)}"
-        state = KtlsSocketState(
-            get_engine(self.config.engine_tx), get_engine(self.config.engine_rx), self.personality
-        )
-        adopted = KernelSocket(sock, state, name, self.trace, security, peername)
+        engines = self.means.engines
+        state = KtlsSocketState(engines["tx"], engines["rx"], self.personality)
+        adopted = KernelSocket(sock, state, name, self.trace, self.means, security, peername)
         self.sockets[name] = adopted
         self.totals["connections"] += 1
         self.nursery.start_soon(adopted.queue.run)

@@ -9,6 +9,8 @@ set: the receiver sees to that. Sending stops behind a KeyUpdate record that the
 the new TX key is set, because the peer has changed its key at that point and could open nothing
 sealed with the old one; messages sent meanwhile are held here in the clear and sealed later. Real
 kernels leave that to the program.
+
+A direction that kernel TLS does not take may go another way (`umktls.kernel.detours`).
 """
 
 from __future__ import annotations
@@ -27,9 +29,12 @@ import trio
 
 from umktls.abi import freebsd, rpctls
 from umktls.errors import CallerError, PeerError, WorldError
+from umktls.kernel.detours import WORDS, Detours, Means
 from umktls.kernel.events import Trace
+from umktls.kernel.lanes import Intake
 from umktls.kernel.stream import SendQueue, read_some
 from umktls.ktls.rx import PullResult, Receiver
+from umktls.ktls.session import Direction
 from umktls.ktls.socket import KtlsSocketState
 from umktls.ktls.suites import Suite
 from umktls.ktls.tx import Transmitter
@@ -94,6 +99,7 @@ class KernelSocket:
         state: KtlsSocketState,
         name: str,
         trace: Trace,
+        means: Means,
         security: str = "none",
         peername: str = "",
     ) -> None:
@@ -121,6 +127,8 @@ class KernelSocket:
         self.deadline = 0.0
         self.closed = False
         self.queue = SendQueue(sock)
+        self.intake: Intake | None = None  # None: from TCP as it is
+        self.detours = Detours(self, means)
         self.rx_progress = trio.Event()
         self._held: deque[list[Buffer]] | None = None
         self._early_records = 0
@@ -141,7 +149,7 @@ class KernelSocket:
         self.queue.push(self.state.tx.seal_message(parts))
         if not self._sent_data and self.session is not None:
             self._sent_data = True
-            self.trace.emit("first-rpc", self.name, direction="sent")
+            self.trace.emit("first-rpc", self.name, direction="sent", how=self.detours.how("tx"))
 
     async def pump(
         self,
@@ -165,7 +173,10 @@ class KernelSocket:
             if result is PullResult.EOF:
                 return
             if result is PullResult.MORE_NEEDED:
-                rx.buffer_filled(await read_some(self.sock, rx.get_buffer(1, reader)))
+                if self.intake is None:
+                    rx.buffer_filled(await read_some(self.sock, rx.get_buffer(1, reader)))
+                else:
+                    await self.intake.fill(rx, reader)
                 reads += 1
                 if reads >= READS_PER_TURN:
                     reads = 0
@@ -187,6 +198,12 @@ class KernelSocket:
             bytes=length + RECORD_OVERHEAD,
         )
 
+    def count_dropped(self, length: int) -> None:
+        """Note that a sealed record of that length was in front of clear data, and was dropped."""
+        self._early_records += 1
+        self._early_bytes += length
+        self.trace.emit("dropped-record", self.name, bytes=length)
+
     def _first_data(self) -> None:
         """The first application data after the handshake: now it is known what came before it."""
         if self.session is None:
@@ -195,7 +212,7 @@ class KernelSocket:
         self.trace.emit(
             "post-handshake", self.name, records=self._early_records, bytes=self._early_bytes
         )
-        self.trace.emit("first-rpc", self.name, direction="received")
+        self.trace.emit("first-rpc", self.name, direction="received", how=self.detours.how("rx"))
 
     # ---- what the system calls use
 
@@ -205,6 +222,7 @@ class KernelSocket:
         """setsockopt(2). Raises `UmktlsError` with the emulated kernel's errno."""
         if level == rpctls.SOL_UMKTLS:
             raise CallerError("the options of level SOL_UMKTLS can only be read", errno.ENOPROTOOPT)
+        self.detours.refuse_without_kern_tls(level, name)
         self.state.setsockopt(level, name, value, copyin)
         if (level, name) == (freebsd.IPPROTO_TCP, freebsd.TCP_TXTLS_ENABLE):
             self._tx_enabled()
@@ -237,12 +255,15 @@ class KernelSocket:
     def getsockopt(self, level: int, name: int, length: int) -> bytes:
         """getsockopt(2). Raises `UmktlsError` with the emulated kernel's errno."""
         if level != rpctls.SOL_UMKTLS:
+            self.detours.refuse_without_kern_tls(level, name)
             return self.state.getsockopt(level, name, length)
         values: dict[int, Callable[[], bytes]] = {
             rpctls.UMKTLS_PEERNAME: lambda: self.peername.encode(),
             rpctls.UMKTLS_XPRTSEC: lambda: self.security.encode(),
             rpctls.UMKTLS_DEADLINE: self._deadline,
             rpctls.UMKTLS_CONNECTION: lambda: self.name.encode(),
+            rpctls.UMKTLS_TX_FALLBACK: lambda: self.detours.fallback("tx").encode(),
+            rpctls.UMKTLS_RX_FALLBACK: lambda: self.detours.fallback("rx").encode(),
         }
         if name not in values:
             raise CallerError(f"no option {name} at level SOL_UMKTLS", errno.ENOPROTOOPT)
@@ -291,21 +312,19 @@ class KernelSocket:
     def check_kernel_tls(self) -> None:
         """The kernel's own look at whether KTLS works, per direction.
 
-        Raises `UmktlsError` when a direction has no keys: nothing may be sent in clear then.
+        Raises `UmktlsError` when a direction has no keys and goes no other way that was asked for:
+        nothing may be sent in clear then.
         """
-        modes = {
-            "sending": self.state.mode("tx"),
-            "receiving": self.state.mode("rx"),
-        }
+        self.detours.go_clear()
         self.trace.emit(
             "mode",
             self.name,
-            tx=freebsd.TCP_TLS_MODE_NAMES[modes["sending"]],
-            rx=freebsd.TCP_TLS_MODE_NAMES[modes["receiving"]],
-            engine_tx=self.state.engine_name("tx") or "none",
-            engine_rx=self.state.engine_name("rx") or "none",
+            tx=freebsd.TCP_TLS_MODE_NAMES[self.state.mode("tx")],
+            rx=freebsd.TCP_TLS_MODE_NAMES[self.state.mode("rx")],
+            engine_tx=self.detours.engine("tx") or "none",
+            engine_rx=self.detours.engine("rx") or "none",
         )
-        missing = [direction for direction, mode in modes.items() if mode == 0]
+        missing = [word for direction, word in WORDS.items() if not self.detours.engine(direction)]
         if missing:
             raise PeerError(
                 f"the daemon says the handshake succeeded, but set no keys for "
@@ -322,6 +341,7 @@ class KernelSocket:
         self.queue.fail(WorldError(f"the connection was closed: {reason}", errno.ECONNABORTED))
         trio.lowlevel.notify_closing(self.sock)
         self.sock.close()
+        self.detours.close()
         self.trace.emit("closed", self.name, reason=reason)
 
     def stat(self) -> dict[str, Any]:
@@ -335,12 +355,27 @@ class KernelSocket:
             "tls": None
             if self.tls is None
             else {name: getattr(self.tls, name) for name in TlsFacts.__slots__},
-            "tx": half(state.engine_name("tx"), state.mode("tx"), state.tx),
-            "rx": half(state.engine_name("rx"), state.mode("rx"), state.rx),
+            "tx": self._half("tx", state.tx, self.queue),
+            "rx": self._half("rx", state.rx, self.intake),
             "rpc": dict(self.rpc),
             "upcalls": dict(self.upcalls),
             "control_records": self.control_records,
             "opened": self.opened,
+        }
+
+    def _half(
+        self,
+        direction: Direction,
+        state: Transmitter | Receiver,
+        lane: SendQueue | Intake | None,
+    ) -> dict[str, Any]:
+        return {
+            "engine": self.detours.engine(direction),
+            "route": self.detours.route(direction).value,
+            "mode": freebsd.TCP_TLS_MODE_NAMES[self.state.mode(direction)],
+            "sequence": state.sequence,
+            "records": state.records,
+            "bytes": state.bytes + int(getattr(lane, "bytes", 0)),
         }
 
 
@@ -352,13 +387,3 @@ def is_key_update(data: bytes, control: bytes) -> bool:
     """Whether a sendmsg sends a KeyUpdate message (RFC 8446 section 4.6.3)."""
     types = [message.data[:1] for message in freebsd.parse_control_untrusted(control)]
     return types == [bytes([HANDSHAKE_RECORD])] and data[:1] == bytes([KEY_UPDATE])
-
-
-def half(engine: str | None, mode: int, direction: Transmitter | Receiver) -> dict[str, Any]:
-    return {
-        "engine": engine,
-        "mode": freebsd.TCP_TLS_MODE_NAMES[mode],
-        "sequence": direction.sequence,
-        "records": direction.records,
-        "bytes": direction.bytes,
-    }

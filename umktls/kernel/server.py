@@ -26,6 +26,7 @@ from umktls.kernel.children import DaemonCommand
 from umktls.kernel.host import Host, HostConfig, accept_loop, booted
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.probe import check_probe
+from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 from umktls.rpc.message import (
     STARTTLS_VERIFIER,
     AcceptStat,
@@ -55,7 +56,8 @@ class ServerConfig:
     """What to serve, and how. `security` is "none", "tls" or "mtls": what every export asks for at
     least; `offer_tls` false answers the probe as a server without TLS does.
 
-    `certs` has `ca.pem`, `server/cert.pem` and `server/certkey.pem`.
+    `certs` has `ca.pem`, `server/cert.pem` and `server/certkey.pem`. `bounce` allows to bounce a
+    direction that its engine does not take.
     """
 
     host: str = "localhost"
@@ -66,8 +68,8 @@ class ServerConfig:
     no_daemon: bool = False
     daemons: int = 1
     rundir: Path | None = None
-    engine_tx: str = "software"
-    engine_rx: str = "software"
+    engine: EngineChoice = DEFAULT_CHOICE
+    bounce: bool = False
     upcall_seconds: float = rpctls.UPCALL_TIMEOUT
     keylog: Path | None = None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -216,8 +218,8 @@ async def boot_server(
         "server",
         config.rundir,
         daemons=config.daemon(),
-        engine_tx=config.engine_tx,
-        engine_rx=config.engine_rx,
+        engine=config.engine,
+        bounce=config.bounce,
         upcall_seconds=config.upcall_seconds,
         facts={**config.facts, "port": port, "security": config.security},
     )

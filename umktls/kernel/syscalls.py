@@ -9,11 +9,12 @@ call ends the connection, with one line in the trace; the host lives.
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import itertools
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +24,7 @@ from umktls.abi import rpctls
 from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError
 from umktls.kernel.control import allowed, peer_credentials
 from umktls.kernel.ktls_socket import Failure, KernelSocket, TlsFacts
+from umktls.ktls.session import Direction
 from umktls.upcall import syscalls as wire
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ UTRACE_EVENTS = {
     "ticket": ("lifetime", "bytes"),
     "key-update": ("direction", "generation", "requested"),
     "alert": ("level", "description", "reason"),
+    "swallowed": ("type", "name", "bytes"),
     "warning": ("reason",),
 }
 
@@ -73,12 +76,23 @@ class Process:
         return sock
 
 
+# Options whose value is a descriptor beside the answer.
+BOUNCE_OPTIONS: Mapping[tuple[int, int], Direction] = {
+    (rpctls.SOL_UMKTLS, rpctls.UMKTLS_TX_BOUNCE): "tx",
+    (rpctls.SOL_UMKTLS, rpctls.UMKTLS_RX_BOUNCE): "rx",
+}
+
+
 @dataclass(slots=True)
 class Answer:
-    """A system call's result, and the real descriptor that goes with it."""
+    """A system call's result, and the real descriptor that goes with it.
+
+    `give_away` is a socket that is the other process's from then on.
+    """
 
     result: Any
     pass_descriptor: int | None = None
+    give_away: socket.socket | None = None
 
 
 class SyscallServer:
@@ -150,10 +164,10 @@ class SyscallServer:
         except UmktlsError as error:
             number = self._host.personality.errno(error.errno)
         reply = wire.encode_reply(request.sequence, number, answer.result, request.number)
-        try:
-            await send_with_descriptor(process.sock, reply, answer.pass_descriptor)
-        except OSError:
-            return
+        with answer.give_away or contextlib.nullcontext() as given:
+            descriptor = answer.pass_descriptor if given is None else given.fileno()
+            with contextlib.suppress(OSError):
+                await send_with_descriptor(process.sock, reply, descriptor)
 
     # ---- rpctls_syscall
 
@@ -207,6 +221,9 @@ class SyscallServer:
 
     def _getsockopt(self, process: Process, args: wire.GetsockoptArgs) -> Answer:
         sock = process.descriptor(args.fd)
+        bounced = BOUNCE_OPTIONS.get((args.level, args.name))
+        if bounced is not None:
+            return Answer(b"", give_away=sock.detours.bounce(bounced))
         return Answer(sock.getsockopt(args.level, args.name, args.length))
 
     async def _sendmsg(self, process: Process, args: wire.SendmsgArgs) -> Answer:

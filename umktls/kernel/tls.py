@@ -224,6 +224,7 @@ async def disconnect(host: Host, sock: KernelSocket, reason: str) -> None:
     if sock.session is not None:
         host.trace.emit("disconnect", sock.name, reason=reason)
         with trio.CancelScope(shield=True), trio.move_on_after(DISCONNECT_SECONDS):
+            await sock.detours.finish_sending()
             await upcall_session(host, sock, "DISCONNECT", "disconnect")
             await sock.queue.emptied()
     sock.close(reason)

@@ -205,7 +205,8 @@ SYSCALLS: Mapping[int, Syscall] = {
             "getsockopt",
             GetsockoptArgs,
             OPAQUE,
-            "the options of kernel TLS and our own",
+            "the options of kernel TLS and our own; UMKTLS_TX_BOUNCE and UMKTLS_RX_BOUNCE bring a "
+            "descriptor beside the reply",
         ),
         Syscall(SYS_shutdown, "shutdown", ShutdownArgs, xdr.VOID, "whole"),
         Syscall(

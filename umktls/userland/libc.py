@@ -51,6 +51,10 @@ from umktls.abi.rpctls import (
     UMKTLS_CONNECTION,
     UMKTLS_DEADLINE,
     UMKTLS_PEERNAME,
+    UMKTLS_RX_BOUNCE,
+    UMKTLS_RX_FALLBACK,
+    UMKTLS_TX_BOUNCE,
+    UMKTLS_TX_FALLBACK,
     UMKTLS_XPRTSEC,
     UPCALL_TIMEOUT,
 )
@@ -87,6 +91,8 @@ _UCRED = struct.Struct("3i")
 
 _ENABLE: Mapping[Direction, int] = {"tx": TCP_TXTLS_ENABLE, "rx": TCP_RXTLS_ENABLE}
 _MODE: Mapping[Direction, int] = {"tx": TCP_TXTLS_MODE, "rx": TCP_RXTLS_MODE}
+_FALLBACK: Mapping[Direction, int] = {"tx": UMKTLS_TX_FALLBACK, "rx": UMKTLS_RX_FALLBACK}
+_BOUNCE: Mapping[Direction, int] = {"tx": UMKTLS_TX_BOUNCE, "rx": UMKTLS_RX_BOUNCE}
 
 
 class SystemCallError(UmktlsError):
@@ -341,6 +347,23 @@ class Socket:
     def connection_name(self) -> str:
         """UMKTLS_CONNECTION: what the trace calls the connection, "" if the kernel does not say."""
         return self._own_option(UMKTLS_CONNECTION).decode("ascii", "replace")
+
+    def fallback(self, direction: Direction) -> str:
+        """UMKTLS_TX_FALLBACK, UMKTLS_RX_FALLBACK: what to do with a direction that kernel TLS does
+        not take: "refuse", "bounce" or "clear"; "refuse" if the kernel does not say."""
+        return self._own_option(_FALLBACK[direction]).decode("ascii", "replace") or "refuse"
+
+    def bounce(self, direction: Direction) -> socket.socket:
+        """UMKTLS_TX_BOUNCE, UMKTLS_RX_BOUNCE: this process's end of the pair, non-blocking."""
+        args = GetsockoptArgs(self.number, SOL_UMKTLS, _BOUNCE[direction], 0)
+        _, descriptors = self._kernel.call(args)
+        ends = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+        for extra in ends[1:]:
+            extra.close()
+        if not ends:
+            raise PeerError("the kernel gave no socket to bounce over")
+        ends[0].setblocking(False)
+        return ends[0]
 
     def deadline(self, otherwise: float = UPCALL_TIMEOUT) -> Deadline:
         """UMKTLS_DEADLINE: until when the upcall must be answered."""

@@ -1,0 +1,109 @@
+"""`umktls engines`: what can make the records here, and what each can do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from umktls.abi.freebsd import TCP_TLS_MODE_NAMES
+from umktls.errors import CallerError
+from umktls.kernel.engines import Ability, abilities, problem
+from umktls.ktls.engines import engine_names, get_engine, others_engines, route_of
+from umktls.ktls.engines.choice import EngineChoice
+
+__all__ = ["engines", "warn"]
+
+SCHEMA = 1
+DIRECTIONS = {"tx": "sends", "rx": "receives"}
+INDENT = " " * 10
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object with everything.")
+def engines(as_json: bool) -> None:
+    """List the engines: what seals and opens the records of a connection.
+
+    One is chosen with --engine NAME, or one for each direction with --engine tx=NAME,rx=NAME, for
+    `umktls serve` and for `umktls mount`. Other packages bring more by the entry point group
+    umktls.engines.
+
+    \b
+    Examples:
+      umktls engines
+      umktls serve /srv/data --certs /tmp/pki --engine tx=ifnet,rx=software
+      umktls mount localhost:/ /mnt --certs /tmp/pki -o engine=bounce
+    """
+    found = [facts(name) for name in engine_names()]
+    if as_json:
+        click.echo(json.dumps({"schema": SCHEMA, "engines": found}, indent=2))
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for one in found:
+        for line in view(one):
+            console.print(line)
+
+
+def facts(name: str) -> dict[str, Any]:
+    """All about one engine; `problem` says why it cannot be used, null where it can."""
+    entry = others_engines().get(name)
+    known: dict[str, Any] = {"name": name, "from": entry.value if entry else "umktls"}
+    try:
+        engine = get_engine(name)
+    except CallerError as error:
+        return known | {"problem": str(error)}
+    able = abilities(engine)
+    return known | {
+        "mode": TCP_TLS_MODE_NAMES.get(engine.mode, str(engine.mode)),
+        "route": route_of(engine).value,
+        "note": getattr(engine, "note", ""),
+        "warning": getattr(engine, "warning", None),
+        "problem": problem(engine),
+        **{way: words(able[way]) if way in able else None for way in ("tx", "rx")},
+    }
+
+
+def words(ability: Ability) -> dict[str, Any]:
+    return {"suites": ability.suites, "refused": ability.refused}
+
+
+def view(one: dict[str, Any]) -> Iterator[Text]:
+    """One engine for people."""
+    title = Text(f"{one['name']:<9} ", style="bold")
+    if one["problem"]:
+        title.append(f"cannot be used here: {one['problem']}", style="not bold yellow")
+    else:
+        origin = "" if one["from"] == "umktls" else f", from {one['from']}"
+        title.append(f"mode {one['mode']}{origin}: {one['note']}", style="not bold")
+    if one.get("warning"):
+        title.stylize("red")
+    yield title
+    if one["problem"]:
+        return
+    for way, verb in DIRECTIONS.items():
+        for line in ability_lines(one[way], verb):
+            yield Text(INDENT + line)
+
+
+def ability_lines(able: dict[str, Any] | None, verb: str) -> Iterator[str]:
+    if able is None:
+        yield f"{verb}: not with this engine"
+        return
+    for version, suites in able["suites"].items():
+        yield f"{verb} {version}: {', '.join(suites)}"
+    reasons: dict[str, list[str]] = {}
+    for suite, reason in able["refused"].items():
+        reasons.setdefault(reason, []).append(suite)
+    for reason, suites in reasons.items():
+        what = "nothing" if not able["suites"] and len(reasons) == 1 else ", ".join(suites)
+        yield f"{verb} {what if what == 'nothing' else f'not {what}'}: {reason}"
+
+
+def warn(choice: EngineChoice) -> None:
+    """Say on stderr, in red, what whoever uses these engines has to know every time."""
+    for text in choice.warnings():
+        click.secho(f"umktls: warning: {text}", fg="red", bold=True, err=True)

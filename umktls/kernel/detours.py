@@ -1,0 +1,159 @@
+"""The ways that a socket's data goes where kernel TLS does not take a direction.
+
+Per direction a daemon sets keys and then looks whether kernel TLS works (design case S2). Where it
+does not, the daemon asks what to do: UMKTLS_TX_FALLBACK and UMKTLS_RX_FALLBACK. There are three
+answers:
+
+    refuse   the connection has to end; this is the answer unless somebody asked for another one
+    bounce   the session stays in the daemon (S3, S4). It asks for UMKTLS_TX_BOUNCE or
+             UMKTLS_RX_BOUNCE and gets one end of a socket pair; the kernel has the other end in
+             TCP's place, and the daemon does SSL_write and SSL_read between the pair and TCP
+    clear    the engine is `null`, which somebody must have named: a kernel without KERN_TLS (S9)
+
+The end of a bounced connection: the kernel ends its side of the TX pair and makes the DISCONNECT
+upcall; the daemon sends what was in the pair, then close_notify, and closes. Where the peer is the
+first, the daemon ends its side of the RX pair, and RPC sees the end of the stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from umktls.abi import freebsd
+from umktls.errors import CallerError, UnsupportedError
+from umktls.kernel.lanes import ClearIntake, CountingQueue, PlainIntake
+from umktls.ktls.engines import Engine, Route, route_of
+from umktls.ktls.session import Direction
+
+if TYPE_CHECKING:
+    from umktls.kernel.ktls_socket import KernelSocket
+
+__all__ = ["WORDS", "Detours", "Means"]
+
+WORDS: Mapping[Direction, str] = {"tx": "sending", "rx": "receiving"}
+
+HOW = {Route.BOUNCE: "bounced", Route.CLEAR: "clear-text"}
+
+# Which direction an option of kernel TLS is about.
+OPTION_DIRECTIONS: Mapping[tuple[int, int], Direction] = {
+    (freebsd.IPPROTO_TCP, freebsd.TCP_TXTLS_ENABLE): "tx",
+    (freebsd.IPPROTO_TCP, freebsd.TCP_TXTLS_MODE): "tx",
+    (freebsd.IPPROTO_TCP, freebsd.TCP_RXTLS_ENABLE): "rx",
+    (freebsd.IPPROTO_TCP, freebsd.TCP_RXTLS_MODE): "rx",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a host gives its sockets: the engines by direction, whether a direction that its engine
+    does not take may be bounced, and how to start a task that lives as long as the host."""
+
+    engines: Mapping[Direction, Engine]
+    bounce: bool
+    spawn: Callable[[Callable[[], Awaitable[None]]], None]
+
+
+class Detours:
+    """The detours of one socket."""
+
+    def __init__(self, sock: KernelSocket, means: Means) -> None:
+        self._sock = sock
+        self._means = means
+        self._bounced: dict[Direction, socket.socket] = {}
+
+    def _route(self, direction: Direction) -> Route:
+        return route_of(self._means.engines[direction])
+
+    def route(self, direction: Direction) -> Route:
+        """How the direction's data goes."""
+        return Route.BOUNCE if direction in self._bounced else self._route(direction)
+
+    def engine(self, direction: Direction) -> str | None:
+        """What makes the records of a direction, or carries its data instead; None before that."""
+        if direction in self._bounced:
+            return "bounce"
+        if self._route(direction) is Route.CLEAR and self._sock.session is not None:
+            return self._means.engines[direction].name
+        return self._sock.state.engine_name(direction)
+
+    def how(self, direction: Direction) -> str:
+        """In what shape RPCs leave the kernel or come to it, for the trace."""
+        return HOW.get(self.route(direction), "sealed")
+
+    # ---- what the daemon asks
+
+    def fallback(self, direction: Direction) -> str:
+        """UMKTLS_TX_FALLBACK, UMKTLS_RX_FALLBACK: "refuse", "bounce" or "clear"."""
+        route = self._route(direction)
+        if route is Route.CLEAR:
+            return "clear"
+        return "bounce" if route is Route.BOUNCE or self._means.bounce else "refuse"
+
+    def refuse_without_kern_tls(self, level: int, name: int) -> None:
+        """A kernel without KERN_TLS knows none of its options: ENOPROTOOPT (tcp_usrreq.c)."""
+        direction = OPTION_DIRECTIONS.get((level, name))
+        if direction is not None and self._route(direction) is Route.CLEAR:
+            raise UnsupportedError("this kernel has no KERN_TLS", errno.ENOPROTOOPT)
+
+    def bounce(self, direction: Direction) -> socket.socket:
+        """UMKTLS_TX_BOUNCE, UMKTLS_RX_BOUNCE: the daemon's end of a new pair.
+
+        Raises `CallerError`: EPERM where this direction is not to be bounced, EALREADY where it has
+        its keys, or its pair.
+        """
+        word = WORDS[direction]
+        if self.fallback(direction) != "bounce":
+            raise CallerError(f"{word} is not to be bounced here", errno.EPERM)
+        enabled = self._sock.state.mode(direction) != freebsd.TCP_TLS_MODE_NONE
+        if enabled or direction in self._bounced:
+            raise CallerError(f"{word} has its way already", errno.EALREADY)
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        self._bounced[direction] = near
+        if direction == "tx":
+            self._replace_queue(near)
+        else:
+            self._sock.intake = PlainIntake(near)
+        self._sock.trace.emit("bounce", self._sock.name, direction=word)
+        return far
+
+    def _replace_queue(self, sock: socket.socket) -> None:
+        """Send clear data over `sock` from here on. Nothing may be queued."""
+        queue = CountingQueue(sock)
+        self._sock.queue = queue
+        self._means.spawn(queue.run)
+
+    # ---- the connection's life
+
+    def go_clear(self) -> None:
+        """The daemon says that the handshake is done: what has the null engine goes in clear."""
+        sock = self._sock
+        for direction, word in WORDS.items():
+            if self._route(direction) is not Route.CLEAR:
+                continue
+            warning = getattr(self._means.engines[direction], "warning", "goes in clear")
+            sock.trace.emit("warning", sock.name, reason=f"{word}: {warning}")
+            if direction == "tx":
+                self._replace_queue(sock.sock)
+            else:
+                sock.intake = ClearIntake(sock.sock, sock.count_dropped)
+
+    async def finish_sending(self) -> None:
+        """Where sending is bounced, tell the daemon that nothing more will come."""
+        near = self._bounced.get("tx")
+        if near is not None and not self._sock.closed:
+            await self._sock.queue.emptied()
+            with contextlib.suppress(OSError):
+                near.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        for near in self._bounced.values():
+            trio.lowlevel.notify_closing(near)
+            near.close()

@@ -1,0 +1,108 @@
+"""Ways of a direction's data below RPC that are not kernel TLS over TCP.
+
+Without any of these a socket's `SendQueue` writes sealed records to TCP, and its pump reads TCP
+into the receiver that opens them. A direction that is bounced has a socket pair in TCP's place,
+whose other end the daemon holds; the data in it is clear. With the null engine it is TCP itself
+that holds clear data.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+from umktls.kernel.stream import SendQueue, read_some
+from umktls.ktls.engines import RECORD_HEADER_LENGTH
+from umktls.ktls.rx import Receiver
+from umktls.rpc.record import RecordReader
+from umktls.rpc.xdr import Buffer
+
+__all__ = ["ClearIntake", "CountingQueue", "Intake", "PlainIntake"]
+
+APPLICATION_DATA = 23
+
+
+class Intake(Protocol):
+    """Where received bytes come from, if not from TCP as it is."""
+
+    bytes: int
+
+    async def fill(self, rx: Receiver, reader: RecordReader) -> None:
+        """Wait for bytes and put them into `rx`; at the end of the stream, say so."""
+
+
+class CountingQueue(SendQueue):
+    """A send queue for clear data, which no Transmitter counts."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self.bytes = 0
+
+    def push(self, buffers: list[Buffer]) -> None:
+        super().push(buffers)
+        self.bytes += sum(map(len, buffers))
+
+
+class PlainIntake:
+    """Clear data from `sock`."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.bytes = 0
+
+    async def fill(self, rx: Receiver, reader: RecordReader) -> None:
+        count = await read_some(self.sock, rx.get_buffer(1, reader))
+        rx.buffer_filled(count)
+        self.bytes += count
+
+
+class ClearIntake(PlainIntake):
+    """Clear data from TCP, behind the sealed records that the handshake has left in front.
+
+    A TLS server's tickets are sealed whatever comes after them. No RPC can begin like a TLS record
+    does (23, 3, 3): as a record mark that is a first fragment of 387 MB, far over every limit. So
+    what looks like sealed records at the head is dropped, and `dropped` is called with the length
+    of each; from the first other byte on nothing is looked at any more.
+    """
+
+    def __init__(self, sock: socket.socket, dropped: Callable[[int], None]) -> None:
+        super().__init__(sock)
+        self._dropped = dropped
+        self._head: bytearray | None = bytearray()
+
+    async def fill(self, rx: Receiver, reader: RecordReader) -> None:
+        if self._head is None:
+            await super().fill(rx, reader)
+            return
+        wanted = missing(self._head)
+        scratch = memoryview(bytearray(wanted))
+        count = await read_some(self.sock, scratch)
+        self._head += scratch[:count]
+        if looks_sealed(self._head) and count:
+            if not missing(self._head):
+                self._dropped(len(self._head))
+                self._head.clear()
+            return
+        head, self._head = self._head, None
+        self._hand_on(head, rx)
+        if not count:
+            rx.buffer_filled(0)
+
+    def _hand_on(self, head: bytearray, rx: Receiver) -> None:
+        if head:
+            rx.get_buffer(len(head))[: len(head)] = head
+            rx.buffer_filled(len(head))
+            self.bytes += len(head)
+
+
+def looks_sealed(head: bytearray) -> bool:
+    """Whether the stream's first bytes may be those of a TLS 1.3 record."""
+    return bytes((APPLICATION_DATA, 3, 3)).startswith(head[:3])
+
+
+def missing(head: bytearray) -> int:
+    """How many bytes the header, or the record whose header is there, still lacks."""
+    if len(head) < RECORD_HEADER_LENGTH:
+        return RECORD_HEADER_LENGTH - len(head)
+    return RECORD_HEADER_LENGTH + int.from_bytes(head[3:5], "big") - len(head)
