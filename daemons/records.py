@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from umktls.errors import PeerError
-from umktls.ktls.engines import DEST_SHORTER_BY, Opener
+from umktls.ktls.engines import DEST_SHORTER_BY, Opener, Sealer
 from umktls.ktls.engines.software import SoftwareEngine
 from umktls.ktls.errors import RecordError
 from umktls.ktls.schedule import next_traffic_secret
@@ -34,8 +34,11 @@ __all__ = [
     "ShadowReceiver",
     "ShadowSender",
     "key_update_message",
+    "open_record",
+    "opener_of",
     "proven_count",
     "seal_record",
+    "sealer_of",
     "split_records",
 ]
 
@@ -69,6 +72,16 @@ def open_record(opener: Opener, record: bytes) -> Record:
     content = memoryview(bytearray(max(0, len(record) - DEST_SHORTER_BY)))
     record_type, length = opener.open(memoryview(record), content)
     return Record(record_type, bytes(content[:length]))
+
+
+def opener_of(session: Session) -> Opener:
+    """Opens records from the session's sequence number on."""
+    return _ENGINE.opener(session)
+
+
+def sealer_of(session: Session) -> Sealer:
+    """Seals records from the session's sequence number on."""
+    return _ENGINE.sealer(session)
 
 
 def seal_record(session: Session, record: Record) -> bytes:

@@ -195,26 +195,51 @@ class HandshakeService:
         deadline = Deadline.after(sock.deadline().left() * HANDSHAKE_SHARE)
         keys = handshake(sock, endpoint, deadline, attempt.expected)
         self._report_handshake(taken, endpoint)
-        self._enable(sock, keys)
+        with contextlib.ExitStack() as cleanup:
+            pairs, clear = self._enable(sock, keys, cleanup)
+            session = LiveSession(
+                sock,
+                endpoint,
+                keys,
+                self._trace_quietly,
+                attempt.keep,
+                taken.address,
+                pairs,
+                clear,
+            )
+            cleanup.pop_all()
         sock.release()
-        session = LiveSession(
-            sock, endpoint, keys, self._trace_quietly, attempt.keep, taken.address
-        )
-        return self.sessions.add(session)
+        name = self.sessions.add(session)
+        session.start()
+        return name
 
-    def _enable(self, sock: Socket, keys: TrafficKeys) -> None:
-        """Set the keys of both directions and check that each one works (design case S2)."""
+    def _enable(
+        self, sock: Socket, keys: TrafficKeys, cleanup: contextlib.ExitStack
+    ) -> tuple[dict[Direction, socket.socket], list[Direction]]:
+        """Set the keys of both directions and see whether each one works (design case S2).
+
+        Returns what does not go through kernel TLS: pairs to bounce over, which `cleanup` closes,
+        and directions that go in clear. Raises `HandshakeFailure`, the peer has its alert then.
+        """
+        pairs: dict[Direction, socket.socket] = {}
+        clear: list[Direction] = []
         try:
             for direction in DIRECTION_NAMES:
-                sock.enable_tls(direction, keys.session(direction))
-                if sock.tls_mode(direction) == TCP_TLS_MODE_NONE:
-                    raise _no_kernel_tls(direction, "it has the key and does not use it")
-        except SystemCallError as error:
-            _apologize(sock, keys)
-            raise _no_kernel_tls(direction, str(error)) from error
-        except HandshakeFailure:
+                reason = _kernel_tls_refusal(sock, keys, direction)
+                if reason is None:
+                    continue
+                fallback = sock.fallback(direction)
+                if fallback == "bounce":
+                    pairs[direction] = cleanup.enter_context(sock.bounce(direction))
+                elif fallback == "clear":
+                    clear.append(direction)
+                else:
+                    raise _no_kernel_tls(direction, reason)
+                logger.info("no kernel TLS for %s (%s): %s", direction, reason, fallback)
+        except UmktlsError:
             _apologize(sock, keys)
             raise
+        return pairs, clear
 
     def _report_handshake(self, taken: Taken, endpoint: Endpoint) -> None:
         certificate = endpoint.peer_certificate
@@ -279,6 +304,17 @@ class HandshakeService:
         return rpctls_session_res(RPCTLSERR_OK)
 
 
+def _kernel_tls_refusal(sock: Socket, keys: TrafficKeys, direction: Direction) -> str | None:
+    """Set one direction's keys; None if kernel TLS works then, else why not."""
+    try:
+        sock.enable_tls(direction, keys.session(direction))
+        if sock.tls_mode(direction) == TCP_TLS_MODE_NONE:
+            return "it has the key and does not use it"
+    except SystemCallError as error:
+        return str(error)
+    return None
+
+
 def _apologize(sock: Socket, keys: TrafficKeys) -> None:
     """The peer thinks that all is well; tell it by an alert that it is not."""
     alert = Record(ALERT, Alert.fatal(INTERNAL_ERROR).encode())
@@ -293,7 +329,8 @@ def _no_kernel_tls(direction: Direction, why: str) -> HandshakeFailure:
     return HandshakeFailure(
         "ktls",
         f"kernel TLS does not work for {DIRECTION_NAMES[direction]}: {why}",
-        "choose an engine that serves this cipher suite in both directions",
+        "choose an engine that serves this cipher suite in both directions, or allow to bounce "
+        "what it does not (-o bounce=allow, --bounce allow)",
     )
 
 

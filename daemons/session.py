@@ -20,8 +20,11 @@ A KeyUpdate changes a key on both sides at a point in the stream:
 The object never learns of the keys that we set for sending: it would answer a KeyUpdate with its
 next write, and it never writes. Its own sending key therefore stays behind; `ShadowSender` knows.
 
-The lock: HANDLERECORD, REKEY and DISCONNECT for one session come in threads of their own, and each
-is a few calls that belong together.
+That is kernel TLS. A direction may go another way (see `ways`): where it is bounced, the records of
+that direction come here, from the threads of `bounce`, and the object really seals or opens them.
+
+The lock: HANDLERECORD, REKEY and DISCONNECT for one session come in threads of their own, as do
+bounced data, and each is a few calls that belong together. Nothing waits for the peer inside it.
 """
 
 from __future__ import annotations
@@ -30,34 +33,56 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from umktls.errors import UmktlsError
-from umktls.ktls.schedule import next_traffic_secret
-from umktls.ktls.session import Session
+from umktls.ktls.engines import Buffer
+from umktls.ktls.errors import RecordError
+from umktls.ktls.session import Direction
 from umktls.userland.libc import Record, Socket
 from umktls.userland.streams import Deadline
 
-from .alerts import INTERNAL_ERROR, UNEXPECTED_MESSAGE, Alert, Breach, advice_for, alert_name
+from .alerts import (
+    BAD_RECORD_MAC,
+    INTERNAL_ERROR,
+    UNEXPECTED_MESSAGE,
+    Alert,
+    Breach,
+    advice_for,
+    alert_name,
+)
+from .bounce import Relay
 from .failure import VerifyProblem
 from .handshake import TrafficKeys
 from .records import (
     ALERT,
+    APPLICATION_DATA,
     HANDSHAKE,
     KEY_UPDATE,
     NEW_SESSION_TICKET,
     HandshakeMessage,
     HandshakeMessages,
-    ShadowReceiver,
-    ShadowSender,
-    key_update_message,
 )
 from .tlsadapter import Endpoint, Progress, TlsError, TlsSession
+from .ways import (
+    BounceReceiving,
+    BounceSending,
+    ClearReceiving,
+    ClearSending,
+    KernelReceiving,
+    KernelSending,
+    Receiving,
+    Sending,
+)
 
 __all__ = ["LiveSession"]
 
 logger = logging.getLogger(__name__)
+
+NO_PAIRS: Mapping[Direction, socket.socket] = MappingProxyType({})
+RECORD_NAMES = {ALERT: "alert", HANDSHAKE: "handshake"}
 
 # Puts an event into the kernel's trace; the session's descriptor is filled in here.
 Tracer = Callable[[dict[str, Any]], None]
@@ -68,6 +93,9 @@ class LiveSession:
 
     `address` is the peer's, "" for none; `chain` its verified certificates, empty where it showed
     none.
+
+    `pairs` has the socket to bounce over for each direction that is bounced, `clear` the directions
+    that are not sealed at all; what is in neither goes through kernel TLS.
     """
 
     def __init__(
@@ -78,21 +106,40 @@ class LiveSession:
         trace: Tracer,
         keep: Callable[[TlsSession], None] | None = None,
         address: str = "",
+        pairs: Mapping[Direction, socket.socket] = NO_PAIRS,
+        clear: Collection[Direction] = (),
     ) -> None:
         self.address = address
         self.chain = endpoint.chain
         self._sock = sock
         self._endpoint = endpoint
-        self._suite = keys.tx.suite
-        self._tx_secret = keys.tx_secret
-        self._receiver = ShadowReceiver(keys.rx_secret, keys.rx)
-        self._sender = ShadowSender(keys.tx_secret, keys.tx)
         self._messages = HandshakeMessages()
         self._trace = trace
         self._keep = keep
         self._generation = {"sent": 0, "received": 0}
         self._said_goodbye = False
         self._lock = threading.Lock()
+        self._relay = Relay(sock.fd, pairs, self) if pairs else None
+        self._bounced = BounceReceiving(keys) if "rx" in pairs else None
+        self._sending = self._way_out(keys, clear)
+        self._receiving = self._way_in(keys, clear)
+
+    def _way_out(self, keys: TrafficKeys, clear: Collection[Direction]) -> Sending:
+        if "tx" in clear:
+            return ClearSending()
+        if self._relay is not None and self._relay.sends:
+            return BounceSending(self._relay.write, keys, self._key_update_sent)
+        return KernelSending(self._sock, keys, self._key_update_sent)
+
+    def _way_in(self, keys: TrafficKeys, clear: Collection[Direction]) -> Receiving:
+        if self._bounced is not None:
+            return self._bounced
+        return ClearReceiving() if "rx" in clear else KernelReceiving(self._sock, keys)
+
+    def start(self) -> None:
+        """Start to bounce what is bounced."""
+        if self._relay is not None:
+            self._relay.start()
 
     @property
     def number(self) -> int:
@@ -113,6 +160,8 @@ class LiveSession:
         logger.warning("session %d: %s", self.number, reason)
         self._emit("warning", reason=reason)
 
+    # The upcalls.
+
     def handle_record(self) -> bool:
         """HANDLERECORD: deal with the record at the head; whether the session goes on well."""
         return self._try(self._handle_head)
@@ -120,9 +169,12 @@ class LiveSession:
     def rekey(self) -> bool:
         """REKEY: a new key for sending, and ask the peer for one; its answer comes as a record.
 
-        Whether it worked; if not, the session is at its end.
+        Whether it worked; if not, the session is at its end. Where nothing is sealed there is no
+        key to renew.
         """
-        return self._try(lambda: self._renew_sending(request=True))
+        if isinstance(self._sending, ClearSending):
+            return False
+        return self._try(lambda: self._sending.renew(request=True))
 
     def _try(self, work: Callable[[], None]) -> bool:
         with self._lock:
@@ -138,12 +190,16 @@ class LiveSession:
 
     def disconnect(self) -> None:
         """DISCONNECT: close_notify, shut down, close. Never fails."""
+        if self._relay is not None:
+            self._relay.finish_sending()
         with self._lock:
             if not self._said_goodbye:
                 self._say_goodbye()
             self._endpoint.release()
-            with contextlib.suppress(UmktlsError):
-                self._sock.close()
+        if self._relay is not None:
+            self._relay.close()
+        with contextlib.suppress(UmktlsError):
+            self._sock.close()
 
     def expel(self, problem: VerifyProblem) -> None:
         """The peer's certificate is not good any more: say so, and have the kernel stop reading,
@@ -154,12 +210,14 @@ class LiveSession:
                 f"the certificate {subject} is not good any more: {problem.text}", problem.alert
             )
             with contextlib.suppress(UmktlsError):
-                self._sock.shutdown(socket.SHUT_RDWR)
+                self._sock.shutdown(socket.SHUT_RD)
 
     def _handle_head(self) -> None:
         record = self._sock.receive_record()
-        if record is None:
-            return
+        if record is not None:
+            self._on_control(record)
+
+    def _on_control(self, record: Record) -> None:
         if record.type == ALERT:
             self._on_alert(Alert.decode_untrusted(record.data), record)
         elif record.type == HANDSHAKE:
@@ -169,15 +227,53 @@ class LiveSession:
 
     def _feed(self, record: Record) -> Progress:
         """Let the object process a record; what it has to say goes out."""
-        self._endpoint.feed(self._receiver.seal(record))
         try:
-            return self._endpoint.process()
+            return self._receiving.feed(self._endpoint, record)
         finally:
             self._flush()
 
     def _flush(self) -> None:
-        for record in self._sender.open_all(self._endpoint.output()):
-            self._sock.send_record(record.type, record.data)
+        self._sending.flush(self._endpoint.output())
+
+    # What the relay asks.
+
+    def seal(self, data: Buffer) -> bool:
+        """SSL_write: seal what RPC sends and put it on its way; whether the session goes on."""
+
+        def work() -> None:
+            if not self._said_goodbye:
+                self._endpoint.write(data)
+                self._flush()
+
+        return self._try(work) and not self._said_goodbye
+
+    def open(self, sealed: bytes) -> bytes | None:
+        """SSL_read: the data of one record, if there is some; None when the session has ended."""
+        data = b""
+
+        def work() -> None:
+            nonlocal data
+            assert self._bounced is not None
+            outcome = self._open(self._bounced, sealed)
+            if isinstance(outcome, bytes):
+                data = outcome
+            elif outcome.type != APPLICATION_DATA:
+                self._swallowed(outcome, len(sealed))
+                self._on_control(outcome)
+
+        return data if self._try(work) and not self._said_goodbye else None
+
+    def _open(self, bounced: BounceReceiving, sealed: bytes) -> bytes | Record:
+        try:
+            return bounced.read(self._endpoint, sealed)
+        except RecordError as error:
+            raise Breach(str(error), BAD_RECORD_MAC) from error
+        finally:
+            self._flush()
+
+    def _swallowed(self, record: Record, length: int) -> None:
+        name = RECORD_NAMES.get(record.type, "unknown")
+        self._emit("swallowed", type=record.type, name=name, bytes=length)
 
     # Handshake messages.
 
@@ -198,19 +294,12 @@ class LiveSession:
             self._keep(session)
 
     def _on_key_update(self, message: HandshakeMessage) -> None:
-        self._sock.enable_tls("rx", self._receiver.update())
+        self._receiving.update()
         self._count("received", message.update_requested)
         if message.update_requested:
-            self._renew_sending(request=False)
+            self._sending.answer_update()
 
-    def _renew_sending(self, *, request: bool) -> None:
-        """Say KeyUpdate under the old key and go on under the next one.
-
-        The kernel holds back everything between the two calls.
-        """
-        self._sock.send_record(HANDSHAKE, key_update_message(request))
-        self._tx_secret = next_traffic_secret(self._suite, self._tx_secret)
-        self._sock.enable_tls("tx", Session.from_secret(self._suite, self._tx_secret))
+    def _key_update_sent(self, request: bool) -> None:
         self._count("sent", request)
 
     def _count(self, direction: str, requested: bool) -> None:
@@ -247,6 +336,9 @@ class LiveSession:
 
     def _shut_down(self) -> None:
         self._said_goodbye = True
+        if self._relay is not None and self._relay.sends:
+            self._relay.end()
+            return
         with contextlib.suppress(UmktlsError):
             self._sock.shutdown(socket.SHUT_WR)
 
@@ -256,7 +348,7 @@ class LiveSession:
         sent = self._endpoint.findings.alert_sent
         if sent is None:
             with contextlib.suppress(UmktlsError):
-                self._sock.send_record(ALERT, Alert.fatal(alert).encode())
+                self._sending.alert(Alert.fatal(alert).encode())
             sent = alert
         with contextlib.suppress(UmktlsError):
             self._emit("alert", level="fatal", description=alert_name(sent), reason=reason)

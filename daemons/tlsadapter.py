@@ -29,6 +29,7 @@ from OpenSSL._util import ffi as _ffi
 from OpenSSL._util import lib as _lib
 
 from umktls.errors import CallerError, PeerError, UnsupportedError
+from umktls.ktls.engines import MAX_PLAINTEXT, Buffer
 from umktls.ktls.suites import SUITES
 
 from .failure import VerifyProblem
@@ -308,15 +309,31 @@ class Endpoint:
         Raises `TlsError` for a fatal alert, received or sent, and for application data, which must
         never get here.
         """
+        outcome = self.read()
+        if isinstance(outcome, bytes):
+            raise TlsError("application data was fed to the handshake's object")
+        return outcome
+
+    def read(self) -> bytes | Progress:
+        """SSL_read: a record's application data, or what happened without any.
+
+        Raises `TlsError` for a fatal alert, received or sent.
+        """
         try:
-            self.connection.recv(1)
+            return self.connection.recv(MAX_PLAINTEXT)
         except SSL.WantReadError:
             return Progress.NOTHING
         except SSL.ZeroReturnError:
             return Progress.CLOSED
         except SSL.Error as error:
             raise TlsError(_reasons(error)) from error
-        raise TlsError("application data was fed to the handshake's object")
+
+    def write(self, data: Buffer) -> None:
+        """SSL_write: application data, whose records are then in the output. Raises `TlsError`."""
+        try:
+            self.connection.sendall(data)
+        except SSL.Error as error:
+            raise TlsError(_reasons(error)) from error
 
     def close_notify(self) -> None:
         """Put a close_notify into the output, unless one was sent. Never fails."""

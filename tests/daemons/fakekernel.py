@@ -168,6 +168,8 @@ class FakeSocket:
             rpctls.UMKTLS_XPRTSEC: self.security.encode(),
             rpctls.UMKTLS_DEADLINE: left.to_bytes(4, "little"),
         }
+        if args.name not in values:
+            raise CallerError("no such option", errno.ENOPROTOOPT)
         return values[args.name]
 
     def sendmsg(self, args: wire.SendmsgArgs) -> int:

@@ -1,0 +1,268 @@
+"""How each direction of a session goes: through the kernel, through this process, or in clear.
+
+A session's two directions are independent of each other (design cases S2 to S4). Whatever their
+ways are, the session says and hears the same things: handshake messages and alerts. What differs is
+who seals and opens, and under whose sequence numbers:
+
+    way      sealed or opened by      the SSL object sees
+    kernel   kernel TLS               control records only, resealed (records.py)
+    bounce   the SSL object           everything
+    clear    nobody (engine null)     nothing
+
+A new sending key that the kernel asks for (REKEY) has no function in the OpenSSL binding. Where
+sending is bounced, a KeyUpdate of our own is put on the wire then, and from there on what the
+object seals under its old key is opened and sealed again under the new one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from umktls.errors import PeerError, UnsupportedError
+from umktls.ktls.engines import Sealer
+from umktls.ktls.schedule import next_traffic_secret
+from umktls.ktls.session import Session
+from umktls.userland.libc import Record, Socket
+
+from .handshake import TrafficKeys
+from .records import (
+    ALERT,
+    HANDSHAKE,
+    KEY_UPDATE,
+    ShadowReceiver,
+    ShadowSender,
+    key_update_message,
+    open_record,
+    opener_of,
+    sealer_of,
+    split_records,
+)
+from .tlsadapter import Endpoint, Progress, TlsError
+
+__all__ = [
+    "BounceReceiving",
+    "BounceSending",
+    "ClearReceiving",
+    "ClearSending",
+    "KernelReceiving",
+    "KernelSending",
+    "Receiving",
+    "Sending",
+]
+
+# Called when a KeyUpdate of ours has gone out; the argument says whether it asks for one in return.
+Updated = Callable[[bool], None]
+
+
+class Sending(Protocol):
+    """The sending direction."""
+
+    def flush(self, output: bytes) -> None:
+        """What the SSL object has sealed goes to the peer."""
+
+    def renew(self, *, request: bool) -> None:
+        """Send a KeyUpdate and go on under the next key. Raises `UmktlsError`."""
+
+    def answer_update(self) -> None:
+        """The peer has asked for a KeyUpdate in return."""
+
+    def alert(self, alert: bytes) -> None:
+        """An alert of our own, not the SSL object's."""
+
+
+class Receiving(Protocol):
+    """The receiving direction, as far as records for the SSL object are concerned."""
+
+    def feed(self, endpoint: Endpoint, record: Record) -> Progress:
+        """Have the object process a record that was opened elsewhere. Raises `TlsError`."""
+
+    def update(self) -> None:
+        """The peer has changed its key."""
+
+
+class KernelSending:
+    """Kernel TLS seals; the object's own records go through it with their types."""
+
+    def __init__(self, sock: Socket, keys: TrafficKeys, updated: Updated) -> None:
+        self._sock = sock
+        self._suite = keys.tx.suite
+        self._secret = keys.tx_secret
+        self._shadow = ShadowSender(keys.tx_secret, keys.tx)
+        self._updated = updated
+
+    def flush(self, output: bytes) -> None:
+        for record in self._shadow.open_all(output):
+            self._sock.send_record(record.type, record.data)
+
+    def renew(self, *, request: bool) -> None:
+        """The kernel holds back everything between the two calls."""
+        self._sock.send_record(HANDSHAKE, key_update_message(request))
+        self._secret = next_traffic_secret(self._suite, self._secret)
+        self._sock.enable_tls("tx", Session.from_secret(self._suite, self._secret))
+        self._updated(request)
+
+    def answer_update(self) -> None:
+        self.renew(request=False)
+
+    def alert(self, alert: bytes) -> None:
+        self._sock.send_record(ALERT, alert)
+
+
+class BounceSending:
+    """The SSL object seals, and `write` takes its records to the connection.
+
+    The object answers a KeyUpdate by itself, in front of the next data that it seals.
+    """
+
+    def __init__(self, write: Callable[[bytes], None], keys: TrafficKeys, updated: Updated) -> None:
+        self._write = write
+        self._updated = updated
+        self._suite = keys.tx.suite
+        # The key under which the object seals, and the number of its next record.
+        self._secret = keys.tx_secret
+        self._keys = keys.tx
+        self._count = keys.tx.sequence
+        self._answers_next = False
+        # After a KeyUpdate of our own: what opens the object's records and seals them again.
+        self._translation: tuple[ShadowSender, Sealer] | None = None
+        self._own_secret = b""
+
+    def flush(self, output: bytes) -> None:
+        if not output:
+            return
+        if self._translation is None:
+            self._count_records(output)
+        else:
+            shadow, sealer = self._translation
+            output = b"".join(
+                bytes(sealer.seal(record.type, [record.data])) for record in shadow.open_all(output)
+            )
+        self._write(output)
+
+    def _count_records(self, output: bytes) -> None:
+        for sealed in split_records(output):
+            if self._answers_next:
+                self._check_answer(sealed)
+            else:
+                self._count += 1
+
+    def _check_answer(self, sealed: bytes) -> None:
+        """The object's answer to the peer's KeyUpdate, after which it seals under its next key."""
+        record = open_record(opener_of(self._object_keys()), sealed)
+        if record.type != HANDSHAKE or record.data[:1] != bytes((KEY_UPDATE,)):
+            raise PeerError("the SSL object did not answer the peer's KeyUpdate")
+        self._secret = next_traffic_secret(self._suite, self._secret)
+        self._keys = Session.from_secret(self._suite, self._secret)
+        self._count = 0
+        self._answers_next = False
+        self._updated(False)
+
+    def _object_keys(self) -> Session:
+        """The object's present key, at its next record."""
+        keys = self._keys
+        return Session(keys.version, keys.suite, keys.key, keys.iv, self._count)
+
+    def renew(self, *, request: bool) -> None:
+        if self._translation is None:
+            keys = self._object_keys()
+            self._translation = ShadowSender(self._secret, keys), sealer_of(keys)
+            self._own_secret = self._secret
+        shadow, sealer = self._translation
+        self._write(bytes(sealer.seal(HANDSHAKE, [key_update_message(request)])))
+        self._own_secret = next_traffic_secret(self._suite, self._own_secret)
+        fresh = Session.from_secret(self._suite, self._own_secret)
+        self._translation = shadow, sealer_of(fresh)
+        self._answers_next = False
+        self._updated(request)
+
+    def answer_update(self) -> None:
+        if self._translation is None:
+            self._answers_next = True
+        else:
+            self.renew(request=False)
+
+    def alert(self, alert: bytes) -> None:
+        """The last record there is: nothing that the object seals may follow it."""
+        sealer = self._translation[1] if self._translation else sealer_of(self._object_keys())
+        self._write(bytes(sealer.seal(ALERT, [alert])))
+
+
+class ClearSending:
+    """Nothing is sealed, so nothing of TLS can be said any more."""
+
+    def flush(self, output: bytes) -> None:
+        return
+
+    def renew(self, *, request: bool) -> None:
+        raise UnsupportedError("nothing is sealed here: there is no key to renew")
+
+    def answer_update(self) -> None:
+        return
+
+    def alert(self, alert: bytes) -> None:
+        return
+
+
+class KernelReceiving:
+    """Kernel TLS opens; the object gets what is not application data."""
+
+    def __init__(self, sock: Socket, keys: TrafficKeys) -> None:
+        self._sock = sock
+        self._shadow = ShadowReceiver(keys.rx_secret, keys.rx)
+
+    def feed(self, endpoint: Endpoint, record: Record) -> Progress:
+        endpoint.feed(self._shadow.seal(record))
+        return endpoint.process()
+
+    def update(self) -> None:
+        self._sock.enable_tls("rx", self._shadow.update())
+
+
+class BounceReceiving:
+    """The SSL object opens everything, and swallows what is no application data.
+
+    Only a record that gave no data is opened here a second time, to see what it was: so the object
+    and this count the same records.
+    """
+
+    def __init__(self, keys: TrafficKeys) -> None:
+        self._suite = keys.rx.suite
+        self._secret = keys.rx_secret
+        self._opener = opener_of(keys.rx)
+
+    def read(self, endpoint: Endpoint, sealed: bytes) -> bytes | Record:
+        """SSL_read of one sealed record: its data, or what the object swallowed.
+
+        Raises `TlsError`, and `RecordError` for a record that does not verify.
+        """
+        endpoint.feed(sealed)
+        try:
+            outcome = endpoint.read()
+        except TlsError:
+            record = open_record(self._opener, sealed)
+            if record.type != ALERT:
+                raise
+            return record
+        if isinstance(outcome, bytes):
+            self._opener.sequence += 1
+            return outcome
+        return open_record(self._opener, sealed)
+
+    def feed(self, endpoint: Endpoint, record: Record) -> Progress:
+        """It has seen the record already."""
+        return Progress.NOTHING
+
+    def update(self) -> None:
+        self._secret = next_traffic_secret(self._suite, self._secret)
+        self._opener = opener_of(Session.from_secret(self._suite, self._secret))
+
+
+class ClearReceiving:
+    """Nothing that arrives is TLS."""
+
+    def feed(self, endpoint: Endpoint, record: Record) -> Progress:
+        return Progress.NOTHING
+
+    def update(self) -> None:
+        return

@@ -1,0 +1,205 @@
+"""Pairs of hosts with engines of all kinds, real daemons and RPC between them."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.certificates import directory
+from tests.kernel.pairs import Pair, pair
+from tests.kernel.test_rpc import COUNT, SAY
+from umktls.certs.pki import Authority
+from umktls.errors import UmktlsError
+from umktls.kernel import tls
+from umktls.kernel.host import Host
+from umktls.ktls.engines.choice import parse_engines
+from umktls.rpc.message import NULL_AUTH
+
+AUTHORITY = Authority.create()
+TICKETS = 2
+
+
+@pytest.fixture
+def certs(tmp_path: Path) -> Path:
+    return directory(tmp_path / "pki", AUTHORITY)
+
+
+def engine(text: str, **more: Any) -> dict[str, Any]:
+    return {"engine": parse_engines(text), **more}
+
+
+def halves(host: Host) -> tuple[tuple[str, str], tuple[str, str]]:
+    """(engine, mode) of the newest connection's two directions."""
+    connection = host.stat()["connections"][-1]
+    tx, rx = connection["tx"], connection["rx"]
+    return (tx["engine"], tx["mode"]), (rx["engine"], rx["mode"])
+
+
+BOUNCES = ["bounce", "tx=software,rx=bounce", "tx=bounce,rx=software"]
+
+
+async def talk(both: Pair, number: int, size: int, times: int) -> None:
+    for turn in range(times):
+        data = bytes([number, turn]) * (size // 2)
+        assert await both.rpc.call(SAY, data, NULL_AUTH) == data
+
+
+@pytest.mark.parametrize("server", ["software", "bounce"])
+@pytest.mark.parametrize("client", BOUNCES)
+async def test_bounced_calls(certs: Path, tmp_path: Path, client: str, server: str) -> None:
+    with trio.fail_after(30):
+        async with (
+            pair(certs, tmp_path, engine(client), engine(server)) as both,
+            trio.open_nursery() as nursery,
+        ):
+            for number in range(4):
+                nursery.start_soon(talk, both, number, 300_000, 5)
+    for text, host in ((client, both.client), (server, both.server)):
+        chosen = parse_engines(text)
+        for name, (engine_name, mode) in zip((chosen.tx, chosen.rx), halves(host), strict=True):
+            assert engine_name == name
+            assert mode == ("SW" if name == "software" else "NONE")
+
+
+async def test_ssl_read_swallows_the_tickets(certs: Path, tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, engine("bounce"), {}) as both:
+            await both.rpc.call(SAY, b"", NULL_AUTH)
+            swallowed = both.events("client", "swallowed")
+            tickets = both.events("client", "ticket")
+            (early,) = both.events("client", "post-handshake")
+            (mode,) = both.events("client", "mode")
+    assert [event["type"] for event in swallowed] == [22] * TICKETS
+    assert "RPC never sees it" in swallowed[0]["text"]
+    assert len(tickets) == TICKETS
+    assert (early["records"], early["bytes"]) == (0, 0)
+    assert mode["text"] == "kernel TLS: sending NONE (bounce), receiving NONE (bounce)"
+
+
+@pytest.mark.parametrize("client", BOUNCES)
+async def test_a_bounced_connection_is_resumed(certs: Path, tmp_path: Path, client: str) -> None:
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, engine(client), engine("bounce")) as both:
+            assert await both.rpc.call(COUNT, 1, NULL_AUTH) == 1
+            assert both.rpc.socket is not None
+            both.rpc.socket.shutdown(socket.SHUT_RDWR)
+            assert await both.rpc.call(COUNT, 2, NULL_AUTH) == 2
+            resumed = [event["resumed"] for event in both.events("client", "handshake")]
+    assert resumed == [False, True]
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+@pytest.mark.parametrize("client", BOUNCES)
+async def test_new_keys_for_a_bounced_connection(
+    certs: Path, tmp_path: Path, client: str, side: str
+) -> None:
+    with trio.fail_after(40):
+        async with pair(certs, tmp_path, engine(client), {}) as both:
+            host = both.client if side == "client" else both.server
+            async with trio.open_nursery() as nursery:
+                for number in range(4):
+                    nursery.start_soon(talk, both, number, 50_000, 20)
+                await both.event("client", "first-rpc", 2)
+                for _ in range(3):
+                    assert await host.rekey(None) == 1
+            # The side that began has asked for the other's new keys, too.
+            await both.rpc.call(SAY, b"once more", NULL_AUTH)
+            for name in ("client", "server"):
+                directions = [event["direction"] for event in both.events(name, "key-update")]
+                assert directions.count("received") == 3
+                assert directions.count("sent") >= 1
+
+
+@pytest.mark.parametrize("closing", ["client", "server"])
+@pytest.mark.parametrize("client", BOUNCES)
+async def test_the_close_of_a_bounced_connection_is_announced(
+    certs: Path, tmp_path: Path, client: str, closing: str
+) -> None:
+    other = {"client": "server", "server": "client"}[closing]
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, engine(client), engine("bounce")) as both:
+            await both.rpc.call(SAY, b"", NULL_AUTH)
+            host = both.client if closing == "client" else both.server
+            (sock,) = host.sockets.values()
+            await tls.disconnect(host, sock, "the test wants it")
+            alert = await both.event(other, "alert")
+            await both.event(other, "closed")
+            # Nothing is wrong with the hosts: the next call makes a new connection.
+            assert await both.rpc.call(SAY, b"again", NULL_AUTH) == b"again"
+    assert alert["description"] == "close_notify"
+
+
+async def test_what_was_sent_before_the_end_arrives(certs: Path, tmp_path: Path) -> None:
+    """A reply that the kernel has sent when it disconnects is not lost in the daemon."""
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, engine("bounce"), engine("bounce")) as both:
+            await both.rpc.call(SAY, b"", NULL_AUTH)
+            (sock,) = both.client.sockets.values()
+            sock.send_message([b"\0\x10\0\0" + bytes(0x100000)])
+            await tls.disconnect(both.client, sock, "the test wants it")
+            await both.event("server", "closed")
+            (connection,) = both.server.stat()["connections"]
+    assert connection["rx"]["bytes"] > 0x100000
+
+
+async def test_refused_unless_allowed(certs: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    from umktls.ktls.engines.software import SoftwareEngine
+
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, {}, {}) as both:
+            monkeypatch.setattr(SoftwareEngine, "supports", lambda *args: "not for the test")
+            with pytest.raises(UmktlsError, match=r"kernel TLS does not work .* bounce=allow"):
+                await both.rpc.call(SAY, b"secret", NULL_AUTH)
+
+
+async def test_bounced_where_allowed(certs: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    from umktls.ktls.engines.software import SoftwareEngine
+
+    def only_rx(self: SoftwareEngine, session: Any, direction: str) -> str | None:
+        return None if direction == "rx" else "not for the test"
+
+    monkeypatch.setattr(SoftwareEngine, "supports", only_rx)
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, {"bounce": True}, {"bounce": True}) as both:
+            await talk(both, 1, 100_000, 3)
+            for host in (both.client, both.server):
+                assert halves(host) == (("bounce", "NONE"), ("software", "SW"))
+
+
+async def test_null_goes_in_clear_and_says_so(certs: Path, tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, engine("null"), engine("null")) as both:
+            await talk(both, 1, 100_000, 3)
+            warnings = both.events("client", "warning")
+            dropped = both.events("client", "dropped-record")
+            (early,) = both.events("client", "post-handshake")
+            (handshake,) = both.events("client", "handshake")
+            first = both.events("client", "first-rpc")
+            assert await both.client.rekey(None) == 0
+            assert halves(both.client) == halves(both.server) == (("null", "NONE"),) * 2
+            (connection,) = both.client.stat()["connections"]
+    assert handshake["version"] == "TLSv1.3"
+    assert any("CLEAR TEXT" in event["reason"] for event in warnings)
+    # The tickets are sealed by the server's TLS library, whatever comes behind them.
+    assert len(dropped) == TICKETS
+    assert (early["records"], early["bytes"]) == (TICKETS, sum(event["bytes"] for event in dropped))
+    assert {event["text"] for event in first} == {
+        "first clear-text RPC sent",
+        "first clear-text RPC received",
+    }
+    assert connection["rx"]["bytes"] > 300_000
+    assert connection["tx"]["bytes"] > 300_000
+
+
+@pytest.mark.parametrize(("client", "server"), [("null", "software"), ("software", "null")])
+async def test_null_does_not_talk_to_tls(
+    certs: Path, tmp_path: Path, client: str, server: str
+) -> None:
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, engine(client, deadline=2), engine(server)) as both:
+            with pytest.raises(UmktlsError):
+                await both.rpc.call(SAY, b"", NULL_AUTH)
