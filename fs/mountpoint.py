@@ -4,43 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from umktls.errors import CallerError, WorldError
+from umktls.kernel.mountinfo import mounts
 
-__all__ = ["Mount", "check_mountpoint", "mounts", "set_readahead"]
-
-MOUNTINFO = Path("/proc/self/mountinfo")
-_OCTAL = re.compile(r"\\([0-7]{3})")
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """A line of /proc/self/mountinfo (proc(5)): device as major:minor, mount point, type."""
-
-    device: str
-    mountpoint: str
-    kind: str
-
-
-def mounts(text: str | None = None) -> Iterator[Mount]:
-    """All mounts of this process's namespace, oldest first."""
-    if text is None:
-        text = MOUNTINFO.read_text("utf-8", "surrogateescape")
-    for line in text.split("\n"):
-        fields, _, rest = line.partition(" - ")
-        words = fields.split(" ")
-        if len(words) >= 5 and rest:
-            yield Mount(words[2], _plain(words[4]), rest.split(" ")[0])
-
-
-def _plain(text: str) -> str:
-    """Blanks and backslashes are written in octal there."""
-    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
+__all__ = ["check_mountpoint", "set_readahead"]
 
 
 def check_mountpoint(path: str) -> str:

@@ -16,6 +16,7 @@ from umktls.cli.main import main
 from umktls.cli.stat import amount
 from umktls.cli.trace import line
 from umktls.errors import WorldError
+from umktls.kernel import mountinfo
 
 STATE: dict[str, Any] = {
     "schema": 1,
@@ -158,8 +159,13 @@ MOUNTINFO = r"""21 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw
 """
 
 
-def test_mountinfo_is_read_with_escapes_and_the_topmost_wins() -> None:
-    types = umount.mount_types(MOUNTINFO)
+def test_mountinfo_is_read_with_escapes_and_the_topmost_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "mountinfo"
+    table.write_text(MOUNTINFO)
+    monkeypatch.setattr(mountinfo, "MOUNTINFO", table)
+    types = umount.mounts()
     assert types[Path("/mnt/with space")] == "fuse.umktls"
     assert types[Path("/mnt/both")] == "fuse.umktls"
     assert types[Path("/")] == "ext4"

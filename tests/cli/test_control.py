@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.cli.fakes import describe, fake_host
 from umktls.cli import control
 from umktls.errors import CallerError, PeerError, WorldError
+from umktls.kernel import rundir
 
 
 def event(time: float, text: str) -> bytes:
@@ -97,10 +98,10 @@ def test_a_zombie_does_not_run() -> None:
     child = subprocess.Popen(["true"])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert Path(f"/proc/{child.pid}").exists()
-    assert not control.running(child.pid)
+    assert not rundir.running(child.pid)
     child.wait()
-    assert not control.running(child.pid)
-    assert control.running(os.getpid())
+    assert not rundir.running(child.pid)
+    assert rundir.running(os.getpid())
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"pid": "x"}', '{"pid": 0}', "[]", "null"])

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import KERNEL_LACKS
-from umktls.cli.control import Host, running
+from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
 from umktls.cli.umount import unmount
 from umktls.errors import WorldError
+from umktls.kernel.rundir import running
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason=f"{KERNEL_LACKS} FUSE")
 

@@ -19,12 +19,12 @@ from pathlib import Path
 import pytest
 import trio
 from umktls_fs.mount import fuse_options, serve_fuse
-from umktls_fs.mountpoint import mounts
 from umktls_fs.options import parse_options
 from umktls_fs.source import Source
 
 from tests.conftest import KERNEL_LACKS
 from tests.fs.peer import LocalCaller
+from umktls.kernel.mountinfo import mounts
 
 START_SECONDS = 20.0
 END_SECONDS = 20.0

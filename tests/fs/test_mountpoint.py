@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from umktls_fs import mountpoint
-from umktls_fs.mountpoint import Mount, check_mountpoint, mounts, set_readahead
+from umktls_fs.mountpoint import check_mountpoint, set_readahead
 
 from tests.fs.mounted import needs_fuse
 from umktls.errors import CallerError
+from umktls.kernel import mountinfo
+from umktls.kernel.mountinfo import Mount, mounts
 
 MOUNTINFO = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/root rw
 30 22 0:26 / /dev/shm rw - tmpfs tmpfs rw
@@ -73,7 +74,7 @@ def test_a_mount_point_is_busy() -> None:
 def test_autofs_may_be_covered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needs_fuse()
     table = tmp_path / "mountinfo"
-    monkeypatch.setattr(mountpoint, "MOUNTINFO", table)
+    monkeypatch.setattr(mountinfo, "MOUNTINFO", table)
     line = f"62 22 0:58 / {tmp_path} rw - %s systemd-1 rw\n"
     table.write_text(line % "autofs")
     assert check_mountpoint(str(tmp_path)) == str(tmp_path)

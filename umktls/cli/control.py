@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from umktls.errors import CallerError, PeerError, WorldError
-from umktls.kernel.rundir import run_base
+from umktls.kernel.rundir import run_base, running
 
-__all__ = ["Host", "choose", "find_hosts", "follow_all", "past", "running"]
+__all__ = ["Host", "choose", "find_hosts", "follow_all", "past"]
 
 ANSWER_SECONDS = 10.0
 REKEY_SECONDS = 60.0
@@ -129,16 +129,6 @@ def alive(host: Host) -> bool:
         if host.rundir.stat().st_uid == os.geteuid():
             shutil.rmtree(host.rundir, ignore_errors=True)
     return False
-
-
-def running(pid: int) -> bool:
-    """Whether the process is there and is no zombie, which nobody may ever have waited for."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    # Behind the name, which may hold blanks and parentheses, comes the state, proc_pid_stat(5).
-    return status.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
 def choose(name: str | None, base: Path | None = None) -> list[Host]:

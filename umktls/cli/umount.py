@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import select
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,10 +14,10 @@ import click
 
 from umktls.cli.control import Host, find_hosts
 from umktls.errors import CallerError, WorldError
+from umktls.kernel import mountinfo
 
 __all__ = ["mounts", "umount", "unmount"]
 
-MOUNTINFO = Path("/proc/self/mountinfo")
 FSTYPE = "fuse.umktls"
 
 
@@ -70,23 +69,8 @@ def resolved(mountpoint: Path) -> Path:
 
 
 def mounts() -> dict[Path, str]:
-    """What is mounted where now: mount point -> type of file system."""
-    return mount_types(MOUNTINFO.read_text(errors="surrogateescape"))
-
-
-def mount_types(mountinfo: str) -> dict[Path, str]:
-    """The type of the topmost file system at each mount point, proc_pid_mountinfo(5)."""
-    types: dict[Path, str] = {}
-    for line in mountinfo.splitlines():
-        before, _, after = line.partition(" - ")
-        types[Path(unescape(before.split()[4]))] = after.split()[0]
-    return types
-
-
-def unescape(field: str) -> str:
-    """The kernel writes a space, tab, newline and backslash as an octal escape."""
-    octal = re.compile(r"\\([0-7]{3})")
-    return octal.sub(lambda match: chr(int(match.group(1), 8)), field)
+    """What is mounted where now: mount point -> type of the topmost file system."""
+    return {Path(mount.mountpoint): mount.kind for mount in mountinfo.mounts()}
 
 
 def require_ours(path: Path) -> None:

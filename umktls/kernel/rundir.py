@@ -17,7 +17,7 @@ from typing import Any
 
 from umktls.errors import CallerError, WorldError
 
-__all__ = ["RunDirectory", "run_base"]
+__all__ = ["RunDirectory", "run_base", "running"]
 
 # struct sockaddr_un holds 108 bytes with the final NUL; the longest name we put below the
 # directory is "rpctlssd.sock.15".
@@ -36,6 +36,16 @@ def run_base() -> Path:
     if runtime:
         return Path(runtime) / "umktls"
     return Path(tempfile.gettempdir()) / f"umktls-{os.getuid()}"
+
+
+def running(pid: int) -> bool:
+    """Whether the process is there and is no zombie, which nobody may ever have waited for."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    # Behind the name, which may hold blanks and parentheses, comes the state, proc_pid_stat(5).
+    return status.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
 class RunDirectory:
@@ -93,7 +103,7 @@ class RunDirectory:
             pid = int(json.loads((self.path / "host.json").read_text())["pid"])
         except (OSError, ValueError, KeyError, TypeError):
             return
-        if pid != os.getpid() and Path(f"/proc/{pid}").exists():
+        if pid != os.getpid() and running(pid):
             raise CallerError(
                 f"run directory {self.path}: the host with process {pid} uses it; "
                 "choose another with --rundir",

@@ -1,0 +1,38 @@
+"""What is mounted on this machine, from /proc/self/mountinfo (proc_pid_mountinfo(5))."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Mount", "mounts"]
+
+MOUNTINFO = Path("/proc/self/mountinfo")
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line: device as major:minor, mount point, type of file system."""
+
+    device: str
+    mountpoint: str
+    kind: str
+
+
+def mounts(text: str | None = None) -> Iterator[Mount]:
+    """All mounts of this process's namespace, oldest first; or those that `text` lists."""
+    if text is None:
+        text = MOUNTINFO.read_text("utf-8", "surrogateescape")
+    for line in text.split("\n"):
+        fields, _, rest = line.partition(" - ")
+        words = fields.split(" ")
+        if len(words) >= 5 and rest:
+            yield Mount(words[2], _plain(words[4]), rest.split(" ")[0])
+
+
+def _plain(text: str) -> str:
+    """Blanks and backslashes are written in octal there."""
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
