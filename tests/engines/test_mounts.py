@@ -1,0 +1,84 @@
+"""Real mounts, one for each engine: a tree is copied through and compared."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.engines.package import install
+from tests.system.live import Live, event, live, run
+from umktls.cli import tree
+
+SOURCE = Path(os.__file__).parent / "email"
+LARGE = os.urandom(3 << 20) + b"the end"
+
+
+def ignore(size: int) -> None:
+    """No progress is shown."""
+
+
+def copy_and_compare(mount: Live) -> None:
+    """`cp` of a small tree and a large file into the mount; both sides must agree."""
+    (mount.box.top / "large").write_bytes(LARGE)
+    run("cp", "-r", SOURCE, mount.path / "tree")
+    run("cp", mount.box.top / "large", mount.path / "tree" / "large")
+    entries = tree.survey(SOURCE)
+    expected = tree.digests(entries, SOURCE, ignore)
+    for top in (mount.path / "tree", mount.export / "tree"):
+        assert tree.differences(expected, tree.digests(entries, top, ignore)) == []
+        assert (top / "large").read_bytes() == LARGE
+
+
+def engines_of(mount: Live) -> list[str]:
+    connection = mount.client.stat()["connections"][0]
+    return [connection[way]["engine"] for way in ("tx", "rx")]
+
+
+ENGINES = {
+    "bounce": ["bounce", "bounce"],
+    "tx=bounce": ["bounce", "software"],
+    "rx=bounce": ["software", "bounce"],
+}
+
+
+@pytest.mark.parametrize("text", ENGINES)
+def test_a_mount_with(text: str) -> None:
+    name = text.replace("=", "-")
+    with live(name, ["--engine", text], ["--engine", text]) as mount:
+        copy_and_compare(mount)
+        assert engines_of(mount) == ENGINES[text]
+
+
+def test_a_mount_in_clear_says_so_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    with live("null", ["-o", "engine=null"], ["--engine", "null"]) as mount:
+        copy_and_compare(mount)
+        assert engines_of(mount) == ["null", "null"]
+        warning = event(mount.client, "warning")
+        box = mount.box
+        second = box.directory("second")
+        source = f"localhost:{mount.server.facts['port']}:{box.export}"
+        again = ("mount", source, str(second), "--certs", str(box.certs), "-o", "engine=null")
+        said = box.command(again, 40)
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm")
+        shown = box.command(["stat"], 20)
+        box.command(["umount", str(second)], 40)
+        served = box.server_log.read_text()
+    for text in (warning["reason"], said, served):
+        assert "CLEAR TEXT" in text
+    (red,) = {line for line in shown.splitlines() if "tx and rx: engine null" in line}
+    assert "\x1b[1;31m" in red
+
+
+def test_an_engine_of_somebody_else_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(install(tmp_path)))
+    monkeypatch.setenv("NOTING_FILE", str(tmp_path / "noted"))
+    with live("noting", ["--engine", "tx=noting,rx=noting"]) as mount:
+        listed = mount.box.command(["engines"], 20)
+        copy_and_compare(mount)
+        assert engines_of(mount) == ["noting", "noting"]
+    assert "noting    mode SW, from noting_engine:NotingEngine: somebody else's" in listed
+    noted = (tmp_path / "noted").read_text().splitlines()
+    assert {line.split()[0] for line in noted} == {"sealer", "opener"}
