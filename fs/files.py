@@ -7,7 +7,8 @@ told to drop it. Closing waits until everything written is stable on the server.
 file after another has closed it sees what was written (nfs(5), "close-to-open").
 
 With O_DIRECT nothing is kept here: each read asks the server, and a write returns when the server
-has the data. That does not mean that it is stable there; with O_DSYNC it is.
+has the data. That does not mean that it is stable there (with O_DSYNC it is), so a read makes it
+stable first: until then it would have to be laid over what the server has, which may be newer.
 
 Failures of writing behind are told once to each file that was open then: by its next write, fsync
 or close.
@@ -163,6 +164,10 @@ class Files:
         file = self[fh]
         writer = file.inode.writer
         if writer is None or not writer.busy:
+            return await self._read(file, offset, size)
+        if file.direct:
+            await writer.flush()
+            self._report(file)
             return await self._read(file, offset, size)
         extents = writer.behind(offset)  # before the server is asked: it may have them by then
         return overlay(await self._read(file, offset, size), offset, size, extents)
