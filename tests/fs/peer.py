@@ -42,6 +42,8 @@ class LocalPeer:
     tls: bool = True
     verified: bool = True
     reserved_port: bool = True
+    certificate: None = None
+    user: None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from umktls.nfs import types
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfs.types import createhow3, createmode3, diropargs3, nfsstat3, sattr3, stable_how
 from umktls.nfsd import NfsServer
+from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.message import (
     NULL_AUTH,
     AcceptedReply,
@@ -40,6 +41,8 @@ class FakePeer:
     tls: bool = True
     verified: bool = True
     reserved_port: bool = True
+    certificate: PeerCertificate | None = None
+    user: AuthSys | None = None
 
 
 class Client:

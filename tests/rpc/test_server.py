@@ -51,6 +51,8 @@ class FakePeer:
     tls: bool = True
     verified: bool = True
     reserved_port: bool = True
+    certificate: None = None
+    user: None = None
 
 
 class Counter:

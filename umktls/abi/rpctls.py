@@ -102,6 +102,7 @@ UMKTLS_XPRTSEC = 2  # b"tls" or b"mtls": what the mount or the export asks for
 UMKTLS_DEADLINE = 3  # u32, milliseconds left for this upcall
 UMKTLS_LEFTOVER = 4  # set: bytes that a TLS library had read too far
 UMKTLS_CONNECTION = 5  # what the trace calls this connection, such as b"c7"
+UMKTLS_PEERCERT = 16  # set: what the peer's verified certificate says (umktls.rpc.certificate)
 # get: what to do with a direction that kernel TLS does not take (the ENABLE option failed, or the
 # mode stayed NONE): b"refuse" the connection, b"bounce" the data, or go on in b"clear"
 UMKTLS_TX_FALLBACK = 6

@@ -133,6 +133,11 @@ class Child:
             )
             self.failed.set()
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process, if there is one."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
     def last_words(self) -> str:
         """The last line of its log."""
         try:

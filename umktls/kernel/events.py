@@ -58,6 +58,8 @@ TEXTS = {
     "closed": "connection closed: {reason}",
     "reconnect": "connection to {peer} lost ({reason}); {waiting} calls wait for a new one",
     "rejected": "RPC rejected: {reason}",
+    "disabled": "every call with a credential is rejected: the daemon says so",
+    "certuser": "AUTH_SYS calls are done as user {uid} with the groups {gids}, of the certificate",
     "garbage": "garbage on {where}: {reason}",
     "mounted": "mounted {what}",
     "warning": "{reason}",

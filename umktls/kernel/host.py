@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -258,6 +259,11 @@ class Host:
             child = Child(command, self.rundir.path, self.trace, self.has_registered)
             self.children.append(child)
             self.nursery.start_soon(child.run)
+
+    def reload_daemons(self) -> None:
+        """Have the daemons that this host has started read their files again."""
+        for child in self.children:
+            child.send_signal(signal.SIGHUP)
 
     def has_registered(self, pid: int) -> bool:
         return any(handle.pid == pid for handles in self.handles.values() for handle in handles)

@@ -38,8 +38,10 @@ from umktls.ktls.session import Direction
 from umktls.ktls.socket import KtlsSocketState
 from umktls.ktls.suites import Suite
 from umktls.ktls.tx import Transmitter
+from umktls.rpc.certificate import PeerCertificate
+from umktls.rpc.message import AuthSys
 from umktls.rpc.record import RecordReader
-from umktls.rpc.xdr import Buffer
+from umktls.rpc.xdr import Buffer, XdrError
 
 if TYPE_CHECKING:
     from umktls.kernel.upcalls import DaemonHandle
@@ -121,6 +123,8 @@ class KernelSocket:
         self.handle: DaemonHandle | None = None
         self.session: tuple[int, int, int] | None = None
         self.flags = 0
+        self.certificate: PeerCertificate | None = None
+        self.user: AuthSys | None = None
         self.upcalls = dict.fromkeys(("connect", "handlerecord", "disconnect", "rekey"), 0)
         self.rpc = dict.fromkeys(("calls", "replies", "rejected"), 0)
         self.control_records = 0
@@ -133,6 +137,7 @@ class KernelSocket:
         self._held: deque[list[Buffer]] | None = None
         self._early_records = 0
         self._early_bytes = 0
+        self._reading_ended = False
         self._receiving_data = False
         self._sent_data = False
 
@@ -164,7 +169,7 @@ class KernelSocket:
         """
         rx = self.state.rx
         reads = 0
-        while True:
+        while not self._reading_ended:
             result = rx.pull(reader)
             for message in reader.messages():
                 if not self._receiving_data:
@@ -221,13 +226,22 @@ class KernelSocket:
     ) -> None:
         """setsockopt(2). Raises `UmktlsError` with the emulated kernel's errno."""
         if level == rpctls.SOL_UMKTLS:
-            raise CallerError("the options of level SOL_UMKTLS can only be read", errno.ENOPROTOOPT)
+            self._set_own_option(name, value)
+            return
         self.detours.refuse_without_kern_tls(level, name)
         self.state.setsockopt(level, name, value, copyin)
         if (level, name) == (freebsd.IPPROTO_TCP, freebsd.TCP_TXTLS_ENABLE):
             self._tx_enabled()
         elif (level, name) == (freebsd.IPPROTO_TCP, freebsd.TCP_RXTLS_ENABLE):
             self._rx_enabled()
+
+    def _set_own_option(self, name: int, value: bytes) -> None:
+        if name != rpctls.UMKTLS_PEERCERT:
+            raise CallerError(f"option {name} of level SOL_UMKTLS cannot be set", errno.ENOPROTOOPT)
+        try:
+            self.certificate = PeerCertificate.from_bytes_untrusted(value)
+        except XdrError as error:
+            raise CallerError(f"UMKTLS_PEERCERT: {error}") from error
 
     def _tx_enabled(self) -> None:
         tx = self.state.tx
@@ -296,7 +310,13 @@ class KernelSocket:
         return taken
 
     def shutdown(self, how: int) -> None:
-        """shutdown(2). What was sent before stays queued and goes first only as far as it fits."""
+        """shutdown(2). What was sent before stays queued and goes first only as far as it fits.
+
+        Reading is over at once, even if the peer goes on sending, for which Linux would have us
+        read on.
+        """
+        if how != socket.SHUT_WR:
+            self._reading_ended = True
         try:
             self.sock.shutdown(how)
         except OSError as error:

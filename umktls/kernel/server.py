@@ -27,11 +27,13 @@ from umktls.kernel.host import Host, HostConfig, accept_loop, booted
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.probe import check_probe
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
+from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.message import (
     STARTTLS_VERIFIER,
     AcceptStat,
     AuthFlavor,
     AuthStat,
+    AuthSys,
     Call,
     RejectStat,
     encode_accepted,
@@ -57,7 +59,7 @@ class ServerConfig:
     least; `offer_tls` false answers the probe as a server without TLS does.
 
     `certs` has `ca.pem`, `server/cert.pem` and `server/certkey.pem`. `bounce` allows to bounce a
-    direction that its engine does not take.
+    direction that its engine does not take. `daemon_arguments` are more for rpctlssd.
     """
 
     host: str = "localhost"
@@ -72,6 +74,7 @@ class ServerConfig:
     bounce: bool = False
     upcall_seconds: float = rpctls.UPCALL_TIMEOUT
     keylog: Path | None = None
+    daemon_arguments: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
 
     def daemon(self) -> tuple[DaemonCommand, ...]:
@@ -84,15 +87,20 @@ class ServerConfig:
             arguments += ["--keylog", str(self.keylog)]
         if self.daemons > 1:
             arguments += ["-N", str(self.daemons)]
+        arguments += self.daemon_arguments
         return (DaemonCommand("rpctlssd", tuple(arguments)),)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Listening:
-    """A server that accepts: its host, and the port that it has."""
+    """A server that accepts: its host, and the port that it has.
+
+    `security` is what every export asks for at least, as of the next connection.
+    """
 
     host: Host
     port: int
+    security: str
 
 
 class Connection:
@@ -112,8 +120,23 @@ class Connection:
 
     @property
     def verified(self) -> bool:
-        """Whether the client's certificate was verified."""
-        return bool(self.sock.flags & rpctls.RPCTLS_FLAGS_VERIFIED)
+        """Whether the client's certificate was verified, and nothing else speaks against it."""
+        return bool(self.sock.flags & rpctls.RPCTLS_FLAGS_VERIFIED) and not self.disabled
+
+    @property
+    def disabled(self) -> bool:
+        """Whether the daemon wants the client's calls rejected."""
+        return bool(self.sock.flags & rpctls.RPCTLS_FLAGS_DISABLED)
+
+    @property
+    def certificate(self) -> PeerCertificate | None:
+        """What the verified certificate says, if the daemon has told."""
+        return self.sock.certificate if self.verified else None
+
+    @property
+    def user(self) -> AuthSys | None:
+        """As whom AUTH_SYS calls are done: the user in the certificate, if there is one."""
+        return self.sock.user
 
     async def serve(self, dispatcher: Dispatcher, offer_tls: bool) -> None:
         """Serve until the connection ends."""
@@ -142,6 +165,10 @@ class Connection:
         if call.credential.flavor == AuthFlavor.AUTH_TLS:
             await self._probe(call, offer_tls)
             return
+        if self.disabled and call.credential.flavor != AuthFlavor.AUTH_NONE:
+            # As FreeBSD: AUTH_NONE is good enough for the NULL procedure and little else.
+            self._reject(call, AuthStat.AUTH_REJECTEDCRED)
+            return
         work = dispatcher.dispatch(call, self)
         if not isinstance(work, Job):
             self._send(work)
@@ -159,6 +186,12 @@ class Connection:
             reply = await trio.to_thread.run_sync(job.run, limiter=self._slots)
         self._send(reply)
 
+    def _reject(self, call: Call, status: AuthStat) -> None:
+        self.sock.rpc["rejected"] += 1
+        reason = f"{flavor_name(call.credential.flavor)}: {status.name}"
+        self.host.trace.emit("rejected", self.sock.name, reason=reason)
+        self._send([encode_denied(call.xid, RejectStat.AUTH_ERROR, status)])
+
     def _send(self, parts: list[Buffer]) -> None:
         if not parts:
             return
@@ -173,9 +206,7 @@ class Connection:
         if status is None and not (offer_tls and self.host.handles["rpctlssd"]):
             status = AuthStat.AUTH_REJECTEDCRED
         if status is not None:
-            self.sock.rpc["rejected"] += 1
-            self.host.trace.emit("rejected", self.sock.name, reason=f"AUTH_TLS: {status.name}")
-            self._send([encode_denied(call.xid, RejectStat.AUTH_ERROR, status)])
+            self._reject(call, status)
             return
         self._check_quiet()
         self._send([encode_accepted(call.xid, STARTTLS_VERIFIER, AcceptStat.SUCCESS)])
@@ -194,6 +225,12 @@ class Connection:
         except UmktlsError as error:
             tls.note_failure(self.host, self.sock, "upcall", error)
             raise WorldError(str(error), error.errno) from error
+
+
+def flavor_name(flavor: int) -> str:
+    """The name of a credential's flavor, or its number if it has none."""
+    known = [each.name for each in AuthFlavor if each == flavor]
+    return known[0] if known else f"flavor {flavor}"
 
 
 def first_text(group: BaseExceptionGroup[UmktlsError]) -> str:
@@ -228,29 +265,32 @@ async def boot_server(
             if config.daemon():
                 await host.daemon_ready("rpctlssd")
 
+            listening = Listening(host, port, config.security)
+
             async def serve(sock: trio.socket.SocketType) -> None:
-                await serve_client(host, config, dispatcher, sock)
+                await serve_client(listening, config.offer_tls, dispatcher, sock)
 
             for listener in listeners:
                 host.nursery.start_soon(accept_loop, listener, host.nursery, serve)
-            yield Listening(host, port)
+            yield listening
     finally:
         for listener in listeners:
             listener.close()
 
 
 async def serve_client(
-    host: Host, config: ServerConfig, dispatcher: Dispatcher, sock: trio.socket.SocketType
+    listening: Listening, offer_tls: bool, dispatcher: Dispatcher, sock: trio.socket.SocketType
 ) -> None:
     """One client, from accept to close; whatever it does, the host lives."""
+    host = listening.host
     try:
         address = sock.getpeername()
-        adopted = host.adopt(socket.socket(fileno=sock.detach()), config.security)
+        adopted = host.adopt(socket.socket(fileno=sock.detach()), listening.security)
     except OSError:
         return
     host.trace.emit("tcp-accept", adopted.name, peer=adopted.peer)
     adopted.phase = "clear"
-    await Connection(host, adopted, address).serve(dispatcher, config.offer_tls)
+    await Connection(host, adopted, address).serve(dispatcher, offer_tls)
 
 
 async def listen(config: ServerConfig) -> list[trio.socket.SocketType]:

@@ -22,12 +22,14 @@ from umktls.errors import PeerError, UmktlsError, WorldError
 from umktls.kernel.ktls_socket import Failure, KernelSocket
 from umktls.kernel.upcalls import DaemonGone, UpcallTimeout
 from umktls.ktls.states import State
+from umktls.rpc.message import AuthSys
 from umktls.rpc.program import Procedure
 from umktls.upcall.rpctls import (
     RPCTLSCD_V1,
     RPCTLSSD_V1,
     rpctls_session_arg,
     rpctlscd_connect_arg,
+    rpctlssd_connect_res,
 )
 from umktls.upcall.states import UpcallAction, UpcallEvent
 
@@ -110,7 +112,19 @@ async def handshake_server(host: Host, sock: KernelSocket) -> None:
         lambda result: bool(result.flags & rpctls.RPCTLS_FLAGS_HANDSHAKE),
     )
     sock.flags = result.flags
+    note_identity(host, sock, result)
     established(host, sock, (result.sec, result.usec, result.ssl))
+
+
+def note_identity(host: Host, sock: KernelSocket, result: rpctlssd_connect_res) -> None:
+    """What the daemon says of the client: that its calls are to be rejected, or whose they are."""
+    if result.flags & rpctls.RPCTLS_FLAGS_DISABLED:
+        host.trace.emit("disabled", sock.name)
+    elif result.flags & rpctls.RPCTLS_FLAGS_CERTUSER:
+        if not result.gid:
+            raise PeerError(f"user {result.uid} of a certificate is in no group", errno.EPROTO)
+        sock.user = AuthSys(0, b"", result.uid, result.gid[0], result.gid[1:])
+        host.trace.emit("certuser", sock.name, uid=result.uid, gids=list(result.gid))
 
 
 # What became of an upcall that raised, for the table of its life.

@@ -15,6 +15,7 @@ from functools import lru_cache, partial
 from typing import Any, Protocol
 
 from umktls.errors import CallerError
+from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.frozen import frozen
 from umktls.rpc.message import (
     NULL_AUTH,
@@ -60,6 +61,14 @@ class Peer(Protocol):
     @property
     def reserved_port(self) -> bool:
         """Whether it comes from a port under 1024."""
+
+    @property
+    def certificate(self) -> PeerCertificate | None:
+        """What its verified certificate says, if that is known."""
+
+    @property
+    def user(self) -> AuthSys | None:
+        """As whom AUTH_SYS calls are done, whatever they say: the user in the certificate."""
 
 
 @frozen

@@ -50,6 +50,7 @@ from umktls.abi.rpctls import (
     SOL_UMKTLS,
     UMKTLS_CONNECTION,
     UMKTLS_DEADLINE,
+    UMKTLS_PEERCERT,
     UMKTLS_PEERNAME,
     UMKTLS_RX_BOUNCE,
     UMKTLS_RX_FALLBACK,
@@ -60,6 +61,7 @@ from umktls.abi.rpctls import (
 )
 from umktls.errors import PeerError, UmktlsError, WorldError
 from umktls.ktls.session import Direction, Session
+from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.xdr import Struct, XdrError
 from umktls.upcall.syscalls import (
     MAX_MESSAGE,
@@ -364,6 +366,10 @@ class Socket:
             raise PeerError("the kernel gave no socket to bounce over")
         ends[0].setblocking(False)
         return ends[0]
+
+    def tell_certificate(self, certificate: PeerCertificate) -> None:
+        """UMKTLS_PEERCERT: what the peer's verified certificate says, for rules about it."""
+        self.setsockopt(SOL_UMKTLS, UMKTLS_PEERCERT, certificate.to_bytes())
 
     def deadline(self, otherwise: float = UPCALL_TIMEOUT) -> Deadline:
         """UMKTLS_DEADLINE: until when the upcall must be answered."""

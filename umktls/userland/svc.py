@@ -49,6 +49,8 @@ class UpcallPeer:
     tls: bool = False
     verified: bool = False
     reserved_port: bool = True
+    certificate: None = None
+    user: None = None
 
     @property
     def address(self) -> str:
