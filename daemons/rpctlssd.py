@@ -23,6 +23,7 @@ from .running import Registration, Start, begin, program, serve, start_options
 from .service import Attempt, HandshakeService, Taken
 from .session import LiveSession
 from .tlsadapter import Chain, ClientCertificates, TlsContext
+from .users import CertificateUser, names_of, own_domain, user_of
 from .workers import run_workers
 
 __all__ = ["ServerService", "main"]
@@ -35,9 +36,18 @@ REGISTRATION = Registration(
 )
 
 
+def domain_of(options: ServerOptions) -> str:
+    """The domain of users in certificates, "" where they are not looked at.
+
+    Raises `ConfigurationError` where there should be one and is not.
+    """
+    return (options.domain or own_domain()) if options.certuser else ""
+
+
 def server_context(options: ServerOptions, keylog: KeyLogFile | None = None) -> TlsContext:
     """What handshakes are made with. Raises `ConfigurationError`."""
     options.check()
+    domain_of(options)
     return options.context_factory(server=True, keylog=keylog)(options.identity())
 
 
@@ -52,6 +62,7 @@ class ServerService(HandshakeService):
         super().__init__(kernel)
         self._options = options
         self._keylog = options.open_keylog()
+        self._domain = domain_of(options)
         self.load()
 
     def load(self) -> None:
@@ -68,12 +79,30 @@ class ServerService(HandshakeService):
         session = None if isinstance(name, RpctlsErr) else self.sessions.get(name)
         if isinstance(name, RpctlsErr) or session is None:
             return rpctlssd_connect_res(0, 0, 0, 0, 0, ())
+        triple = (name.sec, name.usec, name.ssl)
         flags = RpctlsFlags.RPCTLS_FLAGS_HANDSHAKE
         if session.peer_verified:
+            session.tell_certificate()
             flags |= RpctlsFlags.RPCTLS_FLAGS_GOTCERT | RpctlsFlags.RPCTLS_FLAGS_VERIFIED
         if self._options.checkhost and not self._is_its_host(session):
             flags |= RpctlsFlags.RPCTLS_FLAGS_DISABLED
-        return rpctlssd_connect_res(flags, name.sec, name.usec, name.ssl, 0, ())
+        user = self._user(session)
+        if user is None:
+            return rpctlssd_connect_res(flags, *triple, 0, ())
+        flags |= RpctlsFlags.RPCTLS_FLAGS_CERTUSER
+        return rpctlssd_connect_res(flags, *triple, user.uid, user.gids)
+
+    def _user(self, session: LiveSession) -> CertificateUser | None:
+        """-u: the user in the certificate, if one is wanted and there."""
+        if not self._domain or not session.chain:
+            return None
+        user = user_of(session.chain[0], self._domain)
+        if user is None and any(names_of(session.chain[0])):
+            session.complain(
+                f"the certificate names {', '.join(names_of(session.chain[0]))}, and nobody of "
+                f"{self._domain} is known here by that name"
+            )
+        return user
 
     def _is_its_host(self, session: LiveSession) -> bool:
         """-h: whether the certificate is for the host that DNS says the client is.

@@ -41,7 +41,7 @@ from umktls.errors import UmktlsError
 from umktls.ktls.engines import Buffer
 from umktls.ktls.errors import RecordError
 from umktls.ktls.session import Direction
-from umktls.userland.libc import Record, Socket
+from umktls.userland.libc import Record, Socket, SystemCallError
 from umktls.userland.streams import Deadline
 
 from .alerts import (
@@ -54,6 +54,7 @@ from .alerts import (
     alert_name,
 )
 from .bounce import Relay
+from .facts import facts_of
 from .failure import VerifyProblem
 from .handshake import TrafficKeys
 from .records import (
@@ -154,6 +155,15 @@ class LiveSession:
     def deadline(self) -> Deadline:
         """Until when the upcall that made the session must be answered."""
         return self._sock.deadline()
+
+    def tell_certificate(self) -> None:
+        """Tell the kernel what the peer's certificate says; a kernel that does not care may."""
+        try:
+            self._sock.tell_certificate(facts_of(self.chain))
+        except SystemCallError as error:
+            logger.info(
+                "session %d: the certificate's facts are not wanted: %s", self.number, error
+            )
 
     def complain(self, reason: str) -> None:
         """Something is not as it should be, and the session goes on: for the log and the trace."""

@@ -26,6 +26,7 @@ from umktls.errors import CallerError, UmktlsError
 from umktls.ktls.engines import get_engine
 from umktls.ktls.rx import PullResult
 from umktls.ktls.socket import KtlsSocketState
+from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.message import NULL_AUTH, AcceptedReply, encode_call, parse_untrusted
 from umktls.rpc.program import Procedure, Program
 from umktls.rpc.record import mark
@@ -86,6 +87,7 @@ class FakeSocket:
         self.session: rpctls_session_arg | None = None
         self.refuse_option: int | None = None
         self.has_own_options = True
+        self.certificate: PeerCertificate | None = None
         self._sink = Collector()
 
     # What RPC would use.
@@ -147,6 +149,11 @@ class FakeSocket:
     def setsockopt(self, args: wire.SetsockoptArgs) -> None:
         if args.name == self.refuse_option:
             raise CallerError("refused for the test", errno.EOPNOTSUPP)
+        if args.level == rpctls.SOL_UMKTLS:
+            if not self.has_own_options or args.name != rpctls.UMKTLS_PEERCERT:
+                raise CallerError("no such option", errno.ENOPROTOOPT)
+            self.certificate = PeerCertificate.from_bytes_untrusted(args.value)
+            return
         memory = {segment.address: segment.data for segment in args.memory}
 
         def copyin(address: int, length: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from umktls.certs.pki import CLIENT_USAGE, Authority, Credential, Leaf, self_signed
@@ -43,6 +44,11 @@ class Certificates:
         self._write(
             "expiredclient",
             good.leaf(Leaf("old", usage=CLIENT_USAGE, starts=-9 * DAY, lasts=DAY)),
+        )
+        named = replace(Leaf("named", ("localhost",), CLIENT_USAGE), emails=("ann@example.org",))
+        self._write("namedclient", good.leaf(named))
+        self._write(
+            "userclient", good.leaf(Leaf("user", (), CLIENT_USAGE, user="root@example.org"))
         )
         self._write("locked", good.leaf(Leaf("locked", hosts)), PASSPHRASE)
 

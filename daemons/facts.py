@@ -1,0 +1,52 @@
+"""What a peer's certificate says, in the form in which the kernel passes it on to the exports."""
+
+from __future__ import annotations
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from umktls.rpc.certificate import MAX_AUTHORITIES, MAX_NAMES, MAX_TEXT, PeerCertificate
+
+from .tlsadapter import Chain
+
+__all__ = ["alternative_names", "facts_of"]
+
+
+def facts_of(chain: Chain) -> PeerCertificate:
+    """The facts of a verified chain, which must not be empty.
+
+    What is too long or too much is left out, so that a rule about it does not fit: nobody gets in
+    by a certificate that is too large.
+    """
+    certificate, *authorities = chain
+    names = [name.encode() for name in alternative_names(certificate)]
+    return PeerCertificate(
+        fingerprint=certificate.fingerprint(hashes.SHA256()),
+        subject=_fitting(certificate.subject.rfc4514_string()),
+        issuer=_fitting(certificate.issuer.rfc4514_string()),
+        serial=f"{certificate.serial_number:x}".encode(),
+        names=tuple(name for name in names if len(name) <= MAX_TEXT)[:MAX_NAMES],
+        authorities=tuple(
+            authority.fingerprint(hashes.SHA256()) for authority in authorities[-MAX_AUTHORITIES:]
+        ),
+    )
+
+
+def alternative_names(certificate: x509.Certificate) -> list[str]:
+    """The names of the subjectAltName that are texts, each behind its kind: ``DNS:`` and so on."""
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (x509.ExtensionNotFound, ValueError):
+        return []
+    names = extension.value
+    return [
+        *(f"DNS:{name}" for name in names.get_values_for_type(x509.DNSName)),
+        *(f"IP:{address}" for address in names.get_values_for_type(x509.IPAddress)),
+        *(f"email:{name}" for name in names.get_values_for_type(x509.RFC822Name)),
+        *(f"URI:{name}" for name in names.get_values_for_type(x509.UniformResourceIdentifier)),
+    ]
+
+
+def _fitting(text: str) -> bytes:
+    data = text.encode()
+    return data if len(data) <= MAX_TEXT else b""
