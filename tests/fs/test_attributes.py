@@ -125,6 +125,15 @@ def test_looking_often_does_not_make_the_time_longer() -> None:
     assert world.timeout == 2.0
 
 
+def test_an_overtaken_reply_does_not_make_the_time_longer() -> None:
+    world = Cache("acregmin=3")
+    slow = world.cache.stamp()
+    world.learn(FILE)
+    world.now += 2.0
+    world.learn(FILE, slow)
+    assert world.timeout == 1.0
+
+
 def test_noac_believes_nothing() -> None:
     world = Cache("noac")
     world.learn(FILE)

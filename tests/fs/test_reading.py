@@ -20,7 +20,7 @@ from umktls_fs.readahead import Block, ReadAhead, Reader
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import ROOT, Proceed
 from tests.fs.world import World, fails
-from umktls.nfs.types import READ3args, READ3resfail, READ3resok, nfsstat3
+from umktls.nfs.types import NO_WCC, READ3args, READ3resfail, READ3resok, nfsstat3
 from umktls.rpc.message import OpaqueAuth
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -168,7 +168,15 @@ async def test_our_own_write_drops_what_was_read_ahead(world: World) -> None:
 
 
 async def test_blocks_read_between_a_write_and_its_sending_are_dropped(world: World) -> None:
-    """They have the old bytes; neither size nor mtime need show it."""
+    """They have the old bytes; neither size nor mtime need show it, or be told."""
+
+    async def terse(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        return dataclasses.replace(await proceed(args), file_wcc=NO_WCC)
+
+    async def silent(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        return dataclasses.replace(await proceed(args), file_attributes=None)
+
+    world.caller.between |= {"WRITE": terse, "READ": silent}
     content(world, 16 * MIB)
     fh = await world.open("file", os.O_RDWR)
     await world.ops.write(fh, 3 * MIB, b"new")

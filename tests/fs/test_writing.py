@@ -10,7 +10,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
-from umktls_fs.extents import Extent
+from umktls_fs.extents import OVERHEAD, Extent
 from umktls_fs.writeback import AGE_SECONDS, MEMORY, WRITES_IN_FLIGHT
 
 from tests.fs.conftest import MakeWorld
@@ -206,6 +206,25 @@ async def test_memory_held_by_an_idle_file_is_freed_for_another(world: World) ->
         await world.ops.write(busy, number * MIB, bytes(MIB))
     await world.close(busy)
     await world.close(idle)
+    assert world.ops.behind.held == 0
+
+
+async def test_unstable_data_of_several_files_is_freed_when_memory_is_short(world: World) -> None:
+    """No file has enough of it to be committed for its own sake."""
+    gate = Gate(world)
+    files = [await world.create(f"file-{number}") for number in range(5)]
+    for fh in files[:4]:
+        for number in range(4):
+            await world.ops.write(fh, number * 2 * MIB, bytes(MIB - OVERHEAD))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.ops.write, files[4], 0, bytes(MIB))
+        await wait_all_tasks_blocked()
+        assert world.ops.behind.held == MEMORY
+        gate.opened.set()
+        await wait_all_tasks_blocked()
+    assert world.caller.counts()["COMMIT"] >= 1
+    for fh in files:
+        await world.close(fh)
     assert world.ops.behind.held == 0
 
 

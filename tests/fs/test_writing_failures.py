@@ -188,6 +188,44 @@ async def test_writing_again_keeps_the_order_of_overlapping_writes(world: World)
     assert (world.export / "file").read_bytes()[:11] == b"old new old"
 
 
+async def test_what_is_written_while_data_is_written_again_comes_after_it(world: World) -> None:
+    """COMMIT shows the loss while a WRITE is under way, which puts off everything else."""
+    fh = await world.create("file")
+    server = Restarting(world)
+    commit, write = trio.Event(), trio.Event()
+
+    async def slow_commit(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        await commit.wait()
+        return await server.commit(args, credential, proceed)
+
+    async def slow_write(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        await write.wait()
+        return await server.write(args, credential, proceed)
+
+    await world.ops.write(fh, 0, b"old")
+    await world.ops.write(fh, 50, b"x")  # pushes it out
+    await wait_all_tasks_blocked()
+    server.restart()
+    world.caller.between["COMMIT"] = slow_commit
+    world.nursery.start_soon(world.ops.fsync, fh, False)
+    await wait_all_tasks_blocked()
+    world.caller.between["WRITE"] = slow_write
+    await world.ops.write(fh, 100, b"y")
+    await world.ops.write(fh, 200, b"z")  # pushes y out, which is held up
+    await wait_all_tasks_blocked()
+    commit.set()
+    await wait_all_tasks_blocked()
+    await world.ops.write(fh, 0, b"new")
+    await world.ops.write(fh, 300, b"end")
+    await wait_all_tasks_blocked()
+    commits = world.caller.counts()["COMMIT"]
+    write.set()
+    await world.close(fh)
+    assert (world.export / "file").read_bytes()[:3] == b"new"
+    assert commits == 1
+    assert world.ops.behind.held == 0
+
+
 async def test_a_server_that_always_loses_data_is_given_up(world: World) -> None:
     fh = await world.create("file")
     Restarting(world).restarts_at_commit = 1000
