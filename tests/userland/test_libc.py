@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import socket
 import threading
 from collections.abc import Iterator
@@ -59,6 +60,23 @@ def test_registering_and_nothing_to_take(fake: FakeKernel, kernel: Kernel) -> No
     with pytest.raises(SystemCallError) as caught:
         kernel.rpctls_syscall(rpctls.RPCTLS_SYSC_CLSOCKET)
     assert (caught.value.name, caught.value.errno) == ("rpctls_syscall", errno.EPERM)
+
+
+def test_a_socket_that_finds_no_room_is_closed(
+    fake: FakeKernel, kernel: Kernel, ends: tuple[FakeSocket, socket.socket]
+) -> None:
+    fake.offer(ends[0])
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+    try:
+        with pytest.raises(SystemCallError) as caught:
+            kernel.rpctls_syscall(rpctls.RPCTLS_SYSC_CLSOCKET)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert caught.value.errno == errno.EMFILE
+    assert ends[0].closed_by_daemon
 
 
 def test_a_taken_socket(

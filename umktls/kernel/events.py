@@ -28,6 +28,7 @@ TEXTS = {
     "host-down": "host goes down",
     "daemon-started": "{daemon} started as process {pid}",
     "daemon-registered": "process {pid} registered as {daemon} at {path}",
+    "daemon-unregistered": "process {pid} is no {daemon} any more",
     "daemon-gone": "{daemon} (process {pid}) is gone: {reason}",
     "tcp-connect": "TCP connection to {peer} from {local}",
     "tcp-accept": "TCP connection from {peer}",

@@ -147,6 +147,7 @@ class Host:
         for handle in [handle for handle in self.handles[name] if gone(handle)]:
             self.handles[name].remove(handle)
             handle.close()
+            self.trace.emit("daemon-unregistered", daemon=name, pid=handle.pid)
 
     def process_gone(self, process: Process) -> None:
         """A daemon's system-call connection ended: it is no daemon any more.

@@ -196,6 +196,9 @@ async def handle_control(host: Host, sock: KernelSocket) -> None:
         await upcall_session(host, sock, "HANDLERECORD", "handlerecord")
         if sock.state.rx.control is not None:
             sock.state.rx.discard_control()
+        if sock.failure is not None:
+            # A peer that ends the session by a fatal alert need not close the connection.
+            raise WorldError(f"TLS with {sock.peer} ended: {sock.failure}", errno.ECONNRESET)
     if sock.state.rx.state is State.PAUSED:
         raise WorldError(
             "the peer changed its keys and the daemon set no new ones", errno.EKEYEXPIRED

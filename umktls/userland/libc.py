@@ -47,6 +47,8 @@ from umktls.abi.freebsd import (
 )
 from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES
 from umktls.abi.rpctls import (
+    RPCTLS_SYSC_CLSOCKET,
+    RPCTLS_SYSC_SRVSOCKET,
     SOL_UMKTLS,
     UMKTLS_CONNECTION,
     UMKTLS_DEADLINE,
@@ -91,6 +93,8 @@ CALL_SECONDS = 10.0
 MAX_PAYLOAD = 16384
 _UCRED = struct.Struct("3i")
 
+# The operations of rpctls_syscall that give a socket.
+TAKING = (RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET)
 _ENABLE: Mapping[Direction, int] = {"tx": TCP_TXTLS_ENABLE, "rx": TCP_RXTLS_ENABLE}
 _MODE: Mapping[Direction, int] = {"tx": TCP_TXTLS_MODE, "rx": TCP_RXTLS_MODE}
 _FALLBACK: Mapping[Direction, int] = {"tx": UMKTLS_TX_FALLBACK, "rx": UMKTLS_RX_FALLBACK}
@@ -157,10 +161,17 @@ class Kernel:
             self._sock.close()
 
     def rpctls_syscall(self, op: int, path: bytes = b"") -> Socket | None:
-        """rpctls_syscall(2): the socket for the operations CLSOCKET and SRVSOCKET, else None."""
+        """rpctls_syscall(2): the socket for the operations CLSOCKET and SRVSOCKET, else None.
+
+        `SystemCallError` EMFILE, and the socket is closed, where this process may have no more
+        descriptors.
+        """
         number, descriptors = self.call(RpctlsSyscallArgs(op, path))
-        if not descriptors:
+        if op not in TAKING:
             return None
+        if not descriptors:
+            self.call(CloseArgs(number))
+            raise SystemCallError("rpctls_syscall", errno.EMFILE)
         for extra in descriptors[1:]:
             os.close(extra)
         os.set_blocking(descriptors[0], False)
