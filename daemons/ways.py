@@ -160,8 +160,7 @@ class BounceSending:
 
     def _object_keys(self) -> Session:
         """The object's present key, at its next record."""
-        keys = self._keys
-        return Session(keys.version, keys.suite, keys.key, keys.iv, self._count)
+        return self._keys.at(self._count)
 
     def renew(self, *, request: bool) -> None:
         if self._translation is None:

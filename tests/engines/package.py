@@ -52,6 +52,15 @@ def install(directory: Path) -> Path:
         archive.writestr(f"{INFO}/RECORD", listed)
     target = directory / "site"
     options = ("--quiet", "--no-deps", "--no-index", "--disable-pip-version-check")
-    command = [sys.executable, "-m", "pip", "install", *options, "--target", target, wheel]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        *options,
+        "--target",
+        target,
+        wheel,
+    ]
     subprocess.run(command, check=True, timeout=60)
     return target

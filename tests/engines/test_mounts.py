@@ -40,6 +40,7 @@ ENGINES = {
     "bounce": ["bounce", "bounce"],
     "tx=bounce": ["bounce", "software"],
     "rx=bounce": ["software", "bounce"],
+    "toe": ["toe", "toe"],
 }
 
 

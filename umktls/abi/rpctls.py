@@ -114,6 +114,7 @@ UMKTLS_RX_FALLBACK = 7
 # EALREADY where the direction has its keys or its pair.
 UMKTLS_TX_BOUNCE = 8
 UMKTLS_RX_BOUNCE = 9
+UMKTLS_PEERADDR = 10  # get: b"ADDRESS PORT" of the peer, where the descriptor cannot tell
 
 # Ours: the kernel asks the daemon to renew a session's keys by KeyUpdate.
 RPCTLSCD_REKEY = RPCTLSSD_REKEY = 4

@@ -78,29 +78,44 @@ def view(one: dict[str, Any]) -> Iterator[Text]:
         title.append(f"cannot be used here: {one['problem']}", style="not bold yellow")
     else:
         origin = "" if one["from"] == "umktls" else f", from {one['from']}"
-        title.append(f"mode {one['mode']}{origin}: {one['note']}", style="not bold")
+        title.append(f"mode {one['mode']}{origin}: {one['note'] or 'no note'}", style="not bold")
     if one.get("warning"):
         title.stylize("red")
     yield title
-    if one["problem"]:
-        return
-    for way, verb in DIRECTIONS.items():
-        for line in ability_lines(one[way], verb):
+    if not one["problem"]:
+        for line in ability_lines(one):
             yield Text(INDENT + line)
 
 
-def ability_lines(able: dict[str, Any] | None, verb: str) -> Iterator[str]:
+def ability_lines(one: dict[str, Any]) -> Iterator[str]:
+    if one["tx"] == one["rx"]:
+        yield from direction_lines(one["tx"], "both ways")
+        return
+    for way, verb in DIRECTIONS.items():
+        yield from direction_lines(one[way], verb)
+
+
+def direction_lines(able: dict[str, Any] | None, verb: str) -> Iterator[str]:
     if able is None:
         yield f"{verb}: not with this engine"
         return
     for version, suites in able["suites"].items():
         yield f"{verb} {version}: {', '.join(suites)}"
-    reasons: dict[str, list[str]] = {}
-    for suite, reason in able["refused"].items():
-        reasons.setdefault(reason, []).append(suite)
-    for reason, suites in reasons.items():
-        what = "nothing" if not able["suites"] and len(reasons) == 1 else ", ".join(suites)
-        yield f"{verb} {what if what == 'nothing' else f'not {what}'}: {reason}"
+    for reason, what in refusals(able).items():
+        yield f"{verb} not {', '.join(what) if able['suites'] else 'anything'}: {reason}"
+
+
+def refusals(able: dict[str, Any]) -> dict[str, list[str]]:
+    """What is refused, by reason; a version of which nothing is left is named as a whole."""
+    found: dict[str, list[str]] = {}
+    for version, suites in able["refused"].items():
+        reasons = list(dict.fromkeys(suites.values()))
+        if len(reasons) == 1 and version not in able["suites"]:
+            found.setdefault(reasons[0], []).append(version)
+            continue
+        for suite, reason in suites.items():
+            found.setdefault(reason, []).append(suite)
+    return found
 
 
 def warn(choice: EngineChoice) -> None:

@@ -1,4 +1,4 @@
-"""The ways that a socket's data goes where kernel TLS does not take a direction.
+"""The ways that a socket's data goes where kernel TLS in this process does not take a direction.
 
 Per direction a daemon sets keys and then looks whether kernel TLS works (design case S2). Where it
 does not, the daemon asks what to do: UMKTLS_TX_FALLBACK and UMKTLS_RX_FALLBACK. There are three
@@ -9,6 +9,8 @@ answers:
              UMKTLS_RX_BOUNCE and gets one end of a socket pair; the kernel has the other end in
              TCP's place, and the daemon does SSL_write and SSL_read between the pair and TCP
     clear    the engine is `null`, which somebody must have named: a kernel without KERN_TLS (S9)
+
+With the engine `toe` (S7) the daemon does not even get the TCP socket: see `umktls.kernel.offload`.
 
 The end of a bounced connection: the kernel ends its side of the TX pair and makes the DISCONNECT
 upcall; the daemon sends what was in the pair, then close_notify, and closes. Where the peer is the
@@ -29,6 +31,7 @@ import trio
 from umktls.abi import freebsd
 from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.lanes import ClearIntake, CountingQueue, PlainIntake
+from umktls.kernel.offload import Offload, unread
 from umktls.ktls.engines import Engine, Route, route_of
 from umktls.ktls.session import Direction
 
@@ -67,6 +70,7 @@ class Detours:
         self._sock = sock
         self._means = means
         self._bounced: dict[Direction, socket.socket] = {}
+        self._offload: Offload | None = None
 
     def _route(self, direction: Direction) -> Route:
         return route_of(self._means.engines[direction])
@@ -130,6 +134,46 @@ class Detours:
         self._sock.queue = queue
         self._means.spawn(queue.run)
 
+    # ---- a card that terminates TLS
+
+    def hand_over(self, *, server: bool) -> int:
+        """The real descriptor for the daemon that takes the socket: TCP's, or the card's."""
+        if self._route("rx") is not Route.OFFLOAD:
+            return self._sock.sock.fileno()
+        self._offload = Offload(self._sock, server=server)
+        self._means.spawn(self._offload.send)
+        self._means.spawn(self._offload.receive)
+        return self._offload.descriptor
+
+    def tx_enabled(self) -> None:
+        """The keys for sending are set, and nothing was sealed yet."""
+        if self._offload is not None:
+            self._offload.tx_enabled()
+
+    def rx_enabled(self) -> None:
+        """The keys for receiving are set, and nothing was read yet."""
+        if self._offload is not None:
+            held = self._offload.held
+            self._offload.rx_enabled(self._sock.state.rx)
+            self._sock.trace.emit("held-back", self._sock.name, bytes=held)
+
+    def waiting(self) -> int:
+        """Bytes in the receive queue that nobody has read, as the daemon would see them."""
+        card = self._offload
+        visible = unread(self._sock.sock) if card is None else card.waiting
+        return visible + self._sock.state.rx.waiting_bytes()
+
+    def unread(self) -> int:
+        """Bytes that have come from the peer and that nobody has read, wherever they are."""
+        card = self._offload
+        come = unread(self._sock.sock) if card is None else card.held + card.waiting
+        return come + self._sock.state.rx.waiting_bytes()
+
+    def flush(self) -> None:
+        """Have everything on its way that the daemon has written by itself."""
+        if self._offload is not None:
+            self._offload.flush()
+
     # ---- the connection's life
 
     def go_clear(self) -> None:
@@ -154,6 +198,8 @@ class Detours:
                 near.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
+        if self._offload is not None:
+            self._offload.close()
         for near in self._bounced.values():
             trio.lowlevel.notify_closing(near)
             near.close()

@@ -9,11 +9,11 @@ from umktls.errors import UnsupportedError
 from umktls.ktls.engines import Engine, Route, directions_of, problem_of, route_of
 from umktls.ktls.engines.choice import EngineChoice
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.suites import SUITES, TLS_1_3, Suite
+from umktls.ktls.suites import ALL_SUITES, SUITES, TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3, Suite
 
 __all__ = ["Ability", "abilities", "chosen_engines", "problem"]
 
-VERSION_NAMES = {TLS_1_3: "TLS 1.3"}
+VERSION_NAMES = {TLS_1_0: "TLS 1.0", TLS_1_1: "TLS 1.1", TLS_1_2: "TLS 1.2", TLS_1_3: "TLS 1.3"}
 
 
 def problem(engine: Engine) -> str | None:
@@ -39,10 +39,10 @@ def chosen_engines(choice: EngineChoice) -> Mapping[Direction, Engine]:
 
 @dataclass(frozen=True, slots=True)
 class Ability:
-    """What an engine can do in one direction: suites by version, and why not the others."""
+    """What an engine can do in one direction: suites by version; the others by version, why not."""
 
     suites: dict[str, list[str]] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def abilities(engine: Engine) -> dict[Direction, Ability]:
@@ -54,21 +54,24 @@ def ability(engine: Engine, direction: Direction) -> Ability:
     found = Ability()
     for session in trial_sessions():
         version = VERSION_NAMES[session.version]
-        reason = None
-        # The daemon's library does what is bounced; in clear nobody does anything.
         if route_of(engine) is not Route.BOUNCE:
             reason = engine.supports(session, direction)
+        else:  # then it is what the daemons offer
+            reason = None if session.suite.name in SUITES else "the daemons do not offer that"
         if reason is None:
             found.suites.setdefault(version, []).append(session.suite.name)
         else:
-            found.refused[f"{version} {session.suite.name}"] = reason
+            found.refused.setdefault(version, {})[session.suite.name] = reason
     return found
 
 
 def trial_sessions() -> list[Session]:
-    """A session of each suite, under a key that nobody uses."""
-    return [trial_session(suite) for suite in SUITES.values()]
+    """A session of each suite in each version, under a key that nobody uses; newest first."""
+    pairs = [(version, suite) for suite in ALL_SUITES.values() for version in suite.versions]
+    pairs.sort(key=lambda pair: -pair[0])
+    return [trial_session(version, suite) for version, suite in pairs]
 
 
-def trial_session(suite: Suite) -> Session:
-    return Session(TLS_1_3, suite, bytes(suite.key_length), bytes(suite.iv_length))
+def trial_session(version: int, suite: Suite) -> Session:
+    mac_key = bytes(suite.tag_length) if suite.mac else b""
+    return Session(version, suite, bytes(suite.key_length), bytes(suite.iv_length), 0, mac_key)

@@ -42,6 +42,7 @@ TEXTS = {
     "rx-keys": "RX keys set: {suite}, first sequence number {sequence}, "
     "{waiting} bytes wait in the receive queue",
     "mode": "kernel TLS: sending {tx} ({engine_tx}), receiving {rx} ({engine_rx})",
+    "held-back": "the card held back {bytes} bytes until it had the key",
     "bounce": "{direction} is bounced: the daemon has an end of a socket pair",
     "swallowed": "SSL_read swallowed a record of type {type} ({name}), {bytes} bytes: RPC never "
     "sees it",

@@ -16,10 +16,8 @@ A direction that kernel TLS does not take may go another way (`umktls.kernel.det
 from __future__ import annotations
 
 import errno
-import fcntl
 import socket
 import struct
-import termios
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -244,6 +242,7 @@ class KernelSocket:
             raise CallerError(f"UMKTLS_PEERCERT: {error}") from error
 
     def _tx_enabled(self) -> None:
+        self.detours.tx_enabled()
         tx = self.state.tx
         self.trace.emit("tx-keys", self.name, suite=suite_name(tx.suite), sequence=tx.sequence)
         held, self._held = self._held, None
@@ -256,15 +255,10 @@ class KernelSocket:
             self.name,
             suite=suite_name(self.state.rx.suite),
             sequence=self.state.rx.sequence,
-            waiting=self.waiting(),
+            waiting=self.detours.waiting(),
         )
+        self.detours.rx_enabled()
         self.rx_progress.set()
-
-    def waiting(self) -> int:
-        """Bytes in the receive queue that nobody has read: the socket's and those read ahead."""
-        answer = fcntl.ioctl(self.sock, termios.FIONREAD, b"\0" * 4)
-        (count,) = struct.unpack("i", answer)
-        return int(count) + self.state.rx.waiting_bytes()
 
     def getsockopt(self, level: int, name: int, length: int) -> bytes:
         """getsockopt(2). Raises `UmktlsError` with the emulated kernel's errno."""
@@ -276,12 +270,18 @@ class KernelSocket:
             rpctls.UMKTLS_XPRTSEC: lambda: self.security.encode(),
             rpctls.UMKTLS_DEADLINE: self._deadline,
             rpctls.UMKTLS_CONNECTION: lambda: self.name.encode(),
+            rpctls.UMKTLS_PEERADDR: self._peer_address,
             rpctls.UMKTLS_TX_FALLBACK: lambda: self.detours.fallback("tx").encode(),
             rpctls.UMKTLS_RX_FALLBACK: lambda: self.detours.fallback("rx").encode(),
         }
         if name not in values:
             raise CallerError(f"no option {name} at level SOL_UMKTLS", errno.ENOPROTOOPT)
         return values[name]()[:length]
+
+    def _peer_address(self) -> bytes:
+        """`ADDRESS PORT`; empty where it has none."""
+        address = self.sock.getpeername()
+        return f"{address[0]} {address[1]}".encode() if isinstance(address, tuple) else b""
 
     def _deadline(self) -> bytes:
         """Milliseconds until the CONNECT upcall ends, u32."""
@@ -317,6 +317,7 @@ class KernelSocket:
         """
         if how != socket.SHUT_WR:
             self._reading_ended = True
+        self.detours.flush()
         try:
             self.sock.shutdown(how)
         except OSError as error:

@@ -197,7 +197,7 @@ class SyscallServer:
         sock = handle.pending.take()
         number = process.install(sock)
         self._host.trace.emit("socket-taken", sock.name, pid=process.pid, fd=number)
-        return Answer(number, sock.sock.fileno())
+        return Answer(number, sock.detours.hand_over(server=daemon == "rpctlssd"))
 
     # ---- calls on a descriptor
 

@@ -52,6 +52,7 @@ from umktls.abi.rpctls import (
     SOL_UMKTLS,
     UMKTLS_CONNECTION,
     UMKTLS_DEADLINE,
+    UMKTLS_PEERADDR,
     UMKTLS_PEERCERT,
     UMKTLS_PEERNAME,
     UMKTLS_RX_BOUNCE,
@@ -251,13 +252,19 @@ class Socket:
         write_all(self.fd, data, deadline)
 
     def peer_address(self) -> tuple[str, int] | None:
-        """Address and port of the peer; None where the socket has none (not TCP, or not up)."""
+        """Address and port of the peer; None where the socket has none (not TCP, or not up).
+
+        Where the descriptor is not the TCP socket itself, the kernel is asked (UMKTLS_PEERADDR).
+        """
         try:
             with socket.socket(fileno=os.dup(self.fd)) as duplicate:
                 address = duplicate.getpeername()
         except OSError:
             return None
-        return (address[0], address[1]) if isinstance(address, tuple) else None
+        if isinstance(address, tuple):
+            return address[0], address[1]
+        host, _, port = self._own_option(UMKTLS_PEERADDR).decode("ascii", "replace").partition(" ")
+        return (host, int(port)) if port.isdecimal() else None
 
     def release(self) -> None:
         """Give up the real descriptor; the kernel's socket stays open."""

@@ -143,10 +143,17 @@ def _null() -> Engine:
     return NullEngine()
 
 
+def _toe() -> Engine:
+    from umktls.ktls.engines.toe import ToeEngine
+
+    return ToeEngine()
+
+
 BUILTIN_ENGINES: dict[str, Callable[[], Engine]] = {
     "software": _software,
     "bounce": _bounce,
     "null": _null,
+    "toe": _toe,
 }
 
 

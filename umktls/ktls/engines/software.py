@@ -21,6 +21,7 @@ class SoftwareEngine:
 
     name = "software"
     mode = TCP_TLS_MODE_SW
+    note = "records sealed and opened in this process"
 
     def supports(self, session: Session, direction: Direction) -> str | None:
         suite = session.suite
