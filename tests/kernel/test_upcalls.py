@@ -6,6 +6,8 @@ import errno
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import trio
@@ -14,6 +16,7 @@ import trio.testing
 from umktls.abi.rpctls import RPCTLS_FLAGS_HANDSHAKE, RPCTLS_FLAGS_VERIFIED
 from umktls.errors import PeerError
 from umktls.kernel.events import Trace
+from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.upcalls import DaemonGone, DaemonHandle, UpcallTimeout, describe
 from umktls.rpc.message import (
     NULL_AUTH,
@@ -180,3 +183,30 @@ def test_results_for_people() -> None:
 def test_connect_takes_a_name() -> None:
     encoded = b"".join(CONNECT.encode_args(rpctlscd_connect_arg.of(b"ab")))
     assert encoded == b"\0\0\0\2\0\0\0a\0\0\0b"
+
+
+async def test_a_daemon_that_may_still_come_for_a_socket_gets_no_other(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Its system call would take the next socket for the one that it was called for."""
+    calls: list[Call] = []
+
+    def answer(call: Call) -> list[bytes]:
+        calls.append(call)
+        if call.procedure == CONNECT.number:
+            return []
+        # With the second upcall comes the answer to the first.
+        late = accepted(rpctls_session_res(2))(calls[0])
+        return [*late, *accepted(rpctls_session_res(0))(call)]
+
+    sock = cast(KernelSocket, SimpleNamespace(deadline=0.0, name="c1", closed=False))
+    async with daemon(tmp_path, answer) as handle:
+        async with handle.published(sock, 1):
+            with pytest.raises(UpcallTimeout):
+                await handle.call(CONNECT, rpctlscd_connect_arg(()), 1)
+        with pytest.raises(UpcallTimeout, match="still busy"):
+            async with handle.published(sock, 1):
+                raise AssertionError("another socket was offered")
+        await handle.call(HANDLERECORD, SESSION, 1)
+        async with handle.published(sock, 1):
+            pass

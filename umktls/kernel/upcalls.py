@@ -7,7 +7,8 @@ CONNECT takes a socket. FreeBSD does it so too (rpctls_impl.c: one try, 15 s).
 A CONNECT publishes its socket in the handle's single slot, from which the daemon's next
 CLSOCKET or SRVSOCKET takes it; so CONNECTs to one daemon process are serial. FreeBSD 13 has one
 slot for all daemons of a direction, where two upcalls to two daemons can cross over; here each
-daemon process has a slot of its own.
+daemon process has a slot of its own. A daemon that did not come to take the socket in time may come
+later, and would take the next one: so before the next CONNECT it has to answer the last.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
 from umktls.kernel.control import allowed, peer_credentials
 from umktls.kernel.events import Trace
 from umktls.rpc.client import CallTable, raise_for_reply
-from umktls.rpc.message import NULL_AUTH, AcceptedReply, DeniedReply, encode_call
+from umktls.rpc.message import NULL_AUTH, AcceptedReply, DeniedReply, encode_call, parse_untrusted
 from umktls.rpc.program import Procedure
 from umktls.rpc.record import RecordReader, mark
-from umktls.upcall.states import CONNECT_TRANSITIONS, Upcall, UpcallAction, UpcallEvent
+from umktls.upcall.states import CONNECT_TRANSITIONS, Upcall, UpcallAction, UpcallEvent, UpcallState
 
 if TYPE_CHECKING:
     from umktls.kernel.ktls_socket import KernelSocket
@@ -91,6 +92,9 @@ class DaemonHandle:
     _calls: CallTable[Waiting] = field(default_factory=lambda: CallTable())
     _stream: trio.SocketStream | None = None
     _sending: trio.Lock = field(default_factory=trio.Lock)
+    # CONNECTs that are over, whose socket the daemon did not take and may still want to.
+    _owed: set[int] = field(default_factory=set)
+    _settled: trio.Event = field(default_factory=trio.Event)
 
     @asynccontextmanager
     async def published(self, sock: KernelSocket, seconds: float) -> AsyncIterator[Pending]:
@@ -99,6 +103,7 @@ class DaemonHandle:
         The daemon can ask how much of `seconds` is left.
         """
         async with self.slot:
+            await self._all_settled(seconds)
             self.pending = Pending(sock, trio.current_time() + seconds)
             sock.deadline = self.pending.deadline
             self.pending.upcall.on(UpcallEvent.START)
@@ -106,6 +111,17 @@ class DaemonHandle:
                 yield self.pending
             finally:
                 self.pending = None
+
+    async def _all_settled(self, seconds: float) -> None:
+        """Wait until the daemon has answered what it owes. Raises `UpcallTimeout`."""
+        with trio.move_on_after(seconds):
+            while self._owed:
+                self._settled = trio.Event()
+                await self._settled.wait()
+            return
+        raise UpcallTimeout(
+            f"{self.name} (process {self.pid}) is still busy with an upcall whose time is over"
+        )
 
     async def call(
         self,
@@ -141,10 +157,14 @@ class DaemonHandle:
     async def _call(self, procedure: Procedure[A, R], argument: A, seconds: float) -> R:
         waiting = Waiting()
         xid = self._calls.new_xid()
-        with trio.move_on_after(seconds):
-            await self._send(xid, waiting, procedure, argument)
-            await waiting.done.wait()
-        self._calls.remove(xid)
+        try:
+            with trio.move_on_after(seconds):
+                await self._send(xid, waiting, procedure, argument)
+                await waiting.done.wait()
+        finally:
+            self._calls.remove(xid)
+            if procedure.name == "CONNECT" and not waiting.done.is_set() and self._offered():
+                self._owed.add(xid)
         if not waiting.done.is_set():
             raise UpcallTimeout(
                 f"{self.name} (process {self.pid}) did not answer {procedure.name} "
@@ -210,15 +230,23 @@ class DaemonHandle:
     def _answer(self, message: memoryview) -> None:
         matched = self._calls.match_untrusted(message)
         if matched is None:
+            self._owed.discard(parse_untrusted(message).xid)
+            self._settled.set()
             self.trace.emit("warning", None, reason=f"{self.name} answered an upcall too late")
             return
         waiting, waiting.reply = matched[0], matched[1]
         waiting.done.set()
 
+    def _offered(self) -> bool:
+        """Whether a socket is offered that the daemon has not taken."""
+        return self.pending is not None and self.pending.upcall.state is UpcallState.OFFERED
+
     def _lose(self, stream: trio.SocketStream) -> None:
         if self._stream is stream:
             self._stream = None
         stream.socket.close()
+        self._owed.clear()
+        self._settled.set()
         for waiting in self._calls.drain():
             waiting.done.set()
 
