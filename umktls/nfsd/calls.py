@@ -21,7 +21,6 @@ from umktls.nfsd.attributes import post_op, set_attributes, wcc
 from umktls.nfsd.credentials import Actor, Identity, believed
 from umktls.nfsd.directory import Listings
 from umktls.nfsd.errors import NfsError
-from umktls.nfsd.exports import level_of
 from umktls.nfsd.handles import READ, WRITE, Descriptor, Handles, Node
 from umktls.nfsd.volume import Volume
 from umktls.rpc.server import CallContext
@@ -66,10 +65,10 @@ class Call:
         self._named: list[Node | Changed] = []
 
     def node(self, handle: bytes) -> Node:
-        """The file of a handle; NfsError ACCES for an export that asks for more security."""
+        """The file of a handle; NfsError ACCES for an export that is not for this client."""
         node = self.site.handles.node(handle)
-        level = node.volume.export.level
-        if level and level_of(self._context.peer) < level:
+        export = node.volume.export
+        if export.guarded and export.objection(self._context.peer) is not None:
             raise NfsError(nfsstat3.NFS3ERR_ACCES)
         return node
 

@@ -11,7 +11,8 @@ A server that does not run as root cannot do that: everything runs with the righ
 credentials are not looked at.
 
 The ids in AUTH_SYS are what the caller says. They are believed only when root of the other machine
-let it speak: it has a verified certificate, or a port below 1024 (the export's `secure`).
+let it speak: it has a verified certificate, or a port below 1024 (the export's `secure`). Where the
+client's certificate names a user (rpc.tlsservd(8) -u), the call is that user's, whatever it says.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from functools import lru_cache
 
 from umktls.errors import UnsupportedError
 from umktls.nfsd import hostcalls
-from umktls.nfsd.exports import Export
+from umktls.nfsd.exports import NOBODY_ID, Export
 from umktls.rpc.message import AuthSys
 from umktls.rpc.server import Peer
 
@@ -40,24 +41,37 @@ class Identity:
     gids: tuple[int, ...] = ()
 
 
-NOBODY_ID = 65534
 NOBODY = Identity(NOBODY_ID, NOBODY_ID)
 
 
 def believed(export: Export, credential: AuthSys | None, peer: Peer) -> Identity:
     """Who the caller is for this export, after squashing."""
-    if credential is None or export.squash == "all":
+    if export.squash == "all":
+        return _anonymous(export.anonymous)
+    if credential is None:
         return NOBODY
     if export.secure and not (peer.verified or peer.reserved_port):
         return NOBODY
-    return _identity(credential, export.squash == "root")
+    squashed = export.anonymous if export.squash == "root" else None
+    return _identity(peer.user or credential, squashed)
 
 
 @lru_cache(maxsize=256)
-def _identity(credential: AuthSys, squash_root: bool) -> Identity:
-    squashed = (hostcalls.NO_ID, 0) if squash_root else (hostcalls.NO_ID,)
+def _anonymous(ids: tuple[int, ...]) -> Identity:
+    uid, gid, *gids = ids
+    return Identity(uid, gid, tuple(gids))
+
+
+@lru_cache(maxsize=256)
+def _identity(credential: AuthSys, root_becomes: tuple[int, ...] | None) -> Identity:
+    """`root_becomes`: the ids that take the place of root's, None to leave root alone."""
+    squashed = {hostcalls.NO_ID: NOBODY_ID}
+    if root_becomes is not None:
+        if credential.uid == 0:
+            return _anonymous(root_becomes)
+        squashed[0] = root_becomes[1]
     uid, gid, *gids = (
-        NOBODY_ID if number in squashed else number
+        squashed.get(number, number)
         for number in (credential.uid, credential.gid, *credential.gids)
     )
     return Identity(uid, gid, tuple(gids))

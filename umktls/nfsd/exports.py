@@ -1,9 +1,11 @@
 """What is exported, how it is called, and what a connection must have to use it.
 
-The levels of security are those of RFC 9289 section 5.2: none, server authenticated (tls), both
-sides authenticated (mtls). The gate answers AUTH_TOOWEAK to a call whose connection is below what
-every export asks; what one export of several asks beyond that is answered by ACCES, because only
-the arguments tell which export is meant. The NULL procedure is always let through: it is the probe.
+The levels of security are those of RFC 9289 section 5.2, none, server authenticated (tls), both
+sides authenticated (mtls), and FreeBSD's tlscertuser (certuser): both sides authenticated, and the
+client's certificate names the user. The gate answers AUTH_TOOWEAK to a call whose connection is
+below what every export asks; what one export of several asks beyond that is answered by ACCES,
+because only the arguments tell which export is meant. The NULL procedure is always let through: it
+is the probe.
 """
 
 from __future__ import annotations
@@ -11,20 +13,33 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from umktls.errors import CallerError
+from umktls.nfsd.exports_rules import ANYBODY, Rules
 from umktls.rpc.message import AuthStat
 from umktls.rpc.program import Procedure
-from umktls.rpc.server import CallContext, Gate, Peer
+from umktls.rpc.server import CallContext, Peer
 
-__all__ = ["Export", "Security", "Squash", "gate_for", "level_of"]
+__all__ = [
+    "LEVELS",
+    "NOBODY_ID",
+    "Export",
+    "LevelGate",
+    "Security",
+    "Squash",
+    "least_security",
+    "level_of",
+    "overlaps",
+]
 
-Security = Literal["none", "tls", "mtls"]
+Security = Literal["none", "tls", "mtls", "certuser"]
 Squash = Literal["none", "root", "all"]
-LEVELS: dict[str, int] = {"none": 0, "tls": 1, "mtls": 2}
+LEVELS: dict[Security, int] = {"none": 0, "tls": 1, "mtls": 2, "certuser": 3}
+MUTUAL = LEVELS["mtls"]
 SQUASHES = ("none", "root", "all")
+NOBODY_ID = 65534
 
 
 @dataclass(frozen=True)
@@ -32,10 +47,11 @@ class Export:
     """A directory that is served.
 
     path: the directory on this host. name: what clients mount; "" for the absolute path.
-    squash: who becomes nobody: no caller, root, or all. secure: callers from ports of 1024 and more
-    without a verified certificate become nobody, because any user of their machine may be behind
-    them. fsid: the number of the file system that clients see, 0 for one derived from the path; no
-    two exports may share one.
+    squash: who is made anonymous: no caller, root, or all. anonymous: uid, gid and groups of those.
+    secure: callers from ports of 1024 and more without a verified certificate become nobody,
+    because any user of their machine may be behind them. rules: which clients it is for. fsid: the
+    number of the file system that clients see, 0 for one derived from the path; no two exports may
+    share one.
     """
 
     path: str
@@ -43,8 +59,12 @@ class Export:
     read_only: bool = False
     security: Security = "none"
     squash: Squash = "root"
+    anonymous: tuple[int, ...] = (NOBODY_ID, NOBODY_ID)
     secure: bool = True
+    rules: Rules = ANYBODY
     fsid: int = 0
+    level: int = field(init=False, repr=False, compare=False)
+    guarded: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         path = os.path.realpath(self.path)
@@ -52,14 +72,22 @@ class Export:
             raise CallerError(f"export {self.path}: not a directory; name one that exists")
         if self.security not in LEVELS or self.squash not in SQUASHES:
             raise CallerError(f"export {self.path}: no option {self.security} or {self.squash}")
-        object.__setattr__(self, "name", self.name or os.path.abspath(self.path))
-        object.__setattr__(self, "path", path)
-        object.__setattr__(self, "fsid", self.fsid or _fsid_of(path))
+        level = max(LEVELS[self.security], MUTUAL if self.rules.about_certificates else 0)
+        derived = {
+            "name": self.name or os.path.abspath(self.path),
+            "path": path,
+            "fsid": self.fsid or _fsid_of(path),
+            "level": level,
+            "guarded": level > 0 or self.rules != ANYBODY,
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
-    @property
-    def level(self) -> int:
-        """0 none, 1 TLS, 2 mutual TLS: what a connection must have at least."""
-        return LEVELS[self.security]
+    def objection(self, peer: Peer) -> str | None:
+        """Why a client may not use the export; None if it may."""
+        if level_of(peer) < self.level:
+            return f"the export asks for {security_of(self.level)}, and the connection has less"
+        return self.rules.objection(peer)
 
 
 def _fsid_of(path: str) -> int:
@@ -71,16 +99,49 @@ def level_of(peer: Peer) -> int:
     """The level of security that a connection has."""
     if not peer.tls:
         return 0
-    return 2 if peer.verified else 1
+    if not peer.verified:
+        return 1
+    return MUTUAL if peer.user is None else LEVELS["certuser"]
 
 
-def gate_for(exports: Iterable[Export]) -> Gate:
-    """The gate of services that serve these exports."""
-    needed = min((export.level for export in exports), default=0)
+def security_of(level: int) -> Security:
+    """The name of a level."""
+    return next(name for name, each in LEVELS.items() if each == level)
 
-    def gate(procedure: Procedure[Any, Any], context: CallContext) -> AuthStat | None:
-        if procedure.number == 0 or level_of(context.peer) >= needed:
+
+def least_security(exports: Iterable[Export]) -> Security:
+    """What every export asks for at least."""
+    return security_of(min((export.level for export in exports), default=0))
+
+
+def overlaps(exports: Iterable[Export]) -> list[str]:
+    """Warnings about exports that are within others with weaker demands: a client of the outer one
+    reaches the inner one too."""
+    all_of_them = list(exports)
+    return [
+        f"{inner.name} lies in {outer.name} and asks for more: who may use {outer.name} "
+        "gets there without"
+        for inner in all_of_them
+        for outer in all_of_them
+        if inner.path.startswith(os.path.join(outer.path, "")) and _asks_for_more(inner, outer)
+    ]
+
+
+def _asks_for_more(one: Export, other: Export) -> bool:
+    return one.level > other.level or one.rules not in (ANYBODY, other.rules)
+
+
+class LevelGate:
+    """The gate of services that serve exports; `set_exports` when those change."""
+
+    def __init__(self, exports: Iterable[Export]) -> None:
+        self.set_exports(exports)
+
+    def set_exports(self, exports: Iterable[Export]) -> None:
+        self._needed = LEVELS[least_security(exports)]
+
+    def __call__(self, procedure: Procedure[Any, Any], context: CallContext) -> AuthStat | None:
+        """AUTH_TOOWEAK, or None to let the call through."""
+        if procedure.number == 0 or level_of(context.peer) >= self._needed:
             return None
         return AuthStat.AUTH_TOOWEAK
-
-    return gate

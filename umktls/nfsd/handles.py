@@ -122,6 +122,16 @@ class Handles:
         self._nodes: OrderedDict[bytes, Node] = OrderedDict()
         self._by_file: dict[tuple[int, int], list[Node]] = {}
         self._volumes = {volume.head: volume for volume in volumes}
+        self._retired: set[bytes] = set()
+
+    def set_volumes(self, volumes: Iterable[Volume]) -> None:
+        """Files of other volumes than these are stale from now on."""
+        with self._lock:
+            self._retired.update(self._volumes)
+            self._volumes = {volume.head: volume for volume in volumes}
+            served = set(self._volumes.values())
+            for node in [node for node in self._nodes.values() if node.volume not in served]:
+                self._drop(node)
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -139,6 +149,8 @@ class Handles:
     def _open_untrusted(self, handle: bytes) -> Node:
         volume = self._volumes.get(handle[:HEAD_LENGTH])
         if volume is None:
+            if handle[:HEAD_LENGTH] in self._retired:
+                raise OSError(errno.ESTALE, "not exported any more")
             raise NfsError(nfsstat3.NFS3ERR_BADHANDLE)
         identity = volume.identity_untrusted(handle)
         return self._enter(volume, handle, Descriptor(volume.locator.open(identity)))
@@ -161,6 +173,8 @@ class Handles:
 
     def _enter(self, volume: Volume, handle: bytes, descriptor: Descriptor) -> Node:
         with self._lock:
+            if self._volumes.get(volume.head) is not volume:
+                raise OSError(errno.ESTALE, "not exported any more")
             node = self._nodes.get(handle)
             if node is None:
                 node = Node(volume, handle, descriptor, os.fstat(descriptor.fd))

@@ -6,6 +6,7 @@ of the latest: nothing depends on it.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from umktls.nfs.mount import exportnode, mountbody, mountres3_fail, mountres3_ok
 from umktls.nfs.types import nfsstat3
 from umktls.nfsd.calls import Call, Site, status_of_error
 from umktls.nfsd.errors import NfsError
+from umktls.nfsd.exports import Export
 from umktls.nfsd.handles import Node
 from umktls.nfsd.names import component, open_entry
 from umktls.nfsd.volume import Volume
@@ -23,6 +25,8 @@ from umktls.rpc.message import AuthFlavor
 from umktls.rpc.server import CallContext, Handler
 
 __all__ = ["Mountd"]
+
+logger = logging.getLogger(__name__)
 
 KEPT_MOUNTS = 256
 
@@ -32,9 +36,13 @@ class Mountd:
 
     def __init__(self, site: Site, volumes: Sequence[Volume]) -> None:
         self._site = site
-        self._volumes = {os.fsencode(volume.export.name): volume for volume in volumes}
+        self.set_volumes(volumes)
         self._lock = Lock()
         self._mounts: dict[tuple[bytes, bytes], None] = {}  # (host, directory)
+
+    def set_volumes(self, volumes: Sequence[Volume]) -> None:
+        """What is exported from now on."""
+        self._volumes = {os.fsencode(volume.export.name): volume for volume in volumes}
 
     def handlers(self) -> Mapping[str, Handler]:
         return {
@@ -47,7 +55,7 @@ class Mountd:
 
     def mnt(self, path: bytes, context: CallContext) -> mountres3_ok | mountres3_fail:
         try:
-            node = self._find(Call(self._site, context), path)
+            node = self._find(context, path)
         except (NfsError, OSError) as error:
             return mountres3_fail(_mount_status(status_of_error(error)))
         with self._lock:
@@ -56,14 +64,23 @@ class Mountd:
                 del self._mounts[next(iter(self._mounts))]
         return mountres3_ok(node.handle, (AuthFlavor.AUTH_SYS,))
 
-    def _find(self, call: Call, path: bytes) -> Node:
+    def _find(self, context: CallContext, path: bytes) -> Node:
         volume, names = self._split(path)
+        self._log_objection(volume.export, context)
+        call = Call(self._site, context)
         node = call.node(volume.root_handle)
         for name in names:
             node = open_entry(call, node, component(name, nfsstat3.NFS3ERR_ACCES))
         if stat.S_IFMT(node.stat().st_mode) != stat.S_IFDIR:
             raise NfsError(nfsstat3.NFS3ERR_NOTDIR)
         return node
+
+    def _log_objection(self, export: Export, context: CallContext) -> None:
+        """The client learns only that it may not; who looks after the server learns why."""
+        objection = export.objection(context.peer)
+        if objection is not None:
+            host = os.fsdecode(_host(context))
+            logger.warning("%s is not given to %s: %s", export.name, host, objection)
 
     def _split(self, path: bytes) -> tuple[Volume, list[bytes]]:
         """The export with the longest name that the path begins with, and the names behind it. An

@@ -19,7 +19,7 @@ from umktls.nfsd.calls import Call, Operation, Site
 from umktls.nfsd.credentials import Actor
 from umktls.nfsd.directory import Listings
 from umktls.nfsd.errors import NfsError
-from umktls.nfsd.exports import Export, gate_for
+from umktls.nfsd.exports import Export, LevelGate
 from umktls.nfsd.handles import Handles
 from umktls.nfsd.locate import Locator
 from umktls.nfsd.mountd import Mountd
@@ -90,25 +90,52 @@ class NfsServer:
         secret = _secret(Path(state_dir))
         actor = Actor()
         self._listings = Listings(secret)
+        self._secret = secret
+        self._locate = locate
+        self._known: list[Volume] = []
+        self._gate = LevelGate(exports)
         with ExitStack() as stack:
-            volumes = []
-            for export in exports:
-                locator = locate(export.path)
-                stack.callback(locator.close)
-                volumes.append(Volume(export, secret, locator))
+            self._opened = stack
+            volumes = [self._volume(export) for export in exports]
             self._handles = Handles(volumes, _capacity())
             stack.callback(self._handles.clear)
             self._opened = stack.pop_all()
         self._site = Site(self._handles, self._listings, actor, _write_verifier(), _umask())
         self._mountd = Mountd(self._site, volumes)
 
+    def replace_exports(self, exports: Sequence[Export]) -> None:
+        """Serve these from now on. Handles of those that stay remain good; what is not exported
+        any more is stale. Raises what `NfsServer` does, and then everything stays as it was."""
+        _check(exports)
+        volumes = [self._volume(export) for export in exports]
+        for volume, export in zip(volumes, exports, strict=True):
+            volume.export = export
+        self.exports = tuple(exports)
+        self._gate.set_exports(exports)
+        self._handles.set_volumes(volumes)
+        self._mountd.set_volumes(volumes)
+
+    def _volume(self, export: Export) -> Volume:
+        """The volume of an export: the same as before for the same directory.
+
+        One that is not exported any more stays open until the server closes, for calls that may be
+        using it now, and for when it is exported again.
+        """
+        for volume in self._known:
+            if volume.is_of(export):
+                return volume
+        locator = self._locate(export.path)
+        self._opened.callback(locator.close)
+        volume = Volume(export, self._secret, locator)
+        self._known.append(volume)
+        return volume
+
     def services(self) -> list[Service]:
         """NFS3 and MOUNT3, for the Dispatcher."""
-        gate = gate_for(self.exports)
         handlers = {name: _handler(self._site, row) for name, row in OPERATIONS.items()}
         return [
-            Service(NFS3, handlers, blocking=BLOCKING, gate=gate, cache=True),
-            Service(MOUNT3, self._mountd.handlers(), gate=gate),
+            Service(NFS3, handlers, blocking=BLOCKING, gate=self._gate, cache=True),
+            Service(MOUNT3, self._mountd.handlers(), gate=self._gate),
         ]
 
     def expire(self, idle: float = IDLE_SECONDS) -> None:

@@ -59,6 +59,13 @@ class Volume:
         root = os.stat(export.path)
         self.root_file = root.st_dev, root.st_ino
 
+    def is_of(self, export: Export) -> bool:
+        """Whether an export is this directory, and not another that is at its path by now."""
+        if (export.path, export.fsid) != (self.export.path, self.export.fsid):
+            return False
+        root = os.stat(export.path)
+        return self.root_file == (root.st_dev, root.st_ino)
+
     def _authenticate(self, identity: bytes) -> bytes:
         authenticator = self._authenticator.copy()
         authenticator.update(identity)
