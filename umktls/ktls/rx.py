@@ -391,10 +391,13 @@ class Receiver:
 
     def record_ready(self) -> bool:
         """Whether a whole record waits to be opened. A bad header becomes `error`."""
-        if self._opener is None or self._state is not State.SEALED:
+        opener = self._opener
+        if opener is None or self._state is not State.SEALED:
             return False
         try:
-            return bool(self._next_size(self._opener))
+            if self._early_header:
+                self._judge(opener)
+            return bool(self._next_size(opener))
         except RecordError as error:
             self.error = error
             return False

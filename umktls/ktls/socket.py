@@ -204,6 +204,8 @@ class KtlsSocketState:
         Whether sealing goes on in software.
         """
         self.ifnet_disabled = True
+        if self.mode("tx") == TCP_TLS_MODE_SW:
+            return True
         try:
             self.switch_tx(TCP_TLS_MODE_SW)
         except UnsupportedError:

@@ -1,0 +1,28 @@
+"""All rows, in the order of the compatibility page."""
+
+from __future__ import annotations
+
+from tests.conformance import (
+    freebsd_messages,
+    freebsd_options,
+    ktls_table,
+    linux_options,
+    linux_receiving,
+    linux_sending,
+    ours,
+)
+from tests.conformance.rows import ROWS as ALL
+
+_SOURCES = (
+    freebsd_options,
+    freebsd_messages,
+    ktls_table,
+    linux_options,
+    linux_sending,
+    linux_receiving,
+    ours,
+)
+ROWS = sorted(
+    ALL,
+    key=lambda row: [source.__name__ for source in _SOURCES].index(row.module),
+)

@@ -1,0 +1,434 @@
+"""FreeBSD: sendmsg, recvmsg and poll on a KTLS socket. What ours takes over is checked with it."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from tests.conformance.rows import FREEBSD, OURS, not_here, row
+from tests.conformance.world import (
+    AES128_12,
+    ALERT,
+    DATA,
+    HANDSHAKE,
+    KEY_UPDATE,
+    ROOM,
+    Peer,
+    World,
+    errno_of,
+    flipped,
+    keys,
+)
+from umktls.abi.freebsd import IPPROTO_TCP, TlsGetRecord
+from umktls.ktls.session import Session
+
+SEND = "FreeBSD: sending"
+RECEIVE = "FreeBSD: receiving"
+KERNELS = (*FREEBSD, *OURS)
+
+
+def session(sequence: int = 0) -> Session:
+    """TLS 1.2: every kernel can receive it."""
+    return keys(AES128_12, sequence=sequence)
+
+
+def sending(w: World) -> Peer:
+    w.freebsd_enable("tx", session())
+    return w.peer(session())
+
+
+def receiving(w: World) -> Peer:
+    w.freebsd_enable("rx", session())
+    return w.peer(session())
+
+
+@row(SEND, "A write is cut into records of at most kern.ipc.tls.maxlen", KERNELS)
+def maxlen(w: World) -> None:
+    w.sysctls.maxlen = 100
+    w.socket = w.another()
+    peer = sending(w)
+    assert [len(p) for _, p in peer.open(w.send(b"x" * 250))] == [100, 100, 50]
+
+
+@row(SEND, "Each write starts records of its own; nothing is joined", KERNELS)
+def no_joining(w: World) -> None:
+    peer = sending(w)
+    assert peer.open(w.send(b"a") + w.send(b"b")) == [(DATA, b"a"), (DATA, b"b")]
+
+
+@row(SEND, "The sequence number begins at rec_seq and counts records", KERNELS)
+def sequence(w: World) -> None:
+    w.freebsd_enable("tx", session(sequence=7))
+    peer = w.peer(session(sequence=7))
+    assert len(peer.open(w.send(os.urandom(40000)))) == 3
+    assert w.socket.tx.sequence == 10
+
+
+@row(SEND, "TLS_SET_RECORD_TYPE is for that call alone", KERNELS)
+def one_call(w: World) -> None:
+    peer = sending(w)
+    assert peer.open(w.send(b"\1\0", ALERT)) == [(ALERT, b"\1\0")]
+    assert peer.open(w.send(b"data")) == [(DATA, b"data")]
+
+
+@row(SEND, "All records of a typed payload above the limit have the type (ktls_frame)", KERNELS)
+def split_keeps_type(w: World) -> None:
+    peer = sending(w)
+    found = peer.open(w.send(b"x" * 20000, HANDSHAKE))
+    assert [(kind, len(payload)) for kind, payload in found] == [(22, 16384), (22, 3616)]
+
+
+@row(SEND, "Only the first control message is looked at, and of it only the type", FREEBSD)
+def first_control(w: World) -> None:
+    peer = sending(w)
+    control = w.abi.layout.pack(4711, 1, b"\x16\x15") + w.set_type(ALERT)
+    wire = b"".join(map(bytes, w.socket.sendmsg(b"data", control)))
+    assert peer.open(wire) == [(HANDSHAKE, b"data")]
+
+
+@row(SEND, "Another control message, or any on a socket in clear: EINVAL", FREEBSD)
+def other_control(w: World) -> None:
+    control = w.abi.layout.pack(IPPROTO_TCP, 2, b"\x16")
+    assert errno_of(w.socket.sendmsg, b"data", w.set_type(ALERT)) == errno.EINVAL
+    sending(w)
+    assert errno_of(w.socket.sendmsg, b"data", control) == errno.EINVAL
+    assert errno_of(w.socket.sendmsg, b"data", b"\x11\0\0") == errno.EINVAL
+
+
+@row(SEND, "A typed send is all or nothing: EMSGSIZE above the high-water mark", FREEBSD)
+def high_water(w: World) -> None:
+    peer = sending(w)
+    w.socket.send_high_water = 100
+    assert errno_of(w.send, b"x" * 101, HANDSHAKE) == errno.EMSGSIZE
+    assert peer.open(w.send(b"x" * 101)) == [(DATA, b"x" * 101)]
+
+
+@row(SEND, "A typed send without room for all of it: EAGAIN", FREEBSD)
+def typed_room(w: World) -> None:
+    sending(w)
+    control = w.set_type(HANDSHAKE)
+    assert errno_of(w.socket.send, b"x" * 5000, control, room=4999) == errno.EAGAIN
+    assert w.socket.send(b"x" * 5000, control, room=5000).count == 5000
+
+
+@row(SEND, "An untyped send takes what there is room for, from 2048 bytes on; else EAGAIN", FREEBSD)
+def partial(w: World) -> None:
+    peer = sending(w)
+    assert errno_of(w.socket.send, b"x" * 5000, room=2047) == errno.EAGAIN
+    sent = w.socket.send(b"x" * 5000, room=3000)
+    assert sent.count == 3000
+    assert peer.open(b"".join(map(bytes, sent.wire))) == [(DATA, b"x" * 3000)]
+    assert w.socket.send(b"x" * 100, room=100).count == 100
+
+
+@row(SEND, "MSG_EOR: EINVAL, as on any stream socket", FREEBSD)
+def eor(w: World) -> None:
+    assert errno_of(w.send, b"data", flags=w.abi.eor) == errno.EINVAL
+    sending(w)
+    assert errno_of(w.send, b"data", flags=w.abi.eor) == errno.EINVAL
+
+
+@row(SEND, "The order: MSG_EOR, empty, dropped (EPIPE), a waiting error, not connected", FREEBSD)
+def order(w: World) -> None:
+    sending(w)
+    peer = receiving(w)
+    w.arrive(flipped(peer.seal(b"bad"), -1))
+    assert w.socket.readable()
+    w.socket.conditions.connected = False
+    assert errno_of(w.send, b"") == errno.EINVAL
+    assert errno_of(w.send, b"data") == errno.EBADMSG
+    assert errno_of(w.send, b"data") == errno.ENOTCONN
+    w.socket.conditions.dropped = True
+    assert errno_of(w.send, b"data") == errno.EPIPE
+
+
+not_here(
+    SEND,
+    "The sequence number wraps around at 2^64",
+    FREEBSD,
+    "A nonce would be used twice. The send fails with EBADMSG instead, as nearly as Linux.",
+)
+not_here(SEND, "sendfile(2)", FREEBSD, "There is no such system call here.")
+
+
+# Receiving
+
+
+@row(RECEIVE, "What waits unread when the key is set is records, or the beginning of one", KERNELS)
+def early_bytes(w: World) -> None:
+    peer = w.peer(session())
+    wire = peer.seal(b"first") + peer.seal(b"second")
+    w.arrive(b"clear" + wire[:-10])
+    assert w.socket.recvmsg(5, 0)[0] == b"clear"
+    assert w.socket.readable()
+    w.freebsd_enable("rx", session())
+    assert w.recv()[0] == b"first"
+    assert not w.socket.readable()
+    w.arrive(wire[-10:])
+    assert w.recv()[0] == b"second"
+
+
+@row(RECEIVE, "A record that has not come whole is not readable", KERNELS)
+def half_a_record(w: World) -> None:
+    record = receiving(w).seal(os.urandom(64))
+    for byte in record[:-1]:
+        w.arrive(bytes([byte]))
+        assert not w.socket.readable()
+        assert errno_of(w.recv) == errno.EAGAIN
+    w.arrive(record[-1:])
+    assert w.socket.readable()
+
+
+@row(RECEIVE, "A call returns one record at most, with MSG_EOR and its TLS_GET_RECORD", KERNELS)
+def one_record(w: World) -> None:
+    peer = receiving(w)
+    w.arrive(peer.seal(b"one") + peer.seal(b"\1\0", ALERT) + peer.seal(b"two"))
+    for payload, kind in [(b"one", DATA), (b"\1\0", ALERT), (b"two", DATA)]:
+        data, control, flags = w.socket.recvmsg(100, ROOM)
+        (message,) = w.abi.layout.parse_untrusted(control)
+        record = TlsGetRecord.unpack_untrusted(message.data)
+        assert record == TlsGetRecord(kind, 3, 3, len(payload))
+        assert (data, flags) == (payload, w.abi.eor)
+
+
+@row(
+    RECEIVE,
+    "A short buffer: the rest stays; the first piece has the type, the last MSG_EOR",
+    KERNELS,
+)
+def short_buffer(w: World) -> None:
+    w.arrive(receiving(w).seal(b"0123456789"))
+    assert w.recv(4) == (b"0123", DATA, 0)
+    assert w.recv(4) == (b"4567", 0, 0)
+    assert w.socket.readable()
+    assert w.recv(4) == (b"89", 0, w.abi.eor)
+
+
+@row(RECEIVE, "Without a control buffer the payload comes, whatever its type", FREEBSD)
+def no_control(w: World) -> None:
+    peer = receiving(w)
+    w.arrive(peer.seal(b"\1\0", ALERT) + peer.seal(b"data"))
+    assert w.recv(room=0) == (b"\1\0", 0, w.abi.eor)
+    assert w.recv() == (b"data", DATA, w.abi.eor)
+
+
+@row(RECEIVE, "A control buffer that is too small: MSG_CTRUNC, and a cut message", KERNELS)
+def small_control(w: World) -> None:
+    w.arrive(receiving(w).seal(b"data"))
+    data, control, flags = w.socket.recvmsg(100, 20)
+    assert (data, len(control), flags) == (b"data", 20, w.abi.eor | w.abi.ctrunc)
+
+
+@row(RECEIVE, "A record without payload is a control message alone, without MSG_EOR", FREEBSD)
+def empty_record(w: World) -> None:
+    peer = receiving(w)
+    w.arrive(peer.seal(b"") + peer.seal(b"", HANDSHAKE) + peer.seal(b"next"))
+    assert w.recv() == (b"", DATA, 0)
+    assert w.recv() == (b"", HANDSHAKE, 0)
+    assert w.recv() == (b"next", DATA, w.abi.eor)
+
+
+@row(RECEIVE, "A read of nothing takes the control message", FREEBSD)
+def read_of_nothing(w: World) -> None:
+    peer = receiving(w)
+    assert w.recv(0) == (b"", 0, 0)
+    w.arrive(peer.seal(b"data"))
+    assert w.recv(0) == (b"", DATA, 0)
+    assert w.recv() == (b"data", 0, w.abi.eor)
+
+
+@row(RECEIVE, "MSG_PEEK shows the same again and again, and takes nothing", KERNELS)
+def peek(w: World) -> None:
+    w.arrive(receiving(w).seal(b"data", HANDSHAKE))
+    for _ in range(3):
+        assert w.recv(2, flags=w.abi.peek) == (b"da", HANDSHAKE, 0)
+        assert w.recv(flags=w.abi.peek) == (b"data", HANDSHAKE, w.abi.eor)
+    assert w.recv() == (b"data", HANDSHAKE, w.abi.eor)
+
+
+@row(RECEIVE, "MSG_WAITALL ends at the end of a record", KERNELS)
+def waitall(w: World) -> None:
+    peer = receiving(w)
+    w.arrive(peer.seal(b"one") + peer.seal(b"two"))
+    assert w.socket.recvmsg(6, ROOM, w.abi.waitall)[0] == b"one"
+
+
+@row(RECEIVE, "poll(2) counts up to the low-water mark, 24 bytes for each control message", FREEBSD)
+def low_water(w: World) -> None:
+    peer = receiving(w)
+    w.socket.receive_low_water = 60
+    w.arrive(peer.seal(b"12345"))
+    assert not w.socket.readable()
+    assert w.recv()[0] == b"12345"
+    w.arrive(peer.seal(b"12345") + peer.seal(b"1234567"))
+    assert w.socket.readable()
+    w.recv(1)
+    assert not w.socket.readable()
+
+
+@row(RECEIVE, "A header of another version: EINVAL once, and the connection is dropped", KERNELS)
+def bad_version(w: World) -> None:
+    peer = receiving(w)
+    good = peer.seal(b"good")
+    w.arrive(good + flipped(peer.seal(b"bad"), 2) + peer.seal(b"after"))
+    assert w.outcomes(4) == [b"good", errno.EINVAL, b"", b""]
+    assert w.socket.dropped
+    assert errno_of(w.freebsd_enable, "tx", session()) == errno.ECONNRESET
+    assert w.socket.counters.corrupted_records == 1
+    assert w.socket.counters.failed_crypto == 0
+
+
+@row(RECEIVE, "A length above any record's: EMSGSIZE once, and the connection is dropped", KERNELS)
+def too_long(w: World) -> None:
+    peer = receiving(w)
+    w.arrive(peer.seal(b"good") + b"\x17\x03\x03\xff\xff" + bytes(65535))
+    assert w.outcomes(3) == [b"good", errno.EMSGSIZE, b""]
+    assert w.socket.dropped
+    assert w.socket.counters.corrupted_records == 1
+
+
+@row(
+    RECEIVE, "A length without room for the nonce: EMSGSIZE, and the connection is dropped", KERNELS
+)
+def no_nonce(w: World) -> None:
+    receiving(w)
+    w.arrive(b"\x17\x03\x03\x00\x07" + bytes(8))
+    assert w.outcomes(2) == [errno.EMSGSIZE, b""]
+    assert w.socket.dropped
+
+
+@row(RECEIVE, "A length without room for the tag: EMSGSIZE for that record alone", FREEBSD)
+def no_tag(w: World) -> None:
+    w.freebsd_enable("rx", session())
+    w.arrive(b"\x17\x03\x03\x00\x17" + bytes(23))
+    w.arrive(w.peer(session(sequence=1)).seal(b"next"))
+    assert w.outcomes(3) == [b"next", errno.EMSGSIZE, errno.EAGAIN]
+    assert not w.socket.dropped
+    assert w.socket.counters.failed_crypto == 1
+
+
+@row(RECEIVE, "A bad record is told once, counted, and costs nothing but itself", KERNELS)
+def bad_record(w: World) -> None:
+    peer = receiving(w)
+    w.arrive(flipped(peer.seal(b"bad"), -1))
+    assert w.socket.rx.sequence == 0
+    assert w.outcomes(2) == [errno.EBADMSG, errno.EAGAIN]
+    assert w.socket.rx.sequence == 1
+    w.arrive(peer.seal(b"next"))
+    assert w.recv()[0] == b"next"
+    assert not w.socket.dropped
+    counters = w.socket.counters
+    assert (counters.failed_crypto, counters.corrupted_records) == (1, 0)
+
+
+@row(
+    RECEIVE,
+    "Its error comes when nothing is queued: good records behind it are read first",
+    FREEBSD,
+)
+def late_error(w: World) -> None:
+    peer = receiving(w)
+    good, bad, after = peer.seal(b"good"), flipped(peer.seal(b"bad"), -1), peer.seal(b"after")
+    w.arrive(good + bad + after)
+    assert w.outcomes(4) == [b"good", b"after", errno.EBADMSG, errno.EAGAIN]
+
+
+@row(RECEIVE, "Of several bad records that nobody came to read between, one is told", FREEBSD)
+def several_bad(w: World) -> None:
+    peer = receiving(w)
+    w.arrive(flipped(peer.seal(b"1"), -1) + flipped(peer.seal(b"2"), -1))
+    assert w.outcomes(2) == [errno.EBADMSG, errno.EAGAIN]
+    assert w.socket.counters.failed_crypto == 2
+
+
+@row(RECEIVE, "MSG_PEEK tells an error without taking it", FREEBSD)
+def peek_at_error(w: World) -> None:
+    peer = receiving(w)
+    w.arrive(flipped(peer.seal(b"bad"), -1))
+    assert errno_of(w.recv, flags=w.abi.peek) == errno.EBADMSG
+    assert w.outcomes(2) == [errno.EBADMSG, errno.EAGAIN]
+
+
+@row(RECEIVE, "poll(2) tells of a waiting error", FREEBSD)
+def readable_error(w: World) -> None:
+    w.arrive(flipped(receiving(w).seal(b"bad"), -1))
+    assert w.socket.readable()
+
+
+@row(
+    RECEIVE, "A header is judged when its record is whole, or right behind another record", FREEBSD
+)
+def when_judged(w: World) -> None:
+    peer = receiving(w)
+    record = peer.seal(b"one")
+    w.arrive(b"\x17\x02\x02" + record[3:-1])
+    assert errno_of(w.recv) == errno.EAGAIN
+    w.arrive(record[-1:])
+    assert errno_of(w.recv) == errno.EINVAL
+    other = World(w.personality.name)
+    peer = receiving(other)
+    other.arrive(peer.seal(b"one") + b"\x17\x02\x02\x00\x20" + bytes(8))
+    assert other.outcomes(2) == [b"one", errno.EINVAL]
+
+
+@row(RECEIVE, "The end of the stream inside a record: EMSGSIZE, and then never the end", FREEBSD)
+def truncated(w: World) -> None:
+    peer = receiving(w)
+    w.arrive(peer.seal(b"whole") + peer.seal(b"half")[:-1])
+    w.fin()
+    assert w.outcomes(4) == [b"whole", errno.EMSGSIZE, errno.EAGAIN, errno.EAGAIN]
+    assert not w.socket.dropped
+
+
+@row(RECEIVE, "The end of the stream is told when everything in front of it was read", KERNELS)
+def end(w: World) -> None:
+    peer = receiving(w)
+    w.arrive(peer.seal(b"last") + peer.seal(b"\1\0", ALERT))
+    w.fin()
+    assert w.socket.readable()
+    assert w.outcomes(4) == [b"last", b"\1\0", b"", b""]
+
+
+@row(RECEIVE, "Alerts are records like any other; close_notify does not end the stream", KERNELS)
+def alerts(w: World) -> None:
+    peer = receiving(w)
+    w.arrive(peer.seal(b"\1\0", ALERT) + peer.seal(b"after"))
+    assert w.outcomes(3) == [b"\1\0", b"after", errno.EAGAIN]
+
+
+@row(
+    RECEIVE, "A KeyUpdate is a record like any other, and what follows it does not verify", FREEBSD
+)
+def key_update(w: World) -> None:
+    peer = receiving(w)
+    w.arrive(peer.seal(KEY_UPDATE, HANDSHAKE) + w.peer(keys(AES128_12, epoch=1)).seal(b"new"))
+    assert w.outcomes(2) == [KEY_UPDATE, errno.EBADMSG]
+
+
+APP_DATA = "FreeBSD: MSG_TLSAPPDATA (of the kernel)"
+
+
+@row(
+    APP_DATA, "ENXIO while an alert is next, which stays; a call without the flag gets it", KERNELS
+)
+def app_data(w: World) -> None:
+    peer = receiving(w)
+    w.arrive(peer.seal(b"data") + peer.seal(b"\1\0", ALERT) + peer.seal(b"after"))
+    flag = w.personality.messages.tls_app_data
+    assert w.recv(flags=flag)[0] == b"data"
+    for _ in range(2):
+        assert errno_of(w.recv, flags=flag) == errno.ENXIO
+    assert w.recv()[:2] == (b"\1\0", ALERT)
+    assert w.recv(flags=flag)[0] == b"after"
+
+
+@row(APP_DATA, "Tickets are let through since TLS 1.3 sends them", ("freebsd13", "freebsd14"))
+def app_data_tickets(w: World) -> None:
+    w.arrive(receiving(w).seal(b"ticket", HANDSHAKE))
+    assert w.recv(flags=w.personality.messages.tls_app_data)[:2] == (b"ticket", HANDSHAKE)
+
+
+@row(APP_DATA, "ENXIO for every type but application data", ("freebsd13.0",))
+def app_data_before(w: World) -> None:
+    w.arrive(receiving(w).seal(b"ticket", HANDSHAKE))
+    assert errno_of(w.recv, flags=w.personality.messages.tls_app_data) == errno.ENXIO

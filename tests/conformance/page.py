@@ -1,0 +1,173 @@
+"""docs/compatibility.md, printed from the tables of the code and from the rows' results."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+
+from tests.conformance.collection import ROWS
+from tests.conformance.rows import EVERYBODY, Row
+from umktls.abi.freebsd import CRYPTO_AES_CBC
+from umktls.abi.messages import MessageAbi
+from umktls.abi.personality import FREEBSD_ALGORITHMS, PERSONALITIES
+from umktls.ktls.options import Option, options_of
+from umktls.ktls.suites import ALL_SUITES, Suite
+
+PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
+OWN = {"freebsd": "FreeBSD", "linux": "Linux", "umktls": "umktls"}
+
+INTRODUCTION = """\
+# Compatibility
+
+What the model of kernel TLS does of what FreeBSD and Linux do, socket option by socket option and
+statement by statement. This page is printed by `python -m tests.conformance` from the tables that
+the code works with, and from the conformance suite in `tests/conformance`; a test compares it with
+them.
+
+A *personality* says whose behaviour is emulated. `freebsd13` is 13.2 and later, `freebsd13.0` is
+13.0 and 13.1, `linux` is 6.19, `umktls` is our own and the default.
+"""
+
+ABOUT_VALUES = """\
+Everything that differs between personalities is a value in `umktls/abi/personality.py`, where each
+is explained.
+"""
+
+ABOUT_ROWS = """\
+Each line is a statement about kernels, and a test. **yes**: the personality was found to behave so
+when this page was printed. **-**: the statement is not about this kernel. **no**: not followed, for
+the reason below the table.
+"""
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    """A Markdown table."""
+    columns = list(head)
+    yield "| " + " | ".join(columns) + " |"
+    yield "|" + "---|" * len(columns)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+    yield ""
+
+
+def values() -> Iterator[str]:
+    """The personalities, a value a line."""
+    names = list(PERSONALITIES)
+    lines: dict[str, list[str]] = {}
+    for personality in PERSONALITIES.values():
+        for group in ("keys", "sending", "receiving"):
+            rules = getattr(personality, group)
+            for field in dataclasses.fields(rules):
+                cell = shown(getattr(rules, field.name))
+                lines.setdefault(f"{group}.{field.name}", []).append(cell)
+        for name in ("rpctls_version", "errno_map"):
+            lines.setdefault(name, []).append(shown(getattr(personality, name)))
+    yield from table(["value", *names], ([f"`{k}`", *cells] for k, cells in sorted(lines.items())))
+
+
+def shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and value >= 2**63:
+        return "2^64" if value == 2**64 else "2^64 - 1"
+    if isinstance(value, frozenset | tuple):
+        return ", ".join(str(item) for item in sorted(value))
+    return "none" if value is None else str(value)
+
+
+def options() -> Iterator[str]:
+    found = options_of(("freebsd", "linux")).values()
+    yield from table(
+        ["option", "level", "number", "kernel", "set", "get", "handled"],
+        (option_cells(option) for option in found),
+    )
+
+
+def option_cells(option: Option) -> list[str]:
+    return [
+        f"`{option.name}`",
+        f"`{option.level_name}` ({option.level})",
+        str(option.number),
+        OWN[option.kernel],
+        "yes" if option.set else "no",
+        "yes" if option.get else "no",
+        option.handled,
+    ]
+
+
+def messages() -> Iterator[str]:
+    names = ("peek", "waitall", "dontwait", "nosignal", "eor", "ctrunc", "more", "tls_app_data")
+    abis: dict[str, MessageAbi] = {name: p.messages for name, p in PERSONALITIES.items()}
+    shapes: dict[str, Callable[[MessageAbi], str]] = {
+        "sets a record's type (level, type)": lambda abi: str(abi.set_record_type),
+        "tells a record's type (level, type)": lambda abi: str(abi.get_record_type),
+        "struct cmsghdr": lambda abi: f"`{abi.layout.header.format}`",
+    }
+    rows = [[what, *(show(abi) for abi in abis.values())] for what, show in shapes.items()]
+    for name in names:
+        numbers = [getattr(abi, name) for abi in abis.values()]
+        shown_numbers = [f"{number:#x}" if number else "none" for number in numbers]
+        rows.append([f"MSG_{name.upper().replace('TLS_APP_DATA', 'TLSAPPDATA')}", *shown_numbers])
+    yield from table(["", *abis], rows)
+
+
+def suites() -> Iterator[str]:
+    yield from table(
+        ["suite", "TLS", "FreeBSD", "Linux", "records under one key"],
+        (suite_cells(suite) for suite in ALL_SUITES.values()),
+    )
+
+
+def suite_cells(suite: Suite) -> list[str]:
+    versions = ", ".join(f"1.{(version & 0xFF) - 1}" for version in suite.versions)
+    freebsd = "yes" if suite.algorithm in FREEBSD_ALGORITHMS else "no"
+    if suite.algorithm == CRYPTO_AES_CBC:
+        freebsd = "if `cbc_enable`"
+    limit = "2^64" if suite.record_limit == 2**64 else f"{suite.record_limit:,}"
+    linux = str(suite.cipher_type) if suite.cipher_type else "no"
+    return [f"`{suite.name}`", versions, freebsd, linux, limit]
+
+
+def results() -> Iterator[str]:
+    """The rows, area by area, with what running them has shown."""
+    for area, group in groupby(ROWS, key=lambda row: row.area):
+        rows = list(group)
+        yield f"### {area}"
+        yield ""
+        modules = sorted({row.module.replace(".", "/") + ".py" for row in rows})
+        yield "In " + ", ".join(f"`{module}`" for module in modules) + "."
+        yield ""
+        yield from table(
+            ["statement", *EVERYBODY],
+            ([row.statement, *(result(row, name) for name in EVERYBODY)] for row in rows),
+        )
+        reasons = [row for row in rows if not row.check]
+        for row in reasons:
+            yield f"- *{row.statement}*: {row.reason}"
+        if reasons:
+            yield ""
+
+
+def result(row: Row, personality: str) -> str:
+    """Run the row for one personality. A row that fails says so, and fails the tests elsewhere."""
+    if personality not in row.personalities:
+        return "-"
+    if row.check is None:
+        return "no"
+    try:
+        for variant in row.variants or (None,):
+            row.run(personality, variant)
+    except Exception:
+        return "FAILS"
+    return "yes"
+
+
+def page() -> str:
+    """The whole page."""
+    lines = [INTRODUCTION, "## Personalities", "", ABOUT_VALUES]
+    lines += [*values(), "## Socket options", "", *options()]
+    lines += ["## Flags and control messages", "", *messages()]
+    lines += ["## Suites", "", *suites(), "## Statements", "", ABOUT_ROWS, *results()]
+    return "\n".join(lines).rstrip() + "\n"
