@@ -133,12 +133,13 @@ class HandshakeService:
             self.load()
         except ConfigurationError as error:
             logger.error("nothing was reloaded: %s", error)
+            self._trace_quietly({"event": "reloaded", "outcome": f"nothing can be used: {error}"})
             return False
         self._reloads += 1
         ended = sum(self._verify_again(session) for session in self.sessions.all())
-        logger.warning(
-            "certificates, keys and revocation lists were reloaded; %d sessions were ended", ended
-        )
+        outcome = f"{ended} sessions had to be ended"
+        logger.warning("certificates, keys and revocation lists were reloaded; %s", outcome)
+        self._trace_quietly({"event": "reloaded", "outcome": outcome})
         return True
 
     def _verify_again(self, session: LiveSession) -> bool:

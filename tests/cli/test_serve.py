@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,11 @@ from umktls.certs import layout
 from umktls.cli.control import Host
 from umktls.cli.main import main
 from umktls.cli.sandbox import Sandbox
-from umktls.cli.serve import ready_line
+from umktls.cli.serve import ready_line, serve
+from umktls.cli.serve_options import ServeOptions
 from umktls.kernel.children import program_path
 from umktls.kernel.server import ServerConfig
-from umktls.nfsd.exports import Export
+from umktls.nfsd.exports import Export, Security
 
 
 def refused(*arguments: str) -> str:
@@ -46,6 +50,77 @@ def test_missing_certificates_are_named(tmp_path: Path) -> None:
     assert f"umktls: {tmp_path}/ca.pem is missing" in said
 
 
+MISTAKES = [
+    ((), "nothing to serve"),
+    (("DIR", "--exports", "FILE"), "not both"),
+    (("--exports", "FILE", "--read-only"), "--read-only: with --exports"),
+    (("--exports", "FILE", "--squash", "all"), "--squash: with --exports"),
+    (("--exports", "FILE", "--insecure"), "--insecure: with --exports"),
+    (("--exports", "FILE", "-tlscert"), "-tlscertuser: with --exports"),
+    (("--exports", "FILE", "--no-tls"), "asks for TLS, and --no-tls offers none"),
+    (("--exports", "BAD", "--no-tls"), "bad:2: there is no option -rw"),
+    (("DIR", "--no-tls", "--domain", "example.org"), "see --certuser"),
+    (("DIR", "--no-tls", "--daemon-args", "'"), "No closing quotation"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES)
+def test_options_that_do_not_go_together(
+    tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    (tmp_path / "exports").write_text(f"{tmp_path} -tls\n")
+    (tmp_path / "bad").write_text(f"#\n{tmp_path} -rw\n")
+    paths = {"DIR": tmp_path, "FILE": tmp_path / "exports", "BAD": tmp_path / "bad"}
+    result = CliRunner().invoke(main, ["serve", *(str(paths.get(a, a)) for a in arguments)])
+    assert result.exit_code == 1
+    assert words in result.stderr
+
+
+def options(*arguments: str) -> ServeOptions:
+    return ServeOptions.of(serve.make_context("serve", list(arguments)).params)
+
+
+@pytest.mark.parametrize(
+    ("flag", "security", "handshake", "more"),
+    [
+        ((), "none", "none", ()),
+        (("-tls",), "tls", "tls", ()),
+        (("--tls-required",), "tls", "tls", ()),
+        (("-tlscert",), "mtls", "mtls", ()),
+        (("--mtls-required",), "mtls", "mtls", ()),
+        (("-tlscertuser",), "certuser", "mtls", ("--certuser",)),
+        (("--user-required",), "certuser", "mtls", ("--certuser",)),
+        (("--certuser", "--domain", "d"), "none", "none", ("--certuser", "--domain", "d")),
+        (("--crl", "/crl"), "none", "none", ("--crl", "/crl")),
+        (("--daemon-args", "-w -C 'a b'"), "none", "none", ("-w", "-C", "a b")),
+    ],
+)
+def test_what_becomes_of_the_flags(
+    tmp_path: Path, flag: tuple[str, ...], security: str, handshake: str, more: tuple[str, ...]
+) -> None:
+    layout.create(tmp_path / "pki")
+    told = options(str(tmp_path), "--certs", str(tmp_path / "pki"), *flag)
+    exports = told.exports()
+    config = told.config(exports)
+    assert [export.security for export in exports] == [security]
+    assert config.security == handshake
+    arguments = ("--alpn", "strict", *sorted(more, key=more.index))
+    assert config.daemon_arguments == arguments
+    assert config.daemon()[0].arguments[-len(arguments) :] == arguments
+
+
+def test_several_directories(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    told = options(str(tmp_path / "a"), str(tmp_path / "b"), "--no-tls", "--read-only")
+    exports = told.exports()
+    assert [export.name for export in exports] == [f"{tmp_path}/a", f"{tmp_path}/b"]
+    assert all(export.read_only for export in exports)
+    line = ready_line(told.config(exports), tuple(exports), 7)
+    assert f":{tmp_path}/a MOUNTPOINT" in line
+    assert f"also exported: {tmp_path}/b" in line
+
+
 def test_busy_port_is_named(tmp_path: Path) -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -72,22 +147,23 @@ def test_missing_directory_is_wrong_usage(tmp_path: Path) -> None:
     ],
 )
 def test_ready_line(
-    tmp_path: Path, security: str, offer_tls: bool, certs: str | None, line: str
+    tmp_path: Path, security: Security, offer_tls: bool, certs: str | None, line: str
 ) -> None:
     config = ServerConfig(
         host="h", security=security, offer_tls=offer_tls, certs=Path(certs) if certs else None
     )
-    assert ready_line(config, Export(str(tmp_path), name="/x"), 7).startswith(line)
+    export = Export(str(tmp_path), name="/x", security=security)
+    assert ready_line(config, (export,), 7).startswith(line)
 
 
 def test_ready_line_leaves_out_the_usual_port(tmp_path: Path) -> None:
     config = ServerConfig(host="h", offer_tls=False)
-    assert " h:/x " in ready_line(config, Export(str(tmp_path), name="/x"), 2049)
+    assert " h:/x " in ready_line(config, (Export(str(tmp_path), name="/x"),), 2049)
 
 
 def test_ready_line_puts_ipv6_in_brackets(tmp_path: Path) -> None:
     config = ServerConfig(host="::1", offer_tls=False)
-    assert " [::1]:7:/x " in ready_line(config, Export(str(tmp_path), name="/x"), 7)
+    assert " [::1]:7:/x " in ready_line(config, (Export(str(tmp_path), name="/x"),), 7)
 
 
 def test_serve_answers_stat_and_ends_by_sigterm(tmp_path: Path) -> None:
@@ -124,3 +200,54 @@ def until_registered(host: Host, count: int) -> list[dict[str, Any]]:
             break
     daemons: list[dict[str, Any]] = host.stat()["daemons"]
     return daemons
+
+
+def test_sighup_has_the_exports_read_again(tmp_path: Path) -> None:
+    """Also that a mistake in the file changes nothing, and that the daemons reload."""
+    with Sandbox("t") as sandbox:
+        layout.create(sandbox.certs)
+        other = sandbox.directory("other")
+        file = sandbox.top / "exports"
+        file.write_text(f"{sandbox.export}\n")
+        arguments = ("--exports", str(file), "--certs", str(sandbox.certs))
+        with serving(sandbox, *arguments) as server:
+            (host,) = sandbox.hosts()
+            assert host.stat()["exports"] == [str(sandbox.export)]
+            file.write_text(f"{sandbox.export} -tlscert\n{other} -ro -tls\n")
+            server.send_signal(signal.SIGHUP)
+            assert "/other" in wait_for_event(host.trace(follow=True), "exports")["what"]
+            assert host.stat()["exports"] == [str(sandbox.export), str(other)]
+            file.write_text(f"{other}\n\n/nowhere\n")
+            server.send_signal(signal.SIGHUP)
+            assert server.stderr is not None
+            complaint = server.stderr.readline()
+            assert complaint.startswith(f"umktls: {file}:3: export /nowhere: not a directory")
+            assert complaint.endswith("the exports stay as they were\n")
+            assert host.stat()["exports"] == [str(sandbox.export), str(other)]
+            events = host.trace(follow=True)
+            for _ in range(2):
+                assert "0 sessions" in wait_for_event(events, "reloaded")["outcome"]
+
+
+@contextmanager
+def serving(sandbox: Sandbox, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A server that is ready."""
+    own = ("--host", "127.0.0.1", "--port", "0", "--state", str(sandbox.top / "state"))
+    server = subprocess.Popen(
+        [program_path("umktls"), "serve", *own, *arguments],
+        env=sandbox.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith("ready: ")
+        yield server
+    finally:
+        server.terminate()
+        server.communicate(timeout=20)
+
+
+def wait_for_event(events: Iterator[dict[str, Any]], name: str) -> dict[str, Any]:
+    return next(event for event in events if event["event"] == name)

@@ -228,6 +228,7 @@ def test_a_file_that_is_broken_changes_nothing(
     path.write_bytes(BROKEN[name])
     assert not server.service.reload()
     assert "nothing was reloaded" in caplog.text
+    assert "nothing can be used" in server.kernel.event("reloaded")["outcome"]
     assert str(path) in caplog.text
     finish(server, session)
     finish(server, client_of(server, client_context("client")))

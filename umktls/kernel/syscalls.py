@@ -47,6 +47,7 @@ UTRACE_EVENTS = {
     "alert": ("level", "description", "reason"),
     "swallowed": ("type", "name", "bytes"),
     "warning": ("reason",),
+    "reloaded": ("outcome",),
 }
 
 

@@ -83,6 +83,11 @@ class Export:
         for name, value in derived.items():
             object.__setattr__(self, name, value)
 
+    @property
+    def wants_certificate(self) -> bool:
+        """Whether clients have to show a certificate."""
+        return self.level >= MUTUAL
+
     def objection(self, peer: Peer) -> str | None:
         """Why a client may not use the export; None if it may."""
         if level_of(peer) < self.level:

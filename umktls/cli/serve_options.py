@@ -1,0 +1,284 @@
+"""What `umktls serve` is told, and the exports and the host that come of it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from umktls.certs import layout
+from umktls.errors import CallerError
+from umktls.kernel.server import ServerConfig
+from umktls.ktls.engines.choice import parse_engines
+from umktls.nfsd.exports import LEVELS, Export, Security, Squash, least_security
+from umktls.nfsd.exports_file import read_exports
+
+__all__ = ["ServeOptions", "handshake_security", "serve_options"]
+
+NFS_PORT = 2049
+# What the flags ask of a client at least.
+SECURITY: dict[str | None, Security] = {"tls": "tls", "mtls": "mtls", "certuser": "certuser"}
+# Options about exports, which belong to directories named on the command line.
+ABOUT_EXPORTS = {
+    "level": "-tls, -tlscert and -tlscertuser",
+    "read_only": "--read-only",
+    "squash": "--squash",
+    "insecure": "--insecure",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """The command line."""
+
+    directories: tuple[Path, ...]
+    exports_file: Path | None
+    port: int
+    host: str
+    certs: Path | None
+    level: str | None
+    engine: str
+    bounce: str
+    read_only: bool
+    squash: Squash | None
+    insecure: bool
+    no_daemon: bool
+    daemons: int
+    crl: Path | None
+    alpn: str
+    certuser: bool
+    domain: str | None
+    daemon_args: str
+    rundir: Path | None
+    state_dir: Path | None
+    keylog: Path | None
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> ServeOptions:
+        """From what click has parsed; paths become absolute."""
+        named = {field.name: values[field.name] for field in fields(cls)}
+        for name, value in named.items():
+            if isinstance(value, Path):
+                named[name] = value.absolute()
+        return cls(**named)
+
+    @property
+    def offer_tls(self) -> bool:
+        return self.level != "no-tls"
+
+    def exports(self) -> list[Export]:
+        """What is to be exported, from the command line or from the file as it is now.
+
+        Raises CallerError.
+        """
+        if self.exports_file is None:
+            return self._exports_of_directories()
+        if self.directories:
+            raise CallerError("name directories, or a file of exports with --exports, not both")
+        for name, option in ABOUT_EXPORTS.items():
+            if getattr(self, name) and (name, self.level) != ("level", "no-tls"):
+                raise CallerError(f"{option}: with --exports, that is said in the file")
+        return read_exports(self.exports_file)
+
+    def _exports_of_directories(self) -> list[Export]:
+        if not self.directories:
+            raise CallerError("nothing to serve: name a directory, or a file with --exports")
+        return [
+            Export(
+                str(directory),
+                read_only=self.read_only,
+                security=SECURITY.get(self.level, "none"),
+                squash=self.squash or "none",
+                secure=not self.insecure,
+            )
+            for directory in self.directories
+        ]
+
+    def config(self, exports: Sequence[Export]) -> ServerConfig:
+        """The host for these exports. Raises CallerError for options that do not go together."""
+        self._check(exports)
+        return ServerConfig(
+            host=self.host,
+            port=self.port,
+            security=handshake_security(exports),
+            offer_tls=self.offer_tls,
+            certs=self.certs,
+            engine=parse_engines(self.engine),
+            bounce=self.bounce == "allow",
+            no_daemon=self.no_daemon,
+            daemons=self.daemons,
+            rundir=self.rundir,
+            keylog=self.keylog,
+            daemon_arguments=self._daemon_arguments(exports),
+            facts={"exports": [export.name for export in exports]},
+        )
+
+    def _check(self, exports: Sequence[Export]) -> None:
+        """Complain before anything is started."""
+        if not self.offer_tls:
+            for export in exports:
+                if export.level:
+                    raise CallerError(f"{export.name} asks for TLS, and --no-tls offers none")
+        if self.domain is not None and not self._certuser(exports):
+            raise CallerError("--domain is about the users in certificates: see --certuser")
+        if self.certs is not None:
+            layout.find(self.certs, "server")
+        elif self.offer_tls and not self.no_daemon:
+            raise CallerError(
+                "TLS needs certificates: pass --certs DIR (`umktls certs DIR` makes a set for "
+                "trying things out), or serve in clear with --no-tls"
+            )
+
+    def _certuser(self, exports: Sequence[Export]) -> bool:
+        return self.certuser or any(export.level == LEVELS["certuser"] for export in exports)
+
+    def _daemon_arguments(self, exports: Sequence[Export]) -> tuple[str, ...]:
+        arguments = ["--alpn", self.alpn]
+        if self.crl is not None:
+            arguments += ["--crl", str(self.crl)]
+        if self._certuser(exports):
+            arguments.append("--certuser")
+        if self.domain is not None:
+            arguments += ["--domain", self.domain]
+        try:
+            return (*arguments, *shlex.split(self.daemon_args))
+        except ValueError as error:
+            raise CallerError(f"--daemon-args {self.daemon_args!r}: {error}") from error
+
+
+def handshake_security(exports: Sequence[Export]) -> str:
+    """What every handshake has to bring: none, tls or mtls. Users come after it."""
+    security = least_security(exports)
+    return "mtls" if security == "certuser" else security
+
+
+# The command line.
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+ABOUT_THE_NETWORK: list[Decorator] = [
+    click.option(
+        "--port",
+        type=click.IntRange(0, 65535),
+        default=NFS_PORT,
+        show_default=True,
+        help="0 takes a free one.",
+    ),
+    click.option(
+        "--host", default="localhost", show_default=True, help="Name or address to listen on."
+    ),
+]
+ABOUT_WHAT_IS_SERVED: list[Decorator] = [
+    click.option(
+        "--exports",
+        "exports_file",
+        type=FILE,
+        help="A file that says what is served to whom, much like exports(5); SIGHUP has it read "
+        "again. In place of directories and the options about them.",
+    ),
+    click.option(
+        "--tls-required", "-tls", "level", flag_value="tls", help="Refuse clients without TLS."
+    ),
+    click.option(
+        "--mtls-required",
+        "-tlscert",
+        "level",
+        flag_value="mtls",
+        help="And those that show no certificate.",
+    ),
+    click.option(
+        "--user-required",
+        "-tlscertuser",
+        "level",
+        flag_value="certuser",
+        help="And those whose certificate names no user.",
+    ),
+    click.option(
+        "--no-tls", "level", flag_value="no-tls", help="Offer no TLS: everything goes in clear."
+    ),
+    click.option("--read-only", is_flag=True, help="Let nobody change anything."),
+    click.option(
+        "--squash",
+        type=click.Choice(["none", "root", "all"]),
+        help="Whose calls are done as the user nobody.  [default: none]",
+    ),
+    click.option(
+        "--insecure",
+        is_flag=True,
+        help="Let callers act as the user they say they are even if any program of their machine "
+        "may have called: from a port of 1024 or more, and with no certificate.",
+    ),
+]
+ABOUT_TLS: list[Decorator] = [
+    click.option(
+        "--certs", type=DIRECTORY, help="What `umktls certs` made; its server/ and ca.pem."
+    ),
+    click.option(
+        "--engine",
+        default="software",
+        show_default=True,
+        metavar="NAME|tx=NAME,rx=NAME",
+        help="What seals and opens the records; `umktls engines` lists them.",
+    ),
+    click.option(
+        "--bounce",
+        type=click.Choice(["allow", "refuse"]),
+        default="refuse",
+        show_default=True,
+        help="May the daemon do SSL_write and SSL_read where the engine cannot serve a connection?",
+    ),
+    click.option("--no-daemon", is_flag=True, help="Start no rpctlssd: one is started by hand."),
+    click.option(
+        "--daemons",
+        type=click.IntRange(1, 16),
+        default=1,
+        show_default=True,
+        help="How many processes of rpctlssd do handshakes.",
+    ),
+    click.option(
+        "--crl",
+        type=FILE,
+        help="Revocation lists (PEM), one for each CA; SIGHUP has them read again, with the "
+        "certificates and keys.",
+    ),
+    click.option(
+        "--alpn",
+        type=click.Choice(["strict", "compat"]),
+        default="strict",
+        show_default=True,
+        help="`compat` bears with clients that do not say `sunrpc` by ALPN, such as those of "
+        "FreeBSD and Linux.",
+    ),
+    click.option(
+        "--certuser",
+        is_flag=True,
+        help="Do a client's calls as the user in its certificate, if there is one.",
+    ),
+    click.option("--domain", help="The domain of those users, in place of this host's."),
+    click.option("--daemon-args", default="", metavar="OPTIONS", help="More options for rpctlssd."),
+    click.option("--keylog", type=FILE, help="Append the TLS secrets to this file, for Wireshark."),
+]
+ABOUT_THE_HOST: list[Decorator] = [
+    click.option("--rundir", type=DIRECTORY, help="Run directory of the host, with its sockets."),
+    click.option(
+        "--state",
+        "state_dir",
+        type=DIRECTORY,
+        help="Directory for what must outlive the server: the key of file handles.  "
+        "[default: /var/lib/umktls for root, else ~/.local/state/umktls]",
+    ),
+]
+
+
+def serve_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds all of them to a command, which gets them by the names of `ServeOptions`."""
+    options = [*ABOUT_THE_NETWORK, *ABOUT_WHAT_IS_SERVED, *ABOUT_TLS, *ABOUT_THE_HOST]
+    for option in reversed(options):
+        command = option(command)
+    return command
