@@ -16,7 +16,7 @@ from umktls.errors import UmktlsError
 __all__ = ["main"]
 
 GROUP = "umktls.commands"
-OWN = ("certs", "demo", "engines", "rekey", "serve", "stat", "trace", "umount")
+OWN = ("certs", "demo", "engines", "rekey", "run-daemon", "serve", "stat", "trace", "umount")
 
 
 class Failure(click.ClickException):
@@ -46,8 +46,14 @@ class Commands(click.Group):
 def found() -> dict[str, EntryPoint]:
     """Where each command is, by name. Own commands cannot be replaced from outside."""
     commands = {entry.name: entry for entry in entry_points(group=GROUP)}
-    own = {name: EntryPoint(name, f"umktls.cli.{name}:{name}", GROUP) for name in OWN}
+    own = {name: own_entry(name) for name in OWN}
     return commands | own
+
+
+def own_entry(name: str) -> EntryPoint:
+    """Where a command of this package is: a module and a function of its name."""
+    module = name.replace("-", "_")
+    return EntryPoint(name, f"umktls.cli.{module}:{module}", GROUP)
 
 
 def load(entry: EntryPoint) -> click.Command:

@@ -1,0 +1,126 @@
+"""The scenarios, played against our daemons, against one in C, and against ones that are no
+good."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import trio
+from click.testing import CliRunner, Result
+
+from tests.cdaemon.build import cdaemon
+from umktls.cli.main import main
+from umktls.cli.run_daemon import OWN_ARGUMENTS
+from umktls.errors import WorldError
+from umktls.kernel.children import program_path
+from umktls.scenarios import runner
+from umktls.scenarios.bench import DAEMONS, Role
+from umktls.scenarios.runner import choose
+from umktls.scenarios.table import SCENARIOS
+
+ROLES: tuple[Role, ...] = ("client", "server")
+UPCALL_SECONDS = 3.0
+
+
+def own(role: Role) -> tuple[str, ...]:
+    return (program_path(DAEMONS[role]), *OWN_ARGUMENTS[role])
+
+
+def in_c(role: Role) -> tuple[str, ...]:
+    return (str(cdaemon()), role, "{certdir}", "{ca}", "{crl}")
+
+
+async def card(
+    path: Path, role: Role, command: Sequence[str], *only: str
+) -> dict[str, tuple[str, str]]:
+    """Verdict and what was seen, by scenario."""
+    await trio.Path(path).mkdir(exist_ok=True)
+    results = await runner.run(role, command, choose(role, only), path, UPCALL_SECONDS)
+    return {result.scenario: (result.verdict, result.seen) for result in results}
+
+
+@pytest.mark.parametrize("command_of", [own, in_c])
+async def test_every_scenario_is_passed(
+    tmp_path: Path, command_of: Callable[[Role], tuple[str, ...]]
+) -> None:
+    """Both roles at the same time, to save time: they share nothing."""
+    cards: dict[str, dict[str, tuple[str, str]]] = {}
+
+    async def one(role: Role) -> None:
+        cards[role] = await card(tmp_path / role[0], role, command_of(role))
+
+    with trio.fail_after(55):
+        async with trio.open_nursery() as nursery:
+            for role in ROLES:
+                nursery.start_soon(one, role)
+    for role in ROLES:
+        missed = {name: one for name, one in cards[role].items() if one[0] != "passed"}
+        assert missed == {}
+        assert set(cards[role]) == {s.name for s in SCENARIOS.values() if role in s.roles}
+
+
+async def test_what_a_daemon_gets_wrong_is_found(tmp_path: Path) -> None:
+    """One that was not given the revocation list takes the revoked certificate."""
+    command = (program_path("rpctlscd"), "-D", "{certdir}", "-l", "{ca}")
+    with trio.fail_after(40):
+        seen = await card(tmp_path, "client", command, "good", "revoked")
+    assert seen["good"][0] == "passed"
+    assert seen["revoked"] == ("failed", "a session was made")
+
+
+async def test_a_daemon_that_does_not_come_up(tmp_path: Path) -> None:
+    command = ("/bin/sh", "-c", "echo cannot find my shoes; exit 3")
+    with trio.fail_after(40):
+        with pytest.raises(WorldError, match="ended with code 3: cannot find my shoes"):
+            await card(tmp_path, "client", command, "good")
+        with pytest.raises(WorldError, match="cannot start /nowhere/daemon"):
+            await card(tmp_path / "second", "client", ("/nowhere/daemon",), "good")
+
+
+# ---- the command
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["run-daemon", *arguments])
+
+
+def test_the_score_card_for_people() -> None:
+    done = run("--only", "good", "--only", "no-alpn", "--deadline", "3")
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    assert [line.split()[:2] for line in lines[:2]] == [["passed", "good"], ["passed", "no-alpn"]]
+    assert "sunrpc" in lines[1]
+    assert lines[-1] == "2 passed, 0 failed, 0 skipped"
+
+
+def test_a_failure_is_the_exit_code_and_the_daemons_log_is_shown() -> None:
+    """As JSON too; the placeholders are in the environment as well."""
+    script = 'echo cafile is $UMKTLS_CA; exec "$0" -D {certdir} -l $UMKTLS_CA'
+    command = ("/bin/sh", "-c", script, program_path("rpctlscd"))
+    done = run("--only", "revoked", "--json", "--", *command)
+    assert done.exit_code == 1, done.output
+    card = json.loads(done.output)
+    assert (card["failed"], card["passed"]) == (1, 0)
+    (result,) = card["results"]
+    assert (result["scenario"], result["verdict"]) == ("revoked", "failed")
+    assert "cafile is /" in card["log"]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_list_tells_what_each_scenario_is_about(role: Role) -> None:
+    done = run("--list", "--role", role)
+    assert done.exit_code == 0
+    for one in choose(role):
+        assert f"{one.name}: {one.expected}" in done.output
+        assert len(one.about) > 30
+    listed = json.loads(run("--list", "--json", "--role", role).output)["scenarios"]
+    assert [one["name"] for one in listed] == [one.name for one in choose(role)]
+
+
+def test_an_unknown_scenario() -> None:
+    done = run("--only", "the-impossible")
+    assert done.exit_code == 1
+    assert "no scenario the-impossible for a client daemon" in done.output

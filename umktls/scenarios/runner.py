@@ -1,0 +1,137 @@
+"""Running scenarios: a fresh host, the daemon as its daemon, one scenario after the other."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import trio
+
+from umktls.certs.kinds import Wallet
+from umktls.errors import CallerError, UmktlsError
+from umktls.kernel.host import HostConfig, booted
+from umktls.scenarios import handshakes, sessions
+from umktls.scenarios.bench import Bench, Role, Subject, expand
+from umktls.scenarios.table import SCENARIOS, Scenario, Skipped
+
+__all__ = ["Result", "choose", "run"]
+
+# Importing them has filled the table.
+SCRIPTS = (handshakes, sessions)
+
+# No scenario takes longer, whatever the daemon does: it is over then, and has failed.
+SCENARIO_SECONDS = 60.0
+Verdict = Literal["passed", "failed", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One line of the score card; `seconds` is how long the scenario took."""
+
+    scenario: str
+    verdict: Verdict
+    expected: str
+    seen: str
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def choose(role: Role, only: Sequence[str] = ()) -> list[Scenario]:
+    """The scenarios for a role, those named if any are. Raises `CallerError` for unknown names."""
+    fitting = {name: one for name, one in SCENARIOS.items() if role in one.roles}
+    unknown = [name for name in only if name not in fitting]
+    if unknown:
+        raise CallerError(
+            f"no scenario {', '.join(unknown)} for a {role} daemon; --list shows those there are"
+        )
+    return [one for name, one in fitting.items() if not only or name in only]
+
+
+async def run(
+    role: Role,
+    command: Sequence[str],
+    scenarios: Iterable[Scenario],
+    directory: Path,
+    seconds: float,
+    tell: Callable[[Result], None] = lambda result: None,
+) -> list[Result]:
+    """The score card. `directory` is for run directory, certificates and logs; `tell` gets each
+    result as it comes. Raises `WorldError` when the daemon cannot be started at all.
+    """
+    wallet = Wallet(directory / "pki")
+    rundir = directory / "run"
+    config = HostConfig(role, rundir, upcall_seconds=seconds)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with booted(config) as host:
+            subject = Subject(
+                expand(command, places(role, rundir, wallet)),
+                environment(role, rundir, wallet),
+                directory / "daemon.log",
+            )
+            bench = Bench(role, host, subject, wallet, directory, seconds, listener)
+            try:
+                return [await play_on(bench, scenario, tell) for scenario in scenarios]
+            finally:
+                with trio.CancelScope(shield=True):
+                    await subject.end()
+
+
+async def play_on(bench: Bench, scenario: Scenario, tell: Callable[[Result], None]) -> Result:
+    """One scenario, with a daemon that runs at its beginning."""
+    if not (bench.subject.alive and bench.host.handles[bench.daemon]):
+        await bench.subject.start(bench.host, bench.daemon)
+    result = await play(scenario, bench)
+    tell(result)
+    return result
+
+
+def places(role: Role, rundir: Path, wallet: Wallet) -> dict[str, str]:
+    """What the placeholders in the command stand for."""
+    return {
+        "role": role,
+        "rundir": str(rundir),
+        "certdir": str(wallet.directory(role)),
+        "ca": str(wallet.ca),
+        "crl": str(wallet.crl),
+    }
+
+
+def environment(role: Role, rundir: Path, wallet: Wallet) -> dict[str, str]:
+    """The daemon's environment: where its host is, and the same places by name."""
+    named = {
+        "UMKTLS_" + name.upper(): value for name, value in places(role, rundir, wallet).items()
+    }
+    return os.environ | named | {"UMKTLS_RUNDIR_HOST": str(rundir)}
+
+
+async def play(scenario: Scenario, bench: Bench) -> Result:
+    """One scenario; whatever goes wrong in it is its result."""
+    began = trio.current_time()
+    verdict: Verdict = "failed"
+    try:
+        with trio.fail_after(SCENARIO_SECONDS):
+            seen = await scenario.script(bench)
+        verdict = "passed"
+        if not bench.subject.alive:
+            verdict, seen = "failed", f"{seen}; but the daemon ended: {bench.subject.last_words()}"
+    except* Skipped as group:
+        verdict, seen = "skipped", text_of(group)
+    except* (UmktlsError, trio.TooSlowError, OSError) as group:
+        seen = text_of(group)
+    return Result(scenario.name, verdict, scenario.expected, seen, trio.current_time() - began)
+
+
+def text_of(group: BaseExceptionGroup[Any]) -> str:
+    """What the first error of a group says."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, trio.TooSlowError):
+        return "it took too long: nothing happens any more"
+    return str(error) or type(error).__name__
