@@ -30,12 +30,12 @@ def set_up_logging(name: str, level: int, syslog: Path | None) -> None:
 
 
 def _syslog_handler(path: Path) -> SysLogHandler:
-    try:
-        handler = SysLogHandler(str(path), SysLogHandler.LOG_DAEMON)
-    except OSError as error:
+    # The handler itself would say nothing, and try again with each line.
+    if not path.is_socket():
         raise ConfigurationError(
-            f"syslog at {path}: {error.strerror}; log to stderr with --log stderr", error.errno
-        ) from error
+            f"syslog: no syslog daemon listens at {path}; log to stderr with --log stderr"
+        )
+    handler = SysLogHandler(str(path), SysLogHandler.LOG_DAEMON)
     # Datagrams need no end; some syslog daemons would log the NUL.
     handler.append_nul = False
     return handler

@@ -213,6 +213,8 @@ def serve(
             ready()
             _attend(kernel, service, wakeup, lifeline)
         finally:
+            if number is None:
+                notify("STOPPING=1")
             with contextlib.suppress(UmktlsError):
                 kernel.rpctls_syscall(registration.shutdown)
             server.close()
@@ -271,7 +273,7 @@ def _attend(kernel: Kernel, service: HandshakeService, wakeup: int, lifeline: in
                 if number in ENDING:
                     logger.info("ending on %s", signal.Signals(number).name)
                     return
-                _reload(service)
+                _reload(service, lifeline is None)
         if kernel.fileno() in ready:
             logger.info("the host at %s is gone", kernel.rundir)
             return
@@ -280,7 +282,10 @@ def _attend(kernel: Kernel, service: HandshakeService, wakeup: int, lifeline: in
             return
 
 
-def _reload(service: HandshakeService) -> None:
-    reloading()
+def _reload(service: HandshakeService, alone: bool) -> None:
+    """Of several daemons, the master tells the service manager."""
+    if alone:
+        reloading()
     service.reload()
-    notify("READY=1")
+    if alone:
+        notify("READY=1")

@@ -80,6 +80,7 @@ def run_workers(name: str, rundir: Path, count: int, work: Work, ready: Callable
             team.start(ready)
             team.mind()
         finally:
+            notify("STOPPING=1")
             team.end()
             with contextlib.suppress(UmktlsError):
                 kernel.rpctls_syscall(RpctlsSysc.RPCTLS_SYSC_SRVSHUTDOWN)
