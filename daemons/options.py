@@ -223,7 +223,7 @@ def _common(default_certdir: str, usage_2: tuple[str, str], usage_m: str) -> lis
         click.option(
             "--rundir",
             type=PATH,
-            envvar="UMKTLS_RUNDIR_HOST",
+            envvar=["UMKTLS_RUNDIR_HOST", "UMKTLS_RUNDIR"],
             required=True,
             help="Run directory of the host to serve.",
         ),

@@ -87,18 +87,26 @@ class Sessions:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A socket that was taken. `security` is what the mount or the export asks for: tls or mtls."""
+    """A socket that was taken. `security` is what the mount or the export asks for: tls or mtls;
+    `connection` is what the kernel's trace calls it, such as c7.
+    """
 
     sock: Socket
     security: str
     address: str
     port: int
+    connection: str = ""
 
     @classmethod
     def ask(cls, sock: Socket) -> Taken:
         """Ask the kernel what there is to know."""
         host, port = sock.peer_address() or ("", 0)
-        return cls(sock, sock.transport_security(), host, port)
+        return cls(sock, sock.transport_security(), host, port, sock.connection_name())
+
+    def __str__(self) -> str:
+        """For the log: the peer, and the name by which trace and mount know the connection."""
+        peer = self.address or "a local peer"
+        return f"{peer} [connection {self.connection}]" if self.connection else peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +265,7 @@ class HandshakeService:
         }
         logger.info(
             "handshake with %s (%s): %s %s%s",
-            taken.address or "a local peer",
+            taken,
             peer,
             event["version"],
             event["suite"],
@@ -269,7 +277,7 @@ class HandshakeService:
         """Say why there is no session: in the log, and in the kernel's trace."""
         logger.warning(
             "handshake with %s failed in phase %s: %s; %s",
-            taken.address or "a local peer",
+            taken,
             failure.phase,
             failure.reason,
             failure.advice,

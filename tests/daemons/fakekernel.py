@@ -174,6 +174,7 @@ class FakeSocket:
             rpctls.UMKTLS_PEERNAME: self.peername.encode(),
             rpctls.UMKTLS_XPRTSEC: self.security.encode(),
             rpctls.UMKTLS_DEADLINE: left.to_bytes(4, "little"),
+            rpctls.UMKTLS_CONNECTION: b"k1",
         }
         if args.name not in values:
             raise CallerError("no such option", errno.ENOPROTOOPT)

@@ -328,7 +328,7 @@ def alive(pid: int | None) -> bool:
 async def test_a_failure_has_the_same_id_everywhere(
     certs: Path, tmp_path: Path, told: bool
 ) -> None:
-    """In the error, in the trace, whether the daemon has said why or could not."""
+    """In the error, in the trace, in the log of the daemon if it came so far."""
     old = directory(tmp_path / "old", AUTHORITY, server=expired(SERVER))
     server = {"certs": old} if told else {"offer_tls": False, "security": "none"}
     with trio.fail_after(30):
@@ -336,7 +336,9 @@ async def test_a_failure_has_the_same_id_everywhere(
             with pytest.raises(UmktlsError) as caught:
                 await both.rpc.call(SAY, b"", NULL_AUTH)
             (failed,) = both.events("client", "handshake-failed")
+            log = (tmp_path / "c" / "rpctlscd.log").read_text()
     assert failed["connection"] == "c1"
     assert failed["reason"] in str(caught.value)
     assert str(caught.value).endswith("[connection c1]")
     assert failed["phase"] == ("certificate" if told else "probe")
+    assert ("[connection c1] failed in phase certificate: " + failed["reason"] in log) == told
