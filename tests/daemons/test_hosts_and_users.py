@@ -1,0 +1,156 @@
+"""What rpctlssd says of a client, and what becomes of it in the kernel and in nfsd."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.certificates import CLIENT, directory
+from tests.daemons.fakekernel import SECONDS
+from tests.kernel.pairs import mount_config, pair
+from tests.kernel.test_rpc import SAY
+from umktls.certs.pki import Authority
+from umktls.errors import UmktlsError
+from umktls.kernel.client import NfsClient, boot_client, mounted
+from umktls.kernel.host import Host
+from umktls.kernel.server import ServerConfig, boot_server
+from umktls.nfs.program import NFS3
+from umktls.nfs.types import (
+    CREATE3args,
+    createhow3,
+    createmode3,
+    diropargs3,
+    nfsstat3,
+    sattr3,
+)
+from umktls.nfsd import Export, NfsServer
+from umktls.nfsd.exports_rules import Rules, ca_fingerprints, name_pattern
+from umktls.rpc.message import NULL_AUTH, AuthSys
+
+AUTHORITY = Authority.create()
+MTLS = {"security": "mtls"}
+ROOT = AuthSys(0, b"client", 0, 0, ()).to_opaque()
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for other users")
+
+
+def certificates(path: Path, user: str | None = None, email: str = "") -> Path:
+    client = replace(CLIENT, user=user, emails=(email,) if email else ())
+    return directory(path, AUTHORITY, client=client)
+
+
+async def test_calls_of_a_disabled_connection(tmp_path: Path) -> None:
+    """-h, and a certificate that names no host: FreeBSD keeps the connection and rejects calls."""
+    server = {**MTLS, "daemon_arguments": ("-h",)}
+    with trio.fail_after(SECONDS):
+        async with pair(certificates(tmp_path / "pki"), tmp_path, MTLS, server) as both:
+            with pytest.raises(UmktlsError, match="AUTH_REJECTEDCRED"):
+                await both.rpc.call(SAY, b"with a credential", ROOT)
+            assert await both.rpc.call(SAY, b"without one", NULL_AUTH) == b"without one"
+            assert both.events("server", "disabled")
+            rejected = await both.event("server", "rejected")
+            assert rejected["reason"] == "AUTH_SYS: AUTH_REJECTEDCRED"
+            warnings = both.events("server", "warning")
+    assert "its certificate is for no name at all" in warnings[0]["reason"]
+
+
+@asynccontextmanager
+async def serving_files(
+    tmp_path: Path, certs: Path, export: Export, *arguments: str
+) -> AsyncIterator[tuple[Host, NfsServer, Any]]:
+    """A server host with nfsd, and a way to mount it."""
+    nfsd = NfsServer([export], tmp_path / "state")
+    config = ServerConfig(
+        "127.0.0.1",
+        0,
+        security="mtls",
+        certs=certs,
+        rundir=tmp_path / "s",
+        daemon_arguments=arguments,
+    )
+    async with AsyncExitStack() as stack:
+        stack.callback(nfsd.close)
+        listening = await stack.enter_async_context(boot_server(config, nfsd.services()))
+        mount = mount_config(
+            listening.port, tmp_path / "c", certs=certs, export=export.name, **MTLS
+        )
+        yield listening.host, nfsd, mount
+
+
+async def create(client: NfsClient, name: bytes) -> nfsstat3:
+    how = createhow3(createmode3.UNCHECKED, sattr3(mode=0o644))
+    args = CREATE3args(diropargs3(client.root, name), how)
+    result = await client.call(NFS3["CREATE"], args, ROOT)
+    status: nfsstat3 = result.status
+    return status
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A directory that everybody may write to."""
+    path = tmp_path / "data"
+    path.mkdir()
+    path.chmod(0o777)
+    return path
+
+
+@needs_root
+async def test_calls_are_the_certificates_users(tmp_path: Path, data: Path) -> None:
+    certs = certificates(tmp_path / "pki", user="daemon@example.org")
+    export = Export(str(data), security="certuser", squash="none")
+    arguments = ("--certuser", "--domain", "example.org")
+    with trio.fail_after(SECONDS):
+        async with serving_files(tmp_path, certs, export, *arguments) as (host, _, mount):
+            async with boot_client(mount) as client, mounted(client, mount) as nfs:
+                assert await create(nfs, b"file") is nfsstat3.NFS3_OK
+            users = [event for event in host.trace.since() if event["event"] == "certuser"]
+    daemon = pwd.getpwnam("daemon")
+    assert users[0]["uid"] == daemon.pw_uid
+    assert (data / "file").stat().st_uid == daemon.pw_uid
+
+
+async def test_an_export_for_users_and_a_certificate_without_one(tmp_path: Path) -> None:
+    certs = certificates(tmp_path / "pki")
+    export = Export(str(tmp_path), security="certuser")
+    arguments = ("--certuser", "--domain", "example.org")
+    with trio.fail_after(SECONDS):
+        async with (
+            serving_files(tmp_path, certs, export, *arguments) as (_, _, mount),
+            boot_client(mount) as client,
+        ):
+            with pytest.raises(UmktlsError, match="AUTH_TOOWEAK"):
+                async with mounted(client, mount):
+                    raise AssertionError("it was mounted")
+
+
+@pytest.mark.parametrize("email", ["ann@example.org", "ann@example.com"])
+async def test_an_export_for_certain_certificates(tmp_path: Path, email: str) -> None:
+    """What the certificate says comes from the daemon over the kernel to the export."""
+    certs = certificates(tmp_path / "pki", email=email)
+    rules = Rules(
+        authorities=frozenset({fingerprint(certs)}), names=(name_pattern("email:*@example.org"),)
+    )
+    export = Export(str(tmp_path), rules=rules)
+    with trio.fail_after(SECONDS):
+        async with (
+            serving_files(tmp_path, certs, export) as (_, _, mount),
+            boot_client(mount) as client,
+        ):
+            if email.endswith(".org"):
+                async with mounted(client, mount):
+                    return
+            with pytest.raises(UmktlsError, match="Permission denied"):
+                async with mounted(client, mount):
+                    raise AssertionError("it was mounted")
+
+
+def fingerprint(certs: Path) -> bytes:
+    (found,) = ca_fingerprints(certs / "ca.pem")
+    return found
