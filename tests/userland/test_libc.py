@@ -65,6 +65,8 @@ def test_registering_and_nothing_to_take(fake: FakeKernel, kernel: Kernel) -> No
 def test_a_socket_that_finds_no_room_is_closed(
     fake: FakeKernel, kernel: Kernel, ends: tuple[FakeSocket, socket.socket]
 ) -> None:
+    # A first call, so that the kernel's end of the connection is open.
+    kernel.rpctls_syscall(rpctls.RPCTLS_SYSC_CLSETPATH, b"/some/path")
     fake.offer(ends[0])
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest_free = os.dup(0)
