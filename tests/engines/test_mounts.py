@@ -10,6 +10,7 @@ import pytest
 from tests.engines.package import install
 from tests.system.live import Live, event, live, run
 from umktls.cli import tree
+from umktls.errors import WorldError
 
 SOURCE = Path(os.__file__).parent / "email"
 LARGE = os.urandom(3 << 20) + b"the end"
@@ -41,6 +42,7 @@ ENGINES = {
     "tx=bounce": ["bounce", "software"],
     "rx=bounce": ["software", "bounce"],
     "toe": ["toe", "toe"],
+    "ifnet": ["ifnet", "software"],
 }
 
 
@@ -50,6 +52,32 @@ def test_a_mount_with(text: str) -> None:
     with live(name, ["--engine", text], ["--engine", text]) as mount:
         copy_and_compare(mount)
         assert engines_of(mount) == ENGINES[text]
+
+
+def test_the_card_of_a_mount_is_switched_and_given_up() -> None:
+    with live("card", ["--engine", "ifnet"]) as mount:
+        box = mount.box
+        name = mount.client.name
+        copy_and_compare(mount)
+        assert "1 connections asked for SW" in box.command(["txmode", "sw", name], 20)
+        assert engines_of(mount) == ["software", "software"]
+        box.command(["txmode", "ifnet", name], 20)
+        (mount.path / "more").write_bytes(LARGE)
+        assert engines_of(mount) == ["ifnet", "software"]
+        box.command(["sysctl", "--host", name, "umktls.ifnet_rexmit_pct=50"], 20)
+        (mount.path / "more").write_bytes(LARGE + LARGE)
+        assert engines_of(mount) == ["software", "software"]
+        assert (mount.export / "more").read_bytes() == LARGE + LARGE
+        with pytest.raises(WorldError, match="the card was given up"):
+            box.command(["txmode", "ifnet", name], 20)
+        stats = box.command(["sysctl", "--host", name, "kern.ipc.tls.stats"], 20).splitlines()
+        linux = box.command(["stat", name, "--tls_stat"], 20).splitlines()
+        freebsd = box.command(["stat", name, "--sysctl"], 20).splitlines()
+    for line in ("switch_to_sw: 1", "switch_to_ifnet: 1", "ifnet_disable_ok: 1"):
+        assert f"kern.ipc.tls.stats.{line}" in stats
+    assert set(stats) < set(freebsd)
+    assert "kern.ipc.tls.ifnet_max_rexmit_pct: 2" in freebsd
+    assert linux[0] == f"{'TlsCurrTxSw':<32}\t1"
 
 
 def test_a_mount_in_clear_says_so_every_time(monkeypatch: pytest.MonkeyPatch) -> None:

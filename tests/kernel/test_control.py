@@ -31,6 +31,13 @@ class FakeHost:
         self.rekeyed.append(connection)
         return 3
 
+    def sysctl(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {"sysctl": [f"{name}: {value}" for name, value in values.items()], "tls_stat": []}
+
+    async def tx_mode(self, mode: str, connection: str | None) -> int:
+        self.rekeyed.append(f"{mode} {connection}")
+        return 2
+
 
 @asynccontextmanager
 async def client_of(host: FakeHost) -> AsyncIterator[trio.SocketStream]:
@@ -52,6 +59,28 @@ async def ask(stream: trio.SocketStream, request: bytes) -> list[dict[str, Any]]
 async def test_stat() -> None:
     async with client_of(FakeHost()) as stream:
         assert await ask(stream, b'{"op": "stat"}') == [{"schema": 1}]
+
+
+async def test_sysctl() -> None:
+    async with client_of(FakeHost()) as stream:
+        assert await ask(stream, b'{"op": "sysctl", "set": {"a.b": 1}}') == [
+            {"sysctl": ["a.b: 1"], "tls_stat": []}
+        ]
+
+
+async def test_sysctl_takes_names_and_values() -> None:
+    async with client_of(FakeHost()) as stream:
+        (answer,) = await ask(stream, b'{"op": "sysctl", "set": [1]}')
+    assert "set is not an object" in answer["error"]
+
+
+async def test_txmode() -> None:
+    host = FakeHost()
+    async with client_of(host) as stream:
+        assert await ask(stream, b'{"op": "txmode", "mode": "SW", "connection": "c1"}') == [
+            {"switched": 2}
+        ]
+    assert host.rekeyed == ["SW c1"]
 
 
 async def test_rekey_one_and_all() -> None:

@@ -52,6 +52,15 @@ class Host:
         request = {"op": "rekey", "connection": connection}
         return int(self.answer(request, REKEY_SECONDS)["rekeyed"])
 
+    def sysctl(self, values: dict[str, int]) -> dict[str, Any]:
+        """Set knobs; the counters as lines, by whose they are. Raises as `stat`."""
+        return self.answer({"op": "sysctl", "set": values}, ANSWER_SECONDS)
+
+    def tx_mode(self, mode: str, connection: str | None = None) -> int:
+        """Set TCP_TXTLS_MODE of one connection, or all; of how many. Raises as `stat`."""
+        request = {"op": "txmode", "mode": mode, "connection": connection}
+        return int(self.answer(request, ANSWER_SECONDS)["switched"])
+
     def trace(self, since: float = 0.0, follow: bool = False) -> Iterator[dict[str, Any]]:
         """The events kept since `since` (seconds since 1970), then with `follow` the new ones."""
         request = {"op": "trace", "since": since, "follow": follow}

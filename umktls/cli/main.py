@@ -16,7 +16,19 @@ from umktls.errors import UmktlsError
 __all__ = ["main"]
 
 GROUP = "umktls.commands"
-OWN = ("certs", "demo", "engines", "rekey", "run-daemon", "serve", "stat", "trace", "umount")
+OWN = (
+    "certs",
+    "demo",
+    "engines",
+    "rekey",
+    "run-daemon",
+    "serve",
+    "stat",
+    "sysctl",
+    "trace",
+    "txmode",
+    "umount",
+)
 
 
 class Failure(click.ClickException):

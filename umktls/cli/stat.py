@@ -24,7 +24,9 @@ SCHEMA = 1
 @click.command()
 @click.argument("host", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with everything.")
-def stat(host: str | None, as_json: bool) -> None:
+@click.option("--sysctl", "table", flag_value="sysctl", help="FreeBSD's kern.ipc.tls counters.")
+@click.option("--tls_stat", "table", flag_value="tls_stat", help="Linux's /proc/net/tls_stat.")
+def stat(host: str | None, as_json: bool, table: str | None) -> None:
     """Show the hosts that run and their connections.
 
     For each connection and direction: the engine that makes the records, the next record's
@@ -35,8 +37,12 @@ def stat(host: str | None, as_json: bool) -> None:
     Examples:
       umktls stat
       umktls stat --json | jq '.hosts[].totals'
+      umktls stat --tls_stat
     """
     hosts = find_hosts() if host is None else choose(host)
+    if table is not None:
+        show_counters(hosts, table, as_json)
+        return
     states = list(read(hosts))
     if as_json:
         click.echo(json.dumps({"schema": SCHEMA, "hosts": states}, indent=2))
@@ -46,6 +52,24 @@ def stat(host: str | None, as_json: bool) -> None:
         console = Console(highlight=False, soft_wrap=True)
         for state in states:
             console.print(host_view(state))
+
+
+def show_counters(hosts: list[Host], table: str, as_json: bool) -> None:
+    """The counters of kernel TLS under the names of one kernel, for each host."""
+    lines = {host.name: host.sysctl({})[table] for host in hosts}
+    if as_json:
+        counters = [{"name": name, table: shown} for name, shown in lines.items()]
+        click.echo(json.dumps({"schema": SCHEMA, "hosts": counters}, indent=2))
+        return
+    for name, shown in lines.items():
+        if len(lines) > 1:
+            click.echo(f"{name}:")
+        for line in shown:
+            click.echo(printable_line(line))
+
+
+def printable_line(line: str) -> str:
+    return "\t".join(printable(part) for part in line.split("\t"))
 
 
 def read(hosts: list[Host]) -> Iterator[dict[str, Any]]:

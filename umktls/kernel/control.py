@@ -35,6 +35,10 @@ class Controlled(Protocol):
 
     async def rekey(self, connection: str | None) -> int: ...
 
+    def sysctl(self, values: dict[str, Any]) -> dict[str, Any]: ...
+
+    async def tx_mode(self, mode: str, connection: str | None) -> int: ...
+
 
 def peer_credentials(sock: socket.socket | trio.socket.SocketType) -> tuple[int, int, int]:
     """(pid, uid, gid) of the process at the other end of an AF_UNIX socket (SO_PEERCRED)."""
@@ -55,7 +59,13 @@ class ControlServer:
     def __init__(self, host: Controlled) -> None:
         self._host = host
         self._operations: dict[str, Callable[[trio.SocketStream, dict[str, Any]], Awaitable[None]]]
-        self._operations = {"stat": self._stat, "trace": self._trace, "rekey": self._rekey}
+        self._operations = {
+            "stat": self._stat,
+            "trace": self._trace,
+            "rekey": self._rekey,
+            "sysctl": self._sysctl,
+            "txmode": self._tx_mode,
+        }
 
     async def serve_client(self, stream: trio.SocketStream) -> None:
         """Answers one client; a client that goes away ends only its own task."""
@@ -89,6 +99,21 @@ class ControlServer:
         wanted = request.get("connection")
         count = await self._host.rekey(None if wanted is None else str(wanted))
         await send_line(stream, {"rekeyed": count})
+
+    async def _sysctl(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
+        """One line: the counters, {"sysctl": [...], "tls_stat": [...]}, after what "set" sets."""
+        values = request.get("set") or {}
+        if not isinstance(values, dict):
+            raise CallerError("set is not an object of names and values")
+        await send_line(stream, self._host.sysctl(values))
+
+    async def _tx_mode(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
+        """One line: {"switched": number of connections that were asked}."""
+        wanted = request.get("connection")
+        count = await self._host.tx_mode(
+            str(request.get("mode")), None if wanted is None else str(wanted)
+        )
+        await send_line(stream, {"switched": count})
 
     async def _trace(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
         """The kept events from `since` on; with `follow` new ones too, until the client goes."""

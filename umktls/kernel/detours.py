@@ -30,6 +30,7 @@ import trio
 
 from umktls.abi import freebsd
 from umktls.errors import CallerError, UnsupportedError
+from umktls.kernel.card import CardQueue
 from umktls.kernel.lanes import ClearIntake, CountingQueue, PlainIntake
 from umktls.kernel.offload import Offload, unread
 from umktls.ktls.engines import Engine, Route, route_of
@@ -56,11 +57,14 @@ OPTION_DIRECTIONS: Mapping[tuple[int, int], Direction] = {
 @dataclass(frozen=True, slots=True)
 class Means:
     """What a host gives its sockets: the engines by direction, whether a direction that its engine
-    does not take may be bounced, and how to start a task that lives as long as the host."""
+    does not take may be bounced, how to start a task that lives as long as the host, threads for
+    a card, and how much of what a connection has sent it had to send again (percent)."""
 
     engines: Mapping[Direction, Engine]
     bounce: bool
     spawn: Callable[[Callable[[], Awaitable[None]]], None]
+    card_threads: trio.CapacityLimiter
+    retransmitted_pct: Callable[[socket.socket], float]
 
 
 class Detours:
@@ -133,6 +137,42 @@ class Detours:
         queue = CountingQueue(sock)
         self._sock.queue = queue
         self._means.spawn(queue.run)
+
+    # ---- a card that seals what is sent
+
+    def card(self) -> CardQueue | None:
+        """The card that this socket's engine for sending is, if it is one, with its task."""
+        if self._route("tx") is not Route.CARD:
+            return None
+        means, sock = self._means, self._sock
+        queue = CardQueue(
+            sock.sock, sock.state.tx.seal_message, means.card_threads, self._check_card
+        )
+        means.spawn(queue.run_card)
+        return queue
+
+    def card_seals(self) -> bool:
+        """Whether the next message is for the card. After a switch it first finishes its own."""
+        card, state = self._sock.card, self._sock.state
+        return state.mode("tx") == freebsd.TCP_TLS_MODE_IFNET or (card is not None and card.busy)
+
+    def _check_card(self) -> None:
+        """Give the card up where the connection has to send too much again."""
+        state = self._sock.state
+        if state.mode("tx") != freebsd.TCP_TLS_MODE_IFNET:
+            return
+        percent = self._means.retransmitted_pct(self._sock.sock)
+        if percent > state.sysctls.ifnet_max_rexmit_pct:
+            done = state.disable_ifnet()
+            self._sock.trace.emit(
+                "card-disabled", self._sock.name, percent=round(percent, 1), done=done
+            )
+
+    def tx_switched(self) -> None:
+        """TCP_TXTLS_MODE has changed who seals."""
+        sock = self._sock
+        mode = freebsd.TCP_TLS_MODE_NAMES[sock.state.mode("tx")]
+        sock.trace.emit("tx-mode", sock.name, mode=mode, engine=sock.state.engine_name("tx"))
 
     # ---- a card that terminates TLS
 

@@ -42,6 +42,8 @@ TEXTS = {
     "rx-keys": "RX keys set: {suite}, first sequence number {sequence}, "
     "{waiting} bytes wait in the receive queue",
     "mode": "kernel TLS: sending {tx} ({engine_tx}), receiving {rx} ({engine_rx})",
+    "card-disabled": "the card is given up: {percent} % had to be sent again",
+    "tx-mode": "sending goes on in mode {mode} ({engine})",
     "held-back": "the card held back {bytes} bytes until it had the key",
     "bounce": "{direction} is bounced: the daemon has an end of a socket pair",
     "swallowed": "SSL_read swallowed a record of type {type} ({name}), {bytes} bytes: RPC never "

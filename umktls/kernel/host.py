@@ -24,7 +24,8 @@ import trio
 from umktls.abi import rpctls
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.errors import CallerError, WorldError
-from umktls.kernel import tls
+from umktls.kernel import knobs, tls
+from umktls.kernel.card import retransmitted_pct
 from umktls.kernel.children import Child, DaemonCommand
 from umktls.kernel.control import ControlServer
 from umktls.kernel.detours import Means
@@ -36,6 +37,8 @@ from umktls.kernel.memory import keep_large_buffers
 from umktls.kernel.rundir import RunDirectory
 from umktls.kernel.syscalls import Process, SyscallServer
 from umktls.kernel.upcalls import DaemonGone, DaemonHandle
+from umktls.ktls.counters import Counters, Sysctls
+from umktls.ktls.engines import Route, get_engine, route_of
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 from umktls.ktls.socket import KtlsSocketState
 
@@ -77,7 +80,16 @@ class Host:
         self.name = self.rundir.path.name
         self.trace = Trace(self.name, config.role)
         self.nursery = nursery
-        self.means = Means(chosen_engines(config.engine), config.bounce, nursery.start_soon)
+        self.means = Means(
+            chosen_engines(config.engine),
+            config.bounce,
+            nursery.start_soon,
+            trio.CapacityLimiter(os.cpu_count() or 1),
+            self._retransmitted_pct,
+        )
+        self.sysctls = Sysctls()
+        self.counters = Counters()
+        self.rexmit_pct: float | None = None  # what to believe instead of TCP
         self.started = time.time()
         self.sockets: dict[str, KernelSocket] = {}
         self.handles: dict[str, list[DaemonHandle]] = {"rpctlscd": [], "rpctlssd": []}
@@ -98,14 +110,34 @@ class Host:
     ) -> KernelSocket:
         """Make a connected TCP socket one of this kernel's."""
         name = f"{self.config.role[0]}{next(self._numbers)}"
-        engines = self.means.engines
-        state = KtlsSocketState(engines["tx"], engines["rx"], self.personality)
+        state = self._new_state()
         adopted = KernelSocket(sock, state, name, self.trace, self.means, security, peername)
+        self._renew_at_limit(adopted)
         self.sockets[name] = adopted
         self.totals["connections"] += 1
         self.nursery.start_soon(adopted.queue.run)
         self._forget_old()
         return adopted
+
+    def _new_state(self) -> KtlsSocketState:
+        engines = self.means.engines
+        # A card can be left for software, and come back to.
+        others = [get_engine("software")] if route_of(engines["tx"]) is Route.CARD else []
+        return KtlsSocketState(
+            engines["tx"], engines["rx"], self.personality, self.sysctls, self.counters, others
+        )
+
+    def _renew_at_limit(self, sock: KernelSocket) -> None:
+        """Have the daemon renew the keys before they are used up (RFC 8446 section 5.5)."""
+        token = trio.lowlevel.current_trio_token()
+
+        def renew() -> None:  # in whatever thread a record was sealed
+            token.run_sync_soon(self.nursery.start_soon, tls.rekey, self, sock)
+
+        sock.state.tx.on_wants_rekey = sock.state.rx.on_wants_rekey = renew
+
+    def _retransmitted_pct(self, sock: socket.socket) -> float:
+        return retransmitted_pct(sock) if self.rexmit_pct is None else self.rexmit_pct
 
     def _forget_old(self) -> None:
         closed = [name for name, sock in self.sockets.items() if sock.closed]
@@ -231,14 +263,26 @@ class Host:
 
     async def rekey(self, connection: str | None) -> int:
         """Have the daemons renew the keys of one connection, or of all; how many did."""
+        return sum([await tls.rekey(self, sock) for sock in self.established(connection)])
+
+    def established(self, connection: str | None) -> list[KernelSocket]:
+        """The connection of that name, or all, with TLS. Raises `CallerError` if there is none."""
         if connection is not None and connection not in self.sockets:
             raise CallerError(f"no connection {connection!r} here", errno.ENOENT)
-        chosen = [
+        return [
             sock
             for name, sock in self.sockets.items()
             if sock.session is not None and not sock.closed and connection in (None, name)
         ]
-        return sum([await tls.rekey(self, sock) for sock in chosen])
+
+    def sysctl(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Set knobs, and show them with the counters. Raises `CallerError`."""
+        knobs.turn(self, values)
+        return knobs.show(self)
+
+    async def tx_mode(self, mode: str, connection: str | None) -> int:
+        """See `knobs.tx_mode`."""
+        return await knobs.tx_mode(self, mode, connection)
 
     # ---- doors
 

@@ -20,12 +20,13 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from umktls.abi import freebsd, rpctls
+from umktls.abi import freebsd, linux, rpctls
 from umktls.errors import CallerError, PeerError, WorldError
 from umktls.kernel.detours import WORDS, Detours, Means
 from umktls.kernel.events import Trace
@@ -49,6 +50,9 @@ __all__ = ["Failure", "KernelSocket", "TlsFacts", "format_address"]
 HANDSHAKE_RECORD = 22
 KEY_UPDATE = 24
 RECORD_NAMES = {20: "change_cipher_spec", 21: "alert", 22: "handshake", 23: "application_data"}
+# The options that set keys, of both kernels.
+TX_KEYS = ((freebsd.IPPROTO_TCP, freebsd.TCP_TXTLS_ENABLE), (linux.SOL_TLS, linux.TLS_TX))
+RX_KEYS = ((freebsd.IPPROTO_TCP, freebsd.TCP_RXTLS_ENABLE), (linux.SOL_TLS, linux.TLS_RX))
 # What a TLS 1.3 record adds to its content: header, inner type, tag (RFC 8446 section 5.2).
 RECORD_OVERHEAD = 5 + 1 + 16
 # So many reads in a row without waiting, then other tasks get their turn.
@@ -128,9 +132,10 @@ class KernelSocket:
         self.control_records = 0
         self.deadline = 0.0
         self.closed = False
-        self.queue = SendQueue(sock)
         self.intake: Intake | None = None  # None: from TCP as it is
         self.detours = Detours(self, means)
+        self.card = self.detours.card()
+        self.queue: SendQueue = self.card or SendQueue(sock)
         self.rx_progress = trio.Event()
         self._held: deque[list[Buffer]] | None = None
         self._early_records = 0
@@ -149,10 +154,20 @@ class KernelSocket:
         if self._held is not None:
             self._held.append(parts)
             return
-        self.queue.push(self.state.tx.seal_message(parts))
+        self._seal(parts)
         if not self._sent_data and self.session is not None:
             self._sent_data = True
             self.trace.emit("first-rpc", self.name, direction="sent", how=self.detours.how("tx"))
+
+    def _seal(self, parts: list[Buffer]) -> None:
+        if self.card is not None and self.detours.card_seals():
+            self.card.push_clear(parts)
+        else:
+            self.queue.push(self.state.tx.seal_message(parts))
+
+    def sealing(self) -> AbstractAsyncContextManager[None]:
+        """Inside the block nobody else seals: a key can be set, a record of one's own sent."""
+        return nullcontext() if self.card is None else self.card.lock
 
     async def pump(
         self,
@@ -222,20 +237,24 @@ class KernelSocket:
     def setsockopt(
         self, level: int, name: int, value: bytes, copyin: Callable[[int, int], bytes]
     ) -> None:
-        """setsockopt(2). Raises `UmktlsError` with the emulated kernel's errno."""
-        if level == rpctls.SOL_UMKTLS:
-            self._set_own_option(name, value)
+        """setsockopt(2), to be called inside `sealing`.
+
+        Raises `UmktlsError` with the emulated kernel's errno.
+        """
+        if (level, name) == (rpctls.SOL_UMKTLS, rpctls.UMKTLS_PEERCERT):
+            self._set_certificate(value)
             return
         self.detours.refuse_without_kern_tls(level, name)
+        mode = self.state.mode("tx")
         self.state.setsockopt(level, name, value, copyin)
-        if (level, name) == (freebsd.IPPROTO_TCP, freebsd.TCP_TXTLS_ENABLE):
+        if (level, name) in TX_KEYS:
             self._tx_enabled()
-        elif (level, name) == (freebsd.IPPROTO_TCP, freebsd.TCP_RXTLS_ENABLE):
+        elif (level, name) in RX_KEYS:
             self._rx_enabled()
+        elif self.state.mode("tx") != mode:
+            self.detours.tx_switched()
 
-    def _set_own_option(self, name: int, value: bytes) -> None:
-        if name != rpctls.UMKTLS_PEERCERT:
-            raise CallerError(f"option {name} of level SOL_UMKTLS cannot be set", errno.ENOPROTOOPT)
+    def _set_certificate(self, value: bytes) -> None:
         try:
             self.certificate = PeerCertificate.from_bytes_untrusted(value)
         except XdrError as error:
@@ -245,9 +264,11 @@ class KernelSocket:
         self.detours.tx_enabled()
         tx = self.state.tx
         self.trace.emit("tx-keys", self.name, suite=suite_name(tx.suite), sequence=tx.sequence)
+        if self.card is not None:
+            self.card.resume()
         held, self._held = self._held, None
         for parts in held or ():
-            self.queue.push(tx.seal_message(parts))
+            self._seal(parts)
 
     def _rx_enabled(self) -> None:
         self.trace.emit(
@@ -290,10 +311,12 @@ class KernelSocket:
 
     async def sendmsg(self, data: bytes, control: bytes) -> int:
         """sendmsg(2): `data` as records of the type that the control message names."""
-        wire = self.state.sendmsg(data, control)
-        self.queue.push(wire)
-        if is_key_update(data, control):
-            self._held = deque()
+        async with self.sealing():
+            self.queue.push(self.state.sendmsg(data, control))
+            if is_key_update(data, control):
+                self._held = deque()
+                if self.card is not None:
+                    self.card.pause()
         await self.queue.drained()
         return len(data)
 
@@ -363,6 +386,7 @@ class KernelSocket:
         trio.lowlevel.notify_closing(self.sock)
         self.sock.close()
         self.detours.close()
+        self.state.close()
         self.trace.emit("closed", self.name, reason=reason)
 
     def stat(self) -> dict[str, Any]:

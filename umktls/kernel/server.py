@@ -176,7 +176,7 @@ class Connection:
             nursery.start_soon(self._run_in_thread, work)
         else:
             self._send(work.run())
-        if self.sock.queue.size:
+        if self.sock.queue.size or self.sock.card is not None:
             await self.sock.queue.drained()
 
     async def _run_in_thread(self, job: Job) -> None:

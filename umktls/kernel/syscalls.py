@@ -207,7 +207,7 @@ class SyscallServer:
             raise CallerError(f"process {process.pid} has no descriptor {args.fd}", errno.EBADF)
         return Answer(None)
 
-    def _setsockopt(self, process: Process, args: wire.SetsockoptArgs) -> Answer:
+    async def _setsockopt(self, process: Process, args: wire.SetsockoptArgs) -> Answer:
         memory = {segment.address: bytes(segment.data) for segment in args.memory}
 
         def copyin(address: int, length: int) -> bytes:
@@ -217,7 +217,8 @@ class SyscallServer:
             return data[:length]
 
         sock = process.descriptor(args.fd)
-        sock.setsockopt(args.level, args.name, bytes(args.value), copyin)
+        async with sock.sealing():
+            sock.setsockopt(args.level, args.name, bytes(args.value), copyin)
         return Answer(None)
 
     def _getsockopt(self, process: Process, args: wire.GetsockoptArgs) -> Answer:

@@ -112,7 +112,7 @@ class Counters:
     def sysctl_lines(self, sysctls: Sysctls | None = None) -> list[str]:
         """`name: value`, as ``sysctl kern.ipc.tls kern.ipc.mb_use_ext_pgs`` prints them."""
         knobs = sysctls or Sysctls()
-        values = {name: int(getattr(knobs, knob)) for name, knob in _KNOBS.items()}
+        values = {name: int(getattr(knobs, knob)) for name, knob in KNOBS.items()}
         values |= {name: read(self) for name, read in _SYSCTLS.items()}
         return [f"{name}: {values[name]}" for name in sorted(values)]
 
@@ -163,7 +163,7 @@ def _operations(kind: str, which: str) -> Read:
     return lambda counters: int(getattr(counters.tallies.get(kind, Tally()), which))
 
 
-_KNOBS = {
+KNOBS = {
     "kern.ipc.mb_use_ext_pgs": "mb_use_ext_pgs",
     "kern.ipc.tls.cbc_enable": "cbc_enable",
     "kern.ipc.tls.enable": "enable",

@@ -143,6 +143,12 @@ def _null() -> Engine:
     return NullEngine()
 
 
+def _ifnet() -> Engine:
+    from umktls.ktls.engines.ifnet import IfnetEngine
+
+    return IfnetEngine()
+
+
 def _toe() -> Engine:
     from umktls.ktls.engines.toe import ToeEngine
 
@@ -152,6 +158,7 @@ def _toe() -> Engine:
 BUILTIN_ENGINES: dict[str, Callable[[], Engine]] = {
     "software": _software,
     "bounce": _bounce,
+    "ifnet": _ifnet,
     "null": _null,
     "toe": _toe,
 }
