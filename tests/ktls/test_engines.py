@@ -15,7 +15,6 @@ from umktls.abi.freebsd import TCP_TLS_MODE_SW
 from umktls.errors import CallerError
 from umktls.ktls import engines
 from umktls.ktls.engines import DEST_SHORTER_BY, engine_names, get_engine
-from umktls.ktls.engines.aeads import AEADS
 from umktls.ktls.engines.tls13 import Tls13Opener
 from umktls.ktls.errors import BadRecord, KeyExhausted, RecordError, RecordSize, RecordVersion
 from umktls.ktls.session import Session
@@ -47,44 +46,6 @@ def record_by_hand(suite_name: str, inner: bytes, sequence: int = 0) -> bytes:
     header = bytes([23, 3, 3]) + (len(inner) + 16).to_bytes(2, "big")
     nonce = bytes(a ^ b for a, b in zip(keys.iv, sequence.to_bytes(12, "big"), strict=True))
     return header + BARE[suite_name](keys.key).encrypt(nonce, inner, header)
-
-
-def test_aes_gcm_known_answer() -> None:
-    """McGrew and Viega, "The Galois/Counter Mode of Operation", test case 4."""
-    key = bytes.fromhex("feffe9928665731c6d6a8f9467308308")
-    plain = bytes.fromhex(
-        "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72"
-        "1c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39"
-    )
-    sealed = bytearray(len(plain) + 16)
-    AEADS["AES-GCM"](key).encrypt_into(
-        bytes.fromhex("cafebabefacedbaddecaf888"),
-        plain,
-        bytes.fromhex("feedfacedeadbeeffeedfacedeadbeefabaddad2"),
-        sealed,
-    )
-    assert sealed.hex() == (
-        "42831ec2217774244b7221b784d0d49ce3aa212f2c02a4e035c17e2329aca12e"
-        "21d514b25466931c7d8f6a5aac84aa051ba30b396a0aac973d58e091"
-        "5bc94fbc3221a5db94fae95ae7121a47"
-    )
-
-
-def test_chacha20_poly1305_known_answer() -> None:
-    """RFC 8439 section 2.8.2."""
-    plain = (
-        b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the "
-        b"future, sunscreen would be it."
-    )
-    sealed = bytearray(len(plain) + 16)
-    AEADS["CHACHA20-POLY1305"](bytes(range(0x80, 0xA0))).encrypt_into(
-        bytes.fromhex("070000004041424344454647"),
-        plain,
-        bytes.fromhex("50515253c0c1c2c3c4c5c6c7"),
-        sealed,
-    )
-    assert sealed[:16].hex() == "d31a8d34648e60db7b86afbc53ef7ec2"
-    assert sealed[-16:].hex() == "1ae10b594f09e26a7e902ecbd0600691"
 
 
 @pytest.mark.parametrize("name", SUITE_NAMES)
