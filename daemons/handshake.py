@@ -20,16 +20,16 @@ alert.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from umktls.errors import PeerError, UmktlsError
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.suites import SUITES, Suite
+from umktls.ktls.suites import SUITES
 from umktls.userland.libc import Record
 from umktls.userland.streams import Deadline, DeadlinePassed, EndOfStream, NotTls
 
+from . import tls12
 from .alerts import (
     CERTIFICATE_REQUIRED,
     NO_APPLICATION_PROTOCOL,
@@ -40,6 +40,9 @@ from .alerts import (
 from .failure import HandshakeFailure, VerifyProblem, alert_received, verify_failure
 from .records import ALERT, proven_count, seal_record, split_records
 from .tlsadapter import ALPN, Endpoint, TlsError
+
+# What OpenSSL says in TLS 1.2, which has no alert of its own for it.
+NO_CERTIFICATE = "peer did not return a certificate"
 
 __all__ = ["Expectations", "RecordStream", "TrafficKeys", "handshake"]
 
@@ -145,23 +148,42 @@ class _Attempt:
 
     def keys(self) -> TrafficKeys:
         """The keys; both sequence numbers proven by opening what they count."""
+        if self._endpoint.version == "TLSv1.2":
+            return self._keys_of_tls12()
         secrets = self._endpoint.findings.secrets
         suite = SUITES.get(self._endpoint.suite)
         ours, theirs = "CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0"
         if self._expected.server:
             ours, theirs = theirs, ours
         if suite is None or ours not in secrets or theirs not in secrets:
-            raise HandshakeFailure(
-                "keys",
-                f"OpenSSL gave no traffic secrets for the suite {self._endpoint.suite}",
-                "this version of pyOpenSSL has no usable key log; install another",
-            )
+            raise self._no_secrets()
+        tx = Session.from_secret(suite, secrets[ours])
+        rx = Session.from_secret(suite, secrets[theirs])
+        return TrafficKeys(secrets[ours], secrets[theirs], *self._numbered(tx, rx))
+
+    def _keys_of_tls12(self) -> TrafficKeys:
+        """The secrets are empty: nothing follows from them in TLS 1.2."""
+        suite = tls12.suite_of(self._endpoint.suite)
+        master = self._endpoint.findings.secrets.get("CLIENT_RANDOM")
+        if suite is None or master is None:
+            raise self._no_secrets()
+        client, server = tls12.sessions(suite, master, *self._endpoint.randoms)
+        tx, rx = (server, client) if self._expected.server else (client, server)
+        return TrafficKeys(b"", b"", *self._numbered(tx, rx))
+
+    def _no_secrets(self) -> HandshakeFailure:
+        return HandshakeFailure(
+            "keys",
+            f"OpenSSL gave no secrets for the suite {self._endpoint.suite} that kernel TLS knows",
+            "choose another suite with -C; or this pyOpenSSL has no usable key log",
+        )
+
+    def _numbered(self, tx: Session, rx: Session) -> tuple[Session, Session]:
+        """The keys with the numbers of the next records."""
         try:
-            return TrafficKeys(
-                secrets[ours],
-                secrets[theirs],
-                _numbered(self.sent, suite, secrets[ours]),
-                _numbered(self.received, suite, secrets[theirs]),
+            return (
+                replace(tx, sequence=proven_count(self.sent, tx)),
+                replace(rx, sequence=proven_count(self.received, rx)),
             )
         except PeerError as error:
             raise HandshakeFailure(
@@ -175,12 +197,6 @@ class _Attempt:
         alert = Record(ALERT, Alert.fatal(description).encode())
         with contextlib.suppress(UmktlsError):
             self._stream.write_all(seal_record(keys.tx, alert), self._deadline)
-
-
-def _numbered(records: Sequence[bytes], suite: Suite, secret: bytes) -> Session:
-    """The keys of one direction, with the number that comes after `records`."""
-    keys = Session.from_secret(suite, secret)
-    return replace(keys, sequence=proven_count(records, keys))
 
 
 def _refusal(endpoint: Endpoint, expected: Expectations) -> tuple[int, HandshakeFailure] | None:
@@ -227,11 +243,13 @@ def _explain(error: TlsError, endpoint: Endpoint, expected: Expectations) -> Han
             f"{error}; only sunrpc is spoken here (RFC 9289 section 4.2)",
             "the client is no RPC-with-TLS client",
         )
-    if findings.alert_sent == CERTIFICATE_REQUIRED:
+    if findings.alert_sent == CERTIFICATE_REQUIRED or NO_CERTIFICATE in str(error):
         return _no_client_certificate()
     if findings.alert_sent == PROTOCOL_VERSION:
         return HandshakeFailure(
-            "tls", "the peer cannot do TLS 1.3", "RPC-with-TLS requires it: update the peer"
+            "tls",
+            f"the peer cannot do {endpoint.oldest}",
+            "RPC-with-TLS requires TLS 1.3: update the peer, or have TLS 1.2 with -2",
         )
     reason = f"TLS failed: {error}"
     if findings.alert_sent is not None:

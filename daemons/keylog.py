@@ -9,8 +9,9 @@ from .identity import ConfigurationError
 
 __all__ = ["KeyLogFile"]
 
-# The labels of TLS 1.3 that the format knows; keys after a KeyUpdate follow from them.
+# The labels that the format knows; keys after a KeyUpdate follow from them.
 LABELS = {
+    b"CLIENT_RANDOM",  # of TLS 1.2
     b"CLIENT_HANDSHAKE_TRAFFIC_SECRET",
     b"SERVER_HANDSHAKE_TRAFFIC_SECRET",
     b"CLIENT_TRAFFIC_SECRET_0",

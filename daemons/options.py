@@ -18,7 +18,7 @@ import click
 from .hostnames import Wildcards
 from .identity import ConfigurationError, Identity, Trust
 from .keylog import KeyLogFile
-from .tlsadapter import TlsContext
+from .tlsadapter import TlsContext, Versions
 
 __all__ = [
     "ClientOptions",
@@ -129,8 +129,6 @@ class Options:
         self._require(CLIENT_REQUIREMENTS)
 
     def _require(self, requirements: Sequence[Requirement]) -> None:
-        if self.tls1_2:
-            raise UsageProblem("-2: this daemon knows only how to use TLS 1.3 with kernel TLS")
         for option, needs, why in requirements:
             if getattr(self, option) and not any(getattr(self, need) for need in needs):
                 needed = " or ".join(FLAGS[need] for need in needs)
@@ -153,6 +151,12 @@ class Options:
         stem = name or "cert"
         return Identity(self.certdir / f"{stem}.pem", self.certdir / f"{stem}key.pem")
 
+    def _versions(self, server: bool) -> Versions:
+        """-2 is not the same on both sides."""
+        if not self.tls1_2:
+            return Versions.TLS13
+        return Versions.TLS12_OR_13 if server else Versions.TLS12
+
     def open_keylog(self) -> KeyLogFile | None:
         """The key log, if one is asked for. Raises `ConfigurationError`."""
         return KeyLogFile(self.keylog) if self.keylog is not None else None
@@ -170,6 +174,7 @@ class Options:
                 passphrase=self.passphrase,
                 keylog=keylog,
                 ciphersuites=self.ciphers,
+                versions=self._versions(server),
             )
 
         return make

@@ -19,6 +19,7 @@ from umktls.ktls.engines.software import SoftwareEngine
 from umktls.ktls.errors import RecordError
 from umktls.ktls.schedule import next_traffic_secret
 from umktls.ktls.session import Session
+from umktls.ktls.suites import TLS_1_2
 from umktls.userland.libc import Record
 from umktls.userland.streams import RECORD_HEADER, record_length_untrusted
 
@@ -42,6 +43,7 @@ __all__ = [
     "split_records",
 ]
 
+CHANGE_CIPHER_SPEC = 20
 ALERT = 21
 HANDSHAKE = 22
 APPLICATION_DATA = 23
@@ -96,6 +98,8 @@ def proven_count(records: Sequence[bytes], keys: Session) -> int:
     number, so the count is known and not assumed. Raises `PeerError` when a record behind the
     first such record does not open.
     """
+    if keys.version == TLS_1_2:
+        return _open_rest(_ENGINE.opener(keys), _behind_change_cipher_spec(records))
     protected = [record for record in records if record[0] == APPLICATION_DATA]
     for start in range(len(protected)):
         opener = _ENGINE.opener(keys)
@@ -103,6 +107,12 @@ def proven_count(records: Sequence[bytes], keys: Session) -> int:
             open_record(opener, protected[start])
             return _open_rest(opener, protected[start + 1 :])
     return 0
+
+
+def _behind_change_cipher_spec(records: Sequence[bytes]) -> Sequence[bytes]:
+    """Of TLS 1.2: the records from which on all are protected (RFC 5246 section 7.1)."""
+    types = [record[0] for record in records]
+    return records[types.index(CHANGE_CIPHER_SPEC) + 1 :] if CHANGE_CIPHER_SPEC in types else ()
 
 
 def _open_rest(opener: Opener, records: Sequence[bytes]) -> int:

@@ -119,6 +119,7 @@ class LiveSession:
         self._keep = keep
         self._generation = {"sent": 0, "received": 0}
         self._said_goodbye = False
+        self._renewable = bool(keys.tx_secret)
         self._lock = threading.Lock()
         self._relay = Relay(sock.fd, pairs, self) if pairs else None
         self._bounced = BounceReceiving(keys) if "rx" in pairs else None
@@ -180,9 +181,9 @@ class LiveSession:
         """REKEY: a new key for sending, and ask the peer for one; its answer comes as a record.
 
         Whether it worked; if not, the session is at its end. Where nothing is sealed there is no
-        key to renew.
+        key to renew, and TLS 1.2 has no way to do it.
         """
-        if isinstance(self._sending, ClearSending):
+        if isinstance(self._sending, ClearSending) or not self._renewable:
             return False
         return self._try(lambda: self._sending.renew(request=True))
 

@@ -32,6 +32,7 @@ from umktls.errors import CallerError, PeerError, UnsupportedError
 from umktls.ktls.engines import MAX_PLAINTEXT, Buffer
 from umktls.ktls.suites import SUITES
 
+from . import tls12
 from .failure import VerifyProblem
 from .identity import (
     ConfigurationError,
@@ -53,6 +54,7 @@ __all__ = [
     "TlsContext",
     "TlsError",
     "TlsSession",
+    "Versions",
     "missing_features",
 ]
 
@@ -96,6 +98,14 @@ class ClientCertificates(Enum):
     DEMAND = "demand"
 
 
+class Versions(Enum):
+    """What may be spoken: the oldest and the newest."""
+
+    TLS13 = (SSL.TLS1_3_VERSION, SSL.TLS1_3_VERSION)
+    TLS12 = (SSL.TLS1_2_VERSION, SSL.TLS1_2_VERSION)
+    TLS12_OR_13 = (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION)
+
+
 class Progress(Enum):
     """What feeding a record to a finished connection led to."""
 
@@ -134,6 +144,7 @@ class TlsContext:
         passphrase: Callable[[], bytes],
         keylog: KeyLog | None = None,
         ciphersuites: str | None = None,
+        versions: Versions = Versions.TLS13,
     ) -> None:
         lacking = missing_features()
         if lacking:
@@ -148,21 +159,34 @@ class TlsContext:
         store = self._context.get_cert_store()
         assert store is not None
         self._store = store
-        self._set_protocol(ciphersuites)
+        self.versions = versions
+        self._set_protocol()
+        self._set_ciphers(ciphersuites)
         self._load_trust(trust)
         if identity is not None:
             self._load_identity(identity, passphrase)
 
-    def _set_protocol(self, ciphersuites: str | None) -> None:
-        context = self._context
-        context.set_min_proto_version(SSL.TLS1_3_VERSION)
-        context.set_max_proto_version(SSL.TLS1_3_VERSION)
+    def _set_ciphers(self, ciphersuites: str | None) -> None:
+        of_tls13, of_tls12 = tls12.split_ciphers(ciphersuites or "")
+        if of_tls12 and self.versions is Versions.TLS13:
+            raise ConfigurationError(
+                f"cipher suites {of_tls12}: not of TLS 1.3; known are {':'.join(SUITES)}"
+            )
         try:
-            context.set_tls13_ciphersuites((ciphersuites or ":".join(SUITES)).encode())
+            self._context.set_tls13_ciphersuites((of_tls13 or ":".join(SUITES)).encode())
+            self._context.set_cipher_list((of_tls12 or tls12.CIPHERS).encode())
         except SSL.Error as error:
             raise ConfigurationError(
                 f"cipher suites {ciphersuites}: {_reasons(error)}; known are {':'.join(SUITES)}"
             ) from error
+
+    def _set_protocol(self) -> None:
+        context = self._context
+        oldest, newest = self.versions.value
+        context.set_min_proto_version(oldest)
+        context.set_max_proto_version(newest)
+        # Kernel TLS cannot follow a renegotiation (of TLS 1.2).
+        context.set_options(SSL.OP_NO_RENEGOTIATION)
         context.set_keylog_callback(self._on_keylog)
         context.set_info_callback(_on_info)
         # Session tickets are stateless; a cache of sessions would only fill memory.
@@ -363,6 +387,17 @@ class Endpoint:
     def suite(self) -> str:
         """The suite's IANA name."""
         return self.connection.get_cipher_name() or ""
+
+    @property
+    def oldest(self) -> str:
+        """The oldest version that may be spoken."""
+        return "TLS 1.3" if self._owner.versions is Versions.TLS13 else "TLS 1.2"
+
+    @property
+    def randoms(self) -> tuple[bytes, bytes]:
+        """The client's and the server's."""
+        randoms = self.connection.client_random(), self.connection.server_random()
+        return randoms[0] or b"", randoms[1] or b""
 
     @property
     def alpn(self) -> bytes:

@@ -34,8 +34,6 @@ from umktls.abi.freebsd import (
     TCP_TXTLS_ENABLE,
     TCP_TXTLS_MODE,
     TLS_GET_RECORD,
-    TLS_MAJOR_VER_ONE,
-    TLS_MINOR_VER_THREE,
     TLS_SET_RECORD_TYPE,
     TlsEnable,
     TlsEnableRequest,
@@ -320,8 +318,8 @@ class Socket:
             auth_algorithm=0,
             auth_key_len=0,
             flags=0,
-            tls_vmajor=TLS_MAJOR_VER_ONE,
-            tls_vminor=TLS_MINOR_VER_THREE,
+            tls_vmajor=session.version >> 8,
+            tls_vminor=session.version & 0xFF,
             rec_seq=session.sequence,
         )
         request = TlsEnableRequest.build(template, session.key, session.iv)
