@@ -20,6 +20,7 @@ OWN = (
     "certs",
     "demo",
     "engines",
+    "lesson",
     "rekey",
     "run-daemon",
     "serve",
