@@ -1,0 +1,61 @@
+"""The example of docs/writing-a-daemon.md: short, as good as the page says, and mounts work."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import trio
+
+from tests.cdaemon.handmade import ended_well, mounted
+from tests.system.conftest import needs_fuse
+from umktls.certs import layout
+from umktls.cli.sandbox import Sandbox
+from umktls.scenarios.runner import choose, run
+
+DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLE = DOCS / "examples" / "mydaemon.py"
+
+
+def test_it_is_short() -> None:
+    assert len(EXAMPLE.read_text().splitlines()) < 120
+
+
+def test_what_the_page_shows_of_it_is_in_it() -> None:
+    """The block about registering, but for the handler of CONNECT, which the example adds there."""
+    page, code = (DOCS / "writing-a-daemon.md").read_text(), EXAMPLE.read_text()
+    block = page.partition("```python\n")[2].partition("```")[0]
+    for line in block.splitlines():
+        assert line in code.replace('{**handlers, "CONNECT": connect}', "handlers")
+
+
+async def test_it_passes_all_but_what_the_page_says(tmp_path: Path) -> None:
+    command = (sys.executable, str(EXAMPLE), "{certdir}", "{ca}")
+    with trio.fail_after(50):
+        results = await run("client", command, choose("client"), tmp_path, 3.0)
+    assert [result.scenario for result in results if result.verdict != "passed"] == ["revoked"]
+
+
+def test_a_mount_works_with_it() -> None:
+    needs_fuse()
+    with ExitStack() as stack:
+        box = stack.enter_context(Sandbox("example"))
+        layout.create(box.certs)
+        server, _ = box.serve("--certs", str(box.certs), "--mtls-required")
+        command = [
+            sys.executable,
+            str(EXAMPLE),
+            str(box.certs / "client"),
+            str(box.certs / "ca.pem"),
+        ]
+        port = int(server.facts["port"])
+        client, process = stack.enter_context(mounted(box, port, command, "-o", "mtls"))
+        data = os.urandom(1 << 20)
+        (box.mountpoint / "file").write_bytes(data)
+        assert client.rekey() == 1
+        assert (box.export / "file").read_bytes() == data
+        assert (box.mountpoint / "file").read_bytes() == data
+        box.unmount()
+        ended_well(process)
