@@ -74,6 +74,7 @@ class MountPlan:
             bounce=options.bounce,
             deadline=options.deadline,
             keylog=options.keylog,
+            daemon_arguments=options.daemon_arguments,
             mountpoint=self.mountpoint,
         )
 

@@ -29,6 +29,10 @@ class MountOptions:
     security: str = "tls"  # "tls", "mtls" or "none"
     certs: Path | None = None
     certname: str | None = None
+    crl: Path | None = None
+    alpn: str = "strict"
+    reverse_dns: bool = False
+    tls1_2: bool = False
     keylog: Path | None = None
     port: int | None = None
     engine_tx: str | None = None
@@ -56,6 +60,18 @@ class MountOptions:
     def engine(self) -> EngineChoice:
         """What seals and opens, by direction."""
         return EngineChoice(self.engine_tx or DEFAULT_ENGINE, self.engine_rx or DEFAULT_ENGINE)
+
+    @property
+    def daemon_arguments(self) -> tuple[str, ...]:
+        """What rpctlscd is to be told beside the certificates."""
+        arguments = ["--alpn", self.alpn]
+        if self.crl is not None:
+            arguments += ["--crl", str(self.crl)]
+        if self.reverse_dns:
+            arguments.append("--reverse-dns")
+        if self.tls1_2:
+            arguments.append("--usetls1_2")
+        return tuple(arguments)
 
     @property
     def deadline(self) -> float:
@@ -173,6 +189,16 @@ _TABLE = (
     ),
     Option("certs", "directory made by `umktls certs`", ("certs",), convert=_path),
     Option("tlscertname", "which client certificate, by name", ("certname",), convert=_text),
+    Option("crl", "revocation lists for the server's CAs", ("crl",), convert=_path),
+    Option(
+        "alpn",
+        "what of servers that do not say `sunrpc`, as FreeBSD's and Linux's: strict (the default) "
+        "turns them down, compat bears with them",
+        ("alpn",),
+        convert=_one_of({"strict": "strict", "compat": "compat"}),
+    ),
+    Option("reversedns", "a server's address stands for its name in DNS", ("reverse_dns",), True),
+    Option("tls1_2", "TLS 1.2, for servers that have nothing newer", ("tls1_2",), True),
     Option("keylog", "file to append the TLS secrets to", ("keylog",), convert=_path),
     Option("port", "the server's port (2049)", ("port",), convert=_number(1, 65535)),
     Option(

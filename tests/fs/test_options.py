@@ -28,6 +28,10 @@ def test_nothing_said_means_the_defaults() -> None:
         ("xprtsec=mtls", "security", "mtls"),
         ("certs=/tmp/pki", "certs", Path("/tmp/pki")),
         ("tlscertname=other", "certname", "other"),
+        ("crl=/crl.pem", "crl", Path("/crl.pem")),
+        ("alpn=compat", "alpn", "compat"),
+        ("reversedns", "reverse_dns", True),
+        ("tls1_2", "tls1_2", True),
         ("keylog=/tmp/keys", "keylog", Path("/tmp/keys")),
         ("port=20490", "port", 20490),
         ("engine_tx=null", "engine_tx", "null"),
@@ -50,6 +54,13 @@ def test_nothing_said_means_the_defaults() -> None:
 )
 def test_an_option_sets_its_field(word: str, field: str, value: object) -> None:
     assert getattr(parse_options([word]), field) == value
+
+
+def test_what_the_daemon_is_told() -> None:
+    assert MountOptions().daemon_arguments == ("--alpn", "strict")
+    options = parse_options(["alpn=compat,crl=/crl,reversedns,tls1_2"])
+    expected = ("--alpn", "compat", "--crl", "/crl", "--reverse-dns", "--usetls1_2")
+    assert options.daemon_arguments == expected
 
 
 def test_engine_and_actimeo_set_several_fields() -> None:

@@ -49,7 +49,7 @@ class MountConfig:
 
     `certs` has `ca.pem`, and for "mtls" `client/cert.pem` and `client/certkey.pem`. `certname`
     chooses another certificate of that directory (FreeBSD's tlscertname=). `bounce` allows to
-    bounce a direction that its engine does not take.
+    bounce a direction that its engine does not take. `daemon_arguments` are more for rpctlscd.
     """
 
     server: str
@@ -67,6 +67,7 @@ class MountConfig:
     probe_seconds: float = rpctls.PROBE_TIMEOUT
     upcall_seconds: float = rpctls.UPCALL_TIMEOUT
     keylog: Path | None = None
+    daemon_arguments: tuple[str, ...] = ()
     mountpoint: str = ""
 
     @property
@@ -85,6 +86,7 @@ class MountConfig:
             arguments.append("-m")
         if self.keylog is not None:
             arguments += ["--keylog", str(self.keylog)]
+        arguments += self.daemon_arguments
         return (DaemonCommand("rpctlscd", tuple(arguments)),)
 
 
