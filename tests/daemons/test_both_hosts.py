@@ -1,0 +1,106 @@
+"""Both daemons, both kernels: versions, ALPN and revocation as a mount meets them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from cryptography import x509
+
+from tests.certificates import CLIENT, directory
+from tests.daemons.fakekernel import SECONDS
+from tests.kernel.pairs import Pair, client_of, mount_config, pair
+from tests.kernel.test_rpc import SAY
+from umktls.certs.pki import Authority, Credential
+from umktls.errors import UmktlsError
+from umktls.kernel.client import boot_client
+from umktls.rpc.message import NULL_AUTH
+
+AUTHORITY = Authority.create()
+MTLS: dict[str, Any] = {"security": "mtls"}
+ALLOW = {**MTLS, "daemon_arguments": ("--allowtls1_2",)}
+USE = {**MTLS, "daemon_arguments": ("--usetls1_2",)}
+
+
+@pytest.fixture
+def certs(tmp_path: Path) -> Path:
+    return directory(tmp_path / "pki", AUTHORITY)
+
+
+@pytest.mark.parametrize(
+    ("client", "server", "version"), [(USE, ALLOW, "TLSv1.2"), (MTLS, ALLOW, "TLSv1.3")]
+)
+async def test_versions(
+    certs: Path, tmp_path: Path, client: dict[str, Any], server: dict[str, Any], version: str
+) -> None:
+    with trio.fail_after(SECONDS):
+        async with pair(certs, tmp_path, client, server) as both:
+            data = bytes(100_000)
+            assert await both.rpc.call(SAY, data, NULL_AUTH) == data
+            (handshake,) = both.events("server", "handshake")
+            assert handshake["version"] == version
+            assert await both.client.rekey(None) == (version == "TLSv1.3")
+            assert await both.rpc.call(SAY, data, NULL_AUTH) == data
+
+
+async def test_no_version_in_common(certs: Path, tmp_path: Path) -> None:
+    with trio.fail_after(SECONDS):
+        async with pair(certs, tmp_path, USE, MTLS) as both:
+            with pytest.raises(UmktlsError, match="protocol_version"):
+                await both.rpc.call(SAY, b"", NULL_AUTH)
+            (failed,) = both.events("server", "handshake-failed")
+    assert "the peer cannot do TLS 1.3" in failed["reason"]
+
+
+# A certificate that is revoked while it is in use.
+
+
+def credential(certs: Path) -> Credential:
+    """The client's certificate, as far as a revocation list needs it."""
+    pem = (certs / "client" / "cert.pem").read_bytes()
+    return replace(AUTHORITY.credential, certificate=x509.load_pem_x509_certificate(pem))
+
+
+async def when(both: Pair, name: str, connection: str) -> float:
+    """The time of an event of a connection of the server's."""
+    number = 1
+    while True:
+        event = await both.event("server", name, number)
+        if event["connection"] == connection:
+            return float(event["time"])
+        number += 1
+
+
+async def test_a_revoked_client_is_cut_off_within_a_second(certs: Path, tmp_path: Path) -> None:
+    """And only that one; what it has to say after that is why."""
+    other = directory(tmp_path / "other", AUTHORITY, client=CLIENT)
+    crl = tmp_path / "crl.pem"
+    crl.write_bytes(AUTHORITY.crl())
+    server = {**MTLS, "daemon_arguments": ("--crl", str(crl))}
+    with trio.fail_after(SECONDS):
+        async with pair(certs, tmp_path, MTLS, server) as both:
+            assert await both.rpc.call(SAY, b"one", NULL_AUTH) == b"one"
+            port = both.rpc.socket.sock.getpeername()[1] if both.rpc.socket else 0
+            config = mount_config(port, tmp_path / "o", certs=other, **MTLS)
+            async with boot_client(config) as host, trio.open_nursery() as nursery:
+                await host.daemon_ready("rpctlscd")
+                rpc = client_of(host, config)
+                nursery.start_soon(rpc.run)
+                assert await rpc.call(SAY, b"two", NULL_AUTH) == b"two"
+                first, second = both.events("server", "handshake")
+
+                crl.write_bytes(AUTHORITY.crl([credential(certs)]))
+                both.server.reload_daemons()
+                reloaded = await both.event("server", "reloaded")
+                assert reloaded["outcome"] == "1 sessions had to be ended"
+                closed = await when(both, "closed", first["connection"])
+                assert closed - reloaded["time"] < 1
+                with pytest.raises(UmktlsError, match="revoked"):
+                    await both.rpc.call(SAY, b"one", NULL_AUTH)
+                assert await rpc.call(SAY, b"two", NULL_AUTH) == b"two"
+                ends = [event["connection"] for event in both.events("server", "closed")]
+                assert second["connection"] not in ends
+                nursery.cancel_scope.cancel()
