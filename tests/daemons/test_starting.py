@@ -57,6 +57,7 @@ def test_wrong_usage(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.delenv("UMKTLS_RUNDIR")
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     main = {"rpctlscd": rpctlscd.main, "rpctlssd": rpctlssd.main}[name]
     with pytest.raises(SystemExit) as ended:
