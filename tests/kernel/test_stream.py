@@ -112,3 +112,21 @@ async def test_read_some_reports_the_end(pair: tuple[socket.socket, socket.socke
     buffer = memoryview(bytearray(10))
     assert await read_some(ours, buffer) == 4
     assert await read_some(ours, buffer) == 0
+
+
+async def test_everybody_who_waits_for_room_is_woken(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """Replies and a daemon's KeyUpdate may wait at the same time."""
+    ours, theirs = pair
+    queue = SendQueue(ours, limit=1000)
+    queue.push([b"x" * 2_000_000])
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as waiting:
+                for wait in (queue.drained, queue.drained, queue.emptied, queue.emptied):
+                    waiting.start_soon(wait)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(queue.run)
+                await receive_exactly(theirs, 2_000_000)
+            nursery.cancel_scope.cancel()

@@ -90,13 +90,11 @@ class SendQueue:
     async def drained(self) -> None:
         """Wait while more than the limit is queued."""
         while self.size > self._limit and self._error is None:
-            self._room = trio.Event()
             await self._room.wait()
 
     async def emptied(self) -> None:
         """Wait until nothing is queued any more, or the queue has failed."""
         while self._waiting and self._error is None:
-            self._room = trio.Event()
             await self._room.wait()
 
     async def run(self) -> None:
@@ -117,7 +115,7 @@ class SendQueue:
             self.fail(error)
             return
         self.size = sum(map(len, self._waiting))
-        self._room.set()
+        self._wake()
 
     def _send(self, views: list[memoryview]) -> list[memoryview]:
         """Send from `views` until all is gone or the socket is full; return what is left."""
@@ -138,7 +136,12 @@ class SendQueue:
         self._waiting.clear()
         self.size = 0
         self._work.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Everybody who waits for room looks again."""
         self._room.set()
+        self._room = trio.Event()
 
 
 def after(views: list[memoryview], count: int) -> list[memoryview]:
