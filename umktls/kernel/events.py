@@ -63,6 +63,7 @@ TEXTS = {
     "reconnect": "connection to {peer} lost ({reason}); {waiting} calls wait for a new one",
     "reloaded": "the daemon has read its files again: {outcome}",
     "exports": "exported from now on: {what}",
+    "clear-text": "calls of {peer} come in clear: there is no TLS on this connection",
     "rejected": "RPC rejected: {reason}",
     "disabled": "every call with a credential is rejected: the daemon says so",
     "certuser": "AUTH_SYS calls are done as user {uid} with the groups {gids}, of the certificate",

@@ -112,6 +112,7 @@ class Connection:
         self.address = address
         self.reserved_port = len(address) > 1 and address[1] < 1024
         self._slots = trio.CapacityLimiter(BLOCKING_JOBS)
+        self._in_clear = False
 
     @property
     def tls(self) -> bool:
@@ -169,6 +170,10 @@ class Connection:
             # As FreeBSD: AUTH_NONE is good enough for the NULL procedure and little else.
             self._reject(call, AuthStat.AUTH_REJECTEDCRED)
             return
+        if self.sock.session is None and not self._in_clear:
+            # Who looks after the server must be able to see it (RFC 9289 section 7.1).
+            self._in_clear = True
+            self.host.trace.emit("clear-text", self.sock.name, peer=self.sock.peer)
         work = dispatcher.dispatch(call, self)
         if not isinstance(work, Job):
             self._send(work)
