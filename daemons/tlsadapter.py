@@ -119,6 +119,7 @@ class Findings:
 
     secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
     problem: VerifyProblem | None = None
+    problems: list[VerifyProblem] = field(default_factory=list)
     alert_received: int | None = None
     alert_sent: int | None = None
     offered: list[bytes] = field(default_factory=list)
@@ -304,6 +305,10 @@ class Endpoint:
         self.connection = SSL.Connection(context, None)
         self.connection.set_app_data(self.findings)
 
+    def accept_any_certificate(self) -> None:
+        """For looking at a server, and nothing else: what is wrong is in `findings.problems`."""
+        self.connection.set_verify(SSL.VERIFY_PEER, _on_verify_leniently)
+
     def handshake(self) -> bool:
         """Go on as far as the bytes allow; True when finished. Raises `TlsError`."""
         try:
@@ -417,6 +422,11 @@ class Endpoint:
         return self._owner.problem_with(self.chain)
 
     @property
+    def shown(self) -> Chain:
+        """The certificates that the server has sent, verified or not, its own first."""
+        return tuple(self.connection.get_peer_cert_chain(as_cryptography=True) or ())
+
+    @property
     def peer_certificate(self) -> x509.Certificate | None:
         return self.connection.get_peer_certificate(as_cryptography=True)
 
@@ -466,10 +476,18 @@ def _on_verify(
     connection: SSL.Connection, certificate: crypto.X509, code: int, depth: int, good: int
 ) -> bool:
     findings: Findings = connection.get_app_data()
-    if not good and findings.problem is None:
+    if not good:
         text = _ffi.string(_lib.X509_verify_cert_error_string(code)).decode()
-        findings.problem = VerifyProblem(code, text, depth, certificate.to_cryptography())
+        findings.problems.append(VerifyProblem(code, text, depth, certificate.to_cryptography()))
+        findings.problem = findings.problem or findings.problems[0]
     return bool(good)
+
+
+def _on_verify_leniently(
+    connection: SSL.Connection, certificate: crypto.X509, code: int, depth: int, good: int
+) -> bool:
+    _on_verify(connection, certificate, code, depth, good)
+    return True
 
 
 def _select_alpn(connection: SSL.Connection, offered: list[bytes]) -> bytes:
