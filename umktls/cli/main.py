@@ -21,6 +21,7 @@ OWN = (
     "demo",
     "engines",
     "lesson",
+    "probe",
     "rekey",
     "run-daemon",
     "serve",

@@ -8,11 +8,8 @@ calls, so the peer is the server; on a server host it is the other way round.
 from __future__ import annotations
 
 import math
-import os
 import random
-import signal
 import socket
-import subprocess
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -46,9 +43,10 @@ from umktls.rpc.message import (
 from umktls.rpc.program import Program
 from umktls.rpc.record import RecordReader, mark
 from umktls.rpc.server import Dispatcher, Service
+from umktls.scenarios.subject import Subject
 from umktls.scenarios.tlspeer import APPLICATION_DATA, TlsPeer, keylog_in
 
-__all__ = ["DAEMONS", "Bench", "Meeting", "Role", "Subject", "Unexpected", "expand"]
+__all__ = ["DAEMONS", "Bench", "Meeting", "Role", "Unexpected", "expand"]
 
 Role = Literal["client", "server"]
 DAEMONS: dict[str, str] = {"client": "rpctlscd", "server": "rpctlssd"}
@@ -59,7 +57,6 @@ ECHO.add(0, "NULL", xdr.VOID, xdr.VOID)
 SAY = ECHO.add(1, "SAY", xdr.opaque(1 << 20), xdr.opaque(1 << 20))
 
 CALL_SECONDS = 10.0
-START_SECONDS = 30.0
 END_SECONDS = 5.0
 MESSAGE_LIMIT = 1 << 21
 # Three records each way.
@@ -68,71 +65,6 @@ TALK_BYTES = 40_000
 
 class Unexpected(WorldError):
     """The daemon, or the kernel with it, did something else than the scenario expects."""
-
-
-class Subject:
-    """The daemon under test: its command, its process, its log."""
-
-    def __init__(self, command: Sequence[str], environment: dict[str, str], log: Path) -> None:
-        self.command = list(command)
-        self.environment = environment
-        self.log = log
-        self.process: trio.Process | None = None
-
-    async def start(self, host: Host, name: str) -> None:
-        """Start it (again), and wait until it has registered. Raises `WorldError` when it does
-        not."""
-        await self.end()
-        try:
-            with self.log.open("ab") as log:
-                self.process = await trio.lowlevel.open_process(
-                    self.command,
-                    env=self.environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-        except OSError as error:
-            raise WorldError(f"cannot start {self.command[0]}: {error.strerror}") from error
-        process = self.process
-        async with trio.open_nursery() as nursery:
-
-            async def watch() -> None:
-                code = await process.wait()
-                raise WorldError(f"the daemon ended with code {code}: {self.last_words()}")
-
-            nursery.start_soon(watch)
-            with trio.move_on_after(START_SECONDS) as waiting:
-                await host.daemon_ready(name)
-            nursery.cancel_scope.cancel()
-        if waiting.cancelled_caught:
-            raise WorldError(f"the daemon has not registered within {START_SECONDS:g} s")
-
-    @property
-    def alive(self) -> bool:
-        return self.process is not None and self.process.poll() is None
-
-    def signal(self, number: signal.Signals) -> None:
-        """A signal to its whole process group: the command may be a script around the daemon."""
-        if self.alive and self.process is not None:
-            os.killpg(self.process.pid, number)
-
-    async def end(self) -> None:
-        """By SIGTERM, or after a while by SIGKILL."""
-        process, self.process = self.process, None
-        if process is None:
-            return
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if process.poll() is None:
-                os.killpg(process.pid, number)
-            with trio.move_on_after(END_SECONDS, shield=True):
-                await process.wait()
-                return
-
-    def last_words(self) -> str:
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
 @dataclass

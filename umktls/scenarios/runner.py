@@ -15,7 +15,8 @@ from umktls.certs.kinds import Wallet
 from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.host import HostConfig, booted
 from umktls.scenarios import handshakes, sessions
-from umktls.scenarios.bench import Bench, Role, Subject, expand
+from umktls.scenarios.bench import Bench, Role, expand
+from umktls.scenarios.subject import Subject
 from umktls.scenarios.table import SCENARIOS, Scenario, Skipped
 
 __all__ = ["Result", "choose", "run"]

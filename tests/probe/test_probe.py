@@ -1,0 +1,263 @@
+"""`umktls probe` against servers of every kind: where it stops, what it says, its exit code."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from click.testing import CliRunner
+
+from umktls.certs.kinds import Wallet
+from umktls.cli.main import main
+from umktls.cli.probe import parse_target, show
+from umktls.cli.probe_run import EXIT_CODES, Report, Target, inspect
+from umktls.errors import CallerError
+from umktls.kernel.server import ServerConfig, boot_server
+from umktls.nfs.program import MOUNT3, NFS3
+from umktls.rpc.message import (
+    NULL_AUTH,
+    STARTTLS_VERIFIER,
+    AcceptStat,
+    Call,
+    encode_accepted,
+    parse_untrusted,
+)
+from umktls.rpc.record import RecordReader, mark
+from umktls.rpc.server import Service
+from umktls.scenarios.tlspeer import (
+    APPLICATION_DATA,
+    AlertReceived,
+    Ended,
+    TlsPeer,
+    plain_alert,
+    server_context,
+)
+
+SERVICES = [Service(NFS3, {}), Service(MOUNT3, {})]
+# For what a server that says nothing is waited.
+SHORT = 1.0
+Serve = Callable[[trio.SocketStream], Awaitable[None]]
+
+
+@pytest.fixture(scope="module")
+def wallet(tmp_path_factory: pytest.TempPathFactory) -> Wallet:
+    return Wallet(tmp_path_factory.mktemp("wallet"))
+
+
+def target(port: int, wallet: Wallet, **more: Any) -> Target:
+    settings = {"ca": wallet.ca, "certdir": wallet.directory("client"), **more}
+    return Target("localhost", port, **settings)
+
+
+@asynccontextmanager
+async def server(wallet: Wallet, rundir: Path, **config: Any) -> AsyncIterator[int]:
+    """One of our own; its port."""
+    settings = ServerConfig("127.0.0.1", 0, certs=wallet.path, rundir=rundir, **config)
+    async with boot_server(settings, SERVICES) as listening:
+        yield listening.port
+
+
+@asynccontextmanager
+async def listening(serve: Serve) -> AsyncIterator[int]:
+    """A server that does with each connection what `serve` does; its port."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(trio.serve_listeners, serve, listeners)
+        yield listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+async def starttls(stream: trio.SocketStream) -> None:
+    """Answer the AUTH_TLS probe."""
+    call = parse_untrusted(memoryview(await stream.receive_some(4096))[4:])
+    assert isinstance(call, Call)
+    reply = encode_accepted(call.xid, STARTTLS_VERIFIER, AcceptStat.SUCCESS)
+    await stream.send_all(mark(len(reply)) + reply)
+
+
+def tls_server(context: ssl.SSLContext, directory: Path) -> Serve:
+    """Any RFC 9289 server with this context, that answers every call with success."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        keylog = directory / "keylog"
+        keylog.write_bytes(b"")
+        await starttls(stream)
+        peer = TlsPeer(stream, keylog, server=True)
+        reader = RecordReader(4096)
+        try:
+            await peer.handshake(context)
+            while True:
+                reader.feed(await peer.receive_data())
+                for message in reader.messages():
+                    call = parse_untrusted(message)
+                    assert isinstance(call, Call)
+                    reply = encode_accepted(call.xid, NULL_AUTH, AcceptStat.SUCCESS)
+                    await peer.send(APPLICATION_DATA, mark(len(reply)) + reply)
+        except (AlertReceived, Ended, ssl.SSLError):
+            await stream.aclose()
+
+    return serve
+
+
+async def probed(port: int, wallet: Wallet, **more: Any) -> Report:
+    with trio.fail_after(30):
+        return await inspect(target(port, wallet, **more))
+
+
+def reached(report: Report) -> dict[str, bool | None]:
+    return {name: phase.ok for name, phase in report.phases.items()}
+
+
+async def test_our_own_server_with_mutual_tls(wallet: Wallet, tmp_path: Path) -> None:
+    async with server(wallet, tmp_path / "s", security="mtls") as port:
+        report = await probed(port, wallet, mutual=True)
+    assert reached(report) == dict.fromkeys(EXIT_CODES, True)
+    assert (report.exit_code, report.verdict) == (0, "a mount with TLS works")
+    assert report.session["version"] == "TLSv1.3"
+    assert report.session["tickets"] == 2
+    assert report.rpc["NFS 3"] == report.rpc["MOUNT 3"] == "answers"
+    assert "versions 3 to 3" in report.rpc["NFS 4"]
+    own, issuer = report.chain[:2]
+    assert (own["subject"], own["issuer"]) == ("CN=localhost", issuer["subject"])
+    assert own["names"] == "localhost, 127.0.0.1, ::1"
+    assert own["key"] == "EC secp256r1"
+    assert "rpcTLSServer" in own["usage"]
+    assert json.loads(json.dumps(report.as_dict()))["exit_code"] == 0
+
+
+async def test_a_certificate_is_demanded_and_none_is_shown(wallet: Wallet, tmp_path: Path) -> None:
+    """The server says so when the handshake is over for the client."""
+    async with server(wallet, tmp_path / "s", security="mtls") as port:
+        report = await probed(port, wallet)
+    assert report.exit_code == EXIT_CODES["tls"]
+    assert "after the handshake" in report.phases["tls"].text
+    assert "certificate_required" in report.verdict
+    assert "-o mtls" in report.verdict
+    assert report.phases["certificate"].ok is True
+
+
+async def test_a_server_without_tls(wallet: Wallet, tmp_path: Path) -> None:
+    async with server(wallet, tmp_path / "s", offer_tls=False) as port:
+        report = await probed(port, wallet)
+    assert report.exit_code == EXIT_CODES["probe"]
+    assert "does not offer TLS" in report.verdict
+    assert any("serves in clear text: NFS 3 answers" in note for note in report.notes)
+
+
+BAD = {
+    "expired": "expired at",
+    "foreign": "which is not among the CAs",
+    "selfsigned": "is self-signed",
+    "elsewhere": "is for nfs.example.org",
+    "nameless": "no name at all",
+    "purpose": "not meant for this purpose",
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+async def test_a_bad_certificate_is_shown_and_the_rest_looked_at(
+    wallet: Wallet, tmp_path: Path, kind: str
+) -> None:
+    async with listening(tls_server(server_context(wallet, kind), tmp_path)) as port:
+        report = await probed(port, wallet)
+    assert report.exit_code == EXIT_CODES["certificate"]
+    assert BAD[kind] in report.phases["certificate"].text
+    assert report.phases["rpc"].ok is True
+    assert report.chain[0]["subject"].startswith("CN=")
+
+
+async def test_no_alpn(wallet: Wallet, tmp_path: Path) -> None:
+    context = server_context(wallet, alpn=False)
+    async with listening(tls_server(context, tmp_path)) as port:
+        report = await probed(port, wallet)
+    assert report.exit_code == EXIT_CODES["alpn"]
+    assert "--alpn compat" in report.verdict
+    assert report.phases["rpc"].ok is True
+
+
+async def test_a_handshake_that_fails(wallet: Wallet) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        await starttls(stream)
+        await stream.send_all(plain_alert(40))
+
+    async with listening(serve) as port:
+        report = await probed(port, wallet)
+    assert report.exit_code == EXIT_CODES["tls"]
+    assert "handshake_failure" in report.verdict
+    assert report.phases["certificate"].ok is None
+
+
+async def test_a_server_that_says_nothing(wallet: Wallet) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        await trio.sleep_forever()
+
+    async with listening(serve) as port:
+        report = await probed(port, wallet, seconds=SHORT)
+    assert report.exit_code == EXIT_CODES["probe"]
+    assert "did not answer the AUTH_TLS probe within 1 s" in report.verdict
+
+
+# ---- the command
+
+
+def unused_port() -> int:
+
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def test_nothing_listens() -> None:
+    done = CliRunner().invoke(main, ["probe", f"127.0.0.1:{unused_port()}", "--json"])
+    assert done.exit_code == EXIT_CODES["tcp"], done.output
+    found = json.loads(done.output)
+    assert [phase["ok"] for phase in found["phases"]] == [False, *[None] * 5]
+    assert "nothing listens there" in found["verdict"]
+
+
+def test_wrong_usage() -> None:
+    done = CliRunner().invoke(main, ["probe", "localhost", "--mutual"])
+    assert done.exit_code == 1
+    assert "--mutual needs a certificate" in done.output
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("nfs.example.org", ("nfs.example.org", 2049)),
+        ("127.0.0.1:20049", ("127.0.0.1", 20049)),
+        ("[2001:db8::1]", ("2001:db8::1", 2049)),
+        ("[::1]:1", ("::1", 1)),
+    ],
+)
+def test_targets(text: str, expected: tuple[str, int]) -> None:
+    assert parse_target(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", ":2049", "h:", "h:0", "h:65536", "h:x", "[::1", "[::1]2049"])
+def test_what_is_no_target(text: str) -> None:
+    with pytest.raises(CallerError, match="is not HOST or HOST:PORT"):
+        parse_target(text)
+
+
+def test_the_report_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report("h", 1)
+    report.set("tcp", True, "connected to 192.0.2.1:1")
+    report.set("probe", False, "no \x1b[2J answer", "try again")
+    report.notes.append("a note")
+    show(report)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["ok", "TCP", "connected", "to", "192.0.2.1:1"]
+    assert lines[1].startswith("FAIL  AUTH_TLS probe  no ?[2J answer")
+    assert lines[2].split() == ["-", "TLS", "not", "reached"]
+    assert lines[-2:] == [
+        "note: a note",
+        "verdict: a mount with TLS fails in phase probe: no ?[2J answer; try again",
+    ]

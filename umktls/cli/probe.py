@@ -1,0 +1,124 @@
+"""`umktls probe`: why a mount with TLS from a server works, or where and why it fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import trio
+
+from umktls.cli.probe_run import Report, Target, inspect
+from umktls.cli.trace import printable
+from umktls.errors import CallerError
+
+__all__ = ["probe"]
+
+FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
+DIRECTORY = click.Path(path_type=Path, file_okay=False, exists=True)
+NFS_PORT = 2049
+MARKS = {True: ("ok", "green"), False: ("FAIL", "red"), None: ("-", "white")}
+NAMES = {
+    "tcp": "TCP",
+    "probe": "AUTH_TLS probe",
+    "tls": "TLS",
+    "certificate": "certificate",
+    "alpn": "ALPN",
+    "rpc": "RPC",
+}
+
+
+@click.command()
+@click.argument("target", metavar="HOST[:PORT]")
+@click.option("--certs", type=DIRECTORY, help="What `umktls certs` made; its ca.pem and client/.")
+@click.option("--ca", type=FILE, help="PEM file of the CAs to trust. [default: the system's]")
+@click.option("-D", "--certdir", type=DIRECTORY, help="Directory with cert.pem and certkey.pem.")
+@click.option("-m", "--mutual", is_flag=True, help="Show the server the client certificate.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.1, max=600),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For each step.",
+)
+def probe(
+    target: str,
+    certs: Path | None,
+    ca: Path | None,
+    certdir: Path | None,
+    mutual: bool,
+    as_json: bool,
+    timeout: float,
+) -> None:
+    """Look at a server as a mount with TLS would, and tell phase by phase what came back.
+
+    The phases: TCP, the AUTH_TLS probe (does the server speak RPC-with-TLS, RFC 9289?), the TLS
+    handshake, the server's certificate, ALPN, and the first calls of NFS and MOUNT. Unlike a mount,
+    a bad certificate does not end it: all of it is shown.
+
+    Exit codes: 0 a mount would work; otherwise the first phase that failed: 3 TCP, 4 probe, 5 TLS,
+    6 certificate, 7 ALPN, 8 RPC. 1 something is wrong here, 2 wrong usage.
+
+    \b
+    Examples:
+      umktls probe nfs.example.org
+      umktls probe localhost:2049 --certs /tmp/pki --mutual
+      umktls probe [2001:db8::1]:2049 --ca ca.pem --json
+    """
+    host, port = parse_target(target)
+    if certs is not None:
+        ca, certdir = ca or certs / "ca.pem", certdir or certs / "client"
+    if mutual and certdir is None:
+        raise CallerError("--mutual needs a certificate: pass --certs DIR or -D DIR")
+    found = trio.run(
+        inspect,
+        Target(host, port, ca and ca.absolute(), certdir and certdir.absolute(), mutual, timeout),
+    )
+    if as_json:
+        click.echo(json.dumps(found.as_dict()))
+    else:
+        show(found)
+    if found.exit_code:
+        raise click.exceptions.Exit(found.exit_code)
+
+
+def parse_target(target: str) -> tuple[str, int]:
+    """Host and port of HOST, HOST:PORT, [ADDRESS], [ADDRESS]:PORT. Raises `CallerError`."""
+    if target.startswith("["):
+        host, closed, rest = target[1:].partition("]")
+        port = rest.removeprefix(":") if rest else str(NFS_PORT)
+        good = bool(closed) and (not rest or rest.startswith(":"))
+    else:
+        host, colon, port = target.partition(":")
+        port, good = (port if colon else str(NFS_PORT)), True
+    if not (good and host and port.isdigit() and 0 < int(port) < 65536):
+        raise CallerError(f"{target!r} is not HOST or HOST:PORT; an IPv6 address is in brackets")
+    return host, int(port)
+
+
+def show(report: Report) -> None:
+    for phase in report.phases.values():
+        mark, colour = MARKS[phase.ok]
+        text = printable(phase.text)
+        click.echo(f"{click.style(f'{mark:4}', fg=colour)}  {NAMES[phase.name]:15} {text}")
+        if phase.name == "certificate":
+            show_chain(report)
+    if "tickets" in report.session:
+        click.echo(f"      session tickets {report.session['tickets']}")
+    for note in report.notes:
+        click.echo(f"note: {printable(note)}")
+    click.secho(f"verdict: {printable(report.verdict)}", bold=True)
+
+
+def show_chain(report: Report) -> None:
+    for depth, one in enumerate(report.chain):
+        lines = [
+            f"{one['subject']}, issued by {one['issuer']}",
+            f"  for {one['names']}" if depth == 0 else "",
+            f"  from {one['not_before'][:10]} to {one['not_after'][:10]}, {one['key']}",
+            f"  SHA-256 {one['sha256']}" if depth == 0 else "",
+        ]
+        for line in filter(None, lines):
+            click.echo(f"        {depth if line == lines[0] else ' '} {printable(line)}")

@@ -1,0 +1,329 @@
+"""What `umktls probe` does: one phase after the other, each with what came back.
+
+The connection is made as a mount makes it, by a client host with kernel TLS and a daemon of its
+own, which takes any certificate and writes down what is wrong (daemons/inspector.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from umktls.errors import UmktlsError
+from umktls.kernel import tls
+from umktls.kernel.client import MountConfig, connect_tcp
+from umktls.kernel.events import Event
+from umktls.kernel.host import Host, HostConfig, booted
+from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.probe import NotOffered, probe
+from umktls.kernel.rpc_client import RpcClient
+from umktls.kernel.tls import TlsRefused
+from umktls.nfs.program import MOUNT3, NFS3
+from umktls.rpc import xdr
+from umktls.rpc.client import ProgramUnavailable, RpcRejected, VersionMismatch
+from umktls.rpc.message import NULL_AUTH
+from umktls.rpc.program import Program
+from umktls.scenarios.subject import Subject
+
+__all__ = ["EXIT_CODES", "Phase", "Report", "Target", "inspect"]
+
+# The exit code tells the first phase that failed.
+EXIT_CODES = {"tcp": 3, "probe": 4, "tls": 5, "certificate": 6, "alpn": 7, "rpc": 8}
+SOON_DAYS = 30
+ONLY_CLEAR = "only clear text is to be had"
+# What a server may say right after the handshake, and how long it is waited for.
+FIRST_WORDS = ("ticket", "alert", "key-update", "closed")
+FIRST_WORD_SECONDS = 0.5
+
+NFS4 = Program(100003, 4, "NFS4")
+NFS4.add(0, "NULL", xdr.VOID, xdr.VOID)
+NULL_CALLS = (NFS3, NFS4, MOUNT3)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What to probe, and as whom. `ca` None is the system's trust, `seconds` the time for each
+    step."""
+
+    host: str
+    port: int = 2049
+    ca: Path | None = None
+    certdir: Path | None = None
+    mutual: bool = False
+    seconds: float = 10.0
+
+    def mount_config(self, security: str) -> MountConfig:
+        return MountConfig(
+            self.host, "/", self.port, security=security, connect_seconds=self.seconds
+        )
+
+
+@dataclass(slots=True)
+class Phase:
+    """One step: `ok` is None where it was not reached; `text` says what came back."""
+
+    name: str
+    ok: bool | None = None
+    text: str = "not reached"
+    advice: str = ""
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found. `chain` are the certificates, the server's own first; `rpc` what each NULL
+    call came to."""
+
+    host: str
+    port: int
+    phases: dict[str, Phase] = field(
+        default_factory=lambda: {name: Phase(name) for name in EXIT_CODES}
+    )
+    connection: str = ""
+    session: dict[str, Any] = field(default_factory=dict)
+    chain: list[dict[str, Any]] = field(default_factory=list)
+    rpc: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def set(self, name: str, ok: bool, text: str, advice: str = "") -> None:
+        self.phases[name] = Phase(name, ok, text, advice)
+
+    @property
+    def failed(self) -> Phase | None:
+        return next((one for one in self.phases.values() if one.ok is False), None)
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.failed.name] if self.failed is not None else 0
+
+    @property
+    def verdict(self) -> str:
+        if self.failed is None:
+            return "a mount with TLS works"
+        text = f"a mount with TLS fails in phase {self.failed.name}: {self.failed.text}"
+        return f"{text}; {self.failed.advice}" if self.failed.advice else text
+
+    def as_dict(self) -> dict[str, Any]:
+        phases = [asdict(phase) for phase in self.phases.values()]
+        return asdict(self) | {
+            "schema": 1,
+            "phases": phases,
+            "verdict": self.verdict,
+            "exit_code": self.exit_code,
+        }
+
+
+async def inspect(target: Target) -> Report:
+    """Probe a server. Raises `UmktlsError` only for what is wrong on this side."""
+    report = Report(target.host, target.port)
+    with tempfile.TemporaryDirectory(prefix="umktls-probe-") as name:
+        directory = Path(name)
+        config = HostConfig("client", directory / "run", upcall_seconds=target.seconds)
+        async with booted(config) as host:
+            await with_tls(host, target, directory, report)
+            if report.phases["probe"].advice == ONLY_CLEAR:
+                await in_clear(host, target, report)
+    return report
+
+
+@asynccontextmanager
+async def tcp(host: Host, target: Target, security: str) -> AsyncIterator[KernelSocket]:
+    """A connection inside the block. Raises `UmktlsError`."""
+    sock = await connect_tcp(target.mount_config(security))
+    adopted = host.adopt(sock, "mtls" if target.mutual else security, target.host)
+    host.trace.emit("tcp-connect", adopted.name, peer=adopted.peer, local=adopted.local)
+    try:
+        yield adopted
+    finally:
+        adopted.close("the probe is over")
+
+
+async def with_tls(host: Host, target: Target, directory: Path, report: Report) -> None:
+    """All phases as a mount with TLS has them, as far as it gets."""
+    subject = daemon(target, directory)
+    await subject.start(host, "rpctlscd")
+    phase = "tcp"
+    try:
+        async with tcp(host, target, "tls") as sock:
+            report.connection = sock.name
+            report.set("tcp", True, f"connected to {sock.peer}")
+            phase = "probe"
+            await probe(sock, NFS3.number, NFS3.version, target.seconds)
+            report.set("probe", True, "the server answers STARTTLS")
+            phase = "tls"
+            try:
+                await tls.handshake_client(host, sock, "")
+            finally:
+                look_at(directory / "report", report)
+            await call_programs(host, target, sock, report)
+    except UmktlsError as error:
+        note(report, phase, error, host)
+    finally:
+        with trio.CancelScope(shield=True):
+            await subject.end()
+
+
+def daemon(target: Target, directory: Path) -> Subject:
+    """The daemon that looks at servers, to be started."""
+    command = [sys.executable, "-m", "umktls_daemons.inspector"]
+    options: dict[str, Path | None] = {
+        "--rundir": directory / "run",
+        "--report": directory / "report",
+        "--certdir": target.certdir or directory / "no-certificate",
+        "--ca": target.ca,
+    }
+    for name, value in options.items():
+        command += [name, str(value)] if value is not None else []
+    if target.mutual:
+        command.append("--mutual")
+    return Subject(command, dict(os.environ), directory / "daemon.log")
+
+
+def note(report: Report, phase: str, error: UmktlsError, host: Host) -> None:
+    """The phase that an error ended."""
+    sock = host.sockets.get(report.connection)
+    failure = sock.failure if sock is not None else None
+    if phase == "tls" and failure is not None:
+        report.set("tls", False, failure.reason, failure.advice)
+    elif isinstance(error, NotOffered):
+        report.set("probe", False, str(error).partition(";")[0], ONLY_CLEAR)
+    else:
+        text, _, advice = str(error).partition("; ")
+        report.set(phase, False, text, advice)
+
+
+def look_at(path: Path, report: Report) -> None:
+    """What the daemon has written down about the handshake."""
+    if not path.exists():
+        return
+    seen = json.loads(path.read_text().splitlines()[-1])
+    report.session = {name: seen[name] for name in ("version", "suite", "alpn")}
+    report.chain = seen["chain"]
+    report.set("tls", True, f"{seen['version']}, {seen['suite']}")
+    judge_certificate(seen, report)
+    spoken = seen["alpn"]
+    if spoken == "sunrpc":
+        report.set("alpn", True, "sunrpc")
+    else:
+        report.set(
+            "alpn",
+            False,
+            "the server chose no application protocol; RFC 9289 requires sunrpc",
+            "update the server, or have rpctlscd accept it with --alpn compat",
+        )
+
+
+def judge_certificate(seen: dict[str, Any], report: Report) -> None:
+    problems = seen["problems"]
+    if problems:
+        reasons = "; ".join(dict.fromkeys(one["reason"] for one in problems))
+        report.set("certificate", False, reasons, problems[0]["advice"])
+        return
+    own = seen["chain"][0]
+    left = (datetime.fromisoformat(own["not_after"]) - datetime.now(UTC)).days
+    report.set("certificate", True, f"{own['subject']}, good for {left} days")
+    if left < SOON_DAYS:
+        report.notes.append(f"the server's certificate ends in {left} days: renew it")
+    if own["usage"] and "rpcTLSServer" not in own["usage"]:
+        report.notes.append(
+            "the certificate is not marked for RPC-with-TLS (EKU id-kp-rpcTLSServer); "
+            "that is usual, and some clients may want it"
+        )
+
+
+# ---- RPC
+
+
+async def call_programs(host: Host, target: Target, sock: KernelSocket, report: Report) -> None:
+    """The NULL procedure of each program; at least one version of NFS has to be there."""
+
+    async def disconnect(ended: KernelSocket, reason: str) -> None:
+        await tls.disconnect(host, ended, reason)
+
+    async def control(ended: KernelSocket) -> None:
+        await tls.handle_control(host, ended)
+
+    async def no_other() -> KernelSocket:
+        why = str(sock.failure) if sock.failure else "the server closed the connection"
+        raise TlsRefused(why)
+
+    rpc = RpcClient(no_other, disconnect, control, host.trace, target.seconds, target.host)
+    rpc.offer(sock)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rpc.run)
+        await first_word(host, sock)
+        for program in NULL_CALLS:
+            label = f"{program.name.rstrip('4')} {program.version}"
+            report.rpc[label] = await null_call(rpc, program)
+        nursery.cancel_scope.cancel()
+    tickets = [
+        e for e in host.trace.since() if (e["event"], e["connection"]) == ("ticket", sock.name)
+    ]
+    report.session["tickets"] = len(tickets)
+    served = [label for label, what in report.rpc.items() if what == "answers"]
+    text = ", ".join(f"{label} {what}" for label, what in report.rpc.items())
+    if sock.failure is not None and sock.failure.phase == "alert":
+        reason, _, advice = sock.failure.reason.partition("; ")
+        report.set("tls", False, f"after the handshake, {reason}", advice)
+        report.rpc.clear()
+    elif any(label.startswith("NFS") for label in served):
+        report.set("rpc", True, text)
+    else:
+        report.set("rpc", False, text, "is an NFS server listening on that port?")
+
+
+async def first_word(host: Host, sock: KernelSocket) -> None:
+    """Give the server a moment to say what it thinks of the handshake before anything is called.
+
+    In TLS 1.3 a client certificate is refused when the client has long finished. A call that
+    crosses the alert would have the server's machine reset the connection, and the alert would be
+    lost.
+    """
+    said = trio.Event()
+
+    def note_event(event: Event) -> None:
+        if event["connection"] == sock.name and event["event"] in FIRST_WORDS:
+            said.set()
+
+    if sock.session is not None:
+        with host.trace.subscribed(note_event), trio.move_on_after(FIRST_WORD_SECONDS):
+            await said.wait()
+
+
+async def null_call(rpc: RpcClient, program: Program) -> str:
+    """What the program's NULL procedure came to, in a few words."""
+    try:
+        await rpc.call(program["NULL"], None, NULL_AUTH)
+    except VersionMismatch as error:
+        return f"is not served (versions {error.low} to {error.high} are)"
+    except ProgramUnavailable:
+        return "is not on this port"
+    except RpcRejected as error:
+        return f"is refused ({error})"
+    except UmktlsError as error:
+        return f"fails ({error})"
+    return "answers"
+
+
+async def in_clear(host: Host, target: Target, report: Report) -> None:
+    """A server without TLS: does it serve in clear?"""
+    clear = Report(target.host, target.port)
+    try:
+        async with tcp(host, replace(target, mutual=False), "none") as sock:
+            sock.phase = "established"
+            await call_programs(host, target, sock, clear)
+    except UmktlsError as error:
+        report.notes.append(f"in clear text: {error}")
+        return
+    report.rpc = clear.rpc
+    what = "the server serves in clear text" if clear.phases["rpc"].ok else "nor in clear text"
+    report.notes.append(f"{what}: {clear.phases['rpc'].text}")

@@ -1,0 +1,84 @@
+"""A daemon that is started here and not by its host: its command, its process, its log."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import trio
+
+from umktls.errors import WorldError
+from umktls.kernel.host import Host
+
+__all__ = ["Subject"]
+
+START_SECONDS = 30.0
+END_SECONDS = 5.0
+
+
+class Subject:
+    """The daemon under test: its command, its process, its log."""
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str], log: Path) -> None:
+        self.command = list(command)
+        self.environment = environment
+        self.log = log
+        self.process: trio.Process | None = None
+
+    async def start(self, host: Host, name: str) -> None:
+        """Start it (again), and wait until it has registered. Raises `WorldError` when it does
+        not."""
+        await self.end()
+        try:
+            with self.log.open("ab") as log:
+                self.process = await trio.lowlevel.open_process(
+                    self.command,
+                    env=self.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise WorldError(f"cannot start {self.command[0]}: {error.strerror}") from error
+        process = self.process
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                code = await process.wait()
+                raise WorldError(f"the daemon ended with code {code}: {self.last_words()}")
+
+            nursery.start_soon(watch)
+            with trio.move_on_after(START_SECONDS) as waiting:
+                await host.daemon_ready(name)
+            nursery.cancel_scope.cancel()
+        if waiting.cancelled_caught:
+            raise WorldError(f"the daemon has not registered within {START_SECONDS:g} s")
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """A signal to its whole process group: the command may be a script around the daemon."""
+        if self.alive and self.process is not None:
+            os.killpg(self.process.pid, number)
+
+    async def end(self) -> None:
+        """By SIGTERM, or after a while by SIGKILL."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if process.poll() is None:
+                os.killpg(process.pid, number)
+            with trio.move_on_after(END_SECONDS, shield=True):
+                await process.wait()
+                return
+
+    def last_words(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
