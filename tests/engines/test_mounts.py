@@ -11,6 +11,7 @@ from tests.engines.package import install
 from tests.system.live import Live, event, live, run
 from umktls.cli import tree
 from umktls.errors import WorldError
+from umktls.kernel import hosttls
 
 SOURCE = Path(os.__file__).parent / "email"
 LARGE = os.urandom(3 << 20) + b"the end"
@@ -111,3 +112,17 @@ def test_an_engine_of_somebody_else_s(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "noting    mode SW, from noting_engine:NotingEngine: somebody else's" in listed
     noted = (tmp_path / "noted").read_text().splitlines()
     assert {line.split()[0] for line in noted} == {"sealer", "opener"}
+
+
+def test_a_mount_with_what_this_kernel_lacks() -> None:
+    """A clear error; and where this machine's kernel has TLS, a mount by it."""
+    if hosttls.problem() is None:
+        with live("linux", ["--engine", "linux"], ["--engine", "linux"]) as mount:
+            copy_and_compare(mount)
+            assert engines_of(mount) == ["linux", "linux"]
+        return
+    with (
+        pytest.raises(WorldError, match=r"engine linux cannot be used here: .* lacks TLS"),
+        live("linux", ["--engine", "linux"]),
+    ):
+        raise AssertionError("a mount works by what is not there")

@@ -28,9 +28,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from umktls.abi import freebsd
+from umktls.abi import freebsd, rpctls
 from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.card import CardQueue
+from umktls.kernel.hosttls import HostIntake
 from umktls.kernel.lanes import ClearIntake, CountingQueue, PlainIntake
 from umktls.kernel.offload import Offload, unread
 from umktls.ktls.engines import Engine, Route, route_of
@@ -104,8 +105,14 @@ class Detours:
             return "clear"
         return "bounce" if route is Route.BOUNCE or self._means.bounce else "refuse"
 
-    def refuse_without_kern_tls(self, level: int, name: int) -> None:
-        """A kernel without KERN_TLS knows none of its options: ENOPROTOOPT (tcp_usrreq.c)."""
+    def refuse_option(self, level: int, name: int) -> None:
+        """A kernel without KERN_TLS knows none of its options: ENOPROTOOPT (tcp_usrreq.c).
+
+        The machine's own kernel takes nothing back (UMKTLS_LEFTOVER).
+        """
+        leftover = (level, name) == (rpctls.SOL_UMKTLS, rpctls.UMKTLS_LEFTOVER)
+        if leftover and self._route("rx") is Route.HOST:
+            raise UnsupportedError("this machine's kernel TLS takes no leftovers back")
         direction = OPTION_DIRECTIONS.get((level, name))
         if direction is not None and self._route(direction) is Route.CLEAR:
             raise UnsupportedError("this kernel has no KERN_TLS", errno.ENOPROTOOPT)
@@ -192,6 +199,8 @@ class Detours:
 
     def rx_enabled(self) -> None:
         """The keys for receiving are set, and nothing was read yet."""
+        if self._route("rx") is Route.HOST:
+            self._sock.intake = HostIntake(self._sock.sock)
         if self._offload is not None:
             held = self._offload.held
             self._offload.rx_enabled(self._sock.state.rx)

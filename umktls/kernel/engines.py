@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from umktls.errors import UnsupportedError
+from umktls.kernel import hosttls
 from umktls.ktls.engines import Engine, Route, directions_of, problem_of, route_of
 from umktls.ktls.engines.choice import EngineChoice
 from umktls.ktls.session import Direction, Session
 from umktls.ktls.suites import ALL_SUITES, SUITES, TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3, Suite
 
-__all__ = ["Ability", "abilities", "chosen_engines", "problem"]
+__all__ = ["Ability", "abilities", "bound", "chosen_engines", "problem"]
 
 VERSION_NAMES = {TLS_1_0: "TLS 1.0", TLS_1_1: "TLS 1.1", TLS_1_2: "TLS 1.2", TLS_1_3: "TLS 1.3"}
 
 
 def problem(engine: Engine) -> str | None:
     """Why the engine cannot run on this machine; None where it can."""
-    return problem_of(engine)
+    own = problem_of(engine)
+    return hosttls.problem() if own is None and route_of(engine) is Route.HOST else own
+
+
+def bound(engine: Engine, sock: socket.socket) -> Engine:
+    """The engine for one real socket, where it makes a difference which."""
+    return hosttls.BoundEngine(sock) if route_of(engine) is Route.HOST else engine
 
 
 def chosen_engines(choice: EngineChoice) -> Mapping[Direction, Engine]:

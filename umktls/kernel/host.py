@@ -29,7 +29,7 @@ from umktls.kernel.card import retransmitted_pct
 from umktls.kernel.children import Child, DaemonCommand
 from umktls.kernel.control import ControlServer
 from umktls.kernel.detours import Means
-from umktls.kernel.engines import chosen_engines
+from umktls.kernel.engines import bound, chosen_engines
 from umktls.kernel.events import Trace
 from umktls.kernel.groups import single_error
 from umktls.kernel.ktls_socket import KernelSocket
@@ -110,7 +110,7 @@ class Host:
     ) -> KernelSocket:
         """Make a connected TCP socket one of this kernel's."""
         name = f"{self.config.role[0]}{next(self._numbers)}"
-        state = self._new_state()
+        state = self._new_state(sock)
         adopted = KernelSocket(sock, state, name, self.trace, self.means, security, peername)
         self._renew_at_limit(adopted)
         self.sockets[name] = adopted
@@ -119,8 +119,8 @@ class Host:
         self._forget_old()
         return adopted
 
-    def _new_state(self) -> KtlsSocketState:
-        engines = self.means.engines
+    def _new_state(self, sock: socket.socket) -> KtlsSocketState:
+        engines = {way: bound(engine, sock) for way, engine in self.means.engines.items()}
         # A card can be left for software, and come back to.
         others = [get_engine("software")] if route_of(engines["tx"]) is Route.CARD else []
         return KtlsSocketState(

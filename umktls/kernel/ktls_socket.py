@@ -28,10 +28,12 @@ import trio
 
 from umktls.abi import freebsd, linux, rpctls
 from umktls.errors import CallerError, PeerError, WorldError
+from umktls.kernel import hosttls
 from umktls.kernel.detours import WORDS, Detours, Means
 from umktls.kernel.events import Trace
 from umktls.kernel.lanes import Intake
 from umktls.kernel.stream import SendQueue, read_some
+from umktls.ktls.engines import Route
 from umktls.ktls.rx import PullResult, Receiver
 from umktls.ktls.session import Direction
 from umktls.ktls.socket import KtlsSocketState
@@ -244,7 +246,7 @@ class KernelSocket:
         if (level, name) == (rpctls.SOL_UMKTLS, rpctls.UMKTLS_PEERCERT):
             self._set_certificate(value)
             return
-        self.detours.refuse_without_kern_tls(level, name)
+        self.detours.refuse_option(level, name)
         mode = self.state.mode("tx")
         self.state.setsockopt(level, name, value, copyin)
         if (level, name) in TX_KEYS:
@@ -266,6 +268,9 @@ class KernelSocket:
         self.trace.emit("tx-keys", self.name, suite=suite_name(tx.suite), sequence=tx.sequence)
         if self.card is not None:
             self.card.resume()
+        self._release_held()
+
+    def _release_held(self) -> None:
         held, self._held = self._held, None
         for parts in held or ():
             self._seal(parts)
@@ -284,7 +289,7 @@ class KernelSocket:
     def getsockopt(self, level: int, name: int, length: int) -> bytes:
         """getsockopt(2). Raises `UmktlsError` with the emulated kernel's errno."""
         if level != rpctls.SOL_UMKTLS:
-            self.detours.refuse_without_kern_tls(level, name)
+            self.detours.refuse_option(level, name)
             return self.state.getsockopt(level, name, length)
         values: dict[int, Callable[[], bytes]] = {
             rpctls.UMKTLS_PEERNAME: lambda: self.peername.encode(),
@@ -312,13 +317,24 @@ class KernelSocket:
     async def sendmsg(self, data: bytes, control: bytes) -> int:
         """sendmsg(2): `data` as records of the type that the control message names."""
         async with self.sealing():
-            self.queue.push(self.state.sendmsg(data, control))
+            if self.detours.route("tx") is Route.HOST:
+                await self._send_by_host(data, control)
+            else:
+                self.queue.push(self.state.sendmsg(data, control))
             if is_key_update(data, control):
-                self._held = deque()
+                self._held = self._held or deque()
                 if self.card is not None:
                     self.card.pause()
         await self.queue.drained()
         return len(data)
+
+    async def _send_by_host(self, data: bytes, control: bytes) -> None:
+        """The same where the real kernel seals: RPC's messages wait meanwhile."""
+        record_type = record_type_of(control)
+        held, self._held = self._held, self._held or deque()
+        await hosttls.send_record(self.sock, self.queue, record_type, data)
+        if held is None and not is_key_update(data, control):
+            self._release_held()
 
     def recvmsg(self, length: int, controllen: int, flags: int) -> tuple[bytes, bytes, int]:
         """recvmsg(2), never waiting: what is at the head of the queue, one record at most.
@@ -426,6 +442,14 @@ class KernelSocket:
 
 def suite_name(suite: Suite | None) -> str:
     return suite.name if suite is not None else "none"
+
+
+def record_type_of(control: bytes) -> int:
+    """The type that the one control message of a sendmsg sets. Raises `CallerError`."""
+    types = [m.data[0] for m in freebsd.parse_control_untrusted(control) if m.data]
+    if len(types) != 1:
+        raise CallerError("sendmsg takes one TLS_SET_RECORD_TYPE")
+    return types[0]
 
 
 def is_key_update(data: bytes, control: bytes) -> bool:

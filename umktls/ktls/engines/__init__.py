@@ -149,6 +149,12 @@ def _ifnet() -> Engine:
     return IfnetEngine()
 
 
+def _linux() -> Engine:
+    from umktls.ktls.engines.linux import LinuxEngine
+
+    return LinuxEngine()
+
+
 def _toe() -> Engine:
     from umktls.ktls.engines.toe import ToeEngine
 
@@ -159,6 +165,7 @@ BUILTIN_ENGINES: dict[str, Callable[[], Engine]] = {
     "software": _software,
     "bounce": _bounce,
     "ifnet": _ifnet,
+    "linux": _linux,
     "null": _null,
     "toe": _toe,
 }

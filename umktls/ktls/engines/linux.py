@@ -1,0 +1,119 @@
+"""The `linux` engine: the kernel TLS of the machine that all this runs on, where it has it.
+
+Nothing is sealed or opened here. What is sent goes to the real socket in clear, and the real kernel
+seals it; what arrives it has opened. So that the receiving half of a KTLS socket can park control
+records and stop behind a KeyUpdate as always, each piece that the real kernel delivers is put into
+the shape of a record (`wrap`), and the opener takes it out again.
+
+The real socket is the kernel's business (`umktls.kernel.hosttls`), which binds this engine to it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from umktls.abi.freebsd import TCP_TLS_MODE_SW
+from umktls.abi.linux import CRYPTO_INFO_LAYOUTS, CryptoInfo
+from umktls.errors import CallerError, UnsupportedError
+from umktls.ktls.engines import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Buffer, Opener, Route, Sealer
+from umktls.ktls.session import Direction, Session
+
+__all__ = ["WRAPPING", "LinuxEngine", "PassOpener", "PassSealer", "crypto_info", "wrap"]
+
+APPLICATION_DATA = 23
+# What `wrap` adds: a header in front, and as much behind as a tag has, since the destination of an
+# opener may be shorter than the record by so much.
+TRAILER = 16
+WRAPPING = RECORD_HEADER_LENGTH + TRAILER
+SALT = 4
+EXPLICIT_NONCE = 8
+
+
+def crypto_info(session: Session) -> CryptoInfo:
+    """The value of TLS_TX or TLS_RX for a session (linux/tls.h). Raises `UnsupportedError`."""
+    layout = CRYPTO_INFO_LAYOUTS.get(session.suite.cipher_type)
+    if layout is None or session.version not in layout.versions:
+        raise UnsupportedError(f"Linux has no crypto_info for {session.suite.name}")
+    salt, iv = session.iv[: layout.salt], session.iv[layout.salt :]
+    if not iv:  # TLS 1.2: this part of the nonce is in each record, and counts up from anywhere
+        nonce = session.nonce
+        iv = (
+            secrets.token_bytes(EXPLICIT_NONCE) if nonce is None else nonce.to_bytes(EXPLICIT_NONCE)
+        )
+    return CryptoInfo(
+        session.version,
+        session.suite.cipher_type,
+        iv,
+        session.key,
+        salt,
+        session.sequence.to_bytes(8),
+    )
+
+
+def wrap(record_type: int, length: int) -> tuple[bytes, bytes]:
+    """What goes in front of and behind `length` bytes that the real kernel has delivered."""
+    header = bytes((record_type, 3, 3)) + (length + TRAILER).to_bytes(2)
+    return header, bytes(TRAILER)
+
+
+class PassSealer:
+    """See Sealer: leaves the sealing to somebody else.
+
+    `sequence` counts the records that a message becomes if it is sent in one call.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.sequence = session.sequence
+
+    def seal(
+        self, record_type: int, parts: Sequence[Buffer], payload_limit: int = MAX_PLAINTEXT
+    ) -> Buffer:
+        if record_type != APPLICATION_DATA:
+            raise CallerError("a record of another type goes by sendmsg on the real socket")
+        message = b"".join(parts)
+        self.sequence += max(1, -(-len(message) // payload_limit))
+        return message
+
+
+class PassOpener:
+    """See Opener: takes out what was opened by somebody else.
+
+    `sequence` counts pieces; the real kernel may deliver several records in one.
+    """
+
+    overhead = WRAPPING
+
+    def __init__(self, session: Session) -> None:
+        self.sequence = session.sequence
+
+    def check_header(self, header: Buffer) -> int:
+        return RECORD_HEADER_LENGTH + int.from_bytes(header[3:RECORD_HEADER_LENGTH])
+
+    def open(self, record: memoryview, dest: memoryview) -> tuple[int, int]:
+        length = len(record) - WRAPPING
+        dest[:length] = record[RECORD_HEADER_LENGTH : RECORD_HEADER_LENGTH + length]
+        self.sequence += 1
+        return record[0], length
+
+
+class LinuxEngine:
+    """See Engine. Of use only when it is bound to a real socket."""
+
+    name = "linux"
+    mode = TCP_TLS_MODE_SW
+    route = Route.HOST
+    note = "the kernel TLS of this machine, by setsockopt on the real socket"
+
+    def supports(self, session: Session, direction: Direction) -> str | None:
+        try:
+            crypto_info(session)
+        except UnsupportedError as error:
+            return str(error)
+        return None
+
+    def sealer(self, session: Session) -> Sealer:
+        raise CallerError("the linux engine seals on a real socket only")
+
+    def opener(self, session: Session) -> Opener:
+        raise CallerError("the linux engine opens on a real socket only")
