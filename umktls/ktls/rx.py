@@ -436,11 +436,11 @@ class Receiver:
 
     @property
     def control(self) -> tuple[int, bytes] | None:
-        """Type and payload of the record at the head, where it is no application data."""
+        """Type and unread payload of the record at the head, unless it is application data."""
         if not self._parked or self._parked[0].type == APPLICATION_DATA:
             return None
         head = self._parked[0]
-        return head.type, bytes(head.payload)
+        return head.type, bytes(head.rest)
 
     def take_control(self) -> tuple[int, bytes]:
         """`control`, which is the head no longer. Raises CallerError where there is none."""

@@ -1,0 +1,161 @@
+"""What a KTLS socket should do, as plainly as it can be said: a list of typed records.
+
+No bytes of TLS here. The model is told which records were sent, how many bytes of them have
+arrived, and says what recvmsg(2) has to answer. It knows three kinds of kernels: FreeBSD's, Linux's
+and ours.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from dataclasses import dataclass
+
+DATA = 23
+FREEBSD_ROOM = 22  # CMSG_LEN(sizeof(struct tls_get_record))
+LINUX_ROOM = 17  # CMSG_LEN(1)
+CUT = -1  # the type of a control message that was cut
+
+
+@dataclass
+class Item:
+    """A record. `bad`: it was damaged on its way. `update`: it is a KeyUpdate."""
+
+    type: int
+    payload: bytes
+    bad: bool = False
+    update: bool = False
+    announced: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What recvmsg gives: an errno, or data, the type that is told (0: none), and an end or not."""
+
+    errno: int = 0
+    data: bytes = b""
+    type: int = 0
+    end: bool = False
+
+
+class Model:
+    """The receiving side. `kind`: "freebsd", "linux" or "umktls"."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.queue: deque[Item] = deque()
+        self._coming: deque[tuple[Item, int]] = deque()
+        self._updated = False  # the KeyUpdate was read, and the new key is not there
+        self._error = 0  # FreeBSD's so_error
+        self._answer = {
+            "freebsd": self._freebsd,
+            "linux": self._linux,
+            "umktls": self._umktls,
+        }[kind]
+
+    def sent(self, item: Item, size: int) -> None:
+        """A record of so many bytes is on its way."""
+        self._coming.append((item, size))
+
+    def arrive(self, count: int) -> None:
+        """So many bytes have arrived."""
+        while self._coming:
+            item, size = self._coming.popleft()
+            if size > count:
+                self._coming.appendleft((item, size - count))
+                return
+            count -= size
+            self.queue.append(item)
+
+    def rekeyed(self) -> None:
+        """The new key is there."""
+        self._updated = False
+
+    def recv(self, length: int, room: int, peek: bool) -> Answer:
+        return self._answer(length, room, peek)
+
+    def readable(self) -> bool | None:
+        """What poll(2) says; None where it is the kernel's business which records it has opened."""
+        if self.kind == "linux" and any(item.update for item in self.queue):
+            return None
+        return not self._updated and bool(self.queue or self._error)
+
+    # FreeBSD
+
+    def _freebsd(self, length: int, room: int, peek: bool) -> Answer:
+        for item in [item for item in self.queue if item.bad]:
+            self.queue.remove(item)
+            self._error = errno.EBADMSG
+        if not self.queue:
+            error = self._error or errno.EAGAIN
+            if not peek:
+                self._error = 0
+            return Answer(error)
+        return self._one(length, room, peek)
+
+    def _one(self, length: int, room: int, peek: bool) -> Answer:
+        """As much of the head as fits; its type with the first piece."""
+        head = self.queue[0]
+        told = 0 if head.announced or not room else head.type if room >= FREEBSD_ROOM else CUT
+        data = head.payload[:length]
+        rest = head.payload[length:]
+        end = not rest and (bool(head.payload) or self.kind == "umktls")
+        if not peek:
+            self._take(data, announce=True)
+        return Answer(0, data, told, end)
+
+    def _take(self, data: bytes, announce: bool = False) -> None:
+        head = self.queue[0]
+        head.payload = head.payload[len(data) :]
+        head.announced = announce
+        if not head.payload:
+            self.queue.popleft()
+            self._updated = self._updated or head.update
+
+    # Ours
+
+    def _umktls(self, length: int, room: int, peek: bool) -> Answer:
+        if self._updated:
+            return Answer(errno.EKEYEXPIRED)
+        if not self.queue:
+            return Answer(errno.EAGAIN)
+        head = self.queue[0]
+        if head.bad:
+            self.queue.popleft()
+            return Answer(errno.EBADMSG)
+        if head.type != DATA and room < FREEBSD_ROOM and not head.announced:
+            return Answer(errno.EIO)
+        return self._one(length, room, peek)
+
+    # Linux
+
+    def _linux(self, length: int, room: int, peek: bool) -> Answer:
+        found: list[bytes] = []
+        answer = self._gather(length, room, found)
+        empty = not any(found)
+        if not peek and (not answer.errno or empty):
+            for data in found:
+                self._take(data)
+        return answer
+
+    def _gather(self, length: int, room: int, found: list[bytes]) -> Answer:
+        """What one call finds, `found` record by record."""
+        kind, end, left = 0, False, length
+        for item in self.queue:
+            stopped = errno.EKEYEXPIRED if self._updated else errno.EBADMSG if item.bad else 0
+            if stopped and left == length:
+                return Answer(stopped)
+            if stopped or not left or kind not in (0, item.type):
+                break
+            if item.type != DATA and room < LINUX_ROOM:
+                return Answer(errno.EIO)
+            kind = item.type
+            found.append(item.payload[:left])
+            left -= len(found[-1])
+            end = end or len(found[-1]) == len(item.payload)
+            if kind != DATA:
+                break
+        else:
+            if left == length and kind in (0, DATA):
+                return Answer(errno.EKEYEXPIRED if self._updated else errno.EAGAIN)
+        return Answer(0, b"".join(found), kind if room >= LINUX_ROOM else 0, end)
