@@ -46,12 +46,14 @@ class Live:
 
     def restart_server(self) -> None:
         """Start the server again on its port, with what it keeps on the disk."""
+        self.box.stop_server()
+        assert self.complaints() == []
         port = str(self.server.facts["port"])
         self.server, _ = self.box.serve(*self.serve_options, "--port", port)
 
     def complaints(self) -> list[str]:
         """What the hosts and daemons that run say of mistakes of their own."""
-        logs = [self.box.server_log, *self.box.run.glob("*/*.log")]
+        logs = [*self.box.top.glob("*.log"), *self.box.run.glob("*/*.log")]
         texts = [path.read_text(errors="replace") for path in logs if path.exists()]
         return [text for text in texts if "Traceback" in text]
 
@@ -80,6 +82,8 @@ def live(
         server, again = served(box, *serve)
         source = f"127.0.0.1:{port(int(server.facts['port']))}:{box.export}"
         client = box.mount(source, "--certs", str(box.certs), *options)
+        # The client's run directory goes with it, and its log must not, if it goes too early.
+        os.link(client.rundir / "host.log", box.top / "client.log")
         one = Live(box, server, client, box.mountpoint, again)
         yield one
         assert one.complaints() == []

@@ -1,0 +1,453 @@
+"""What breaks under a mount that is in use: server, daemons, connections, keys. Nothing is lost."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.system.live import Live, daemon_pid, ended, event, kill, live, now, until
+from tests.system.relay import Relay, Way, relaying, shut
+from umktls.cli.tree import differences, digests, survey
+
+MEBIBYTE = 1 << 20
+LARGE = 96 * MEBIBYTE
+SECONDS = 50
+
+
+@pytest.fixture(scope="module")
+def mount() -> Iterator[Live]:
+    with live("restart") as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def relay() -> Iterator[Relay]:
+    with relaying() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def relayed(relay: Relay) -> Iterator[Live]:
+    """A mount through the relay."""
+    # A mistake in the relay must not take minutes.
+    with live("relayed", ("-o", "mtls,timeo=100"), port=relay.to) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of random bytes."""
+    path = tmp_path_factory.mktemp("large") / "large"
+    path.write_bytes(random.Random(11).randbytes(LARGE))
+    return path
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+class Copying:
+    """A copy of a file by `cp`. `progress`: the file whose size tells how far it is."""
+
+    def __init__(self, source: Path, target: Path, progress: Path) -> None:
+        self.process = subprocess.Popen(["cp", source, target])
+        self._progress = progress
+
+    @property
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def reach(self, mebibytes: int) -> None:
+        """Wait until so much is there; it may not be all."""
+        until(lambda: size(self._progress) >= mebibytes * MEBIBYTE, f"{mebibytes} MiB are there")
+        assert self.running
+
+
+@contextmanager
+def copying(source: Path, target: Path, progress: Path) -> Iterator[Copying]:
+    """Copy a file beside the block. At its end the copy is waited for, and has to be right."""
+    copy = Copying(source, target, progress)
+    try:
+        yield copy
+        assert copy.process.wait(SECONDS) == 0
+    finally:
+        copy.process.kill()
+        copy.process.wait()
+    assert digest(source) == digest(target)
+
+
+@contextmanager
+def writing(mount: Live, large: Path) -> Iterator[Copying]:
+    """Copy the large file to the mount."""
+    there = mount.export / "written"
+    with copying(large, mount.path / "written", there) as copy:
+        yield copy
+    assert digest(there) == digest(large)
+    (mount.path / "written").unlink()
+
+
+@contextmanager
+def reading(mount: Live, large: Path) -> Iterator[Copying]:
+    """Copy the large file from the mount, where only the server has seen it before."""
+    target = large.with_name("read")
+    target.unlink(missing_ok=True)
+    shutil.copyfile(large, mount.export / "for reading")
+    with copying(mount.path / "for reading", target, target) as copy:
+        yield copy
+    (mount.path / "for reading").unlink()
+
+
+both_ways = pytest.mark.parametrize("how", [writing, reading])
+Copy = Callable[[Live, Path], AbstractContextManager[Copying]]
+
+
+# ---- the server
+
+
+@both_ways
+def test_a_large_copy_outlives_the_server(mount: Live, large: Path, how: Copy) -> None:
+    """The server's daemon ends with it, by itself."""
+    since = now()
+    with how(mount, large) as copy:
+        for mebibytes in (8, 24):
+            daemon = daemon_pid(mount.server, "rpctlssd")
+            copy.reach(mebibytes)
+            kill(mount.server.pid)
+            assert ended(daemon)
+            mount.restart_server()
+    assert sum(found["event"] == "reconnect" for found in mount.client.trace(since)) == 2
+
+
+def small_files(top: Path, count: int) -> Path:
+    for number in range(count):
+        directory = top / f"d{number % 20}" / f"e{number % 5}"
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"f{number}").write_bytes(random.Random(number).randbytes(number * 7 % 5000))
+        (directory / f"l{number}").symlink_to(f"f{number}")
+    return top
+
+
+def files_in(top: Path) -> int:
+    return sum(len(files) for _, _, files in os.walk(top))
+
+
+def more_than(count: int, top: Path) -> bool:
+    return files_in(top) > count
+
+
+def test_a_tree_of_small_files_outlives_the_server(mount: Live, tmp_path: Path) -> None:
+    source = small_files(tmp_path / "source", 120)
+    there = mount.export / "tree"
+    process = subprocess.Popen(["cp", "-a", source, mount.path / "tree"])
+    try:
+        for count in (50, 150):
+            until(partial(more_than, count, there), f"{count} files are there")
+            assert process.poll() is None
+            kill(mount.server.pid)
+            mount.restart_server()
+        assert process.wait(SECONDS) == 0
+    finally:
+        process.kill()
+        process.wait()
+    entries = survey(source)
+    assert survey(there) == entries
+    expected = digests(entries, source, lambda _: None)
+    assert differences(expected, digests(entries, there, lambda _: None)) == []
+    process = subprocess.Popen(["rm", "-r", mount.path / "tree"])
+    try:
+        until(lambda: files_in(there) < files_in(source) - 50, "50 files are gone")
+        kill(mount.server.pid)
+        mount.restart_server()
+        assert process.wait(SECONDS) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert not there.exists()
+
+
+# Everything that fails when it is done twice, again and again; the first error ends it.
+CHANGING = """
+import os, sys
+os.chdir(sys.argv[1])
+rounds = 0
+while not os.path.exists(sys.argv[2]):
+    os.mkdir("a")
+    os.symlink("x", "a/link")
+    os.close(os.open("a/file", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    os.link("a/file", "a/second")
+    os.mkfifo("a/fifo")
+    os.rename("a/file", "a/renamed")
+    os.rename("a", "b")
+    for name in ("link", "renamed", "second", "fifo"):
+        os.unlink("b/" + name)
+    os.rmdir("b")
+    rounds += 1
+print(rounds)
+"""
+
+
+def test_what_must_not_be_done_twice_outlives_the_server(mount: Live, tmp_path: Path) -> None:
+    stop = tmp_path / "stop"
+    with changing(mount.path, stop) as process:
+        for _ in range(4):
+            forty_calls(mount)
+            assert process.poll() is None
+            kill(mount.server.pid)
+            mount.restart_server()
+    assert os.listdir(mount.path) == []
+
+
+def forty_calls(mount: Live) -> None:
+    """Wait for so many."""
+
+    def answered() -> int:
+        return int(mount.server.stat()["totals"]["rpcs"])
+
+    before = answered()
+    until(lambda: answered() > before + 40, "40 calls are answered")
+
+
+@contextmanager
+def changing(directory: Path, stop: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHANGING, directory, stop],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process
+        stop.touch()
+        said, complaints = process.communicate(timeout=SECONDS)
+        assert complaints == ""
+        assert int(said) > 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+# ---- the daemons
+
+
+@both_ways
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_a_copy_outlives_a_daemon(mount: Live, large: Path, how: Copy, side: str) -> None:
+    """The keys are in the kernel: the connection goes on. The next one needs the new daemon."""
+    host, name = (mount.client, "rpctlscd") if side == "client" else (mount.server, "rpctlssd")
+    since = now()
+    with how(mount, large) as copy:
+        copy.reach(16)
+        old = daemon_pid(host, name)
+        kill(old)
+    new = event(host, "daemon-registered", since)
+    assert new["pid"] != old
+    names = [found["event"] for found in mount.client.trace(since)]
+    assert "reconnect" not in names
+    assert "tcp-connect" not in names
+
+
+# ---- keys
+
+
+@pytest.fixture
+def fresh(relayed: Live, relay: Relay) -> Live:
+    """With a connection whose daemons live."""
+    relay.cut()
+    assert relayed.path.stat().st_ino
+    (relayed.path / "fresh").touch()
+    (relayed.path / "fresh").unlink()
+    return relayed
+
+
+@both_ways
+def test_new_keys_during_a_copy(fresh: Live, large: Path, how: Copy) -> None:
+    since = now()
+    rounds = 0
+    with how(fresh, large) as copy:
+        copy.reach(8)
+        while copy.running:
+            assert fresh.client.rekey() == 1
+            assert fresh.server.rekey() == 1
+            rounds += 1
+    names = [found["event"] for found in fresh.client.trace(since)]
+    assert names.count("tx-keys") >= rounds
+    assert names.count("rx-keys") >= rounds
+    assert "reconnect" not in names
+
+
+@both_ways
+def test_new_keys_that_the_client_cannot_get(fresh: Live, large: Path, how: Copy) -> None:
+    """Its daemon is dead: what the server sends now can be opened over a new connection only."""
+    since = now()
+    with how(fresh, large) as copy:
+        copy.reach(8)
+        kill(daemon_pid(fresh.client, "rpctlscd"))
+        assert fresh.server.rekey() == 1
+    names = [found["event"] for found in fresh.client.trace(since)]
+    assert names.count("reconnect") == 1
+
+
+# ---- the connection
+
+
+@both_ways
+def test_a_copy_outlives_its_connections(
+    relayed: Live, relay: Relay, large: Path, how: Copy
+) -> None:
+    before = len(relay.connections)
+    with how(relayed, large) as copy:
+        for mebibytes in (8, 24, 40, 56):
+            copy.reach(mebibytes)
+            relay.cut()
+    assert len(relay.connections) == before + 4
+
+
+def test_what_must_not_be_done_twice_outlives_its_connections(
+    relayed: Live, relay: Relay, tmp_path: Path
+) -> None:
+    stop = tmp_path / "stop"
+    with changing(relayed.path, stop) as process:
+        for _ in range(8):
+            forty_calls(relayed)
+            assert process.poll() is None
+            relay.cut()
+    assert os.listdir(relayed.path) == []
+
+
+def test_the_next_connection_uses_the_new_daemons(relayed: Live, relay: Relay) -> None:
+    """It is cut at once: as long as the server's daemon is not there, it offers no TLS."""
+    since = now()
+    kill(daemon_pid(relayed.client, "rpctlscd"))
+    kill(daemon_pid(relayed.server, "rpctlssd"))
+    relay.cut()
+    (relayed.path / "after").write_text("both")
+    assert (relayed.export / "after").read_text() == "both"
+    (relayed.path / "after").unlink()
+    names = [found["event"] for found in relayed.client.trace(since)]
+    assert names.count("handshake") == 1
+
+
+def prepare(top: Path) -> None:
+    (top / "file").write_text("text")
+    (top / "empty").mkdir()
+    (top / "log").write_text("some")
+
+
+# What a user does, and how to see on the server that it has been done.
+APPEND = "os.write(os.open('log', os.O_WRONLY | os.O_APPEND | os.O_SYNC), b' and more')"
+Seen = Callable[[Path], bool]
+ACTS: dict[str, tuple[str, Seen]] = {
+    "mkdir": ("os.mkdir('new')", lambda top: (top / "new").is_dir()),
+    "rmdir": ("os.rmdir('empty')", lambda top: not (top / "empty").exists()),
+    "create": ("open('new', 'x')", lambda top: (top / "new").exists()),
+    "unlink": ("os.unlink('file')", lambda top: not (top / "file").exists()),
+    "symlink": ("os.symlink('file', 'new')", lambda top: (top / "new").is_symlink()),
+    "link": ("os.link('file', 'new')", lambda top: (top / "new").exists()),
+    "mkfifo": ("os.mkfifo('new')", lambda top: (top / "new").is_fifo()),
+    "rename": ("os.rename('file', 'new')", lambda top: (top / "new").exists()),
+    "replace": ("os.replace('file', 'log')", lambda top: not (top / "file").exists()),
+    "append": (APPEND, lambda top: (top / "log").read_text() == "some and more"),
+    "truncate": ("os.truncate('log', 2)", lambda top: size(top / "log") == 2),
+}
+
+
+# A new server does these once more, and that is the same.
+REPEATABLE = ("append", "truncate")
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"),
+    [
+        *((name, "reply") for name in ACTS),
+        *((name, "reply and server") for name in ACTS if name not in REPEATABLE),
+    ],
+)
+def test_what_was_done_is_known(relayed: Live, relay: Relay, name: str, lost: str) -> None:
+    """The call was executed, and its reply is lost: the user is told that it was executed.
+
+    A server that lives knows the call again. One that was killed does not, and answers that the
+    name is there already, or gone; then it is the client that has to know better.
+    """
+    act, seen = ACTS[name]
+    path, there = (top / f"{name} {lost}" for top in (relayed.path, relayed.export))
+    path.mkdir()
+    prepare(path)
+    connection = relay.current
+    connection.replies.hold()
+    with acting(act, path) as process:
+        until(lambda: seen_and_unheard(connection.replies, lambda: seen(there)), f"{name} is done")
+        assert process.poll() is None
+        if lost == "reply and server":
+            kill(relayed.server.pid)
+            relayed.restart_server()
+        connection.cut()
+    assert seen(there)
+    assert set(os.listdir(path)) == set(os.listdir(there))
+
+
+@contextmanager
+def acting(program: str, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program beside the block; at its end it has to end well.
+
+    It is a process because whoever forks while he has a file open on the mount closes it in the
+    child, and waits for the server then: so would a test that is about to start that server.
+    """
+    program = f"import os; os.chdir({str(directory)!r}); {program}"
+    process = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        yield process
+        assert process.wait(SECONDS) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def seen_and_unheard(replies: Way, seen: Callable[[], bool]) -> bool:
+    """Whether it has been done. As long as it has not, the replies to other calls may pass."""
+    if replies.waiting and not seen():
+        # A reply is sent when its call is done: this one belongs to another call.
+        replies.let_one_record_go()
+    return seen()
+
+
+def test_a_write_that_comes_late_changes_nothing(relayed: Live, relay: Relay) -> None:
+    """A copy of it is on the way over a connection that the client has given up."""
+    path = relayed.path / "late"
+    path.write_bytes(bytes(4096))
+    late = relay.current
+    late.calls.hold()
+    write = "open('late', 'r+b').write(b'%d' * 4096)"
+    with acting(write % 1, relayed.path):
+        until(lambda: passed_on_or_writing(late.calls), "the WRITE is on its way")
+        shut(late.client)
+    with acting(write % 2, relayed.path):
+        pass
+    since = now()
+    late.calls.let_go()
+    shut(late.server, socket.SHUT_WR)
+    event(relayed.server, "closed", since)
+    assert path.read_bytes() == (relayed.export / "late").read_bytes() == b"2" * 4096
+
+
+def passed_on_or_writing(calls: Way) -> bool:
+    """Whether the WRITE of a page is held; shorter calls may pass."""
+    if calls.waiting > 4096:
+        return True
+    calls.let_one_record_go()
+    return False
