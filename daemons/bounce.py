@@ -61,6 +61,8 @@ class Relay:
         self._wire: deque[memoryview | None] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False
+        self._closed = False
+        self._lock = threading.Lock()  # the descriptor of `_wake` is not used once it is closed
         self._drained = threading.Event()
         self._threads = {
             direction: threading.Thread(target=run, name=f"bounce-{direction}", daemon=True)
@@ -93,7 +95,9 @@ class Relay:
             self._drained.wait(FINISH_SECONDS)
 
     def close(self) -> None:
-        """End the threads; what is still on the wire has a moment to go."""
+        """End the threads; what is still on the wire has a moment to go. Once is enough."""
+        if self._stopping:
+            return
         self._stopping = True
         self._wake_up()
         sender = self._threads.get("tx")
@@ -109,10 +113,14 @@ class Relay:
     def _close_all(self) -> None:
         for sock in (self._connection, *self._pairs.values()):
             sock.close()
-        os.close(self._wake)
+        with self._lock:
+            self._closed = True
+            os.close(self._wake)
 
     def _wake_up(self) -> None:
-        os.eventfd_write(self._wake, 1)
+        with self._lock:
+            if not self._closed:
+                os.eventfd_write(self._wake, 1)
 
     # ---- RPC to the peer
 

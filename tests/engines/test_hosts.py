@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -203,3 +205,81 @@ async def test_null_does_not_talk_to_tls(
         async with pair(certs, tmp_path, engine(client, deadline=2), engine(server)) as both:
             with pytest.raises(UmktlsError):
                 await both.rpc.call(SAY, b"", NULL_AUTH)
+
+
+@pytest.mark.parametrize("client", BOUNCES)
+async def test_new_keys_from_both_sides_in_turn(certs: Path, tmp_path: Path, client: str) -> None:
+    """An own KeyUpdate, and answers to the peer's, on one connection."""
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, engine(client), engine("bounce")) as both:
+            for turn in range(3):
+                for host in (both.server, both.client):
+                    await talk(both, turn, 20_000, 2)
+                    assert await host.rekey(None) == 1
+            await talk(both, 9, 100_000, 3)
+            for side in ("client", "server"):
+                received = [
+                    event
+                    for event in both.events(side, "key-update")
+                    if event["direction"] == "received"
+                ]
+                assert len(received) == 6
+                assert both.events(side, "reconnect") == []
+
+
+async def test_a_daemon_that_dies_takes_its_bounced_connections_along(
+    certs: Path, tmp_path: Path
+) -> None:
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, engine("bounce"), {}) as both:
+            assert await both.rpc.call(COUNT, 1, NULL_AUTH) == 1
+            pid = both.client.children[0].pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await both.event("client", "closed")
+            await both.event("client", "daemon-registered", 2)
+            assert await both.rpc.call(COUNT, 2, NULL_AUTH) == 2
+
+
+async def test_a_daemon_keeps_nothing_of_bounced_connections(certs: Path, tmp_path: Path) -> None:
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, engine("bounce"), engine("bounce")) as both:
+            held: list[list[int]] = []
+            for _ in range(10):
+                await both.rpc.call(SAY, b"", NULL_AUTH)
+                (*_, sock) = both.client.sockets.values()
+                await tls.disconnect(both.client, sock, "the test wants it")
+                await both.event("server", "closed", len(held) + 1)
+                pids = [host.children[0].pid for host in (both.client, both.server)]
+                held.append([number for pid in pids for number in in_use(pid)])
+    # A thread that has answered may take a moment to end; one per connection would be nine more.
+    assert all(late - early < 4 for early, late in zip(held[0], held[-1], strict=True))
+
+
+def in_use(pid: int | None) -> tuple[int, int]:
+    """Descriptors and threads of a process."""
+    process = Path(f"/proc/{pid}")
+    return len(list((process / "fd").iterdir())), len(list((process / "task").iterdir()))
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+@pytest.mark.parametrize("name", ["bounce", "toe", "ifnet", "null"])
+async def test_a_failed_handshake_is_explained_with_every_engine(
+    certs: Path, tmp_path: Path, name: str, side: str
+) -> None:
+    """The alerts get through, whatever is between the daemon and the network."""
+    stranger = directory(tmp_path / "other", Authority.create("another CA"), trusted=AUTHORITY)
+    client, server = engine(name, security="mtls", deadline=3), engine(name, security="mtls")
+    # A server refuses a client behind the handshake; without TLS nobody understands its alert.
+    reason = "no answer" if (name, side) == ("null", "server") else r"certificate|unknown"
+    if side == "client":
+        client["certs"] = directory(tmp_path / "third", AUTHORITY, trusted=Authority.create("x"))
+    else:
+        client["certs"] = stranger
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, client, server) as both:
+            with pytest.raises(UmktlsError, match=reason):
+                await both.rpc.call(SAY, b"", NULL_AUTH)
+            await both.event("server", "closed")
+            for connection in both.server.stat()["connections"]:
+                assert connection["rpc"]["calls"] <= 1
