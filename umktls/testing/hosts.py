@@ -1,0 +1,88 @@
+"""A server host and a client host in one process, with real daemons and RPC between them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from umktls.kernel import tls
+from umktls.kernel.client import MountConfig, boot_client, make_connection
+from umktls.kernel.host import Host
+from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.rpc_client import RpcClient
+from umktls.kernel.server import Listening, ServerConfig, boot_server
+from umktls.testing.echo import Echo
+
+__all__ = ["Pair", "client_of", "mount_config", "pair", "serving"]
+
+
+@dataclass
+class Pair:
+    """Both hosts, and a client between them."""
+
+    client: Host
+    server: Host
+    rpc: RpcClient
+
+    def events(self, side: str, *names: str) -> list[dict[str, Any]]:
+        trace = (self.client if side == "client" else self.server).trace
+        return [event for event in trace.since() if event["event"] in names]
+
+    async def event(self, side: str, name: str, number: int = 1) -> dict[str, Any]:
+        """The event `name` of that side; waits until it has happened `number` times."""
+        trace = (self.client if side == "client" else self.server).trace
+        arrived = trio.Event()
+        with trace.subscribed(lambda event: arrived.set()):
+            while len(found := self.events(side, name)) < number:
+                await arrived.wait()
+                arrived = trio.Event()
+        return found[number - 1]
+
+
+@asynccontextmanager
+async def serving(rundir: Path, **changes: Any) -> AsyncIterator[Listening]:
+    config = ServerConfig("127.0.0.1", 0, security="tls", rundir=rundir)
+    async with boot_server(replace(config, **changes), [Echo().service()]) as listening:
+        yield listening
+
+
+def mount_config(port: int, rundir: Path, **changes: Any) -> MountConfig:
+    config = MountConfig("localhost", "/", port, rundir=rundir, deadline=10)
+    return replace(config, **changes)
+
+
+@asynccontextmanager
+async def pair(
+    certs: Path, tmp_path: Path, client: dict[str, Any], server: dict[str, Any]
+) -> AsyncIterator[Pair]:
+    async with AsyncExitStack() as stack:
+        listening = await stack.enter_async_context(
+            serving(tmp_path / "s", **{"certs": certs, **server})
+        )
+        config = mount_config(listening.port, tmp_path / "c", **{"certs": certs, **client})
+        host = await stack.enter_async_context(boot_client(config))
+        if config.daemon():
+            await host.daemon_ready("rpctlscd")
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        rpc = client_of(host, config)
+        nursery.start_soon(rpc.run)
+        yield Pair(host, listening.host, rpc)
+        nursery.cancel_scope.cancel()
+
+
+def client_of(host: Host, config: MountConfig) -> RpcClient:
+    async def connect() -> KernelSocket:
+        return await make_connection(host, config)
+
+    async def disconnect(sock: KernelSocket, reason: str) -> None:
+        await tls.disconnect(host, sock, reason)
+
+    async def control(sock: KernelSocket) -> None:
+        await tls.handle_control(host, sock)
+
+    return RpcClient(connect, disconnect, control, host.trace, config.deadline, config.url)

@@ -1,0 +1,96 @@
+"""A client host and a server host in one event loop, joined in memory: for virtual clocks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from umktls.kernel import tls
+from umktls.kernel.client import MountConfig, secure
+from umktls.kernel.host import Host, HostConfig, booted
+from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.rpc_client import RpcClient
+from umktls.kernel.server import Connection
+from umktls.rpc.server import Dispatcher, Service
+from umktls.testing.echo import Echo
+from umktls.testing.hosts import Pair
+from umktls.testing.standin import StandIn
+from umktls.testing.wire import Wire
+
+__all__ = ["Joined", "joined"]
+
+
+@dataclass
+class Joined(Pair):
+    """Both hosts with their played daemons, and the wire between them."""
+
+    wire: Wire
+    client_daemon: StandIn
+    server_daemon: StandIn
+
+
+@asynccontextmanager
+async def joined(
+    base: Path,
+    services: Sequence[Service] | None = None,
+    *,
+    security: str = "tls",
+    deadline: float = 60.0,
+    upcall_seconds: float = 15.0,
+) -> AsyncIterator[Joined]:
+    """Two hosts below `base`, a directory with a short path, and RPC between them.
+
+    deadline: of each call, in seconds. upcall_seconds: of each upcall.
+    """
+    async with AsyncExitStack() as stack:
+        hosts = {
+            role: await stack.enter_async_context(
+                booted(HostConfig(role, base / role[0], upcall_seconds=upcall_seconds))
+            )
+            for role in ("client", "server")
+        }
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        client_daemon = StandIn("client", hosts["client"].rundir.path)
+        server_daemon = StandIn("server", hosts["server"].rundir.path)
+        for daemon in (client_daemon, server_daemon):
+            await nursery.start(daemon.run)
+        dispatcher = Dispatcher(services or [Echo().service()])
+        config = MountConfig("localhost", "/", security=security, deadline=deadline)
+        wire = Wire()
+        rpc = client_of(hosts["client"], hosts["server"], config, dispatcher, wire, nursery)
+        nursery.start_soon(rpc.run)
+        yield Joined(hosts["client"], hosts["server"], rpc, wire, client_daemon, server_daemon)
+        nursery.cancel_scope.cancel()
+
+
+def client_of(
+    client: Host,
+    server: Host,
+    config: MountConfig,
+    dispatcher: Dispatcher,
+    wire: Wire,
+    nursery: trio.Nursery,
+) -> RpcClient:
+    """An RPC client whose connections lead over the wire to the server."""
+
+    async def connect() -> KernelSocket:
+        near, far = wire.connect(nursery)
+        accepted = server.adopt(far, config.security)
+        server.trace.emit("tcp-accept", accepted.name, peer=accepted.peer)
+        nursery.start_soon(Connection(server, accepted, ()).serve, dispatcher, True)
+        sock = client.adopt(near, config.security, config.server)
+        client.trace.emit("tcp-connect", sock.name, peer=sock.peer, local=sock.local)
+        await secure(client, sock, config)
+        return sock
+
+    async def disconnect(sock: KernelSocket, reason: str) -> None:
+        await tls.disconnect(client, sock, reason)
+
+    async def control(sock: KernelSocket) -> None:
+        await tls.handle_control(client, sock)
+
+    return RpcClient(connect, disconnect, control, client.trace, config.deadline, "the server")

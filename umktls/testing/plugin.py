@@ -1,0 +1,87 @@
+"""The pytest plugin: see the package. What fixtures need is imported when they are asked for."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from umktls.certs.kinds import Wallet
+    from umktls.kernel.host import Host
+    from umktls.kernel.server import Listening
+    from umktls.testing.hosts import Pair
+    from umktls.testing.joined import Joined
+
+
+@pytest.fixture(scope="session")
+def umktls_wallet(tmp_path_factory: pytest.TempPathFactory) -> Wallet:
+    """Certificates of every kind, good and bad; each is made when it is first asked for."""
+    from umktls.certs.kinds import Wallet
+
+    return Wallet(tmp_path_factory.mktemp("umktls-wallet"))
+
+
+@pytest.fixture
+def umktls_rundir() -> Iterator[Path]:
+    """A directory with a short path: that of a socket has 107 bytes at most."""
+    path = Path(tempfile.mkdtemp(prefix="umktls-"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def umktls_server(
+    umktls_rundir: Path, umktls_wallet: Wallet
+) -> Callable[..., AbstractAsyncContextManager[Listening]]:
+    """Boots a server host with its daemon and the service of `umktls.testing.echo`; arguments are
+    those of `ServerConfig`."""
+    from umktls.testing.hosts import serving
+
+    return partial(serving, umktls_rundir / "s", certs=umktls_wallet.path)
+
+
+@pytest.fixture
+def umktls_client(
+    umktls_rundir: Path, umktls_wallet: Wallet
+) -> Callable[..., AbstractAsyncContextManager[Host]]:
+    """Boots a client host with its daemon, for the server at a port; other arguments are those of
+    `MountConfig`."""
+    from umktls.kernel.client import boot_client
+    from umktls.testing.hosts import mount_config
+
+    def boot(port: int, **changes: Any) -> AbstractAsyncContextManager[Host]:
+        settings = {"certs": umktls_wallet.path, **changes}
+        return boot_client(mount_config(port, umktls_rundir / "c", **settings))
+
+    return boot
+
+
+@pytest.fixture
+def umktls_pair(
+    umktls_rundir: Path, umktls_wallet: Wallet
+) -> Callable[..., AbstractAsyncContextManager[Pair]]:
+    """Boots both hosts with their daemons, and RPC between them. Arguments: `client` and `server`,
+    what is to be changed in their configurations."""
+    from umktls.testing.hosts import pair
+
+    def boot(
+        client: dict[str, Any] | None = None, server: dict[str, Any] | None = None
+    ) -> AbstractAsyncContextManager[Pair]:
+        return pair(umktls_wallet.path, umktls_rundir, client or {}, server or {})
+
+    return boot
+
+
+@pytest.fixture
+def umktls_joined(umktls_rundir: Path) -> Callable[..., AbstractAsyncContextManager[Joined]]:
+    """Boots both hosts in memory; arguments are those of `umktls.testing.joined.joined`."""
+    from umktls.testing.joined import joined
+
+    return partial(joined, umktls_rundir)

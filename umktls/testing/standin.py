@@ -1,0 +1,218 @@
+"""A handshake daemon that is played: no process, no thread, no handshake.
+
+It speaks the real protocol of both local sockets, in the host's own event loop, and gives the
+kernel keys that both sides know beforehand. So it runs on a virtual clock, and it can be told to
+misbehave.
+"""
+
+from __future__ import annotations
+
+import array
+import itertools
+import json
+import os
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import trio
+
+from umktls.abi import freebsd, rpctls
+from umktls.abi.freebsd import TlsEnable, TlsEnableRequest
+from umktls.errors import PeerError
+from umktls.ktls.schedule import next_traffic_secret
+from umktls.ktls.session import Session
+from umktls.ktls.suites import SUITES
+from umktls.rpc.message import NULL_AUTH, AcceptStat, Call, encode_accepted, parse_untrusted
+from umktls.rpc.program import Procedure
+from umktls.rpc.record import RecordReader, mark
+from umktls.rpc.xdr import Struct
+from umktls.upcall import syscalls as wire
+from umktls.upcall.rpctls import (
+    RPCTLSCD_V1,
+    RPCTLSSD_V1,
+    rpctls_session_arg,
+    rpctls_session_res,
+    rpctlscd_connect_res,
+    rpctlssd_connect_res,
+)
+
+__all__ = ["StandIn"]
+
+SUITE = SUITES["TLS_AES_128_GCM_SHA256"]
+SECRETS = {"client": b"c" * 32, "server": b"s" * 32}
+HANDSHAKE, KEY_UPDATE = 22, 24
+Role = Literal["client", "server"]
+STARTED = (1, 1)
+
+
+class Refused(PeerError):
+    """A system call failed; errno is the kernel's number."""
+
+
+@dataclass
+class Live:
+    """What is known of one session: the socket, and the secrets."""
+
+    fd: int
+    tx: bytes
+    rx: bytes
+
+
+@dataclass
+class StandIn:
+    """The daemon of one host. The switches may be turned at any time:
+
+    silent: upcalls are not answered. late: seconds before an upcall is looked at. refuse: the
+    reason why no handshake succeeds.
+    """
+
+    role: Role
+    rundir: Path
+    silent: bool = False
+    late: float = 0.0
+    refuse: str = ""
+    upcalls: list[str] = field(default_factory=list)
+    _sessions: dict[int, Live] = field(default_factory=dict)
+    _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    _sequence: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    _lock: trio.Lock = field(default_factory=trio.Lock)
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Register and serve until cancelled."""
+        path = self.rundir / "standin.sock"
+        self._kernel = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with self._kernel, listener:
+            await self._kernel.connect(str(self.rundir / "syscall.sock"))
+            await listener.bind(str(path))
+            listener.listen()
+            operation = (
+                rpctls.RPCTLS_SYSC_CLSETPATH
+                if self.role == "client"
+                else rpctls.RPCTLS_SYSC_SRVSETPATH
+            )
+            await self._call(wire.RpctlsSyscallArgs(operation, os.fsencode(path)))
+            task_status.started()
+            await trio.serve_listeners(self._serve, [trio.SocketListener(listener)])
+
+    # ---- system calls
+
+    async def _call(self, args: Struct) -> Any:
+        """One system call; its result. A descriptor that comes along is closed at once."""
+        async with self._lock:
+            number = wire.number_of(args)
+            await self._kernel.send(wire.encode_request(next(self._sequence), args))
+            data, ancillary, _, _ = await self._kernel.recvmsg(
+                wire.MAX_MESSAGE, socket.CMSG_SPACE(4)
+            )
+        for _, _, content in ancillary:
+            for descriptor in array.array("i", content[:4]):
+                os.close(descriptor)
+        reply = wire.decode_reply_untrusted(data, number)
+        if reply.errno:
+            raise Refused(wire.SYSCALLS[number].name, reply.errno)
+        return reply.result
+
+    async def _set_keys(self, session: Live, direction: Literal["tx", "rx"]) -> None:
+        keys = Session.from_secret(SUITE, session.tx if direction == "tx" else session.rx)
+        template = TlsEnable(0, 0, 0, SUITE.algorithm, 0, 0, 0, 0, 0, 3, 4, 0)
+        request = TlsEnableRequest.build(template, keys.key, keys.iv)
+        option = freebsd.TCP_TXTLS_ENABLE if direction == "tx" else freebsd.TCP_RXTLS_ENABLE
+        memory = tuple(wire.Segment(address, data) for address, data in request.memory)
+        await self._call(
+            wire.SetsockoptArgs(session.fd, freebsd.IPPROTO_TCP, option, request.value, memory)
+        )
+
+    async def _trace(self, fields: dict[str, Any]) -> None:
+        await self._call(wire.UtraceArgs(json.dumps(fields).encode()))
+
+    # ---- upcalls
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        reader = RecordReader(9000)
+        try:
+            async with trio.open_nursery() as nursery:
+                async for data in stream:
+                    reader.feed(data)
+                    for message in reader.messages():
+                        nursery.start_soon(self._answer, stream, bytes(message))
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
+            await stream.aclose()
+
+    async def _answer(self, stream: trio.SocketStream, message: bytes) -> None:
+        call = parse_untrusted(memoryview(message))
+        assert isinstance(call, Call)
+        program = RPCTLSCD_V1 if self.role == "client" else RPCTLSSD_V1
+        procedure = program.procedures[call.procedure]
+        self.upcalls.append(procedure.name)
+        if self.silent:
+            return
+        await trio.sleep(self.late)
+        result = await self._work(procedure, procedure.decode_args_untrusted(call.body))
+        reply = encode_accepted(call.xid, NULL_AUTH, AcceptStat.SUCCESS)
+        reply += b"".join(procedure.encode_result(result))
+        await stream.send_all(mark(len(reply)) + reply)
+
+    async def _work(self, procedure: Procedure[Any, Any], argument: Any) -> Any:
+        if procedure.name == "CONNECT":
+            return await self._connect()
+        session = self._sessions.get(argument.ssl)
+        if session is None:
+            return rpctls_session_res(rpctls.RPCTLSERR_NOSSL)
+        if procedure.name == "REKEY":
+            await self._renew_sending(session, request=True)
+        elif procedure.name == "HANDLERECORD":
+            await self._handle_record(session)
+        elif procedure.name == "DISCONNECT":
+            await self._call(wire.CloseArgs(session.fd))
+            del self._sessions[argument.ssl]
+        return rpctls_session_res(rpctls.RPCTLSERR_OK)
+
+    async def _connect(self) -> Any:
+        client = self.role == "client"
+        operation = rpctls.RPCTLS_SYSC_CLSOCKET if client else rpctls.RPCTLS_SYSC_SRVSOCKET
+        try:
+            fd = await self._call(wire.RpctlsSyscallArgs(operation, b""))
+        except Refused:
+            return self._result(rpctls.RPCTLSERR_NOSOCKET if client else 0, None)
+        if self.refuse:
+            failure = {"phase": "tls", "reason": self.refuse, "advice": "turn the switch"}
+            await self._trace({"event": "handshake-failed", "fd": fd, **failure})
+            await self._call(wire.ShutdownArgs(fd, socket.SHUT_WR))
+            await self._call(wire.CloseArgs(fd))
+            return self._result(rpctls.RPCTLSERR_NOSSL if client else 0, None)
+        other: Role = "server" if client else "client"
+        session = Live(fd, SECRETS[self.role], SECRETS[other])
+        await self._set_keys(session, "tx")
+        await self._set_keys(session, "rx")
+        number = next(self._numbers)
+        self._sessions[number] = session
+        good = rpctls.RPCTLSERR_OK if client else rpctls.RPCTLS_FLAGS_HANDSHAKE
+        return self._result(good, rpctls_session_arg(*STARTED, number))
+
+    def _result(self, first: int, name: rpctls_session_arg | None) -> Any:
+        triple = (name.sec, name.usec, name.ssl) if name is not None else (0, 0, 0)
+        if self.role == "client":
+            return rpctlscd_connect_res(first, *triple)
+        return rpctlssd_connect_res(first, *triple, 0, ())
+
+    # ---- after the handshake
+
+    async def _handle_record(self, session: Live) -> None:
+        taken = await self._call(wire.RecvmsgArgs(session.fd, 16384, 24, 0))
+        if taken.data[:1] == bytes((KEY_UPDATE,)):
+            session.rx = next_traffic_secret(SUITE, session.rx)
+            await self._set_keys(session, "rx")
+            if taken.data[4]:
+                await self._renew_sending(session, request=False)
+
+    async def _renew_sending(self, session: Live, *, request: bool) -> None:
+        control = freebsd.pack_control(
+            freebsd.IPPROTO_TCP, freebsd.TLS_SET_RECORD_TYPE, bytes((HANDSHAKE,))
+        )
+        message = bytes((KEY_UPDATE, 0, 0, 1, request))
+        await self._call(wire.SendmsgArgs(session.fd, message, control, 0))
+        session.tx = next_traffic_secret(SUITE, session.tx)
+        await self._set_keys(session, "tx")
