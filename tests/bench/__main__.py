@@ -9,12 +9,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import files, memory, records, rpcs
+from tests.bench import files, ktls, memory, records, rpcs
 from tests.bench.figures import Figure, as_table, write_lines
 from umktls.errors import UmktlsError
 
 MEASUREMENTS: dict[str, Callable[[], Iterator[Figure]]] = {
     "records": records.measure,
+    "openssl": ktls.against_openssl,
+    "sockets": ktls.socket_pairs,
+    "idle": ktls.idle_connections,
     "sequential": files.sequential,
     "small": files.small,
     "rpc": rpcs.round_trips,
