@@ -373,6 +373,42 @@ def test_nothing_is_lent_where_bytes_wait_or_records_are_opened() -> None:
     assert len(receiver().get_buffer(1, sink)) == INITIAL_SIZE
 
 
+def test_nothing_behind_a_bad_record_reaches_rpc_where_records_are_opened_ahead() -> None:
+    tx, rx, sink = transmitter(), receiver(personality="freebsd14"), ListSink()
+    receive(rx, seal(tx, b"good") + flipped(seal(tx, b"bad"), 9) + seal(tx, b"behind"))
+    rx.open_ahead()
+    assert len(rx.parked) == 2
+    assert isinstance(rx.take_error(), BadRecord)  # somebody else was told
+    with pytest.raises(BadRecord):
+        rx.pull(sink)
+    assert sink.data == b""
+
+
+def test_reading_a_parked_record_opens_nothing_behind_it() -> None:
+    tx, rx, sink = transmitter(), receiver(personality="freebsd14"), ListSink()
+    receive(rx, seal(tx, TICKET, 22) + flipped(seal(tx, b"bad"), 9) + seal(tx, b"behind"))
+    assert rx.pull(sink) is PullResult.CONTROL
+    assert rx.read_record() is not None
+    assert len(rx.parked) == 1
+    rx.consume(len(TICKET))
+    with pytest.raises(BadRecord):
+        rx.pull(sink)
+    assert sink.data == b""
+
+
+def test_a_control_record_that_was_read_in_part() -> None:
+    rx = receiver()
+    receive(rx, seal(transmitter(), TICKET, 22))
+    assert rx.read_record() is not None
+    rx.consume(2)
+    assert rx.control == rx.take_control() == (22, TICKET[2:])
+
+
+def test_header_of_a_half_without_a_key() -> None:
+    with pytest.raises(CallerError):
+        Receiver().check_header(bytes(5))
+
+
 # The receive buffer
 
 
@@ -423,6 +459,24 @@ def test_what_waits_survives_growing_and_moving() -> None:
             break
     assert written == read + bytes(buffer.view[buffer.start : buffer.end])
     assert len(buffer) > 40_000
+
+
+def test_bytes_in_front_of_those_that_wait() -> None:
+    buffer = ReceiveBuffer()
+    buffer.room(5)[:5] = b"67890"
+    buffer.filled(5)
+    buffer.start += 1
+    buffer.prepend(b"12345")
+    assert bytes(buffer.view[buffer.start : buffer.end]) == b"123457890"
+    buffer.prepend(b"x" * 2 * INITIAL_SIZE)
+    assert len(buffer) == 2 * INITIAL_SIZE + 9
+    assert bytes(buffer.view[buffer.end - 9 : buffer.end]) == b"123457890"
+    with pytest.raises(CallerError) as caught:
+        buffer.prepend(bytes(MAX_SIZE))
+    assert caught.value.errno == errno.ENOBUFS
+    assert len(buffer) == 2 * INITIAL_SIZE + 9
+    buffer.clear()
+    assert len(buffer) == 0
 
 
 def test_a_full_buffer_is_an_error_and_not_an_end() -> None:

@@ -94,7 +94,7 @@ def _receive_freebsd(state: KtlsSocketState, call: Call) -> Received:
 
 def _head_freebsd(rx: Receiver, call: Call) -> Record | None:
     """The record at the head, None at the end of the stream or where nothing was asked for."""
-    if rx.rules.decrypts_ahead:
+    if rx.rules.decrypts_ahead and not rx.parked:
         rx.open_ahead()
         if call.peek and not rx.parked and rx.error is not None:
             raise rx.error

@@ -145,6 +145,7 @@ class Receiver:
         self._state = State.CLEAR
         self._fin = False
         self._dropped = False
+        self._hole: RecordError | None = None  # a record was lost among those that are parked
         self._parked: deque[Record] = deque()
         self._lender: Sink | None = None
         self._wanted_from = SEQUENCE_END  # when to ask for another key
@@ -271,8 +272,12 @@ class Receiver:
         """Move all application data there is into the sink, and say why it stopped.
 
         Raises:
-            RecordError: what came before the bad record is in the sink.
+            RecordError: what came before the bad record is in the sink, unless somebody had
+                records opened ahead; what came behind it never is.
         """
+        if self._hole is not None:
+            error, self._hole, self.error = self._hole, None, None
+            raise error
         while True:
             while self._parked:
                 head = self._parked[0]
@@ -350,7 +355,7 @@ class Receiver:
             RecordError: this record, or the end of the stream, is bad.
             KeyExpired: a KeyUpdate went by; `rekey` has to come first.
         """
-        if self.rules.decrypts_ahead:
+        if self.rules.decrypts_ahead and not self._parked:
             self.open_ahead()
         return self._parked[0] if self._parked else self.open_another()
 
@@ -370,6 +375,8 @@ class Receiver:
                 self._judge(opener)
             except RecordError as error:
                 self.error = error
+                if not error.fatal:
+                    self._hole = error
 
     def open_another(self, no_pad_room: int = -1) -> Record | None:
         """Open the record behind those that are parked; None where there is no whole one.

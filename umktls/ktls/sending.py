@@ -86,6 +86,8 @@ def _check_socket(state: KtlsSocketState, message: Message) -> None:
     """What sosend_generic asks about the socket, in its order."""
     if state.conditions.dropped or state.rx.dropped:
         raise WorldError("the connection has been dropped", errno.EPIPE)
+    if state.rx.rules.decrypts_ahead:
+        state.rx.open_ahead()
     error = state.rx.take_error()
     if error is not None:
         raise error
