@@ -169,6 +169,12 @@ class TlsContext:
 
     def _set_ciphers(self, ciphersuites: str | None) -> None:
         of_tls13, of_tls12 = tls12.split_ciphers(ciphersuites or "")
+        for name in of_tls13.split(":"):
+            # OpenSSL knows others, some of which do not encrypt (RFC 9150).
+            if name and name not in SUITES:
+                raise ConfigurationError(
+                    f"cipher suites {name}: not known to kernel TLS; known are {':'.join(SUITES)}"
+                )
         if of_tls12 and self.versions is Versions.TLS13:
             raise ConfigurationError(
                 f"cipher suites {of_tls12}: not of TLS 1.3; known are {':'.join(SUITES)}"

@@ -97,6 +97,17 @@ def test_any_split_by_any_way(data: st.DataObject) -> None:
     assert reader.idle
 
 
+def test_a_message_that_waits_is_not_idle() -> None:
+    """It came before whatever is done about the one in front of it."""
+    reader = RecordReader(100)
+    reader.feed(mark(1) + b"a" + mark(1) + b"b")
+    messages = reader.messages()
+    assert bytes(next(messages)) == b"a"
+    assert not reader.idle
+    assert bytes(next(messages)) == b"b"
+    assert reader.idle
+
+
 def test_bulk_data_lands_in_the_message() -> None:
     reader = RecordReader(1 << 20)
     reader.feed(mark(1 << 20) + b"head")

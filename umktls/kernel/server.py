@@ -220,8 +220,11 @@ class Connection:
         await self._handshake()
 
     def _check_quiet(self) -> None:
-        """Nothing may come between the probe and the handshake (RFC 9289 section 5.1.1)."""
-        if self.sock.state.rx.waiting_bytes() or not self._reader.idle:
+        """Nothing may come between the probe and the handshake (RFC 9289 section 5.1.1).
+
+        Above all no call: it would be executed when the session is there, as if it had come in it.
+        """
+        if self.sock.detours.unread() or not self._reader.idle:
             raise PeerError("bytes between the AUTH_TLS probe and the answer to it", errno.EPROTO)
 
     async def _handshake(self) -> None:

@@ -104,8 +104,8 @@ class RecordReader:
 
     @property
     def idle(self) -> bool:
-        """Whether the stream could end here: no message has begun."""
-        return not (self._in_fragment or self._mark or self._filled)
+        """Whether the stream could end here: no message has begun, and none waits."""
+        return not (self._complete or self._in_fragment or self._mark or self._filled)
 
     def _take_content(self, view: memoryview) -> int:
         count = min(len(view), self._end - self._filled)
