@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from umktls.abi import rpctls
 from umktls.abi.personality import PERSONALITIES
@@ -377,7 +377,13 @@ class FakeKernel:
         return [event["event"] for event in self.events]
 
 
-def receive_message(stream: socket.socket) -> memoryview:
+class Receiver(Protocol):
+    """A socket, as far as reading is concerned."""
+
+    def recv(self, length: int, flags: int = 0, /) -> bytes: ...
+
+
+def receive_message(stream: Receiver) -> memoryview:
     """One RPC message of a single fragment, and not a byte more."""
     word = stream.recv(4, socket.MSG_WAITALL)
     assert len(word) == 4, "the daemon closed the upcall's connection"
