@@ -11,7 +11,7 @@ STAMPS := .make
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up demo test lint bench clean
+.PHONY: help set-up demo test lint bench fuzz clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +32,10 @@ lint: $(VENV)/.project-test ## Check style, types and layers
 
 bench: $(VENV)/.project-test ## Measure, side by side with sshfs (ONLY=name for one measurement)
 	@$(BIN)/python -m tests.bench $(ONLY)
+
+fuzz: $(VENV)/.project-test ## Feed the receiving path any bytes for SECONDS=600 (needs atheris, installed into .venv)
+	@$(BIN)/python -m pip install --disable-pip-version-check -q atheris
+	$(BIN)/python -m tests.fuzz -max_total_time=$(or $(SECONDS),600)
 
 clean: ## Remove what make has made, .venv included
 	rm -rf $(STAMPS) $(VENV) bench-results build *.egg-info
