@@ -10,14 +10,14 @@ import pytest
 import trio
 from cryptography import x509
 
-from tests.certificates import CLIENT, directory
 from tests.daemons.fakekernel import SECONDS
-from tests.kernel.pairs import Pair, client_of, mount_config, pair
-from tests.kernel.test_rpc import SAY
 from umktls.certs.pki import Authority, Credential
 from umktls.errors import UmktlsError
 from umktls.kernel.client import boot_client
 from umktls.rpc.message import NULL_AUTH
+from umktls.testing.certificates import CLIENT, directory
+from umktls.testing.echo import SAY
+from umktls.testing.hosts import Pair, client_of, mount_config, pair
 
 AUTHORITY = Authority.create()
 MTLS: dict[str, Any] = {"security": "mtls"}

@@ -13,10 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.certificates import CLIENT, directory
 from tests.daemons.fakekernel import SECONDS
-from tests.kernel.pairs import mount_config, pair
-from tests.kernel.test_rpc import SAY
 from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError
 from umktls.kernel.client import NfsClient, boot_client, mounted
@@ -34,6 +31,9 @@ from umktls.nfs.types import (
 from umktls.nfsd import Export, NfsServer
 from umktls.nfsd.exports_rules import Rules, ca_fingerprints, name_pattern
 from umktls.rpc.message import NULL_AUTH, AuthSys
+from umktls.testing.certificates import CLIENT, directory
+from umktls.testing.echo import SAY
+from umktls.testing.hosts import mount_config, pair
 
 AUTHORITY = Authority.create()
 MTLS = {"security": "mtls"}

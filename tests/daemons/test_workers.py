@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import trio
 
-from tests.certificates import directory
 from tests.daemons.fakekernel import SECONDS
-from tests.kernel.pairs import Pair, pair
-from tests.kernel.test_rpc import SAY
 from umktls.certs.pki import Authority
 from umktls.kernel.events import Event
 from umktls.kernel.host import Host
 from umktls.rpc.message import NULL_AUTH
+from umktls.testing.certificates import directory
+from umktls.testing.echo import SAY
+from umktls.testing.hosts import Pair, pair
 
 AUTHORITY = Authority.create()
 COUNT = 3

@@ -14,10 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.certificates import directory
 from tests.engines.test_hosts import engine, halves, talk
-from tests.kernel.pairs import Pair, pair
-from tests.kernel.test_rpc import SAY
 from tests.kernel.test_stream import receive_exactly
 from umktls.abi import freebsd
 from umktls.certs.pki import Authority
@@ -27,6 +24,9 @@ from umktls.kernel.card import CardQueue, retransmitted_pct
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.rpc.message import NULL_AUTH
 from umktls.rpc.xdr import Buffer
+from umktls.testing.certificates import directory
+from umktls.testing.echo import SAY
+from umktls.testing.hosts import Pair, pair
 
 AUTHORITY = Authority.create()
 MODE = (freebsd.IPPROTO_TCP, freebsd.TCP_TXTLS_MODE)

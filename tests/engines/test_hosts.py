@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import trio
 
-from tests.certificates import directory
-from tests.kernel.pairs import Pair, pair
-from tests.kernel.test_rpc import COUNT, SAY
 from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError
 from umktls.kernel import tls
 from umktls.kernel.host import Host
 from umktls.ktls.engines.choice import parse_engines
 from umktls.rpc.message import NULL_AUTH
+from umktls.testing.certificates import directory
+from umktls.testing.echo import COUNT, SAY
+from umktls.testing.hosts import Pair, pair
 
 AUTHORITY = Authority.create()
 TICKETS = 2

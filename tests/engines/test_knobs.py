@@ -8,14 +8,14 @@ import pytest
 import trio
 from click.testing import CliRunner
 
-from tests.certificates import directory
 from tests.engines.test_hosts import engine, talk
-from tests.kernel.pairs import pair
 from umktls.certs.pki import Authority
 from umktls.cli.main import main
 from umktls.errors import CallerError
 from umktls.kernel import tls
 from umktls.kernel.host import Host
+from umktls.testing.certificates import directory
+from umktls.testing.hosts import pair
 
 AUTHORITY = Authority.create()
 PCT = "kern.ipc.tls.ifnet_max_rexmit_pct"

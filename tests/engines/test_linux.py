@@ -10,12 +10,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.certificates import directory
 from tests.conftest import KERNEL_LACKS
 from tests.engines.modelsocket import ModelSocket
 from tests.engines.test_hosts import TICKETS, engine, halves, talk
-from tests.kernel.pairs import pair
-from tests.kernel.test_rpc import COUNT, SAY
 from umktls.abi import linux
 from umktls.certs.pki import Authority
 from umktls.errors import CallerError, UnsupportedError
@@ -32,6 +29,9 @@ from umktls.ktls.session import Session
 from umktls.ktls.suites import ALL_SUITES, SUITES, TLS_1_2, TLS_1_3
 from umktls.rpc.message import NULL_AUTH
 from umktls.rpc.record import RecordReader
+from umktls.testing.certificates import directory
+from umktls.testing.echo import COUNT, SAY
+from umktls.testing.hosts import pair
 
 AUTHORITY = Authority.create()
 GCM = SUITES["TLS_AES_128_GCM_SHA256"]

@@ -20,15 +20,15 @@ from umktls_daemons.options import ClientOptions as Options
 from umktls_daemons.rpctlscd import REGISTRATION, ClientService
 from umktls_daemons.service import Attempt, Taken
 
-from tests.certificates import directory
 from tests.engines.test_hosts import TICKETS, engine, halves, talk
 from tests.engines.tlsends import MemoryEnd, context, records
-from tests.kernel.pairs import mount_config, pair, serving
 from umktls.certs.pki import Authority
 from umktls.kernel import tls
 from umktls.kernel.client import MountConfig, boot_client, make_connection
 from umktls.kernel.host import Host
 from umktls.ktls.engines.toe import HoldBack
+from umktls.testing.certificates import directory
+from umktls.testing.hosts import mount_config, pair, serving
 from umktls.userland.libc import Kernel, Socket
 from umktls.userland.svc import UpcallServer
 

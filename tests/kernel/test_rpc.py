@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import socket
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,51 +19,9 @@ from umktls.kernel.host import Host, HostConfig, booted
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.rpc_client import RpcClient
 from umktls.kernel.server import Listening, ServerConfig, boot_server
-from umktls.rpc import xdr
 from umktls.rpc.message import NULL_AUTH
-from umktls.rpc.program import Program
 from umktls.rpc.record import mark
-from umktls.rpc.server import CallContext, Service
-
-ECHO = Program(0x20000001, 1, "ECHO")
-ECHO.add(0, "NULL", xdr.VOID, xdr.VOID)
-SAY = ECHO.add(1, "SAY", xdr.opaque(1 << 21), xdr.opaque(1 << 21))
-COUNT = ECHO.add(2, "COUNT", xdr.UINT, xdr.UINT, idempotent=False)
-SLOW = ECHO.add(3, "SLOW", xdr.UINT, xdr.UINT)
-BREAK = ECHO.add(4, "BREAK", xdr.VOID, xdr.VOID)
-WAIT = ECHO.add(5, "WAIT", xdr.UINT, xdr.UINT, idempotent=False)
-
-
-class Echo:
-    """The service behind the program, with what it has seen."""
-
-    def __init__(self) -> None:
-        self.counted: list[int] = []
-        self.waiting, self.go_on = threading.Event(), threading.Event()
-
-    def wait(self, number: int, context: CallContext) -> int:
-        self.counted.append(number)
-        self.waiting.set()
-        assert self.go_on.wait(10)
-        return number
-
-    def count(self, number: int, context: CallContext) -> int:
-        self.counted.append(number)
-        return len(self.counted)
-
-    def fail(self, nothing: None, context: CallContext) -> None:
-        raise ZeroDivisionError
-
-    def service(self) -> Service:
-        handlers: dict[str, Callable[..., object]] = {
-            "SAY": lambda data, context: data,
-            "COUNT": self.count,
-            "SLOW": lambda number, context: number,
-            "BREAK": self.fail,
-            "WAIT": self.wait,
-        }
-        blocking = dict.fromkeys(("SLOW", "WAIT"), lambda number: True)
-        return Service(ECHO, handlers, blocking=blocking, cache=True)
+from umktls.testing.echo import BREAK, COUNT, SAY, SLOW, WAIT, Echo
 
 
 @asynccontextmanager

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 import trio
 
-from tests.certificates import SERVER, directory, expired
-from tests.kernel.pairs import Pair, mount_config, pair, serving
-from tests.kernel.test_rpc import COUNT, SAY
 from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel import tls
 from umktls.kernel.client import boot_client, make_connection
 from umktls.rpc.message import NULL_AUTH, STARTTLS_VERIFIER, AcceptStat, encode_accepted
 from umktls.rpc.record import mark
+from umktls.testing.certificates import SERVER, directory, expired
+from umktls.testing.echo import COUNT, SAY
+from umktls.testing.hosts import Pair, mount_config, pair, serving
 
 AUTHORITY = Authority.create()
 TICKETS = 2

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.certificates import SERVER, directory, expired
 from tests.system.conftest import Command
 from umktls.certs.pki import Authority
 from umktls.cli.sandbox import Sandbox
+from umktls.testing.certificates import SERVER, directory, expired
 
 MOUNT_FAILURE = 32
 SECRET = "a line that must not go in clear"

@@ -1,4 +1,4 @@
-"""Certificate directories for tests: a good one, and one for each way of being bad."""
+"""Certificate directories for tests, each part made to measure."""
 
 from __future__ import annotations
 
