@@ -75,7 +75,15 @@ def typed_clear(w: World) -> None:
     assert errno_of(w.send, b"data", ALERT) == errno.EINVAL
 
 
-@row(RECEIVE, "MSG_TLSAPPDATA leaves alerts alone (KERNELS' flag, ours too)", OURS)
+@row(RECEIVE, "A bad header that was received does not keep an alert from being sent", OURS)
+def alert_after_fault(w: World) -> None:
+    w.enable("tx")
+    receiving(w)
+    w.arrive(b"\x17\x02\x03\xff\xff")
+    assert w.peer().open(w.send(b"\2\x46", ALERT)) == [(ALERT, b"\2\x46")]
+
+
+@row(RECEIVE, "MSG_TLSAPPDATA leaves alerts where they are, with ENXIO", OURS)
 def app_data(w: World) -> None:
     w.arrive(receiving(w).seal(b"\1\0", ALERT))
     assert errno_of(w.recv, flags=w.abi.tls_app_data) == errno.ENXIO

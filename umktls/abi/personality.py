@@ -62,12 +62,13 @@ class SendRules:
         kernel: whose checks, in whose order. FreeBSD makes each call records of its own, all or
             nothing where a type is given; Linux can keep a record open (MSG_MORE).
         clear_control: what becomes of a record type on a socket that sends in clear.
-        end_breaks: a send beyond the last sequence number breaks the socket, for reading too.
+        shares_errors: what breaks one direction breaks the other (sk_err): a bad header that was
+            received, a send beyond the last sequence number.
     """
 
     kernel: Kernel = "freebsd"
     clear_control: Literal["refused", "ignored"] = "refused"
-    end_breaks: bool = False
+    shares_errors: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +148,7 @@ PERSONALITIES = {
             errno_map="host",
             messages=LINUX_MESSAGES,
             keys=KeyRules(interfaces=("linux",), rekey=True, sequence_end=SEQUENCE_END - 1),
-            sending=SendRules(kernel="linux", clear_control="ignored", end_breaks=True),
+            sending=SendRules(kernel="linux", clear_control="ignored", shares_errors=True),
             receiving=ReceiveRules(
                 kernel="linux",
                 framing="linux",

@@ -38,69 +38,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from enum import Enum, auto
-from typing import Protocol
 
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.errors import CallerError, UmktlsError
 from umktls.ktls.counters import Counters, Tally
 from umktls.ktls.engines import DEST_SHORTER_BY, RECORD_HEADER_LENGTH, Buffer, Opener
 from umktls.ktls.errors import KeyExpired, RecordError, RecordTruncated
+from umktls.ktls.received import APPLICATION_DATA as APPLICATION_DATA
+from umktls.ktls.received import PullResult as PullResult
+from umktls.ktls.received import Record as Record
+from umktls.ktls.received import Sink as Sink
 from umktls.ktls.rxbuffer import MAX_SIZE, ReceiveBuffer
 from umktls.ktls.states import RX_TRANSITIONS, Event, State, step
 from umktls.ktls.suites import Suite
 
-HANDSHAKE = 22
-APPLICATION_DATA = 23
-KEY_UPDATE = 24  # HandshakeType, RFC 8446 section 4
 SEQUENCE_END = 2**64
 
 LEND_AT_LEAST = 4096  # below this a copy is cheaper than a system call of its own
-
-
-class Sink(Protocol):
-    """Where application data goes. The RecordReader of umktls.rpc is one."""
-
-    def get_buffer(self, size_hint: int) -> memoryview:
-        """Where the next bytes may be written, at least `size_hint` long."""
-
-    def direct_space(self) -> int:
-        """How many bytes still belong to what is being assembled; 0 where that is not known."""
-
-    def advance(self, count: int) -> None:
-        """That many bytes of the last get_buffer are data."""
-
-    def feed(self, data: Buffer) -> None:
-        """The copying way in."""
-
-
-class PullResult(Enum):
-    """Why `pull` stopped."""
-
-    MORE_NEEDED = auto()  # the peer has to send more
-    CONTROL = auto()  # a record of another type is at the head
-    REKEY = auto()  # a KeyUpdate went by; `rekey` has to come first
-    EOF = auto()  # nothing more will come, and everything was delivered
-
-
-class Record:
-    """An opened record, of which `offset` bytes have been read.
-
-    `announced`: its control message has been delivered.
-    """
-
-    __slots__ = ("announced", "offset", "payload", "type")
-
-    def __init__(self, type_: int, payload: memoryview) -> None:
-        self.type = type_
-        self.payload = payload
-        self.offset = 0
-        self.announced = False
-
-    @property
-    def rest(self) -> memoryview:
-        """What has not been read yet."""
-        return self.payload[self.offset :]
 
 
 class Receiver:
@@ -529,7 +483,7 @@ class Receiver:
         self._parked.append(record)
         if record.type != APPLICATION_DATA:
             self.control_records += 1
-            if self._keys.rekey and _is_key_update(record):
+            if self._keys.rekey and record.is_key_update:
                 self._state = step(RX_TRANSITIONS, self._state, Event.KEY_UPDATE, "receiving")
                 self._counters.rekeys_received += 1
         return record
@@ -572,7 +526,3 @@ class Receiver:
         self.truncated = True
         if self.rules.truncated != "end":
             self.error = RecordTruncated(text)
-
-
-def _is_key_update(record: Record) -> bool:
-    return record.type == HANDSHAKE and bytes(record.payload[:1]) == bytes([KEY_UPDATE])

@@ -167,9 +167,10 @@ def _flush(state: KtlsSocketState) -> list[Buffer]:
 
 def _fill_records(state: KtlsSocketState, message: Message, record_type: int, sent: Sent) -> None:
     """Record by record, while there is room. Raises where not even the first one goes."""
-    state.rx.record_ready()  # a bad header breaks the socket for sending too
-    if state.rx.error is not None:
-        raise state.rx.error
+    if state.personality.sending.shares_errors:
+        state.rx.record_ready()  # finds a bad header
+        if state.rx.error is not None:
+            raise state.rx.error
     closes = not message.flags & state.personality.messages.more
     data, room = message.data, message.room
     while len(data):
@@ -203,7 +204,7 @@ def _seal_record(
     try:
         wire = state.tx.seal_message(parts, record_type)
     except KeyExhausted as error:
-        if state.personality.sending.end_breaks:
+        if state.personality.sending.shares_errors:
             state.rx.error = error
         if sent.count:
             return None

@@ -1,0 +1,62 @@
+"""What comes out of the receiving half: records, where they go, and why there are no more."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Protocol
+
+from umktls.ktls.framing import Buffer
+
+HANDSHAKE = 22
+APPLICATION_DATA = 23
+KEY_UPDATE = 24  # HandshakeType, RFC 8446 section 4
+
+
+class Sink(Protocol):
+    """Where application data goes. The RecordReader of umktls.rpc is one."""
+
+    def get_buffer(self, size_hint: int) -> memoryview:
+        """Where the next bytes may be written, at least `size_hint` long."""
+
+    def direct_space(self) -> int:
+        """How many bytes still belong to what is being assembled; 0 where that is not known."""
+
+    def advance(self, count: int) -> None:
+        """That many bytes of the last get_buffer are data."""
+
+    def feed(self, data: Buffer) -> None:
+        """The copying way in."""
+
+
+class PullResult(Enum):
+    """Why `pull` stopped."""
+
+    MORE_NEEDED = auto()  # the peer has to send more
+    CONTROL = auto()  # a record of another type is at the head
+    REKEY = auto()  # a KeyUpdate went by; `rekey` has to come first
+    EOF = auto()  # nothing more will come, and everything was delivered
+
+
+class Record:
+    """An opened record, of which `offset` bytes have been read.
+
+    `announced`: its control message has been delivered.
+    """
+
+    __slots__ = ("announced", "offset", "payload", "type")
+
+    def __init__(self, type_: int, payload: memoryview) -> None:
+        self.type = type_
+        self.payload = payload
+        self.offset = 0
+        self.announced = False
+
+    @property
+    def is_key_update(self) -> bool:
+        """RFC 8446 section 4.6.3. What follows it is under another key."""
+        return self.type == HANDSHAKE and bytes(self.payload[:1]) == bytes([KEY_UPDATE])
+
+    @property
+    def rest(self) -> memoryview:
+        """What has not been read yet."""
+        return self.payload[self.offset :]
