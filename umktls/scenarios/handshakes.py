@@ -51,12 +51,28 @@ async def shake_hands(
 
 
 async def what_the_peer_saw(meeting: Meeting, play: Callable[[], Awaitable[None]]) -> str:
-    """Play the peer's part although the host will refuse; what the peer was told, for people."""
+    """Play the peer's part although the host will refuse; what the peer was told, for people.
+
+    Ends when the host has a session after all, or the upcall's time is over.
+    """
+    seen = "the peer was told nothing"
+    with trio.move_on_after(meeting.bench.seconds + 1):
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                await meeting.bench.until(lambda: meeting.kernel.established)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            seen = await told_to_peer(meeting, play)
+            nursery.cancel_scope.cancel()
+    return seen
+
+
+async def told_to_peer(meeting: Meeting, play: Callable[[], Awaitable[None]]) -> str:
     try:
-        with trio.move_on_after(meeting.bench.seconds + 1):
-            await play()
-            await meeting.peer.receive_data()
-        return "the peer was told nothing"
+        await play()
+        await meeting.peer.receive_data()
     except PeerStops:
         return "the peer stopped"
     except ssl.SSLError as error:
@@ -65,6 +81,7 @@ async def what_the_peer_saw(meeting: Meeting, play: Callable[[], Awaitable[None]
         return f"the peer got {error}"
     except Ended as error:
         return f"for the peer {error}"
+    return "the peer got data"
 
 
 async def refused_handshake(
