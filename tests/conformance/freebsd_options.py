@@ -7,7 +7,7 @@ import struct
 from dataclasses import replace
 from typing import Any
 
-from tests.conformance.rows import FREEBSD, OURS, row
+from tests.conformance.rows import FREEBSD, OURS, not_here, row
 from tests.conformance.world import (
     AES128,
     AES128_12,
@@ -374,6 +374,15 @@ def modes_of_odd_sockets(w: World) -> None:
     assert errno_of(w.set_mode, 1) == errno.ECONNRESET
 
 
+not_here(
+    MODES,
+    "A switch that loses a race against another one: EBUSY",
+    FREEBSD,
+    "Two switches of one socket never happen at the same time here.",
+)
+not_here(AREA, "17. A spliced socket: EINVAL", FREEBSD, "There is no splicing of sockets here.")
+
+
 NUMBERS = "FreeBSD: numbers and layouts"
 
 
@@ -405,3 +414,59 @@ def random_nonces(w: World) -> None:
         following = (int.from_bytes(first[5:13], "big") + 1) % 2**64
         assert second[5:13] == following.to_bytes(8, "big")
     assert len(starts) == 4
+
+
+SYSCTLS = "FreeBSD: sysctls"
+NAMES = """
+kern.ipc.mb_use_ext_pgs
+kern.ipc.tls: enable cbc_enable maxlen bind_threads ifnet_max_rexmit_pct sw_buffer_cache max_reclaim
+ tasks_active ifnet.permitted ifnet.reset ifnet.reset_dropped ifnet.reset_failed
+ sw.cbc sw.gcm sw.chacha20 ifnet.cbc ifnet.gcm ifnet.chacha20 toe.cbc toe.gcm toe.chacha20
+kern.ipc.tls.stats: threads sw_tx_pending sw_tx_inqueue sw_rx_inqueue offload_total enable_calls
+ active corrupted_records failed_crypto switch_to_ifnet switch_to_sw switch_failed
+ ifnet_disable_failed ifnet_disable_ok destroy_task
+kern.ipc.tls.stats.ocf: tls10_cbc_encrypts tls11_cbc_encrypts tls11_cbc_decrypts
+ tls12_gcm_encrypts tls12_gcm_decrypts tls12_chacha20_encrypts tls12_chacha20_decrypts
+ tls13_gcm_encrypts tls13_gcm_decrypts tls13_chacha20_encrypts tls13_chacha20_decrypts
+ inplace separate_output retries
+"""
+
+
+def sysctls(w: World) -> dict[str, int]:
+    lines = [line.split(": ") for line in w.socket.counters.sysctl_lines(w.sysctls)]
+    return {name: int(value) for name, value in lines}
+
+
+@row(SYSCTLS, "Every one has its name under kern.ipc.tls, and no other is there", KERNELS)
+def names(w: World) -> None:
+    expected, node = set(), ""
+    for word in NAMES.split():
+        if word.startswith("kern."):
+            node = word.removesuffix(":") + "."
+            expected |= {word} - {word.removesuffix(":") + ":"}
+        else:
+            expected.add(node + word)
+    assert set(sysctls(w)) == expected
+
+
+@row(
+    SYSCTLS,
+    "Sessions that there are, by mode and cipher; operations, by version and cipher",
+    KERNELS,
+)
+def counted(w: World) -> None:
+    w.freebsd_enable("tx", keys(CHACHA))
+    w.freebsd_enable("rx", keys(CHACHA))
+    w.arrive(w.send(b"x" * 20000))
+    w.recv(10)
+    w.recv()
+    values = sysctls(w)
+    assert values["kern.ipc.tls.sw.chacha20"] == values["kern.ipc.tls.stats.active"] == 2
+    assert values["kern.ipc.tls.stats.offload_total"] == 2
+    assert values["kern.ipc.tls.stats.ocf.tls12_chacha20_encrypts"] == 2
+    w.outcomes(2)
+    assert sysctls(w)["kern.ipc.tls.stats.ocf.tls12_chacha20_decrypts"] == 2
+    w.socket.close()
+    values = sysctls(w)
+    assert values["kern.ipc.tls.sw.chacha20"] == values["kern.ipc.tls.stats.active"] == 0
+    assert values["kern.ipc.tls.stats.offload_total"] == 2

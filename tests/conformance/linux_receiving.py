@@ -247,6 +247,13 @@ def early_bytes(w: World) -> None:
     assert w.recv()[0] == b"early"
 
 
+@row(RECEIVE, "Flags that mean nothing to it are passed over (MSG_TRUNC, MSG_OOB)", LINUX)
+def other_flags(w: World) -> None:
+    w.arrive(receiving(w).seal(b"data"))
+    assert w.recv(flags=linux.MSG_TRUNC | linux.MSG_OOB)[:2] == (b"data", DATA)
+
+
+not_here(RECEIVE, "MSG_ERRQUEUE reads the error queue", LINUX, "There is no error queue here.")
 not_here(
     RECEIVE,
     "A thread that already waits in a plain recv when TLS_RX is set keeps reading raw bytes",
