@@ -111,8 +111,7 @@ def test_socket_options() -> None:
         assert getattr(module, row["name"]) == int(row["number"])
     ours = {row["name"] for row in table("level", "number", "way") if row["level"] == "SOL_UMKTLS"}
     known = {name for name in vars(rpctls) if name.startswith("UMKTLS_")}
-    # UMKTLS_LEFTOVER is reserved: no kernel takes it yet.
-    assert ours == known - {"UMKTLS_LEFTOVER"}
+    assert ours == known
 
 
 def test_struct_tls_enable() -> None:
