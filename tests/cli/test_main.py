@@ -30,6 +30,14 @@ def working() -> None:
     click.echo("done")
 
 
+@click.command()
+@click.argument("source")
+@click.argument("mountpoint")
+@click.option("-o", "options")
+def mounting(source: str, mountpoint: str, options: str) -> None:
+    click.echo(f"{source} {mountpoint} {options}")
+
+
 HERE = "tests.cli.test_main"
 
 
@@ -55,6 +63,12 @@ def test_error_is_one_line_and_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 1
     assert result.stderr == "umktls: the connection to [::1]:2049 was lost\n"
     assert result.stdout == ""
+
+
+def test_a_source_in_place_of_a_command_is_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    add(monkeypatch, mount=f"{HERE}:mounting")
+    result = CliRunner().invoke(main, ["[::1]:2049:/srv", "/mnt", "-o", "rw,tls"])
+    assert result.output == "[::1]:2049:/srv /mnt rw,tls\n"
 
 
 def test_command_from_outside_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

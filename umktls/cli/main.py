@@ -16,6 +16,7 @@ from umktls.errors import UmktlsError
 __all__ = ["main"]
 
 GROUP = "umktls.commands"
+SOURCE_MARK = ":/"  # HOST[:PORT]:/EXPORT
 OWN = (
     "certs",
     "demo",
@@ -49,6 +50,14 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         entry = found().get(cmd_name)
         return None if entry is None else load(entry)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """`mount -t fuse.umktls` has mount.fuse3(8) call `umktls SOURCE DIRECTORY -o OPTIONS`."""
+        if SOURCE_MARK in args[0]:
+            args = ["mount", *args]
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

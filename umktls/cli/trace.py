@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -44,7 +45,8 @@ def trace(host: str | None, as_json: bool, since: float | None, only_past: bool)
     begin = time.time() - since if since is not None else 0.0
     if only_past:
         show(past(hosts, begin), as_json)
-    else:
+        return
+    with suppress(KeyboardInterrupt):  # the way to end it, and no failure
         show(follow_all(hosts, time.time() if since is None else begin), as_json)
 
 
