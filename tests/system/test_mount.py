@@ -1,0 +1,434 @@
+"""A mount's life as a user has it: it works when the command returns, and goes without a trace."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import KERNEL_LACKS
+from tests.system.conftest import MOUNT_SECONDS, needs_fuse
+from tests.system.live import ended, kill, run, until
+from umktls.certs import layout
+from umktls.cli.control import Host
+from umktls.cli.sandbox import Sandbox
+from umktls.cli.umount import mounts
+from umktls.kernel.children import program_path
+
+TEXT = "what the server has"
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Sandbox]:
+    """A server with a file on it."""
+    needs_fuse()
+    with Sandbox("mount") as one:
+        layout.create(one.certs)
+        (one.export / "file").write_text(TEXT)
+        one.serve("--certs", str(one.certs))
+        yield one
+
+
+@pytest.fixture
+def place(box: Sandbox, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """An empty directory to mount on; nothing is mounted there afterwards."""
+    name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
+    path = box.directory(name)
+    yield path
+    if path in mounts():
+        run("fusermount3", "-u", "-z", path)
+
+
+def server(box: Sandbox) -> Host:
+    (found,) = [host for host in box.hosts() if host.facts["role"] == "server"]
+    return found
+
+
+def clients(box: Sandbox) -> list[Host]:
+    return [host for host in box.hosts() if host.facts["role"] == "client"]
+
+
+def source(box: Sandbox) -> str:
+    return f"127.0.0.1:{server(box).facts['port']}:{box.export}"
+
+
+def mount(box: Sandbox, place: Path, *options: str) -> Host:
+    options = options or ("-o", "mtls")
+    return box.mount(source(box), "--certs", str(box.certs), *options, at=place)
+
+
+def umktls(box: Sandbox, *arguments: object, code: int = 0) -> str:
+    return run(
+        program_path("umktls"),
+        *arguments,
+        code=code,
+        seconds=MOUNT_SECONDS,
+        env=box.environment(),
+    )
+
+
+def assert_gone(box: Sandbox, place: Path, host: Host) -> None:
+    """Nothing is left of a mount: no process, no mount, no file."""
+    assert ended(host.pid)
+    assert place not in mounts()
+    assert not host.rundir.exists()
+    of_server = {server(box).pid, *(daemon["pid"] for daemon in server(box).stat()["daemons"])}
+    until(lambda: set(box.processes()) == of_server, "only the server's processes are left")
+
+
+# ---- begin and end
+
+
+def test_it_works_when_the_command_returns(box: Sandbox, place: Path) -> None:
+    host = mount(box, place)
+    assert (place / "file").read_text() == TEXT
+    assert mounts()[place] == "fuse.umktls"
+    assert os.getsid(host.pid) == host.pid
+    assert host.facts["mount"]["mountpoint"] == str(place)
+    assert host.rundir.stat().st_mode & 0o777 == 0o700
+    (place / "new").write_text("text")
+    assert (box.export / "new").read_text() == "text"
+
+
+End = Callable[[Sandbox, Path, Host], object]
+ENDS: dict[str, End] = {
+    "umktls umount": lambda box, place, host: umktls(box, "umount", place),
+    "fusermount3 -u": lambda box, place, host: run("fusermount3", "-u", place),
+    "umount": lambda box, place, host: run("umount", place),
+    "SIGTERM": lambda box, place, host: os.kill(host.pid, signal.SIGTERM),
+    "SIGINT": lambda box, place, host: os.kill(host.pid, signal.SIGINT),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_every_way_to_end_it(box: Sandbox, place: Path, how: str) -> None:
+    if how == "umount" and os.geteuid() != 0:
+        pytest.skip("umount(8) is for root")
+    host = mount(box, place)
+    (place / how).write_bytes(b"x" * 3_000_000)
+    ENDS[how](box, place, host)
+    assert_gone(box, place, host)
+    assert (box.export / how).read_bytes() == b"x" * 3_000_000
+    names = [found["event"] for found in server(box).trace()]
+    assert "garbage" not in names
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_loses_nothing_that_was_written(
+    box: Sandbox, place: Path, number: signal.Signals
+) -> None:
+    """Also of files that are still open, for which nobody has called fsync(2)."""
+    host = mount(box, place)
+    name = f"open at {number.name}"
+    descriptor = os.open(place / name, os.O_CREAT | os.O_WRONLY)
+    try:
+        for piece in range(30):
+            os.write(descriptor, bytes([piece]) * 100_000)
+        kill(host.pid, number)
+        assert_gone(box, place, host)
+        with pytest.raises(OSError, match=os.strerror(errno.ENOTCONN)):
+            os.write(descriptor, b"too late")
+    finally:
+        # Closing says that the mount is gone, too.
+        with pytest.raises(OSError, match=os.strerror(errno.ENOTCONN)):
+            os.close(descriptor)
+    written = (box.export / name).read_bytes()
+    assert written == b"".join(bytes([piece]) * 100_000 for piece in range(30))
+
+
+def test_a_mount_in_use_stays(box: Sandbox, place: Path) -> None:
+    host = mount(box, place)
+    with (place / "file").open() as file:
+        assert "is in use" in umktls(box, "umount", place, code=1)
+        assert file.read() == TEXT
+    assert (place / "file").read_text() == TEXT
+    umktls(box, "umount", place)
+    assert_gone(box, place, host)
+
+
+def test_a_mount_in_use_can_be_detached(box: Sandbox, place: Path) -> None:
+    host = mount(box, place)
+    ended_too = threading.Event()
+
+    def detach() -> None:
+        umktls(box, "umount", "-l", place)
+        ended_too.set()
+
+    with (place / "file").open() as file:
+        thread = threading.Thread(target=detach, daemon=True)
+        thread.start()
+        until(lambda: place not in mounts(), "the mount is detached")
+        assert file.read() == TEXT
+        # It waits for the mount's process, and that for who uses it.
+        assert not ended_too.is_set()
+    thread.join(MOUNT_SECONDS)
+    assert ended_too.is_set()
+    assert_gone(box, place, host)
+
+
+def test_what_is_no_mount(box: Sandbox, place: Path) -> None:
+    assert "nothing is mounted" in umktls(box, "umount", place, code=1)
+
+
+def test_in_the_foreground(box: Sandbox, place: Path) -> None:
+    """It says when it works, and ends as told, with success."""
+    process = subprocess.Popen(
+        [program_path("umktls"), "mount", "-f", source(box), place, "--certs", box.certs],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        env=box.environment(),
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "mounted\n"
+        (host,) = clients(box)
+        assert host.pid == process.pid
+        assert (place / "file").read_text() == TEXT
+        process.send_signal(signal.SIGINT)
+        assert process.wait(MOUNT_SECONDS) == 0
+    finally:
+        process.kill()
+        process.communicate()
+    assert_gone(box, place, host)
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_by_mount_8(box: Sandbox, place: Path, by_name: bool) -> None:
+    """As from /etc/fstab. mount(8) finds programs only in the system's directories, and this one
+    need not be there: so mount.fuse3(8) is called as mount(8) would, or told where it is."""
+    if os.geteuid() != 0:
+        pytest.skip("mount(8) is for root")
+    program = program_path("umktls")
+    environment = box.environment()
+    environment["PATH"] = f"{Path(program).parent}:{environment['PATH']}:/usr/sbin:/sbin"
+    options = f"mtls,certs={box.certs},ro,_netdev,nofail,x-systemd.automount"
+    if by_name:
+        command: tuple[object, ...] = (
+            "mount.fuse3",
+            source(box),
+            place,
+            "-t",
+            "fuse.umktls",
+            "-o",
+            options,
+        )
+    else:
+        command = ("mount", "-t", "fuse", "-o", options, f"{program}#{source(box)}", place)
+    run(*command, env=environment)
+    (host,) = clients(box)
+    assert mounts()[place] == "fuse.umktls"
+    assert (place / "file").read_text() == TEXT
+    with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
+        (place / "new").touch()
+    run("umount", place)
+    assert_gone(box, place, host)
+
+
+# ---- options
+
+
+def test_read_only(box: Sandbox, place: Path) -> None:
+    mount(box, place, "-o", "tls,ro")
+    assert (place / "file").read_text() == TEXT
+    for forbidden in (
+        lambda: (place / "file").write_text("other"),
+        lambda: (place / "new").touch(),
+        lambda: (place / "file").unlink(),
+        lambda: (place / "file").chmod(0o600),
+    ):
+        with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
+            forbidden()
+    assert (box.export / "file").read_text() == TEXT
+
+
+def test_two_mounts_at_the_same_time(box: Sandbox, place: Path) -> None:
+    first, second = place / "first", place / "second"
+    first.mkdir()
+    second.mkdir()
+    one, two = mount(box, first), mount(box, second, "-o", "tls")
+    assert len(clients(box)) == 2
+    (first / "shared").write_text("by the first")
+    assert (second / "shared").read_text() == "by the first"
+    (second / "shared").write_text("by the second")
+    assert (first / "shared").read_text() == "by the second"
+    umktls(box, "umount", first)
+    assert ended(one.pid)
+    assert (second / "shared").read_text() == "by the second"
+    umktls(box, "umount", second)
+    assert_gone(box, second, two)
+
+
+# ---- looking at it
+
+
+def test_stat_shows_the_connection(box: Sandbox, place: Path) -> None:
+    host = mount(box, place)
+    (place / "counted").write_bytes(bytes(100_000))
+    told = json.loads(umktls(box, "stat", "--json"))
+    assert told["schema"] == 1
+    sides = {state["host"]["role"]: state for state in told["hosts"]}
+    assert sides["client"]["host"]["pid"] == host.pid
+    assert sides["client"]["mount"]["mountpoint"] == str(place)
+    assert sides["client"]["mount"]["security"] == "mtls"
+    assert sides["server"]["exports"] == [str(box.export)]
+    (ours,) = sides["client"]["connections"]
+    theirs = [one for one in sides["server"]["connections"] if one["peer"] == ours["local"]][-1]
+    assert ours["peer"] == theirs["local"]
+    for connection, peer in ((ours, "localhost"), (theirs, "umktls client")):
+        assert connection["state"] == "established"
+        assert connection["tls"]["version"] == "TLSv1.3"
+        assert connection["tls"]["alpn"] == "sunrpc"
+        assert peer in connection["tls"]["peer"]
+        for half in (connection["tx"], connection["rx"]):
+            assert half["engine"] == "software"
+            assert half["mode"] == "SW"
+            assert half["records"] > 0
+            assert half["sequence"] > 0
+    assert ours["tx"]["bytes"] > 100_000
+    assert ours["tx"]["bytes"] == theirs["rx"]["bytes"]
+    assert ours["tx"]["records"] == theirs["rx"]["records"]
+    assert ours["upcalls"]["connect"] == theirs["upcalls"]["connect"] == 1
+    assert ours["upcalls"]["handlerecord"] == 2
+    for_people = umktls(box, "stat")
+    for word in (host.name, server(box).name, str(place), "TLS_AES_128_GCM_SHA256", "software"):
+        assert word in for_people
+
+
+STORY = ["tcp-connect", "probe", "starttls", "upcall", "socket-taken", "tx-keys", "rx-keys"]
+
+
+def test_trace_tells_the_story(box: Sandbox, place: Path) -> None:
+    host = mount(box, place)
+    lines = umktls(box, "trace", "--json", "--past", host.name).splitlines()
+    events = [json.loads(line) for line in lines]
+    assert [found["event"] for found in events if found["event"] in STORY][: len(STORY)] == STORY
+    assert {found["side"] for found in events} == {"client"}
+    for_people = umktls(box, "trace", "--past")
+    assert "STARTTLS" in for_people
+    assert server(box).name in for_people
+
+
+def test_trace_follows(box: Sandbox, place: Path) -> None:
+    process = subprocess.Popen(
+        [program_path("umktls"), "trace", "--json", "--since", "3600", server(box).name],
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        env=box.environment(),
+        text=True,
+    )
+    watch = threading.Timer(MOUNT_SECONDS, process.kill)
+    watch.start()
+    try:
+        assert process.stdout is not None
+        # Who gets an event of the past gets all that come from now on.
+        assert json.loads(process.stdout.readline())["event"] == "host-up"
+        (connection,) = mount(box, place).stat()["connections"]
+        events = map(json.loads, process.stdout)
+        accepted = next(one for one in events if one.get("peer") == connection["local"])
+        assert accepted["event"] == "tcp-accept"
+        handshake = next(one for one in events if one["event"] == "handshake")
+        assert handshake["connection"] == accepted["connection"]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(MOUNT_SECONDS) == 0
+    finally:
+        watch.cancel()
+        process.kill()
+        process.communicate()
+
+
+# ---- other servers
+
+
+@pytest.fixture
+def other() -> Iterator[Sandbox]:
+    """A sandbox without a server."""
+    needs_fuse()
+    with Sandbox("other") as one:
+        layout.create(one.certs)
+        (one.export / "file").write_text(TEXT)
+        yield one
+
+
+def test_ipv6(other: Sandbox) -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip(f"{KERNEL_LACKS} IPv6")
+    host, line = other.serve("--certs", str(other.certs), "--host", "::1")
+    where = f"[::1]:{host.facts['port']}:{other.export}"
+    assert where in line
+    client = other.mount(where, "--certs", str(other.certs), "-o", "mtls")
+    assert (other.mountpoint / "file").read_text() == TEXT
+    (connection,) = client.stat()["connections"]
+    assert connection["peer"] == f"[::1]:{host.facts['port']}"
+
+
+def test_without_tls(other: Sandbox) -> None:
+    host, line = other.serve("--no-tls")
+    assert "-o notls" in line
+    client = other.mount(f"127.0.0.1:{host.facts['port']}:/", "-o", "notls")
+    assert (other.mountpoint / "file").read_text() == TEXT
+    (connection,) = client.stat()["connections"]
+    assert connection["tls"] is None
+    assert client.stat()["daemons"] == []
+    (other.mountpoint / "new").write_text("clear")
+    assert (other.export / "new").read_text() == "clear"
+
+
+def daemon(
+    box: Sandbox, name: str, rundir: Path, part: str, *options: str
+) -> subprocess.Popen[bytes]:
+    """Start a daemon by hand."""
+    certs = ("-D", str(box.certs / part), "-l", str(box.certs / "ca.pem"))
+    with (box.top / f"{name}.log").open("ab") as log:
+        return subprocess.Popen(
+            [program_path(name), "--rundir", str(rundir), *certs, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=box.environment(),
+        )
+
+
+def test_daemons_by_hand(other: Sandbox) -> None:
+    """Both hosts were told to start none; the mount waits until one has come."""
+    of_server, of_client = other.run / "server", other.run / "client"
+    options = ("--no-daemon", "--rundir", str(of_server), "--tls-required")
+    host, _ = other.serve(*options)
+    daemons = [daemon(other, "rpctlssd", of_server, "server", "-m")]
+    try:
+        until(lambda: host.stat()["daemons"], "rpctlssd is registered")
+        where = f"127.0.0.1:{host.facts['port']}:/"
+        command = (program_path("umktls"), "mount", where, str(other.mountpoint), "-o", "mtls")
+        mounting = subprocess.Popen(
+            [*command, "--no-daemon", "--rundir", str(of_client)],
+            stdin=subprocess.DEVNULL,
+            env=other.environment(),
+        )
+        until((of_client / "syscall.sock").exists, "the client's host is up")
+        daemons.append(daemon(other, "rpctlscd", of_client, "client", "-m"))
+        assert mounting.wait(MOUNT_SECONDS) == 0
+        assert (other.mountpoint / "file").read_text() == TEXT
+        (connection,) = host.stat()["connections"]
+        assert "umktls client" in connection["tls"]["peer"]
+        other.unmount()
+        other.stop_server()
+        # Each daemon ends when its host does.
+        assert [one.wait(MOUNT_SECONDS) for one in daemons] == [0, 0]
+    finally:
+        for one in daemons:
+            one.kill()
+            one.wait()
+    assert not of_server.exists()
+    assert not of_client.exists()
