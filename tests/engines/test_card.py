@@ -222,7 +222,7 @@ async def test_keys_are_renewed_before_they_are_used_up(
 
 def test_tcp_tells_what_it_has_sent() -> None:
     """The layout of struct tcp_info, by a connection whose numbers are known."""
-    size = 3 << 20
+    size = card.ENOUGH_SENT + (1 << 20)
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         socket.create_connection(listener.getsockname()) as near,
