@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from cryptography import x509
 
 from tests.daemons.fakekernel import SECONDS
+from tests.rfc9289.peers import Client, server, with_client
 from umktls.certs.pki import Authority, Credential
 from umktls.errors import UmktlsError
 from umktls.kernel.client import boot_client
-from umktls.rpc.message import NULL_AUTH
+from umktls.kernel.stream import SEND_QUEUE_LIMIT
+from umktls.rpc.message import NULL_AUTH, encode_call
+from umktls.rpc.record import mark
 from umktls.testing.certificates import CLIENT, directory
-from umktls.testing.echo import SAY
+from umktls.testing.echo import ECHO, SAY
 from umktls.testing.hosts import Pair, client_of, mount_config, pair
 
 AUTHORITY = Authority.create()
@@ -72,6 +78,40 @@ async def when(both: Pair, name: str, connection: str) -> float:
         if event["connection"] == connection:
             return float(event["time"])
         number += 1
+
+
+async def test_a_revoked_client_that_neither_reads_nor_goes(certs: Path, tmp_path: Path) -> None:
+    """Megabytes wait for it in the server's queue; nobody waits for them to go."""
+    crl = tmp_path / "crl.pem"
+    crl.write_bytes(AUTHORITY.crl())
+
+    def flood(client: Client) -> None:
+        client.raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.probe()
+        tls = client.start_tls(certificate=True)
+        call = encode_call(7, ECHO.number, ECHO.version, SAY.number, NULL_AUTH, NULL_AUTH)
+        message = call + b"".join(map(bytes, SAY.encode_args(bytes(1_000_000))))
+        with contextlib.suppress(OSError):
+            # Until the connection is gone.
+            while True:
+                tls.sendall(mark(len(message)) + message)
+
+    with trio.fail_after(SECONDS):
+        async with (
+            server(tmp_path, certs, daemon_arguments=("--crl", str(crl))) as listening,
+            trio.open_nursery() as nursery,
+        ):
+            host = listening.host
+            nursery.start_soon(with_client, listening, certs, flood)
+            while not any(sock.queue.size > SEND_QUEUE_LIMIT for sock in host.sockets.values()):
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            crl.write_bytes(AUTHORITY.crl([credential(certs)]))
+            host.reload_daemons()
+            both = Pair(host, host, None)  # type: ignore[arg-type]
+            reloaded = await both.event("server", "reloaded")
+            closed = await both.event("server", "closed")
+            assert closed["time"] - reloaded["time"] < 1
+            assert reloaded["outcome"] == "1 sessions had to be ended"
 
 
 async def test_a_revoked_client_is_cut_off_within_a_second(certs: Path, tmp_path: Path) -> None:

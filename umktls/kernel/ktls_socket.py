@@ -32,7 +32,7 @@ from umktls.kernel import hosttls
 from umktls.kernel.detours import WORDS, Detours, Means
 from umktls.kernel.events import Trace
 from umktls.kernel.lanes import Intake
-from umktls.kernel.stream import SendQueue, read_some
+from umktls.kernel.stream import SEND_QUEUE_LIMIT, SendQueue, read_some
 from umktls.ktls.engines import Route
 from umktls.ktls.rx import PullResult, Receiver
 from umktls.ktls.session import Direction
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Failure", "KernelSocket", "TlsFacts", "format_address"]
 
+# So much may be queued when a daemon sends: RPC stops at a fourth of it by itself.
+SEND_QUEUE_HARD_LIMIT = 4 * SEND_QUEUE_LIMIT
 HANDSHAKE_RECORD = 22
 KEY_UPDATE = 24
 RECORD_NAMES = {20: "change_cipher_spec", 21: "alert", 22: "handshake", 23: "application_data"}
@@ -315,7 +317,13 @@ class KernelSocket:
         return struct.pack("@I", min(int(left * 1000), 0xFFFFFFFF))
 
     async def sendmsg(self, data: bytes, control: bytes) -> int:
-        """sendmsg(2): `data` as records of the type that the control message names."""
+        """sendmsg(2): `data` as records of the type that the control message names.
+
+        Does not wait for a peer that does not read: all other calls of the daemon would wait too.
+        Raises `WorldError` EAGAIN when far too much is queued for it.
+        """
+        if self.queue.size > SEND_QUEUE_HARD_LIMIT:
+            raise WorldError(f"{self.name} does not take what is sent", errno.EAGAIN)
         async with self.sealing():
             if self.detours.route("tx") is Route.HOST:
                 await self._send_by_host(data, control)
@@ -325,7 +333,6 @@ class KernelSocket:
                 self._held = self._held or deque()
                 if self.card is not None:
                     self.card.pause()
-        await self.queue.drained()
         return len(data)
 
     async def _send_by_host(self, data: bytes, control: bytes) -> None:
