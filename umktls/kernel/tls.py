@@ -68,7 +68,7 @@ def refused(sock: KernelSocket, otherwise: str) -> TlsRefused | WorldError:
     that, and are there again when they are asked once more.
     """
     failure = sock.failure or Failure("upcall", otherwise)
-    text = f"TLS with {sock.peer} failed: {failure}"
+    text = f"TLS with {sock.peer} failed in phase {failure.phase}: {failure}"
     if failure.phase == CONNECTION_LOST:
         return WorldError(text, errno.ECONNRESET)
     return TlsRefused(text)
