@@ -1,0 +1,170 @@
+"""Whom the daemons believe: -l, -p, both, the system, and what else is asked of old peers."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+from OpenSSL import crypto
+from umktls_daemons.identity import ConfigurationError, Identity, Trust, load_crls
+from umktls_daemons.tlsadapter import ClientCertificates, Endpoint, TlsContext
+
+from tests.daemons.fakekernel import SECONDS
+from tests.daemons.harness import (
+    ENCRYPTED,
+    RESULT_OK,
+    client_context,
+    daemon,
+    exchange,
+    server_context,
+)
+from tests.daemons.pki import certificates
+
+NAME = {"server_hostname": "localhost"}
+
+
+def ca_directory(path: Path, *files: Path) -> Path:
+    """A directory as openssl-rehash(1) makes it."""
+    path.mkdir()
+    for file in files:
+        certificate = crypto.load_certificate(crypto.FILETYPE_PEM, file.read_bytes())
+        (path / f"{certificate.subject_name_hash():08x}.0").write_bytes(file.read_bytes())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("file", "directory", "good"),
+    [
+        (None, ("ca",), True),
+        (None, ("other_ca",), False),
+        (None, ("other_ca", "ca"), True),
+        ("other_ca", ("ca",), True),
+        ("ca", ("other_ca",), True),
+        ("other_ca", ("other_ca",), False),
+    ],
+)
+def test_files_and_directories(
+    tmp_path: Path, file: str | None, directory: tuple[str, ...], good: bool
+) -> None:
+    pki = certificates()
+    cas = ca_directory(tmp_path / "cas", *(getattr(pki, name) for name in directory))
+    chosen = getattr(pki, file) if file else None
+    with daemon("client", tmp_path, verifylocs=chosen, verifydir=cas) as client:
+        sock, peer = client.connection()
+        server = peer.tls(server_context(), lambda tls: tls.recv(1), server_side=True)
+        assert (client.kernel.connect(sock).reterr == RESULT_OK) is good
+        if good:
+            client.kernel.about(sock, "DISCONNECT")
+        sock.sock.close()
+        if good:
+            assert server.result(SECONDS) == b""
+        else:
+            reason = client.kernel.event("handshake-failed")["reason"]
+            assert str(cas) in reason
+            with pytest.raises(ssl.SSLError):
+                server.result(SECONDS)
+
+
+def test_trust_in_words(tmp_path: Path) -> None:
+    assert str(Trust()) == "the system's certificate store"
+    assert Trust().is_system
+    assert str(Trust(Path("/a"), Path("/b"))) == "/a and /b"
+
+
+@pytest.mark.parametrize(
+    ("trust", "words"),
+    [
+        (Trust(Path("/missing")), "CA file /missing: No such file"),
+        (Trust(directory=Path("/missing")), "CA directory /missing: No such file"),
+    ],
+)
+def test_trust_in_what_is_not_there(trust: Trust, words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        trust.check()
+
+
+def test_lists_of_several_authorities(tmp_path: Path) -> None:
+    pki = certificates()
+    path = tmp_path / "crl.pem"
+    path.write_bytes(b"# two\n" + pki.authority.crl() + b"\n" + pki.other_authority.crl())
+    assert len(load_crls(path)) == 2
+    path.write_bytes(pki.ca.read_bytes())
+    with pytest.raises(ConfigurationError, match="no PEM revocation list in it"):
+        load_crls(path)
+    path.write_bytes(b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n")
+    with pytest.raises(ConfigurationError, match="not a PEM revocation list"):
+        load_crls(path)
+
+
+def names_sent(trust: Trust) -> list[str]:
+    """The CAs that a server names to its clients."""
+    pki = certificates()
+    identity = Identity(pki.certificate("server"), pki.key("server"))
+    made = TlsContext(server=True, trust=trust, identity=identity, passphrase=lambda: b"")
+    server = made.server(ClientCertificates.REQUEST)
+    context = TlsContext(server=False, trust=Trust(pki.ca), identity=None, passphrase=lambda: b"")
+    client = context.client("localhost")
+    shake_hands(client, server)
+    return [str(name.CN) for name in client.connection.get_client_ca_list()]
+
+
+def shake_hands(client: Endpoint, server: Endpoint) -> None:
+    finished = [False, False]
+    while not all(finished):
+        finished[0] = finished[0] or client.handshake()
+        server.feed(client.output())
+        finished[1] = finished[1] or server.handshake()
+        client.feed(server.output())
+
+
+def test_only_a_file_of_cas_is_told_to_clients(tmp_path: Path) -> None:
+    """As rpc.tlsservd(8): -l is, -p is not."""
+    pki = certificates()
+    cas = ca_directory(tmp_path / "cas", pki.ca)
+    assert names_sent(Trust(pki.ca)) == ["good CA"]
+    assert names_sent(Trust(directory=cas)) == []
+
+
+# --alpn compat
+
+
+@pytest.mark.parametrize(
+    ("alpn", "offered", "good"),
+    [
+        ("strict", (), False),
+        ("compat", (), True),
+        ("compat", ("sunrpc",), True),
+        ("compat", ("h2",), False),
+    ],
+)
+def test_clients_without_alpn(
+    tmp_path: Path, alpn: str, offered: tuple[str, ...], good: bool
+) -> None:
+    with daemon("server", tmp_path, "server", alpn=alpn) as server:
+        sock, peer = server.connection()
+        client = peer.tls(client_context(alpn=offered), exchange, **NAME)
+        assert server.kernel.connect(sock).flags == (ENCRYPTED if good else 0)
+        if good:
+            assert server.receive(sock, 4) == b"ping"
+            sock.send(b"pong")
+            assert client.result(SECONDS) == b"pong"
+        else:
+            with pytest.raises(ssl.SSLError):
+                client.result(SECONDS)
+
+
+@pytest.mark.parametrize(("alpn", "good"), [("strict", False), ("compat", True)])
+def test_servers_without_alpn(tmp_path: Path, alpn: str, good: bool) -> None:
+    with daemon("client", tmp_path, alpn=alpn) as client:
+        sock, peer = client.connection()
+        server = peer.tls(server_context(alpn=()), lambda tls: tls.recv(1), server_side=True)
+        assert (client.kernel.connect(sock).reterr == RESULT_OK) is good
+        if good:
+            assert client.kernel.event("handshake")["alpn"] == ""
+            client.kernel.about(sock, "DISCONNECT")
+            assert server.result(SECONDS) == b""
+        else:
+            assert "--alpn compat" in client.kernel.event("handshake-failed")["advice"]
+            with pytest.raises(ssl.SSLError):
+                server.result(SECONDS)
