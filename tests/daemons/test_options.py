@@ -13,6 +13,8 @@ from umktls_daemons.hostnames import Wildcards
 from umktls_daemons.options import ClientOptions, Options, ServerOptions, UsageProblem
 from umktls_daemons.running import Start
 
+from umktls.nfsd.exports_file import FLAGS, VALUES
+
 HERE = Path.cwd()
 RUNDIR = ("--rundir", "/run/host")
 CA = Path("/ca.pem")
@@ -143,6 +145,21 @@ def test_wildcards() -> None:
     assert MUTUAL.wildcards is Wildcards.NONE
     assert replace(MUTUAL, singlewild=True).wildcards is Wildcards.SINGLE
     assert replace(MUTUAL, multiwild=True).wildcards is Wildcards.MULTI
+
+
+@pytest.mark.parametrize("command", [rpctlscd.command, rpctlssd.command])
+def test_the_page_has_every_option(command: click.Command) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "daemons.md").read_text()
+    for option in command.params:
+        for name in option.opts:
+            assert f"`{name}" in page, name
+
+
+def test_the_page_has_every_option_of_the_exports_file() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "daemons.md").read_text()
+    others = {"o", "root", "r"}  # other names of -ro and -maproot
+    for name in {*FLAGS, *VALUES} - others:
+        assert f"`-{name}" in page, name
 
 
 def test_certificates_are_called_as_freebsd_calls_them() -> None:
