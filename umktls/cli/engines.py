@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.text import Text
 
 from umktls.abi.freebsd import TCP_TLS_MODE_NAMES
 from umktls.errors import CallerError
 from umktls.kernel.engines import Ability, abilities, problem
 from umktls.ktls.engines import engine_names, get_engine, others_engines, route_of
 from umktls.ktls.engines.choice import EngineChoice
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 __all__ = ["engines", "warn"]
 
@@ -42,6 +43,9 @@ def engines(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"schema": SCHEMA, "engines": found}, indent=2))
         return
+    # `umktls serve` takes only `warn` from here, and starts faster without.
+    from rich.console import Console
+
     console = Console(highlight=False, soft_wrap=True)
     for one in found:
         for line in view(one):
@@ -73,6 +77,8 @@ def words(ability: Ability) -> dict[str, Any]:
 
 def view(one: dict[str, Any]) -> Iterator[Text]:
     """One engine for people."""
+    from rich.text import Text
+
     title = Text(f"{one['name']:<9} ", style="bold")
     if one["problem"]:
         title.append(f"cannot be used here: {one['problem']}", style="not bold yellow")
