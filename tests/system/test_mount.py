@@ -144,6 +144,22 @@ def test_a_signal_loses_nothing_that_was_written(
     assert written == b"".join(bytes([piece]) * 100_000 for piece in range(30))
 
 
+def test_a_mount_whose_process_was_killed(box: Sandbox, place: Path) -> None:
+    """FUSE leaves a dead mount behind; it can be seen, it can be taken away, and mounted anew."""
+    host = mount(box, place)
+    (daemon,) = host.stat()["daemons"]
+    kill(host.pid)
+    assert ended(daemon["pid"])
+    with pytest.raises(OSError, match=os.strerror(errno.ENOTCONN)):
+        (place / "file").read_text()
+    refused = umktls(box, "mount", source(box), place, "--certs", box.certs, code=32)
+    assert f"umktls umount {place}" in refused
+    umktls(box, "umount", place)
+    assert_gone(box, place, host)
+    mount(box, place)
+    assert (place / "file").read_text() == TEXT
+
+
 def test_a_mount_in_use_stays(box: Sandbox, place: Path) -> None:
     host = mount(box, place)
     with (place / "file").open() as file:
