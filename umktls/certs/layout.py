@@ -2,6 +2,7 @@
 
     DIR/ca.pem            the certificate both sides trust
     DIR/cakey.pem         the CA's key (only `umktls certs` needs it)
+    DIR/crl.pem           what the CA has revoked, if `umktls.certs.revocation` was asked for it
     DIR/server/cert.pem   the server's certificate, and certkey.pem its key
     DIR/client/cert.pem   the client's certificate, and certkey.pem its key
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -143,15 +143,21 @@ class Authority:
 
         `lasts` is the time from now; between an hour ago and now, the list is out of date.
         """
+        return self.crl_of([each.certificate.serial_number for each in revoked], lasts)
+
+    def crl_of(
+        self, serials: Iterable[int], lasts: datetime.timedelta = datetime.timedelta(days=30)
+    ) -> bytes:
+        """The same for certificates by their serial numbers."""
         now = _now()
         builder = x509.CertificateRevocationListBuilder(
             issuer_name=self.certificate.subject,
             last_update=now - _HOUR,
             next_update=now + lasts,
         )
-        for credential in revoked:
+        for serial in serials:
             entry = x509.RevokedCertificateBuilder(
-                serial_number=credential.certificate.serial_number, revocation_date=now - _HOUR
+                serial_number=serial, revocation_date=now - _HOUR
             )
             builder = builder.add_revoked_certificate(entry.build())
         number = x509.CRLNumber(int(now.timestamp()))

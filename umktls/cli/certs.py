@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from umktls.certs import layout
+from umktls.certs.revocation import revoke
 
 __all__ = ["certs"]
 
@@ -28,8 +29,22 @@ __all__ = ["certs"]
 )
 @click.option("--days", default=365, show_default=True, type=click.IntRange(1, 36500))
 @click.option("--force", is_flag=True, help="Replace files that are there already.")
+@click.option(
+    "--revoke",
+    "revoked",
+    multiple=True,
+    type=click.Choice(["server", "client"]),
+    help="Of a directory that is there: put this certificate into DIRECTORY/crl.pem.",
+)
+@click.option("--crl", is_flag=True, help="Only write DIRECTORY/crl.pem anew.")
 def certs(
-    directory: Path, hosts: tuple[str, ...], user: str | None, days: int, force: bool
+    directory: Path,
+    hosts: tuple[str, ...],
+    user: str | None,
+    days: int,
+    force: bool,
+    revoked: tuple[layout.Role, ...],
+    crl: bool,
 ) -> None:
     """Make a CA, a server and a client certificate below DIRECTORY.
 
@@ -41,8 +56,12 @@ def certs(
       DIRECTORY/client/{cert,certkey}.pem     for `umktls mount --certs DIRECTORY`
 
     \b
-    Example:
+    Examples:
       umktls certs /tmp/pki --host nfs.example.org
+      umktls certs /tmp/pki --revoke client        (for `umktls serve --crl /tmp/pki/crl.pem`)
     """
+    if revoked or crl:
+        click.echo(revoke(directory, revoked))
+        return
     for path in layout.create(directory, (*layout.LOCAL_HOSTS, *hosts), days, user, force):
         click.echo(path)
