@@ -30,6 +30,19 @@ from tests.daemons.test_handshake import CLIENT as CLIENT_SIDE
 from tests.daemons.test_handshake import MemoryPeer, context
 from tests.daemons.test_reload import write_lists
 from tests.nfsd.client import FakePeer
+from tests.rfc9289.moves import (
+    BAD_ANSWERS,
+    STARTTLS,
+    answer_probe,
+    hello_in_tls,
+    is_badcred,
+    is_starttls,
+    said,
+    server_is_accepted,
+    spurious_before_the_handshake,
+    spurious_behind_the_probe,
+    ticket_extensions,
+)
 from tests.rfc9289.peers import (
     AUTH_TLS,
     Client,
@@ -51,17 +64,13 @@ from umktls.nfsd.exports import level_of
 from umktls.rpc.client import AuthRejected
 from umktls.rpc.message import (
     NULL_AUTH,
-    STARTTLS_VERIFIER,
     AcceptedReply,
     AcceptStat,
     AuthStat,
     AuthSys,
     DeniedReply,
     OpaqueAuth,
-    RejectStat,
-    encode_accepted,
     encode_call,
-    encode_denied,
 )
 from umktls.rpc.record import mark
 from umktls.testing.certificates import directory
@@ -79,24 +88,6 @@ EARLY_DATA = 42
 @pytest.fixture
 def certs(tmp_path: Path) -> Path:
     return directory(tmp_path / "pki", AUTHORITY)
-
-
-def is_starttls(reply: object) -> bool:
-    return isinstance(reply, AcceptedReply) and reply.verifier == STARTTLS_VERIFIER
-
-
-def hello_in_tls(client: Client) -> bytes:
-    """A probe, a handshake, and one call."""
-    assert is_starttls(client.probe())
-    client.start_tls()
-    return said(client, b"hello")
-
-
-def said(client: Client, data: bytes) -> bytes:
-    reply = client.call(1, arguments=len(data).to_bytes(4, "big") + data.ljust(8, b"\0"))
-    assert isinstance(reply, AcceptedReply)
-    assert reply.status is AcceptStat.SUCCESS
-    return bytes(reply.body[4 : 4 + len(data)])
 
 
 # Discovering server-side TLS support, section 4.1.
@@ -141,17 +132,6 @@ async def test_03_the_answer_is_a_verifier_with_starttls(certs: Path, tmp_path: 
         check_reply("peer", 7, replace(reply, status=status))
 
 
-async def answer_probe(stream: trio.SocketStream, answer: bytes) -> bytes:
-    """Answer a probe; what the client says then, until it closes or has said enough."""
-    _, call = await read_call(stream)
-    body = call[4:8] + answer[4:]
-    await stream.send_all(mark(len(body)) + body)
-    return bytes(await stream.receive_some(4096))
-
-
-STARTTLS = encode_accepted(0, STARTTLS_VERIFIER, AcceptStat.SUCCESS)
-
-
 async def test_04_the_client_hello_comes_on_the_same_connection(
     certs: Path, tmp_path: Path
 ) -> None:
@@ -168,15 +148,6 @@ async def test_04_the_client_hello_comes_on_the_same_connection(
     (hello,) = heard
     # A handshake record with a ClientHello.
     assert (hello[0], hello[5]) == (22, 1)
-
-
-BAD_ANSWERS = {
-    "no token": encode_accepted(0, NULL_AUTH, AcceptStat.SUCCESS),
-    "another flavor": encode_accepted(0, OpaqueAuth(1, b"STARTTLS"), AcceptStat.SUCCESS),
-    "a longer token": encode_accepted(0, OpaqueAuth(0, b"STARTTLS\0\0\0\0"), AcceptStat.SUCCESS),
-    "denied": encode_denied(0, RejectStat.AUTH_ERROR, AuthStat.AUTH_REJECTEDCRED),
-    "mismatch": encode_denied(0, RejectStat.RPC_MISMATCH),
-}
 
 
 async def test_05_no_client_hello_after_any_other_answer(certs: Path, tmp_path: Path) -> None:
@@ -204,14 +175,6 @@ async def test_06_a_failed_handshake_is_reported_as_a_refusal(certs: Path, tmp_p
     # The same as for a rejection with AUTH_ERROR, and with a reason.
     assert caught.value.errno == AuthRejected("", AuthStat.AUTH_TOOWEAK).errno == errno.EACCES
     assert "certificate" in str(caught.value)
-
-
-def is_badcred(reply: object) -> bool:
-    return (
-        isinstance(reply, DeniedReply)
-        and reply.status is RejectStat.AUTH_ERROR
-        and reply.auth_status is AuthStat.AUTH_BADCRED
-    )
 
 
 async def test_07_auth_tls_anywhere_else_is_a_bad_credential(certs: Path, tmp_path: Path) -> None:
@@ -265,22 +228,18 @@ async def test_09_the_server_has_a_certificate_and_asks_for_the_clients(
     assert connection["tls"]["peer"] == "CN=umktls client"
 
 
-async def test_10_mutual_or_nothing(certs: Path, tmp_path: Path) -> None:
+def test_10_mutual_or_nothing(tmp_path: Path) -> None:
     """Where both sides are to be authenticated, neither is let off."""
-    stranger = directory(tmp_path / "o", Authority.create("another CA"), trusted=AUTHORITY)
-    for number, (client, words) in enumerate(
-        [
-            ({}, "certificate"),  # shows none
-            ({**MTLS, "certs": stranger}, "unknown_ca"),  # one that the server does not believe
-            ({**MTLS, "certs": directory(tmp_path / "p", Authority.create("x"))}, "certificate"),
-        ]
-    ):
-        path = tmp_path / str(number)
-        path.mkdir()
-        with trio.fail_after(SECONDS):
-            async with pair(certs, path, client, MTLS) as both:
-                with pytest.raises(TlsRefused, match=words):
-                    await both.rpc.call(SAY, b"", NULL_AUTH)
+    with daemon("server", tmp_path, "server", mutualverf=True) as harness:
+        for certificate in (None, "foreignclient", "expiredclient"):
+            sock, peer = harness.connection(security="mtls")
+            client = peer.tls(client_context(certificate), lambda tls: tls.recv(1), **NAME)
+            assert harness.kernel.connect(sock).flags == 0
+            assert harness.kernel.event("handshake-failed")["phase"] == "client-certificate"
+            with pytest.raises(ssl.SSLError):
+                client.result(SECONDS)
+    assert not server_is_accepted(tmp_path, "foreign", "localhost", security="mtls")
+    assert server_is_accepted(tmp_path, "server", "localhost", security="mtls")
 
 
 def test_11_the_certificate_does_not_speak_for_users(tmp_path: Path) -> None:
@@ -402,49 +361,7 @@ def test_17_no_early_data() -> None:
         assert EARLY_DATA not in ticket_extensions(ticket.data)
 
 
-def ticket_extensions(message: bytes) -> list[int]:
-    """The types of a NewSessionTicket's extensions (RFC 8446 section 4.6.1)."""
-    at = 4 + 4 + 4
-    at += 1 + message[at]
-    at += 2 + int.from_bytes(message[at : at + 2], "big")
-    end = at + 2 + int.from_bytes(message[at : at + 2], "big")
-    at += 2
-    assert end == len(message)
-    types = []
-    while at < end:
-        kind, length = struct.unpack_from(">HH", message, at)
-        types.append(kind)
-        at += 4 + length
-    return types
-
-
 # TCP operation, section 5.1.1.
-
-
-def everything(client: Client) -> bytes:
-    """What the server still says; it is to close."""
-    data = b""
-    with contextlib.suppress(ConnectionResetError):
-        while piece := client.raw.recv(1000):
-            data += piece
-    return data
-
-
-def spurious_behind_the_probe(client: Client) -> bytes:
-    """A call that would be executed in the session, as if it had come in it."""
-    probe = encode_call(7, ECHO.number, ECHO.version, 0, AUTH_TLS, NULL_AUTH)
-    null = encode_call(8, ECHO.number, ECHO.version, 0, NULL_AUTH, NULL_AUTH)
-    client.raw.sendall(mark(len(probe)) + probe + mark(len(null)) + null)
-    answer = encode_accepted(7, STARTTLS_VERIFIER, AcceptStat.SUCCESS)
-    # If the two did not arrive together, the first one has its answer.
-    return everything(client).removeprefix(mark(len(answer)) + answer)
-
-
-def spurious_before_the_handshake(client: Client) -> bytes:
-    assert is_starttls(client.probe())
-    null = encode_call(8, ECHO.number, ECHO.version, 0, NULL_AUTH, NULL_AUTH)
-    client.raw.sendall(mark(len(null)) + null)
-    return everything(client)
 
 
 async def test_18_what_comes_between_probe_and_handshake_is_not_answered(
@@ -510,22 +427,6 @@ async def test_21_the_end_is_announced(certs: Path, tmp_path: Path) -> None:
 
 
 # Certificates, sections 5.2.1 and 5.2.2.
-
-
-def server_is_accepted(tmp_path: Path, certificate: str, name: str) -> bool:
-    """Whether our client takes a server with this certificate for `name`."""
-    path = tmp_path / f"{certificate}-{name.replace(':', '_')}"
-    path.mkdir()
-    with daemon("client", path) as client:
-        sock, peer = client.connection(peername=name)
-        answer = peer.tls(server_context(certificate), lambda tls: tls.recv(1), server_side=True)
-        good = bool(client.kernel.connect(sock).reterr == rpctls.RPCTLSERR_OK)
-        if good:
-            client.kernel.about(sock, "DISCONNECT")
-        sock.sock.close()
-        error = answer.exception(SECONDS)
-        assert good or isinstance(error, ssl.SSLError)
-        return good
 
 
 def test_23_names_are_those_of_the_subject_alternative_name(tmp_path: Path) -> None:
