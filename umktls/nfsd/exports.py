@@ -77,6 +77,7 @@ class Export:
             "name": self.name or os.path.abspath(self.path),
             "path": path,
             "fsid": self.fsid or _fsid_of(path),
+            "rules": ANYBODY if self.rules == ANYBODY else self.rules,
             "level": level,
             "guarded": level > 0 or self.rules != ANYBODY,
         }
@@ -92,7 +93,7 @@ class Export:
         """Why a client may not use the export; None if it may."""
         if level_of(peer) < self.level:
             return f"the export asks for {security_of(self.level)}, and the connection has less"
-        return self.rules.objection(peer)
+        return None if self.rules is ANYBODY else self.rules.objection(peer)
 
 
 def _fsid_of(path: str) -> int:
