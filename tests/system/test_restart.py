@@ -299,8 +299,8 @@ def test_new_keys_that_the_client_cannot_get(fresh: Live, large: Path, how: Copy
         copy.reach(8)
         kill(daemon_pid(fresh.client, "rpctlscd"))
         assert fresh.server.rekey() == 1
-    names = [found["event"] for found in fresh.client.trace(since)]
-    assert names.count("reconnect") == 1
+    # Not necessarily "reconnect": that is said where calls were waiting at that moment.
+    event(fresh.client, "closed", since)
 
 
 # ---- the connection
