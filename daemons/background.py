@@ -17,8 +17,7 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 from umktls.errors import WorldError
-
-from .notify import notify
+from umktls.userland.notify import notify
 
 __all__ = ["Launch", "PidFile", "PidFileError"]
 
@@ -96,9 +95,10 @@ class Launch:
 
     def ready(self) -> None:
         """The daemon serves."""
+        in_background = self._word is not None
         self._tell(0, "")
         self._started = True
-        notify("READY=1", f"MAINPID={os.getpid()}")
+        notify("READY=1", *([f"MAINPID={os.getpid()}"] if in_background else []))
 
     def failed(self, text: str, code: int) -> NoReturn:
         """The end, for a reason: `text` for the person who tries to start it, or for the log if

@@ -27,12 +27,12 @@ from umktls.abi.rpctls import RpctlsSysc
 from umktls.errors import UmktlsError, WorldError
 from umktls.rpc.program import Program
 from umktls.userland.libc import Kernel, KernelGone
+from umktls.userland.notify import notify, reloading
 from umktls.userland.svc import UpcallServer
 
 from .background import Launch, PidFile, PidFileError
 from .identity import ConfigurationError
 from .logs import SYSLOG_SOCKET, set_up_logging
-from .notify import notify, reloading
 from .options import UsageProblem
 from .service import HandshakeService
 

@@ -32,8 +32,8 @@ from pathlib import Path
 from umktls.abi.rpctls import RpctlsSysc
 from umktls.errors import UmktlsError, WorldError
 from umktls.userland.libc import Kernel
+from umktls.userland.notify import notify, reloading
 
-from .notify import notify, reloading
 from .running import ENDING, signals
 
 __all__ = ["Work", "run_workers", "set_title"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -210,11 +211,14 @@ def test_sighup_has_the_exports_read_again(tmp_path: Path) -> None:
         file = sandbox.top / "exports"
         file.write_text(f"{sandbox.export}\n")
         arguments = ("--exports", str(file), "--certs", str(sandbox.certs))
-        with serving(sandbox, *arguments) as server:
+        with told() as words, serving(sandbox, *arguments) as server:
+            assert words.recv(100) == b"READY=1"
             (host,) = sandbox.hosts()
             assert host.stat()["exports"] == [str(sandbox.export)]
             file.write_text(f"{sandbox.export} -tlscert\n{other} -ro -tls\n")
             server.send_signal(signal.SIGHUP)
+            assert words.recv(100).startswith(b"RELOADING=1")
+            assert words.recv(100) == b"READY=1"
             assert "/other" in wait_for_event(host.trace(follow=True), "exports")["what"]
             assert host.stat()["exports"] == [str(sandbox.export), str(other)]
             file.write_text(f"{other}\n\n/nowhere\n")
@@ -227,6 +231,19 @@ def test_sighup_has_the_exports_read_again(tmp_path: Path) -> None:
             events = host.trace(follow=True)
             for _ in range(2):
                 assert "0 sessions" in wait_for_event(events, "reloaded")["outcome"]
+
+
+@contextmanager
+def told() -> Iterator[socket.socket]:
+    """A service manager's socket, for what is started inside the block."""
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as words,
+        pytest.MonkeyPatch.context() as m,
+    ):
+        words.bind(f"\0umktls-test-{os.getpid()}")
+        words.settimeout(20)
+        m.setenv("NOTIFY_SOCKET", f"@umktls-test-{os.getpid()}")
+        yield words
 
 
 @contextmanager

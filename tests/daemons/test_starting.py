@@ -18,12 +18,12 @@ import pytest
 from umktls_daemons import rpctlscd, rpctlssd
 from umktls_daemons.identity import ConfigurationError
 from umktls_daemons.logs import set_up_logging
-from umktls_daemons.notify import notify
 
 from tests.daemons.fakekernel import SECONDS, FakeKernel
 from tests.daemons.pki import PASSPHRASE, certificates
 from tests.daemons.test_programs import Process, host, program
 from umktls.upcall.rpctls import RPCTLSCD_V1, RPCTLSSD_V1
+from umktls.userland.notify import notify
 
 
 def refused(name: str, *arguments: str | Path, **environment: str) -> tuple[int, str]:
@@ -93,11 +93,16 @@ def server(tmp_path: Path) -> Iterator[tuple[FakeKernel, list[str]]]:
                 os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
-def run(command: list[str], log: Path) -> int:
+def run(command: list[str], log: Path, **environment: str) -> int:
     """Run a command; what it says goes to `log`, which the daemon holds open."""
     with log.open("wb") as output:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stderr=output, timeout=SECONDS, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            stderr=output,
+            env={**os.environ, **environment},
+            timeout=SECONDS,
+            check=False,
         )
     return done.returncode
 
@@ -105,10 +110,12 @@ def run(command: list[str], log: Path) -> int:
 def test_the_background(tmp_path: Path, server: tuple[FakeKernel, list[str]]) -> None:
     kernel, command = server
     pidfile, log = tmp_path / "pid", tmp_path / "log"
-    assert run([*command, "-v"], log) == 0
-    # The command has ended, and the daemon serves.
-    assert kernel.registered.is_set()
-    pid = int(pidfile.read_text())
+    with manager(str(tmp_path / "notify")) as sock:
+        assert run([*command, "-v"], log, NOTIFY_SOCKET=str(tmp_path / "notify")) == 0
+        # The command has ended, and the daemon serves.
+        assert kernel.registered.is_set()
+        pid = int(pidfile.read_text())
+        assert sock.recv(1000).decode() == f"READY=1\nMAINPID={pid}"
     status = dict(
         line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
     )
@@ -238,7 +245,7 @@ def test_a_service_manager_is_told(tmp_path: Path) -> None:
         manager(address) as sock,
         host("rpctlscd", tmp_path, NOTIFY_SOCKET=address) as running,
     ):
-        assert sock.recv(1000).decode() == f"READY=1\nMAINPID={running.daemon.pid}"
+        assert sock.recv(1000) == b"READY=1"
         running.daemon.signal(signal.SIGHUP)
         assert sock.recv(1000).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
         assert sock.recv(1000) == b"READY=1"

@@ -17,6 +17,7 @@ from umktls.errors import UmktlsError
 from umktls.kernel.server import Listening, ServerConfig, boot_server
 from umktls.nfsd.exports import Export, least_security, overlaps
 from umktls.nfsd.server import NfsServer
+from umktls.userland.notify import notify, reloading
 
 __all__ = ["serve"]
 
@@ -80,11 +81,15 @@ async def run(options: ServeOptions, config: ServerConfig, nfsd: NfsServer) -> N
     with trio.open_signal_receiver(*numbers) as signals, closing(nfsd):
         async with boot_server(config, nfsd.services()) as server, trio.open_nursery() as nursery:
             click.echo(ready_line(config, nfsd.exports, server.port))
+            notify("READY=1")
             nursery.start_soon(expire, nfsd)
             async for number in signals:
                 if number != signal.SIGHUP:
                     break
+                reloading()
                 await reload(options, server, nfsd)
+                notify("READY=1")
+            notify("STOPPING=1")
             nursery.cancel_scope.cancel()
 
 

@@ -110,6 +110,7 @@ class Child:
             # A session of its own: Ctrl-C on the terminal is for the host, which ends it in order.
             process = subprocess.Popen(
                 self.command.line(self.rundir),
+                env=own_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -155,6 +156,12 @@ class Child:
             process.send_signal(number)
             with trio.move_on_after(grace):
                 await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+
+
+def own_environment() -> dict[str, str]:
+    """Ours without what is for us alone: a service manager waits for the host's word, and not for
+    its daemons'."""
+    return {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
 
 
 def describe_end(returncode: int) -> str:
