@@ -221,9 +221,12 @@ def test_sighup_has_the_exports_read_again(tmp_path: Path) -> None:
             assert words.recv(100) == b"READY=1"
             assert "/other" in wait_for_event(host.trace(follow=True), "exports")["what"]
             assert host.stat()["exports"] == [str(sandbox.export), str(other)]
-            file.write_text(f"{other}\n\n/nowhere\n")
+            file.write_text(f"{sandbox.export} -tlscertuser\n{other} -ro -tls\n")
             server.send_signal(signal.SIGHUP)
             assert server.stderr is not None
+            assert "until the server is started again" in server.stderr.readline()
+            file.write_text(f"{other}\n\n/nowhere\n")
+            server.send_signal(signal.SIGHUP)
             complaint = server.stderr.readline()
             assert complaint.startswith(f"umktls: {file}:3: export /nowhere: not a directory")
             assert complaint.endswith("the exports stay as they were\n")

@@ -87,16 +87,18 @@ async def run(options: ServeOptions, config: ServerConfig, nfsd: NfsServer) -> N
                 if number != signal.SIGHUP:
                     break
                 reloading()
-                await reload(options, server, nfsd)
+                await reload(options, config, server, nfsd)
                 notify("READY=1")
             notify("STOPPING=1")
             nursery.cancel_scope.cancel()
 
 
-async def reload(options: ServeOptions, server: Listening, nfsd: NfsServer) -> None:
+async def reload(
+    options: ServeOptions, config: ServerConfig, server: Listening, nfsd: NfsServer
+) -> None:
     """SIGHUP: the daemons read their files again, and the exports are what the file says now.
 
-    A mistake in it changes nothing.
+    A mistake in it changes nothing. `config` is what the server was started with.
     """
     server.host.reload_daemons()
     if options.exports_file is None:
@@ -104,12 +106,14 @@ async def reload(options: ServeOptions, server: Listening, nfsd: NfsServer) -> N
     try:
         # In a thread: names of hosts in it are looked up.
         exports = await trio.to_thread.run_sync(options.exports)
-        options.config(exports)
+        wanted = options.config(exports)
         nfsd.replace_exports(exports)
     except (UmktlsError, OSError) as error:
         complain(f"{error}; the exports stay as they were")
         return
     complain(*overlaps(exports))
+    if "--certuser" in wanted.daemon_arguments and "--certuser" not in config.daemon_arguments:
+        complain("-tlscertuser is new: nobody has a user until the server is started again")
     names = [export.name for export in exports]
     server.security = handshake_security(exports)
     server.host.config.facts.update(exports=names, security=server.security)

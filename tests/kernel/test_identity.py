@@ -1,0 +1,108 @@
+"""What a daemon tells of a client, and a socket that is to be read no more."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+
+import pytest
+import trio
+
+from tests.rpc.test_certificate import FACTS
+from umktls.abi import rpctls
+from umktls.errors import CallerError, UmktlsError
+from umktls.kernel.detours import Means
+from umktls.kernel.events import Trace
+from umktls.kernel.ktls_socket import KernelSocket
+from umktls.ktls.engines import get_engine
+from umktls.ktls.socket import KtlsSocketState
+from umktls.rpc.record import RecordReader, mark
+
+SECONDS = 20
+MESSAGE = mark(4) + b"call"
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[KernelSocket, socket.socket]]:
+    """A socket of the kernel's, in clear, and its peer."""
+    engine = get_engine("software")
+    means = Means(
+        {"tx": engine, "rx": engine},
+        bounce=False,
+        spawn=lambda task: None,
+        card_threads=trio.CapacityLimiter(1),
+        retransmitted_pct=lambda sock: 0.0,
+    )
+    state = KtlsSocketState(engine, engine)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far = socket.create_connection(listener.getsockname(), SECONDS)
+        near, _ = listener.accept()
+    with near, far:
+        yield KernelSocket(near, state, "s1", Trace("test", "server"), means), far
+
+
+def no_memory(address: int, length: int) -> bytes:
+    raise CallerError("there are no pointers in it", errno.EFAULT)
+
+
+def test_the_certificate_of_a_peer(ends: tuple[KernelSocket, socket.socket]) -> None:
+    sock, _ = ends
+    option = (rpctls.SOL_UMKTLS, rpctls.UMKTLS_PEERCERT)
+    assert sock.certificate is None
+    for wrong in (b"", b"garbage", FACTS.to_bytes()[:-1], FACTS.to_bytes() + b"\0"):
+        with pytest.raises(CallerError) as caught:
+            sock.setsockopt(*option, wrong, no_memory)
+        assert caught.value.errno == errno.EINVAL
+    assert sock.certificate is None
+    sock.setsockopt(*option, FACTS.to_bytes(), no_memory)
+    assert sock.certificate == FACTS
+
+
+@pytest.mark.parametrize("name", [rpctls.UMKTLS_PEERNAME, rpctls.UMKTLS_XPRTSEC, 99])
+def test_what_cannot_be_set(ends: tuple[KernelSocket, socket.socket], name: int) -> None:
+    with pytest.raises(UmktlsError) as caught:
+        ends[0].setsockopt(rpctls.SOL_UMKTLS, name, b"", no_memory)
+    assert caught.value.errno == errno.ENOPROTOOPT
+
+
+async def no_control() -> None:
+    raise AssertionError("nothing is parked")
+
+
+@pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_RDWR])
+async def test_reading_ends_though_the_peer_goes_on(
+    ends: tuple[KernelSocket, socket.socket], how: int
+) -> None:
+    sock, peer = ends
+    seen = []
+
+    async def deliver(message: memoryview) -> None:
+        seen.append(bytes(message))
+        sock.shutdown(how)
+
+    peer.sendall(MESSAGE)
+    with trio.fail_after(SECONDS):
+        reader = RecordReader(100)
+        await sock.pump(reader, deliver, no_control)
+        # Linux would still have us read what comes now.
+        peer.sendall(MESSAGE)
+        await sock.pump(reader, deliver, no_control)
+    assert seen == [b"call"]
+
+
+async def test_the_end_of_writing_is_not_the_end_of_reading(
+    ends: tuple[KernelSocket, socket.socket],
+) -> None:
+    sock, peer = ends
+    seen = []
+
+    async def deliver(message: memoryview) -> None:
+        seen.append(bytes(message))
+
+    sock.shutdown(socket.SHUT_WR)
+    peer.sendall(MESSAGE * 2)
+    peer.shutdown(socket.SHUT_WR)
+    with trio.fail_after(SECONDS):
+        await sock.pump(RecordReader(100), deliver, no_control)
+    assert seen == [b"call"] * 2
