@@ -20,9 +20,10 @@ from umktls.kernel import client, hosttls, tls
 from umktls.kernel.client import MountConfig
 from umktls.kernel.engines import chosen_engines
 from umktls.kernel.hosttls import BoundEngine, HostIntake
+from umktls.ktls.crypto_info import crypto_info
 from umktls.ktls.engines import get_engine
 from umktls.ktls.engines.choice import EngineChoice
-from umktls.ktls.engines.linux import PassOpener, PassSealer, crypto_info, wrap
+from umktls.ktls.engines.linux import PassOpener, PassSealer, wrap
 from umktls.ktls.errors import BadRecord
 from umktls.ktls.rx import Receiver
 from umktls.ktls.session import Session

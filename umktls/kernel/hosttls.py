@@ -18,13 +18,13 @@ import trio
 from umktls.abi import linux
 from umktls.errors import UnsupportedError, WorldError
 from umktls.kernel.stream import SendQueue
+from umktls.ktls.crypto_info import crypto_info
 from umktls.ktls.engines import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Opener, Sealer
 from umktls.ktls.engines.linux import (
     WRAPPING,
     LinuxEngine,
     PassOpener,
     PassSealer,
-    crypto_info,
     wrap,
 )
 from umktls.ktls.errors import BadRecord, RecordError, RecordSize, RecordVersion

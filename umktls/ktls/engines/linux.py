@@ -10,45 +10,21 @@ The real socket is the kernel's business (`umktls.kernel.hosttls`), which binds 
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 
 from umktls.abi.freebsd import TCP_TLS_MODE_SW
-from umktls.abi.linux import CRYPTO_INFO_LAYOUTS, CryptoInfo
 from umktls.errors import CallerError, UnsupportedError
+from umktls.ktls.crypto_info import crypto_info
 from umktls.ktls.engines import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Buffer, Opener, Route, Sealer
 from umktls.ktls.session import Direction, Session
 
-__all__ = ["WRAPPING", "LinuxEngine", "PassOpener", "PassSealer", "crypto_info", "wrap"]
+__all__ = ["WRAPPING", "LinuxEngine", "PassOpener", "PassSealer", "wrap"]
 
 APPLICATION_DATA = 23
 # What `wrap` adds: a header in front, and as much behind as a tag has, since the destination of an
 # opener may be shorter than the record by so much.
 TRAILER = 16
 WRAPPING = RECORD_HEADER_LENGTH + TRAILER
-SALT = 4
-EXPLICIT_NONCE = 8
-
-
-def crypto_info(session: Session) -> CryptoInfo:
-    """The value of TLS_TX or TLS_RX for a session (linux/tls.h). Raises `UnsupportedError`."""
-    layout = CRYPTO_INFO_LAYOUTS.get(session.suite.cipher_type)
-    if layout is None or session.version not in layout.versions:
-        raise UnsupportedError(f"Linux has no crypto_info for {session.suite.name}")
-    salt, iv = session.iv[: layout.salt], session.iv[layout.salt :]
-    if not iv:  # TLS 1.2: this part of the nonce is in each record, and counts up from anywhere
-        nonce = session.nonce
-        iv = (
-            secrets.token_bytes(EXPLICIT_NONCE) if nonce is None else nonce.to_bytes(EXPLICIT_NONCE)
-        )
-    return CryptoInfo(
-        session.version,
-        session.suite.cipher_type,
-        iv,
-        session.key,
-        salt,
-        session.sequence.to_bytes(8),
-    )
 
 
 def wrap(record_type: int, length: int) -> tuple[bytes, bytes]:

@@ -1,0 +1,173 @@
+"""Kernel TLS as a kernel's socket interface has it: FreeBSD's, or Linux's.
+
+What a daemon wants is the same for both: set the keys of a direction, see whether they are used,
+send and take records that are no application data. How it is said differs:
+
+                  FreeBSD                               Linux
+    keys          TCP_TXTLS_ENABLE, TCP_RXTLS_ENABLE    TCP_ULP "tls", then TLS_TX, TLS_RX
+                  struct tls_enable, keys by pointer    struct tls12_crypto_info_*
+    in use?       TCP_TXTLS_MODE, TCP_RXTLS_MODE        TLS_TX, TLS_RX are there to be got
+    record type   TLS_SET_RECORD_TYPE, TLS_GET_RECORD   TLS_SET_RECORD_TYPE, TLS_GET_RECORD_TYPE
+                  at level IPPROTO_TCP                  at level SOL_TLS
+
+`interface_of` has the one that a personality's kernel speaks; where it speaks both, FreeBSD's.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from umktls.abi import linux
+from umktls.abi.freebsd import (
+    IPPROTO_TCP,
+    TCP_RXTLS_ENABLE,
+    TCP_RXTLS_MODE,
+    TCP_TLS_MODE_NONE,
+    TCP_TLS_MODE_SW,
+    TCP_TXTLS_ENABLE,
+    TCP_TXTLS_MODE,
+    TlsEnable,
+    TlsEnableRequest,
+    TlsGetRecord,
+    cmsg_space,
+)
+from umktls.abi.messages import MessageAbi
+from umktls.abi.personality import Kernel as KernelName
+from umktls.abi.personality import Personality
+from umktls.errors import PeerError
+from umktls.ktls.crypto_info import crypto_info
+from umktls.ktls.session import Direction, Session
+from umktls.upcall.syscalls import RecvmsgResult
+from umktls.userland.failures import SystemCallError
+
+__all__ = ["KtlsInterface", "Record", "interface_of"]
+
+# A TLS record's payload, and the room a record of any type may need.
+MAX_PAYLOAD = 16384
+CONTROL_ROOM = cmsg_space(TlsGetRecord.SIZE)  # as much as for Linux's one byte
+
+_ENABLE: Mapping[Direction, int] = {"tx": TCP_TXTLS_ENABLE, "rx": TCP_RXTLS_ENABLE}
+_MODE: Mapping[Direction, int] = {"tx": TCP_TXTLS_MODE, "rx": TCP_RXTLS_MODE}
+_CRYPTO_INFO: Mapping[Direction, int] = {"tx": linux.TLS_TX, "rx": linux.TLS_RX}
+
+
+class Record(NamedTuple):
+    """A TLS record's content with its type: 21 alert, 22 handshake, 23 application data."""
+
+    type: int
+    data: bytes
+
+
+class SystemCalls(Protocol):
+    """The system calls on a socket, as `umktls.userland.sockets.Socket` has them."""
+
+    def setsockopt(
+        self, level: int, name: int, value: bytes, memory: Sequence[tuple[int, bytes]] = ()
+    ) -> None: ...
+
+    def getsockopt(self, level: int, name: int, length: int = 256) -> bytes: ...
+
+    def sendmsg(self, data: bytes, control: bytes = b"", flags: int = 0) -> int: ...
+
+    def recvmsg(self, length: int, controllen: int = 0, flags: int = 0) -> RecvmsgResult: ...
+
+
+class KtlsInterface:
+    """What both interfaces have in common; `messages` says how sendmsg and recvmsg are spoken."""
+
+    def __init__(self, messages: MessageAbi) -> None:
+        self.messages = messages
+
+    def enable(self, sock: SystemCalls, direction: Direction, session: Session) -> None:
+        """Set the keys of one direction. Raises `SystemCallError`, `UnsupportedError`."""
+        raise NotImplementedError
+
+    def mode(self, sock: SystemCalls, direction: Direction) -> int:
+        """Who makes the records of one direction: a TCP_TLS_MODE_*, NONE (0) for nobody."""
+        raise NotImplementedError
+
+    def send_record(self, sock: SystemCalls, record_type: int, data: bytes) -> None:
+        """Send one record of any type. Raises `SystemCallError`."""
+        abi = self.messages
+        control = abi.layout.pack(*abi.set_record_type, bytes((record_type,)))
+        sock.sendmsg(data, control, abi.dontwait)
+
+    def receive_record(self, sock: SystemCalls) -> Record | None:
+        """The record at the head of the receive queue; None if there is none to be had.
+
+        Raises `PeerError` for a record without a type, `SystemCallError`.
+        """
+        abi = self.messages
+        try:
+            result = sock.recvmsg(MAX_PAYLOAD, CONTROL_ROOM, abi.dontwait)
+        except SystemCallError as error:
+            if error.errno == errno.EAGAIN:
+                return None
+            raise
+        if not result.control and not result.data:
+            return None
+        for message in abi.layout.parse_untrusted(result.control):
+            if (message.level, message.type) == abi.get_record_type and message.data:
+                return Record(message.data[0], result.data)
+        cut = " (MSG_CTRUNC)" if result.flags & abi.ctrunc else ""
+        raise PeerError(f"recvmsg gave {len(result.data)} bytes without a record type{cut}")
+
+
+class FreebsdKtls(KtlsInterface):
+    """tcp(4), ktls(4)."""
+
+    def enable(self, sock: SystemCalls, direction: Direction, session: Session) -> None:
+        template = TlsEnable(
+            cipher_key=0,
+            iv=0,
+            auth_key=0,
+            cipher_algorithm=session.suite.algorithm,
+            cipher_key_len=0,
+            iv_len=0,
+            auth_algorithm=0,
+            auth_key_len=0,
+            flags=0,
+            tls_vmajor=session.version >> 8,
+            tls_vminor=session.version & 0xFF,
+            rec_seq=session.sequence,
+        )
+        request = TlsEnableRequest.build(template, session.key, session.iv)
+        sock.setsockopt(IPPROTO_TCP, _ENABLE[direction], request.value, request.memory)
+
+    def mode(self, sock: SystemCalls, direction: Direction) -> int:
+        return int.from_bytes(sock.getsockopt(IPPROTO_TCP, _MODE[direction], 4), "little")
+
+
+class LinuxKtls(KtlsInterface):
+    """Documentation/networking/tls.rst. Linux does not say who makes the records: SW, if one."""
+
+    def enable(self, sock: SystemCalls, direction: Direction, session: Session) -> None:
+        info = crypto_info(session)
+        try:
+            sock.setsockopt(linux.SOL_TCP, linux.TCP_ULP, linux.TLS_ULP_NAME)
+        except SystemCallError as error:
+            if error.errno != errno.EEXIST:  # for the other direction it was there already
+                raise
+        sock.setsockopt(linux.SOL_TLS, _CRYPTO_INFO[direction], info.pack())
+
+    def mode(self, sock: SystemCalls, direction: Direction) -> int:
+        try:
+            sock.getsockopt(linux.SOL_TLS, _CRYPTO_INFO[direction], linux.CRYPTO_INFO_HEADER_SIZE)
+        except SystemCallError as error:
+            if error.errno in (errno.EBUSY, errno.ENOPROTOOPT):
+                return TCP_TLS_MODE_NONE
+            raise
+        return TCP_TLS_MODE_SW
+
+
+INTERFACES: Mapping[KernelName, Callable[[MessageAbi], KtlsInterface]] = {
+    "freebsd": FreebsdKtls,
+    "linux": LinuxKtls,
+}
+
+
+def interface_of(personality: Personality) -> KtlsInterface:
+    """The interface that a daemon uses on that kernel."""
+    return INTERFACES[personality.keys.interfaces[0]](personality.messages)

@@ -1,0 +1,203 @@
+"""A socket of the kernel that a daemon has taken."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from umktls.abi.rpctls import (
+    SOL_UMKTLS,
+    UMKTLS_CONNECTION,
+    UMKTLS_DEADLINE,
+    UMKTLS_PEERADDR,
+    UMKTLS_PEERCERT,
+    UMKTLS_PEERNAME,
+    UMKTLS_RX_BOUNCE,
+    UMKTLS_RX_FALLBACK,
+    UMKTLS_TX_BOUNCE,
+    UMKTLS_TX_FALLBACK,
+    UMKTLS_XPRTSEC,
+    UPCALL_TIMEOUT,
+)
+from umktls.errors import PeerError
+from umktls.ktls.session import Direction, Session
+from umktls.rpc.certificate import PeerCertificate
+from umktls.upcall.syscalls import (
+    CloseArgs,
+    GetsockoptArgs,
+    RecvmsgArgs,
+    RecvmsgResult,
+    Segment,
+    SendmsgArgs,
+    SetsockoptArgs,
+    ShutdownArgs,
+)
+from umktls.userland.failures import SystemCallError
+from umktls.userland.ktls import Record
+from umktls.userland.streams import Deadline, read_exact, read_record, write_all
+
+if TYPE_CHECKING:
+    from umktls.userland.libc import Kernel
+
+__all__ = ["Socket"]
+
+_FALLBACK: Mapping[Direction, int] = {"tx": UMKTLS_TX_FALLBACK, "rx": UMKTLS_RX_FALLBACK}
+_BOUNCE: Mapping[Direction, int] = {"tx": UMKTLS_TX_BOUNCE, "rx": UMKTLS_RX_BOUNCE}
+
+
+class Socket:
+    """A kernel socket that this process has taken.
+
+    `number` is its descriptor in the kernel's table, the one in all system calls. `fd` is a real
+    descriptor of the same connection, for reading and writing while the kernel leaves that alone,
+    -1 once it was given up.
+    """
+
+    def __init__(self, kernel: Kernel, number: int, fd: int) -> None:
+        self._kernel = kernel
+        self.number = number
+        self.fd = fd
+
+    # The connection itself, before kernel TLS.
+
+    def read_exact(self, length: int, deadline: Deadline) -> bytes:
+        """See `streams.read_exact`."""
+        return read_exact(self.fd, length, deadline)
+
+    def read_record(self, deadline: Deadline) -> bytes:
+        """See `streams.read_record`."""
+        return read_record(self.fd, deadline)
+
+    def write_all(self, data: bytes, deadline: Deadline) -> None:
+        """See `streams.write_all`."""
+        write_all(self.fd, data, deadline)
+
+    def peer_address(self) -> tuple[str, int] | None:
+        """Address and port of the peer; None where the socket has none (not TCP, or not up).
+
+        Where the descriptor is not the TCP socket itself, the kernel is asked (UMKTLS_PEERADDR).
+        """
+        try:
+            with socket.socket(fileno=os.dup(self.fd)) as duplicate:
+                address = duplicate.getpeername()
+        except OSError:
+            return None
+        if isinstance(address, tuple):
+            return address[0], address[1]
+        host, _, port = self._own_option(UMKTLS_PEERADDR).decode("ascii", "replace").partition(" ")
+        return (host, int(port)) if port.isdecimal() else None
+
+    def release(self) -> None:
+        """Give up the real descriptor; the kernel's socket stays open."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    # System calls.
+
+    def setsockopt(
+        self, level: int, name: int, value: bytes, memory: Sequence[tuple[int, bytes]] = ()
+    ) -> None:
+        """setsockopt(2); `memory` is what pointers inside `value` point to: (address, bytes)."""
+        segments = tuple(Segment(address, data) for address, data in memory)
+        self._kernel.call(SetsockoptArgs(self.number, level, name, value, segments))
+
+    def getsockopt(self, level: int, name: int, length: int = 256) -> bytes:
+        """getsockopt(2)."""
+        value, _ = self._kernel.call(GetsockoptArgs(self.number, level, name, length))
+        return bytes(value)
+
+    def sendmsg(self, data: bytes, control: bytes = b"", flags: int = 0) -> int:
+        """sendmsg(2); `control` in the kernel's layout. Returns how many bytes went."""
+        sent, _ = self._kernel.call(SendmsgArgs(self.number, data, control, flags))
+        return int(sent)
+
+    def recvmsg(self, length: int, controllen: int = 0, flags: int = 0) -> RecvmsgResult:
+        """recvmsg(2)."""
+        result, _ = self._kernel.call(RecvmsgArgs(self.number, length, controllen, flags))
+        assert isinstance(result, RecvmsgResult)
+        return result
+
+    def shutdown(self, how: int = socket.SHUT_WR) -> None:
+        """shutdown(2)."""
+        self._kernel.call(ShutdownArgs(self.number, how))
+
+    def close(self) -> None:
+        """close(2), of the kernel's descriptor and of the real one."""
+        self.release()
+        self._kernel.call(CloseArgs(self.number))
+
+    # What these calls are used for.
+
+    def enable_tls(self, direction: Direction, session: Session) -> None:
+        """Give the kernel the keys of one direction, by the options that it has for that.
+
+        Raises `SystemCallError` where it does not take them.
+        """
+        self._kernel.ktls.enable(self, direction, session)
+
+    def tls_mode(self, direction: Direction) -> int:
+        """Who makes the records of one direction: a TCP_TLS_MODE_*, NONE (0) for nobody."""
+        return self._kernel.ktls.mode(self, direction)
+
+    def send_record(self, record_type: int, data: bytes) -> None:
+        """Send one record of any type through the kernel, which must have the TX keys."""
+        self._kernel.ktls.send_record(self, record_type, data)
+
+    def receive_record(self) -> Record | None:
+        """The record at the head of the receive queue; None if there is none to be had.
+
+        Raises `PeerError` for a record without a type, `SystemCallError`.
+        """
+        return self._kernel.ktls.receive_record(self)
+
+    def peer_name(self) -> str:
+        """UMKTLS_PEERNAME: the server's name as the user typed it, "" if the kernel has none."""
+        return self._own_option(UMKTLS_PEERNAME).decode("utf-8", "surrogateescape")
+
+    def transport_security(self) -> str:
+        """UMKTLS_XPRTSEC: "tls" or "mtls", "" if the kernel does not say."""
+        return self._own_option(UMKTLS_XPRTSEC).decode("ascii", "replace")
+
+    def connection_name(self) -> str:
+        """UMKTLS_CONNECTION: what the trace calls the connection, "" if the kernel does not say."""
+        return self._own_option(UMKTLS_CONNECTION).decode("ascii", "replace")
+
+    def fallback(self, direction: Direction) -> str:
+        """UMKTLS_TX_FALLBACK, UMKTLS_RX_FALLBACK: what to do with a direction that kernel TLS does
+        not take: "refuse", "bounce" or "clear"; "refuse" if the kernel does not say."""
+        return self._own_option(_FALLBACK[direction]).decode("ascii", "replace") or "refuse"
+
+    def bounce(self, direction: Direction) -> socket.socket:
+        """UMKTLS_TX_BOUNCE, UMKTLS_RX_BOUNCE: this process's end of the pair, non-blocking."""
+        args = GetsockoptArgs(self.number, SOL_UMKTLS, _BOUNCE[direction], 0)
+        _, descriptors = self._kernel.call(args)
+        ends = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+        for extra in ends[1:]:
+            extra.close()
+        if not ends:
+            raise PeerError("the kernel gave no socket to bounce over")
+        ends[0].setblocking(False)
+        return ends[0]
+
+    def tell_certificate(self, certificate: PeerCertificate) -> None:
+        """UMKTLS_PEERCERT: what the peer's verified certificate says, for rules about it."""
+        self.setsockopt(SOL_UMKTLS, UMKTLS_PEERCERT, certificate.to_bytes())
+
+    def deadline(self, otherwise: float = UPCALL_TIMEOUT) -> Deadline:
+        """UMKTLS_DEADLINE: until when the upcall must be answered."""
+        value = self._own_option(UMKTLS_DEADLINE)
+        if len(value) != 4:
+            return Deadline.after(otherwise)
+        return Deadline.after(int.from_bytes(value, "little") / 1000)
+
+    def _own_option(self, name: int) -> bytes:
+        try:
+            return self.getsockopt(SOL_UMKTLS, name, 1024)
+        except SystemCallError as error:
+            if error.errno in (errno.ENOPROTOOPT, errno.EINVAL):
+                return b""
+            raise
