@@ -143,6 +143,13 @@ class LiveSession:
         if self._relay is not None:
             self._relay.start()
 
+    def __str__(self) -> str:
+        """For the log, with the name by which trace and mount know the connection."""
+        with contextlib.suppress(UmktlsError):
+            if name := self._sock.connection_name():
+                return f"session {self.number} [connection {name}]"
+        return f"session {self.number}"
+
     @property
     def number(self) -> int:
         """The socket's descriptor in the kernel's table."""
@@ -162,13 +169,11 @@ class LiveSession:
         try:
             self._sock.tell_certificate(facts_of(self.chain))
         except SystemCallError as error:
-            logger.info(
-                "session %d: the certificate's facts are not wanted: %s", self.number, error
-            )
+            logger.info("%s: the certificate's facts are not wanted: %s", self, error)
 
     def complain(self, reason: str) -> None:
         """Something is not as it should be, and the session goes on: for the log and the trace."""
-        logger.warning("session %d: %s", self.number, reason)
+        logger.warning("%s: %s", self, reason)
         self._emit("warning", reason=reason)
 
     # The upcalls.
@@ -334,7 +339,7 @@ class LiveSession:
             return
         reason = f"the peer ended the session with the alert {alert.name}"
         reason = f"{reason}; {advice_for(alert.description)}"
-        logger.warning("session %d: %s", self.number, reason)
+        logger.warning("%s: %s", self, reason)
         self._emit("alert", level=alert.level_name, description=alert.name, reason=reason)
         self._shut_down()
 
@@ -355,7 +360,7 @@ class LiveSession:
 
     def _fail(self, reason: str, alert: int) -> None:
         """The session cannot go on. The peer gets `alert` unless the object has sent one."""
-        logger.warning("session %d ends: %s", self.number, reason)
+        logger.warning("%s ends: %s", self, reason)
         sent = self._endpoint.findings.alert_sent
         if sent is None:
             with contextlib.suppress(UmktlsError):

@@ -106,3 +106,23 @@ async def test_the_end_of_writing_is_not_the_end_of_reading(
     with trio.fail_after(SECONDS):
         await sock.pump(RecordReader(100), deliver, no_control)
     assert seen == [b"call"] * 2
+
+
+async def test_what_has_arrived_is_read_after_hanging_up(
+    ends: tuple[KernelSocket, socket.socket],
+) -> None:
+    """Sending failed because the peer has gone; why is in what it said last."""
+    sock, peer = ends
+    seen = []
+
+    async def deliver(message: memoryview) -> None:
+        seen.append(bytes(message))
+
+    peer.sendall(MESSAGE)
+    sock.hang_up()
+    assert peer.recv(1) == b""
+    with trio.fail_after(SECONDS):
+        await sock.pump(RecordReader(100), deliver, no_control)
+    assert seen == [b"call"]
+    peer.close()
+    sock.hang_up()

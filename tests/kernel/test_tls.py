@@ -343,3 +343,20 @@ async def test_a_failure_has_the_same_id_everywhere(
     assert failed["phase"] == ("certificate" if told else "probe")
     assert ("[connection c1] failed in phase certificate: " + failed["reason"] in log) == told
     assert ("failed in phase certificate: " + failed["reason"] in str(caught.value)) == told
+
+
+async def test_a_certificate_that_was_not_shown(certs: Path, tmp_path: Path) -> None:
+    """The server says so behind the client's end of the handshake, and closes: the alert is read
+    though the first call can no longer be sent, and no second connection is tried."""
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, {}, MTLS) as both:
+            with pytest.raises(UmktlsError) as caught:
+                await both.rpc.call(SAY, b"", NULL_AUTH)
+            (alert,) = both.events("client", "alert")
+            attempts = both.events("client", "tcp-connect")
+            log = (tmp_path / "c" / "rpctlscd.log").read_text()
+    assert len(attempts) == 1
+    assert (alert["connection"], alert["description"]) == ("c1", "certificate_required")
+    assert "failed in phase alert: " + alert["reason"] in str(caught.value)
+    assert str(caught.value).endswith("[connection c1]")
+    assert "[connection c1]: " + alert["reason"] in log

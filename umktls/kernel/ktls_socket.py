@@ -20,7 +20,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -368,6 +368,12 @@ class KernelSocket:
             self.sock.shutdown(how)
         except OSError as error:
             raise WorldError(f"shutdown: {error.strerror}", error.errno) from error
+
+    def hang_up(self) -> None:
+        """Nothing can be sent any more. What has arrived is still read: it may say why."""
+        self.detours.flush()
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
 
     # ---- its life
 

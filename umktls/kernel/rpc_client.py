@@ -138,7 +138,7 @@ class RpcClient:
         except WorldError:
             # The reading task sees the same broken connection and makes a new one, on which this
             # call is sent again.
-            shut(sock)
+            sock.hang_up()
         sock.rpc["calls"] += 1
 
     # ---- connections
@@ -192,7 +192,7 @@ class RpcClient:
             with trio.CancelScope(shield=True):
                 await self._disconnect(sock, reason)
         if sock.failure is not None and sock.failure.phase == "alert":
-            self._fail_all(TlsRefused(f"TLS with {sock.peer} failed: {sock.failure}"))
+            self._fail_all(ended_by_alert(sock))
         elif len(self._table):
             self._trace.emit(
                 "reconnect", sock.name, peer=sock.peer, reason=reason, waiting=len(self._table)
@@ -251,8 +251,8 @@ class RpcClient:
         )
 
 
-def shut(sock: KernelSocket) -> None:
-    try:
-        sock.shutdown(2)
-    except WorldError:
-        return
+def ended_by_alert(sock: KernelSocket) -> TlsRefused:
+    """The error for a fatal alert: so a TLS 1.3 server refuses a client's certificate, behind the
+    end of the handshake."""
+    where = f"TLS with {sock.peer} failed in phase alert"
+    return TlsRefused(f"{where}: {sock.failure} [connection {sock.name}]")
