@@ -17,7 +17,8 @@ from umktls.abi.rpctls import RPCTLS_FLAGS_HANDSHAKE, RPCTLS_FLAGS_VERIFIED
 from umktls.errors import PeerError
 from umktls.kernel.events import Trace
 from umktls.kernel.ktls_socket import KernelSocket
-from umktls.kernel.upcalls import DaemonGone, DaemonHandle, UpcallTimeout, describe
+from umktls.kernel.registered import RegisteredDaemon
+from umktls.kernel.upcalls import DaemonGone, Request, UpcallTimeout, connect_life, describe
 from umktls.rpc.message import (
     NULL_AUTH,
     AcceptStat,
@@ -37,6 +38,7 @@ from umktls.upcall.rpctls import (
     rpctlscd_connect_res,
     rpctlssd_connect_res,
 )
+from umktls.upcall.states import UpcallAction
 
 CONNECT = RPCTLSCD_V1["CONNECT"]
 HANDLERECORD = RPCTLSCD_V1["HANDLERECORD"]
@@ -53,8 +55,13 @@ def accepted(result: object) -> Answer:
     return answer
 
 
+async def ask(handle: RegisteredDaemon, seconds: float) -> rpctls_session_res:
+    """One HANDLERECORD upcall."""
+    return await handle.call(Request(HANDLERECORD, SESSION, seconds))
+
+
 @asynccontextmanager
-async def daemon(path: Path, answer: Answer) -> AsyncIterator[DaemonHandle]:
+async def daemon(path: Path, answer: Answer) -> AsyncIterator[RegisteredDaemon]:
     """A handle for a daemon that answers each call with the messages of `answer`."""
     listener = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
     await listener.bind(str(path / "d.sock"))
@@ -80,7 +87,9 @@ async def daemon(path: Path, answer: Answer) -> AsyncIterator[DaemonHandle]:
                 nursery.start_soon(task)
 
             nursery.start_soon(trio.serve_listeners, serve, [trio.SocketListener(listener)])
-            handle = DaemonHandle("rpctlscd", str(path / "d.sock"), 1, Trace("h", "client"), spawn)
+            handle = RegisteredDaemon(
+                "rpctlscd", str(path / "d.sock"), 1, Trace("h", "client"), spawn
+            )
             yield handle
             handle.close()
             nursery.cancel_scope.cancel()
@@ -88,7 +97,7 @@ async def daemon(path: Path, answer: Answer) -> AsyncIterator[DaemonHandle]:
 
 async def test_an_answer_comes_back(tmp_path: Path) -> None:
     async with daemon(tmp_path, accepted(rpctls_session_res(2))) as handle:
-        result = await handle.call(HANDLERECORD, SESSION, 5, "c1")
+        result = await ask(handle, 5)
         events = [event["event"] for event in handle.trace.since()]
     assert result.reterr == 2
     assert events == ["upcall", "upcall-answered"]
@@ -99,22 +108,22 @@ async def test_no_answer_is_an_error_at_the_deadline(
 ) -> None:
     async with daemon(tmp_path, lambda call: []) as handle:
         with pytest.raises(UpcallTimeout, match="did not answer HANDLERECORD within 2 s") as caught:
-            await handle.call(HANDLERECORD, SESSION, 2)
+            await ask(handle, 2)
     assert caught.value.errno == errno.ETIMEDOUT
 
 
 async def test_a_daemon_that_hangs_up(tmp_path: Path) -> None:
     async with daemon(tmp_path, lambda call: [b""]) as handle:
         with pytest.raises(DaemonGone, match="went away"):
-            await handle.call(HANDLERECORD, SESSION, 5)
+            await ask(handle, 5)
 
 
 async def test_a_daemon_that_is_not_there(tmp_path: Path) -> None:
-    handle = DaemonHandle(
+    handle = RegisteredDaemon(
         "rpctlscd", str(tmp_path / "none"), 1, Trace("h", "client"), lambda task: None
     )
     with pytest.raises(DaemonGone, match="start it again"):
-        await handle.call(HANDLERECORD, SESSION, 5)
+        await ask(handle, 5)
 
 
 async def test_a_rejection_says_why(tmp_path: Path) -> None:
@@ -123,13 +132,13 @@ async def test_a_rejection_says_why(tmp_path: Path) -> None:
 
     async with daemon(tmp_path, answer) as handle:
         with pytest.raises(PeerError, match="AUTH_TOOWEAK"):
-            await handle.call(HANDLERECORD, SESSION, 5)
+            await ask(handle, 5)
 
 
 async def test_garbage_from_the_daemon_costs_its_connection(tmp_path: Path) -> None:
     async with daemon(tmp_path, lambda call: [b"\xff" * 8]) as handle:
         with pytest.raises(DaemonGone):
-            await handle.call(HANDLERECORD, SESSION, 5)
+            await ask(handle, 5)
         assert [e["where"] for e in handle.trace.since() if e["event"] == "garbage"] == [
             "the upcall socket"
         ]
@@ -141,9 +150,9 @@ async def test_an_answer_to_nothing_is_noted(tmp_path: Path) -> None:
         return [stray, *accepted(rpctls_session_res(0))(call)]
 
     async with daemon(tmp_path, answer) as handle:
-        await handle.call(HANDLERECORD, SESSION, 5)
-        warnings = [e["reason"] for e in handle.trace.since() if e["event"] == "warning"]
-    assert warnings == ["rpctlscd answered an upcall too late"]
+        await ask(handle, 5)
+        (late,) = [e for e in handle.trace.since() if e["event"] == "late-answer"]
+    assert late["text"] == ("rpctlscd (process 1) answered an upcall too late")
 
 
 async def test_answers_may_come_in_another_order(tmp_path: Path) -> None:
@@ -163,7 +172,7 @@ async def test_answers_may_come_in_another_order(tmp_path: Path) -> None:
     async with daemon(tmp_path, answer) as handle, trio.open_nursery() as nursery:
 
         async def call(number: int) -> None:
-            results[number] = (await handle.call(HANDLERECORD, SESSION, 5)).reterr
+            results[number] = (await ask(handle, 5)).reterr
 
         for number in range(3):
             nursery.start_soon(call, number)
@@ -199,14 +208,15 @@ async def test_a_daemon_that_may_still_come_for_a_socket_gets_no_other(
         late = accepted(rpctls_session_res(2))(calls[0])
         return [*late, *accepted(rpctls_session_res(0))(call)]
 
-    sock = cast(KernelSocket, SimpleNamespace(deadline=0.0, name="c1", closed=False))
+    sock = cast(KernelSocket, SimpleNamespace(name="c1", cookie=1, closed=False))
     async with daemon(tmp_path, answer) as handle:
-        async with handle.published(sock, 1):
-            with pytest.raises(UpcallTimeout):
-                await handle.call(CONNECT, rpctlscd_connect_arg(()), 1)
-        with pytest.raises(UpcallTimeout, match="still busy"):
-            async with handle.published(sock, 1):
-                raise AssertionError("another socket was offered")
-        await handle.call(HANDLERECORD, SESSION, 1)
-        async with handle.published(sock, 1):
-            pass
+        connect = Request(CONNECT, rpctlscd_connect_arg(()), 1, sock, upcall=connect_life())
+        with pytest.raises(UpcallTimeout):
+            await handle.call(connect)
+        assert connect.action is UpcallAction.CLOSE
+        rooms = [handle.room]
+        await ask(handle, 1)
+        assert [*rooms, handle.room] == [False, True]
+        assert [e["connection"] for e in handle.trace.since() if e["event"] == "late-answer"] == [
+            "c1"
+        ]

@@ -28,15 +28,17 @@ from umktls.kernel import knobs, tls
 from umktls.kernel.card import retransmitted_pct
 from umktls.kernel.children import Child, DaemonCommand
 from umktls.kernel.control import ControlServer
+from umktls.kernel.daemons import Daemons
 from umktls.kernel.detours import Means
 from umktls.kernel.engines import bound, chosen_engines
 from umktls.kernel.events import Trace
 from umktls.kernel.groups import single_error
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.memory import keep_large_buffers
+from umktls.kernel.registered import RegisteredDaemon
 from umktls.kernel.rundir import RunDirectory
 from umktls.kernel.syscalls import Process, SyscallServer
-from umktls.kernel.upcalls import DaemonGone, DaemonHandle
+from umktls.kernel.upcalls import DaemonGone
 from umktls.ktls.counters import Counters, Sysctls
 from umktls.ktls.engines import Route, get_engine, route_of
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
@@ -47,6 +49,8 @@ __all__ = ["Host", "HostConfig", "booted"]
 STAT_SCHEMA = 1
 # Closed connections that `umktls stat` still shows.
 REMEMBERED = 64
+# A socket's cookie looks like its address in a FreeBSD kernel, and is never used again.
+FIRST_COOKIE, COOKIE_STEP = 0xFFFFF80000001000, 0x400
 TRAFFIC = ("rpcs", "records_tx", "records_rx", "bytes_tx", "bytes_rx")
 
 
@@ -92,15 +96,17 @@ class Host:
         self.rexmit_pct: float | None = None  # what to believe instead of TCP
         self.started = time.time()
         self.sockets: dict[str, KernelSocket] = {}
-        self.handles: dict[str, list[DaemonHandle]] = {"rpctlscd": [], "rpctlssd": []}
+        self.daemons = {
+            name: Daemons(name, self.trace, self._advice(name)) for name in ("rpctlscd", "rpctlssd")
+        }
+        self.handles = {name: daemons.handles for name, daemons in self.daemons.items()}
         self.totals = dict.fromkeys(
             ("connections", "handshakes", "handshakes_failed", "resumed"), 0
         )
         self.syscalls = SyscallServer(self)
         self.children: list[Child] = []
-        self._registered = trio.Event()
         self._numbers = itertools.count(1)
-        self._turn = 0
+        self._cookies = itertools.count(FIRST_COOKIE, COOKIE_STEP)
         self._forgotten = dict.fromkeys(TRAFFIC, 0)
 
     # ---- sockets
@@ -112,6 +118,7 @@ class Host:
         name = f"{self.config.role[0]}{next(self._numbers)}"
         state = self._new_state(sock)
         adopted = KernelSocket(sock, state, name, self.trace, self.means, security, peername)
+        adopted.cookie = next(self._cookies)
         self._renew_at_limit(adopted)
         self.sockets[name] = adopted
         self.totals["connections"] += 1
@@ -147,39 +154,26 @@ class Host:
 
     # ---- daemons
 
-    def register_daemon(self, process: Process, name: str, path: bytes) -> None:
-        """CLSETPATH, SRVSETPATH: from now on upcalls of this direction go to `path`.
+    def _advice(self, name: str) -> str:
+        rundir = self.rundir.path
+        return f"(run directory {rundir}); start one: {name} --rundir {rundir}"
 
-        A client daemon replaces the one before it; server daemons add up, 16 at most.
-        """
+    def register_daemon(self, process: Process, name: str, path: bytes) -> None:
+        """CLSETPATH, SRVSETPATH: from now on upcalls of this direction go to `path`."""
         text = os.fsdecode(path).rstrip("\0")
         if not text or len(path) >= 108:
             raise CallerError(f"{name}: {text!r} is no address of an upcall socket")
-        if name == "rpctlscd":
-            self.unregister_all(name)
-        elif len(self.handles[name]) >= rpctls.RPCTLS_SRV_MAXNPROCS:
-            raise CallerError(
-                f"{name}: all {rpctls.RPCTLS_SRV_MAXNPROCS} places are taken", errno.ENXIO
-            )
-        self.handles[name].append(
-            DaemonHandle(name, text, process.pid, self.trace, self.nursery.start_soon)
+        self.daemons[name].add(
+            RegisteredDaemon(name, text, process.pid, self.trace, self.nursery.start_soon)
         )
-        self._registered.set()
-        self.trace.emit("daemon-registered", daemon=name, pid=process.pid, path=text)
 
     def unregister_daemon(self, process: Process, name: str) -> None:
         """CLSHUTDOWN, SRVSHUTDOWN: no more upcalls to this process."""
-        self._drop_handles(name, lambda handle: handle.pid == process.pid)
+        self.daemons[name].drop(lambda handle: handle.pid == process.pid)
 
     def unregister_all(self, name: str) -> None:
         """SRVSTARTUP: a new daemon takes over; upcalls to the old ones end."""
-        self._drop_handles(name, lambda handle: True)
-
-    def _drop_handles(self, name: str, gone: Callable[[DaemonHandle], bool]) -> None:
-        for handle in [handle for handle in self.handles[name] if gone(handle)]:
-            self.handles[name].remove(handle)
-            handle.close()
-            self.trace.emit("daemon-unregistered", daemon=name, pid=handle.pid)
+        self.daemons[name].drop(lambda handle: True)
 
     def process_gone(self, process: Process) -> None:
         """A daemon's system-call connection ended: it is no daemon any more.
@@ -188,27 +182,8 @@ class Host:
         """
         if any(other.pid == process.pid for other in self.syscalls.processes):
             return
-        for name in self.handles:
+        for name in self.daemons:
             self.unregister_daemon(process, name)
-
-    def handle_of(self, process: Process, name: str) -> DaemonHandle | None:
-        """The handle that this process registered."""
-        return next((h for h in self.handles[name] if h.pid == process.pid), None)
-
-    def daemon_for(self, name: str) -> DaemonHandle:
-        """The daemon for the next CONNECT: a free one if there is one, else in turn.
-
-        Raises `DaemonGone` when none is registered.
-        """
-        handles = self.handles[name]
-        if not handles:
-            raise DaemonGone(
-                f"no {name} is registered with this host (run directory {self.rundir.path}); "
-                f"start one: {name} --rundir {self.rundir.path}"
-            )
-        self._turn += 1
-        ordered = handles[self._turn % len(handles) :] + handles[: self._turn % len(handles)]
-        return next((h for h in ordered if not h.slot.locked()), ordered[0])
 
     async def daemon_ready(self, name: str) -> None:
         """Wait for a daemon to register.
@@ -218,11 +193,11 @@ class Host:
         """
         with trio.move_on_after(self.config.daemon_seconds):
             while not self.handles[name]:
-                await first_of([self._registered, *(child.failed for child in self.children)])
+                came = self.daemons[name].came
+                await first_of([came, *(child.failed for child in self.children)])
                 failure = next((c.first_failure for c in self.children if c.first_failure), None)
                 if failure is not None:
                     raise failure
-                self._registered = trio.Event()
             return
         raise DaemonGone(
             f"no {name} registered within {self.config.daemon_seconds:g} s; "

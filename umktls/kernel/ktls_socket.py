@@ -42,7 +42,7 @@ from umktls.ktls.tx import Transmitter
 from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.message import AuthSys
 from umktls.rpc.record import RecordReader
-from umktls.rpc.xdr import Buffer, XdrError
+from umktls.rpc.xdr import Buffer, Struct, XdrError
 
 if TYPE_CHECKING:
     from umktls.kernel.upcalls import DaemonHandle
@@ -127,7 +127,10 @@ class KernelSocket:
         self.tls: TlsFacts | None = None
         self.failure: Failure | None = None
         self.handle: DaemonHandle | None = None
-        self.session: tuple[int, int, int] | None = None
+        # What its later upcalls have as their argument: the name of the session.
+        self.session: Struct | None = None
+        # What version 2 of the upcall calls this socket; the host gives it.
+        self.cookie = 0
         self.flags = 0
         self.certificate: PeerCertificate | None = None
         self.user: AuthSys | None = None

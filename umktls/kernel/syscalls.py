@@ -24,6 +24,8 @@ from umktls.abi import rpctls
 from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError
 from umktls.kernel.control import allowed, peer_credentials
 from umktls.kernel.ktls_socket import Failure, KernelSocket, TlsFacts
+from umktls.kernel.registered import RegisteredDaemon
+from umktls.kernel.upcalls import Request
 from umktls.ktls.session import Direction
 from umktls.upcall import syscalls as wire
 
@@ -192,13 +194,20 @@ class SyscallServer:
 
     def _take(self, process: Process, daemon: str) -> Answer:
         """CLSOCKET and SRVSOCKET: the pending socket becomes the daemon's; it owns the close."""
-        handle = self._host.handle_of(process, daemon)
-        if handle is None or handle.pending is None:
+        offer = self._offer_of(process, daemon)
+        if offer is None:
             raise CallerError(f"no socket waits for process {process.pid}", errno.EPERM)
-        sock = handle.pending.take()
+        sock = offer.take()
         number = process.install(sock)
         self._host.trace.emit("socket-taken", sock.name, pid=process.pid, fd=number)
         return Answer(number, sock.detours.hand_over(server=daemon == "rpctlssd"))
+
+    def _offer_of(self, process: Process, daemon: str) -> Request[Any] | None:
+        """What is offered to this process by version 1, where it is not said which socket."""
+        for handle in self._host.daemons[daemon].of(process.pid):
+            if isinstance(handle, RegisteredDaemon):
+                return handle.the_offer()
+        return None
 
     # ---- calls on a descriptor
 

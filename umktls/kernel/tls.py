@@ -13,25 +13,18 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from umktls.abi import rpctls
 from umktls.errors import PeerError, UmktlsError, WorldError
 from umktls.kernel.ktls_socket import Failure, KernelSocket
-from umktls.kernel.upcalls import DaemonGone, UpcallTimeout
+from umktls.kernel.upcalls import Request, connect_life
 from umktls.ktls.states import State
 from umktls.rpc.message import AuthSys
-from umktls.rpc.program import Procedure
-from umktls.upcall.rpctls import (
-    RPCTLSCD_V1,
-    RPCTLSSD_V1,
-    rpctls_session_arg,
-    rpctlscd_connect_arg,
-    rpctlssd_connect_res,
-)
-from umktls.upcall.states import UpcallAction, UpcallEvent
+from umktls.upcall.states import UpcallAction
+from umktls.upcall.versions import VERSIONS
 
 if TYPE_CHECKING:
     from umktls.kernel.host import Host
@@ -50,9 +43,6 @@ __all__ = [
 CONNECTION_LOST = "connection"
 # A session that ends waits so long for its daemon, then it is dropped all the same.
 DISCONNECT_SECONDS = 5.0
-
-A = TypeVar("A")
-R = TypeVar("R")
 
 
 class TlsRefused(PeerError):
@@ -87,15 +77,14 @@ async def handshake_client(host: Host, sock: KernelSocket, certname: str) -> Non
 
     Raises `TlsRefused`, `WorldError` when the connection was lost, or the error of the upcall.
     """
-    result = await connect_upcall(
+    await connect_upcall(
         host,
         sock,
         "rpctlscd",
-        RPCTLSCD_V1["CONNECT"],
-        rpctlscd_connect_arg.of(certname.encode()),
-        lambda result: result.reterr == rpctls.RPCTLSERR_OK,
+        certname.encode(),
+        lambda result: bool(result.reterr == rpctls.RPCTLSERR_OK),
     )
-    established(host, sock, (result.sec, result.usec, result.ssl))
+    established(host, sock)
 
 
 async def handshake_server(host: Host, sock: KernelSocket) -> None:
@@ -107,16 +96,15 @@ async def handshake_server(host: Host, sock: KernelSocket) -> None:
         host,
         sock,
         "rpctlssd",
-        RPCTLSSD_V1["CONNECT"],
-        None,
+        b"",
         lambda result: bool(result.flags & rpctls.RPCTLS_FLAGS_HANDSHAKE),
     )
     sock.flags = result.flags
     note_identity(host, sock, result)
-    established(host, sock, (result.sec, result.usec, result.ssl))
+    established(host, sock)
 
 
-def note_identity(host: Host, sock: KernelSocket, result: rpctlssd_connect_res) -> None:
+def note_identity(host: Host, sock: KernelSocket, result: Any) -> None:
     """What the daemon says of the client: that its calls are to be rejected, or whose they are."""
     if result.flags & rpctls.RPCTLS_FLAGS_DISABLED:
         host.trace.emit("disabled", sock.name)
@@ -127,43 +115,33 @@ def note_identity(host: Host, sock: KernelSocket, result: rpctlssd_connect_res) 
         host.trace.emit("certuser", sock.name, uid=result.uid, gids=list(result.gid))
 
 
-# What became of an upcall that raised, for the table of its life.
-EVENT_OF = {
-    UpcallTimeout: UpcallEvent.DEADLINE,
-    DaemonGone: UpcallEvent.DAEMON_GONE,
-    trio.Cancelled: UpcallEvent.CANCEL,
-}
-
-
 async def connect_upcall(
-    host: Host,
-    sock: KernelSocket,
-    daemon: str,
-    procedure: Procedure[A, R],
-    argument: A,
-    worked: Callable[[R], bool],
-) -> R:
-    """One CONNECT: offer the socket, call, and do what the upcall's table says of the outcome."""
-    handle = host.daemon_for(daemon)
-    seconds = host.config.upcall_seconds
-    event = UpcallEvent.ANSWER_FAILED
-    async with handle.published(sock, seconds) as pending:
+    host: Host, sock: KernelSocket, daemon: str, certname: bytes, worked: Callable[[Any], bool]
+) -> Any:
+    """One CONNECT: wait for a daemon that has time, offer the socket, call, and do what the
+    upcall's table says of the outcome. Returns the result; the session has its name then.
+    """
+    daemons, seconds, life = host.daemons[daemon], host.config.upcall_seconds, connect_life()
+    handle = await daemons.turn(sock, life, seconds)
+    with daemons.occupied(handle):
+        version = VERSIONS[handle.version]
+        argument = version.connect_argument[daemon](sock.cookie, certname)
+        procedure = handle.procedure("CONNECT")
+        request = Request(procedure, argument, seconds, sock, worked, upcall=life)
         sock.handle, sock.phase = handle, "handshake"
         sock.upcalls["connect"] += 1
         try:
-            result = await handle.call(procedure, argument, seconds, sock.name)
-            event = UpcallEvent.ANSWER_OK if worked(result) else UpcallEvent.ANSWER_FAILED
-        except (UmktlsError, trio.Cancelled) as error:
-            event = EVENT_OF.get(type(error), UpcallEvent.ANSWER_FAILED)
-            if sock.failure is not None and isinstance(error, UmktlsError):
+            result = await handle.call(request)
+        except UmktlsError as error:
+            if sock.failure is not None:
                 raise refused(sock, "") from error
             raise
         finally:
-            action = pending.upcall.on(event)
-            if action is UpcallAction.SHUT_READ:
+            if request.action is UpcallAction.SHUT_READ:
                 shut_reading(sock)
-    if action is not UpcallAction.RESUME:
+    if request.action is not UpcallAction.RESUME:
         raise refused(sock, f"{daemon} made no session; its log is in {host.rundir.path}")
+    sock.session = version.session(result, sock.cookie)
     return result
 
 
@@ -174,9 +152,8 @@ def shut_reading(sock: KernelSocket) -> None:
         return
 
 
-def established(host: Host, sock: KernelSocket, session: tuple[int, int, int]) -> None:
+def established(host: Host, sock: KernelSocket) -> None:
     """The daemon says the handshake worked: check that kernel TLS did (design case S2)."""
-    sock.session = session
     sock.check_kernel_tls()
     sock.phase = "established"
     host.totals["handshakes"] += 1
@@ -214,12 +191,9 @@ async def upcall_session(host: Host, sock: KernelSocket, procedure: str, counter
     if handle is None or session is None:
         return rpctls.RPCTLSERR_NOSSL
     sock.upcalls[counter] += 1
-    program = RPCTLSCD_V1 if handle.name == "rpctlscd" else RPCTLSSD_V1
-    seconds = host.config.upcall_seconds
+    request = Request(handle.procedure(procedure), session, host.config.upcall_seconds, sock)
     try:
-        result = await handle.call(
-            program[procedure], rpctls_session_arg(*session), seconds, sock.name
-        )
+        result = await handle.call(request)
     except UmktlsError as error:
         host.trace.emit("warning", sock.name, reason=f"{procedure}: {error}")
         return rpctls.RPCTLSERR_NOSSL

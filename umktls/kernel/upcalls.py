@@ -1,46 +1,58 @@
 """Upcalls: the kernel as an ONC RPC client of the handshake daemons.
 
-A daemon listens on an AF_UNIX stream socket and registers its path by a system call; from then on
-the kernel calls it. Each upcall is tried once and has a deadline: it is not idempotent, since a
-CONNECT takes a socket. FreeBSD does it so too (rpctls_impl.c: one try, 15 s).
+Theory of operation
+===================
 
-A CONNECT publishes its socket in the handle's single slot, from which the daemon's next
-CLSOCKET or SRVSOCKET takes it; so CONNECTs to one daemon process are serial. FreeBSD 13 has one
-slot for all daemons of a direction, where two upcalls to two daemons can cross over; here each
-daemon process has a slot of its own. A daemon that did not come to take the socket in time may come
-later, and would take the next one: so before the next CONNECT it has to answer the last.
+An upcall is tried once and has a deadline: it is not idempotent, since a CONNECT takes a socket.
+FreeBSD does it so too (rpctls_impl.c: one try, 15 s). Its life is a table (umktls.upcall.states),
+and every upcall goes through it, with whichever transport: this file drives it. The transports are
+in files of their own:
+
+- version 1 (`kernel/registered.py`): the kernel connects to a path that the daemon registered. A
+  daemon takes "the" pending socket, so one CONNECT is out at a time.
+- version 2 (`kernel/netlink.py`): netlink messages on a socket that the daemon has got from the
+  kernel. A cookie says which socket is meant, so many CONNECTs are out at once.
+
+An answer that comes after its upcall's end is late, and the daemon is told so in the way that its
+transport has. What an upcall that ended without an answer leaves behind is therefore kept for a
+while; in version 1 it also blocks the next CONNECT as long as the daemon may still come for the
+socket of the last one: it would take the wrong one.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import trio
 
 from umktls.abi import rpctls
-from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
-from umktls.kernel.control import allowed, peer_credentials
+from umktls.errors import CallerError, UmktlsError, WorldError
 from umktls.kernel.events import Trace
 from umktls.rpc.client import CallTable, raise_for_reply
 from umktls.rpc.message import NULL_AUTH, AcceptedReply, DeniedReply, encode_call, parse_untrusted
 from umktls.rpc.program import Procedure
-from umktls.rpc.record import RecordReader, mark
-from umktls.upcall.states import CONNECT_TRANSITIONS, Upcall, UpcallAction, UpcallEvent, UpcallState
+from umktls.rpc.xdr import Buffer
+from umktls.upcall.states import (
+    CONNECT_TRANSITIONS,
+    SESSION_TRANSITIONS,
+    Upcall,
+    UpcallAction,
+    UpcallEvent,
+)
+from umktls.upcall.versions import VERSIONS
 
 if TYPE_CHECKING:
     from umktls.kernel.ktls_socket import KernelSocket
 
-__all__ = ["DaemonGone", "DaemonHandle", "Pending", "UpcallTimeout"]
+__all__ = ["DaemonGone", "DaemonHandle", "Request", "UpcallTimeout", "connect_life", "describe"]
 
-A = TypeVar("A")
 R = TypeVar("R")
 
-# RPC_MAXDATASIZE of FreeBSD's krpc, for both directions of an upcall.
-UPCALL_LIMIT = 9000
+# Upcalls without an answer that are remembered, per daemon.
+REMEMBERED = 1024
 
 
 class DaemonGone(WorldError):
@@ -55,205 +67,231 @@ class UpcallTimeout(WorldError):
     default_errno = errno.ETIMEDOUT
 
 
-@dataclass(eq=False)
-class Waiting:
-    """An upcall that waits for its answer."""
+# What became of an upcall that raised, for the table of its life; anything else that is raised is
+# an answer that says no, or makes no sense.
+EVENT_OF: dict[type[BaseException], UpcallEvent] = {
+    UpcallTimeout: UpcallEvent.DEADLINE,
+    DaemonGone: UpcallEvent.DAEMON_GONE,
+    trio.Cancelled: UpcallEvent.CANCEL,
+}
 
+
+def connect_life() -> Upcall:
+    """The life of a new CONNECT."""
+    return Upcall(CONNECT_TRANSITIONS)
+
+
+def _answered_ok(result: Any) -> bool:
+    return bool(result.reterr == rpctls.RPCTLSERR_OK)
+
+
+@dataclass(eq=False)
+class Request(Generic[R]):
+    """One upcall about `sock`: what is asked, and where it is in its life.
+
+    A CONNECT offers `sock` to the daemon. `worked` judges the result; `action` is what the table
+    said of the upcall's end.
+    """
+
+    procedure: Procedure[Any, R]
+    argument: Any
+    seconds: float
+    sock: KernelSocket | None = None
+    worked: Callable[[R], bool] = _answered_ok
+    upcall: Upcall = field(default_factory=lambda: Upcall(SESSION_TRANSITIONS))
+    action: UpcallAction = UpcallAction.NOTHING
+    taken: bool = False
     done: trio.Event = field(default_factory=trio.Event)
     reply: AcceptedReply | DeniedReply | None = None
 
+    @property
+    def offers(self) -> bool:
+        """Whether it is a CONNECT."""
+        return self.procedure.number == rpctls.RPCTLSCD_CONNECT
 
-@dataclass(eq=False)
-class Pending:
-    """A socket that a CONNECT offers to a daemon, until `deadline` (trio's time)."""
-
-    sock: KernelSocket
-    deadline: float
-    upcall: Upcall = field(default_factory=lambda: Upcall(CONNECT_TRANSITIONS))
+    @property
+    def connection(self) -> str | None:
+        return self.sock.name if self.sock is not None else None
 
     def take(self) -> KernelSocket:
-        """The daemon's CLSOCKET or SRVSOCKET. Raises `CallerError` EPERM when it is too late."""
+        """The daemon's system call: from here on it owns the close.
+
+        Raises `CallerError` EPERM when it is too late, or the socket was taken already.
+        """
+        assert self.sock is not None, "only a CONNECT is taken from"
         if self.upcall.on(UpcallEvent.TAKE) is not UpcallAction.HAND_OVER or self.sock.closed:
             raise CallerError(f"the socket of {self.sock.name} is not offered", errno.EPERM)
+        self.taken = True
         return self.sock
 
 
-@dataclass(eq=False)
 class DaemonHandle:
-    """A registered daemon process: where to call it, and the socket it may take now."""
+    """A daemon process that serves upcalls of program `name`, whatever the transport.
 
-    name: str
+    `limit` is how many CONNECTs may be out at once, `places` how many of these are given away.
+    `has_room` is called when there may be a place again.
+    """
+
+    version: int
     path: str
-    pid: int
-    trace: Trace
-    spawn: Callable[[Callable[[], Awaitable[None]]], None]
-    slot: trio.Lock = field(default_factory=trio.Lock)
-    pending: Pending | None = None
-    _calls: CallTable[Waiting] = field(default_factory=lambda: CallTable())
-    _stream: trio.SocketStream | None = None
-    _sending: trio.Lock = field(default_factory=trio.Lock)
-    # CONNECTs that are over, whose socket the daemon did not take and may still want to.
-    _owed: set[int] = field(default_factory=set)
-    _settled: trio.Event = field(default_factory=trio.Event)
 
-    @asynccontextmanager
-    async def published(self, sock: KernelSocket, seconds: float) -> AsyncIterator[Pending]:
-        """Inside the block, the daemon may take `sock` by its system call. One at a time.
+    def __init__(self, name: str, pid: int, trace: Trace, limit: int) -> None:
+        self.name = name
+        self.pid = pid
+        self.trace = trace
+        self.limit = limit
+        self.places = 0
+        self.has_room: Callable[[], None] = lambda: None
+        self.offers: dict[int, Request[Any]] = {}
+        self._calls: CallTable[Request[Any]] = CallTable()
+        self._unanswered: dict[int, Request[Any]] = {}
 
-        The daemon can ask how much of `seconds` is left.
-        """
-        async with self.slot:
-            await self._all_settled(seconds)
-            self.pending = Pending(sock, trio.current_time() + seconds)
-            sock.deadline = self.pending.deadline
-            self.pending.upcall.on(UpcallEvent.START)
-            try:
-                yield self.pending
-            finally:
-                self.pending = None
+    @property
+    def room(self) -> bool:
+        """Whether another CONNECT may go to this daemon."""
+        return self.places < self.limit
 
-    async def _all_settled(self, seconds: float) -> None:
-        """Wait until the daemon has answered what it owes. Raises `UpcallTimeout`."""
-        with trio.move_on_after(seconds):
-            while self._owed:
-                self._settled = trio.Event()
-                await self._settled.wait()
-            return
-        raise UpcallTimeout(
-            f"{self.name} (process {self.pid}) is still busy with an upcall whose time is over"
-        )
+    def procedure(self, name: str) -> Procedure[Any, Any]:
+        """A procedure of the daemon's program, in the version that it speaks."""
+        return VERSIONS[self.version].programs[self.name][name]
 
-    async def call(
-        self,
-        procedure: Procedure[A, R],
-        argument: A,
-        seconds: float,
-        connection: str | None = None,
-    ) -> R:
-        """Make one upcall; returns its result.
+    def offered(self, cookie: int) -> Request[Any] | None:
+        """The CONNECT that is out for the socket with that cookie."""
+        return self.offers.get(cookie)
+
+    async def call(self, request: Request[R]) -> R:
+        """Make one upcall; returns its result. `request.action` says what is to be done then.
 
         Raises `DaemonGone`, `UpcallTimeout`, or `PeerError` when the daemon's answer is a rejection
         or makes no sense.
         """
         began = trio.current_time()
-        self.trace.emit("upcall", connection, procedure=procedure.name, daemon=self.name)
-        outcome = "no answer"
+        name = request.procedure.name
+        self.trace.emit("upcall", request.connection, procedure=name, daemon=self.name)
+        event, outcome = UpcallEvent.ANSWER_FAILED, "no answer"
         try:
-            result = await self._call(procedure, argument, seconds)
+            reply = await self._exchange(request)
+            result = request.procedure.decode_result_untrusted(raise_for_reply(reply))
+            if request.worked(result):
+                event = UpcallEvent.ANSWER_OK
             outcome = describe(result)
-        except UmktlsError as error:
+        except (UmktlsError, trio.Cancelled) as error:
+            event = EVENT_OF.get(type(error), event)
             outcome = str(error)
             raise
         finally:
+            request.action = request.upcall.on(event)
+            seconds = trio.current_time() - began
             self.trace.emit(
                 "upcall-answered",
-                connection,
-                procedure=procedure.name,
+                request.connection,
+                procedure=name,
                 result=outcome,
-                seconds=trio.current_time() - began,
+                seconds=seconds,
             )
         return result
 
-    async def _call(self, procedure: Procedure[A, R], argument: A, seconds: float) -> R:
-        waiting = Waiting()
-        xid = self._calls.new_xid()
-        try:
-            with trio.move_on_after(seconds):
-                await self._send(xid, waiting, procedure, argument)
-                await waiting.done.wait()
-        finally:
-            self._calls.remove(xid)
-            if procedure.name == "CONNECT" and not waiting.done.is_set() and self._offered():
-                self._owed.add(xid)
-        if not waiting.done.is_set():
-            raise UpcallTimeout(
-                f"{self.name} (process {self.pid}) did not answer {procedure.name} "
-                f"within {seconds:g} s"
-            )
-        if waiting.reply is None:
-            raise DaemonGone(
-                f"{self.name} (process {self.pid}) went away before it answered {procedure.name}"
-            )
-        return procedure.decode_result_untrusted(raise_for_reply(waiting.reply))
-
-    async def _send(
-        self, xid: int, waiting: Waiting, procedure: Procedure[A, R], argument: A
-    ) -> None:
+    async def _exchange(self, request: Request[Any]) -> AcceptedReply | DeniedReply:
+        procedure, xid = request.procedure, self._calls.new_xid()
         header = encode_call(
             xid, procedure.program, procedure.version, procedure.number, NULL_AUTH, NULL_AUTH
         )
-        message = b"".join([header, *procedure.encode_args(argument)])
-        async with self._sending:
-            stream = self._stream or await self._connect()
-            self._calls.add(xid, waiting)
-            try:
-                await stream.send_all(mark(len(message)) + message)
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                self._lose(stream)
-                raise DaemonGone(f"{self.name} (process {self.pid}) hung up") from error
-
-    async def _connect(self) -> trio.SocketStream:
+        message = b"".join([header, *procedure.encode_args(request.argument)])
+        request.upcall.on(UpcallEvent.START)
+        self._calls.add(xid, request)
+        sent = False
         try:
-            stream = await trio.open_unix_socket(self.path)
-        except OSError as error:
-            raise DaemonGone(
-                f"{self.name} (process {self.pid}) is not listening on {self.path} "
-                f"({error.strerror}); start it again"
-            ) from error
-        pid, uid, _ = peer_credentials(stream.socket)
-        if not allowed(uid):
-            await stream.aclose()
-            raise PeerError(f"process {pid} of user {uid} listens on {self.path}", errno.EPERM)
-        self._stream = stream
-
-        async def read() -> None:
-            await self._read(stream)
-
-        self.spawn(read)
-        return stream
-
-    async def _read(self, stream: trio.SocketStream) -> None:
-        """Reads answers until the daemon hangs up; then everybody who waits is told."""
-        reader = RecordReader(UPCALL_LIMIT)
-        try:
-            async for data in stream:
-                reader.feed(data)
-                for message in reader.messages():
-                    self._answer(message)
-        except PeerError as error:
-            self.trace.emit("garbage", None, where="the upcall socket", reason=str(error))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
+            with trio.move_on_after(request.seconds), self._offering(request):
+                await self._send(xid, message)
+                sent = True
+                await request.done.wait()
         finally:
-            self._lose(stream)
+            self._calls.remove(xid)
+            if sent and not request.done.is_set():
+                self._remember(xid, request)
+        return self._reply_of(request)
 
-    def _answer(self, message: memoryview) -> None:
+    def _offering(self, request: Request[Any]) -> _Offering:
+        return _Offering(self.offers, request)
+
+    def _reply_of(self, request: Request[Any]) -> AcceptedReply | DeniedReply:
+        name = request.procedure.name
+        if not request.done.is_set():
+            raise UpcallTimeout(
+                f"{self.name} (process {self.pid}) did not answer {name} "
+                f"within {request.seconds:g} s"
+            )
+        if request.reply is None:
+            raise DaemonGone(
+                f"{self.name} (process {self.pid}) went away before it answered {name}"
+            )
+        return request.reply
+
+    def _remember(self, xid: int, request: Request[Any]) -> None:
+        self._unanswered[xid] = request
+        if len(self._unanswered) > REMEMBERED:
+            del self._unanswered[next(iter(self._unanswered))]
+
+    def _answer(self, message: Buffer) -> bool:
+        """A reply of the daemon; False if nobody waits for it any more, or ever did.
+
+        Raises `PeerError` for what is no reply.
+        """
         matched = self._calls.match_untrusted(message)
-        if matched is None:
-            self._owed.discard(parse_untrusted(message).xid)
-            self._settled.set()
-            self.trace.emit("warning", None, reason=f"{self.name} answered an upcall too late")
-            return
-        waiting, waiting.reply = matched[0], matched[1]
-        waiting.done.set()
+        if matched is not None:
+            request, request.reply = matched[0], matched[1]
+            request.done.set()
+            return True
+        late = self._unanswered.pop(parse_untrusted(message).xid, None)
+        if late is None or late.upcall.on(UpcallEvent.ANSWER_OK) is UpcallAction.LATE:
+            self._tell_late(late)
+        self.has_room()
+        return False
 
-    def _offered(self) -> bool:
-        """Whether a socket is offered that the daemon has not taken."""
-        return self.pending is not None and self.pending.upcall.state is UpcallState.OFFERED
+    def _tell_late(self, late: Request[Any] | None) -> None:
+        self.trace.emit(
+            "late-answer",
+            late.connection if late is not None else None,
+            daemon=self.name,
+            pid=self.pid,
+            procedure=late.procedure.name if late is not None else "an upcall",
+        )
 
-    def _lose(self, stream: trio.SocketStream) -> None:
-        if self._stream is stream:
-            self._stream = None
-        stream.socket.close()
-        self._owed.clear()
-        self._settled.set()
-        for waiting in self._calls.drain():
-            waiting.done.set()
+    def _end_all(self) -> None:
+        """The daemon is gone: nobody will answer what is under way."""
+        self._unanswered.clear()
+        for request in self._calls.drain():
+            request.done.set()
+
+    async def _send(self, xid: int, message: bytes) -> None:
+        """Send a call to the daemon. Raises `DaemonGone`."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Stop calling this daemon; upcalls under way end with `DaemonGone`."""
-        if self._stream is not None:
-            self._lose(self._stream)
+        raise NotImplementedError
+
+
+class _Offering:
+    """Inside the block, the daemon may take the socket of `request`, if it is a CONNECT, and ask
+    how much of the upcall's time is left."""
+
+    __slots__ = ("_offers", "_request")
+
+    def __init__(self, offers: dict[int, Request[Any]], request: Request[Any]) -> None:
+        self._offers = offers
+        self._request = request
+
+    def __enter__(self) -> None:
+        sock = self._request.sock
+        if sock is not None and self._request.offers:
+            sock.deadline = trio.current_time() + self._request.seconds
+            self._offers[sock.cookie] = self._request
+
+    def __exit__(self, *exc: object) -> None:
+        sock = self._request.sock
+        if sock is not None and self._request.offers:
+            del self._offers[sock.cookie]
 
 
 def describe(result: object) -> str:

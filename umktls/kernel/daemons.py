@@ -1,0 +1,216 @@
+"""The daemons of one direction, and the CONNECTs that wait for one of them.
+
+Theory of operation
+===================
+
+A CONNECT goes to one daemon, also where several listen. FreeBSD 15 sends each request to all
+listeners of the group, and the first that takes the socket has it; the others have been woken for
+nothing and answer that there is no socket. Here the kernel chooses: the daemon with the fewest
+CONNECTs under way, in turn where they are equal. HANDLERECORD, DISCONNECT and REKEY go to the
+daemon that made the session, which alone has its TLS state.
+
+A daemon gets no more CONNECTs at once than its limit: 1 in version 1 of the transport, a setting
+in version 2. A thousand connections at once make a queue here and no thousand threads there. The
+queue is served in order of arrival. An upcall's deadline counts from when it is sent; the time in
+the queue is bounded because every CONNECT that is out ends at its deadline, and because the queue
+has to move: whoever waits fails when for an upcall's whole time nobody in front of him got his
+turn. Whose peer has hung up meanwhile does not cost a daemon anything: he is sorted out when his
+turn comes.
+"""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from umktls.abi import rpctls
+from umktls.errors import CallerError, UmktlsError, WorldError
+from umktls.kernel.events import Trace
+from umktls.kernel.upcalls import EVENT_OF, DaemonGone, DaemonHandle, UpcallTimeout
+from umktls.upcall.states import Upcall, UpcallEvent
+
+if TYPE_CHECKING:
+    from umktls.kernel.ktls_socket import KernelSocket
+
+__all__ = ["Daemons"]
+
+
+@dataclass(eq=False)
+class Turn:
+    """A CONNECT in the queue; it has its turn when `called` is set, with a daemon or an error."""
+
+    sock: KernelSocket
+    since: float
+    called: trio.Event = field(default_factory=trio.Event)
+    daemon: DaemonHandle | None = None
+    error: UmktlsError | None = None
+
+    def call(self, daemon: DaemonHandle | None, error: UmktlsError | None = None) -> None:
+        self.daemon, self.error = daemon, error
+        self.called.set()
+
+
+class Daemons:
+    """The daemons that serve upcalls of program `name`.
+
+    `advice` is what to do when there is none. With `patient`, CONNECTs wait for one to come, as in
+    FreeBSD 15, whose kernel does not know whether anybody listens.
+    """
+
+    def __init__(self, name: str, trace: Trace, advice: str, *, patient: bool = False) -> None:
+        self.name = name
+        self.handles: list[DaemonHandle] = []
+        self.came = trio.Event()
+        self._trace = trace
+        self._advice = advice
+        self._patient = patient
+        self._queue: deque[Turn] = deque()
+        self._moved = 0.0
+        self._next = 0
+
+    # ---- coming and going
+
+    def add(self, handle: DaemonHandle) -> None:
+        """A daemon registers.
+
+        A client daemon of version 1 replaces those before it, and is replaced; all others add up,
+        16 at most. Raises `CallerError` ENXIO.
+        """
+        if self.name == "rpctlscd":
+            self.drop(lambda old: 1 in (old.version, handle.version))
+        if len(self.handles) >= rpctls.RPCTLS_SRV_MAXNPROCS:
+            raise CallerError(
+                f"{self.name}: all {rpctls.RPCTLS_SRV_MAXNPROCS} places are taken", errno.ENXIO
+            )
+        handle.has_room = self._serve_queue
+        self.handles.append(handle)
+        self.came.set()
+        self.came = trio.Event()
+        self._trace.emit(
+            "daemon-registered",
+            daemon=self.name,
+            pid=handle.pid,
+            path=handle.path,
+            version=handle.version,
+        )
+        self._serve_queue()
+
+    def drop(self, gone: Callable[[DaemonHandle], bool]) -> None:
+        """Those for which `gone` is true are no daemons any more; their upcalls end."""
+        for handle in [handle for handle in self.handles if gone(handle)]:
+            self.handles.remove(handle)
+            handle.has_room = lambda: None
+            handle.close()
+            self._trace.emit("daemon-unregistered", daemon=self.name, pid=handle.pid)
+        if not self.handles and not self._patient:
+            while self._queue:
+                self._queue.popleft().call(None, self._nobody())
+
+    def of(self, pid: int) -> Iterator[DaemonHandle]:
+        """Those of one process."""
+        return (handle for handle in self.handles if handle.pid == pid)
+
+    # ---- CONNECTs
+
+    async def turn(self, sock: KernelSocket, life: Upcall, seconds: float) -> DaemonHandle:
+        """Wait for a daemon that may take `sock` on; `occupied` is to follow at once.
+
+        Raises `DaemonGone` when there is none, `UpcallTimeout` when the queue does not move for
+        `seconds`, `WorldError` when the peer has gone meanwhile; the upcall has ended then.
+        """
+        handle = None if self._queue else self._free()
+        if handle is not None:
+            handle.places += 1
+            return handle
+        event = UpcallEvent.CANCEL
+        try:
+            if not self.handles and not self._patient:
+                raise self._nobody()
+            return await self._queued(Turn(sock, trio.current_time()), seconds)
+        except (UmktlsError, trio.Cancelled) as error:
+            event = EVENT_OF.get(type(error), event)
+            life.on(event)
+            raise
+
+    @contextmanager
+    def occupied(self, handle: DaemonHandle) -> Iterator[None]:
+        """Around a CONNECT to `handle`: its place is free again afterwards."""
+        try:
+            yield
+        finally:
+            handle.places -= 1
+            self._serve_queue()
+
+    async def _queued(self, turn: Turn, seconds: float) -> DaemonHandle:
+        self._queue.append(turn)
+        try:
+            while not turn.called.is_set():
+                ends = max(turn.since, self._moved) + seconds
+                if ends <= trio.current_time():
+                    raise self._stuck(seconds)
+                with trio.move_on_at(ends):
+                    await turn.called.wait()
+        except BaseException:
+            self._leave(turn)
+            raise
+        if turn.daemon is None:
+            assert turn.error is not None
+            raise turn.error
+        return turn.daemon
+
+    def _leave(self, turn: Turn) -> None:
+        if turn.daemon is not None:
+            turn.daemon.places -= 1
+            self._serve_queue()
+        elif turn in self._queue:
+            self._queue.remove(turn)
+
+    def _serve_queue(self) -> None:
+        """Whose turn it is, as long as there is room."""
+        while self._queue:
+            handle = self._free()
+            if handle is None:
+                return
+            turn = self._queue.popleft()
+            if hung_up(turn.sock.sock):
+                text = f"{turn.sock.peer} hung up before a daemon had time for it"
+                turn.call(None, WorldError(text, errno.ECONNRESET))
+                continue
+            self._moved = trio.current_time()
+            handle.places += 1
+            turn.call(handle)
+
+    def _free(self) -> DaemonHandle | None:
+        """The daemon with the fewest CONNECTs under way that has room; in turn among equals."""
+        if len(self.handles) == 1:
+            return self.handles[0] if self.handles[0].room else None
+        self._next += 1
+        start = self._next % max(1, len(self.handles))
+        ordered = self.handles[start:] + self.handles[:start]
+        return min((h for h in ordered if h.room), key=lambda h: h.places, default=None)
+
+    def _nobody(self) -> DaemonGone:
+        return DaemonGone(f"no {self.name} is registered with this host {self._advice}")
+
+    def _stuck(self, seconds: float) -> UpcallTimeout:
+        who = ", ".join(f"process {h.pid} has {h.places} CONNECTs" for h in self.handles)
+        return UpcallTimeout(
+            f"no {self.name} had time for this connection, nor for any other in the last "
+            f"{seconds:g} s ({who or 'there is none'}); an answer to an earlier upcall is missing, "
+            "or more daemons are needed (-N)"
+        )
+
+
+def hung_up(sock: socket.socket) -> bool:
+    """Whether the peer has closed the connection, whatever there is still to be read."""
+    poller = select.poll()
+    poller.register(sock, select.POLLRDHUP)
+    return any(events & (select.POLLRDHUP | select.POLLHUP) for _, events in poller.poll(0))
