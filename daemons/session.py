@@ -186,9 +186,9 @@ class LiveSession:
         """REKEY: a new key for sending, and ask the peer for one; its answer comes as a record.
 
         Whether it worked; if not, the session is at its end. Where nothing is sealed there is no
-        key to renew, and TLS 1.2 has no way to do it.
+        key to renew, TLS 1.2 has no way to do it, and some kernels take no second key.
         """
-        if isinstance(self._sending, ClearSending) or not self._renewable:
+        if not (self._renewable and self._sending.renewable):
             return False
         return self._try(lambda: self._sending.renew(request=True))
 

@@ -56,7 +56,10 @@ Updated = Callable[[bool], None]
 
 
 class Sending(Protocol):
-    """The sending direction."""
+    """The sending direction. `renewable`: there is a key, and another one can be had."""
+
+    @property
+    def renewable(self) -> bool: ...
 
     def flush(self, output: bytes) -> None:
         """What the SSL object has sealed goes to the peer."""
@@ -91,12 +94,18 @@ class KernelSending:
         self._shadow = ShadowSender(keys.tx_secret, keys.tx)
         self._updated = updated
 
+    @property
+    def renewable(self) -> bool:
+        return self._sock.rekeys
+
     def flush(self, output: bytes) -> None:
         for record in self._shadow.open_all(output):
             self._sock.send_record(record.type, record.data)
 
     def renew(self, *, request: bool) -> None:
         """The kernel holds back everything between the two calls."""
+        if not self.renewable:
+            raise UnsupportedError("this kernel takes no second key, so no KeyUpdate can be sent")
         self._sock.send_record(HANDSHAKE, key_update_message(request))
         self._secret = next_traffic_secret(self._suite, self._secret)
         self._sock.enable_tls("tx", Session.from_secret(self._suite, self._secret))
@@ -114,6 +123,8 @@ class BounceSending:
 
     The object answers a KeyUpdate by itself, in front of the next data that it seals.
     """
+
+    renewable = True
 
     def __init__(self, write: Callable[[bytes], None], keys: TrafficKeys, updated: Updated) -> None:
         self._write = write
@@ -189,6 +200,8 @@ class BounceSending:
 
 class ClearSending:
     """Nothing is sealed, so nothing of TLS can be said any more."""
+
+    renewable = False
 
     def flush(self, output: bytes) -> None:
         return

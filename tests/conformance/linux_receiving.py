@@ -16,6 +16,7 @@ from tests.conformance.world import (
     HANDSHAKE,
     KEY_UPDATE,
     ROOM,
+    TICKET,
     Peer,
     World,
     errno_of,
@@ -282,6 +283,13 @@ def key_update(w: World) -> None:
     assert w.socket.readable()
     assert w.recv()[0] == b"new"
     assert w.socket.counters.rekeys_received == 1
+
+
+@row(REKEY, "Only a record's first byte is looked at: a KeyUpdate behind a ticket is missed", LINUX)
+def key_update_behind_another(w: World) -> None:
+    w.arrive(receiving(w).seal(TICKET + KEY_UPDATE, HANDSHAKE))
+    w.arrive(w.peer(keys(epoch=1)).seal(b"new"))
+    assert w.outcomes(2) == [TICKET + KEY_UPDATE, errno.EBADMSG]
 
 
 @row(REKEY, "It needs a control buffer like any such record", KERNELS)

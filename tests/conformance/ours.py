@@ -12,6 +12,7 @@ from tests.conformance.world import (
     DATA,
     HANDSHAKE,
     KEY_UPDATE,
+    TICKET,
     Peer,
     World,
     errno_of,
@@ -68,6 +69,16 @@ def key_update(w: World) -> None:
     assert w.recv(flags=w.abi.peek)[0] == KEY_UPDATE
     assert w.socket.readable()
     assert w.outcomes(2) == [KEY_UPDATE, b""]
+
+
+@row(RECEIVE, "A KeyUpdate is found behind other messages, and where it is cut in two", OURS)
+def key_update_behind_another(w: World) -> None:
+    peer = receiving(w)
+    w.arrive(peer.seal(TICKET + KEY_UPDATE[:3], HANDSHAKE) + peer.seal(KEY_UPDATE[3:], HANDSHAKE))
+    w.arrive(w.peer(keys(epoch=1)).seal(b"new"))
+    assert w.outcomes(3) == [TICKET + KEY_UPDATE[:3], KEY_UPDATE[3:], errno.EKEYEXPIRED]
+    w.enable("rx", keys(epoch=1))
+    assert w.recv()[0] == b"new"
 
 
 @row(RECEIVE, "A record type on a socket that sends in clear is refused: EINVAL", OURS)

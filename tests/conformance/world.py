@@ -30,6 +30,7 @@ TLS: dict[Direction, int] = {"tx": linux.TLS_TX, "rx": linux.TLS_RX}
 ROOM = 24  # CMSG_SPACE of either kernel's control message
 HANDSHAKE, ALERT, DATA = 22, 21, 23
 KEY_UPDATE = b"\x18\0\0\1\0"
+TICKET = b"\4\0\0\1t"
 EMPTY_ENABLE = TlsEnable(0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 4, 0)
 
 

@@ -131,8 +131,10 @@ class Run:
 
     def send(self, step: Step) -> None:
         assert isinstance(step, Send)
-        # No byte of it makes a record look like a KeyUpdate.
+        # No byte of it makes a record look like a KeyUpdate, and handshake messages are whole.
         data = bytes((len(self.wire) + i) % KEY_UPDATE[0] for i in range(step.size))
+        if step.type == HANDSHAKE and data:
+            data = bytes(1) + len(data).to_bytes(3, "big") + data
         more = step.more and self.kind != "freebsd" and step.type == DATA
         if self.kind == "freebsd" and not data:
             return

@@ -35,7 +35,8 @@ KEY_UPDATE = b"\x18\0\0\1\0"
 
 @dataclass(frozen=True)
 class Message:
-    """One sendmsg; a rekey is a KeyUpdate and a new key behind it."""
+    """One sendmsg. Of type 22 it is a whole handshake message; a rekey has a KeyUpdate behind it,
+    in the same record as far as they fit, and a new key follows."""
 
     type: int
     sizes: tuple[int, ...] = ()
@@ -43,9 +44,10 @@ class Message:
 
     def parts(self, seed: int) -> list[bytes]:
         """The payload in pieces, different for each message."""
-        if self.rekey:
-            return [KEY_UPDATE]
-        return [bytes([(seed * 31 + i) & 0x7F]) * size for i, size in enumerate(self.sizes)]
+        parts = [bytes([(seed * 31 + i) & 0x7F]) * size for i, size in enumerate(self.sizes)]
+        if self.type == 22 and parts:
+            parts.insert(0, b"\4" + sum(map(len, parts)).to_bytes(3, "big"))
+        return [*parts, KEY_UPDATE] if self.rekey else parts
 
 
 SIZES = st.lists(
@@ -55,7 +57,7 @@ MESSAGES = st.lists(
     st.one_of(
         st.builds(Message, type=st.just(23), sizes=SIZES),
         st.builds(Message, type=st.sampled_from([21, 22, 100]), sizes=SIZES),
-        st.just(Message(22, rekey=True)),
+        st.builds(Message, type=st.just(22), sizes=SIZES, rekey=st.just(True)),
     ),
     max_size=8,
 )

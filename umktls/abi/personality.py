@@ -88,6 +88,10 @@ class ReceiveRules:
         control_needed: EIO for a record of another type without room for its control message.
         empty_is_record_end: MSG_EOR is set for a record without payload.
         app_data_stops: what MSG_TLSAPPDATA leaves in the queue, with ENXIO.
+        handed_up: the control records that RPC has the daemon take (HANDLERECORD). Where these are
+            alerts only, a ticket or a KeyUpdate is dropped, and nobody hears of it.
+        key_update: where one that stops reception is looked for, if any does (`KeyRules.rekey`): in
+            all handshake messages, or in a record's first byte.
         key_update_hides_end: EKEYEXPIRED even where nothing more will come.
         key_update_hides_records: poll(2) is silent from the KeyUpdate on, even about itself.
     """
@@ -102,6 +106,8 @@ class ReceiveRules:
     control_needed: bool = False
     empty_is_record_end: bool = False
     app_data_stops: Literal["alert", "control"] = "alert"
+    handed_up: Literal["alerts", "control"] = "alerts"
+    key_update: Literal["messages", "first byte"] = "messages"
     key_update_hides_end: bool = False
     key_update_hides_records: bool = False
 
@@ -138,7 +144,7 @@ PERSONALITIES = {
         Personality(
             name="freebsd13.0",
             keys=replace(_FREEBSD13, rx_newest=TLS_MINOR_VER_TWO),
-            receiving=ReceiveRules(app_data_stops="control"),
+            receiving=ReceiveRules(app_data_stops="control", handed_up="control"),
         ),
         Personality(name="freebsd13", keys=_FREEBSD13),
         Personality(name="freebsd14"),
@@ -159,6 +165,8 @@ PERSONALITIES = {
                 truncated="end",
                 control_needed=True,
                 empty_is_record_end=True,
+                handed_up="control",
+                key_update="first byte",
                 key_update_hides_end=True,
                 key_update_hides_records=True,
             ),
@@ -182,6 +190,7 @@ PERSONALITIES = {
                 truncated="error, then end",
                 control_needed=True,
                 empty_is_record_end=True,
+                handed_up="control",
             ),
         ),
     )

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from umktls.abi import freebsd, rpctls
+from umktls.abi import freebsd, linux, rpctls
 from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.card import CardQueue
 from umktls.kernel.hosttls import HostIntake
@@ -52,6 +52,8 @@ OPTION_DIRECTIONS: Mapping[tuple[int, int], Direction] = {
     (freebsd.IPPROTO_TCP, freebsd.TCP_TXTLS_MODE): "tx",
     (freebsd.IPPROTO_TCP, freebsd.TCP_RXTLS_ENABLE): "rx",
     (freebsd.IPPROTO_TCP, freebsd.TCP_RXTLS_MODE): "rx",
+    (linux.SOL_TLS, linux.TLS_TX): "tx",
+    (linux.SOL_TLS, linux.TLS_RX): "rx",
 }
 
 

@@ -51,7 +51,7 @@ TEXTS = {
     "dropped-record": "a sealed record of {bytes} bytes in front of the clear data was dropped",
     "upcall-answered": "upcall {procedure} answered after {seconds:.3f} s: {result}",
     "late-answer": "{daemon} (process {pid}) answered {procedure} too late",
-    "control-record": "record of type {type} ({name}), {bytes} bytes, goes to the daemon",
+    "control-record": "record of type {type} ({name}), {bytes} bytes, {fate}",
     "post-handshake": "{records} records, {bytes} bytes, waited after the handshake "
     "and did not reach RPC",
     "first-rpc": "first {how} RPC {direction}",

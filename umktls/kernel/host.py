@@ -237,7 +237,11 @@ class Host:
         }
 
     async def rekey(self, connection: str | None) -> int:
-        """Have the daemons renew the keys of one connection, or of all; how many did."""
+        """Have the daemons renew the keys of one connection, or of all; how many did.
+
+        Raises `CallerError` if there is no such connection, `UnsupportedError` where this kernel
+        takes no second key.
+        """
         return sum([await tls.rekey(self, sock) for sock in self.established(connection)])
 
     def established(self, connection: str | None) -> list[KernelSocket]:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from umktls.abi import freebsd, linux, rpctls
+from umktls.abi.messages import MessageAbi
 from umktls.errors import CallerError, PeerError, WorldError
 from umktls.kernel import hosttls
 from umktls.kernel.detours import WORDS, Detours, Means
@@ -34,6 +35,7 @@ from umktls.kernel.events import Trace
 from umktls.kernel.lanes import Intake
 from umktls.kernel.stream import SEND_QUEUE_LIMIT, SendQueue, read_some
 from umktls.ktls.engines import Route
+from umktls.ktls.keyupdate import HANDSHAKE
 from umktls.ktls.rx import PullResult, Receiver
 from umktls.ktls.session import Direction
 from umktls.ktls.socket import KtlsSocketState
@@ -51,8 +53,6 @@ __all__ = ["Failure", "KernelSocket", "TlsFacts", "format_address"]
 
 # So much may be queued when a daemon sends: RPC stops at a fourth of it by itself.
 SEND_QUEUE_HARD_LIMIT = 4 * SEND_QUEUE_LIMIT
-HANDSHAKE_RECORD = 22
-KEY_UPDATE = 24
 RECORD_NAMES = {20: "change_cipher_spec", 21: "alert", 22: "handshake", 23: "application_data"}
 # The options that set keys, of both kernels.
 TX_KEYS = ((freebsd.IPPROTO_TCP, freebsd.TCP_TXTLS_ENABLE), (linux.SOL_TLS, linux.TLS_TX))
@@ -209,8 +209,9 @@ class KernelSocket:
             else:
                 await control()
 
-    def count_control(self, record_type: int, length: int) -> None:
-        """Note that a control record with `length` bytes of content is at the head."""
+    def count_control(self, record_type: int, length: int, *, handed_up: bool) -> None:
+        """Note that a control record with `length` bytes of content is at the head, and whether it
+        is for the daemon."""
         self.control_records += 1
         if not self._receiving_data:
             self._early_records += 1
@@ -221,6 +222,7 @@ class KernelSocket:
             type=record_type,
             name=RECORD_NAMES.get(record_type, "unknown"),
             bytes=length + RECORD_OVERHEAD,
+            fate="goes to the daemon" if handed_up else "is dropped, as this kernel does",
         )
 
     def count_dropped(self, length: int) -> None:
@@ -332,18 +334,25 @@ class KernelSocket:
                 await self._send_by_host(data, control)
             else:
                 self.queue.push(self.state.sendmsg(data, control))
-            if is_key_update(data, control):
+            if self._awaits_key:
                 self._held = self._held or deque()
                 if self.card is not None:
                     self.card.pause()
         return len(data)
 
+    @property
+    def _awaits_key(self) -> bool:
+        """A KeyUpdate was sent, and a key that follows it can be set."""
+        return self.state.tx.update_sent and self.state.personality.keys.rekey
+
     async def _send_by_host(self, data: bytes, control: bytes) -> None:
         """The same where the real kernel seals: RPC's messages wait meanwhile."""
-        record_type = record_type_of(control)
+        record_type = record_type_of(self.state.personality.messages, control)
         held, self._held = self._held, self._held or deque()
         await hosttls.send_record(self.sock, self.queue, record_type, data)
-        if held is None and not is_key_update(data, control):
+        if record_type == HANDSHAKE:
+            self.state.tx.note_handshake(data)
+        if held is None and not self._awaits_key:
             self._release_held()
 
     def recvmsg(self, length: int, controllen: int, flags: int) -> tuple[bytes, bytes, int]:
@@ -460,15 +469,10 @@ def suite_name(suite: Suite | None) -> str:
     return suite.name if suite is not None else "none"
 
 
-def record_type_of(control: bytes) -> int:
+def record_type_of(abi: MessageAbi, control: bytes) -> int:
     """The type that the one control message of a sendmsg sets. Raises `CallerError`."""
-    types = [m.data[0] for m in freebsd.parse_control_untrusted(control) if m.data]
+    messages = abi.layout.parse_untrusted(control)
+    types = [m.data[0] for m in messages if (m.level, m.type) == abi.set_record_type and m.data]
     if len(types) != 1:
-        raise CallerError("sendmsg takes one TLS_SET_RECORD_TYPE")
+        raise CallerError("sendmsg takes one control message that sets the record's type")
     return types[0]
-
-
-def is_key_update(data: bytes, control: bytes) -> bool:
-    """Whether a sendmsg sends a KeyUpdate message (RFC 8446 section 4.6.3)."""
-    types = [message.data[:1] for message in freebsd.parse_control_untrusted(control)]
-    return types == [bytes([HANDSHAKE_RECORD])] and data[:1] == bytes([KEY_UPDATE])

@@ -3,7 +3,9 @@
 The kernel never handshakes. It makes the CONNECT upcall, and when the daemon says that it worked,
 checks for itself that both directions have keys. Control records that arrive later are parked at
 the head of the receive queue while the HANDLERECORD upcall has the daemon take them; what a
-daemon leaves there is dropped, and never reaches RPC (FreeBSD: clnt_vc.c, svc_vc.c).
+daemon leaves there is dropped, and never reaches RPC (FreeBSD: clnt_vc.c, svc_vc.c). FreeBSD since
+13.2 makes that upcall for alerts only: tickets and KeyUpdates are dropped, so nothing resumes
+there, and a KeyUpdate ends the connection.
 
 Closing: the daemon took the socket, so the daemon closes it, at the DISCONNECT upcall; the kernel
 only drops its own reference.
@@ -18,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from umktls.abi import rpctls
-from umktls.errors import PeerError, UmktlsError, WorldError
+from umktls.abi.personality import PERSONALITIES
+from umktls.errors import PeerError, UmktlsError, UnsupportedError, WorldError
 from umktls.kernel.ktls_socket import Failure, KernelSocket
 from umktls.kernel.upcalls import Request, connect_life
 from umktls.ktls.states import State
@@ -43,6 +46,12 @@ __all__ = [
 CONNECTION_LOST = "connection"
 # A session that ends waits so long for its daemon, then it is dropped all the same.
 DISCONNECT_SECONDS = 5.0
+
+ALERT = 21  # ContentType
+KEY_UPDATE_DROPPED = (
+    "the peer has changed its key, and this kernel takes no second one: the next record will not "
+    "open, and the connection ends"
+)
 
 
 class TlsRefused(PeerError):
@@ -164,19 +173,25 @@ def established(host: Host, sock: KernelSocket) -> None:
 async def handle_control(host: Host, sock: KernelSocket) -> None:
     """A control record is at the head of the queue, or reception waits for a new key.
 
+    Which records the daemon gets to see is the personality's: the rest is dropped.
     Returns when reception may go on. Raises `WorldError` when it cannot: the daemon is gone, or
     set no new key.
     """
-    parked = sock.state.rx.control
-    if parked is not None:
-        sock.count_control(parked[0], len(parked[1]))
-        await upcall_session(host, sock, "HANDLERECORD", "handlerecord")
-        if sock.state.rx.control is not None:
-            sock.state.rx.discard_control()
+    rx = sock.state.rx
+    head = rx.control_head
+    if head is not None:
+        handed_up = head.type == ALERT or rx.rules.handed_up == "control"
+        sock.count_control(head.type, len(head.payload), handed_up=handed_up)
+        if handed_up:
+            await upcall_session(host, sock, "HANDLERECORD", "handlerecord")
+        elif head.key_update:
+            host.trace.emit("warning", sock.name, reason=KEY_UPDATE_DROPPED)
+        if rx.control is not None:
+            rx.discard_control()
         if sock.failure is not None:
             # A peer that ends the session by a fatal alert need not close the connection.
             raise WorldError(f"TLS with {sock.peer} ended: {sock.failure}", errno.ECONNRESET)
-    if sock.state.rx.state is State.PAUSED:
+    if rx.state is State.PAUSED:
         raise WorldError(
             "the peer changed its keys and the daemon set no new ones", errno.EKEYEXPIRED
         )
@@ -202,7 +217,16 @@ async def upcall_session(host: Host, sock: KernelSocket, procedure: str, counter
 
 
 async def rekey(host: Host, sock: KernelSocket) -> bool:
-    """Ask the daemon to renew the keys of a session; whether it did."""
+    """Ask the daemon to renew the keys of a session; whether it did.
+
+    Raises `UnsupportedError` where this kernel takes no second key.
+    """
+    if not host.personality.keys.rekey:
+        raise UnsupportedError(
+            f"the kernel of {host.personality.name} takes no second key, so keys cannot be "
+            "renewed; personalities that can: "
+            + ", ".join(one.name for one in PERSONALITIES.values() if one.keys.rekey)
+        )
     host.trace.emit("rekey", sock.name)
     return await upcall_session(host, sock, "REKEY", "rekey") == rpctls.RPCTLSERR_OK
 

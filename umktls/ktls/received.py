@@ -7,9 +7,7 @@ from typing import Protocol
 
 from umktls.ktls.framing import Buffer
 
-HANDSHAKE = 22
 APPLICATION_DATA = 23
-KEY_UPDATE = 24  # HandshakeType, RFC 8446 section 4
 
 
 class Sink(Protocol):
@@ -40,21 +38,18 @@ class PullResult(Enum):
 class Record:
     """An opened record, of which `offset` bytes have been read.
 
-    `announced`: its control message has been delivered.
+    `announced`: its control message has been delivered. `key_update`: a KeyUpdate ends in it, and
+    what follows is under another key.
     """
 
-    __slots__ = ("announced", "offset", "payload", "type")
+    __slots__ = ("announced", "key_update", "offset", "payload", "type")
 
     def __init__(self, type_: int, payload: memoryview) -> None:
         self.type = type_
         self.payload = payload
         self.offset = 0
         self.announced = False
-
-    @property
-    def is_key_update(self) -> bool:
-        """RFC 8446 section 4.6.3. What follows it is under another key."""
-        return self.type == HANDSHAKE and bytes(self.payload[:1]) == bytes([KEY_UPDATE])
+        self.key_update = False
 
     @property
     def rest(self) -> memoryview:

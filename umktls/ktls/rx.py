@@ -10,7 +10,8 @@ scratch memory. `read_record` is recvmsg(2)'s way: one record at a time.
 
 Both stop at a record that is no application data: it is *parked* at the head of the queue until
 somebody takes or discards it. That is how a kernel leaves alerts and tickets to the daemon. Behind
-a KeyUpdate everything is under a key that is not here yet: the half is PAUSED until `rekey`.
+a KeyUpdate (see keyupdate.py) everything is under a key that is not here yet: the half is PAUSED
+until `rekey`.
 
 Bytes that were received before the half was enabled, and not read, are records (or the beginning
 of one) once it is: FreeBSD's sb_mtls, and the reason why a daemon must not read too far. What it
@@ -44,6 +45,7 @@ from umktls.errors import CallerError, UmktlsError
 from umktls.ktls.counters import Counters, Tally
 from umktls.ktls.engines import DEST_SHORTER_BY, RECORD_HEADER_LENGTH, Buffer, Opener
 from umktls.ktls.errors import KeyExpired, RecordError, RecordTruncated
+from umktls.ktls.keyupdate import HANDSHAKE, KeyUpdates
 from umktls.ktls.received import APPLICATION_DATA as APPLICATION_DATA
 from umktls.ktls.received import PullResult as PullResult
 from umktls.ktls.received import Record as Record
@@ -93,6 +95,7 @@ class Receiver:
         self._keys = personality.keys
         self._counters = counters or Counters()
         self._buffer = ReceiveBuffer(max_buffer)
+        self._updates = KeyUpdates(first_byte=self.rules.key_update == "first byte")
         self._opener: Opener | None = None
         self._header_length = RECORD_HEADER_LENGTH
         self._early_header = self.rules.early_header
@@ -398,10 +401,15 @@ class Receiver:
     @property
     def control(self) -> tuple[int, bytes] | None:
         """Type and unread payload of the record at the head, unless it is application data."""
+        head = self.control_head
+        return None if head is None else (head.type, bytes(head.rest))
+
+    @property
+    def control_head(self) -> Record | None:
+        """The record at the head, unless it is application data."""
         if not self._parked or self._parked[0].type == APPLICATION_DATA:
             return None
-        head = self._parked[0]
-        return head.type, bytes(head.rest)
+        return self._parked[0]
 
     def take_control(self) -> tuple[int, bytes]:
         """`control`, which is the head no longer. Raises CallerError where there is none."""
@@ -483,13 +491,19 @@ class Receiver:
         self._parked.append(record)
         if record.type != APPLICATION_DATA:
             self.control_records += 1
-            if self._keys.rekey and record.is_key_update:
-                self._state = step(RX_TRANSITIONS, self._state, Event.KEY_UPDATE, "receiving")
-                self._counters.rekeys_received += 1
+            if record.type == HANDSHAKE:
+                self._look_for_key_update(record)
         return record
+
+    def _look_for_key_update(self, record: Record) -> None:
+        record.key_update = self._updates.in_record(record.payload)
+        if record.key_update and self._keys.rekey:
+            self._state = step(RX_TRANSITIONS, self._state, Event.KEY_UPDATE, "receiving")
+            self._counters.rekeys_received += 1
 
     def _fault(self, error: RecordError, size: int = 0) -> None:
         """Note what a bad record, of `size` bytes, means for this half and for its counters."""
+        self._updates.forget()
         if error.fatal:
             self.corrupted_records += 1
             self._counters.corrupted_records += 1

@@ -13,6 +13,7 @@ from umktls.abi.personality import SEQUENCE_END
 from umktls.ktls.counters import Tally
 from umktls.ktls.engines import MAX_PLAINTEXT, Buffer, Sealer
 from umktls.ktls.errors import KeyExhausted
+from umktls.ktls.keyupdate import HANDSHAKE, KeyUpdates
 from umktls.ktls.states import TX_TRANSITIONS, Event, State, step
 from umktls.ktls.suites import Suite
 
@@ -29,6 +30,8 @@ class Transmitter:
         tally: where the host counts sealed records.
         wants_rekey: the key in use is nearly used up.
         on_wants_rekey: called once per key when that becomes true.
+        update_sent: a KeyUpdate has gone, and the key that has to follow it is not set yet. Real
+            kernels seal on under the old one; who wants to wait can see it here.
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class Transmitter:
         self.tally = Tally()
         self.wants_rekey = False
         self.on_wants_rekey: Callable[[], None] | None = None
+        self.update_sent = False
+        self._updates = KeyUpdates()
         self._limits = limits
         self._sequence_end = sequence_end
         self._last = sequence_end  # the sequence number that this key does not reach
@@ -77,7 +82,7 @@ class Transmitter:
         self._state = step(TX_TRANSITIONS, self._state, event, "transmitting")
         self._sealer = sealer
         self.suite = suite
-        self.wants_rekey = False
+        self.wants_rekey = self.update_sent = False
         first = sealer.sequence
         limit = suite.record_limit if self._limits else SEQUENCE_END
         self._last = min(first + limit, self._sequence_end)
@@ -105,7 +110,13 @@ class Transmitter:
         self.records += records
         self.tally.encrypts += records
         self.bytes += total
+        if record_type == HANDSHAKE:
+            self.note_handshake(b"".join(parts))
         return [wire]
+
+    def note_handshake(self, content: Buffer) -> None:
+        """The next handshake record has gone, sealed here or elsewhere."""
+        self.update_sent |= self._updates.in_record(content)
 
     def _near_the_end(self, sequence: int, total: int) -> None:
         records = max(1, -(-total // self.payload_limit))

@@ -16,7 +16,7 @@ send and take records that are no application data. How it is said differs:
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from umktls.abi import linux
@@ -33,7 +33,6 @@ from umktls.abi.freebsd import (
     TlsGetRecord,
     cmsg_space,
 )
-from umktls.abi.messages import MessageAbi
 from umktls.abi.personality import Kernel as KernelName
 from umktls.abi.personality import Personality
 from umktls.errors import PeerError
@@ -75,10 +74,16 @@ class SystemCalls(Protocol):
 
 
 class KtlsInterface:
-    """What both interfaces have in common; `messages` says how sendmsg and recvmsg are spoken."""
+    """What both interfaces have in common.
 
-    def __init__(self, messages: MessageAbi) -> None:
-        self.messages = messages
+    Attributes:
+        messages: how sendmsg and recvmsg are spoken.
+        rekeys: a second key is taken, so that a KeyUpdate can be sent and answered.
+    """
+
+    def __init__(self, personality: Personality) -> None:
+        self.messages = personality.messages
+        self.rekeys = personality.keys.rekey
 
     def enable(self, sock: SystemCalls, direction: Direction, session: Session) -> None:
         """Set the keys of one direction. Raises `SystemCallError`, `UnsupportedError`."""
@@ -162,7 +167,7 @@ class LinuxKtls(KtlsInterface):
         return TCP_TLS_MODE_SW
 
 
-INTERFACES: Mapping[KernelName, Callable[[MessageAbi], KtlsInterface]] = {
+INTERFACES: Mapping[KernelName, type[KtlsInterface]] = {
     "freebsd": FreebsdKtls,
     "linux": LinuxKtls,
 }
@@ -170,4 +175,4 @@ INTERFACES: Mapping[KernelName, Callable[[MessageAbi], KtlsInterface]] = {
 
 def interface_of(personality: Personality) -> KtlsInterface:
     """The interface that a daemon uses on that kernel."""
-    return INTERFACES[personality.keys.interfaces[0]](personality.messages)
+    return INTERFACES[personality.keys.interfaces[0]](personality)

@@ -61,6 +61,11 @@ class Socket:
         self.number = number
         self.fd = fd
 
+    @property
+    def rekeys(self) -> bool:
+        """Whether the kernel takes a second key for a direction."""
+        return self._kernel.ktls.rekeys
+
     # The connection itself, before kernel TLS.
 
     def read_exact(self, length: int, deadline: Deadline) -> bytes:
