@@ -98,7 +98,7 @@ def write(it: Rig, directory: Path) -> float:
     fill(directory / name, SEQUENTIAL)
     seconds = time.perf_counter() - began
     check_moved(before, SEQUENTIAL)
-    (it.export / name).unlink()
+    (directory / name).unlink()  # here, so that the client's cache of it goes too
     return SEQUENTIAL / MIB / seconds
 
 
@@ -112,7 +112,7 @@ def read(it: Rig, directory: Path) -> float:
             pass
     seconds = time.perf_counter() - began
     check_moved(before, SEQUENTIAL)
-    (it.export / name).unlink()
+    (directory / name).unlink()  # here, so that the client's cache of it goes too
     return SEQUENTIAL / MIB / seconds
 
 

@@ -53,7 +53,7 @@ def against_openssl() -> Iterator[Figure]:
         {
             "seal": lambda: records.seal(session, payload),
             "SSL_write": lambda: ssl_write(payload),
-            "open": lambda: records.open_all(session, ours),
+            "open": lambda: records.open_all(session, ours, RECORD),
             "SSL_read": lambda: ssl_read(payload),
         },
     )
@@ -101,7 +101,7 @@ def ssl_write(payload: bytes) -> float:
             client.send(payload)
             client.bio_read(RECORD + 64)
 
-    return records.rate(len(payload), run)
+    return records.rate(len(payload), records.RECORDS, run)
 
 
 def ssl_read(payload: bytes) -> float:
@@ -116,7 +116,7 @@ def ssl_read(payload: bytes) -> float:
             server.bio_write(record)
             server.recv(RECORD)
 
-    return records.rate(len(payload), run)
+    return records.rate(len(payload), records.RECORDS, run)
 
 
 # ---- sockets

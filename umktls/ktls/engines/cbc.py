@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from umktls.ktls.engines import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Buffer
 from umktls.ktls.engines.cutting import SEQUENCE_END, cut, record_lengths, take_sequence
-from umktls.ktls.engines.tls12 import associated_data
+from umktls.ktls.engines.tls12 import associated_data, record_header
 from umktls.ktls.errors import BadRecord, RecordSize
 from umktls.ktls.framing import framing_of, least_length
 from umktls.ktls.session import Session
@@ -35,7 +35,7 @@ class CbcSealer:
 
     def __init__(self, session: Session) -> None:
         self.sequence = session.sequence
-        self._version = session.version.to_bytes(2, "big")
+        self._version = session.version
         self._chained = session.iv if session.version == TLS_1_0 else None
         self._algorithm = algorithms.AES(session.key)
         self._mac_key = session.mac_key
@@ -65,7 +65,7 @@ class CbcSealer:
             body = iv + text
         else:
             self._chained = text[-CBC_BLOCK:]
-        return b"%c%b%b%b" % (record_type, self._version, len(body).to_bytes(2, "big"), body)
+        return record_header(record_type, self._version, len(body)) + body
 
 
 class CbcOpener:
@@ -73,7 +73,7 @@ class CbcOpener:
 
     def __init__(self, session: Session) -> None:
         self.sequence = session.sequence
-        self._version = session.version.to_bytes(2, "big")
+        self._version = session.version
         self._algorithm = algorithms.AES(session.key)
         self._mac_key = session.mac_key
         self._mac = session.suite.mac

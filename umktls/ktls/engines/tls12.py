@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from struct import Struct
 
 from cryptography.exceptions import InvalidTag
 
@@ -22,19 +23,14 @@ from umktls.ktls.engines.cutting import SEQUENCE_END, cut, record_lengths, take_
 from umktls.ktls.errors import BadRecord, RecordSize
 from umktls.ktls.framing import framing_of
 from umktls.ktls.session import NONCES, Session
+from umktls.ktls.suites import EXPLICIT_NONCE, TLS_1_2
 
-VERSION = b"\x03\x03"
-SEQUENCE_LENGTH = 8
-
-
-def associated_data(sequence: int, record_type: int, version: bytes, length: int) -> bytes:
-    """RFC 5246 section 6.2.3.3: what is authenticated beside the payload. CBC's MAC has it too."""
-    return b"%b%c%b%b" % (
-        sequence.to_bytes(SEQUENCE_LENGTH, "big"),
-        record_type,
-        version,
-        length.to_bytes(2, "big"),
-    )
+_HEADER = Struct(">BHH")  # type, version, length
+_HEADER_AND_NONCE = Struct(">BHHQ")
+# Sequence number, type, version, length of the payload (RFC 5246 section 6.2.3.3): what is
+# authenticated beside the payload. CBC's MAC has it too.
+associated_data = Struct(">QBHH").pack
+record_header = _HEADER.pack
 
 
 class Tls12Sealer:
@@ -45,45 +41,43 @@ class Tls12Sealer:
         self._explicit = session.suite.explicit_length
         self._salt = session.iv
         self._iv = int.from_bytes(session.iv, "big")
-        self._nonce = session.nonce
-        if self._nonce is None:
-            self._nonce = int.from_bytes(os.urandom(SEQUENCE_LENGTH), "big")
+        random = int.from_bytes(os.urandom(EXPLICIT_NONCE), "big")
+        self._nonce = random if session.nonce is None else session.nonce
         self._aead = aead
 
     def seal(
         self, record_type: int, parts: Sequence[Buffer], payload_limit: int = MAX_PLAINTEXT
     ) -> Buffer:
-        lengths = record_lengths(sum(map(len, parts)), payload_limit)
+        total = sum(map(len, parts))
+        lengths = [total] if total <= payload_limit else record_lengths(total, payload_limit)
         sequence = self.sequence
         self.sequence = take_sequence(sequence, len(lengths))
         overhead = RECORD_HEADER_LENGTH + self._explicit + TAG_LENGTH
-        wire = bytearray(sum(lengths) + overhead * len(lengths))
+        wire = bytearray(total + overhead * len(lengths))
         view = memoryview(wire)
+        start = 0
         for payload in cut(parts, lengths):
-            size = overhead + len(payload)
-            self._seal_one(record_type, payload, sequence, view[:size])
-            view = view[size:]
+            end = start + overhead + len(payload)
+            self._seal_one(record_type, payload, sequence, view[start:end])
             sequence += 1
+            start = end
         return wire
 
     def _seal_one(
         self, record_type: int, payload: memoryview, sequence: int, record: memoryview
     ) -> None:
-        explicit, nonce = self._nonces(sequence)
-        start = RECORD_HEADER_LENGTH + len(explicit)
         length = len(record) - RECORD_HEADER_LENGTH
-        record[:start] = b"%c%b%b%b" % (record_type, VERSION, length.to_bytes(2, "big"), explicit)
-        associated = associated_data(sequence, record_type, VERSION, len(payload))
-        self._aead.encrypt_into(nonce, payload, associated, record[start:])
-
-    def _nonces(self, sequence: int) -> tuple[bytes, bytes]:
-        """The explicit part, which may be empty, and the whole nonce of the next record."""
-        if not self._explicit:
-            return b"", (self._iv ^ sequence).to_bytes(NONCE_LENGTH, "big")
-        assert self._nonce is not None
-        explicit = self._nonce.to_bytes(self._explicit, "big")
-        self._nonce = (self._nonce + 1) % NONCES
-        return explicit, self._salt + explicit
+        if self._explicit:
+            number = self._nonce
+            self._nonce = (number + 1) % NONCES
+            nonce = self._salt + number.to_bytes(EXPLICIT_NONCE, "big")
+            _HEADER_AND_NONCE.pack_into(record, 0, record_type, TLS_1_2, length, number)
+        else:
+            nonce = (self._iv ^ sequence).to_bytes(NONCE_LENGTH, "big")
+            _HEADER.pack_into(record, 0, record_type, TLS_1_2, length)
+        associated = associated_data(sequence, record_type, TLS_1_2, len(payload))
+        body = record[RECORD_HEADER_LENGTH + self._explicit :]
+        self._aead.encrypt_into(nonce, payload, associated, body)
 
 
 class Tls12Opener:
@@ -113,7 +107,7 @@ class Tls12Opener:
         start = RECORD_HEADER_LENGTH + self._explicit
         nonce = self._nonce(record[RECORD_HEADER_LENGTH:start], sequence)
         length = size - start - TAG_LENGTH
-        associated = associated_data(sequence, record[0], VERSION, length)
+        associated = associated_data(sequence, record[0], TLS_1_2, length)
         try:
             self._aead.decrypt_into(nonce, record[start:], associated, dest[:length])
         except InvalidTag:
