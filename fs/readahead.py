@@ -141,8 +141,9 @@ class Reader:
     async def read(self, offset: int, size: int) -> Buffer:
         """`size` bytes, fewer only at the end of the file. Raises UmktlsError."""
         self._follow(offset, size)
-        blocks = [block for block in self.blocks if block.end > offset]
-        self._pass(offset + size)
+        end = offset + size
+        blocks = [block for block in self.blocks if block.offset < end and block.end > offset]
+        self._pass(end)
         if not blocks or blocks[0].offset > offset:
             return await self._shared.read(self._inode, offset, size, self._credential)
         return await self._collect(blocks, offset, size)
@@ -211,8 +212,6 @@ class Reader:
         parts: list[Buffer] = []
         position, end = offset, offset + size
         for block in blocks:
-            if position >= end:
-                break
             if not block.ready.is_set():  # waiting for a set event would still be a checkpoint
                 await block.ready.wait()
             if block.data is None:
