@@ -96,11 +96,12 @@ class VerifyProblem:
 # name that was asked for, {trust} where the trusted CAs come from.
 _UNKNOWN_ISSUER = (
     "{whose} was signed by {issuer}, which is not among the CAs in {trust}",
-    "give the CA certificate that signed it with -l",
+    "give the CA certificate that signed it with -l (it is the ca.pem of --certs)",
 )
 _SELF_SIGNED = (
     "{whose} is self-signed by {issuer}, which is not among the CAs in {trust}",
-    "if it is meant to be trusted, put that certificate into the file given with -l",
+    "if it is meant to be trusted, put that certificate into the file given with -l "
+    "(the ca.pem of --certs)",
 )
 VERIFY_TEXTS = {
     2: _UNKNOWN_ISSUER,

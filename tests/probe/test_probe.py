@@ -204,6 +204,34 @@ async def test_a_server_that_says_nothing(wallet: Wallet) -> None:
     assert "did not answer the AUTH_TLS probe within 1 s" in report.verdict
 
 
+async def test_a_server_that_wants_tls_from_the_first_byte(wallet: Wallet) -> None:
+    """Such as stunnel. What is no ClientHello, as the probe, it does not understand."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        served = trio.SSLStream(stream, server_context(wallet), server_side=True)
+        with pytest.raises((trio.BrokenResourceError, trio.ClosedResourceError)):
+            await served.do_handshake()
+        await stream.aclose()
+
+    async with listening(serve) as port:
+        report = await probed(port, wallet)
+    assert report.exit_code == EXIT_CODES["probe"]
+    assert any("TLS from the first byte" in note for note in report.notes)
+
+
+async def test_what_is_no_server_of_ours_at_all(wallet: Wallet) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some(4096)
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await stream.aclose()
+
+    async with listening(serve) as port:
+        report = await probed(port, wallet)
+    assert report.exit_code == EXIT_CODES["probe"]
+    assert "not RPC" in report.verdict
+    assert report.notes == []
+
+
 # ---- the command
 
 
@@ -224,8 +252,11 @@ def test_nothing_listens() -> None:
 
 def test_wrong_usage() -> None:
     done = CliRunner().invoke(main, ["probe", "localhost", "--mutual"])
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "--mutual needs a certificate" in done.output
+    done = CliRunner().invoke(main, ["probe", "localhost:65536"])
+    assert done.exit_code == 2
+    assert "a port of 1 to 65535" in done.output
 
 
 @pytest.mark.parametrize(

@@ -67,11 +67,14 @@ def probe(
       umktls probe localhost:2049 --certs /tmp/pki --mutual
       umktls probe [2001:db8::1]:2049 --ca ca.pem --json
     """
-    host, port = parse_target(target)
+    try:
+        host, port = parse_target(target)
+    except CallerError as error:
+        raise click.UsageError(str(error)) from error
     if certs is not None:
         ca, certdir = ca or certs / "ca.pem", certdir or certs / "client"
     if mutual and certdir is None:
-        raise CallerError("--mutual needs a certificate: pass --certs DIR or -D DIR")
+        raise click.UsageError("--mutual needs a certificate: pass --certs DIR or -D DIR")
     found = trio.run(
         inspect,
         Target(host, port, ca and ca.absolute(), certdir and certdir.absolute(), mutual, timeout),
@@ -94,7 +97,10 @@ def parse_target(target: str) -> tuple[str, int]:
         host, colon, port = target.partition(":")
         port, good = (port if colon else str(NFS_PORT)), True
     if not (good and host and port.isdigit() and 0 < int(port) < 65536):
-        raise CallerError(f"{target!r} is not HOST or HOST:PORT; an IPv6 address is in brackets")
+        raise CallerError(
+            f"{target!r} is not HOST or HOST:PORT with a port of 1 to 65535; "
+            "an IPv6 address is in brackets"
+        )
     return host, int(port)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +42,13 @@ __all__ = ["EXIT_CODES", "Phase", "Report", "Target", "inspect"]
 EXIT_CODES = {"tcp": 3, "probe": 4, "tls": 5, "certificate": 6, "alpn": 7, "rpc": 8}
 SOON_DAYS = 30
 ONLY_CLEAR = "only clear text is to be had"
+TLS_AT_ONCE = (
+    "the server speaks TLS from the first byte, as stunnel does; RPC-with-TLS (RFC 9289) begins in "
+    "clear, with the AUTH_TLS probe: behind a TLS proxy, mount from the port of NFS itself"
+)
+TLS_AT_ONCE_SECONDS = 2.0
+# The first bytes of a TLS record that may answer a ClientHello: a handshake message, an alert.
+TLS_ANSWERS = (b"\x16\x03", b"\x15\x03")
 # What a server may say right after the handshake, and how long it is waited for.
 FIRST_WORDS = ("ticket", "alert", "key-update", "closed")
 FIRST_WORD_SECONDS = 0.5
@@ -132,6 +140,8 @@ async def inspect(target: Target) -> Report:
             await with_tls(host, target, directory, report)
             if report.phases["probe"].advice == ONLY_CLEAR:
                 await in_clear(host, target, report)
+            elif report.phases["probe"].ok is False and await speaks_tls_at_once(target):
+                report.notes.append(TLS_AT_ONCE)
     return report
 
 
@@ -327,3 +337,19 @@ async def in_clear(host: Host, target: Target, report: Report) -> None:
     report.rpc = clear.rpc
     what = "the server serves in clear text" if clear.phases["rpc"].ok else "nor in clear text"
     report.notes.append(f"{what}: {clear.phases['rpc'].text}")
+
+
+async def speaks_tls_at_once(target: Target) -> bool:
+    """Whether a ClientHello is answered where the probe was not understood."""
+    outgoing = ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    client = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=target.host)
+    with suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    answer = b""
+    seconds = min(target.seconds, TLS_AT_ONCE_SECONDS)
+    with suppress(OSError, trio.BrokenResourceError), trio.move_on_after(seconds):
+        async with await trio.open_tcp_stream(target.host, target.port) as stream:
+            await stream.send_all(outgoing.read())
+            answer = bytes(await stream.receive_some(2))
+    return answer in TLS_ANSWERS

@@ -227,9 +227,9 @@ async def secure(host: Host, sock: KernelSocket, config: MountConfig) -> None:
         phase = "upcall"
         await tls.handshake_client(host, sock, config.certname)
     except UmktlsError as error:
-        tls.note_failure(host, sock, phase, error)
-        sock.close(str(error))
-        error.args = (f"{error} [connection {sock.name}]",)
+        text = tls.note_failure(host, sock, phase, error)
+        sock.close(text)
+        error.args = (f"{text} [connection {sock.name}]",)
         raise
     except BaseException:
         host.totals["handshakes_failed"] += 1

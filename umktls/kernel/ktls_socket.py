@@ -394,6 +394,10 @@ class KernelSocket:
         if self.failure is None:
             self.failure = failure
 
+    def why_it_ended(self, otherwise: str) -> str:
+        """The reason for the end of receiving: TLS's, if it has one."""
+        return otherwise if self.failure is None else f"TLS ended: {self.failure}"
+
     def check_kernel_tls(self) -> None:
         """The kernel's own look at whether KTLS works, per direction.
 

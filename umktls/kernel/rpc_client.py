@@ -214,7 +214,7 @@ class RpcClient:
             if isinstance(error, PeerError):
                 self._trace.emit("garbage", sock.name, where="the connection", reason=str(error))
             return str(error)
-        return "the server closed the connection"
+        return sock.why_it_ended("the server closed the connection")
 
     def _answer(self, sock: KernelSocket, message: memoryview) -> None:
         matched = self._table.match_untrusted(message)

@@ -148,6 +148,7 @@ class Connection:
                 self._reader = RecordReader(CALL_LIMIT)
                 control = partial(tls.handle_control, self.host, self.sock)
                 await self.sock.pump(self._reader, deliver, control)
+                reason = self.sock.why_it_ended(reason)
         except* PeerError as group:
             reason = first_text(group)
             self.host.trace.emit("garbage", self.sock.name, where="the connection", reason=reason)
@@ -231,8 +232,8 @@ class Connection:
         try:
             await tls.handshake_server(self.host, self.sock)
         except UmktlsError as error:
-            tls.note_failure(self.host, self.sock, "upcall", error)
-            raise WorldError(str(error), error.errno) from error
+            text = tls.note_failure(self.host, self.sock, "upcall", error)
+            raise WorldError(text, error.errno) from error
 
 
 def flavor_name(flavor: int) -> str:

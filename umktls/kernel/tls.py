@@ -66,19 +66,23 @@ def refused(sock: KernelSocket, otherwise: str) -> TlsRefused | WorldError:
     A connection that was lost in the handshake is no refusal: servers that are being restarted do
     that, and are there again when they are asked once more.
     """
-    failure = sock.failure or Failure("upcall", otherwise)
-    text = f"TLS with {sock.peer} failed in phase {failure.phase}: {failure}"
-    if failure.phase == CONNECTION_LOST:
-        return WorldError(text, errno.ECONNRESET)
-    return TlsRefused(text)
+    failure = sock.failure
+    if failure is not None and failure.phase == CONNECTION_LOST:
+        return WorldError(str(failure), errno.ECONNRESET)
+    return TlsRefused(otherwise if failure is None else str(failure))
 
 
-def note_failure(host: Host, sock: KernelSocket, phase: str, error: UmktlsError) -> None:
-    """Count a connection that got no TLS; where the daemon has not told why, trace what we know."""
+def note_failure(host: Host, sock: KernelSocket, phase: str, error: UmktlsError) -> str:
+    """Count a connection that got no TLS; where the daemon has not told why, trace what we know.
+
+    Returns all of it for a person: with whom, the phase, the reason.
+    """
     host.totals["handshakes_failed"] += 1
     if sock.failure is None:
         sock.fail(Failure(phase, str(error)))
         host.trace.emit("handshake-failed", sock.name, phase=phase, reason=str(error), advice="")
+    failure = sock.failure or Failure(phase, str(error))
+    return f"TLS with {sock.peer} failed in phase {failure.phase}: {failure}"
 
 
 async def handshake_client(host: Host, sock: KernelSocket, certname: str) -> None:
