@@ -29,8 +29,9 @@ from umktls.abi.rpctls import (
     RPCTLSERR_OK,
     RpctlsErr,
 )
-from umktls.errors import UmktlsError
+from umktls.errors import UmktlsError, UnsupportedError
 from umktls.ktls.session import Direction
+from umktls.ktls.suites import TLS_1_3
 from umktls.rpc.server import CallContext, Handler
 from umktls.upcall.rpctls import rpctls_session_arg, rpctls_session_res
 from umktls.userland.libc import Kernel, Record, Socket, SystemCallError
@@ -243,7 +244,7 @@ class HandshakeService:
                 elif fallback == "clear":
                     clear.append(direction)
                 else:
-                    raise _no_kernel_tls(direction, reason)
+                    raise _no_kernel_tls(direction, keys.session(direction).version, reason)
                 logger.info("no kernel TLS for %s (%s): %s", direction, reason, fallback)
         except UmktlsError:
             _apologize(sock, keys)
@@ -319,7 +320,7 @@ def _kernel_tls_refusal(sock: Socket, keys: TrafficKeys, direction: Direction) -
         sock.enable_tls(direction, keys.session(direction))
         if sock.tls_mode(direction) == TCP_TLS_MODE_NONE:
             return "it has the key and does not use it"
-    except SystemCallError as error:
+    except (SystemCallError, UnsupportedError) as error:
         return str(error)
     return None
 
@@ -334,12 +335,15 @@ def _apologize(sock: Socket, keys: TrafficKeys) -> None:
             sock.send_record(*alert)
 
 
-def _no_kernel_tls(direction: Direction, why: str) -> HandshakeFailure:
+def _no_kernel_tls(direction: Direction, version: int, why: str) -> HandshakeFailure:
+    # FreeBSD 13.0 and 13.1 cannot receive TLS 1.3.
+    older = version == TLS_1_3 and direction == "rx"
     return HandshakeFailure(
         "ktls",
         f"kernel TLS does not work for {DIRECTION_NAMES[direction]}: {why}",
-        "choose an engine that serves this cipher suite in both directions, or allow to bounce "
-        "what it does not (-o bounce=allow, --bounce allow)",
+        "choose an engine that serves this cipher suite in both directions, "
+        + ("have TLS 1.2 on both sides (-o tls1_2, --daemon-args=-2), " if older else "")
+        + "or allow to bounce what does not work (-o bounce=allow, --bounce allow)",
     )
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import pyfuse3
 import trio
 
+from umktls.abi.personality import personality
 from umktls.errors import CallerError, WorldError
 from umktls.kernel.client import MountConfig, boot_client, mounted
 from umktls.kernel.groups import single_error
@@ -72,6 +73,7 @@ class MountPlan:
             rundir=self.rundir,
             engine=options.engine,
             bounce=options.bounce,
+            personality=personality(options.personality),
             deadline=options.deadline,
             keylog=options.keylog,
             daemon_arguments=options.daemon_arguments,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES
 from umktls.errors import CallerError
 from umktls.ktls.engines import get_engine
 from umktls.ktls.engines.choice import DEFAULT_ENGINE, EngineChoice, named_engines
@@ -38,6 +39,7 @@ class MountOptions:
     engine_tx: str | None = None
     engine_rx: str | None = None
     bounce: bool = False
+    personality: str = DEFAULT_PERSONALITY.name
     rsize: int = _MEBIBYTE
     wsize: int = _MEBIBYTE
     timeo: float = 60.0
@@ -214,6 +216,12 @@ _TABLE = (
         "what the engine does not take the daemon bounces (allow), or not (refuse, the default)",
         ("bounce",),
         convert=_one_of({"allow": True, "refuse": False}),
+    ),
+    Option(
+        "personality",
+        f"whose kernel TLS is emulated ({DEFAULT_PERSONALITY.name}): {', '.join(PERSONALITIES)}",
+        ("personality",),
+        convert=_one_of({name: name for name in PERSONALITIES}),
     ),
     Option("rsize", "bytes of a READ at most", ("rsize",), convert=_transfer_size),
     Option("wsize", "bytes of a WRITE at most", ("wsize",), convert=_transfer_size),

@@ -133,6 +133,15 @@ def test_rekey_asks_each_host_and_counts(base: Path) -> None:
     assert requests == [{"op": "rekey", "connection": "c1"}]
 
 
+def test_rekey_goes_on_to_the_next_host_where_one_cannot(base: Path) -> None:
+    refusal = {"rekey": [b'{"error": "takes no second key", "errno": "EOPNOTSUPP"}']}
+    able = {"rekey": [b'{"rekeyed": 1}']}
+    with fake_host(base, "client-1", refusal), fake_host(base, "server-2", able):
+        result = run("rekey")
+    assert (result.exit_code, result.stdout) == (0, "server-2: 1 connections have new keys\n")
+    assert result.stderr == "client-1: the host refused: takes no second key\n"
+
+
 def test_rekey_of_nothing_is_an_error(base: Path) -> None:
     with fake_host(base, "client-1", {"rekey": [b'{"rekeyed": 0}']}):
         result = run("rekey")

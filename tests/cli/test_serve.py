@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from umktls.abi.personality import PERSONALITIES
 from umktls.certs import layout
 from umktls.cli.control import Host
 from umktls.cli.main import main
@@ -108,6 +109,17 @@ def test_what_becomes_of_the_flags(
     arguments = ("--alpn", "strict", *sorted(more, key=more.index))
     assert config.daemon_arguments == arguments
     assert config.daemon()[0].arguments[-len(arguments) :] == arguments
+
+
+def test_a_personality(tmp_path: Path) -> None:
+    exports = [Export(str(tmp_path))]
+    told = options(str(tmp_path), "--no-tls", "--personality", "freebsd14")
+    assert told.config(exports).personality is PERSONALITIES["freebsd14"]
+    assert options(str(tmp_path), "--no-tls").config(exports).personality.name == "umktls"
+    wrong = CliRunner().invoke(main, ["serve", str(tmp_path), "--personality", "netbsd"])
+    assert wrong.exit_code == 2
+    for name in ("netbsd", *PERSONALITIES):
+        assert f"'{name}'" in wrong.stderr
 
 
 def test_several_directories(tmp_path: Path) -> None:

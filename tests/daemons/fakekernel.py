@@ -200,9 +200,12 @@ class FakeSocket:
 
 
 class FakeKernel:
-    """The kernel of the run directory `rundir`. `program` is the side's upcall program."""
+    """The kernel of the run directory `rundir`. `program` is the side's upcall program.
 
-    def __init__(self, rundir: Path, program: Program) -> None:
+    `personality` is what it says of itself, and by whose errno numbers it answers.
+    """
+
+    def __init__(self, rundir: Path, program: Program, personality: str = "umktls") -> None:
         self.rundir = rundir
         self.program = program
         self.events: list[dict[str, Any]] = []
@@ -211,13 +214,13 @@ class FakeKernel:
         self.registered = threading.Event()
         self.gone = threading.Event()
         self.silent = False
-        self.errno: Callable[[int], int] = int
+        self.errno: Callable[[int], int] = PERSONALITIES[personality].errno
         self._pending: list[FakeSocket] = []
         self._sockets: dict[int, FakeSocket] = {}
         self._numbers = itertools.count(3)
         self._xids = itertools.count(100)
         self._lock = threading.Lock()
-        (rundir / "host.json").write_text(json.dumps({"personality": "umktls"}))
+        (rundir / "host.json").write_text(json.dumps({"personality": personality}))
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(str(rundir / "syscall.sock"))
         self._listener.listen()

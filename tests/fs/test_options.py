@@ -50,6 +50,7 @@ def test_nothing_said_means_the_defaults() -> None:
         ("rw", "read_only", False),
         ("allow_other", "allow_other", True),
         ("readahead=0", "readahead", 0),
+        ("personality=linux", "personality", "linux"),
     ],
 )
 def test_an_option_sets_its_field(word: str, field: str, value: object) -> None:
@@ -128,6 +129,7 @@ def test_saying_the_same_twice_is_no_contradiction() -> None:
         ("proto=udp", "only tcp"),
         ("sec=krb5p", "only sys"),
         ("xprtsec=maybe", "only none, tls, mtls"),
+        ("personality=netbsd", "only freebsd13.0, freebsd13, freebsd14, freebsd15, linux, umktls"),
     ],
 )
 def test_a_wrong_option_gives_one_clear_line(word: str, reason: str) -> None:

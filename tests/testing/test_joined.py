@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from umktls.abi.personality import PERSONALITIES
 from umktls.errors import UmktlsError
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.echo import COUNT, SAY
@@ -31,8 +32,10 @@ async def test_calls_go_sealed_and_take_no_time(umktls_joined: Boot, autojump_cl
     assert took < 1
 
 
-async def test_new_keys(umktls_joined: Boot, autojump_clock: Clock) -> None:
-    async with umktls_joined() as both:
+@pytest.mark.parametrize("names", [("umktls", "umktls"), ("linux", "umktls"), ("linux", "linux")])
+async def test_new_keys(umktls_joined: Boot, autojump_clock: Clock, names: tuple[str, str]) -> None:
+    client, server = (PERSONALITIES[name] for name in names)
+    async with umktls_joined(client=client, server=server) as both:
         await both.rpc.call(SAY, b"", NULL_AUTH)
         assert await both.client.rekey(None) == 1
         assert await both.server.rekey(None) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import resource
 import socket
@@ -15,11 +14,13 @@ import pytest
 
 from tests.daemons.fakekernel import FakeKernel, FakeSocket
 from umktls.abi import rpctls
-from umktls.abi.freebsd import TCP_TLS_MODE_NONE, TCP_TLS_MODE_SW, to_freebsd
+from umktls.abi.freebsd import TCP_TLS_MODE_NONE, TCP_TLS_MODE_SW
+from umktls.abi.personality import PERSONALITIES
 from umktls.ktls.engines.software import SoftwareEngine
 from umktls.ktls.session import Session
 from umktls.ktls.suites import SUITES
 from umktls.upcall.rpctls import RPCTLSCD_V1
+from umktls.userland.ktls import interface_of
 from umktls.userland.libc import Kernel, KernelGone, Record, Socket, SystemCallError
 from umktls.userland.streams import Deadline
 
@@ -128,42 +129,66 @@ def test_peer_address_over_tcp(fake: FakeKernel, kernel: Kernel) -> None:
         assert taken.peer_address() is None
 
 
-def test_keys_and_typed_records(
-    fake: FakeKernel, kernel: Kernel, ends: tuple[FakeSocket, socket.socket]
-) -> None:
-    near, far = ends
-    taken = take(fake, kernel, near)
-    assert taken.tls_mode("tx") == TCP_TLS_MODE_NONE
-    taken.enable_tls("tx", SESSION)
-    taken.enable_tls("rx", SESSION)
-    assert (taken.tls_mode("tx"), taken.tls_mode("rx")) == (TCP_TLS_MODE_SW, TCP_TLS_MODE_SW)
-    taken.send_record(21, b"\x01\x00")
+@pytest.fixture
+def taken(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[tuple[Socket, FakeSocket, socket.socket]]:
+    """A socket of the kernel whose name is the parameter, and the peer's end."""
+    near, far = socket.socketpair()
+    with FakeKernel(tmp_path, RPCTLSCD_V1, request.param) as fake, near, far:
+        kernel = Kernel(tmp_path)
+        sock = FakeSocket(near, personality=request.param)
+        yield take(fake, kernel, sock), sock, far
+        kernel.close()
+
+
+@pytest.mark.parametrize("taken", PERSONALITIES, indirect=True)
+def test_keys_and_typed_records(taken: tuple[Socket, FakeSocket, socket.socket]) -> None:
+    """By the kernel's own options and control messages. 13.0 cannot receive TLS 1.3."""
+    sock, near, far = taken
+    assert sock.tls_mode("tx") == TCP_TLS_MODE_NONE
+    sock.enable_tls("tx", SESSION)
+    assert (sock.tls_mode("tx"), sock.tls_mode("rx")) == (TCP_TLS_MODE_SW, TCP_TLS_MODE_NONE)
+    sock.send_record(21, b"\x01\x00")
     wire = far.recv(100)
     content = memoryview(bytearray(100))
     opened = SoftwareEngine().opener(SESSION).open(memoryview(wire), content)
     assert (opened, bytes(content[:2])) == ((21, 2), b"\x01\x00")
-    assert taken.receive_record() is None
+    if near.state.personality.name == "freebsd13.0":
+        with pytest.raises(SystemCallError) as caught:
+            sock.enable_tls("rx", SESSION)
+        assert caught.value.errno_name == "EPROTONOSUPPORT"
+        return
+    sock.enable_tls("rx", SESSION)
+    assert sock.tls_mode("rx") == TCP_TLS_MODE_SW
+    assert sock.receive_record() is None
     far.sendall(SoftwareEngine().sealer(SESSION).seal(22, [b"ticket"]))
     near.read()
     near.state.rx.read_record()
-    assert taken.receive_record() == Record(22, b"ticket")
-    taken.close()
+    assert sock.receive_record() == Record(22, b"ticket")
+    sock.close()
 
 
-def test_foreign_errno_numbers(tmp_path: Path) -> None:
-    with FakeKernel(tmp_path, RPCTLSCD_V1) as fake:
-        fake.errno = to_freebsd
-        (tmp_path / "host.json").write_text(json.dumps({"personality": "freebsd14"}))
-        kernel = Kernel(tmp_path)
-        near, far = socket.socketpair()
-        with near, far:
-            taken = take(fake, kernel, FakeSocket(near, personality="freebsd14"))
-            taken.enable_tls("tx", SESSION)
-            with pytest.raises(SystemCallError) as caught:
-                taken.enable_tls("tx", SESSION)
-            assert caught.value.errno_name == "EALREADY"
-            taken.close()
-        kernel.close()
+@pytest.mark.parametrize("taken", PERSONALITIES, indirect=True)
+def test_a_second_key(taken: tuple[Socket, FakeSocket, socket.socket]) -> None:
+    sock, near, _ = taken
+    sock.enable_tls("tx", SESSION)
+    assert sock.rekeys == near.state.personality.keys.rekey
+    if sock.rekeys:
+        sock.send_record(22, b"\x18\0\0\1\0")
+        sock.enable_tls("tx", SESSION)
+        assert near.state.tx.sequence == SESSION.sequence
+    else:
+        with pytest.raises(SystemCallError) as caught:
+            sock.enable_tls("tx", SESSION)
+        assert caught.value.errno_name == "EALREADY"
+
+
+def test_keys_are_not_shown() -> None:
+    for name in ("freebsd14", "linux"):
+        for option in interface_of(PERSONALITIES[name]).key_options("tx", SESSION):
+            assert repr(SESSION.key)[2:-1] not in repr(option)
+            assert "value" not in repr(option)
 
 
 def test_events_reach_the_kernel(fake: FakeKernel, kernel: Kernel) -> None:

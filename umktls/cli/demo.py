@@ -15,6 +15,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES
 from umktls.certs import layout
 from umktls.cli import tree
 from umktls.cli.control import Host, past
@@ -41,7 +42,14 @@ LEAVE_OUT = ("__pycache__", "site-packages", "dist-packages")
     default=sysconfig.get_path("stdlib"),
     help="What to copy. [default: Python's library]",
 )
-def demo(keep: bool, library: Path) -> None:
+@click.option(
+    "--personality",
+    type=click.Choice(tuple(PERSONALITIES)),
+    default=DEFAULT_PERSONALITY.name,
+    show_default=True,
+    help="Whose kernel TLS both hosts emulate.",
+)
+def demo(keep: bool, library: Path, personality: str) -> None:
     """Do the main job once, on this machine alone, and clean up.
 
     \b
@@ -62,7 +70,7 @@ def demo(keep: bool, library: Path) -> None:
     console = Console(highlight=False, soft_wrap=True)
     with signals_interrupt():
         try:
-            run(console, library, keep)
+            run(console, library, keep, personality)
         except KeyboardInterrupt:
             raise WorldError("the demo was interrupted; everything is stopped") from None
         except (UmktlsError, OSError) as error:
@@ -70,22 +78,22 @@ def demo(keep: bool, library: Path) -> None:
     console.print("demo: OK", style="bold green")
 
 
-def run(console: Console, library: Path, keep: bool) -> None:
+def run(console: Console, library: Path, keep: bool, personality: str) -> None:
     """All six steps."""
     with Sandbox("demo") as sandbox:
         try:
-            steps(console, sandbox, library, keep)
+            steps(console, sandbox, library, keep, personality)
         except (UmktlsError, OSError):
             for words in sandbox.last_words():
                 click.echo(printable(words), err=True)
             raise
 
 
-def steps(console: Console, sandbox: Sandbox, library: Path, keep: bool) -> None:
+def steps(console: Console, sandbox: Sandbox, library: Path, keep: bool, personality: str) -> None:
     say(console, 1, f"a throw-away CA and certificates in {sandbox.certs}")
     layout.create(sandbox.certs)
-    server = start_server(console, sandbox)
-    client = start_client(console, sandbox, server)
+    server = start_server(console, sandbox, personality)
+    client = start_client(console, sandbox, server, personality)
     copy_and_compare(console, sandbox, library)
     tell_life(console, [client, server])
     if keep:
@@ -115,17 +123,21 @@ def signals_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def start_server(console: Console, sandbox: Sandbox) -> Host:
+def start_server(console: Console, sandbox: Sandbox, personality: str) -> Host:
     say(console, 2, f"a server host that exports {sandbox.export}")
-    server, ready = sandbox.serve("--certs", str(sandbox.certs), "--mtls-required")
+    server, ready = sandbox.serve(
+        "--certs", str(sandbox.certs), "--mtls-required", "--personality", personality
+    )
     console.print(f"  {server.name}: {ready}")
     return server
 
 
-def start_client(console: Console, sandbox: Sandbox, server: Host) -> Host:
+def start_client(console: Console, sandbox: Sandbox, server: Host, personality: str) -> Host:
     say(console, 3, "a client host that mounts it with mutual TLS")
     source = f"127.0.0.1:{server.facts['port']}:{sandbox.export}"
-    client = sandbox.mount(source, "--certs", str(sandbox.certs), "-o", "mtls")
+    client = sandbox.mount(
+        source, "--certs", str(sandbox.certs), "-o", f"mtls,personality={personality}"
+    )
     console.print(f"  {client.name}: {source} is mounted at {sandbox.mountpoint}")
     return client
 

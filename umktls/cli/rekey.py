@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from umktls.cli.control import choose
-from umktls.errors import WorldError
+from umktls.errors import PeerError, WorldError
 
 __all__ = ["rekey"]
 
@@ -26,8 +26,12 @@ def rekey(host: str | None, connection: str | None) -> None:
     """
     done = 0
     for chosen in choose(host):
-        count = chosen.rekey(connection)
+        try:
+            count = chosen.rekey(connection)
+        except PeerError as error:
+            click.echo(f"{chosen.name}: {error}", err=True)
+            continue
         click.echo(f"{chosen.name}: {count} connections have new keys")
         done += count
     if not done:
-        raise WorldError("no connection got new keys: is one open, and does it use TLS?")
+        raise WorldError("no connection got new keys: is one open, and does it use TLS 1.3?")

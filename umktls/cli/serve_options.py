@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, personality
 from umktls.certs import layout
 from umktls.errors import CallerError
 from umktls.kernel.server import ServerConfig
@@ -43,6 +44,7 @@ class ServeOptions:
     level: str | None
     engine: str
     bounce: str
+    personality: str
     read_only: bool
     squash: Squash | None
     insecure: bool
@@ -109,6 +111,7 @@ class ServeOptions:
             certs=self.certs,
             engine=parse_engines(self.engine),
             bounce=self.bounce == "allow",
+            personality=personality(self.personality),
             no_daemon=self.no_daemon,
             daemons=self.daemons,
             rundir=self.rundir,
@@ -232,6 +235,13 @@ ABOUT_TLS: list[Decorator] = [
         default="refuse",
         show_default=True,
         help="May the daemon do SSL_write and SSL_read where the engine cannot serve a connection?",
+    ),
+    click.option(
+        "--personality",
+        type=click.Choice(tuple(PERSONALITIES)),
+        default=DEFAULT_PERSONALITY.name,
+        show_default=True,
+        help="Whose kernel TLS is emulated; docs/compatibility.md tells how they differ.",
     ),
     click.option("--no-daemon", is_flag=True, help="Start no rpctlssd: one is started by hand."),
     click.option(

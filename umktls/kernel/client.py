@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import trio
 
 from umktls.abi import rpctls
+from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.errors import CallerError, UmktlsError, WorldError
 from umktls.kernel import tls
 from umktls.kernel.children import DaemonCommand
@@ -49,7 +50,8 @@ class MountConfig:
 
     `certs` has `ca.pem`, and for "mtls" `client/cert.pem` and `client/certkey.pem`. `certname`
     chooses another certificate of that directory (FreeBSD's tlscertname=). `bounce` allows to
-    bounce a direction that its engine does not take. `daemon_arguments` are more for rpctlscd.
+    bounce a direction that its engine does not take. `personality` is the kernel that is emulated.
+    `daemon_arguments` are more for rpctlscd.
     """
 
     server: str
@@ -62,6 +64,7 @@ class MountConfig:
     rundir: Path | None = None
     engine: EngineChoice = DEFAULT_CHOICE
     bounce: bool = False
+    personality: Personality = DEFAULT_PERSONALITY
     deadline: float = 60.0
     connect_seconds: float = 10.0
     probe_seconds: float = rpctls.PROBE_TIMEOUT
@@ -135,6 +138,7 @@ async def boot_client(config: MountConfig) -> AsyncIterator[Host]:
         daemons=config.daemon(),
         engine=config.engine,
         bounce=config.bounce,
+        personality=config.personality,
         upcall_seconds=config.upcall_seconds,
         facts=facts,
     )

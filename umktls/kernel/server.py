@@ -20,6 +20,7 @@ from typing import Any
 import trio
 
 from umktls.abi import rpctls
+from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
 from umktls.kernel import tls
 from umktls.kernel.children import DaemonCommand
@@ -59,7 +60,8 @@ class ServerConfig:
     least; `offer_tls` false answers the probe as a server without TLS does.
 
     `certs` has `ca.pem`, `server/cert.pem` and `server/certkey.pem`. `bounce` allows to bounce a
-    direction that its engine does not take. `daemon_arguments` are more for rpctlssd.
+    direction that its engine does not take. `personality` is the kernel that is emulated.
+    `daemon_arguments` are more for rpctlssd.
     """
 
     host: str = "localhost"
@@ -72,6 +74,7 @@ class ServerConfig:
     rundir: Path | None = None
     engine: EngineChoice = DEFAULT_CHOICE
     bounce: bool = False
+    personality: Personality = DEFAULT_PERSONALITY
     upcall_seconds: float = rpctls.UPCALL_TIMEOUT
     keylog: Path | None = None
     daemon_arguments: tuple[str, ...] = ()
@@ -266,6 +269,7 @@ async def boot_server(
         daemons=config.daemon(),
         engine=config.engine,
         bounce=config.bounce,
+        personality=config.personality,
         upcall_seconds=config.upcall_seconds,
         facts={**config.facts, "port": port, "security": config.security},
     )

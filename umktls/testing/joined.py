@@ -9,6 +9,7 @@ from pathlib import Path
 
 import trio
 
+from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.kernel import tls
 from umktls.kernel.client import MountConfig, secure
 from umktls.kernel.host import Host, HostConfig, booted
@@ -41,17 +42,21 @@ async def joined(
     security: str = "tls",
     deadline: float = 60.0,
     upcall_seconds: float = 15.0,
+    client: Personality = DEFAULT_PERSONALITY,
+    server: Personality = DEFAULT_PERSONALITY,
 ) -> AsyncIterator[Joined]:
     """Two hosts below `base`, a directory with a short path, and RPC between them.
 
-    deadline: of each call, in seconds. upcall_seconds: of each upcall.
+    deadline: of each call, in seconds. upcall_seconds: of each upcall. client, server: which kernel
+    each host emulates.
     """
+    personalities = {"client": client, "server": server}
     async with AsyncExitStack() as stack:
         hosts = {
             role: await stack.enter_async_context(
-                booted(HostConfig(role, base / role[0], upcall_seconds=upcall_seconds))
+                booted(HostConfig(role, base / role[0], personality, upcall_seconds=upcall_seconds))
             )
-            for role in ("client", "server")
+            for role, personality in personalities.items()
         }
         nursery = await stack.enter_async_context(trio.open_nursery())
         client_daemon = StandIn("client", hosts["client"].rundir.path)

@@ -18,8 +18,7 @@ from typing import Any, Literal
 
 import trio
 
-from umktls.abi import freebsd, rpctls
-from umktls.abi.freebsd import TlsEnable, TlsEnableRequest
+from umktls.abi import rpctls
 from umktls.errors import PeerError
 from umktls.ktls.schedule import next_traffic_secret
 from umktls.ktls.session import Session
@@ -37,6 +36,8 @@ from umktls.upcall.rpctls import (
     rpctlscd_connect_res,
     rpctlssd_connect_res,
 )
+from umktls.userland.ktls import interface_of
+from umktls.userland.libc import personality_of
 
 __all__ = ["StandIn"]
 
@@ -82,6 +83,7 @@ class StandIn:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Register and serve until cancelled."""
         path = self.rundir / "standin.sock"
+        self._ktls = interface_of(personality_of(self.rundir))
         self._kernel = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with self._kernel, listener:
@@ -117,13 +119,14 @@ class StandIn:
 
     async def _set_keys(self, session: Live, direction: Literal["tx", "rx"]) -> None:
         keys = Session.from_secret(SUITE, session.tx if direction == "tx" else session.rx)
-        template = TlsEnable(0, 0, 0, SUITE.algorithm, 0, 0, 0, 0, 0, 3, 4, 0)
-        request = TlsEnableRequest.build(template, keys.key, keys.iv)
-        option = freebsd.TCP_TXTLS_ENABLE if direction == "tx" else freebsd.TCP_RXTLS_ENABLE
-        memory = tuple(wire.Segment(address, data) for address, data in request.memory)
-        await self._call(
-            wire.SetsockoptArgs(session.fd, freebsd.IPPROTO_TCP, option, request.value, memory)
-        )
+        for option in self._ktls.key_options(direction, keys):
+            memory = tuple(wire.Segment(address, data) for address, data in option.memory)
+            args = wire.SetsockoptArgs(session.fd, option.level, option.name, option.value, memory)
+            try:
+                await self._call(args)
+            except Refused as error:
+                if error.errno != option.harmless:
+                    raise
 
     async def _trace(self, fields: dict[str, Any]) -> None:
         await self._call(wire.UtraceArgs(json.dumps(fields).encode()))
@@ -209,9 +212,7 @@ class StandIn:
                 await self._renew_sending(session, request=False)
 
     async def _renew_sending(self, session: Live, *, request: bool) -> None:
-        control = freebsd.pack_control(
-            freebsd.IPPROTO_TCP, freebsd.TLS_SET_RECORD_TYPE, bytes((HANDSHAKE,))
-        )
+        control = self._ktls.record_type(HANDSHAKE)
         message = bytes((KEY_UPDATE, 0, 0, 1, request))
         await self._call(wire.SendmsgArgs(session.fd, message, control, 0))
         session.tx = next_traffic_secret(SUITE, session.tx)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from umktls.abi import linux
@@ -41,7 +42,7 @@ from umktls.ktls.session import Direction, Session
 from umktls.upcall.syscalls import RecvmsgResult
 from umktls.userland.failures import SystemCallError
 
-__all__ = ["KtlsInterface", "Record", "interface_of"]
+__all__ = ["KtlsInterface", "Record", "SetOption", "interface_of"]
 
 # A TLS record's payload, and the room a record of any type may need.
 MAX_PAYLOAD = 16384
@@ -57,6 +58,18 @@ class Record(NamedTuple):
 
     type: int
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SetOption:
+    """A setsockopt(2). `memory` is what pointers in the value point to; `harmless` is an errno
+    with which it may fail."""
+
+    level: int
+    name: int
+    value: bytes = field(repr=False)
+    memory: Sequence[tuple[int, bytes]] = field(default=(), repr=False)
+    harmless: int | None = None
 
 
 class SystemCalls(Protocol):
@@ -85,9 +98,21 @@ class KtlsInterface:
         self.messages = personality.messages
         self.rekeys = personality.keys.rekey
 
+    def key_options(self, direction: Direction, session: Session) -> list[SetOption]:
+        """What has to be set, in this order, for the keys of one direction.
+
+        Raises `UnsupportedError` for a suite that the interface has no words for.
+        """
+        raise NotImplementedError
+
     def enable(self, sock: SystemCalls, direction: Direction, session: Session) -> None:
         """Set the keys of one direction. Raises `SystemCallError`, `UnsupportedError`."""
-        raise NotImplementedError
+        for option in self.key_options(direction, session):
+            try:
+                sock.setsockopt(option.level, option.name, option.value, option.memory)
+            except SystemCallError as error:
+                if error.errno != option.harmless:
+                    raise
 
     def mode(self, sock: SystemCalls, direction: Direction) -> int:
         """Who makes the records of one direction: a TCP_TLS_MODE_*, NONE (0) for nobody."""
@@ -95,9 +120,12 @@ class KtlsInterface:
 
     def send_record(self, sock: SystemCalls, record_type: int, data: bytes) -> None:
         """Send one record of any type. Raises `SystemCallError`."""
+        sock.sendmsg(data, self.record_type(record_type), self.messages.dontwait)
+
+    def record_type(self, record_type: int) -> bytes:
+        """The control message that gives what is sent its type."""
         abi = self.messages
-        control = abi.layout.pack(*abi.set_record_type, bytes((record_type,)))
-        sock.sendmsg(data, control, abi.dontwait)
+        return abi.layout.pack(*abi.set_record_type, bytes((record_type,)))
 
     def receive_record(self, sock: SystemCalls) -> Record | None:
         """The record at the head of the receive queue; None if there is none to be had.
@@ -123,7 +151,7 @@ class KtlsInterface:
 class FreebsdKtls(KtlsInterface):
     """tcp(4), ktls(4)."""
 
-    def enable(self, sock: SystemCalls, direction: Direction, session: Session) -> None:
+    def key_options(self, direction: Direction, session: Session) -> list[SetOption]:
         template = TlsEnable(
             cipher_key=0,
             iv=0,
@@ -139,7 +167,7 @@ class FreebsdKtls(KtlsInterface):
             rec_seq=session.sequence,
         )
         request = TlsEnableRequest.build(template, session.key, session.iv)
-        sock.setsockopt(IPPROTO_TCP, _ENABLE[direction], request.value, request.memory)
+        return [SetOption(IPPROTO_TCP, _ENABLE[direction], request.value, request.memory)]
 
     def mode(self, sock: SystemCalls, direction: Direction) -> int:
         return int.from_bytes(sock.getsockopt(IPPROTO_TCP, _MODE[direction], 4), "little")
@@ -148,14 +176,11 @@ class FreebsdKtls(KtlsInterface):
 class LinuxKtls(KtlsInterface):
     """Documentation/networking/tls.rst. Linux does not say who makes the records: SW, if one."""
 
-    def enable(self, sock: SystemCalls, direction: Direction, session: Session) -> None:
-        info = crypto_info(session)
-        try:
-            sock.setsockopt(linux.SOL_TCP, linux.TCP_ULP, linux.TLS_ULP_NAME)
-        except SystemCallError as error:
-            if error.errno != errno.EEXIST:  # for the other direction it was there already
-                raise
-        sock.setsockopt(linux.SOL_TLS, _CRYPTO_INFO[direction], info.pack())
+    def key_options(self, direction: Direction, session: Session) -> list[SetOption]:
+        # For the second direction, and for a second key, the ULP is there already.
+        attach = SetOption(linux.SOL_TCP, linux.TCP_ULP, linux.TLS_ULP_NAME, (), errno.EEXIST)
+        key = crypto_info(session).pack()
+        return [attach, SetOption(linux.SOL_TLS, _CRYPTO_INFO[direction], key)]
 
     def mode(self, sock: SystemCalls, direction: Direction) -> int:
         try:

@@ -45,7 +45,7 @@ from umktls.userland.failures import KernelGone, SystemCallError
 from umktls.userland.ktls import Record, interface_of
 from umktls.userland.sockets import Socket
 
-__all__ = ["Kernel", "KernelGone", "Record", "Socket", "SystemCallError"]
+__all__ = ["Kernel", "KernelGone", "Record", "Socket", "SystemCallError", "personality_of"]
 
 # How long a system call may take before the kernel counts as gone: none of them ever waits.
 CALL_SECONDS = 10.0
@@ -67,7 +67,7 @@ class Kernel:
         self.rundir = rundir
         self._lock = threading.Lock()
         self._sequence = count(1)
-        personality = _personality(rundir)
+        personality = personality_of(rundir)
         self.ktls = interface_of(personality)
         self._freebsd_errnos = personality.errno_map == "freebsd"
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -160,8 +160,8 @@ class Kernel:
         return from_freebsd(number) if self._freebsd_errnos else number
 
 
-def _personality(rundir: Path) -> Personality:
-    """Which kernel the host emulates, as host.json tells."""
+def personality_of(rundir: Path) -> Personality:
+    """Which kernel the host with that run directory emulates, as its host.json tells."""
     try:
         return PERSONALITIES[json.loads((rundir / "host.json").read_text())["personality"]]
     except (OSError, ValueError, KeyError, TypeError):
