@@ -74,7 +74,7 @@ def test_the_card_of_a_mount_is_switched_and_given_up() -> None:
         stats = box.command(["sysctl", "--host", name, "kern.ipc.tls.stats"], 20).splitlines()
         linux = box.command(["stat", name, "--tls_stat"], 20).splitlines()
         freebsd = box.command(["stat", name, "--sysctl"], 20).splitlines()
-    for line in ("switch_to_sw: 1", "switch_to_ifnet: 1", "ifnet_disable_ok: 1"):
+    for line in ("switch_to_sw: 2", "switch_to_ifnet: 1", "ifnet_disable_ok: 1"):
         assert f"kern.ipc.tls.stats.{line}" in stats
     assert set(stats) < set(freebsd)
     assert "kern.ipc.tls.ifnet_max_rexmit_pct: 2" in freebsd

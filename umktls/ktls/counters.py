@@ -63,7 +63,7 @@ class Counters:
         enable_calls: attempts to set a key, from the third check on.
         corrupted_records: bad headers, and streams that ended inside a record.
         failed_crypto: records that did not open; again for each time they are tried.
-        switch_to_ifnet, switch_to_sw, switch_failed: TCP_TXTLS_MODE set.
+        switch_to_ifnet, switch_to_sw, switch_failed: TCP_TXTLS_MODE set, or a card given up.
         ifnet_disable_ok, ifnet_disable_failed: cards given up for retransmitting too much.
         rekeys, rekey_errors: second keys taken and refused, by direction.
         rekeys_received: KeyUpdate records opened.
@@ -101,9 +101,13 @@ class Counters:
         self.current[direction, mode, suite.cipher] -= 1
 
     def switches(self, before: int, mode: int, suite: Suite) -> None:
-        """Sending goes on in another mode."""
+        """Sending goes on in another mode, whoever wanted that."""
         self.current["tx", before, suite.cipher] -= 1
         self.current["tx", mode, suite.cipher] += 1
+        if mode == TCP_TLS_MODE_IFNET:
+            self.switch_to_ifnet += 1
+        else:
+            self.switch_to_sw += 1
 
     def tally(self, session: Session) -> Tally:
         """Where the session's records are counted."""

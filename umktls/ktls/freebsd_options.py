@@ -133,10 +133,8 @@ def _set_mode(state: KtlsSocketState, value: bytes, copyin: Copyin) -> None:
         raise CallerError(f"TCP_TXTLS_MODE can be SW or IFNET, not {mode}")
     if mode == TCP_TLS_MODE_IFNET:
         _refuse_ifnet(state)
-    session = state.session("tx")
-    if session is None or state.mode("tx") == mode:
-        return
-    _switch(state, session, mode)
+    if state.session("tx") is not None and state.mode("tx") != mode:
+        state.switch_tx(mode)
 
 
 def _refuse_ifnet(state: KtlsSocketState) -> None:
@@ -144,19 +142,6 @@ def _refuse_ifnet(state: KtlsSocketState) -> None:
         raise CallerError("the card seals already", errno.EALREADY)
     if state.ifnet_disabled:
         raise UnsupportedError("the card was given up: it had to send too much again", errno.ENXIO)
-
-
-def _switch(state: KtlsSocketState, session: Session, mode: int) -> None:
-    counters = state.counters
-    try:
-        state.switch_tx(mode)
-    except UnsupportedError:
-        counters.switch_failed += 1
-        raise
-    if mode == TCP_TLS_MODE_IFNET:
-        counters.switch_to_ifnet += 1
-    else:
-        counters.switch_to_sw += 1
 
 
 def _option(

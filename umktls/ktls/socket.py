@@ -178,11 +178,18 @@ class KtlsSocketState:
             self.counters.opens(direction, engine.mode, session.suite)
 
     def switch_tx(self, mode: int) -> None:
-        """Go on sealing with the engine of that mode, under the same key.
+        """Go on sealing with the engine of that mode, under the same key (ktls_set_tx_mode).
 
         Raises:
             UnsupportedError: EOPNOTSUPP, there is none, or it cannot serve the session.
         """
+        try:
+            self._switch_tx(mode)
+        except UnsupportedError:
+            self.counters.switch_failed += 1
+            raise
+
+    def _switch_tx(self, mode: int) -> None:
         session = self.session("tx")
         engine = self._tx_engines.get(mode)
         if session is None or engine is None:
