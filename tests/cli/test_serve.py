@@ -248,6 +248,37 @@ def test_sighup_has_the_exports_read_again(tmp_path: Path) -> None:
                 assert "0 sessions" in wait_for_event(events, "reloaded")["outcome"]
 
 
+def test_an_export_s_engine_is_that_of_its_clients(tmp_path: Path) -> None:
+    """From the file as it is when they connect; connections that there are keep theirs."""
+    with Sandbox("t") as sandbox:
+        layout.create(sandbox.certs)
+        file = sandbox.top / "exports"
+        arguments = ("--exports", str(file), "--certs", str(sandbox.certs), "--engine", "toe")
+        file.write_text(f"{sandbox.export} -engine=bounce 127.0.0.1\n")
+        with serving(sandbox, *arguments) as server:
+            (host,) = sandbox.hosts()
+            events = host.trace(follow=True)
+
+            def engines() -> list[str]:
+                where = f"127.0.0.1:{host.facts['port']}"
+                sandbox.command(["probe", where, "--certs", str(sandbox.certs)], 30)
+                last = host.stat()["connections"][-1]
+                return [last[way]["engine"] for way in ("tx", "rx")]
+
+            assert engines() == ["bounce", "bounce"]
+            for options, expected in (
+                ("-engine=ifnet", ["ifnet", "software"]),
+                ("-engine=bounce 192.0.2.1", ["toe", "toe"]),
+                ("-engine=null", None),
+            ):
+                file.write_text(f"{sandbox.export} {options}\n")
+                server.send_signal(signal.SIGHUP)
+                wait_for_event(events, "exports")
+                assert expected is None or engines() == expected
+            assert server.stderr is not None
+            assert "CLEAR TEXT" in server.stderr.readline()
+
+
 @contextmanager
 def told() -> Iterator[socket.socket]:
     """A service manager's socket, for what is started inside the block."""

@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umktls.certs.pki import Authority
+from umktls.ktls.engines.choice import EngineChoice
 from umktls.nfsd.exports import Export
+from umktls.nfsd.exports_engines import engine_conflicts, engine_for, engines_asked_for
 from umktls.nfsd.exports_file import ExportsFileError, parse_exports, read_exports
 from umktls.nfsd.exports_rules import ca_fingerprints
 
@@ -151,6 +153,52 @@ def test_rules_about_certificates(here: Path) -> None:
     assert rules.fingerprints == {bytes.fromhex(fingerprint)}
 
 
+@pytest.mark.parametrize(
+    ("options", "engine"),
+    [
+        ("-engine=bounce", EngineChoice("bounce", "bounce")),
+        ("-engine=ifnet", EngineChoice("ifnet", "software")),
+        ("-ro,engine=toe", EngineChoice("toe", "toe")),
+        ("-engine_tx=bounce -engine_rx=software", EngineChoice("bounce", "software")),
+        ("-engine tx=bounce,rx=software", EngineChoice("bounce", "software")),
+        ("-tls", None),
+    ],
+)
+def test_engines(here: Path, options: str, engine: EngineChoice | None) -> None:
+    assert one(here, options).engine == engine
+
+
+def test_the_first_export_for_a_client_that_asks_for_an_engine_has_its_way(here: Path) -> None:
+    exports = parse(
+        here,
+        "TOP/a -engine=bounce 192.0.2.0/24 2001:db8::/32\n"
+        "TOP/b -engine=toe 192.0.2.7 198.51.100.1\n"
+        "'TOP/with space' -ro\n",
+    )
+    bounce, toe = (export.engine for export in exports[:2])
+    assert [
+        engine_for(exports, (address, 700))
+        for address in ("192.0.2.7", "2001:db8::1", "198.51.100.1", "203.0.113.1")
+    ] == [bounce, bounce, toe, None]
+    assert engines_asked_for(exports) == [bounce, toe]
+    (warning,) = engine_conflicts(exports)
+    assert f"{here}/a and {here}/b ask for different engines" in warning
+    assert warning.endswith("goes by bounce")
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ("-engine=toe 192.0.2.0/25", "-engine=bounce 192.0.2.128/25"),
+        ("-engine=toe 192.0.2.0/24", "-engine=toe"),
+        ("-engine=toe 192.0.2.0/24", "-engine=bounce 2001:db8::/32"),
+        ("-engine=toe", "-ro"),
+    ],
+)
+def test_engines_that_do_not_meet(here: Path, one: str, two: str) -> None:
+    assert engine_conflicts(parse(here, f"TOP/a {one}\nTOP/b {two}\n")) == []
+
+
 def test_insecure(here: Path) -> None:
     assert one(here, "-insecure").secure is False
 
@@ -182,6 +230,9 @@ MISTAKES = [
     ("TOP/a -ca=TOP/missing.pem", 1, "CA file TOP/missing.pem: No such file"),
     ("TOP/a -fingerprint=12", 1, "no SHA-256 fingerprint"),
     ("TOP/a -email=", 1, "no pattern"),
+    ("TOP/a -engine=none", 1, "no engine 'none': there are bounce"),
+    ("TOP/a -engine_rx=ifnet", 1, "engine ifnet serves tx only, not rx"),
+    ("TOP/a -engine=tx=toe,rx=toe", 1, "there is no option -rx"),
     ('TOP/a "unfinished', 1, "No closing quotation"),
     ("\nV4: TOP/a", 2, "NFS version 4 is not served here"),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from umktls.cli.serve_options import NFS_PORT, ServeOptions, handshake_security,
 from umktls.errors import UmktlsError
 from umktls.kernel.server import Listening, ServerConfig, boot_server
 from umktls.nfsd.exports import Export, least_security, overlaps
+from umktls.nfsd.exports_engines import engine_conflicts, engines_asked_for
 from umktls.nfsd.server import NfsServer
 from umktls.userland.notify import notify, reloading
 
@@ -56,7 +58,7 @@ def serve(**values: Any) -> None:
     config = options.config(exports)
     if options.offer_tls:
         warn(config.engine)
-    complain(*overlaps(exports))
+    complain_about(exports)
     nfsd = NfsServer(exports, options.state_dir or default_state())
     trio.run(run, options, config, nfsd)
 
@@ -65,6 +67,13 @@ def complain(*texts: str) -> None:
     """For whoever started the server."""
     for text in texts:
         click.echo(f"umktls: {text}", err=True)
+
+
+def complain_about(exports: Sequence[Export]) -> None:
+    """What the exports do that whoever wrote them may not have meant."""
+    complain(*overlaps(exports), *engine_conflicts(exports))
+    for choice in engines_asked_for(exports):
+        warn(choice)
 
 
 def default_state() -> Path:
@@ -111,11 +120,12 @@ async def reload(
     except (UmktlsError, OSError) as error:
         complain(f"{error}; the exports stay as they were")
         return
-    complain(*overlaps(exports))
+    complain_about(exports)
     if "--certuser" in wanted.daemon_arguments and "--certuser" not in config.daemon_arguments:
         complain("-tlscertuser is new: nobody has a user until the server is started again")
     names = [export.name for export in exports]
     server.security = handshake_security(exports)
+    server.engine_for = wanted.engine_for
     server.host.config.facts.update(exports=names, security=server.security)
     server.host.trace.emit("exports", what=", ".join(names))
 

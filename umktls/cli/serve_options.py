@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import click
 from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, personality
 from umktls.certs import layout
 from umktls.errors import CallerError
+from umktls.kernel.engines import chosen_engines
 from umktls.kernel.server import ServerConfig
 from umktls.ktls.engines.choice import parse_engines
 from umktls.nfsd.exports import LEVELS, Export, Security, Squash, least_security
+from umktls.nfsd.exports_engines import engine_for, engines_asked_for
 from umktls.nfsd.exports_file import read_exports
 
 __all__ = ["ServeOptions", "handshake_security", "serve_options"]
@@ -101,7 +104,11 @@ class ServeOptions:
         ]
 
     def config(self, exports: Sequence[Export]) -> ServerConfig:
-        """The host for these exports. Raises CallerError for options that do not go together."""
+        """The host for these exports.
+
+        Raises CallerError for options that do not go together, UnsupportedError for an engine that
+        cannot run here.
+        """
         self._check(exports)
         return ServerConfig(
             host=self.host,
@@ -110,6 +117,7 @@ class ServeOptions:
             offer_tls=self.offer_tls,
             certs=self.certs,
             engine=parse_engines(self.engine),
+            engine_for=partial(engine_for, exports),
             bounce=self.bounce == "allow",
             personality=personality(self.personality),
             no_daemon=self.no_daemon,
@@ -122,6 +130,8 @@ class ServeOptions:
 
     def _check(self, exports: Sequence[Export]) -> None:
         """Complain before anything is started."""
+        for choice in engines_asked_for(exports):
+            chosen_engines(choice)
         if not self.offer_tls:
             for export in exports:
                 if export.level:

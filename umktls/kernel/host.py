@@ -13,9 +13,9 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,9 @@ from umktls.kernel.rundir import RunDirectory
 from umktls.kernel.syscalls import Process, SyscallServer
 from umktls.kernel.upcalls import DaemonGone
 from umktls.ktls.counters import Counters, Sysctls
-from umktls.ktls.engines import Route, get_engine, route_of
+from umktls.ktls.engines import Engine, Route, get_engine, route_of
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
+from umktls.ktls.session import Direction
 from umktls.ktls.socket import KtlsSocketState
 
 __all__ = ["Host", "HostConfig", "booted"]
@@ -112,12 +113,22 @@ class Host:
     # ---- sockets
 
     def adopt(
-        self, sock: socket.socket, security: str = "none", peername: str = ""
+        self,
+        sock: socket.socket,
+        security: str = "none",
+        peername: str = "",
+        engine: EngineChoice | None = None,
     ) -> KernelSocket:
-        """Make a connected TCP socket one of this kernel's."""
+        """Make a connected TCP socket one of this kernel's. `engine`: another than the host's.
+
+        Raises as `chosen_engines` for that one.
+        """
         name = f"{self.config.role[0]}{next(self._numbers)}"
-        state = self._new_state(sock)
-        adopted = KernelSocket(sock, state, name, self.trace, self.means, security, peername)
+        means = self.means
+        if engine is not None:
+            means = replace(means, engines=chosen_engines(engine))
+        state = self._new_state(sock, means.engines)
+        adopted = KernelSocket(sock, state, name, self.trace, means, security, peername)
         adopted.cookie = next(self._cookies)
         self._renew_at_limit(adopted)
         self.sockets[name] = adopted
@@ -126,8 +137,10 @@ class Host:
         self._forget_old()
         return adopted
 
-    def _new_state(self, sock: socket.socket) -> KtlsSocketState:
-        engines = {way: bound(engine, sock) for way, engine in self.means.engines.items()}
+    def _new_state(
+        self, sock: socket.socket, chosen: Mapping[Direction, Engine]
+    ) -> KtlsSocketState:
+        engines = {way: bound(engine, sock) for way, engine in chosen.items()}
         # A card can be left for software, and come back to.
         others = [get_engine("software")] if route_of(engines["tx"]) is Route.CARD else []
         return KtlsSocketState(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,6 +50,8 @@ __all__ = ["Connection", "Listening", "ServerConfig", "boot_server"]
 CALL_LIMIT = 2 * 1024 * 1024
 # Jobs of one connection that run in threads at a time (fsync and the like).
 BLOCKING_JOBS = 8
+# The engine for the connections from an address; None: the host's.
+EngineFor = Callable[[Any], EngineChoice | None]
 # A name such as localhost may have addresses of a family that this machine does not have.
 ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
@@ -59,9 +61,10 @@ class ServerConfig:
     """What to serve, and how. `security` is "none", "tls" or "mtls": what every export asks for at
     least; `offer_tls` false answers the probe as a server without TLS does.
 
-    `certs` has `ca.pem`, `server/cert.pem` and `server/certkey.pem`. `bounce` allows to bounce a
-    direction that its engine does not take. `personality` is the kernel that is emulated.
-    `daemon_arguments` are more for rpctlssd.
+    `certs` has `ca.pem`, `server/cert.pem` and `server/certkey.pem`. `engine_for` names another
+    engine than `engine` for some clients. `bounce` allows to bounce a direction that its engine
+    does not take. `personality` is the kernel that is emulated. `daemon_arguments` are more for
+    rpctlssd.
     """
 
     host: str = "localhost"
@@ -73,6 +76,7 @@ class ServerConfig:
     daemons: int = 1
     rundir: Path | None = None
     engine: EngineChoice = DEFAULT_CHOICE
+    engine_for: EngineFor = lambda address: None
     bounce: bool = False
     personality: Personality = DEFAULT_PERSONALITY
     upcall_seconds: float = rpctls.UPCALL_TIMEOUT
@@ -98,12 +102,14 @@ class ServerConfig:
 class Listening:
     """A server that accepts: its host, and the port that it has.
 
-    `security` is what every export asks for at least, as of the next connection.
+    As of the next connection: `security` is what every export asks for at least, `engine_for` the
+    engine for a client's address, None for the host's.
     """
 
     host: Host
     port: int
     security: str
+    engine_for: EngineFor
 
 
 class Connection:
@@ -278,7 +284,7 @@ async def boot_server(
             if config.daemon():
                 await host.daemon_ready("rpctlssd")
 
-            listening = Listening(host, port, config.security)
+            listening = Listening(host, port, config.security, config.engine_for)
 
             async def serve(sock: trio.socket.SocketType) -> None:
                 await serve_client(listening, config.offer_tls, dispatcher, sock)
@@ -298,8 +304,13 @@ async def serve_client(
     host = listening.host
     try:
         address = sock.getpeername()
-        adopted = host.adopt(socket.socket(fileno=sock.detach()), listening.security)
+        engine = listening.engine_for(address)
+        plain = socket.socket(fileno=sock.detach())
+        adopted = host.adopt(plain, listening.security, engine=engine)
     except OSError:
+        return
+    except UmktlsError as error:
+        host.trace.emit("warning", None, reason=f"a connection was not accepted: {error}")
         return
     host.trace.emit("tcp-accept", adopted.name, peer=adopted.peer)
     adopted.phase = "clear"

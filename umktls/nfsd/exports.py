@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from umktls.errors import CallerError
+from umktls.ktls.engines.choice import EngineChoice
 from umktls.nfsd.exports_rules import ANYBODY, Rules
 from umktls.rpc.message import AuthStat
 from umktls.rpc.program import Procedure
@@ -51,7 +52,7 @@ class Export:
     secure: callers from ports of 1024 and more without a verified certificate become nobody,
     because any user of their machine may be behind them. rules: which clients it is for. fsid: the
     number of the file system that clients see, 0 for one derived from the path; no two exports may
-    share one.
+    share one. engine: what the connections of its clients go by, None for the server's choice.
     """
 
     path: str
@@ -63,6 +64,7 @@ class Export:
     secure: bool = True
     rules: Rules = ANYBODY
     fsid: int = 0
+    engine: EngineChoice | None = None
     level: int = field(init=False, repr=False, compare=False)
     guarded: bool = field(init=False, repr=False, compare=False)
 

@@ -13,8 +13,9 @@ continues a line; quotes hold a name with spaces together. A directory may stand
 Of exports(5) there are: -ro (-o), -maproot (-root, -r), -mapall, -alldirs and -quiet (which change
 nothing: directories below an export can be mounted always), -sec=sys, -tls, -tlscert,
 -tlscertuser, -network with -mask. Ours are, all of them about certificates and each as often as
-wanted: -ca=FILE, -san=PATTERN, -email=PATTERN, -fingerprint=SHA256; and -insecure, which believes
-callers from any port (exports(5) of Linux).
+wanted: -ca=FILE, -san=PATTERN, -email=PATTERN, -fingerprint=SHA256; -insecure, which believes
+callers from any port (exports(5) of Linux); and -engine=NAME, -engine_tx=NAME, -engine_rx=NAME, as
+`umktls serve --engine` (see exports_engines.py for whom it counts).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from umktls.errors import CallerError
+from umktls.ktls.engines.choice import EngineChoice, named_engines
 from umktls.nfsd.exports import LEVELS, NOBODY_ID, Export, Security, Squash
 from umktls.nfsd.exports_rules import Network, Rules, ca_fingerprints, fingerprint, name_pattern
 
@@ -56,6 +58,7 @@ class Line:
     authorities: set[bytes] = field(default_factory=set)
     names: list[str] = field(default_factory=list)
     fingerprints: set[bytes] = field(default_factory=set)
+    engines: dict[str, str] = field(default_factory=dict)
 
     def exports(self) -> list[Export]:
         """Raises `CallerError` for a directory that cannot be exported."""
@@ -63,6 +66,9 @@ class Line:
             raise CallerError("-mask without -network")
         if self.network:
             self.networks.append(_network(self.network, self.mask))
+        engine = EngineChoice(**self.engines) if self.engines else None
+        if engine is not None:
+            engine.engines()
         rules = Rules(
             tuple(self.networks),
             frozenset(self.authorities),
@@ -78,6 +84,7 @@ class Line:
                 anonymous=self.anonymous,
                 secure=self.secure,
                 rules=rules,
+                engine=engine,
             )
             for directory in self.directories
         ]
@@ -229,6 +236,9 @@ VALUES: Mapping[str, Callable[[Line, str], None]] = {
     "ca": lambda line, value: line.authorities.update(ca_fingerprints(Path(value))),
     "san": lambda line, value: line.names.append(name_pattern(value)),
     "email": lambda line, value: line.names.append(name_pattern(f"email:{value}")),
+    "engine": lambda line, value: line.engines.update(named_engines(value)),
+    "engine_tx": lambda line, value: line.engines.update(named_engines(f"tx={value}")),
+    "engine_rx": lambda line, value: line.engines.update(named_engines(f"rx={value}")),
     "fingerprint": lambda line, value: line.fingerprints.add(fingerprint(value)),
 }
 

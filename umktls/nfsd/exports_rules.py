@@ -53,6 +53,17 @@ class Rules:
         """Whether only a client with a verified certificate can meet them."""
         return bool(self.authorities or self.names or self.fingerprints)
 
+    def includes(self, address: Any) -> bool:
+        """Whether a client with that socket address is one of those they are about."""
+        return not self.networks or _in_networks(_host(address), self.networks)
+
+    def shares_clients(self, other: Rules) -> bool:
+        """Whether there may be an address that both are about."""
+        if not (self.networks and other.networks):
+            return True
+        pairs = ((one, two) for one in self.networks for two in other.networks)
+        return any(one.version == two.version and one.overlaps(two) for one, two in pairs)
+
     def objection(self, peer: Peer) -> str | None:
         """Why a client does not meet the rules; None if it does."""
         return _objection(self, _host(peer.address), peer.certificate)
