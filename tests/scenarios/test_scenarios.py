@@ -12,6 +12,7 @@ import trio
 from click.testing import CliRunner, Result
 
 from tests.cdaemon.build import cdaemon
+from umktls.abi.personality import PERSONALITIES
 from umktls.cli.main import main
 from umktls.cli.run_daemon import OWN_ARGUMENTS
 from umktls.errors import WorldError
@@ -34,11 +35,18 @@ def in_c(role: Role) -> tuple[str, ...]:
 
 
 async def card(
-    path: Path, role: Role, command: Sequence[str], *only: str
+    path: Path, role: Role, command: Sequence[str], *only: str, personality: str = "umktls"
 ) -> dict[str, tuple[str, str]]:
     """Verdict and what was seen, by scenario."""
     await trio.Path(path).mkdir(exist_ok=True)
-    results = await runner.run(role, command, choose(role, only), path, UPCALL_SECONDS)
+    results = await runner.run(
+        role,
+        command,
+        choose(role, only),
+        path,
+        UPCALL_SECONDS,
+        personality=PERSONALITIES[personality],
+    )
     return {result.scenario: (result.verdict, result.seen) for result in results}
 
 
@@ -60,6 +68,49 @@ async def test_every_scenario_is_passed(
         missed = {name: one for name, one in cards[role].items() if one[0] != "passed"}
         assert missed == {}
         assert set(cards[role]) == {s.name for s in SCENARIOS.values() if role in s.roles}
+
+
+# What differs between kernels, and what has to be the same.
+KERNEL_SCENARIOS: dict[Role, tuple[str, ...]] = {
+    "client": ("tickets-2", "resumption"),
+    "server": ("own-tickets",),
+}
+BOTH_ROLES = ("good", "mutual", "wrong-ca", "glued", "alert-after-data", "close-notify")
+UPDATES = [name for name in SCENARIOS if name.startswith("key-update-")]
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize(
+    ("name", "skipped"), [("freebsd13.0", "cannot receive TLS 1.3"), ("linux", None)]
+)
+async def test_other_kernels(tmp_path: Path, name: str, skipped: str | None, role: Role) -> None:
+    only = (*BOTH_ROLES, *KERNEL_SCENARIOS[role], *UPDATES)
+    with trio.fail_after(40):
+        seen = await card(tmp_path / "c", role, own(role), *only, personality=name)
+    reasons = {reason for verdict, reason in seen.values() if verdict == "skipped"}
+    assert {verdict for verdict, _ in seen.values()} <= {"passed", "skipped"}, seen
+    assert seen["good"][0] == seen["wrong-ca"][0] == "passed"
+    assert len(reasons) == (skipped is not None)
+    assert all(f"{name} {skipped}" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("command_of", [own, in_c])
+async def test_a_kernel_whose_keys_stay(
+    tmp_path: Path, role: Role, command_of: Callable[[Role], tuple[str, ...]]
+) -> None:
+    """FreeBSD 14: no ticket and no KeyUpdate comes to the daemon, and none is asked for."""
+    only = (*BOTH_ROLES, *KERNEL_SCENARIOS[role], *UPDATES)
+    with trio.fail_after(40):
+        seen = await card(tmp_path / "c", role, command_of(role), *only, personality="freebsd14")
+    by_us = {name for name in UPDATES if "by-us" in name}
+    assert {name for name, one in seen.items() if one[0] != "passed"} == by_us
+    assert {seen[name] for name in by_us} == {
+        ("skipped", "the kernel of freebsd14 takes no second key")
+    }
+    assert seen["key-update-by-peer-later"][1] == "the connection ended"
+    if role == "client":
+        assert seen["tickets-2"][1].startswith("0 of 2 tickets")
 
 
 async def test_what_a_daemon_gets_wrong_is_found(tmp_path: Path) -> None:
@@ -116,6 +167,9 @@ def test_the_list_tells_what_each_scenario_is_about(role: Role) -> None:
     for one in choose(role):
         assert f"{one.name}: {one.expected}" in done.output
         assert len(one.about) > 30
+    scarce = run("--list", "--role", role, "--personality", "freebsd14").output
+    assert "key-update-by-us-first: the kernel of freebsd14 takes no second key" in scarce
+    assert "key-update-by-peer-first: the connection ends at the next record" in scarce
     listed = json.loads(run("--list", "--json", "--role", role).output)["scenarios"]
     assert [one["name"] for one in listed] == [one.name for one in choose(role)]
 

@@ -7,12 +7,14 @@ import shutil
 import tempfile
 import textwrap
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 import trio
 
+from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, Personality
 from umktls.cli.trace import printable
 from umktls.errors import WorldError
 from umktls.kernel.children import program_path
@@ -39,6 +41,13 @@ OWN_ARGUMENTS: dict[Role, tuple[str, ...]] = {
     show_default=True,
     help="Whose daemon it is: a client host's, or a server host's.",
 )
+@click.option(
+    "--personality",
+    type=click.Choice(tuple(PERSONALITIES)),
+    default=DEFAULT_PERSONALITY.name,
+    show_default=True,
+    help="Whose kernel it is to serve; what that cannot do is skipped, or expected otherwise.",
+)
 @click.option("--only", multiple=True, metavar="NAME", help="Run this scenario; may be repeated.")
 @click.option("--list", "listing", is_flag=True, help="List the scenarios for the role, and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -53,6 +62,7 @@ OWN_ARGUMENTS: dict[Role, tuple[str, ...]] = {
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def run_daemon(
     role: Role,
+    personality: str,
     only: tuple[str, ...],
     listing: bool,
     as_json: bool,
@@ -75,20 +85,21 @@ def run_daemon(
       umktls run-daemon -- ./mydaemon --dir {rundir} --cert {certdir} --trust {ca}
       umktls run-daemon --only glued --only tickets-20 -- ./mydaemon
       umktls run-daemon --list --role server
+      umktls run-daemon --personality freebsd14 -- ./mydaemon
     """
-    scenarios = choose(role, only)
+    scenarios, kernel = choose(role, only), PERSONALITIES[personality]
     if listing:
-        show_list(scenarios, as_json)
+        show_list(scenarios, kernel, as_json)
         return
     words = command or (program_path(DAEMONS[role]), *OWN_ARGUMENTS[role])
     directory = Path(tempfile.mkdtemp(prefix="umktls-run-"))
     try:
         tell = say_nothing if as_json else show
-        results = trio.run(run, role, words, scenarios, directory, deadline, tell)
+        results = trio.run(run, role, words, scenarios, directory, deadline, tell, kernel)
         log = (directory / "daemon.log").read_text(errors="replace")
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    card = score(role, words, results)
+    card = score(role, personality, words, results)
     if as_json:
         click.echo(json.dumps(card | {"log": log}))
     elif card["failed"]:
@@ -99,19 +110,25 @@ def run_daemon(
         raise click.exceptions.Exit(1)
 
 
-def show_list(scenarios: Sequence[Scenario], as_json: bool) -> None:
+def show_list(scenarios: Sequence[Scenario], kernel: Personality, as_json: bool) -> None:
     if as_json:
-        names = ("name", "expected", "about", "roles")
-        listed = [{name: getattr(one, name) for name in names} for one in scenarios]
+        names = ("name", "about", "roles")
+        listed = [
+            {name: getattr(one, name) for name in names} | asdict(one.under(kernel))
+            for one in scenarios
+        ]
         click.echo(json.dumps({"schema": SCHEMA, "scenarios": listed}))
         return
     for one in scenarios:
+        expected = one.under(kernel)
         click.secho(one.name, bold=True, nl=False)
-        click.echo(f": {one.expected}")
+        click.echo(f": {expected.words}" if not expected.skipped else f": {expected.skipped}")
         click.echo(textwrap.fill(one.about, 90, initial_indent="    ", subsequent_indent="    "))
 
 
-def score(role: Role, command: Sequence[str], results: Sequence[Result]) -> dict[str, Any]:
+def score(
+    role: Role, personality: str, command: Sequence[str], results: Sequence[Result]
+) -> dict[str, Any]:
     """The score card. Raises `WorldError` when nothing was run."""
     if not results:
         raise WorldError("no scenario was run")
@@ -122,6 +139,7 @@ def score(role: Role, command: Sequence[str], results: Sequence[Result]) -> dict
     return {
         "schema": SCHEMA,
         "role": role,
+        "personality": personality,
         "command": list(command),
         **counts,
         "results": [result.as_dict() for result in results],

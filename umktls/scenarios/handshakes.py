@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from umktls.scenarios.bench import Bench, Meeting, Unexpected
-from umktls.scenarios.table import scenario
+from umktls.scenarios.table import SESSION, scenario
 from umktls.scenarios.tlspeer import (
     ALERT,
     APPLICATION_DATA,
@@ -98,9 +98,17 @@ async def refused_handshake(
     return f"{refusal}; {seen}"
 
 
-@scenario("good", "a session, and calls on it")
+@scenario(
+    "good",
+    "a session, and calls on it",
+    needs=(SESSION,),
+    otherwise={SESSION: "refused at once: the kernel does not take the keys"},
+)
 async def good(bench: Bench) -> str:
-    """A handshake as it should be, two calls, and an orderly end."""
+    """A handshake as it should be, two calls, and an orderly end. Where the kernel does not take
+    the keys, the daemon has to notice and to refuse."""
+    if not SESSION.met(bench.host.personality):
+        return await refused_handshake(bench)
     async with bench.meeting() as meeting:
         await shake_hands(meeting)
         await meeting.talk()
@@ -108,7 +116,7 @@ async def good(bench: Bench) -> str:
         return f"a session with {meeting.peer.suite.name}, 2 calls"
 
 
-@scenario("mutual", "a session, and the client's certificate seen and verified")
+@scenario("mutual", "a session, and the client's certificate seen and verified", needs=(SESSION,))
 async def mutual(bench: Bench) -> str:
     """The server demands a certificate, and the client has a good one."""
     async with bench.meeting("mtls") as meeting:
@@ -185,7 +193,7 @@ async def no_alpn(bench: Bench) -> str:
     return await refused_handshake(bench, context=context_of(bench, alpn=False))
 
 
-@scenario("byte-by-byte", "a session, and calls on it")
+@scenario("byte-by-byte", "a session, and calls on it", needs=(SESSION,))
 async def byte_by_byte(bench: Bench) -> str:
     """Every byte of the peer's handshake travels alone: whoever takes one read for one record, or
     reads further than the record goes, gets lost."""
@@ -275,7 +283,7 @@ async def alert_in_between(bench: Bench) -> str:
     return await refused_handshake(bench, sending)
 
 
-@scenario("glued", "a session, nothing lost")
+@scenario("glued", "a session, nothing lost", needs=(SESSION,))
 async def glued(bench: Bench) -> str:
     """Application data in one segment with the peer's Finished: a client's first call, or an answer
     that nobody asked for from a server that sends before the client's Finished. A daemon that reads
@@ -311,7 +319,7 @@ async def glued_call(bench: Bench) -> str:
     return "the call behind the Finished was answered, then another"
 
 
-@scenario("two-at-once", "two sessions, calls on both")
+@scenario("two-at-once", "two sessions, calls on both", needs=(SESSION,))
 async def two_at_once(bench: Bench) -> str:
     """Two connections at the same time: each has to get its own socket and its own keys."""
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import trio
 
+from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.certs.kinds import Wallet
 from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.host import HostConfig, booted
@@ -61,13 +62,16 @@ async def run(
     directory: Path,
     seconds: float,
     tell: Callable[[Result], None] = lambda result: None,
+    personality: Personality = DEFAULT_PERSONALITY,
 ) -> list[Result]:
     """The score card. `directory` is for run directory, certificates and logs; `tell` gets each
-    result as it comes. Raises `WorldError` when the daemon cannot be started at all.
+    result as it comes; `personality` is the kernel that the daemon is to serve.
+
+    Raises `WorldError` when the daemon cannot be started at all.
     """
     wallet = Wallet(directory / "pki")
     rundir = directory / "run"
-    config = HostConfig(role, rundir, upcall_seconds=seconds)
+    config = HostConfig(role, rundir, personality, upcall_seconds=seconds)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with booted(config) as host:
             subject = Subject(
@@ -113,6 +117,9 @@ def environment(role: Role, rundir: Path, wallet: Wallet) -> dict[str, str]:
 
 async def play(scenario: Scenario, bench: Bench) -> Result:
     """One scenario; whatever goes wrong in it is its result."""
+    expected = scenario.under(bench.host.personality)
+    if expected.skipped:
+        return Result(scenario.name, "skipped", expected.words, expected.skipped, 0.0)
     began = trio.current_time()
     verdict: Verdict = "failed"
     try:
@@ -125,7 +132,7 @@ async def play(scenario: Scenario, bench: Bench) -> Result:
         verdict, seen = "skipped", text_of(group)
     except* (UmktlsError, trio.TooSlowError, OSError) as group:
         seen = text_of(group)
-    return Result(scenario.name, verdict, scenario.expected, seen, trio.current_time() - began)
+    return Result(scenario.name, verdict, expected.words, seen, trio.current_time() - began)
 
 
 def text_of(group: BaseExceptionGroup[Any]) -> str:
