@@ -11,6 +11,9 @@ import json
 import logging
 import os
 import signal
+import syslog
+import tempfile
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -78,17 +81,29 @@ def _be_child(run: Callable[[Report], None], report: Report) -> NoReturn:
         report.failed(error)
     except Exception as error:
         log.exception("the mount process failed")
-        cause = _cause(error)
-        report.failed(WorldError(f"{type(cause).__name__}: {cause}"))
+        line = f"{_headline(error)}; {_kept_traceback(error)}"
+        syslog.syslog(syslog.LOG_ERR, f"the process of a mount failed: {line}")
+        report.failed(WorldError(line))
     finally:
         os._exit(code)
 
 
-def _cause(error: Exception) -> Exception:
+def _headline(error: Exception) -> str:
     """What happened first inside the groups that nurseries make of errors."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
-    return error
+    return f"{type(error).__name__}: {error}"
+
+
+def _kept_traceback(error: Exception) -> str:
+    """Where the traceback is: the log is in the run directory, which goes with the mount."""
+    try:
+        descriptor, path = tempfile.mkstemp(prefix="umktls-mount-", suffix=".log")
+        with open(descriptor, "w", errors="replace") as file:
+            traceback.print_exception(error, file=file)
+    except OSError as problem:
+        return f"the traceback could not be kept: {problem}"
+    return f"this should not happen, its traceback is in {path}"
 
 
 def _read_all(descriptor: int) -> bytes:

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from click.testing import CliRunner
@@ -279,6 +279,25 @@ def test_an_export_s_engine_is_that_of_its_clients(tmp_path: Path) -> None:
             assert "CLEAR TEXT" in server.stderr.readline()
 
 
+def test_nobody_need_listen(tmp_path: Path) -> None:
+    """Neither to the ready line nor to complaints: whoever started the server may have gone."""
+    with Sandbox("t") as sandbox, told() as words:
+        file = tmp_path / "exports"
+        file.write_text(f"{sandbox.export}\n")
+        reading, writing = os.pipe()
+        os.close(reading)
+        with (
+            os.fdopen(writing, "wb") as gone,
+            serving(sandbox, "--no-tls", "--exports", str(file), output=gone) as server,
+        ):
+            assert words.recv(100) == b"READY=1"
+            file.write_text("/nowhere\n")
+            server.send_signal(signal.SIGHUP)
+            assert words.recv(100).startswith(b"RELOADING=1")
+            assert words.recv(100) == b"READY=1"
+    assert server.returncode == 0
+
+
 @contextmanager
 def told() -> Iterator[socket.socket]:
     """A service manager's socket, for what is started inside the block."""
@@ -293,19 +312,21 @@ def told() -> Iterator[socket.socket]:
 
 
 @contextmanager
-def serving(sandbox: Sandbox, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A server that is ready."""
+def serving(
+    sandbox: Sandbox, *arguments: str, output: IO[bytes] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A server; one that is ready, unless its output goes elsewhere."""
     own = ("--host", "127.0.0.1", "--port", "0", "--state", str(sandbox.top / "state"))
     server = subprocess.Popen(
         [program_path("umktls"), "serve", *own, *arguments],
         env=sandbox.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=output or subprocess.PIPE,
+        stderr=output or subprocess.PIPE,
         text=True,
     )
     try:
-        assert server.stdout is not None
-        assert server.stdout.readline().startswith("ready: ")
+        if server.stdout is not None:
+            assert server.stdout.readline().startswith("ready: ")
         yield server
     finally:
         server.terminate()

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 SECONDS = 20
 
 SCRIPT = """
@@ -71,10 +73,24 @@ def test_only_the_first_word_counts(tmp_path: Path) -> None:
     assert "pid" in run('report.ready()\nraise WorldError("too late")', tmp_path)
 
 
-def test_a_mistake_is_reported_too(tmp_path: Path) -> None:
-    assert run("1 / 0", tmp_path)["failed"] == "ZeroDivisionError: division by zero"
+def test_a_mistake_is_reported_and_its_traceback_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run directory, with the log in it, is gone by then."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    failed = run("1 / 0", tmp_path)["failed"]
+    assert failed.startswith("ZeroDivisionError: division by zero; ")
+    kept = Path(failed.split()[-1])
+    assert kept.parent == tmp_path
+    assert "1 / 0" not in failed
+    assert "in child\n" in kept.read_text()
     said = run('raise ExceptionGroup("", [ExceptionGroup("", [KeyError("k")])])', tmp_path)
-    assert said["failed"] == "KeyError: 'k'"
+    assert said["failed"].startswith("KeyError: 'k'; ")
+
+
+def test_where_no_traceback_can_be_kept(tmp_path: Path) -> None:
+    said = run("import tempfile; tempfile.tempdir = '/nowhere'\n1 / 0", tmp_path)
+    assert "division by zero; the traceback could not be kept: " in said["failed"]
 
 
 def test_a_child_that_ends_without_a_word_is_reported(tmp_path: Path) -> None:

@@ -66,7 +66,17 @@ def serve(**values: Any) -> None:
 def complain(*texts: str) -> None:
     """For whoever started the server."""
     for text in texts:
-        click.echo(f"umktls: {text}", err=True)
+        tell(f"umktls: {text}", err=True)
+
+
+def tell(text: str, *, err: bool = False) -> None:
+    """Whoever started the server may have gone since: that is no reason to stop serving."""
+    try:
+        click.echo(text, err=err)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2 if err else 1)
+        os.close(nowhere)
 
 
 def complain_about(exports: Sequence[Export]) -> None:
@@ -89,7 +99,7 @@ async def run(options: ServeOptions, config: ServerConfig, nfsd: NfsServer) -> N
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with trio.open_signal_receiver(*numbers) as signals, closing(nfsd):
         async with boot_server(config, nfsd.services()) as server, trio.open_nursery() as nursery:
-            click.echo(ready_line(config, nfsd.exports, server.port))
+            tell(ready_line(config, nfsd.exports, server.port))
             notify("READY=1")
             nursery.start_soon(expire, nfsd)
             async for number in signals:
