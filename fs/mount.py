@@ -75,6 +75,7 @@ class MountPlan:
             bounce=options.bounce,
             personality=personality(options.personality),
             deadline=options.deadline,
+            daemon_seconds=options.daemon_seconds,
             keylog=options.keylog,
             daemon_arguments=options.daemon_arguments,
             mountpoint=self.mountpoint,

@@ -40,6 +40,7 @@ class MountOptions:
     engine_rx: str | None = None
     bounce: bool = False
     personality: str = DEFAULT_PERSONALITY.name
+    daemon_seconds: float = 15.0
     rsize: int = _MEBIBYTE
     wsize: int = _MEBIBYTE
     timeo: float = 60.0
@@ -222,6 +223,12 @@ _TABLE = (
         f"whose kernel TLS is emulated ({DEFAULT_PERSONALITY.name}): {', '.join(PERSONALITIES)}",
         ("personality",),
         convert=_one_of({name: name for name in PERSONALITIES}),
+    ),
+    Option(
+        "daemonwait",
+        "seconds to wait for an rpctlscd that is started by hand (15)",
+        ("daemon_seconds",),
+        convert=_seconds,
     ),
     Option("rsize", "bytes of a READ at most", ("rsize",), convert=_transfer_size),
     Option("wsize", "bytes of a WRITE at most", ("wsize",), convert=_transfer_size),

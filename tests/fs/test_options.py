@@ -28,6 +28,7 @@ def test_nothing_said_means_the_defaults() -> None:
         ("xprtsec=mtls", "security", "mtls"),
         ("certs=/tmp/pki", "certs", Path("/tmp/pki")),
         ("tlscertname=other", "certname", "other"),
+        ("daemonwait=60", "daemon_seconds", 60.0),
         ("crl=/crl.pem", "crl", Path("/crl.pem")),
         ("alpn=compat", "alpn", "compat"),
         ("reversedns", "reverse_dns", True),

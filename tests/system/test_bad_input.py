@@ -122,8 +122,10 @@ def test_something_else_than_a_server(
 
 def test_no_daemon(umktls: Command, sandbox: Sandbox) -> None:
     port = serve(sandbox)
-    line = refused(umktls, sandbox, port, "--certs", sandbox.certs, "--no-daemon")
-    assert "rpctlscd" in line
+    line = refused(
+        umktls, sandbox, port, "--certs", sandbox.certs, "--no-daemon", "-o", "daemonwait=1"
+    )
+    assert "no rpctlscd registered within 1 s" in line
     assert "start one" in line
 
 

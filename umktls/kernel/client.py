@@ -67,6 +67,7 @@ class MountConfig:
     personality: Personality = DEFAULT_PERSONALITY
     deadline: float = 60.0
     connect_seconds: float = 10.0
+    daemon_seconds: float = 15.0
     probe_seconds: float = rpctls.PROBE_TIMEOUT
     upcall_seconds: float = rpctls.UPCALL_TIMEOUT
     keylog: Path | None = None
@@ -140,6 +141,7 @@ async def boot_client(config: MountConfig) -> AsyncIterator[Host]:
         bounce=config.bounce,
         personality=config.personality,
         upcall_seconds=config.upcall_seconds,
+        daemon_seconds=config.daemon_seconds,
         facts=facts,
     )
     async with booted(host_config) as host:

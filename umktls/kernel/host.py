@@ -61,7 +61,7 @@ class HostConfig:
 
     `role` is "client" or "server". `daemons` are started and kept alive by the host; with none, a
     daemon has to register by itself. `bounce` allows to bounce a direction that its engine does not
-    take. Seconds are seconds.
+    take. `daemon_seconds` is how long is waited for a daemon to register. Seconds are seconds.
     """
 
     role: str
