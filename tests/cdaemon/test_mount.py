@@ -9,8 +9,7 @@ import pytest
 
 from tests.cdaemon.build import cdaemon
 from tests.cdaemon.handmade import daemon, ended_well, mounted
-from tests.system.conftest import needs_fuse
-from tests.system.live import event
+from tests.system.live import event, needs_fuse
 from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import trio
 
 from tests.cdaemon.handmade import ended_well, mounted
-from tests.system.conftest import needs_fuse
+from tests.system.live import needs_fuse
 from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
 from umktls.scenarios.runner import choose, run

@@ -114,10 +114,12 @@ async def test_old_data_is_sent_and_idle_data_committed_without_a_close(
     nursery.start_soon(world.ops.run)
     fh = await world.create("file")
     await world.ops.write(fh, 0, b"data")
-    await trio.sleep(AGE_SECONDS * 2 + 0.1)
+    autojump_clock.jump(AGE_SECONDS * 2 + 0.1)
+    await wait_all_tasks_blocked()
     assert writes(world) == [(0, 4, stable_how.UNSTABLE)]
     assert world.caller.counts()["COMMIT"] == 0
-    await trio.sleep(AGE_SECONDS * 6)
+    autojump_clock.jump(AGE_SECONDS * 6)
+    await wait_all_tasks_blocked()
     assert world.caller.counts()["COMMIT"] == 1
     with world.caller.watch() as seen:
         await world.close(fh)

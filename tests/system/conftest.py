@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from tests.system.live import Live, live, needs_fuse
 from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
 from umktls.kernel.children import program_path
 
 MOUNT_SECONDS = 40
-
-
-def needs_fuse() -> None:
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        pytest.skip("this machine's kernel lacks FUSE: /dev/fuse cannot be opened")
 
 
 @pytest.fixture
@@ -77,4 +73,23 @@ def tool(name: str) -> str:
     path = shutil.which(name)
     if path is None:
         pytest.skip(f"{name} is not installed: make set-up installs it")
+    return path
+
+
+@pytest.fixture(scope="module")
+def mount() -> Iterator[Live]:
+    """A mount with mutual TLS for all tests of a file."""
+    with live("system") as one:
+        # Other users may pass here; what they may do is up to the modes below the mount.
+        one.box.top.chmod(0o755)
+        one.export.chmod(0o755)
+        yield one
+
+
+@pytest.fixture
+def place(mount: Live, request: pytest.FixtureRequest) -> Path:
+    """An empty directory on that mount."""
+    name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
+    path = mount.path / name
+    path.mkdir()
     return path

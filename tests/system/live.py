@@ -21,12 +21,16 @@ from typing import Any
 
 import pytest
 
-from tests.system.conftest import needs_fuse
 from umktls.certs import layout
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
 
 LOOK_AGAIN_SECONDS = 0.02
+
+
+def needs_fuse() -> None:
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("this machine's kernel lacks FUSE: /dev/fuse cannot be opened")
 
 
 @dataclass
@@ -173,3 +177,8 @@ def event(
 def now() -> float:
     """For `since`."""
     return time.time()
+
+
+def on_server(mount: Live, path: Path) -> Path:
+    """The same file as the server sees it."""
+    return mount.export / path.relative_to(mount.path)

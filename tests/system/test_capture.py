@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.conftest import needs_fuse, tool
-from tests.system.live import until
+from tests.system.conftest import tool
+from tests.system.live import needs_fuse, until
 from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
 from umktls.rpc.message import AuthFlavor, Call, parse_untrusted

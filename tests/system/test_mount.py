@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import KERNEL_LACKS
-from tests.system.conftest import MOUNT_SECONDS, needs_fuse
-from tests.system.live import ended, kill, run, until
+from tests.system.conftest import MOUNT_SECONDS
+from tests.system.live import ended, kill, needs_fuse, run, until
 from umktls.certs import layout
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
