@@ -50,6 +50,14 @@ def maxlen(w: World) -> None:
     assert [len(p) for _, p in peer.open(w.send(b"x" * 250))] == [100, 100, 50]
 
 
+@row(SEND, "A kern.ipc.tls.maxlen above 16384 counts as that", KERNELS)
+def maxlen_too_long(w: World) -> None:
+    w.sysctls.maxlen = 20000
+    w.socket = w.another()
+    peer = sending(w)
+    assert [len(p) for _, p in peer.open(w.send(bytes(17000)))] == [16384, 616]
+
+
 @row(SEND, "Each write starts records of its own; nothing is joined", KERNELS)
 def no_joining(w: World) -> None:
     peer = sending(w)

@@ -68,6 +68,14 @@ def disabled(w: World, direction: Direction) -> None:
     assert w.socket.counters.enable_calls == 1
 
 
+@row(AREA, "3. kern.ipc.tls.rx_enable is 0: ENOTSUP for receiving alone", KERNELS)
+def receiving_disabled(w: World) -> None:
+    w.sysctls.rx_enable = False
+    assert refused(w, "rx") == errno.ENOTSUP
+    assert w.socket.counters.enable_calls == 0
+    w.freebsd_enable("tx", keys(AES128_12))
+
+
 @row(AREA, "4. Not a TCP socket: EINVAL", KERNELS, BOTH)
 def not_tcp(w: World, direction: Direction) -> None:
     w.socket.conditions.tcp = False
@@ -421,7 +429,7 @@ SYSCTLS = "FreeBSD: sysctls"
 NAMES = """
 kern.ipc.mb_use_ext_pgs
 kern.ipc.tls: enable cbc_enable maxlen bind_threads ifnet_max_rexmit_pct sw_buffer_cache max_reclaim
- tasks_active ifnet.permitted ifnet.reset ifnet.reset_dropped ifnet.reset_failed
+ tasks_active rx_enable ifnet.permitted ifnet.reset ifnet.reset_dropped ifnet.reset_failed
  sw.cbc sw.gcm sw.chacha20 ifnet.cbc ifnet.gcm ifnet.chacha20 toe.cbc toe.gcm toe.chacha20
 kern.ipc.tls.stats: threads sw_tx_pending sw_tx_inqueue sw_rx_inqueue offload_total enable_calls
  active corrupted_records failed_crypto switch_to_ifnet switch_to_sw switch_failed

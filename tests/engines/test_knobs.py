@@ -61,7 +61,13 @@ async def test_knobs_are_turned_all_or_none(certs: Path, tmp_path: Path) -> None
             lines = host.sysctl({PCT: 7, "kern.ipc.tls.enable": 0})["sysctl"]
             assert f"{PCT}: 7" in lines
             assert host.sysctls.enable is False
-            for bad in ({PCT: 8, "kern.nix": 1}, {PCT: "8"}, {PCT: True}, {PCT: 1 << 40}):
+            for bad in (
+                {PCT: 8, "kern.nix": 1},
+                {PCT: "8"},
+                {PCT: True},
+                {PCT: 1 << 40},
+                {PCT: 8, "kern.ipc.tls.maxlen": 0},
+            ):
                 with pytest.raises(CallerError):
                     host.sysctl(bad)
             assert host.sysctls.ifnet_max_rexmit_pct == 7
@@ -81,6 +87,17 @@ async def test_the_knobs_are_obeyed(certs: Path, tmp_path: Path) -> None:
             await talk(both, 1, 1000, 1)
             (connection,) = both.client.stat()["connections"]
     assert connection["tx"]["engine"] == connection["rx"]["engine"] == "bounce"
+
+
+async def test_kernel_tls_for_sending_only(certs: Path, tmp_path: Path) -> None:
+    """kern.ipc.tls.rx_enable=0, and records as short as kern.ipc.tls.maxlen says."""
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, {"bounce": True}, {}) as both:
+            both.client.sysctl({"kern.ipc.tls.rx_enable": 0, "kern.ipc.tls.maxlen": 100})
+            await talk(both, 1, 1000, 1)
+            (connection,) = both.client.stat()["connections"]
+    assert (connection["tx"]["engine"], connection["rx"]["engine"]) == ("software", "bounce")
+    assert connection["tx"]["records"] >= 10
 
 
 async def test_the_commands_refuse_nonsense(certs: Path, tmp_path: Path) -> None:

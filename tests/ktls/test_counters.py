@@ -41,6 +41,7 @@ def test_all_names_are_there_and_nothing_has_been_counted() -> None:
     knobs = {
         "mb_use_ext_pgs": 1,
         "tls.enable": 1,
+        "tls.rx_enable": 1,
         "tls.cbc_enable": 0,
         "tls.maxlen": 16384,
         "tls.ifnet_max_rexmit_pct": 2,

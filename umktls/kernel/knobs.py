@@ -20,6 +20,7 @@ __all__ = ["REXMIT_KNOB", "show", "turn", "tx_mode"]
 # Ours: what share of its bytes every connection is taken to have sent again, in percent; -1 asks
 # TCP, which knows better, but does it only on a bad network.
 REXMIT_KNOB = "umktls.ifnet_rexmit_pct"
+LEAST = {"kern.ipc.tls.maxlen": 1}
 MODES = {name: mode for mode, name in freebsd.TCP_TLS_MODE_NAMES.items()}
 
 
@@ -37,6 +38,8 @@ def setter(host: Host, name: str, value: int) -> Callable[[], None]:
     if knob is None:
         known = ", ".join(sorted((*KNOBS, REXMIT_KNOB)))
         raise CallerError(f"no sysctl {name!r} can be set; there are: {known}", errno.ENOENT)
+    if value < LEAST.get(name, value):
+        raise CallerError(f"sysctl {name} cannot be less than {LEAST[name]}")
     kind = type(getattr(host.sysctls, knob))
     return lambda: setattr(host.sysctls, knob, kind(value))
 

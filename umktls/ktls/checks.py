@@ -156,13 +156,23 @@ _KEY_LENGTHS = {
     CRYPTO_CHACHA20_POLY1305: (32,),
 }
 
-STRUCTURE_CHECKS = (
+# A call that these refuse is not counted (kern.ipc.tls.stats.enable_calls).
+KNOB_CHECKS = (
     Check(
         lambda a: not a.sysctls.enable,
         UnsupportedError,
         errno.ENOTSUP,
         "TLS refused: kern.ipc.tls.enable is 0",
     ),
+    Check(
+        lambda a: not (a.is_tx or a.sysctls.rx_enable),
+        UnsupportedError,
+        errno.ENOTSUP,
+        "TLS refused: kern.ipc.tls.rx_enable is 0",
+    ),
+)
+
+STRUCTURE_CHECKS = (
     Check(lambda a: not a.tcp, CallerError, errno.EINVAL, "TLS refused: not a TCP socket"),
     Check(
         lambda a: a.refuses_second_key,

@@ -32,6 +32,7 @@ class Sysctls:
 
     Attributes:
         enable: kern.ipc.tls.enable.
+        rx_enable: kern.ipc.tls.rx_enable, the same for receiving alone.
         cbc_enable: kern.ipc.tls.cbc_enable; off here, on in FreeBSD.
         maxlen: kern.ipc.tls.maxlen, the longest payload of a record that is sent.
         ifnet_max_rexmit_pct: kern.ipc.tls.ifnet_max_rexmit_pct.
@@ -40,6 +41,7 @@ class Sysctls:
     """
 
     enable: bool = True
+    rx_enable: bool = True
     cbc_enable: bool = False
     maxlen: int = TLS_MAX_MSG_SIZE_V10_2
     ifnet_max_rexmit_pct: int = 2
@@ -174,6 +176,7 @@ KNOBS = {
     "kern.ipc.tls.ifnet.permitted": "ifnet_permitted",
     "kern.ipc.tls.ifnet_max_rexmit_pct": "ifnet_max_rexmit_pct",
     "kern.ipc.tls.maxlen": "maxlen",
+    "kern.ipc.tls.rx_enable": "rx_enable",
 }
 _STATS: dict[str, Read] = {
     name: _attribute(name)

@@ -25,6 +25,7 @@ from umktls.abi.freebsd import (
 from umktls.errors import CallerError, UnsupportedError
 from umktls.ktls.checks import (
     KEYS_CHECKS,
+    KNOB_CHECKS,
     LAST_CHECKS,
     STRUCTURE_CHECKS,
     Attempt,
@@ -45,9 +46,9 @@ def _enable(direction: Direction) -> Setter:
     def set_option(state: KtlsSocketState, value: bytes, copyin: Copyin) -> None:
         refuse_dropped(state.dropped)
         attempt = _attempt(state, direction, _read_structure(state, direction, value))
-        run_checks(STRUCTURE_CHECKS[:1], attempt)
+        run_checks(KNOB_CHECKS, attempt)
         state.counters.enable_calls += 1
-        run_checks(STRUCTURE_CHECKS[1:], attempt)
+        run_checks(STRUCTURE_CHECKS, attempt)
         session = _session(state, attempt, copyin)
         reason = state.unsupported(direction, session)
         if reason is not None:

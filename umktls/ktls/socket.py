@@ -22,7 +22,7 @@ from umktls.abi.freebsd import TCP_TLS_MODE_NONE, TCP_TLS_MODE_SW
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.errors import UnsupportedError
 from umktls.ktls.counters import Counters, Sysctls
-from umktls.ktls.engines import Buffer, Engine
+from umktls.ktls.engines import MAX_PLAINTEXT, Buffer, Engine
 from umktls.ktls.framing import framing_of
 from umktls.ktls.options import Copyin, no_such_option, options_of
 from umktls.ktls.receiving import READABLE, RECEIVERS, Call, Received
@@ -80,9 +80,8 @@ class KtlsSocketState:
         self.expect_no_pad = False
         self.ifnet_disabled = False
         keys = personality.keys
-        self.tx = Transmitter(
-            self.sysctls.maxlen, limits=keys.limits, sequence_end=keys.sequence_end
-        )
+        limit = min(self.sysctls.maxlen, MAX_PLAINTEXT)
+        self.tx = Transmitter(limit, limits=keys.limits, sequence_end=keys.sequence_end)
         self.rx = Receiver(personality, self.counters)
         self._engines: dict[Direction, Engine] = {"tx": tx_engine, "rx": rx_engine}
         self._tx_engines = {engine.mode: engine for engine in (*more_tx_engines, tx_engine)}
