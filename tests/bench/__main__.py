@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import files, ktls, memory, records, rpcs
+from tests.bench import files, ktls, load, memory, records, rpcs
 from tests.bench.figures import Figure, as_table, write_lines
 from umktls.errors import UmktlsError
 
@@ -22,6 +22,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[Figure]]] = {
     "small": files.small,
     "rpc": rpcs.round_trips,
     "handshakes": rpcs.handshakes,
+    "load": load.measure,
     "memory": memory.measure,
 }
 RESULTS = Path("bench-results")
