@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from umktls.errors import PeerError, UmktlsError
-from umktls.ktls.session import Direction, Session
+from umktls.ktls.session import Session
 from umktls.ktls.suites import SUITES
 from umktls.userland.libc import Record
 from umktls.userland.streams import Deadline, DeadlinePassed, EndOfStream, NotTls
@@ -82,9 +82,6 @@ class TrafficKeys:
     rx_secret: bytes = field(repr=False)
     tx: Session
     rx: Session
-
-    def session(self, direction: Direction) -> Session:
-        return self.tx if direction == "tx" else self.rx
 
 
 def handshake(

@@ -167,7 +167,7 @@ class ClientService(HandshakeService):
             )
         if not (self._options.reverse_dns and is_address(typed)):
             return typed
-        found = reverse_name(typed, taken.sock.deadline())
+        found = reverse_name(typed, taken.deadline)
         if not found:
             raise HandshakeFailure(
                 "name",

@@ -19,6 +19,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from umktls.abi.freebsd import TCP_TLS_MODE_NONE
@@ -29,12 +30,12 @@ from umktls.abi.rpctls import (
     RPCTLSERR_OK,
     RpctlsErr,
 )
-from umktls.errors import UmktlsError, UnsupportedError
+from umktls.errors import UmktlsError
 from umktls.ktls.session import Direction
 from umktls.ktls.suites import TLS_1_3
 from umktls.rpc.server import CallContext, Handler
 from umktls.upcall.rpctls import rpctls_session_arg, rpctls_session_res
-from umktls.userland.libc import Kernel, Record, Socket, SystemCallError
+from umktls.userland.libc import Kernel, Record, Socket
 from umktls.userland.streams import Deadline
 
 from .alerts import INTERNAL_ERROR, Alert
@@ -89,20 +90,22 @@ class Sessions:
 @dataclass(frozen=True, slots=True)
 class Taken:
     """A socket that was taken. `security` is what the mount or the export asks for: tls or mtls;
-    `connection` is what the kernel's trace calls it, such as c7.
+    `connection` is what the kernel's trace calls it, such as c7. `deadline` is the upcall's.
     """
 
     sock: Socket
     security: str
     address: str
     port: int
+    deadline: Deadline
     connection: str = ""
 
     @classmethod
     def ask(cls, sock: Socket) -> Taken:
         """Ask the kernel what there is to know."""
         host, port = sock.peer_address() or ("", 0)
-        return cls(sock, sock.transport_security(), host, port, sock.connection_name())
+        about = sock.about()
+        return cls(sock, about.security, host, port, about.deadline, about.connection)
 
     def __str__(self) -> str:
         """For the log: the peer, and the name by which trace and mount know the connection."""
@@ -202,7 +205,7 @@ class HandshakeService:
     def _establish(self, taken: Taken, attempt: Attempt) -> rpctls_session_arg:
         """Shake hands, put the keys into the kernel, register the session."""
         sock, endpoint = taken.sock, attempt.endpoint
-        deadline = Deadline.after(sock.deadline().left() * HANDSHAKE_SHARE)
+        deadline = Deadline.after(taken.deadline.left() * HANDSHAKE_SHARE)
         keys = handshake(sock, endpoint, deadline, attempt.expected)
         self._report_handshake(taken, endpoint)
         with contextlib.ExitStack() as cleanup:
@@ -234,8 +237,9 @@ class HandshakeService:
         pairs: dict[Direction, socket.socket] = {}
         clear: list[Direction] = []
         try:
-            for direction in DIRECTION_NAMES:
-                reason = _kernel_tls_refusal(sock, keys, direction)
+            modes = sock.enable_all({"tx": keys.tx, "rx": keys.rx})
+            for direction, mode in modes.items():
+                reason = _kernel_tls_refusal(mode)
                 if reason is None:
                     continue
                 fallback = sock.fallback(direction)
@@ -244,7 +248,7 @@ class HandshakeService:
                 elif fallback == "clear":
                     clear.append(direction)
                 else:
-                    raise _no_kernel_tls(direction, keys.session(direction).version, reason)
+                    raise _no_kernel_tls(direction, keys.tx.version, reason)
                 logger.info("no kernel TLS for %s (%s): %s", direction, reason, fallback)
         except UmktlsError:
             _apologize(sock, keys)
@@ -272,7 +276,7 @@ class HandshakeService:
             event["suite"],
             ", resumed" if endpoint.resumed else "",
         )
-        self._trace_quietly(event)
+        self._kernel.utrace_later(event, partial(_not_traced, "handshake"))
 
     def _report_failure(self, taken: Taken, failure: HandshakeFailure) -> None:
         """Say why there is no session: in the log, and in the kernel's trace."""
@@ -290,7 +294,7 @@ class HandshakeService:
         try:
             self._kernel.utrace(event)
         except UmktlsError as error:
-            logger.info("the kernel did not take the event %s: %s", event.get("event"), error)
+            _not_traced(event.get("event"), error)
 
     # The procedures about a session.
 
@@ -314,15 +318,15 @@ class HandshakeService:
         return rpctls_session_res(RPCTLSERR_OK)
 
 
-def _kernel_tls_refusal(sock: Socket, keys: TrafficKeys, direction: Direction) -> str | None:
-    """Set one direction's keys; None if kernel TLS works then, else why not."""
-    try:
-        sock.enable_tls(direction, keys.session(direction))
-        if sock.tls_mode(direction) == TCP_TLS_MODE_NONE:
-            return "it has the key and does not use it"
-    except (SystemCallError, UnsupportedError) as error:
-        return str(error)
-    return None
+def _not_traced(event: object, error: UmktlsError) -> None:
+    logger.info("the kernel did not take the event %s: %s", event, error)
+
+
+def _kernel_tls_refusal(mode: int | UmktlsError) -> str | None:
+    """What came of setting one direction's keys: None if kernel TLS works then, else why not."""
+    if isinstance(mode, UmktlsError):
+        return str(mode)
+    return "it has the key and does not use it" if mode == TCP_TLS_MODE_NONE else None
 
 
 def _apologize(sock: Socket, keys: TrafficKeys) -> None:

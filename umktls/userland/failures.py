@@ -1,13 +1,15 @@
-"""How system calls fail."""
+"""How system calls end, and how they fail."""
 
 from __future__ import annotations
 
 import errno
 import os
+from dataclasses import dataclass
+from typing import Any
 
 from umktls.errors import UmktlsError, WorldError
 
-__all__ = ["KernelGone", "SystemCallError"]
+__all__ = ["KernelGone", "Outcome", "SystemCallError", "close_all"]
 
 
 class SystemCallError(UmktlsError):
@@ -22,3 +24,24 @@ class KernelGone(WorldError):
     """ECONNREFUSED: there is no kernel at the other end of the system-call socket any more."""
 
     default_errno = errno.ECONNREFUSED
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a system call: its result and what descriptors came along, or its error."""
+
+    result: Any
+    descriptors: list[int]
+    error: SystemCallError | None = None
+
+    def get(self) -> Any:
+        """The result; raises the error if there is one."""
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+def close_all(descriptors: list[int]) -> None:
+    """Close what nobody is going to use; the list is empty then."""
+    while descriptors:
+        os.close(descriptors.pop())

@@ -36,16 +36,23 @@ from umktls.abi.freebsd import (
 )
 from umktls.abi.personality import Kernel as KernelName
 from umktls.abi.personality import Personality
-from umktls.errors import PeerError
+from umktls.errors import PeerError, UmktlsError, UnsupportedError
 from umktls.ktls.crypto_info import crypto_info
 from umktls.ktls.session import Direction, Session
-from umktls.upcall.syscalls import RecvmsgResult
-from umktls.userland.failures import SystemCallError
+from umktls.upcall.syscalls import GetsockoptArgs, RecvmsgResult, Segment, SetsockoptArgs
+from umktls.userland.failures import Outcome, SystemCallError
 
-__all__ = ["KtlsInterface", "Record", "SetOption", "interface_of"]
+__all__ = [
+    "KtlsInterface",
+    "Modes",
+    "Record",
+    "SetOption",
+    "interface_of",
+]
 
 # A TLS record's payload, and the room a record of any type may need.
 MAX_PAYLOAD = 16384
+MODE_SIZE = 4
 CONTROL_ROOM = cmsg_space(TlsGetRecord.SIZE)  # as much as for Linux's one byte
 
 _ENABLE: Mapping[Direction, int] = {"tx": TCP_TXTLS_ENABLE, "rx": TCP_RXTLS_ENABLE}
@@ -71,6 +78,11 @@ class SetOption:
     memory: Sequence[tuple[int, bytes]] = field(default=(), repr=False)
     harmless: int | None = None
 
+    def args(self, fd: int) -> SetsockoptArgs:
+        """The system call's arguments, for descriptor `fd`."""
+        segments = tuple(Segment(address, data) for address, data in self.memory)
+        return SetsockoptArgs(fd, self.level, self.name, self.value, segments)
+
 
 class SystemCalls(Protocol):
     """The system calls on a socket, as `umktls.userland.sockets.Socket` has them."""
@@ -84,6 +96,15 @@ class SystemCalls(Protocol):
     def sendmsg(self, data: bytes, control: bytes = b"", flags: int = 0) -> int: ...
 
     def recvmsg(self, length: int, controllen: int = 0, flags: int = 0) -> RecvmsgResult: ...
+
+    def together(self, calls: Sequence[SetsockoptArgs | GetsockoptArgs]) -> list[Outcome]: ...
+
+    @property
+    def number(self) -> int: ...
+
+
+# What became of keys that were set: who makes the records now (TCP_TLS_MODE_*), or why nobody does.
+Modes = Mapping[Direction, int | UmktlsError]
 
 
 class KtlsInterface:
@@ -117,6 +138,21 @@ class KtlsInterface:
     def mode(self, sock: SystemCalls, direction: Direction) -> int:
         """Who makes the records of one direction: a TCP_TLS_MODE_*, NONE (0) for nobody."""
         raise NotImplementedError
+
+    def enable_all(self, sock: SystemCalls, sessions: Mapping[Direction, Session]) -> Modes:
+        """Set the keys of several directions, each as `enable` does, and look what came of it."""
+        return {
+            direction: self._enabled(sock, direction, sessions[direction]) for direction in sessions
+        }
+
+    def _enabled(
+        self, sock: SystemCalls, direction: Direction, session: Session
+    ) -> int | UmktlsError:
+        try:
+            self.enable(sock, direction, session)
+            return self.mode(sock, direction)
+        except (SystemCallError, UnsupportedError) as error:
+            return error
 
     def send_record(self, sock: SystemCalls, record_type: int, data: bytes) -> None:
         """Send one record of any type. Raises `SystemCallError`."""
@@ -170,7 +206,23 @@ class FreebsdKtls(KtlsInterface):
         return [SetOption(IPPROTO_TCP, _ENABLE[direction], request.value, request.memory)]
 
     def mode(self, sock: SystemCalls, direction: Direction) -> int:
-        return int.from_bytes(sock.getsockopt(IPPROTO_TCP, _MODE[direction], 4), "little")
+        return int.from_bytes(sock.getsockopt(IPPROTO_TCP, _MODE[direction], MODE_SIZE), "little")
+
+    def enable_all(self, sock: SystemCalls, sessions: Mapping[Direction, Session]) -> Modes:
+        """In one go: the modes are asked for before it is known whether the keys were taken."""
+        calls: list[SetsockoptArgs | GetsockoptArgs] = []
+        for direction, session in sessions.items():
+            (option,) = self.key_options(direction, session)
+            calls += (
+                option.args(sock.number),
+                GetsockoptArgs(sock.number, IPPROTO_TCP, _MODE[direction], MODE_SIZE),
+            )
+        outcomes = sock.together(calls)
+        answers = zip(sessions, outcomes[::2], outcomes[1::2], strict=True)
+        return {
+            direction: enabled.error or mode.error or int.from_bytes(mode.result, "little")
+            for direction, enabled, mode in answers
+        }
 
 
 class LinuxKtls(KtlsInterface):

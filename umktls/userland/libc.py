@@ -10,6 +10,10 @@
 
 Every failed call raises `SystemCallError` with this machine's errno, whatever kernel is emulated.
 All objects may be used by any number of threads.
+
+A call is a datagram there and one back, and the kernel wakes up for it. Several that do not depend
+on each other's results cost little more than one when they are made together (`Kernel.calls`), and
+one of which only the failure would matter goes along with whatever comes next (`Kernel.later`).
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -41,7 +45,7 @@ from umktls.upcall.syscalls import (
     encode_request,
     number_of,
 )
-from umktls.userland.failures import KernelGone, SystemCallError
+from umktls.userland.failures import KernelGone, Outcome, SystemCallError, close_all
 from umktls.userland.ktls import Record, interface_of
 from umktls.userland.sockets import Socket
 
@@ -49,6 +53,9 @@ __all__ = ["Kernel", "KernelGone", "Record", "Socket", "SystemCallError", "perso
 
 # How long a system call may take before the kernel counts as gone: none of them ever waits.
 CALL_SECONDS = 10.0
+# Calls whose answers are waited for together. Linux queues ten datagrams (net.unix.max_dgram_qlen):
+# with more, kernel and daemon could both wait for the other to read.
+TOGETHER = 8
 _UCRED = struct.Struct("3i")
 
 # The operations of rpctls_syscall that give a socket.
@@ -67,6 +74,7 @@ class Kernel:
         self.rundir = rundir
         self._lock = threading.Lock()
         self._sequence = count(1)
+        self._posted: list[tuple[Struct, Callable[[SystemCallError], None]]] = []
         personality = personality_of(rundir)
         self.ktls = interface_of(personality)
         self._freebsd_errnos = personality.errno_map == "freebsd"
@@ -116,48 +124,101 @@ class Kernel:
 
     def utrace(self, event: Mapping[str, Any]) -> None:
         """utrace(2): put `event` into the host's trace. Long texts are cut to fit."""
-        data = json.dumps(event).encode()
-        limit = MAX_UTRACE // 4
-        while len(data) > MAX_UTRACE:
-            data = json.dumps({key: _cut(value, limit) for key, value in event.items()}).encode()
-            limit //= 2
-        self.call(UtraceArgs(data))
+        self.call(utrace_args(event))
+
+    def utrace_later(
+        self, event: Mapping[str, Any], failed: Callable[[SystemCallError], None]
+    ) -> None:
+        """The same, along with the next system call; see `later`."""
+        self.later(utrace_args(event), failed)
 
     def call(self, args: Struct) -> tuple[Any, list[int]]:
         """Make the system call with these arguments; its result, and descriptors that came along.
 
         Raises `SystemCallError` with what the kernel answered.
         """
-        sequence = next(self._sequence) & 0xFFFFFFFF
-        number, request = number_of(args), encode_request(sequence, args)
-        with self._lock:
-            try:
-                self._sock.send(request)
-                data, descriptors = self._receive(sequence)
-            except OSError as error:
-                raise KernelGone(f"the kernel does not answer: {error}") from error
-        try:
-            reply = decode_reply_untrusted(data, number)
-        except XdrError:
-            _close_all(descriptors)
-            raise
-        if reply.errno:
-            _close_all(descriptors)
-            raise SystemCallError(SYSCALLS[number].name, self._host_errno(reply.errno))
-        return reply.result, descriptors
+        (outcome,) = self.calls([args])
+        return outcome.get(), outcome.descriptors
 
-    def _receive(self, sequence: int) -> tuple[bytes, list[int]]:
-        """The reply to `sequence`. Answers to calls that were given up are dropped."""
-        while True:
+    def calls(self, batch: Sequence[Struct]) -> list[Outcome]:
+        """Make several system calls, in this order, with one trip to the kernel for all.
+
+        None of them is left out because another one failed. Raises `KernelGone`, `XdrError`.
+        """
+        with self._lock:
+            posted, self._posted = self._posted, []
+            wanted = [args for args, _ in posted] + list(batch)
+            outcomes = []
+            for start in range(0, len(wanted), TOGETHER):
+                outcomes += self._exchange(wanted[start : start + TOGETHER])
+        for (_, failed), outcome in zip(posted, outcomes, strict=False):
+            if outcome.error is not None:
+                failed(outcome.error)
+        return outcomes[len(posted) :]
+
+    def later(self, args: Struct, failed: Callable[[SystemCallError], None]) -> None:
+        """Make this call, without a result, along with the next one, in front of it. `failed` is
+        told if the kernel did not do it."""
+        with self._lock:
+            self._posted.append((args, failed))
+
+    def settle(self) -> None:
+        """Make the calls that were put off. Raises `KernelGone`."""
+        if self._posted:
+            self.calls([])
+
+    def _exchange(self, batch: Sequence[Struct]) -> list[Outcome]:
+        """Send all, then wait for all answers."""
+        calls = [(next(self._sequence) & 0xFFFFFFFF, args) for args in batch]
+        requests = [encode_request(sequence, args) for sequence, args in calls]
+        try:
+            for request in requests:
+                self._sock.send(request)
+            answers = self._receive({sequence for sequence, _ in calls})
+        except OSError as error:
+            raise KernelGone(f"the kernel does not answer: {error}") from error
+        try:
+            return [self._outcome(args, *answers[sequence]) for sequence, args in calls]
+        except XdrError:
+            for _, descriptors in answers.values():
+                close_all(descriptors)
+            raise
+
+    def _receive(self, sequences: set[int]) -> dict[int, tuple[bytes, list[int]]]:
+        """The replies to `sequences`. Answers to calls that were given up are dropped."""
+        answers: dict[int, tuple[bytes, list[int]]] = {}
+        while len(answers) < len(sequences):
             data, descriptors, _, _ = socket.recv_fds(self._sock, MAX_MESSAGE, 4)
             if not data:
                 raise KernelGone("the kernel has closed the system-call socket")
-            if int.from_bytes(data[:4], "big") == sequence:
-                return data, list(descriptors)
-            _close_all(descriptors)
+            sequence = int.from_bytes(data[:4], "big")
+            if sequence in sequences:
+                answers[sequence] = data, list(descriptors)
+            else:
+                close_all(descriptors)
+        return answers
+
+    def _outcome(self, args: Struct, data: bytes, descriptors: list[int]) -> Outcome:
+        number = number_of(args)
+        reply = decode_reply_untrusted(data, number)
+        if not reply.errno:
+            return Outcome(reply.result, descriptors)
+        close_all(descriptors)
+        return Outcome(
+            None, [], SystemCallError(SYSCALLS[number].name, self._host_errno(reply.errno))
+        )
 
     def _host_errno(self, number: int) -> int:
         return from_freebsd(number) if self._freebsd_errnos else number
+
+
+def utrace_args(event: Mapping[str, Any]) -> UtraceArgs:
+    data = json.dumps(event).encode()
+    limit = MAX_UTRACE // 4
+    while len(data) > MAX_UTRACE:
+        data = json.dumps({key: _cut(value, limit) for key, value in event.items()}).encode()
+        limit //= 2
+    return UtraceArgs(data)
 
 
 def personality_of(rundir: Path) -> Personality:
@@ -174,11 +235,6 @@ def _check_owner(sock: socket.socket, path: Path) -> None:
     uid = _UCRED.unpack(credentials)[1]
     if uid not in (0, os.geteuid()):
         raise KernelGone(f"{path} belongs to user {uid}, not to this one")
-
-
-def _close_all(descriptors: Sequence[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
 
 
 def _cut(value: Any, limit: int) -> Any:

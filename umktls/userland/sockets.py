@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from umktls.abi.rpctls import (
     SOL_UMKTLS,
@@ -30,22 +30,30 @@ from umktls.upcall.syscalls import (
     GetsockoptArgs,
     RecvmsgArgs,
     RecvmsgResult,
-    Segment,
     SendmsgArgs,
     SetsockoptArgs,
     ShutdownArgs,
 )
-from umktls.userland.failures import SystemCallError
-from umktls.userland.ktls import Record
+from umktls.userland.failures import Outcome
+from umktls.userland.ktls import Modes, Record, SetOption
 from umktls.userland.streams import Deadline, read_exact, read_record, write_all
 
 if TYPE_CHECKING:
     from umktls.userland.libc import Kernel
 
-__all__ = ["Socket"]
+__all__ = ["About", "Socket"]
 
+OPTION_ROOM = 1024
 _FALLBACK: Mapping[Direction, int] = {"tx": UMKTLS_TX_FALLBACK, "rx": UMKTLS_RX_FALLBACK}
 _BOUNCE: Mapping[Direction, int] = {"tx": UMKTLS_TX_BOUNCE, "rx": UMKTLS_RX_BOUNCE}
+
+
+class About(NamedTuple):
+    """`Socket.transport_security`, `Socket.connection_name` and `Socket.deadline`."""
+
+    security: str
+    connection: str
+    deadline: Deadline
 
 
 class Socket:
@@ -107,8 +115,7 @@ class Socket:
         self, level: int, name: int, value: bytes, memory: Sequence[tuple[int, bytes]] = ()
     ) -> None:
         """setsockopt(2); `memory` is what pointers inside `value` point to: (address, bytes)."""
-        segments = tuple(Segment(address, data) for address, data in memory)
-        self._kernel.call(SetsockoptArgs(self.number, level, name, value, segments))
+        self._kernel.call(SetOption(level, name, value, memory).args(self.number))
 
     def getsockopt(self, level: int, name: int, length: int = 256) -> bytes:
         """getsockopt(2)."""
@@ -135,6 +142,10 @@ class Socket:
         self.release()
         self._kernel.call(CloseArgs(self.number))
 
+    def together(self, calls: Sequence[SetsockoptArgs | GetsockoptArgs]) -> list[Outcome]:
+        """Several calls in one go, whatever becomes of each; see `Kernel.calls`."""
+        return self._kernel.calls(calls)
+
     # What these calls are used for.
 
     def enable_tls(self, direction: Direction, session: Session) -> None:
@@ -143,6 +154,11 @@ class Socket:
         Raises `SystemCallError` where it does not take them.
         """
         self._kernel.ktls.enable(self, direction, session)
+
+    def enable_all(self, sessions: Mapping[Direction, Session]) -> Modes:
+        """The same for several directions in one go, and what came of each: its `tls_mode`, or
+        the error. All of them are tried."""
+        return self._kernel.ktls.enable_all(self, sessions)
 
     def tls_mode(self, direction: Direction) -> int:
         """Who makes the records of one direction: a TCP_TLS_MODE_*, NONE (0) for nobody."""
@@ -194,15 +210,33 @@ class Socket:
 
     def deadline(self, otherwise: float = UPCALL_TIMEOUT) -> Deadline:
         """UMKTLS_DEADLINE: until when the upcall must be answered."""
-        value = self._own_option(UMKTLS_DEADLINE)
-        if len(value) != 4:
-            return Deadline.after(otherwise)
-        return Deadline.after(int.from_bytes(value, "little") / 1000)
+        return _deadline(self._own_option(UMKTLS_DEADLINE), otherwise)
+
+    def about(self) -> About:
+        """What a handshake begins with, in one go."""
+        names = (UMKTLS_XPRTSEC, UMKTLS_CONNECTION, UMKTLS_DEADLINE)
+        calls = [GetsockoptArgs(self.number, SOL_UMKTLS, name, OPTION_ROOM) for name in names]
+        security, connection, deadline = map(_own_value, self.together(calls))
+        return About(
+            security.decode("ascii", "replace"),
+            connection.decode("ascii", "replace"),
+            _deadline(deadline, UPCALL_TIMEOUT),
+        )
 
     def _own_option(self, name: int) -> bytes:
-        try:
-            return self.getsockopt(SOL_UMKTLS, name, 1024)
-        except SystemCallError as error:
-            if error.errno in (errno.ENOPROTOOPT, errno.EINVAL):
-                return b""
-            raise
+        args = GetsockoptArgs(self.number, SOL_UMKTLS, name, OPTION_ROOM)
+        (outcome,) = self.together([args])
+        return _own_value(outcome)
+
+
+def _own_value(outcome: Outcome) -> bytes:
+    """An option of level SOL_UMKTLS; b"" where the kernel does not have it."""
+    if outcome.error is not None and outcome.error.errno in (errno.ENOPROTOOPT, errno.EINVAL):
+        return b""
+    return bytes(outcome.get())
+
+
+def _deadline(value: bytes, otherwise: float) -> Deadline:
+    if len(value) != 4:
+        return Deadline.after(otherwise)
+    return Deadline.after(int.from_bytes(value, "little") / 1000)
