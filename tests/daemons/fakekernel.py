@@ -208,6 +208,7 @@ class FakeKernel:
     def __init__(self, rundir: Path, program: Program, personality: str = "umktls") -> None:
         self.rundir = rundir
         self.program = program
+        self.personality = personality
         self.events: list[dict[str, Any]] = []
         self.paths: dict[int, Path] = {}
         self.operations: list[int] = []

@@ -1,0 +1,151 @@
+"""Several system calls with one trip to the kernel."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.daemons.fakekernel import FakeKernel, FakeSocket
+from umktls.abi import rpctls
+from umktls.abi.freebsd import TCP_RXTLS_ENABLE, TCP_TLS_MODE_NONE, TCP_TLS_MODE_SW
+from umktls.abi.personality import PERSONALITIES
+from umktls.ktls.session import Session
+from umktls.ktls.suites import SUITES
+from umktls.upcall.rpctls import RPCTLSCD_V1
+from umktls.upcall.syscalls import CloseArgs, RpctlsSyscallArgs, ShutdownArgs
+from umktls.userland.libc import Kernel, KernelGone, SystemCallError
+
+SESSION = Session.from_secret(SUITES["TLS_AES_128_GCM_SHA256"], b"s" * 32, 7)
+NOWHERE = CloseArgs(99)
+
+
+@pytest.fixture(params=["umktls", "freebsd14", "linux"])
+def fake(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FakeKernel]:
+    with FakeKernel(tmp_path, RPCTLSCD_V1, request.param) as kernel:
+        yield kernel
+
+
+@pytest.fixture
+def kernel(fake: FakeKernel) -> Iterator[Kernel]:
+    kernel = Kernel(fake.rundir)
+    yield kernel
+    kernel.close()
+
+
+@pytest.fixture
+def near(fake: FakeKernel) -> Iterator[FakeSocket]:
+    near, far = socket.socketpair()
+    with near, far:
+        yield FakeSocket(near, personality=fake.personality)
+
+
+def unexpected(error: SystemCallError) -> None:
+    raise error
+
+
+def test_each_call_has_an_outcome_of_its_own(fake: FakeKernel, kernel: Kernel) -> None:
+    paths = [b"/path/%d" % number for number in range(20)]
+    calls = [RpctlsSyscallArgs(rpctls.RPCTLS_SYSC_CLSETPATH, path) for path in paths]
+    outcomes = kernel.calls([NOWHERE, *calls, NOWHERE])
+    assert [outcome.error is None for outcome in outcomes] == [False, *[True] * 20, False]
+    assert outcomes[0].error is not None
+    assert outcomes[0].error.errno == errno.EBADF
+    # More than the kernel's queue holds, all of them, and in order.
+    assert fake.operations == [rpctls.RPCTLS_SYSC_CLSETPATH] * 20
+    assert fake.paths[rpctls.RPCTLS_SYSC_CLSETPATH] == Path("/path/19")
+
+
+def test_a_call_that_was_put_off_goes_in_front_of_the_next(
+    fake: FakeKernel, kernel: Kernel
+) -> None:
+    failures: list[SystemCallError] = []
+    kernel.utrace_later({"event": "ticket"}, failures.append)
+    kernel.later(NOWHERE, failures.append)
+    assert fake.events == []
+    kernel.utrace({"event": "alert"})
+    assert [event["event"] for event in fake.events] == ["ticket", "alert"]
+    assert [error.name for error in failures] == ["close"]
+    kernel.settle()
+    assert len(fake.events) == 2
+
+
+def test_what_was_put_off_can_be_had_now(fake: FakeKernel, kernel: Kernel) -> None:
+    kernel.utrace_later({"event": "ticket"}, unexpected)
+    kernel.settle()
+    assert len(fake.events) == 1
+
+
+def test_a_failure_of_what_was_put_off_is_nobody_elses(kernel: Kernel) -> None:
+    failures: list[SystemCallError] = []
+    kernel.later(ShutdownArgs(99, 1), failures.append)
+    assert kernel.rpctls_syscall(rpctls.RPCTLS_SYSC_CLSETPATH, b"/some/path") is None
+    assert len(failures) == 1
+
+
+def test_a_socket_comes_along_with_other_answers(
+    fake: FakeKernel, kernel: Kernel, near: FakeSocket
+) -> None:
+    fake.offer(near)
+    kernel.utrace_later({"event": "ticket"}, unexpected)
+    taken = kernel.rpctls_syscall(rpctls.RPCTLS_SYSC_CLSOCKET)
+    assert taken is not None
+    about = taken.about()
+    assert about[:2] == ("tls", "k1")
+    assert 0 < about.deadline.left() <= 20
+    taken.close()
+
+
+def test_a_kernel_that_knows_nothing_about_the_socket(
+    fake: FakeKernel, kernel: Kernel, near: FakeSocket
+) -> None:
+    near.has_own_options = False
+    fake.offer(near)
+    taken = kernel.rpctls_syscall(rpctls.RPCTLS_SYSC_CLSOCKET)
+    assert taken is not None
+    about = taken.about()
+    assert about[:2] == ("", "")
+    assert 14 < about.deadline.left() <= 15
+    taken.close()
+
+
+def test_both_directions_get_their_keys(fake: FakeKernel, kernel: Kernel, near: FakeSocket) -> None:
+    fake.offer(near)
+    taken = kernel.rpctls_syscall(rpctls.RPCTLS_SYSC_CLSOCKET)
+    assert taken is not None
+    modes = taken.enable_all({"tx": SESSION, "rx": SESSION})
+    assert modes == {"tx": TCP_TLS_MODE_SW, "rx": TCP_TLS_MODE_SW}
+    assert (near.state.tx.sequence, near.state.rx.sequence) == (7, 7)
+    again = taken.enable_all({"tx": SESSION})["tx"]
+    if PERSONALITIES[fake.personality].keys.rekey:
+        assert again == TCP_TLS_MODE_SW
+    else:
+        assert isinstance(again, SystemCallError)
+        assert again.errno_name == "EALREADY"
+    taken.close()
+
+
+def test_one_direction_is_refused(tmp_path: Path) -> None:
+    near, far = socket.socketpair()
+    with FakeKernel(tmp_path, RPCTLSCD_V1) as fake, near, far:
+        sock = FakeSocket(near)
+        sock.refuse_option = TCP_RXTLS_ENABLE
+        fake.offer(sock)
+        kernel = Kernel(fake.rundir)
+        taken = kernel.rpctls_syscall(rpctls.RPCTLS_SYSC_CLSOCKET)
+        assert taken is not None
+        modes = taken.enable_all({"rx": SESSION, "tx": SESSION})
+        assert isinstance(modes["rx"], SystemCallError)
+        assert modes["rx"].errno == errno.EOPNOTSUPP
+        assert modes["tx"] == TCP_TLS_MODE_SW
+        assert taken.tls_mode("rx") == TCP_TLS_MODE_NONE
+        kernel.close()
+
+
+def test_the_kernel_goes_in_the_middle(fake: FakeKernel, kernel: Kernel) -> None:
+    fake.close()
+    with pytest.raises(KernelGone):
+        kernel.calls([NOWHERE, NOWHERE])
