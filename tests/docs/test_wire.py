@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from umktls.abi import freebsd, rpctls
+from umktls.abi import freebsd, linux, rpctls
 from umktls.abi.freebsd import ERRNO, TlsEnable
 from umktls.kernel.syscalls import UTRACE_EVENTS
 from umktls.rpc import xdr
@@ -94,6 +94,16 @@ def test_only_file_descriptors_levels_names_and_how_are_signed() -> None:
         ("MSG_DONTWAIT (0x{:x})", freebsd.MSG_DONTWAIT),
         ("{} for AES-GCM", freebsd.CRYPTO_AES_NIST_GCM_16),
         ("{} for ChaCha20-Poly1305", freebsd.CRYPTO_CHACHA20_POLY1305),
+        ("SOL_TLS, which is {}", linux.SOL_TLS),
+        ("TCP_ULP is {}", linux.TCP_ULP),
+        ("TLS_TX is {}", linux.TLS_TX),
+        ("TLS_RX is {}", linux.TLS_RX),
+        ("(0x{:04x} for TLS 1.3)", linux.TLS_1_3_VERSION),
+        ("TLS_SET_RECORD_TYPE ({})", linux.TLS_SET_RECORD_TYPE),
+        ("TLS_GET_RECORD_TYPE\n({})", linux.TLS_GET_RECORD_TYPE),
+        ("MSG_DONTWAIT is 0x{:x}", linux.MSG_DONTWAIT),
+        ("MSG_EOR 0x{:x}, MSG_CTRUNC 0x8", linux.MSG_EOR),
+        ("MSG_CTRUNC 0x{:x}.", linux.MSG_CTRUNC),
     ],
 )
 def test_numbers_in_the_text(text: str, number: int) -> None:
@@ -125,6 +135,19 @@ def test_struct_tls_enable() -> None:
         start, size = int(row["offset"]), int(row["bytes"])
         order: typing.Literal["big", "little"] = "big" if row["field"] == "rec_seq" else "little"
         assert int.from_bytes(packed[start : start + size], order) == values[row["field"]]
+
+
+def test_crypto_info() -> None:
+    rows = table("cipher_type", "suite", "iv", "key", "salt")
+    for row in rows:
+        layout = linux.CRYPTO_INFO_LAYOUTS[int(row["cipher_type"])]
+        sizes = (layout.iv, layout.key, layout.salt, layout.rec_seq, layout.size)
+        assert layout.name == row["suite"]
+        assert (
+            tuple(int(row[column]) for column in ("iv", "key", "salt", "rec_seq", "all")) == sizes
+        )
+    fields = [name for name in rows[0] if name in ("iv", "key", "salt", "rec_seq")]
+    assert fields == [name for name in linux.CryptoInfo.__slots__ if name in fields]
 
 
 def test_control_messages() -> None:
