@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.conftest import needs_fuse
-from tests.system.live import Live, event, live, now
+from tests.system.live import Live, event, live, needs_fuse, now
 from umktls.certs import layout
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
