@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.conformance.collection import ROWS
 from tests.conformance.rows import EVERYBODY, Row
+from tests.ktls import test_gnutls, test_openssl, test_openssl_older
 from umktls.abi.freebsd import CRYPTO_AES_CBC
 from umktls.abi.messages import MessageAbi
 from umktls.abi.personality import FREEBSD_ALGORITHMS, PERSONALITIES
@@ -33,6 +34,12 @@ A *personality* says whose behaviour is emulated. `freebsd13` is 13.2 and later,
 ABOUT_VALUES = """\
 Everything that differs between personalities is a value in `umktls/abi/personality.py`, where each
 is explained.
+"""
+
+ABOUT_PEERS = """\
+*tested against*: who opens what is sealed here, and seals what is opened here. Nobody but Linux's
+kernel has SM4 in TLS 1.2, and for AES-128-CBC with SHA-384 no suite was ever named: their ciphers
+are tested by known answers, their records against nobody. ARIA cannot be had here at all.
 """
 
 ABOUT_ROWS = """\
@@ -115,9 +122,18 @@ def messages() -> Iterator[str]:
 
 def suites() -> Iterator[str]:
     yield from table(
-        ["suite", "TLS", "FreeBSD", "Linux", "records under one key"],
+        ["suite", "TLS", "FreeBSD", "Linux", "records under one key", "tested against"],
         (suite_cells(suite) for suite in ALL_SUITES.values()),
     )
+    yield ABOUT_PEERS
+
+
+def peers_of(suite: Suite) -> str:
+    """Who opens what is sealed here and the other way round, in tests/ktls."""
+    openssl = {*test_openssl.SUITES, *(name for _, name, _ in test_openssl_older.SUITES)}
+    gnutls = {row[0] for row in test_gnutls.SUITES}
+    found = [("OpenSSL", suite.name in openssl), ("GnuTLS", suite.name in gnutls)]
+    return ", ".join(name for name, tested in found if tested) or "nobody"
 
 
 def suite_cells(suite: Suite) -> list[str]:
@@ -127,7 +143,7 @@ def suite_cells(suite: Suite) -> list[str]:
         freebsd = "if `cbc_enable`"
     limit = "2^64" if suite.record_limit == 2**64 else f"{suite.record_limit:,}"
     linux = str(suite.cipher_type) if suite.cipher_type else "no"
-    return [f"`{suite.name}`", versions, freebsd, linux, limit]
+    return [f"`{suite.name}`", versions, freebsd, linux, limit, peers_of(suite)]
 
 
 def results() -> Iterator[str]:

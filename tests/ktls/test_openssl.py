@@ -122,7 +122,10 @@ def records(rx: Receiver, wire: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-@pytest.fixture(params=[*SUITE_NAMES, "TLS_SM4_GCM_SM3", "TLS_SM4_CCM_SM3"])
+SUITES = [*SUITE_NAMES, "TLS_SM4_GCM_SM3", "TLS_SM4_CCM_SM3"]
+
+
+@pytest.fixture(params=SUITES)
 def peers(request: pytest.FixtureRequest) -> Peers:
     suite = ALL_SUITES[request.param]
     if suite.hash_name not in hashlib.algorithms_available:
