@@ -18,10 +18,12 @@ __all__ = [
     "CERTIFICATE_REVOKED",
     "CERTIFICATE_UNKNOWN",
     "CLOSE_NOTIFY",
+    "ILLEGAL_PARAMETER",
     "INTERNAL_ERROR",
     "NO_APPLICATION_PROTOCOL",
     "PROTOCOL_VERSION",
     "UNKNOWN_CA",
+    "WARNING",
     "Alert",
     "advice_for",
     "alert_name",
@@ -42,6 +44,7 @@ CERTIFICATE_UNKNOWN = 46
 UNKNOWN_CA = 48
 CERTIFICATE_REQUIRED = 116
 NO_APPLICATION_PROTOCOL = 120
+ILLEGAL_PARAMETER = 47
 
 NAMES = {
     CLOSE_NOTIFY: "close_notify",
@@ -54,7 +57,7 @@ NAMES = {
     CERTIFICATE_REVOKED: "certificate_revoked",
     CERTIFICATE_EXPIRED: "certificate_expired",
     CERTIFICATE_UNKNOWN: "certificate_unknown",
-    47: "illegal_parameter",
+    ILLEGAL_PARAMETER: "illegal_parameter",
     UNKNOWN_CA: "unknown_ca",
     49: "access_denied",
     DECODE_ERROR: "decode_error",

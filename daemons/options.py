@@ -112,6 +112,7 @@ class Options:
     ciphers: str | None = None
     alpn: Literal["strict", "compat"] = "strict"
     keylog: Path | None = None
+    handover: bool = True
     passphrase: Passphrase = field(default_factory=Passphrase, repr=False)
 
     @classmethod
@@ -279,6 +280,13 @@ def _common(default_certdir: str, usage_2: tuple[str, str], usage_m: str) -> lis
             type=PATH,
             envvar="SSLKEYLOGFILE",
             help="Append the session secrets to this file (for Wireshark).",
+        ),
+        click.option(
+            "--handover/--no-handover",
+            default=True,
+            show_default=True,
+            help="Leave with the kernel what the next daemon needs to go on with the sessions of "
+            "this one, their secrets included; or have them end with this one.",
         ),
     ]
 

@@ -19,7 +19,7 @@ from umktls.ktls.engines.software import SoftwareEngine
 from umktls.ktls.errors import RecordError
 from umktls.ktls.schedule import next_traffic_secret
 from umktls.ktls.session import Session
-from umktls.ktls.suites import TLS_1_2
+from umktls.ktls.suites import TLS_1_2, Suite
 from umktls.userland.libc import Record
 from umktls.userland.streams import RECORD_HEADER, record_length_untrusted
 
@@ -32,6 +32,7 @@ __all__ = [
     "NEW_SESSION_TICKET",
     "HandshakeMessage",
     "HandshakeMessages",
+    "Ratchet",
     "ShadowReceiver",
     "ShadowSender",
     "key_update_message",
@@ -125,31 +126,39 @@ def _open_rest(opener: Opener, records: Sequence[bytes]) -> int:
     return opener.sequence
 
 
+class Ratchet:
+    """A direction's traffic secret (RFC 8446 section 7.2); empty where no keys follow (TLS 1.2)."""
+
+    def __init__(self, suite: Suite, secret: bytes) -> None:
+        self.suite = suite
+        self.secret = secret
+
+    def turn(self) -> Session:
+        """The next keys, from their first record on; there is no way back."""
+        self.secret = next_traffic_secret(self.suite, self.secret)
+        return Session.from_secret(self.suite, self.secret)
+
+
 class ShadowReceiver:
-    """Seals records for the SSL object under the sequence numbers that it expects.
+    """Seals records for the SSL object under the keys that it has, at the number it expects."""
 
-    `secret` is the traffic secret that `keys` come from; the object's next number is in them.
-    """
-
-    def __init__(self, secret: bytes, keys: Session) -> None:
-        self._suite = keys.suite
-        self._secret = secret
+    def __init__(self, keys: Session) -> None:
         self._sealer = _ENGINE.sealer(keys)
 
     def seal(self, record: Record) -> bytes:
         """The next record for the object."""
         return bytes(self._sealer.seal(record.type, [record.data]))
 
-    def update(self) -> Session:
-        """The peer has changed its key: so does the object. Returns the new key, for the kernel."""
-        self._secret = next_traffic_secret(self._suite, self._secret)
-        session = Session.from_secret(self._suite, self._secret)
-        self._sealer = _ENGINE.sealer(session)
-        return session
+    def update(self, keys: Session) -> None:
+        """The peer has changed its key to this one: so does the object."""
+        self._sealer = _ENGINE.sealer(keys)
 
 
 class ShadowSender:
-    """Opens the records that the SSL object wants to send. `secret` as for `ShadowReceiver`."""
+    """Opens the records that the SSL object wants to send.
+
+    `secret` is the traffic secret that `keys` come from; the object's next number is in them.
+    """
 
     def __init__(self, secret: bytes, keys: Session) -> None:
         self._suite = keys.suite
@@ -184,24 +193,29 @@ class HandshakeMessage(NamedTuple):
 
 
 class HandshakeMessages:
-    """Takes handshake messages out of records; a message may begin in one and end in another."""
+    """Takes handshake messages out of records; a message may begin in one and end in another.
 
-    def __init__(self) -> None:
-        self._buffer = b""
+    `unfinished` is what there is of the last one.
+    """
+
+    def __init__(self, unfinished: bytes = b"") -> None:
+        self.unfinished = unfinished
 
     def feed_untrusted(self, content: bytes) -> list[HandshakeMessage]:
         """The messages that end in this record; raises `Breach` only, for one too long."""
-        self._buffer += content
+        self.unfinished += content
         messages = []
-        while len(self._buffer) >= MESSAGE_HEADER:
-            length = int.from_bytes(self._buffer[1:MESSAGE_HEADER], "big")
+        while len(self.unfinished) >= MESSAGE_HEADER:
+            length = int.from_bytes(self.unfinished[1:MESSAGE_HEADER], "big")
             if length > MAX_MESSAGE:
                 raise Breach(f"a handshake message of {length} bytes", DECODE_ERROR)
             end = MESSAGE_HEADER + length
-            if len(self._buffer) < end:
+            if len(self.unfinished) < end:
                 break
-            messages.append(HandshakeMessage(self._buffer[0], self._buffer[MESSAGE_HEADER:end]))
-            self._buffer = self._buffer[end:]
+            messages.append(
+                HandshakeMessage(self.unfinished[0], self.unfinished[MESSAGE_HEADER:end])
+            )
+            self.unfinished = self.unfinished[end:]
         return messages
 
 

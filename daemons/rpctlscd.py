@@ -112,8 +112,10 @@ class ClientTls:
 class ClientService(HandshakeService):
     """CONNECT of RPCTLSCD: a TLS client."""
 
+    server = False
+
     def __init__(self, kernel: Kernel, options: ClientOptions) -> None:
-        super().__init__(kernel)
+        super().__init__(kernel, handover=options.handover)
         self._options = options
         self._keylog = options.open_keylog()
         self.load()

@@ -14,6 +14,7 @@ from umktls.upcall.rpctls import RPCTLSSD_V1, rpctlssd_connect_res
 from umktls.userland.libc import Kernel
 
 from .background import Launch
+from .established import EstablishedSession
 from .failure import HandshakeFailure, VerifyProblem, certificate_names
 from .handshake import Expectations
 from .hostnames import has_name, reverse_name
@@ -21,7 +22,6 @@ from .keylog import KeyLogFile
 from .options import ServerOptions, server_options
 from .running import Registration, Start, begin, program, serve, start_options
 from .service import Attempt, HandshakeService, Taken
-from .session import LiveSession
 from .tlsadapter import Chain, ClientCertificates, TlsContext
 from .users import CertificateUser, names_of, own_domain, user_of
 from .workers import run_workers
@@ -58,8 +58,10 @@ class ServerService(HandshakeService):
     5.2.2): so with GOTCERT there is always VERIFIED.
     """
 
+    server = True
+
     def __init__(self, kernel: Kernel, options: ServerOptions) -> None:
-        super().__init__(kernel)
+        super().__init__(kernel, handover=options.handover)
         self._options = options
         self._keylog = options.open_keylog()
         self._domain = domain_of(options)
@@ -92,7 +94,7 @@ class ServerService(HandshakeService):
         flags |= RpctlsFlags.RPCTLS_FLAGS_CERTUSER
         return rpctlssd_connect_res(flags, *triple, user.uid, user.gids)
 
-    def _user(self, session: LiveSession) -> CertificateUser | None:
+    def _user(self, session: EstablishedSession) -> CertificateUser | None:
         """-u: the user in the certificate, if one is wanted and there."""
         if not self._domain or not session.chain:
             return None
@@ -104,7 +106,7 @@ class ServerService(HandshakeService):
             )
         return user
 
-    def _is_its_host(self, session: LiveSession) -> bool:
+    def _is_its_host(self, session: EstablishedSession) -> bool:
         """-h: whether the certificate is for the host that DNS says the client is.
 
         The man page has a client without a certificate rejected too; FreeBSD's daemon lets it pass.

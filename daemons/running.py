@@ -209,6 +209,7 @@ def serve(
         server.start()
         try:
             kernel.rpctls_syscall(registration.setpath, bytes(path))
+            service.adopt_orphans(registration.program.number)
             logger.info("serving %s at %s", kernel.rundir, path)
             ready()
             _attend(kernel, service, wakeup, lifeline)

@@ -38,7 +38,9 @@ from umktls.upcall.rpctls import rpctls_session_arg, rpctls_session_res
 from umktls.userland.libc import Kernel, Record, Socket
 from umktls.userland.streams import Deadline
 
+from .adopted import adopt
 from .alerts import INTERNAL_ERROR, Alert
+from .established import EstablishedSession
 from .failure import HandshakeFailure, VerifyProblem
 from .handshake import Expectations, TrafficKeys, handshake
 from .identity import ConfigurationError
@@ -62,22 +64,22 @@ class Sessions:
         now = time.time_ns()
         self._started = (now // 10**9, now // 1000 % 10**6)
         self._numbers = itertools.count(1)
-        self._by_number: dict[int, LiveSession] = {}
+        self._by_number: dict[int, EstablishedSession] = {}
 
-    def all(self) -> list[LiveSession]:
+    def all(self) -> list[EstablishedSession]:
         """Those there are now."""
         return list(self._by_number.values())
 
-    def add(self, session: LiveSession) -> rpctls_session_arg:
+    def add(self, session: EstablishedSession) -> rpctls_session_arg:
         """The name of a new session."""
         number = next(self._numbers)
         self._by_number[number] = session
         return rpctls_session_arg(*self._started, number)
 
-    def get(self, name: rpctls_session_arg) -> LiveSession | None:
+    def get(self, name: rpctls_session_arg) -> EstablishedSession | None:
         return self._by_number.get(name.ssl) if self._is_mine(name) else None
 
-    def remove(self, name: rpctls_session_arg) -> LiveSession | None:
+    def remove(self, name: rpctls_session_arg) -> EstablishedSession | None:
         return self._by_number.pop(name.ssl, None) if self._is_mine(name) else None
 
     def _is_mine(self, name: rpctls_session_arg) -> bool:
@@ -125,8 +127,11 @@ class Attempt:
 class HandshakeService:
     """The part that does not depend on the side. Handlers run in any number of threads."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    server: bool  # which side
+
+    def __init__(self, kernel: Kernel, *, handover: bool = True) -> None:
         self._kernel = kernel
+        self._handover = handover
         self.sessions = Sessions()
         self._reloads = 0
 
@@ -154,7 +159,29 @@ class HandshakeService:
         self._trace_quietly({"event": "reloaded", "outcome": outcome})
         return True
 
-    def _verify_again(self, session: LiveSession) -> bool:
+    def adopt_orphans(self, program: int) -> None:
+        """Go on with the sessions that daemons before this one have left behind."""
+        adopted = 0
+        try:
+            while (left := self._kernel.adopt(program)) is not None:
+                adopted += self._adopt(*left)
+        except UmktlsError as error:
+            logger.warning("cannot ask for sessions that were left behind: %s", error)
+        if adopted:
+            logger.warning("%d sessions of another daemon are gone on with", adopted)
+
+    def _adopt(self, sock: Socket, _: int) -> bool:
+        """Go on with one session, whose peer has to be good for us too; whether it can be."""
+        try:
+            session = adopt(sock, self._trace_quietly, server=self.server)
+            sock.adopted(self.sessions.add(session))
+        except UmktlsError as error:
+            logger.warning("a session of another daemon cannot be gone on with: %s", error)
+            _close_quietly(sock)
+            return False
+        return not self._verify_again(session)
+
+    def _verify_again(self, session: EstablishedSession) -> bool:
         """Whether the session had to be ended."""
         problem = self.problem_with(session.chain)
         if problem is not None:
@@ -221,6 +248,8 @@ class HandshakeService:
                 clear,
             )
             cleanup.pop_all()
+        if self._handover:
+            session.deposit()
         sock.release()
         name = self.sessions.add(session)
         session.start()

@@ -30,6 +30,7 @@ from .records import (
     ALERT,
     HANDSHAKE,
     KEY_UPDATE,
+    Ratchet,
     ShadowReceiver,
     ShadowSender,
     key_update_message,
@@ -45,8 +46,11 @@ __all__ = [
     "BounceSending",
     "ClearReceiving",
     "ClearSending",
+    "FeedingReceiving",
     "KernelReceiving",
     "KernelSending",
+    "PlainReceiving",
+    "PlainSending",
     "Receiving",
     "Sending",
 ]
@@ -75,23 +79,25 @@ class Sending(Protocol):
 
 
 class Receiving(Protocol):
-    """The receiving direction, as far as records for the SSL object are concerned."""
-
-    def feed(self, endpoint: Endpoint, record: Record) -> Progress:
-        """Have the object process a record that was opened elsewhere. Raises `TlsError`."""
+    """The receiving direction."""
 
     def update(self) -> None:
         """The peer has changed its key."""
 
 
-class KernelSending:
-    """Kernel TLS seals; the object's own records go through it with their types."""
+class FeedingReceiving(Receiving, Protocol):
+    """The same where there is an SSL object."""
 
-    def __init__(self, sock: Socket, keys: TrafficKeys, updated: Updated) -> None:
+    def feed(self, endpoint: Endpoint, record: Record) -> Progress:
+        """Have the object process a record that was opened elsewhere. Raises `TlsError`."""
+
+
+class PlainSending:
+    """Kernel TLS seals, and there is no SSL object: records go through it with their types."""
+
+    def __init__(self, sock: Socket, ratchet: Ratchet, updated: Updated) -> None:
         self._sock = sock
-        self._suite = keys.tx.suite
-        self._secret = keys.tx_secret
-        self._shadow = ShadowSender(keys.tx_secret, keys.tx)
+        self.ratchet = ratchet
         self._updated = updated
 
     @property
@@ -99,23 +105,37 @@ class KernelSending:
         return self._sock.rekeys
 
     def flush(self, output: bytes) -> None:
-        for record in self._shadow.open_all(output):
-            self._sock.send_record(record.type, record.data)
+        """There is nobody who could have sealed something."""
 
     def renew(self, *, request: bool) -> None:
         """The kernel holds back everything between the two calls."""
         if not self.renewable:
             raise UnsupportedError("this kernel takes no second key, so no KeyUpdate can be sent")
         self._sock.send_record(HANDSHAKE, key_update_message(request))
-        self._secret = next_traffic_secret(self._suite, self._secret)
-        self._sock.enable_tls("tx", Session.from_secret(self._suite, self._secret))
+        self.set_next()
         self._updated(request)
+
+    def set_next(self) -> None:
+        """A KeyUpdate of ours is on its way: go on under the next key."""
+        self._sock.enable_tls("tx", self.ratchet.turn())
 
     def answer_update(self) -> None:
         self.renew(request=False)
 
     def alert(self, alert: bytes) -> None:
         self._sock.send_record(ALERT, alert)
+
+
+class KernelSending(PlainSending):
+    """The same, and what the object has sealed is opened for it."""
+
+    def __init__(self, sock: Socket, keys: TrafficKeys, updated: Updated) -> None:
+        super().__init__(sock, Ratchet(keys.tx.suite, keys.tx_secret), updated)
+        self._shadow = ShadowSender(keys.tx_secret, keys.tx)
+
+    def flush(self, output: bytes) -> None:
+        for record in self._shadow.open_all(output):
+            self._sock.send_record(record.type, record.data)
 
 
 class BounceSending:
@@ -216,19 +236,32 @@ class ClearSending:
         return
 
 
-class KernelReceiving:
+class PlainReceiving:
+    """Kernel TLS opens, and there is no SSL object."""
+
+    def __init__(self, sock: Socket, ratchet: Ratchet) -> None:
+        self._sock = sock
+        self.ratchet = ratchet
+
+    def update(self) -> None:
+        self._sock.enable_tls("rx", self.ratchet.turn())
+
+
+class KernelReceiving(PlainReceiving):
     """Kernel TLS opens; the object gets what is not application data."""
 
     def __init__(self, sock: Socket, keys: TrafficKeys) -> None:
-        self._sock = sock
-        self._shadow = ShadowReceiver(keys.rx_secret, keys.rx)
+        super().__init__(sock, Ratchet(keys.rx.suite, keys.rx_secret))
+        self._shadow = ShadowReceiver(keys.rx)
 
     def feed(self, endpoint: Endpoint, record: Record) -> Progress:
         endpoint.feed(self._shadow.seal(record))
         return endpoint.process()
 
     def update(self) -> None:
-        self._sock.enable_tls("rx", self._shadow.update())
+        session = self.ratchet.turn()
+        self._shadow.update(session)
+        self._sock.enable_tls("rx", session)
 
 
 class BounceReceiving:

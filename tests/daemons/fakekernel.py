@@ -26,12 +26,15 @@ from umktls.errors import CallerError, UmktlsError
 from umktls.ktls.engines import get_engine
 from umktls.ktls.rx import PullResult
 from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.states import State
+from umktls.rpc import xdr
 from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.message import NULL_AUTH, AcceptedReply, encode_call, parse_untrusted
 from umktls.rpc.program import Procedure, Program
 from umktls.rpc.record import mark
 from umktls.rpc.xdr import Buffer
 from umktls.upcall import syscalls as wire
+from umktls.upcall.deposit import KeyState
 from umktls.upcall.rpctls import RPCTLSCD_V1, rpctls_session_arg, rpctlscd_connect_arg
 
 SECONDS = 20.0  # the deadline of everything that could hang
@@ -88,6 +91,7 @@ class FakeSocket:
         self.refuse_option: int | None = None
         self.has_own_options = True
         self.certificate: PeerCertificate | None = None
+        self.deposit = b""
         self._sink = Collector()
 
     # What RPC would use.
@@ -150,9 +154,9 @@ class FakeSocket:
         if args.name == self.refuse_option:
             raise CallerError("refused for the test", errno.EOPNOTSUPP)
         if args.level == rpctls.SOL_UMKTLS:
-            if not self.has_own_options or args.name != rpctls.UMKTLS_PEERCERT:
+            if not self.has_own_options or args.name not in self._own:
                 raise CallerError("no such option", errno.ENOPROTOOPT)
-            self.certificate = PeerCertificate.from_bytes_untrusted(args.value)
+            self._own[args.name](args.value)
             return
         memory = {segment.address: segment.data for segment in args.memory}
 
@@ -163,6 +167,30 @@ class FakeSocket:
             return data[:length]
 
         self.state.setsockopt(args.level, args.name, args.value, copyin)
+
+    @property
+    def _own(self) -> dict[int, Callable[[bytes], None]]:
+        """Our own options that can be set."""
+
+        def certificate(value: bytes) -> None:
+            self.certificate = PeerCertificate.from_bytes_untrusted(value)
+
+        def deposit(value: bytes) -> None:
+            self.deposit = value
+
+        def adopted(value: bytes) -> None:
+            self.session = xdr.codec(rpctls_session_arg).decode_untrusted(value)
+
+        return {
+            rpctls.UMKTLS_PEERCERT: certificate,
+            rpctls.UMKTLS_SESSION: deposit,
+            rpctls.UMKTLS_ADOPTED: adopted,
+        }
+
+    def key_state(self) -> KeyState:
+        tx, rx, times = self.state.tx, self.state.rx, self.state.keys_set
+        due = rx.state is State.PAUSED and rx.control is None
+        return KeyState(times["tx"], times["rx"], tx.update_sent, due)
 
     def getsockopt(self, args: wire.GetsockoptArgs) -> bytes:
         if args.level != rpctls.SOL_UMKTLS:
@@ -175,6 +203,8 @@ class FakeSocket:
             rpctls.UMKTLS_XPRTSEC: self.security.encode(),
             rpctls.UMKTLS_DEADLINE: left.to_bytes(4, "little"),
             rpctls.UMKTLS_CONNECTION: b"k1",
+            rpctls.UMKTLS_SESSION: self.deposit,
+            rpctls.UMKTLS_KEYS: self.key_state().to_bytes(),
         }
         if args.name not in values:
             raise CallerError("no such option", errno.ENOPROTOOPT)
@@ -215,6 +245,7 @@ class FakeKernel:
         self.registered = threading.Event()
         self.gone = threading.Event()
         self.silent = False
+        self.orphans: list[FakeSocket] = []
         self.errno: Callable[[int], int] = PERSONALITIES[personality].errno
         self._pending: list[FakeSocket] = []
         self._sockets: dict[int, FakeSocket] = {}
@@ -293,6 +324,8 @@ class FakeKernel:
     def _call(self, args: Any) -> tuple[Any, list[int]]:
         if isinstance(args, wire.RpctlsSyscallArgs):
             return self._rpctls(args)
+        if isinstance(args, wire.AdoptArgs):
+            return self._adopt(args), []
         if isinstance(args, wire.UtraceArgs):
             self.events.append(json.loads(args.data))
             return None, []
@@ -312,6 +345,19 @@ class FakeKernel:
         with sock.lock:
             return calls[type(args)](args), []
 
+    def _adopt(self, args: wire.AdoptArgs) -> wire.AdoptResult:
+        assert args.program == self.program.number
+        if not self.orphans:
+            raise CallerError("no session is without a daemon", errno.EAGAIN)
+        sock = self.orphans.pop(0)
+        self._install(sock)
+        assert sock.number is not None
+        return wire.AdoptResult(sock.number, 0)
+
+    def _install(self, sock: FakeSocket) -> None:
+        sock.number = next(self._numbers)
+        self._sockets[sock.number] = sock
+
     def _rpctls(self, args: wire.RpctlsSyscallArgs) -> tuple[int, list[int]]:
         self.operations.append(args.op)
         if args.op in (rpctls.RPCTLS_SYSC_CLSETPATH, rpctls.RPCTLS_SYSC_SRVSETPATH):
@@ -322,8 +368,8 @@ class FakeKernel:
                 if not self._pending:
                     raise CallerError("nothing is pending", errno.EPERM)
                 sock = self._pending.pop(0)
-                sock.number = next(self._numbers)
-                self._sockets[sock.number] = sock
+                self._install(sock)
+            assert sock.number is not None
             return sock.number, [sock.sock.fileno()]
         return 0, []
 

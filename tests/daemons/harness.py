@@ -55,11 +55,23 @@ class Peer:
 class Harness:
     """One daemon with its kernel. `service` is the daemon's object."""
 
-    def __init__(self, kernel: FakeKernel, service: HandshakeService, pool: ThreadPoolExecutor):
+    def __init__(
+        self,
+        kernel: FakeKernel,
+        start: Callable[[], HandshakeService],
+        pool: ThreadPoolExecutor,
+    ):
         self.kernel = kernel
-        self.service = service
+        self.service = start()
+        self._start = start
         self._pool = pool
         self._sockets: list[socket.socket] = []
+
+    def start_another(self, *left: FakeSocket) -> None:
+        """The daemon is gone, and another one takes its place. It adopts the sessions `left`."""
+        self.kernel.orphans += left
+        self.service = self._start()
+        self.service.adopt_orphans(self.kernel.program.number)
 
     def connection(self, **options: Any) -> tuple[FakeSocket, Peer]:
         """A new connection: the kernel's end and the peer's."""
@@ -106,16 +118,19 @@ def daemon(
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor())
         kernel = stack.enter_context(FakeKernel(directory, registration.program))
-        connection = Kernel(directory)
-        stack.callback(connection.close)
-        service = service_of(side, connection, rundir=directory, certdir=certdir, **options)
-        server = UpcallServer(
-            directory / registration.socket_name, registration.program, service.handlers()
-        )
-        server.start()
-        stack.callback(server.close)
-        connection.rpctls_syscall(registration.setpath, bytes(server.path))
-        harness = Harness(kernel, service, pool)
+
+        def start() -> HandshakeService:
+            connection = Kernel(directory)
+            stack.callback(connection.close)
+            service = service_of(side, connection, rundir=directory, certdir=certdir, **options)
+            path = directory / registration.socket_name
+            server = UpcallServer(path, registration.program, service.handlers())
+            server.start()
+            stack.callback(server.close)
+            connection.rpctls_syscall(registration.setpath, bytes(server.path))
+            return service
+
+        harness = Harness(kernel, start, pool)
         # Before the threads of the pool are waited for.
         stack.callback(harness.close)
         yield harness

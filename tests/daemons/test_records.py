@@ -11,6 +11,7 @@ from umktls_daemons.alerts import Alert, Breach, advice_for, alert_name
 from umktls_daemons.records import (
     HANDSHAKE,
     HandshakeMessages,
+    Ratchet,
     ShadowReceiver,
     ShadowSender,
     key_update_message,
@@ -62,14 +63,20 @@ def test_a_missing_record_is_an_error() -> None:
 
 
 def test_the_receiver_counts_for_itself() -> None:
-    receiver = ShadowReceiver(SECRET, replace(KEYS, sequence=4))
+    receiver = ShadowReceiver(replace(KEYS, sequence=4))
     record = Record(22, b"message")
     assert receiver.seal(record) == sealed(SECRET, 1, 4)[0]
     assert receiver.seal(record) == sealed(SECRET, 1, 5)[0]
-    session = receiver.update()
     after = next_traffic_secret(SUITE, SECRET)
-    assert session == Session.from_secret(SUITE, after)
+    receiver.update(Session.from_secret(SUITE, after))
     assert receiver.seal(record) == sealed(after, 1)[0]
+
+
+def test_a_secret_goes_on() -> None:
+    ratchet = Ratchet(SUITE, SECRET)
+    after = next_traffic_secret(SUITE, SECRET)
+    assert ratchet.turn() == Session.from_secret(SUITE, after)
+    assert ratchet.turn() == Session.from_secret(SUITE, next_traffic_secret(SUITE, after))
 
 
 def test_the_sender_keeps_key_updates_back() -> None:

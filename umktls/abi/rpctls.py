@@ -97,6 +97,7 @@ SYS_getsockopt = 118
 SYS_shutdown = 134
 SYS_utrace = 335
 SYS_rpctls_syscall = 576
+SYS_umktls_adopt = 1001  # ours: a descriptor of a session whose daemon has gone
 
 # Ours: what FreeBSD's upcall cannot say, asked by getsockopt on the socket that was taken.
 SOL_UMKTLS = 0x756D6B74
@@ -118,6 +119,11 @@ UMKTLS_RX_FALLBACK = 7
 UMKTLS_TX_BOUNCE = 8
 UMKTLS_RX_BOUNCE = 9
 UMKTLS_PEERADDR = 10  # get: b"ADDRESS PORT" of the peer, where the descriptor cannot tell
+# What a successor needs (umktls.upcall.deposit). set and get: the deposit, bytes that the kernel
+# does not look into. get: how far its keys are. set: the adopted session's new name.
+UMKTLS_SESSION = 17
+UMKTLS_KEYS = 18
+UMKTLS_ADOPTED = 19
 
 # Ours: the kernel asks the daemon to renew a session's keys by KeyUpdate.
 RPCTLSCD_REKEY = RPCTLSSD_REKEY = 4

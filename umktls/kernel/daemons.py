@@ -61,12 +61,22 @@ class Turn:
 class Daemons:
     """The daemons that serve upcalls of program `name`.
 
-    `advice` is what to do when there is none. With `patient`, CONNECTs wait for one to come, as in
-    FreeBSD 15, whose kernel does not know whether anybody listens.
+    `advice` is what to do when there is none; `left` is called with each that goes. With
+    `patient`, CONNECTs wait for one to come, as in FreeBSD 15, whose kernel does not know whether
+    anybody listens.
     """
 
-    def __init__(self, name: str, trace: Trace, advice: str, *, patient: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        trace: Trace,
+        advice: str,
+        left: Callable[[DaemonHandle], None],
+        *,
+        patient: bool = False,
+    ) -> None:
         self.name = name
+        self._left = left
         self.handles: list[DaemonHandle] = []
         self.came = trio.Event()
         self._trace = trace
@@ -110,6 +120,8 @@ class Daemons:
             handle.has_room = lambda: None
             handle.close()
             self._trace.emit("daemon-unregistered", daemon=self.name, pid=handle.pid)
+            handle.gone.set()
+            self._left(handle)
         if not self.handles and not self._patient:
             while self._queue:
                 self._queue.popleft().call(None, self._nobody())

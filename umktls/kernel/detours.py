@@ -248,6 +248,12 @@ class Detours:
             with contextlib.suppress(OSError):
                 near.shutdown(socket.SHUT_WR)
 
+    def shut(self) -> None:
+        """The connection ends, whatever the daemon still does with its ends of the pairs."""
+        for near in self._bounced.values():
+            with contextlib.suppress(OSError):
+                near.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         if self._offload is not None:
             self._offload.close()

@@ -55,7 +55,11 @@ TEXTS = {
     "post-handshake": "{records} records, {bytes} bytes, waited after the handshake "
     "and did not reach RPC",
     "first-rpc": "first {how} RPC {direction}",
+    "orphaned": "{daemon} (process {pid}) has gone: the session waits for another one, RPC goes on",
+    "adopted": "{daemon} (process {pid}) goes on with the session",
+    "cut-off": "the connection ends, to be made anew: {reason}",
     "ticket": "session ticket kept for the next connection",
+    "ticket-dropped": "session ticket dropped: nobody has the handshake that it belongs to",
     "key-update": "key update, {direction} generation {generation}",
     "rekey": "the kernel asks the daemon for new keys",
     "alert": "alert: {description}: {reason}",

@@ -33,6 +33,7 @@ from umktls.kernel.detours import Means
 from umktls.kernel.engines import bound, chosen_engines
 from umktls.kernel.events import Trace
 from umktls.kernel.groups import single_error
+from umktls.kernel.handover import Handover
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.memory import keep_large_buffers
 from umktls.kernel.registered import RegisteredDaemon
@@ -97,8 +98,10 @@ class Host:
         self.rexmit_pct: float | None = None  # what to believe instead of TCP
         self.started = time.time()
         self.sockets: dict[str, KernelSocket] = {}
+        self.handover = Handover(self)
         self.daemons = {
-            name: Daemons(name, self.trace, self._advice(name)) for name in ("rpctlscd", "rpctlssd")
+            name: Daemons(name, self.trace, self._advice(name), self.handover.left)
+            for name in ("rpctlscd", "rpctlssd")
         }
         self.handles = {name: daemons.handles for name, daemons in self.daemons.items()}
         self.totals = dict.fromkeys(
@@ -246,7 +249,7 @@ class Host:
                 for handle in handles
             ],
             "connections": [sock.stat() for sock in self.sockets.values()],
-            "totals": {**self.totals, **totals},
+            "totals": {**self.totals, **self.handover.totals, **totals},
         }
 
     async def rekey(self, connection: str | None) -> int:

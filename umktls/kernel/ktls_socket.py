@@ -39,20 +39,24 @@ from umktls.ktls.keyupdate import HANDSHAKE
 from umktls.ktls.rx import PullResult, Receiver
 from umktls.ktls.session import Direction
 from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.states import State
 from umktls.ktls.suites import Suite
 from umktls.ktls.tx import Transmitter
 from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.message import AuthSys
 from umktls.rpc.record import RecordReader
 from umktls.rpc.xdr import Buffer, Struct, XdrError
+from umktls.upcall.deposit import KeyState
 
 if TYPE_CHECKING:
+    from umktls.kernel.handover import Orphan
     from umktls.kernel.upcalls import DaemonHandle
 
-__all__ = ["Failure", "KernelSocket", "TlsFacts", "format_address"]
+__all__ = ["Deposited", "Failure", "KernelSocket", "TlsFacts", "format_address"]
 
 # So much may be queued when a daemon sends: RPC stops at a fourth of it by itself.
 SEND_QUEUE_HARD_LIMIT = 4 * SEND_QUEUE_LIMIT
+ALERT = 21
 RECORD_NAMES = {20: "change_cipher_spec", 21: "alert", 22: "handshake", 23: "application_data"}
 # The options that set keys, of both kernels.
 TX_KEYS = ((freebsd.IPPROTO_TCP, freebsd.TCP_TXTLS_ENABLE), (linux.SOL_TLS, linux.TLS_TX))
@@ -94,6 +98,19 @@ class Failure:
         return f"{self.reason}; {self.advice}" if self.advice else self.reason
 
 
+class Deposited:
+    """What a daemon of user `uid` has left for its successor. It holds secrets."""
+
+    def __init__(self, data: bytes, uid: int) -> None:
+        self.data = bytearray(data)
+        self.uid = uid
+
+    def wipe(self) -> None:
+        """Forget it."""
+        self.data[:] = bytes(len(self.data))
+        self.data.clear()
+
+
 class KernelSocket:
     """One connected TCP socket. `name` is what the trace calls the connection.
 
@@ -124,6 +141,9 @@ class KernelSocket:
         self.local = format_address(sock.getsockname())
         self.opened = trace.now()
         self.phase = "connected"
+        self.deposit: Deposited | None = None
+        self.orphan: Orphan | None = None
+        self.cut_off = ""  # why the kernel itself has ended the connection
         self.tls: TlsFacts | None = None
         self.failure: Failure | None = None
         self.handle: DaemonHandle | None = None
@@ -196,7 +216,7 @@ class KernelSocket:
                     self._first_data()
                 await deliver(message)
             if result is PullResult.EOF:
-                return
+                break
             if result is PullResult.MORE_NEEDED:
                 if self.intake is None:
                     rx.buffer_filled(await read_some(self.sock, rx.get_buffer(1, reader)))
@@ -208,6 +228,8 @@ class KernelSocket:
                     await trio.lowlevel.checkpoint()
             else:
                 await control()
+        if self.cut_off:
+            raise WorldError(self.cut_off, errno.ECONNABORTED)
 
     def count_control(self, record_type: int, length: int, *, handed_up: bool) -> None:
         """Note that a control record with `length` bytes of content is at the head, and whether it
@@ -263,6 +285,12 @@ class KernelSocket:
         elif self.state.mode("tx") != mode:
             self.detours.tx_switched()
 
+    def keep_deposit(self, data: bytes, uid: int) -> None:
+        """UMKTLS_SESSION: it is not looked into. An empty one takes the last one back."""
+        if self.deposit is not None:
+            self.deposit.wipe()
+        self.deposit = Deposited(data, uid) if data else None
+
     def _set_certificate(self, value: bytes) -> None:
         try:
             self.certificate = PeerCertificate.from_bytes_untrusted(value)
@@ -304,12 +332,20 @@ class KernelSocket:
             rpctls.UMKTLS_DEADLINE: self._deadline,
             rpctls.UMKTLS_CONNECTION: lambda: self.name.encode(),
             rpctls.UMKTLS_PEERADDR: self._peer_address,
+            rpctls.UMKTLS_SESSION: lambda: bytes(self.deposit.data) if self.deposit else b"",
+            rpctls.UMKTLS_KEYS: lambda: self._key_state().to_bytes(),
             rpctls.UMKTLS_TX_FALLBACK: lambda: self.detours.fallback("tx").encode(),
             rpctls.UMKTLS_RX_FALLBACK: lambda: self.detours.fallback("rx").encode(),
         }
         if name not in values:
             raise CallerError(f"no option {name} at level SOL_UMKTLS", errno.ENOPROTOOPT)
         return values[name]()[:length]
+
+    def _key_state(self) -> KeyState:
+        """How far the keys are (see umktls.upcall.deposit)."""
+        rx, times = self.state.rx, self.state.keys_set
+        rx_due = rx.state is State.PAUSED and rx.control is None
+        return KeyState(times["tx"], times["rx"], self._awaits_key, rx_due)
 
     def _peer_address(self) -> bytes:
         """`ADDRESS PORT`; empty where it has none."""
@@ -354,6 +390,13 @@ class KernelSocket:
             self.state.tx.note_handshake(data)
         if held is None and not self._awaits_key:
             self._release_held()
+
+    async def send_alert(self, alert: bytes) -> None:
+        """An alert of the kernel's own, where it has the keys to seal one. Raises `UmktlsError`."""
+        if self.state.mode("tx") == freebsd.TCP_TLS_MODE_NONE or self._awaits_key:
+            return
+        abi = self.state.personality.messages
+        await self.sendmsg(alert, abi.layout.pack(*abi.set_record_type, bytes((ALERT,))))
 
     def recvmsg(self, length: int, controllen: int, flags: int) -> tuple[bytes, bytes, int]:
         """recvmsg(2), never waiting: what is at the head of the queue, one record at most.
@@ -427,6 +470,8 @@ class KernelSocket:
             return
         self.closed = True
         self.phase = "closed"
+        if self.deposit is not None:
+            self.deposit.wipe()
         self.queue.fail(WorldError(f"the connection was closed: {reason}", errno.ECONNABORTED))
         trio.lowlevel.notify_closing(self.sock)
         self.sock.close()
@@ -442,6 +487,7 @@ class KernelSocket:
             "peer": self.peer,
             "local": self.local,
             "state": self.phase,
+            "daemon": self._daemon_words(),
             "tls": None
             if self.tls is None
             else {name: getattr(self.tls, name) for name in TlsFacts.__slots__},
@@ -452,6 +498,12 @@ class KernelSocket:
             "control_records": self.control_records,
             "opened": self.opened,
         }
+
+    def _daemon_words(self) -> str:
+        """Who has the session: a daemon's process, nobody at present, or nobody for good."""
+        if self.orphan is not None:
+            return "orphan"
+        return f"process {self.handle.pid}" if self.handle is not None else "none"
 
     def _half(
         self,

@@ -47,6 +47,7 @@ UTRACE_EVENTS = {
     "handshake": ("version", "suite", "alpn", "peer", "resumed", "verified"),
     "handshake-failed": ("phase", "reason", "advice"),
     "ticket": ("lifetime", "bytes"),
+    "ticket-dropped": ("lifetime", "bytes"),
     "key-update": ("direction", "generation", "requested"),
     "alert": ("level", "description", "reason"),
     "swallowed": ("type", "name", "bytes"),
@@ -72,6 +73,11 @@ class Process:
         number = next(self._numbers)
         self.descriptors[number] = sock
         return number
+
+    def forget(self, sock: KernelSocket) -> None:
+        """`sock` is another process's from now on."""
+        for number in [number for number, held in self.descriptors.items() if held is sock]:
+            del self.descriptors[number]
 
     def descriptor(self, number: int) -> KernelSocket:
         """The socket behind descriptor `number`. Raises `CallerError` EBADF."""
@@ -115,6 +121,7 @@ class SyscallServer:
             rpctls.SYS_recvmsg: self._recvmsg,
             rpctls.SYS_shutdown: self._shutdown,
             rpctls.SYS_utrace: self._utrace,
+            rpctls.SYS_umktls_adopt: self._adopt,
         }
         self._operations: dict[int, Callable[[Process, bytes], Answer]] = {
             rpctls.RPCTLS_SYSC_CLSETPATH: lambda p, path: self._set_path(p, "rpctlscd", path),
@@ -220,11 +227,17 @@ class SyscallServer:
                 return handle.the_offer()
         return None
 
+    def _adopt(self, process: Process, args: wire.AdoptArgs) -> Answer:
+        sock = self._host.handover.adopt(process, args.program)
+        return Answer(wire.AdoptResult(process.install(sock), sock.cookie))
+
     # ---- calls on a descriptor
 
     def _close(self, process: Process, args: wire.CloseArgs) -> Answer:
-        if process.descriptors.pop(args.fd, None) is None:
+        sock = process.descriptors.pop(args.fd, None)
+        if sock is None:
             raise CallerError(f"process {process.pid} has no descriptor {args.fd}", errno.EBADF)
+        self._host.handover.given_up(process, sock)
         return Answer(None)
 
     async def _setsockopt(self, process: Process, args: wire.SetsockoptArgs) -> Answer:
@@ -237,6 +250,12 @@ class SyscallServer:
             return data[:length]
 
         sock = process.descriptor(args.fd)
+        if (args.level, args.name) == (rpctls.SOL_UMKTLS, rpctls.UMKTLS_SESSION):
+            sock.keep_deposit(args.value, process.uid)
+            return Answer(None)
+        if (args.level, args.name) == (rpctls.SOL_UMKTLS, rpctls.UMKTLS_ADOPTED):
+            self._host.handover.adopted(process, sock, bytes(args.value))
+            return Answer(None)
         async with sock.sealing():
             sock.setsockopt(args.level, args.name, bytes(args.value), copyin)
         return Answer(None)

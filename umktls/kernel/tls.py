@@ -22,8 +22,9 @@ import trio
 from umktls.abi import rpctls
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import PeerError, UmktlsError, UnsupportedError, WorldError
+from umktls.kernel.handover import say_goodbye
 from umktls.kernel.ktls_socket import Failure, KernelSocket
-from umktls.kernel.upcalls import Request, connect_life
+from umktls.kernel.upcalls import DaemonGone, Request, connect_life
 from umktls.ktls.states import State
 from umktls.rpc.message import AuthSys
 from umktls.upcall.states import UpcallAction
@@ -169,6 +170,8 @@ def established(host: Host, sock: KernelSocket) -> None:
     """The daemon says the handshake worked: check that kernel TLS did (design case S2)."""
     sock.check_kernel_tls()
     sock.phase = "established"
+    if sock.handle is not None and sock.handle.gone.is_set():
+        host.handover.left_one(sock)
     host.totals["handshakes"] += 1
     if sock.tls is not None and sock.tls.resumed:
         host.totals["resumed"] += 1
@@ -204,20 +207,29 @@ async def handle_control(host: Host, sock: KernelSocket) -> None:
 async def upcall_session(host: Host, sock: KernelSocket, procedure: str, counter: str) -> int:
     """An upcall about an established session; returns its reterr.
 
-    A daemon that is gone, or does not know the session, is NOSSL, as FreeBSD has it.
+    A daemon that is gone, or does not know the session, is NOSSL, as FreeBSD has it. Where the
+    session waits for another daemon, so does the upcall; that daemon is asked once more what the
+    other one has not answered.
     """
-    handle, session = sock.handle, sock.session
-    if handle is None or session is None:
-        return rpctls.RPCTLSERR_NOSSL
-    sock.upcalls[counter] += 1
-    request = Request(handle.procedure(procedure), session, host.config.upcall_seconds, sock)
-    try:
-        result = await handle.call(request)
-    except UmktlsError as error:
-        host.trace.emit("warning", sock.name, reason=f"{procedure}: {error}")
-        return rpctls.RPCTLSERR_NOSSL
-    reterr: int = result.reterr
-    return reterr
+    until = trio.current_time() + host.config.upcall_seconds
+    while await host.handover.attended(sock, until):
+        handle, session = sock.handle, sock.session
+        if handle is None or session is None:
+            break
+        sock.upcalls[counter] += 1
+        seconds = max(0.0, until - trio.current_time())
+        try:
+            result = await handle.call(Request(handle.procedure(procedure), session, seconds, sock))
+        except DaemonGone as error:
+            host.trace.emit("warning", sock.name, reason=f"{procedure}: {error}")
+            if procedure == "DISCONNECT" or not await host.handover.has_left(handle):
+                break
+        except UmktlsError as error:
+            host.trace.emit("warning", sock.name, reason=f"{procedure}: {error}")
+            break
+        else:
+            return int(result.reterr)
+    return rpctls.RPCTLSERR_NOSSL
 
 
 async def rekey(host: Host, sock: KernelSocket) -> bool:
@@ -244,6 +256,9 @@ async def disconnect(host: Host, sock: KernelSocket, reason: str) -> None:
         host.trace.emit("disconnect", sock.name, reason=reason)
         with trio.CancelScope(shield=True), trio.move_on_after(DISCONNECT_SECONDS):
             await sock.detours.finish_sending()
-            await upcall_session(host, sock, "DISCONNECT", "disconnect")
+            # An orphan need not be adopted for its last moment.
+            host.handover.end(sock)
+            if await upcall_session(host, sock, "DISCONNECT", "disconnect"):
+                await say_goodbye(sock)
             await sock.queue.emptied()
     sock.close(reason)

@@ -129,7 +129,7 @@ class DaemonHandle:
     """A daemon process that serves upcalls of program `name`, whatever the transport.
 
     `limit` is how many CONNECTs may be out at once, `places` how many of these are given away.
-    `has_room` is called when there may be a place again.
+    `has_room` is called when there may be a place again. `gone`: it is no daemon any more.
     """
 
     version: int
@@ -142,6 +142,7 @@ class DaemonHandle:
         self.limit = limit
         self.places = 0
         self.has_room: Callable[[], None] = lambda: None
+        self.gone = trio.Event()
         self.offers: dict[int, Request[Any]] = {}
         self._calls: CallTable[Request[Any]] = CallTable()
         self._unanswered: dict[int, Request[Any]] = {}

@@ -57,6 +57,7 @@ class KtlsSocketState:
         open_record: what MSG_MORE has kept back.
         ulp, zerocopy_ro, expect_no_pad: what Linux's options have set.
         ifnet_disabled: the card sends too much again and is not asked any more.
+        keys_set: how often the keys of each direction were set.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class KtlsSocketState:
         self._engines: dict[Direction, Engine] = {"tx": tx_engine, "rx": rx_engine}
         self._tx_engines = {engine.mode: engine for engine in (*more_tx_engines, tx_engine)}
         self._sessions: dict[Direction, Session] = {}
+        self.keys_set: dict[Direction, int] = {"tx": 0, "rx": 0}
         self._closed = False
 
     # What there is
@@ -171,6 +173,7 @@ class KtlsSocketState:
             set_opener(engine.opener(session), session.suite, needed)
             self.rx.tally = self.counters.tally(session)
         self._sessions[direction] = session
+        self.keys_set[direction] += 1
         if again:
             self.counters.rekeys[direction] += 1
         else:

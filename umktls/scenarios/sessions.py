@@ -6,7 +6,7 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import trio
 
@@ -275,20 +275,42 @@ async def key_update_by_us_later(bench: Bench) -> str:
 # ---- the daemon's troubles
 
 
-@scenario("killed-and-restarted", "old sessions live on, new ones come", needs=(SESSION,))
+@scenario(
+    "killed-and-restarted",
+    "the session goes on, or ends at once; new ones come",
+    needs=(SESSION,),
+)
 async def killed_and_restarted(bench: Bench) -> str:
-    """The daemon is killed while a session is open, and started again. The keys are in the kernel,
-    so calls go on; a new connection is served by the new daemon."""
+    """The daemon is killed while a session is open, and started again. Calls go on if it has
+    deposited the session (UMKTLS_SESSION), and then the new daemon has to adopt it; otherwise the
+    kernel ends the connection. A new connection is served by the new daemon."""
     async with bench.meeting() as meeting:
         await shake_hands(meeting)
         await meeting.talk()
         bench.subject.signal(signal.SIGKILL)
         await bench.until(lambda: not bench.host.handles[bench.daemon])
-        await meeting.talk()
+        sock = meeting.kernel.sock
+        goes_on = sock is not None and sock.orphan is not None
+        if goes_on:
+            await meeting.talk()
+        else:
+            await meeting.over()
         await bench.subject.start(bench.host, bench.daemon)
         await works(bench)
-        await meeting.talk()
-    return "calls on the old session, a new session"
+        if goes_on:
+            await adopted(bench, meeting)
+    return f"the session {'went on' if goes_on else 'ended'}, a new session"
+
+
+async def adopted(bench: Bench, meeting: Meeting) -> None:
+    """The new daemon answers for the session of the old one."""
+    sock = meeting.kernel.sock
+    await bench.until(lambda: sock is not None and sock.orphan is None)
+    await meeting.talk()
+    if SECOND_KEY.met(bench.host.personality):
+        with suppress(Skipped):  # REKEY may be left out
+            await rekey(bench, meeting)
+            await meeting.talk()
 
 
 @scenario("killed-in-handshake", "refused at once, the next one succeeds", needs=(SESSION,))

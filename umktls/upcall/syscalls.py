@@ -25,6 +25,7 @@ from umktls.abi.rpctls import (
     SYS_sendmsg,
     SYS_setsockopt,
     SYS_shutdown,
+    SYS_umktls_adopt,
     SYS_utrace,
 )
 from umktls.errors import CallerError
@@ -39,6 +40,8 @@ __all__ = [
     "MAX_PATH",
     "MAX_UTRACE",
     "SYSCALLS",
+    "AdoptArgs",
+    "AdoptResult",
     "CloseArgs",
     "GetsockoptArgs",
     "RecvmsgArgs",
@@ -156,6 +159,21 @@ class ShutdownArgs(Struct):
 
 
 @xdr.struct
+class AdoptArgs(Struct):
+    """umktls_adopt(program), ours: RPCTLSCD or RPCTLSSD, as whose daemon the caller asks."""
+
+    program: Uint
+
+
+@xdr.struct
+class AdoptResult(Struct):
+    """A descriptor of the session's socket, and the socket's cookie (version 2 of the upcall)."""
+
+    fd: Int
+    socookie: Uhyper
+
+
+@xdr.struct
 class UtraceArgs(Struct):
     """utrace(2); `data` is one JSON object with "event" and, where one is concerned, "fd"."""
 
@@ -222,6 +240,13 @@ SYSCALLS: Mapping[int, Syscall] = {
             RpctlsSyscallArgs,
             xdr.INT,
             "operations 1 to 7; a descriptor comes beside the reply",
+        ),
+        Syscall(
+            SYS_umktls_adopt,
+            "umktls_adopt",
+            AdoptArgs,
+            xdr.codec(AdoptResult),
+            "ours: a session whose daemon has gone; EAGAIN when there is none (any more)",
         ),
     )
 }

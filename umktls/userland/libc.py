@@ -38,6 +38,7 @@ from umktls.upcall.syscalls import (
     MAX_MESSAGE,
     MAX_UTRACE,
     SYSCALLS,
+    AdoptArgs,
     CloseArgs,
     RpctlsSyscallArgs,
     UtraceArgs,
@@ -121,6 +122,21 @@ class Kernel:
             os.close(extra)
         os.set_blocking(descriptors[0], False)
         return Socket(self, number, descriptors[0])
+
+    def adopt(self, program: int) -> tuple[Socket, int] | None:
+        """umktls_adopt: a session that its daemon has left behind, with the socket's cookie; None
+        when there is none.
+
+        `program` is RPCTLSCD or RPCTLSSD: whose daemon this process has registered as. The socket
+        has no real descriptor; what the other daemon has deposited is `Socket.deposited`.
+        """
+        try:
+            result, _ = self.call(AdoptArgs(program))
+        except SystemCallError as error:
+            if error.errno in (errno.EAGAIN, errno.ENOSYS):
+                return None
+            raise
+        return Socket(self, result.fd, -1), result.socookie
 
     def utrace(self, event: Mapping[str, Any]) -> None:
         """utrace(2): put `event` into the host's trace. Long texts are cut to fit."""

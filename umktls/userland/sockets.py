@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from umktls.abi.rpctls import (
     SOL_UMKTLS,
+    UMKTLS_ADOPTED,
     UMKTLS_CONNECTION,
     UMKTLS_DEADLINE,
+    UMKTLS_KEYS,
     UMKTLS_PEERADDR,
     UMKTLS_PEERCERT,
     UMKTLS_PEERNAME,
     UMKTLS_RX_BOUNCE,
     UMKTLS_RX_FALLBACK,
+    UMKTLS_SESSION,
     UMKTLS_TX_BOUNCE,
     UMKTLS_TX_FALLBACK,
     UMKTLS_XPRTSEC,
@@ -24,7 +27,10 @@ from umktls.abi.rpctls import (
 )
 from umktls.errors import PeerError
 from umktls.ktls.session import Direction, Session
+from umktls.rpc import xdr
 from umktls.rpc.certificate import PeerCertificate
+from umktls.upcall.deposit import MAX_DEPOSIT, Deposit, KeyState
+from umktls.upcall.rpctls import rpctls_session_arg
 from umktls.upcall.syscalls import (
     CloseArgs,
     GetsockoptArgs,
@@ -44,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["About", "Socket"]
 
 OPTION_ROOM = 1024
+_session_name = xdr.codec(rpctls_session_arg)
 _FALLBACK: Mapping[Direction, int] = {"tx": UMKTLS_TX_FALLBACK, "rx": UMKTLS_RX_FALLBACK}
 _BOUNCE: Mapping[Direction, int] = {"tx": UMKTLS_TX_BOUNCE, "rx": UMKTLS_RX_BOUNCE}
 
@@ -207,6 +214,26 @@ class Socket:
     def tell_certificate(self, certificate: PeerCertificate) -> None:
         """UMKTLS_PEERCERT: what the peer's verified certificate says, for rules about it."""
         self.setsockopt(SOL_UMKTLS, UMKTLS_PEERCERT, certificate.to_bytes())
+
+    def deposit(self, session: Deposit) -> None:
+        """UMKTLS_SESSION: leave with the kernel what a successor of this process needs.
+
+        Raises `CallerError` for one that is too large, `SystemCallError`.
+        """
+        self.setsockopt(SOL_UMKTLS, UMKTLS_SESSION, session.to_bytes())
+
+    def deposited(self) -> Deposit:
+        """What was left for an adopted session. Raises `XdrError`, `SystemCallError`."""
+        value = self.getsockopt(SOL_UMKTLS, UMKTLS_SESSION, MAX_DEPOSIT)
+        return Deposit.from_bytes_untrusted(value)
+
+    def key_state(self) -> KeyState:
+        """UMKTLS_KEYS: how far the session's keys are. Raises `XdrError`, `SystemCallError`."""
+        return KeyState.from_bytes_untrusted(self.getsockopt(SOL_UMKTLS, UMKTLS_KEYS, 64))
+
+    def adopted(self, name: rpctls_session_arg) -> None:
+        """UMKTLS_ADOPTED: from now on upcalls about the session come here, by this name."""
+        self.setsockopt(SOL_UMKTLS, UMKTLS_ADOPTED, b"".join(_session_name.encode(name)))
 
     def deadline(self, otherwise: float = UPCALL_TIMEOUT) -> Deadline:
         """UMKTLS_DEADLINE: until when the upcall must be answered."""

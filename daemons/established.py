@@ -1,0 +1,296 @@
+"""What all established sessions have in common, whoever made them.
+
+The kernel makes and opens the records. What it cannot deal with (handshake messages, alerts) it
+parks, and asks by HANDLERECORD that the daemon take it. Who judges such a record, and who makes
+the answer, is for the two kinds: `session.LiveSession` has the SSL object of the handshake,
+`adopted.AdoptedSession` has what another daemon has left behind.
+
+The lock: HANDLERECORD, REKEY and DISCONNECT for one session come in threads of their own, as do
+bounced data, and each is a few calls that belong together. Nothing waits for the peer inside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from umktls.errors import UmktlsError
+from umktls.ktls.suites import TLS_1_3
+from umktls.upcall.deposit import Deposit
+from umktls.userland.libc import Record, Socket, SystemCallError
+from umktls.userland.streams import Deadline
+
+from .alerts import INTERNAL_ERROR, UNEXPECTED_MESSAGE, Alert, Breach, advice_for, alert_name
+from .facts import facts_of
+from .failure import VerifyProblem
+from .records import (
+    ALERT,
+    HANDSHAKE,
+    KEY_UPDATE,
+    NEW_SESSION_TICKET,
+    HandshakeMessage,
+    HandshakeMessages,
+)
+from .tlsadapter import Chain
+from .ways import PlainReceiving, PlainSending, Receiving, Sending
+
+__all__ = ["EstablishedSession", "Tracer"]
+
+logger = logging.getLogger(__name__)
+
+# Puts an event into the kernel's trace; the session's descriptor is filled in here.
+Tracer = Callable[[dict[str, Any]], None]
+
+
+class EstablishedSession:
+    """A session. `version` is TLS's, such as 0x0304; `address` the peer's, "" for none; `chain` its
+    verified certificates, empty where it showed none.
+
+    The kind sets `_sending` and `_receiving` before anything is asked of it.
+    """
+
+    _sending: Sending
+    _receiving: Receiving
+
+    def __init__(
+        self, sock: Socket, trace: Tracer, version: int, address: str, chain: Chain
+    ) -> None:
+        self.address = address
+        self.chain = chain
+        self._version = version
+        self._sock = sock
+        self._trace = trace
+        self._messages = HandshakeMessages()
+        self._generation = {"sent": 0, "received": 0}
+        self._said_goodbye = False
+        self._deposits = False
+        self._lock = threading.Lock()
+
+    def __str__(self) -> str:
+        """For the log, with the name by which trace and mount know the connection."""
+        with contextlib.suppress(UmktlsError):
+            if name := self._sock.connection_name():
+                return f"session {self.number} [connection {name}]"
+        return f"session {self.number}"
+
+    @property
+    def number(self) -> int:
+        """The socket's descriptor in the kernel's table."""
+        return self._sock.number
+
+    @property
+    def peer_verified(self) -> bool:
+        """Whether the peer showed a certificate: what was shown has been verified."""
+        return bool(self.chain)
+
+    def deadline(self) -> Deadline:
+        """Until when the upcall that made the session must be answered."""
+        return self._sock.deadline()
+
+    def tell_certificate(self) -> None:
+        """Tell the kernel what the peer's certificate says; a kernel that does not care may."""
+        try:
+            self._sock.tell_certificate(facts_of(self.chain))
+        except SystemCallError as error:
+            logger.info("%s: the certificate's facts are not wanted: %s", self, error)
+
+    # What a successor needs.
+
+    def deposit(self) -> None:
+        """Leave the session with the kernel, now and whenever it changes, for a daemon that comes
+        after this one. Without that it ends with this one; so does one that is not all in the
+        kernel."""
+        sending, receiving = self._sending, self._receiving
+        if not isinstance(sending, PlainSending) or not isinstance(receiving, PlainReceiving):
+            return
+        self._deposits = True
+        session = Deposit(
+            layout=1,
+            version=self._version,
+            suite=sending.ratchet.suite.name.encode(),
+            tx_secret=sending.ratchet.secret,
+            tx_generation=self._generation["sent"],
+            rx_secret=receiving.ratchet.secret,
+            rx_generation=self._generation["received"],
+            address=self.address.encode(),
+            chain=tuple(certificate.public_bytes(Encoding.DER) for certificate in self.chain),
+            unfinished=self._messages.unfinished,
+        )
+        try:
+            self._sock.deposit(session)
+        except UmktlsError as error:
+            logger.info("%s will end with this daemon: %s", self, error)
+
+    def _deposit_again(self) -> None:
+        if self._deposits:
+            self.deposit()
+
+    # The upcalls.
+
+    def handle_record(self) -> bool:
+        """HANDLERECORD: deal with the record at the head; whether the session goes on well."""
+        return self._try(self._handle_head)
+
+    def rekey(self) -> bool:
+        """REKEY: a new key for sending, and ask the peer for one; its answer comes as a record.
+
+        Whether it worked; if not, the session is at its end. Where nothing is sealed there is no
+        key to renew, TLS 1.2 has no way to do it, and some kernels take no second key.
+        """
+        if self._version != TLS_1_3 or not self._sending.renewable:
+            return False
+        return self._try(self._renew)
+
+    def _renew(self) -> None:
+        self._sending.renew(request=True)
+        self._deposit_again()
+
+    def _try(self, work: Callable[[], None]) -> bool:
+        with self._lock:
+            try:
+                work()
+            except Breach as error:
+                self._fail(str(error), error.alert)
+                return False
+            except UmktlsError as error:
+                self._fail(str(error), INTERNAL_ERROR)
+                return False
+            return True
+
+    def disconnect(self) -> None:
+        """DISCONNECT: close_notify, shut down, close. Never fails."""
+        with self._lock:
+            if not self._said_goodbye:
+                self._say_goodbye()
+        self._release()
+        with contextlib.suppress(UmktlsError):
+            self._sock.close()
+
+    def _release(self) -> None:
+        """Give up what the kind has besides."""
+
+    def expel(self, problem: VerifyProblem) -> None:
+        """The peer's certificate is not good any more: say so, and have the kernel stop reading,
+        since somebody who was revoked need not go by himself. Never fails."""
+        subject = problem.certificate.subject.rfc4514_string()
+        with self._lock:
+            self._fail(
+                f"the certificate {subject} is not good any more: {problem.text}", problem.alert
+            )
+            with contextlib.suppress(UmktlsError):
+                self._sock.shutdown(socket.SHUT_RD)
+
+    def _handle_head(self) -> None:
+        record = self._sock.receive_record()
+        if record is not None:
+            self._on_control(record)
+
+    def _on_control(self, record: Record) -> None:
+        if record.type == ALERT:
+            self._on_alert(Alert.decode_untrusted(record.data), record)
+        elif record.type == HANDSHAKE:
+            self._on_handshake(record)
+        else:
+            raise Breach(f"a record of type {record.type} after the handshake", UNEXPECTED_MESSAGE)
+
+    # Handshake messages.
+
+    def _on_handshake(self, record: Record) -> None:
+        before = bool(self._messages.unfinished)
+        messages = self._messages.feed_untrusted(record.data)
+        self._judge(record, messages)
+        for message in messages:
+            if message.type == NEW_SESSION_TICKET:
+                self._on_ticket(message)
+            elif message.type == KEY_UPDATE:
+                self._on_key_update(message)
+        if before or self._messages.unfinished or any(m.type == KEY_UPDATE for m in messages):
+            self._deposit_again()
+
+    def _judge(self, record: Record, messages: list[HandshakeMessage]) -> None:
+        """Whether a record of handshake messages may come now. Raises `UmktlsError` if not."""
+        raise NotImplementedError
+
+    def _on_ticket(self, message: HandshakeMessage) -> None:
+        lifetime = int.from_bytes(message.body[:4], "big")
+        event = "ticket" if self._keep_ticket() else "ticket-dropped"
+        self._emit(event, lifetime=lifetime, bytes=len(message.body))
+
+    def _keep_ticket(self) -> bool:
+        """Whether the ticket that has come is of use, and was kept."""
+        raise NotImplementedError
+
+    def _on_key_update(self, message: HandshakeMessage) -> None:
+        self._receiving.update()
+        self._count("received", message.update_requested)
+        if message.update_requested:
+            self._sending.answer_update()
+
+    def _key_update_sent(self, request: bool) -> None:
+        self._count("sent", request)
+
+    def _count(self, direction: str, requested: bool) -> None:
+        self._generation[direction] += 1
+        self._emit(
+            "key-update",
+            direction=direction,
+            generation=self._generation[direction],
+            requested=requested,
+        )
+
+    # Alerts.
+
+    def _on_alert(self, alert: Alert, record: Record) -> None:
+        if alert.closes:
+            self._emit("alert", level="warning", description=alert.name, reason="the peer closes")
+            self._say_goodbye()
+            return
+        reason = f"the peer ended the session with the alert {alert.name}"
+        reason = f"{reason}; {advice_for(alert.description)}"
+        logger.warning("%s: %s", self, reason)
+        self._emit("alert", level=alert.level_name, description=alert.name, reason=reason)
+        self._shut_down()
+
+    def _say_goodbye(self) -> None:
+        """Our close_notify, and the end of sending."""
+        with contextlib.suppress(UmktlsError):
+            self._send_close_notify()
+        self._shut_down()
+
+    def _send_close_notify(self) -> None:
+        raise NotImplementedError
+
+    def _shut_down(self) -> None:
+        self._said_goodbye = True
+        with contextlib.suppress(UmktlsError):
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def _fail(self, reason: str, alert: int) -> None:
+        """The session cannot go on. The peer gets `alert`, unless it has got one."""
+        logger.warning("%s ends: %s", self, reason)
+        sent = self._alert_sent()
+        if sent is None:
+            with contextlib.suppress(UmktlsError):
+                self._sending.alert(Alert.fatal(alert).encode())
+            sent = alert
+        with contextlib.suppress(UmktlsError):
+            self._emit("alert", level="fatal", description=alert_name(sent), reason=reason)
+        self._shut_down()
+
+    def _alert_sent(self) -> int | None:
+        """The alert that has been sent already by somebody else, if one has."""
+        return None
+
+    def complain(self, reason: str) -> None:
+        """Something is not as it should be, and the session goes on: for the log and the trace."""
+        logger.warning("%s: %s", self, reason)
+        self._emit("warning", reason=reason)
+
+    def _emit(self, event: str, **fields: Any) -> None:
+        self._trace({"event": event, "fd": self.number, **fields})
