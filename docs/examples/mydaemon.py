@@ -18,7 +18,7 @@ from umktls.userland.libc import Kernel
 from umktls.userland.streams import Deadline
 from umktls.userland.svc import UpcallServer
 
-ALERT, HANDSHAKE, KEY_UPDATE, CLOSE_NOTIFY = 21, 22, 24, b"\1\0"
+ALERT, HANDSHAKE, CLOSE_NOTIFY, UPDATE = 21, 22, b"\1\0", b"\x18\0\0\1"
 SECRETS = {"tx": "CLIENT_TRAFFIC_SECRET_0", "rx": "SERVER_TRAFFIC_SECRET_0"}
 
 
@@ -67,7 +67,7 @@ class Live:
             raise PeerError(f"kernel TLS does not work for {way}")
 
     def rekey(self, request=1):
-        self.sock.send_record(HANDSHAKE, bytes((KEY_UPDATE, 0, 0, 1, request)))
+        self.sock.send_record(HANDSHAKE, UPDATE + bytes((request,)))
         self.set_keys("tx")
 
     def handle_record(self):
@@ -77,9 +77,9 @@ class Live:
                 kernel.utrace({"event": "alert", "fd": self.sock.number, "level": "fatal"})
             self.sock.send_record(ALERT, CLOSE_NOTIFY)
             self.sock.shutdown()
-        elif record.data[0] == KEY_UPDATE:
+        elif record.data[-5:-1] == UPDATE:  # in front of it other messages may be
             self.set_keys("rx")
-            if record.data[4]:
+            if record.data[-1]:
                 self.rekey(request=0)
 
     def end(self):

@@ -72,11 +72,11 @@ async def test_every_scenario_is_passed(
 
 # What differs between kernels, and what has to be the same.
 KERNEL_SCENARIOS: dict[Role, tuple[str, ...]] = {
-    "client": ("tickets-2", "resumption"),
+    "client": ("tickets-2", "resumption", "key-update-glued"),
     "server": ("own-tickets",),
 }
 BOTH_ROLES = ("good", "mutual", "wrong-ca", "glued", "alert-after-data", "close-notify")
-UPDATES = [name for name in SCENARIOS if name.startswith("key-update-")]
+UPDATES = [name for name in SCENARIOS if name.startswith("key-update-by-")]
 
 
 @pytest.mark.parametrize("role", ROLES)

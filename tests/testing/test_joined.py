@@ -43,6 +43,35 @@ async def test_new_keys(umktls_joined: Boot, autojump_clock: Clock, names: tuple
         await both.event("client", "rx-keys", 3)
 
 
+TICKET = b"\4\0\0\x0e" + bytes(14)
+
+
+@pytest.mark.parametrize("name", ["umktls", "linux"])
+async def test_new_keys_behind_another_message(
+    umktls_joined: Boot, autojump_clock: Clock, name: str
+) -> None:
+    """In one record, while calls are answered: what is sent behind it waits for the new key."""
+    kernel = PERSONALITIES[name]
+    async with umktls_joined(client=kernel, server=kernel) as both:
+        both.server_daemon.before_update = both.client_daemon.before_update = TICKET
+
+        async def talk() -> None:
+            for number in range(30):
+                data = bytes([number]) * 100
+                assert await both.rpc.call(SAY, data, NULL_AUTH) == data
+
+        with trio.fail_after(600):
+            async with trio.open_nursery() as nursery:
+                for _ in range(4):
+                    nursery.start_soon(talk)
+                await both.event("client", "first-rpc", 2)
+                for _ in range(5):
+                    assert await both.server.rekey(None) == 1
+                    assert await both.client.rekey(None) == 1
+            await both.event("client", "rx-keys", 11)
+        assert both.client.totals["connections"] == 1
+
+
 @pytest.mark.parametrize("action", [drop, alter, cut])
 @pytest.mark.parametrize("way", ["to_server", "to_client"])
 async def test_what_the_wire_breaks_is_made_good_by_a_new_connection(

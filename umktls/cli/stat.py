@@ -97,7 +97,8 @@ def heading(state: dict[str, Any]) -> Text:
     started = datetime.fromtimestamp(float(host.get("started") or 0)).strftime("%H:%M:%S")
     text = Text()
     text.append(printable(str(host.get("name"))), style="bold")
-    text.append(f"  process {host.get('pid')}, since {started}, {host.get('personality')}")
+    text.append(f"  process {host.get('pid')}, since {started}")
+    text.append(f", personality {printable(str(host.get('personality')))}")
     for label, value in (
         ("mount", state.get("mount") and mount_words(state["mount"])),
         ("exports", ", ".join(map(str, state.get("exports") or []))),

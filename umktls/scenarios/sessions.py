@@ -15,6 +15,7 @@ from umktls.scenarios.handshakes import AT_ONCE, shake_hands
 from umktls.scenarios.table import SECOND_KEY, SESSION, TICKETS, Skipped, scenario
 from umktls.scenarios.tlspeer import (
     APPLICATION_DATA,
+    NEW_SESSION_TICKET,
     AlertReceived,
     Ended,
     Sending,
@@ -231,6 +232,26 @@ async def key_update_by_peer_later(bench: Bench) -> str:
                 await meeting.peer.update_keys(request=request)
                 await meeting.talk()
         return seen
+
+
+@scenario(
+    "key-update-glued",
+    "answered, and calls go on",
+    ("client",),
+    needs=(SESSION, SECOND_KEY),
+    otherwise=CUT_OFF,
+)
+async def key_update_glued(bench: Bench) -> str:
+    """The server sends a ticket and a KeyUpdate in one record, which TLS allows: who looks at a
+    record's first message only misses that the keys change."""
+    # lifetime, age_add, nonce, ticket, extensions: RFC 8446 section 4.6.1
+    body = (300).to_bytes(4) + bytes(4) + b"\1\x07" + b"\0\x10" + b"t" * 16 + b"\0\0"
+    ticket = bytes((NEW_SESSION_TICKET, 0, 0, len(body))) + body
+    async with bench.meeting() as meeting:
+        await shake_hands(meeting)
+        await meeting.talk()
+        await meeting.peer.update_keys(request=True, behind=ticket)
+        return await updated(meeting, 0)
 
 
 async def rekey(bench: Bench, meeting: Meeting) -> None:

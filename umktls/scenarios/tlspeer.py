@@ -234,9 +234,9 @@ class TlsPeer:
         """An alert under the application keys; a close_notify (0) is a warning, all else fatal."""
         await self.send(ALERT, bytes((2 if description else 1, description)))
 
-    async def update_keys(self, *, request: bool) -> None:
-        """A KeyUpdate, and everything after it under the next key."""
-        await self.send(HANDSHAKE, bytes((KEY_UPDATE, 0, 0, 1, request)))
+    async def update_keys(self, *, request: bool, behind: bytes = b"") -> None:
+        """A KeyUpdate, in one record behind other messages, and all after it under the next key."""
+        await self.send(HANDSHAKE, behind + bytes((KEY_UPDATE, 0, 0, 1, request)))
         self._tx_secret = next_traffic_secret(self.suite, self._tx_secret)
         self._sealer = self._engine.sealer(Session.from_secret(self.suite, self._tx_secret))
 

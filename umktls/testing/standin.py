@@ -20,6 +20,7 @@ import trio
 
 from umktls.abi import rpctls
 from umktls.errors import PeerError
+from umktls.ktls.keyupdate import HANDSHAKE, KeyUpdates
 from umktls.ktls.schedule import next_traffic_secret
 from umktls.ktls.session import Session
 from umktls.ktls.suites import SUITES
@@ -43,7 +44,7 @@ __all__ = ["StandIn"]
 
 SUITE = SUITES["TLS_AES_128_GCM_SHA256"]
 SECRETS = {"client": b"c" * 32, "server": b"s" * 32}
-HANDSHAKE, KEY_UPDATE = 22, 24
+KEY_UPDATE = 24
 Role = Literal["client", "server"]
 STARTED = (1, 1)
 
@@ -59,6 +60,8 @@ class Live:
     fd: int
     tx: bytes
     rx: bytes
+    updates: KeyUpdates = field(default_factory=KeyUpdates)
+    lock: trio.Lock = field(default_factory=trio.Lock)  # a KeyUpdate and its key belong together
 
 
 @dataclass
@@ -66,7 +69,8 @@ class StandIn:
     """The daemon of one host. The switches may be turned at any time:
 
     silent: upcalls are not answered. late: seconds before an upcall is looked at. refuse: the
-    reason why no handshake succeeds.
+    reason why no handshake succeeds. before_update: messages that are sent in one record with each
+    KeyUpdate, in front of it.
     """
 
     role: Role
@@ -74,6 +78,7 @@ class StandIn:
     silent: bool = False
     late: float = 0.0
     refuse: str = ""
+    before_update: bytes = b""
     upcalls: list[str] = field(default_factory=list)
     _sessions: dict[int, Live] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
@@ -164,13 +169,14 @@ class StandIn:
         session = self._sessions.get(argument.ssl)
         if session is None:
             return rpctls_session_res(rpctls.RPCTLSERR_NOSSL)
-        if procedure.name == "REKEY":
-            await self._renew_sending(session, request=True)
-        elif procedure.name == "HANDLERECORD":
-            await self._handle_record(session)
-        elif procedure.name == "DISCONNECT":
-            await self._call(wire.CloseArgs(session.fd))
-            del self._sessions[argument.ssl]
+        async with session.lock:
+            if procedure.name == "REKEY":
+                await self._renew_sending(session, request=True)
+            elif procedure.name == "HANDLERECORD":
+                await self._handle_record(session)
+            elif procedure.name == "DISCONNECT":
+                await self._call(wire.CloseArgs(session.fd))
+                del self._sessions[argument.ssl]
         return rpctls_session_res(rpctls.RPCTLSERR_OK)
 
     async def _connect(self) -> Any:
@@ -205,15 +211,15 @@ class StandIn:
 
     async def _handle_record(self, session: Live) -> None:
         taken = await self._call(wire.RecvmsgArgs(session.fd, 16384, 24, 0))
-        if taken.data[:1] == bytes((KEY_UPDATE,)):
+        if session.updates.in_record(taken.data):
             session.rx = next_traffic_secret(SUITE, session.rx)
             await self._set_keys(session, "rx")
-            if taken.data[4]:
+            if taken.data[-1]:
                 await self._renew_sending(session, request=False)
 
     async def _renew_sending(self, session: Live, *, request: bool) -> None:
         control = self._ktls.record_type(HANDSHAKE)
-        message = bytes((KEY_UPDATE, 0, 0, 1, request))
+        message = self.before_update + bytes((KEY_UPDATE, 0, 0, 1, request))
         await self._call(wire.SendmsgArgs(session.fd, message, control, 0))
         session.tx = next_traffic_secret(SUITE, session.tx)
         await self._set_keys(session, "tx")
