@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import KERNEL_LACKS
+from umktls.cli import tree
+from umktls.cli.demo import LEAVE_OUT, usual_trees
 from umktls.cli.umount import mounts
 from umktls.kernel.children import program_path
 
@@ -89,6 +92,16 @@ def test_demo_does_all_six_steps_and_leaves_nothing(place: Path, library: Path) 
     assert re.search(r"server s1 .*STARTTLS answered", said)
     assert "first sealed RPC" in said
     assert_nothing_left(place)
+
+
+def test_there_are_thousands_of_files_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian's library of Python has too few by itself; what was installed here makes up for it."""
+    chosen = usual_trees()
+    assert sum(len(tree.survey(top, LEAVE_OUT)) for top in chosen) > 1000
+    monkeypatch.setattr("umktls.cli.demo.ENOUGH", sys.maxsize)
+    both = usual_trees()
+    assert both[: len(chosen)] == chosen
+    assert len(both) == 2
 
 
 def test_demo_kept_stays_up_until_it_is_interrupted(place: Path, library: Path) -> None:

@@ -31,6 +31,8 @@ __all__ = ["demo"]
 
 # Programs that run meanwhile may write these two, and what pip has installed is not Python's own.
 LEAVE_OUT = ("__pycache__", "site-packages", "dist-packages")
+# Debian's library of Python alone has less than this; then what is installed here is copied too.
+ENOUGH = 2000
 
 
 @click.command()
@@ -39,8 +41,7 @@ LEAVE_OUT = ("__pycache__", "site-packages", "dist-packages")
     "--tree",
     "library",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
-    default=sysconfig.get_path("stdlib"),
-    help="What to copy. [default: Python's library]",
+    help="What to copy. [default: Python's library, and what is installed beside it]",
 )
 @click.option(
     "--personality",
@@ -78,7 +79,7 @@ def demo(keep: bool, library: Path, personality: str) -> None:
     console.print("demo: OK", style="bold green")
 
 
-def run(console: Console, library: Path, keep: bool, personality: str) -> None:
+def run(console: Console, library: Path | None, keep: bool, personality: str) -> None:
     """All six steps."""
     with Sandbox("demo") as sandbox:
         try:
@@ -89,12 +90,14 @@ def run(console: Console, library: Path, keep: bool, personality: str) -> None:
             raise
 
 
-def steps(console: Console, sandbox: Sandbox, library: Path, keep: bool, personality: str) -> None:
+def steps(
+    console: Console, sandbox: Sandbox, library: Path | None, keep: bool, personality: str
+) -> None:
     say(console, 1, f"a throw-away CA and certificates in {sandbox.certs}")
     layout.create(sandbox.certs)
     server = start_server(console, sandbox, personality)
     client = start_client(console, sandbox, server, personality)
-    copy_and_compare(console, sandbox, library)
+    copy_and_compare(console, sandbox, [library] if library else usual_trees())
     tell_life(console, [client, server])
     if keep:
         wait_for_interrupt(console, sandbox)
@@ -142,13 +145,31 @@ def start_client(console: Console, sandbox: Sandbox, server: Host, personality: 
     return client
 
 
-def copy_and_compare(console: Console, sandbox: Sandbox, library: Path) -> None:
+def usual_trees() -> list[Path]:
+    """Trees that are on every machine, thousands of files together."""
+    chosen: list[Path] = []
+    files = 0
+    for name in ("stdlib", "purelib"):
+        if files < ENOUGH:
+            chosen.append(Path(sysconfig.get_path(name)))
+            files += len(tree.survey(chosen[-1], LEAVE_OUT))
+    return chosen
+
+
+def copy_and_compare(console: Console, sandbox: Sandbox, tops: list[Path]) -> None:
     """Step 4. Raises WorldError when one file is not the same everywhere."""
-    entries = tree.survey(library, LEAVE_OUT)
+    for name, top in zip(("tree", "more"), tops, strict=False):
+        copy_and_compare_one(console, sandbox, top, name)
+
+
+def copy_and_compare_one(console: Console, sandbox: Sandbox, top: Path, name: str) -> None:
+    """One tree, there under `name` and back again."""
+    entries = tree.survey(top, LEAVE_OUT)
     total = sum(entry.size for entry in entries)
-    say(console, 4, f"copy {library}: {len(entries)} files and directories, {amount(total)}")
-    there, back = sandbox.mountpoint / "tree", sandbox.top / "back"
-    for what, source, target in (("there", library, there), ("back", there, back)):
+    say(console, 4, f"copy {top}: {len(entries)} files and directories, {amount(total)}")
+    there, back = sandbox.mountpoint / name, sandbox.top / "back" / name
+    back.parent.mkdir(exist_ok=True)
+    for what, source, target in (("there", top, there), ("back", there, back)):
         began = time.monotonic()
         with progress(console, what, total) as advance:
             tree.copy(entries, source, target, advance)
@@ -156,9 +177,9 @@ def copy_and_compare(console: Console, sandbox: Sandbox, library: Path) -> None:
         files, size = len(entries) / seconds, amount(int(total / seconds))
         console.print(f"  {what}: {seconds:.1f} s, {files:.0f} files/s, {size}/s")
     with progress(console, "compare", 3 * total) as advance:
-        expected = tree.digests(entries, library, advance)
-        for side, top in (("server", sandbox.export / "tree"), ("copy that came back", back)):
-            wrong = tree.differences(expected, tree.digests(entries, top, advance))
+        expected = tree.digests(entries, top, advance)
+        for side, copy in (("server", sandbox.export / name), ("copy that came back", back)):
+            wrong = tree.differences(expected, tree.digests(entries, copy, advance))
             if wrong:
                 raise WorldError(
                     f"{len(wrong)} files differ on the {side}, the first is {wrong[0]}"
