@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -96,7 +97,8 @@ def mount(
 
     Returns when the mount works (exit code 0), or says in one line why it does not (exit code 32,
     or 1 for wrong usage). The mount ends with `umktls umount MOUNTPOINT`, `fusermount3 -u`,
-    `umount`, or when its process gets SIGTERM or SIGINT.
+    `umount`, or when its process gets SIGTERM or SIGINT. SIGHUP has certificates, keys and
+    revocation lists read again.
 
     \b
     Examples:
@@ -108,7 +110,8 @@ def mount(
         chosen = engine_fields(engine) if engine is not None else {}
         parsed = parse_options(options, certs=_absolute(certs), keylog=_absolute(keylog), **chosen)
         where = Source.parse(source)
-        plan = MountPlan(where, mountpoint, parsed, no_daemon, _absolute(rundir))
+        stays = foreground or debug
+        plan = MountPlan(where, mountpoint, parsed, no_daemon, _absolute(rundir), stays)
         plan.port()
     except UmktlsError as error:
         raise WrongOptions(str(error)) from error
@@ -118,7 +121,7 @@ def mount(
         format="%(asctime)s %(name)s %(levelname)s: %(message)s",
     )
     try:
-        _mount(plan, foreground or debug)
+        _mount(plan)
     except UmktlsError as error:
         raise MountFailed(f"{source} on {mountpoint}: {error}") from error
 
@@ -134,11 +137,9 @@ def _absolute(path: Path | None) -> Path | None:
     return None if path is None else path.absolute()
 
 
-def _mount(plan: MountPlan, foreground: bool) -> None:
-    plan = MountPlan(
-        plan.source, check_mountpoint(plan.mountpoint), plan.options, plan.no_daemon, plan.rundir
-    )
-    if foreground:
+def _mount(plan: MountPlan) -> None:
+    plan = replace(plan, mountpoint=check_mountpoint(plan.mountpoint))
+    if plan.foreground:
         trio.run(run_mount, plan, lambda rundir: None, partial(click.echo, "mounted"))
         return
     sys.stdout.flush()

@@ -1,6 +1,7 @@
 """A mount's life: a client host, an NFS client, a FUSE session, and the end of all three.
 
-The end comes from outside (somebody unmounts) or by SIGTERM or SIGINT. In both cases what was
+The end comes from outside (somebody unmounts) or by SIGTERM or SIGINT, and in the foreground by
+SIGHUP, which in the background has the daemon read its files again. In all cases what was
 written is sent and made stable first. After a signal the requests that are under way get some time
 to be answered, then they are cancelled, because a process that waits for an answer cannot even be
 killed; and at last the mount point is released.
@@ -51,13 +52,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class MountPlan:
-    """What was asked for. `mountpoint` is real and absolute."""
+    """What was asked for. `mountpoint` is real and absolute; `foreground`: whoever made the mount
+    waits for its end."""
 
     source: Source
     mountpoint: str
     options: MountOptions
     no_daemon: bool = False
     rundir: Path | None = None
+    foreground: bool = False
 
     def config(self) -> MountConfig:
         """The kernel's part of it."""
@@ -114,34 +117,58 @@ async def run_mount(
 
     booted: called with the host's run directory. ready: called when the mount works.
     """
-    with single_error(), trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with single_error(), trio.open_signal_receiver(*heeded(plan)) as signals:
         async with trio.open_nursery() as nursery:
-            stop = trio.Event()
-            nursery.start_soon(_listen, signals, stop, nursery.cancel_scope)
-            await _run(plan, booted, ready, stop)
+            control = Control()
+            nursery.start_soon(_listen, signals, control, nursery.cancel_scope)
+            await _run(plan, booted, ready, control)
             nursery.cancel_scope.cancel()
 
 
+def heeded(plan: MountPlan) -> tuple[signal.Signals, ...]:
+    """The signals that a mount heeds: nohup(1) has it not hear that its terminal has gone."""
+    ends = (signal.SIGINT, signal.SIGTERM)
+    if plan.foreground and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        return ends
+    return (*ends, signal.SIGHUP)
+
+
+class Control:
+    """What signals ask for: the end, or to have the daemon read its files again.
+
+    Where `reload` is None a hang-up is the end too: the terminal has gone that the mount was on.
+    """
+
+    def __init__(self) -> None:
+        self.stop = trio.Event()
+        self.reload: Callable[[], None] | None = None
+
+
 async def _listen(
-    signals: AsyncIterator[int], stop: trio.Event, everything: trio.CancelScope
+    signals: AsyncIterator[int], control: Control, everything: trio.CancelScope
 ) -> None:
     """The first signal asks for an orderly end, the second for an end."""
     async for number in signals:
         log.info("signal %s", signal.Signals(number).name)
-        if stop.is_set():
+        if number == signal.SIGHUP and control.reload is not None:
+            control.reload()
+            continue
+        if control.stop.is_set():
             everything.cancel()
-        stop.set()
+        control.stop.set()
 
 
 async def _run(
-    plan: MountPlan, booted: Callable[[Path], None], ready: Callable[[], None], stop: trio.Event
+    plan: MountPlan, booted: Callable[[Path], None], ready: Callable[[], None], control: Control
 ) -> None:
     config = plan.config()
     async with boot_client(config) as host:
         booted(host.rundir.path)
+        if not plan.foreground:
+            control.reload = host.reload_daemons
         async with mounted(host, config) as client:
             options = fuse_options(plan.source, plan.options, os.geteuid() == 0)
-            await serve_fuse(client, plan.mountpoint, plan.options, options, ready, stop)
+            await serve_fuse(client, plan.mountpoint, plan.options, options, ready, control.stop)
 
 
 async def serve_fuse(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from umktls_fs import command
 from umktls_fs.command import mount
-from umktls_fs.mount import MountPlan, fuse_options
+from umktls_fs.mount import MountPlan, fuse_options, heeded
 from umktls_fs.options import OPTIONS, parse_options
 from umktls_fs.source import Source
 
@@ -26,20 +28,20 @@ def invoke(*arguments: object) -> Result:
 
 
 @pytest.fixture
-def plans(monkeypatch: pytest.MonkeyPatch) -> list[tuple[MountPlan, bool]]:
-    """Instead of mounting: what would be mounted, and whether in the foreground."""
-    made: list[tuple[MountPlan, bool]] = []
-    monkeypatch.setattr(command, "_mount", lambda plan, foreground: made.append((plan, foreground)))
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[MountPlan]:
+    """Instead of mounting: what would be mounted."""
+    made: list[MountPlan] = []
+    monkeypatch.setattr(command, "_mount", made.append)
     return made
 
 
-def test_everything_can_be_said(plans: list[tuple[MountPlan, bool]], tmp_path: Path) -> None:
+def test_everything_can_be_said(plans: list[MountPlan], tmp_path: Path) -> None:
     arguments = ["[::1]:99:/x", tmp_path, "--certs", "/c", "-o", "mtls,ro", "-o", "timeo=70"]
     more = ["--no-daemon", "--rundir", "/r", "--keylog", "/k", "-n", "-v", "-s"]
     result = invoke(*arguments, *more)
     assert result.exit_code == 0, result.output
-    ((plan, foreground),) = plans
-    assert not foreground
+    (plan,) = plans
+    assert not plan.foreground
     config = plan.config()
     assert (config.server, config.port, config.export) == ("::1", 99, "/x")
     assert (config.security, config.certs, config.keylog) == ("mtls", Path("/c"), Path("/k"))
@@ -49,18 +51,18 @@ def test_everything_can_be_said(plans: list[tuple[MountPlan, bool]], tmp_path: P
 
 
 @pytest.mark.parametrize("flag", ["-f", "--foreground", "-d", "--debug"])
-def test_foreground(plans: list[tuple[MountPlan, bool]], flag: str) -> None:
+def test_foreground(plans: list[MountPlan], flag: str) -> None:
     assert invoke("host:/x", "/mnt", flag).exit_code == 0
-    assert plans[0][1]
+    assert plans[0].foreground
 
 
 def test_relative_paths_are_meant_from_here(
-    plans: list[tuple[MountPlan, bool]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plans: list[MountPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert invoke("host:/x", "/mnt", "--certs", "pki", "--rundir", "run").exit_code == 0
-    assert plans[0][0].options.certs == tmp_path / "pki"
-    assert plans[0][0].rundir == tmp_path / "run"
+    assert plans[0].options.certs == tmp_path / "pki"
+    assert plans[0].rundir == tmp_path / "run"
 
 
 @pytest.mark.parametrize(
@@ -166,3 +168,14 @@ def test_the_port_is_the_sources_or_the_options_or_nfs() -> None:
     assert port("host:99:/x", "port=99") == 99
     with pytest.raises(CallerError, match=r"port 98.*port 99"):
         port("host:98:/x", "port=99")
+
+
+def test_nohup_is_obeyed_in_the_foreground() -> None:
+    plan = MountPlan(Source.parse("host:/"), "/mnt", parse_options([]))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert signal.SIGHUP in heeded(plan)
+        assert signal.SIGHUP not in heeded(replace(plan, foreground=True))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert signal.SIGHUP in heeded(replace(plan, foreground=True))

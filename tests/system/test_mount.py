@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import KERNEL_LACKS
 from tests.system.conftest import MOUNT_SECONDS
-from tests.system.live import ended, kill, needs_fuse, run, until
+from tests.system.live import ended, event, kill, needs_fuse, run, until
 from umktls.certs import layout
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
@@ -96,6 +96,9 @@ def test_it_works_when_the_command_returns(box: Sandbox, place: Path) -> None:
     assert host.rundir.stat().st_mode & 0o777 == 0o700
     (place / "new").write_text("text")
     assert (box.export / "new").read_text() == "text"
+    os.kill(host.pid, signal.SIGHUP)
+    assert "0 sessions" in event(host, "reloaded")["outcome"]
+    assert (place / "new").read_text() == "text"
 
 
 End = Callable[[Sandbox, Path, Host], object]
@@ -210,7 +213,7 @@ def test_in_the_foreground(box: Sandbox, place: Path) -> None:
         (host,) = clients(box)
         assert host.pid == process.pid
         assert (place / "file").read_text() == TEXT
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGHUP)  # as when the terminal goes
         assert process.wait(MOUNT_SECONDS) == 0
     finally:
         process.kill()
