@@ -121,6 +121,12 @@ def test_trace_without_hosts_says_so(base: Path) -> None:
     assert result.stderr == f"umktls: no host runs (looked in {base})\n"
 
 
+def test_stat_names_the_personality(base: Path) -> None:
+    with fake_host(base, "server-7", {"stat": [json.dumps(STATE).encode()]}):
+        assert "process 7, since " in (said := run("stat").output)
+    assert "personality umktls" in said
+
+
 def test_rekey_asks_each_host_and_counts(base: Path) -> None:
     one, two = {"rekey": [b'{"rekeyed": 2}']}, {"rekey": [b'{"rekeyed": 0}']}
     with fake_host(base, "client-1", one) as requests, fake_host(base, "server-2", two):

@@ -63,6 +63,10 @@ MISTAKES = [
     (("--exports", "BAD", "--no-tls"), "bad:2: there is no option -rw"),
     (("DIR", "--no-tls", "--domain", "example.org"), "see --certuser"),
     (("DIR", "--no-tls", "--daemon-args", "'"), "No closing quotation"),
+    (
+        ("DIR", "--personality", "freebsd13.0", "--certs", "PKI"),
+        "the kernel of freebsd13.0 cannot receive TLS 1.3: add --bounce allow, or --daemon-args=-2",
+    ),
 ]
 
 
@@ -120,6 +124,27 @@ def test_a_personality(tmp_path: Path) -> None:
     assert wrong.exit_code == 2
     for name in ("netbsd", *PERSONALITIES):
         assert f"'{name}'" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--bounce", "allow"),
+        ("--daemon-args", "-2 -v"),
+        ("--daemon-args=--allowtls1_2",),
+        ("--engine", "rx=bounce,tx=software"),
+        ("--engine", "null"),
+        ("--no-daemon",),
+    ],
+)
+def test_what_makes_up_for_a_kernel_that_cannot_receive_tls_1_3(
+    tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    layout.create(tmp_path / "pki")
+    told = options(
+        str(tmp_path), "--personality", "freebsd13.0", "--certs", str(tmp_path / "pki"), *more
+    )
+    assert told.config(told.exports()).personality.name == "freebsd13.0"
 
 
 def test_several_directories(tmp_path: Path) -> None:

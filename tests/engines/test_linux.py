@@ -14,6 +14,7 @@ from tests.conftest import KERNEL_LACKS
 from tests.engines.modelsocket import ModelSocket
 from tests.engines.test_hosts import TICKETS, engine, halves, talk
 from umktls.abi import linux
+from umktls.abi.personality import PERSONALITIES
 from umktls.certs.pki import Authority
 from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel import client, hosttls, tls
@@ -131,9 +132,11 @@ async def test_a_bad_record_of_the_real_kernel(ends: tuple[socket.socket, socket
 
 
 @pytest.mark.usefixtures("modelled")
-async def test_calls_by_a_kernel_that_has_tls(certs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["umktls", "linux"])
+async def test_calls_by_a_kernel_that_has_tls(certs: Path, tmp_path: Path, name: str) -> None:
+    client = {**engine("linux"), "personality": PERSONALITIES[name]}
     with trio.fail_after(30):
-        async with pair(certs, tmp_path, engine("linux"), {}) as both:
+        async with pair(certs, tmp_path, client, {}) as both:
             await talk(both, 1, 60_000, 4)
             assert halves(both.client) == (("linux", "SW"), ("linux", "SW"))
             assert len(both.events("client", "ticket")) == TICKETS

@@ -11,11 +11,13 @@ from typing import Any
 
 import click
 
+from umktls.abi.freebsd import TLS_MINOR_VER_THREE
 from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, personality
 from umktls.certs import layout
 from umktls.errors import CallerError
 from umktls.kernel.engines import chosen_engines
 from umktls.kernel.server import ServerConfig
+from umktls.ktls.engines import Route, get_engine, route_of
 from umktls.ktls.engines.choice import parse_engines
 from umktls.nfsd.exports import LEVELS, Export, Security, Squash, least_security
 from umktls.nfsd.exports_engines import engine_for, engines_asked_for
@@ -26,6 +28,8 @@ __all__ = ["ServeOptions", "handshake_security", "serve_options"]
 NFS_PORT = 2049
 # What the flags ask of a client at least.
 SECURITY: dict[str | None, Security] = {"tls": "tls", "mtls": "mtls", "certuser": "certuser"}
+# Of rpctlssd: TLS 1.2 too.
+OLDER_TLS = frozenset({"-2", "--allowtls1_2"})
 # Options about exports, which belong to directories named on the command line.
 ABOUT_EXPORTS = {
     "level": "-tls, -tlscert and -tlscertuser",
@@ -138,12 +142,26 @@ class ServeOptions:
                     raise CallerError(f"{export.name} asks for TLS, and --no-tls offers none")
         if self.domain is not None and not self._certuser(exports):
             raise CallerError("--domain is about the users in certificates: see --certuser")
+        self._check_reception()
         if self.certs is not None:
             layout.find(self.certs, "server")
         elif self.offer_tls and not self.no_daemon:
             raise CallerError(
                 "TLS needs certificates: pass --certs DIR (`umktls certs DIR` makes a set for "
                 "trying things out), or serve in clear with --no-tls"
+            )
+
+    def _check_reception(self) -> None:
+        """A server that could receive from nobody need not start."""
+        newest = personality(self.personality).keys.rx_newest
+        if not self.offer_tls or self.no_daemon or newest >= TLS_MINOR_VER_THREE:
+            return
+        route = route_of(get_engine(parse_engines(self.engine).rx))
+        older = OLDER_TLS.intersection(self._given_arguments())
+        if self.bounce != "allow" and route not in (Route.BOUNCE, Route.CLEAR) and not older:
+            raise CallerError(
+                f"the kernel of {self.personality} cannot receive TLS 1.3: add --bounce allow, or "
+                "--daemon-args=-2 to accept TLS 1.2 too (for mounts with -o tls1_2)"
             )
 
     def _certuser(self, exports: Sequence[Export]) -> bool:
@@ -157,8 +175,12 @@ class ServeOptions:
             arguments.append("--certuser")
         if self.domain is not None:
             arguments += ["--domain", self.domain]
+        return (*arguments, *self._given_arguments())
+
+    def _given_arguments(self) -> list[str]:
+        """What --daemon-args says. Raises CallerError."""
         try:
-            return (*arguments, *shlex.split(self.daemon_args))
+            return shlex.split(self.daemon_args)
         except ValueError as error:
             raise CallerError(f"--daemon-args {self.daemon_args!r}: {error}") from error
 
