@@ -211,10 +211,15 @@ class KernelSocket:
         reads = 0
         while not self._reading_ended:
             result = rx.pull(reader)
+            delivered = False
             for message in reader.messages():
                 if not self._receiving_data:
                     self._first_data()
                 await deliver(message)
+                delivered = True
+            # One of them may have been the probe, and the daemon has given back what it had read.
+            if delivered and (rx.waiting_bytes() or rx.parked):
+                continue
             if result is PullResult.EOF:
                 break
             if result is PullResult.MORE_NEEDED:

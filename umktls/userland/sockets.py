@@ -8,12 +8,14 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from umktls.abi.leftover import Leftover
 from umktls.abi.rpctls import (
     SOL_UMKTLS,
     UMKTLS_ADOPTED,
     UMKTLS_CONNECTION,
     UMKTLS_DEADLINE,
     UMKTLS_KEYS,
+    UMKTLS_LEFTOVER,
     UMKTLS_PEERADDR,
     UMKTLS_PEERCERT,
     UMKTLS_PEERNAME,
@@ -181,6 +183,18 @@ class Socket:
         Raises `PeerError` for a record without a type, `SystemCallError`.
         """
         return self._kernel.ktls.receive_record(self)
+
+    def give_back(self, sequence: int, records: bytes, data: bytes = b"") -> None:
+        """UMKTLS_LEFTOVER: what a TLS library that reads ahead has, and the kernel should have.
+
+        `records` are bytes that it has not opened, from the beginning of a record on, the first of
+        which has that sequence number; `data` is what it has opened in front of them and nobody has
+        read. Between `enable_tls` and the answer to the upcall.
+
+        Raises `SystemCallError` EINVAL where the pieces do not fit together.
+        """
+        value = Leftover(sequence, data, records).pack()
+        self.setsockopt(SOL_UMKTLS, UMKTLS_LEFTOVER, value)
 
     def peer_name(self) -> str:
         """UMKTLS_PEERNAME: the server's name as the user typed it, "" if the kernel has none."""
