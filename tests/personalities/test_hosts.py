@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+from os import kill
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,27 @@ async def test_new_keys_under_load(certs: Path, tmp_path: Path, name: str) -> No
             for side in ("client", "server"):
                 await both.event(side, "rx-keys", 5)
                 assert sorted(updates(both, side)) == ["received"] * 4 + ["sent"] * 4
+            assert both.client.totals["connections"] == 1
+
+
+@pytest.mark.parametrize("name", ["freebsd14", "linux"])
+async def test_a_daemon_that_is_replaced(certs: Path, tmp_path: Path, name: str) -> None:
+    """The next one goes on with the session, by the kernel's own interface."""
+    with trio.fail_after(SECONDS):
+        async with pair(certs, tmp_path, settings(name), settings(name)) as both:
+            assert await both.rpc.call(COUNT, 1, NULL_AUTH) == 1
+            for host, side in ((both.client, "client"), (both.server, "server")):
+                pid = host.children[0].pid
+                assert pid is not None
+                kill(pid, signal.SIGKILL)
+                await both.event(side, "adopted")
+            if name in REKEYS:
+                assert await both.client.rekey(None) == 1
+                await both.event("client", "rx-keys", 2)
+            assert await both.rpc.call(COUNT, 2, NULL_AUTH) == 2
+            assert both.rpc.socket is not None
+            await tls.disconnect(both.client, both.rpc.socket, "the test wants it")
+            assert (await both.event("server", "alert"))["description"] == "close_notify"
             assert both.client.totals["connections"] == 1
 
 

@@ -25,5 +25,10 @@ deadlines cost nothing:
             both.wire.fault("to_server", drop(), skip=2)   # probe and first call go through
             ...
 
+Any host can have another kernel's behaviour (`umktls.abi.personality`):
+
+        async with umktls_pair(server={"personality": PERSONALITIES["freebsd14"]}) as both: ...
+        async with umktls_joined(client=PERSONALITIES["linux"]) as both: ...
+
 Everything is an async context manager for trio; no fixture needs pytest-trio by itself.
 """
