@@ -75,7 +75,8 @@ class AdoptedSession(EstablishedSession):
         if keys.tx_due:
             self._sending.set_next()
             self._count("sent", requested=False)
-        self.deposit()
+        self.deposited()
+        self._deposit_again()
 
     def _on_handshake(self, record: Record) -> None:
         # In TLS 1.2 it is a wish to renegotiate, which need not be granted.

@@ -22,13 +22,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from umktls.errors import UmktlsError
 from umktls.ktls.suites import TLS_1_3
-from umktls.upcall.deposit import Deposit
+from umktls.upcall.deposit import LAYOUT, Deposit
 from umktls.userland.libc import Record, Socket, SystemCallError
 from umktls.userland.streams import Deadline
 
 from .alerts import INTERNAL_ERROR, UNEXPECTED_MESSAGE, Alert, Breach, advice_for, alert_name
 from .facts import facts_of
 from .failure import VerifyProblem
+from .handshake import TrafficKeys
 from .records import (
     ALERT,
     HANDSHAKE,
@@ -40,12 +41,32 @@ from .records import (
 from .tlsadapter import Chain
 from .ways import PlainReceiving, PlainSending, Receiving, Sending
 
-__all__ = ["EstablishedSession", "Tracer"]
+__all__ = ["EstablishedSession", "Tracer", "first_deposit"]
 
 logger = logging.getLogger(__name__)
 
 # Puts an event into the kernel's trace; the session's descriptor is filled in here.
 Tracer = Callable[[dict[str, Any]], None]
+
+
+def first_deposit(keys: TrafficKeys, address: str, chain: Chain) -> Deposit:
+    """What is left with the kernel of a session that begins."""
+    return Deposit(
+        layout=LAYOUT,
+        version=keys.tx.version,
+        suite=keys.tx.suite.name.encode(),
+        tx_secret=keys.tx_secret,
+        tx_generation=0,
+        rx_secret=keys.rx_secret,
+        rx_generation=0,
+        address=address.encode(),
+        chain=in_der(chain),
+        unfinished=b"",
+    )
+
+
+def in_der(chain: Chain) -> tuple[bytes, ...]:
+    return tuple(certificate.public_bytes(Encoding.DER) for certificate in chain)
 
 
 class EstablishedSession:
@@ -102,16 +123,18 @@ class EstablishedSession:
 
     # What a successor needs.
 
-    def deposit(self) -> None:
-        """Leave the session with the kernel, now and whenever it changes, for a daemon that comes
-        after this one. Without that it ends with this one; so does one that is not all in the
-        kernel."""
-        sending, receiving = self._sending, self._receiving
-        if not isinstance(sending, PlainSending) or not isinstance(receiving, PlainReceiving):
-            return
+    def deposited(self) -> None:
+        """The session is with the kernel, for a daemon that comes after this one; so it is renewed
+        there whenever it changes."""
         self._deposits = True
+
+    def _deposit_again(self) -> None:
+        sending, receiving = self._sending, self._receiving
+        if not self._deposits or not isinstance(sending, PlainSending):
+            return
+        assert isinstance(receiving, PlainReceiving), "a session is deposited as a whole"
         session = Deposit(
-            layout=1,
+            layout=LAYOUT,
             version=self._version,
             suite=sending.ratchet.suite.name.encode(),
             tx_secret=sending.ratchet.secret,
@@ -119,17 +142,13 @@ class EstablishedSession:
             rx_secret=receiving.ratchet.secret,
             rx_generation=self._generation["received"],
             address=self.address.encode(),
-            chain=tuple(certificate.public_bytes(Encoding.DER) for certificate in self.chain),
+            chain=in_der(self.chain),
             unfinished=self._messages.unfinished,
         )
         try:
             self._sock.deposit(session)
         except UmktlsError as error:
             logger.info("%s will end with this daemon: %s", self, error)
-
-    def _deposit_again(self) -> None:
-        if self._deposits:
-            self.deposit()
 
     # The upcalls.
 

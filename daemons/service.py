@@ -30,7 +30,7 @@ from umktls.abi.rpctls import (
     RPCTLSERR_OK,
     RpctlsErr,
 )
-from umktls.errors import UmktlsError
+from umktls.errors import CallerError, UmktlsError
 from umktls.ktls.session import Direction
 from umktls.ktls.suites import TLS_1_3
 from umktls.rpc.server import CallContext, Handler
@@ -40,7 +40,7 @@ from umktls.userland.streams import Deadline
 
 from .adopted import adopt
 from .alerts import INTERNAL_ERROR, Alert
-from .established import EstablishedSession
+from .established import EstablishedSession, first_deposit
 from .failure import HandshakeFailure, VerifyProblem
 from .handshake import Expectations, TrafficKeys, handshake
 from .identity import ConfigurationError
@@ -235,6 +235,8 @@ class HandshakeService:
         deadline = Deadline.after(taken.deadline.left() * HANDSHAKE_SHARE)
         keys = handshake(sock, endpoint, deadline, attempt.expected)
         self._report_handshake(taken, endpoint)
+        if self._handover:
+            self._deposit(taken, keys, endpoint.chain)
         with contextlib.ExitStack() as cleanup:
             pairs, clear = self._enable(sock, keys, cleanup)
             session = LiveSession(
@@ -249,11 +251,30 @@ class HandshakeService:
             )
             cleanup.pop_all()
         if self._handover:
-            session.deposit()
+            self._keep_deposit(sock, session, whole=not pairs and not clear)
         sock.release()
         name = self.sessions.add(session)
         session.start()
         return name
+
+    def _deposit(self, taken: Taken, keys: TrafficKeys, chain: Chain) -> None:
+        """Leave the session with the kernel, along with its keys."""
+
+        def failed(error: UmktlsError) -> None:
+            logger.info("the session with %s will end with this daemon: %s", taken, error)
+
+        try:
+            taken.sock.deposit_later(first_deposit(keys, taken.address, chain), failed)
+        except CallerError as error:
+            failed(error)
+
+    def _keep_deposit(self, sock: Socket, session: LiveSession, *, whole: bool) -> None:
+        """Where a direction is not with the kernel, the session ends with this daemon."""
+        if whole:
+            session.deposited()
+            return
+        with contextlib.suppress(UmktlsError):
+            sock.take_back()
 
     def _enable(
         self, sock: Socket, keys: TrafficKeys, cleanup: contextlib.ExitStack

@@ -26,7 +26,7 @@ from umktls.errors import CallerError
 from umktls.rpc import xdr
 from umktls.rpc.xdr import Struct, Uint, XdrError
 
-__all__ = ["MAX_DEPOSIT", "Deposit", "KeyState"]
+__all__ = ["LAYOUT", "MAX_DEPOSIT", "Deposit", "KeyState"]
 
 LAYOUT = 1
 MAX_DEPOSIT = 65536  # what setsockopt takes

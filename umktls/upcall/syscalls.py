@@ -14,7 +14,7 @@ section 2 of FreeBSD's manual, numbers those of its syscalls.master.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from umktls.abi.rpctls import (
@@ -109,6 +109,10 @@ class SetsockoptArgs(Struct):
     name: Int
     value: Annotated[bytes, xdr.opaque(MAX_OPTION)]
     memory: Annotated[tuple[Segment, ...], xdr.array(Segment, MAX_SEGMENTS)]
+
+    def __repr__(self) -> str:
+        # So do the secrets of UMKTLS_SESSION.
+        return f"SetsockoptArgs(fd={self.fd}, level={self.level}, name={self.name}, ...)"
 
 
 @xdr.struct
@@ -268,7 +272,7 @@ class Reply:
 
     sequence: int
     errno: int
-    result: Any
+    result: Any = field(repr=False)
 
 
 def number_of(args: Struct) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from umktls.abi.leftover import Leftover
@@ -42,7 +42,7 @@ from umktls.upcall.syscalls import (
     SetsockoptArgs,
     ShutdownArgs,
 )
-from umktls.userland.failures import Outcome
+from umktls.userland.failures import Outcome, SystemCallError
 from umktls.userland.ktls import Modes, Record, SetOption
 from umktls.userland.streams import Deadline, read_exact, read_record, write_all
 
@@ -235,6 +235,17 @@ class Socket:
         Raises `CallerError` for one that is too large, `SystemCallError`.
         """
         self.setsockopt(SOL_UMKTLS, UMKTLS_SESSION, session.to_bytes())
+
+    def deposit_later(self, session: Deposit, failed: Callable[[SystemCallError], None]) -> None:
+        """The same, along with the next system call; see `Kernel.later`."""
+        value = session.to_bytes()
+        self._kernel.later(
+            SetsockoptArgs(self.number, SOL_UMKTLS, UMKTLS_SESSION, value, ()), failed
+        )
+
+    def take_back(self) -> None:
+        """UMKTLS_SESSION: leave nothing with the kernel."""
+        self.setsockopt(SOL_UMKTLS, UMKTLS_SESSION, b"")
 
     def deposited(self) -> Deposit:
         """What was left for an adopted session. Raises `XdrError`, `SystemCallError`."""
