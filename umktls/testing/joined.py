@@ -32,6 +32,20 @@ class Joined(Pair):
     wire: Wire
     client_daemon: StandIn
     server_daemon: StandIn
+    nursery: trio.Nursery
+
+    def daemon(self, side: str) -> StandIn:
+        return self.client_daemon if side == "client" else self.server_daemon
+
+    async def kill(self, side: str) -> None:
+        """Kill a side's daemon, and wait until its host knows."""
+        number = len(self.events(side, "daemon-unregistered")) + 1
+        self.daemon(side).kill()
+        await self.event(side, "daemon-unregistered", number)
+
+    async def restart(self, side: str) -> None:
+        """Start it again."""
+        await self.nursery.start(self.daemon(side).run)
 
 
 @asynccontextmanager
@@ -42,13 +56,14 @@ async def joined(
     security: str = "tls",
     deadline: float = 60.0,
     upcall_seconds: float = 15.0,
+    deposits: bool = False,
     client: Personality = DEFAULT_PERSONALITY,
     server: Personality = DEFAULT_PERSONALITY,
 ) -> AsyncIterator[Joined]:
     """Two hosts below `base`, a directory with a short path, and RPC between them.
 
-    deadline: of each call, in seconds. upcall_seconds: of each upcall. client, server: which kernel
-    each host emulates.
+    deadline: of each call, in seconds. upcall_seconds: of each upcall. deposits: of both daemons.
+    client, server: which kernel each host emulates.
     """
     personalities = {"client": client, "server": server}
     async with AsyncExitStack() as stack:
@@ -59,8 +74,8 @@ async def joined(
             for role, personality in personalities.items()
         }
         nursery = await stack.enter_async_context(trio.open_nursery())
-        client_daemon = StandIn("client", hosts["client"].rundir.path)
-        server_daemon = StandIn("server", hosts["server"].rundir.path)
+        client_daemon = StandIn("client", hosts["client"].rundir.path, deposits=deposits)
+        server_daemon = StandIn("server", hosts["server"].rundir.path, deposits=deposits)
         for daemon in (client_daemon, server_daemon):
             await nursery.start(daemon.run)
         dispatcher = Dispatcher(services or [Echo().service()])
@@ -68,7 +83,8 @@ async def joined(
         wire = Wire()
         rpc = client_of(hosts["client"], hosts["server"], config, dispatcher, wire, nursery)
         nursery.start_soon(rpc.run)
-        yield Joined(hosts["client"], hosts["server"], rpc, wire, client_daemon, server_daemon)
+        daemons = client_daemon, server_daemon
+        yield Joined(hosts["client"], hosts["server"], rpc, wire, *daemons, nursery)
         nursery.cancel_scope.cancel()
 
 

@@ -23,12 +23,14 @@ from umktls.errors import PeerError
 from umktls.ktls.keyupdate import HANDSHAKE, KeyUpdates
 from umktls.ktls.schedule import next_traffic_secret
 from umktls.ktls.session import Session
-from umktls.ktls.suites import SUITES
+from umktls.ktls.suites import SUITES, TLS_1_3
+from umktls.rpc import xdr
 from umktls.rpc.message import NULL_AUTH, AcceptStat, Call, encode_accepted, parse_untrusted
 from umktls.rpc.program import Procedure
 from umktls.rpc.record import RecordReader, mark
 from umktls.rpc.xdr import Struct
 from umktls.upcall import syscalls as wire
+from umktls.upcall.deposit import LAYOUT, MAX_DEPOSIT, Deposit, KeyState
 from umktls.upcall.rpctls import (
     RPCTLSCD_V1,
     RPCTLSSD_V1,
@@ -64,13 +66,28 @@ class Live:
     lock: trio.Lock = field(default_factory=trio.Lock)  # a KeyUpdate and its key belong together
 
 
+def listening_at(path: Path) -> trio.socket.SocketType:
+    """Not by trio's `bind`, which waits for a thread: a virtual clock would run on meanwhile."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    listener.listen()
+    return trio.socket.from_stdlib_socket(listener)
+
+
+def deposit_of(session: Live) -> Deposit:
+    """What is left of a session that begins; the later keys follow from it."""
+    suite = SUITE.name.encode()
+    return Deposit(LAYOUT, TLS_1_3, suite, session.tx, 0, session.rx, 0, b"", (), b"")
+
+
 @dataclass
 class StandIn:
     """The daemon of one host. The switches may be turned at any time:
 
     silent: upcalls are not answered. late: seconds before an upcall is looked at. refuse: the
     reason why no handshake succeeds. before_update: messages that are sent in one record with each
-    KeyUpdate, in front of it.
+    KeyUpdate, in front of it. deposits: sessions are left with the kernel (UMKTLS_SESSION), and at
+    its start this daemon adopts those that another one has left.
     """
 
     role: Role
@@ -79,28 +96,40 @@ class StandIn:
     late: float = 0.0
     refuse: str = ""
     before_update: bytes = b""
+    deposits: bool = False
     upcalls: list[str] = field(default_factory=list)
     _sessions: dict[int, Live] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    _starts: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _sequence: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _lock: trio.Lock = field(default_factory=trio.Lock)
+    _life: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    def kill(self) -> None:
+        """End at once, as a process that is killed. `run` can be called again."""
+        self._life.cancel()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Register and serve until cancelled."""
-        path = self.rundir / "standin.sock"
+        self._lock, self._sessions = trio.Lock(), {}
+        with trio.CancelScope() as self._life:
+            await self._serve_all(task_status)
+
+    async def _serve_all(self, task_status: trio.TaskStatus[None]) -> None:
+        path = self.rundir / f"standin.{next(self._starts)}.sock"
         self._ktls = interface_of(personality_of(self.rundir))
         self._kernel = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        listener = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener = listening_at(path)
         with self._kernel, listener:
             await self._kernel.connect(str(self.rundir / "syscall.sock"))
-            await listener.bind(str(path))
-            listener.listen()
             operation = (
                 rpctls.RPCTLS_SYSC_CLSETPATH
                 if self.role == "client"
                 else rpctls.RPCTLS_SYSC_SRVSETPATH
             )
             await self._call(wire.RpctlsSyscallArgs(operation, os.fsencode(path)))
+            if self.deposits:
+                await self._adopt_all()
             task_status.started()
             await trio.serve_listeners(self._serve, [trio.SocketListener(listener)])
 
@@ -196,10 +225,15 @@ class StandIn:
         session = Live(fd, SECRETS[self.role], SECRETS[other])
         await self._set_keys(session, "tx")
         await self._set_keys(session, "rx")
+        if self.deposits:
+            await self._set_own(session, rpctls.UMKTLS_SESSION, deposit_of(session).to_bytes())
+        good = rpctls.RPCTLSERR_OK if client else rpctls.RPCTLS_FLAGS_HANDSHAKE
+        return self._result(good, self._name(session))
+
+    def _name(self, session: Live) -> rpctls_session_arg:
         number = next(self._numbers)
         self._sessions[number] = session
-        good = rpctls.RPCTLSERR_OK if client else rpctls.RPCTLS_FLAGS_HANDSHAKE
-        return self._result(good, rpctls_session_arg(*STARTED, number))
+        return rpctls_session_arg(*STARTED, number)
 
     def _result(self, first: int, name: rpctls_session_arg | None) -> Any:
         triple = (name.sec, name.usec, name.ssl) if name is not None else (0, 0, 0)
@@ -207,10 +241,51 @@ class StandIn:
             return rpctlscd_connect_res(first, *triple)
         return rpctlssd_connect_res(first, *triple, 0, ())
 
+    # ---- sessions of the daemon before this one
+
+    async def _set_own(self, session: Live, option: int, value: bytes) -> None:
+        args = wire.SetsockoptArgs(session.fd, rpctls.SOL_UMKTLS, option, value, ())
+        await self._call(args)
+
+    async def _adopt_all(self) -> None:
+        program = RPCTLSCD_V1 if self.role == "client" else RPCTLSSD_V1
+        codec = xdr.codec(rpctls_session_arg)
+        while True:
+            try:
+                left = await self._call(wire.AdoptArgs(program.number))
+            except Refused:  # EAGAIN
+                return
+            session = await self._go_on(left.fd)
+            name = b"".join(codec.encode(self._name(session)))
+            await self._set_own(session, rpctls.UMKTLS_ADOPTED, name)
+
+    async def _go_on(self, fd: int) -> Live:
+        """With a session where it is now."""
+
+        async def ask(option: int) -> bytes:
+            args = wire.GetsockoptArgs(fd, rpctls.SOL_UMKTLS, option, MAX_DEPOSIT)
+            return bytes(await self._call(args))
+
+        left = Deposit.from_bytes_untrusted(await ask(rpctls.UMKTLS_SESSION))
+        keys = KeyState.from_bytes_untrusted(await ask(rpctls.UMKTLS_KEYS))
+        session = Live(fd, left.tx_secret, left.rx_secret)
+        for _ in range(1, keys.tx_set + keys.tx_due):
+            session.tx = next_traffic_secret(SUITE, session.tx)
+        for _ in range(1, keys.rx_set + keys.rx_due):
+            session.rx = next_traffic_secret(SUITE, session.rx)
+        if keys.tx_due:
+            await self._set_keys(session, "tx")
+        if keys.rx_due:
+            await self._set_keys(session, "rx")
+        return session
+
     # ---- after the handshake
 
     async def _handle_record(self, session: Live) -> None:
-        taken = await self._call(wire.RecvmsgArgs(session.fd, 16384, 24, 0))
+        try:
+            taken = await self._call(wire.RecvmsgArgs(session.fd, 16384, 24, 0))
+        except Refused:  # EAGAIN: another daemon has taken it
+            return
         if session.updates.in_record(taken.data):
             session.rx = next_traffic_secret(SUITE, session.rx)
             await self._set_keys(session, "rx")

@@ -1,0 +1,274 @@
+"""Sessions whose daemon has gone: orphans, their adoption, and those that end. In memory."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+import trio
+import trio.testing
+
+from umktls.abi import rpctls
+from umktls.errors import PeerError
+from umktls.kernel.ktls_socket import KernelSocket
+from umktls.rpc.message import NULL_AUTH
+from umktls.testing.echo import COUNT, SAY
+from umktls.testing.joined import Joined
+from umktls.testing.standin import SECRETS
+from umktls.upcall import syscalls as wire
+
+Boot = Callable[..., AbstractAsyncContextManager[Joined]]
+Clock = trio.testing.MockClock
+
+both_sides = pytest.mark.parametrize("side", ["client", "server"])
+
+
+def only(both: Joined, side: str) -> KernelSocket:
+    """The one connection that there has been."""
+    (sock,) = (both.client if side == "client" else both.server).sockets.values()
+    return sock
+
+
+async def say(both: Joined, text: bytes = b"hello") -> None:
+    with trio.fail_after(100):
+        assert await both.rpc.call(SAY, text, NULL_AUTH) == text
+
+
+async def update_keys(both: Joined, side: str) -> None:
+    """New keys, asked for by that side's kernel; both directions have them in the end."""
+    host = both.client if side == "client" else both.server
+    assert await host.rekey(None) == 1
+    await say(both)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+@both_sides
+async def test_a_session_is_gone_on_with(
+    umktls_joined: Boot, autojump_clock: Clock, side: str
+) -> None:
+    async with umktls_joined(deposits=True) as both:
+        await say(both)
+        for number in range(1, 4):
+            await both.kill(side)
+            assert only(both, side).stat()["daemon"] == "orphan"
+            await say(both, b"without a daemon")
+            await both.restart(side)
+            assert only(both, side).stat()["daemon"].startswith("process ")
+            await update_keys(both, "client")
+            await update_keys(both, "server")
+            (*_, event) = both.events(side, "adopted")
+            assert event["connection"] == only(both, side).name
+            assert len(both.events(side, "orphaned")) == number
+        assert both.client.totals["connections"] == 1
+        totals = (both.client if side == "client" else both.server).stat()["totals"]
+        assert (totals["orphaned"], totals["adopted"], totals["cut_off"]) == (3, 3, 0)
+
+
+@both_sides
+async def test_new_keys_wait_for_the_next_daemon(
+    umktls_joined: Boot, autojump_clock: Clock, side: str
+) -> None:
+    async with umktls_joined(deposits=True) as both:
+        await say(both)
+        await both.kill(side)
+        other = both.server if side == "client" else both.client
+        assert await other.rekey(None) == 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(say, both, b"under the new key")
+            await both.event(side, "control-record")
+            await trio.testing.wait_all_tasks_blocked()
+            assert not both.events(side, "adopted")
+            await both.restart(side)
+        assert both.client.totals["connections"] == 1
+
+
+async def test_a_daemon_that_goes_in_the_middle_of_an_upcall(
+    umktls_joined: Boot, autojump_clock: Clock
+) -> None:
+    """Another one is asked what it has not answered."""
+    async with umktls_joined(deposits=True) as both:
+        await say(both)
+        both.client_daemon.silent = True
+        assert await both.server.rekey(None) == 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(say, both, b"under the new key")
+            await both.event("client", "upcall", 2)
+            await both.kill("client")
+            both.client_daemon.silent = False
+            await both.restart("client")
+        assert both.client_daemon.upcalls.count("HANDLERECORD") == 2
+        assert both.client.totals["connections"] == 1
+
+
+async def test_a_record_that_was_taken_is_not_lost(
+    umktls_joined: Boot, autojump_clock: Clock
+) -> None:
+    """The daemon has taken the KeyUpdate, and goes before it has set the key."""
+    async with umktls_joined(deposits=True) as both:
+        await say(both)
+        both.client_daemon.silent = True
+        assert await both.server.rekey(None) == 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(say, both, b"under the new key")
+            await both.event("client", "upcall", 2)
+            only(both, "client").recvmsg(16384, 64, 0)
+            await both.kill("client")
+            both.client_daemon.silent = False
+            await both.restart("client")
+        assert both.client.totals["connections"] == 1
+
+
+async def test_nobody_comes(umktls_joined: Boot, autojump_clock: Clock) -> None:
+    """A record that needs a daemon waits as long as an upcall; then the connection ends."""
+    async with umktls_joined(deposits=True, upcall_seconds=15.0) as both:
+        await say(both)
+        await both.kill("client")
+        began = trio.current_time()
+        assert await both.server.rekey(None) == 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(say, both, b"over another connection")
+            await both.event("client", "closed")
+            assert 15 <= trio.current_time() - began < 16
+            await both.restart("client")
+        assert both.client.totals["connections"] > 1
+
+
+@both_sides
+async def test_what_was_not_deposited_ends_and_is_made_anew(
+    umktls_joined: Boot, autojump_clock: Clock, side: str
+) -> None:
+    async with umktls_joined() as both:
+        assert await both.rpc.call(COUNT, 0, NULL_AUTH) == 1
+        began = trio.current_time()
+        await both.kill(side)
+        other = "server" if side == "client" else "client"
+        await both.event(side, "closed")
+        await both.event(other, "closed")
+        assert trio.current_time() - began < 1
+        (event,) = both.events(side, "cut-off")
+        assert "has gone and left nothing" in event["reason"]
+        # The other side was told: close_notify.
+        assert [found["type"] for found in both.events(other, "control-record")] == [21]
+        await both.restart(side)
+        assert await both.rpc.call(COUNT, 0, NULL_AUTH) == 2
+        assert both.client.totals["connections"] > 1
+
+
+@both_sides
+async def test_the_kernel_says_goodbye_for_an_orphan(
+    umktls_joined: Boot, autojump_clock: Clock, side: str
+) -> None:
+    async with umktls_joined(deposits=True) as both:
+        await say(both)
+        await both.kill(side)
+        only(both, side).shutdown(0)
+        other = "server" if side == "client" else "client"
+        event = await both.event(other, "control-record")
+        assert event["type"] == 21
+        await both.event(side, "closed")
+        assert "DISCONNECT" not in both.daemon(side).upcalls
+        # There is nothing left to adopt.
+        await both.restart(side)
+        assert not both.events(side, "adopted")
+
+
+async def test_a_daemon_that_was_replaced_has_nothing_any_more(
+    umktls_joined: Boot, autojump_clock: Clock
+) -> None:
+    async with umktls_joined(deposits=True) as both:
+        await say(both)
+        old = both.client_daemon
+        (session,) = old._sessions.values()
+        both.client_daemon = type(old)("client", old.rundir, deposits=True)
+        both.client_daemon._starts = old._starts
+        await both.restart("client")
+        await both.event("client", "adopted")
+        await update_keys(both, "server")
+        assert "HANDLERECORD" in both.client_daemon.upcalls
+        assert old.upcalls == ["CONNECT"]
+        option = wire.GetsockoptArgs(session.fd, rpctls.SOL_UMKTLS, rpctls.UMKTLS_SESSION, 65536)
+        assert await refusal(old._call, option) == errno.EBADF
+        assert both.client.totals["connections"] == 1
+
+
+async def refusal(call: Callable[..., object], args: object) -> int:
+    with pytest.raises(PeerError) as refused:
+        await call(args)  # type: ignore[misc]
+    return refused.value.errno
+
+
+async def test_who_may_adopt(umktls_joined: Boot, autojump_clock: Clock) -> None:
+    async with umktls_joined(deposits=True) as both:
+        await say(both)
+        call = both.client_daemon._call
+        adopt = wire.AdoptArgs(rpctls.RPCTLSCD)
+        (session,) = both.client_daemon._sessions.values()
+        name = wire.SetsockoptArgs(session.fd, rpctls.SOL_UMKTLS, rpctls.UMKTLS_ADOPTED, b"", ())
+        assert await refusal(call, adopt) == errno.EAGAIN
+        assert await refusal(call, wire.AdoptArgs(100003)) == errno.EINVAL
+        assert await refusal(call, wire.AdoptArgs(rpctls.RPCTLSSD)) == errno.EPERM
+        assert await refusal(call, name) == errno.EPERM
+        await both.kill("client")
+        both.client_daemon.deposits = False  # so that it asks for nothing by itself
+        await both.restart("client")
+        # A session of another user's daemon is not given away.
+        (process,) = both.client.syscalls.processes
+        process.uid += 1
+        assert await refusal(call, adopt) == errno.EAGAIN
+        process.uid -= 1
+        left = await call(adopt)
+        assert await refusal(call, adopt) == errno.EAGAIN
+        name = wire.SetsockoptArgs(left.fd, rpctls.SOL_UMKTLS, rpctls.UMKTLS_ADOPTED, b"no", ())
+        assert await refusal(call, name) == errno.EINVAL
+        await say(both)
+
+
+async def test_an_adopter_that_goes_too(umktls_joined: Boot, autojump_clock: Clock) -> None:
+    async with umktls_joined(deposits=True) as both:
+        await say(both)
+        await both.kill("client")
+        both.client_daemon.deposits = False
+        await both.restart("client")
+        await both.client_daemon._call(wire.AdoptArgs(rpctls.RPCTLSCD))
+        await both.kill("client")
+        both.client_daemon.deposits = True
+        await both.restart("client")
+        await both.event("client", "adopted")
+        await update_keys(both, "server")
+        assert both.client.totals["connections"] == 1
+
+
+async def test_an_adopter_that_cannot_go_on(umktls_joined: Boot, autojump_clock: Clock) -> None:
+    async with umktls_joined(deposits=True) as both:
+        await say(both)
+        await both.kill("client")
+        both.client_daemon.deposits = False
+        await both.restart("client")
+        left = await both.client_daemon._call(wire.AdoptArgs(rpctls.RPCTLSCD))
+        await both.client_daemon._call(wire.CloseArgs(left.fd))
+        await both.event("client", "closed")
+        await both.event("server", "closed")
+        await say(both)
+        assert both.client.totals["connections"] == 2
+
+
+async def test_a_deposit_shows_nowhere(umktls_joined: Boot, autojump_clock: Clock) -> None:
+    async with umktls_joined(deposits=True) as both:
+        await say(both)
+        sock = only(both, "client")
+        assert sock.deposit is not None
+        secret = SECRETS["client"]
+        kept = sock.deposit.data
+        assert secret in kept
+        await both.kill("client")
+        await both.restart("client")
+        shown = json.dumps([both.client.stat(), list(both.client.trace.since())], default=repr)
+        shown += repr(sock.deposit) + repr(sock) + repr(sock.orphan) + repr(both.client.handover)
+        for form in (secret.decode(), secret.hex(), repr(secret)):
+            assert form not in shown
+        sock.shutdown(2)
+        await both.event("client", "closed")
+        assert kept == b""
