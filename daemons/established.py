@@ -12,6 +12,7 @@ bounced data, and each is a few calls that belong together. Nothing waits for th
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import socket
 import threading
@@ -45,6 +46,10 @@ __all__ = ["EstablishedSession", "Tracer", "first_deposit"]
 
 logger = logging.getLogger(__name__)
 
+# System calls fail with these where the connection is over: it broke, or its key can seal no more.
+CONNECTION_OVER = frozenset(
+    {errno.EPIPE, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN, errno.EBADMSG}
+)
 # Puts an event into the kernel's trace; the session's descriptor is filled in here.
 Tracer = Callable[[dict[str, Any]], None]
 
@@ -178,7 +183,10 @@ class EstablishedSession:
                 self._fail(str(error), error.alert)
                 return False
             except UmktlsError as error:
-                self._fail(str(error), INTERNAL_ERROR)
+                if isinstance(error, SystemCallError) and error.errno in CONNECTION_OVER:
+                    self._lose(str(error))
+                else:
+                    self._fail(str(error), INTERNAL_ERROR)
                 return False
             return True
 
@@ -289,6 +297,12 @@ class EstablishedSession:
         self._said_goodbye = True
         with contextlib.suppress(UmktlsError):
             self._sock.shutdown(socket.SHUT_WR)
+
+    def _lose(self, reason: str) -> None:
+        """The connection is over, and TLS has nothing to do with it: the kernel may make a new one,
+        which it would not after an alert."""
+        logger.info("%s ends: %s", self, reason)
+        self._shut_down()
 
     def _fail(self, reason: str, alert: int) -> None:
         """The session cannot go on. The peer gets `alert`, unless it has got one."""
