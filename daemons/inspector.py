@@ -25,7 +25,7 @@ from umktls.userland.libc import Kernel
 
 from .failure import certificate_names, verify_failure
 from .options import ClientOptions
-from .rpctlscd import REGISTRATION, ClientService
+from .rpctlscd import ClientService
 from .running import serve
 from .service import Attempt, Taken
 from .tlsadapter import Endpoint
@@ -117,7 +117,7 @@ def main(rundir: Path, report: Path, certdir: Path, ca: Path | None, mutual: boo
     options = ClientOptions(rundir, certdir, verifylocs=ca, mutualverf=mutual, alpn="compat")
     make = partial(Inspector, options=options, report=report)
     try:
-        serve(Kernel(rundir), REGISTRATION, make, ready=lambda: None)
+        serve(Kernel(rundir), "rpctlscd", make, ready=lambda: None)
     except UmktlsError as error:
         raise click.ClickException(str(error)) from error
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import click
 
-from umktls.abi.rpctls import RPCTLSERR_OK, RpctlsErr, RpctlsSysc
-from umktls.rpc.server import CallContext, Handler
-from umktls.upcall.rpctls import RPCTLSCD_V1, rpctlscd_connect_arg, rpctlscd_connect_res
+from umktls.abi.rpctls import RPCTLSERR_OK, RpctlsErr
 from umktls.userland.libc import Kernel
+from umktls.userland.upcalls import Connect, Connected
 
 from .background import Launch
 from .failure import HandshakeFailure, VerifyProblem
@@ -23,18 +22,11 @@ from .hostnames import is_address, reverse_name
 from .identity import ConfigurationError, Identity
 from .keylog import KeyLogFile
 from .options import ClientOptions, client_options
-from .running import Registration, Start, begin, program, serve, start_options
+from .running import Start, begin, program, serve, start_options
 from .service import Attempt, HandshakeService, Taken
 from .tlsadapter import Chain, TlsContext, TlsSession
 
 __all__ = ["ClientService", "ClientTls", "SessionCache", "main"]
-
-REGISTRATION = Registration(
-    RPCTLSCD_V1,
-    RpctlsSysc.RPCTLS_SYSC_CLSETPATH,
-    RpctlsSysc.RPCTLS_SYSC_CLSHUTDOWN,
-    "rpctlscd.sock",
-)
 
 # Name, address and port of the server, and the certificate shown to it.
 CacheKey = tuple[str, str, int, str | None]
@@ -126,15 +118,13 @@ class ClientService(HandshakeService):
     def problem_with(self, chain: Chain) -> VerifyProblem | None:
         return self._tls.anonymous.problem_with(chain)
 
-    def handlers(self) -> dict[str, Handler]:
+    def handlers(self) -> dict[str, Callable[[Any], Any]]:
         return {**super().handlers(), "CONNECT": self._connect}
 
-    def _connect(self, argument: rpctlscd_connect_arg, _: CallContext) -> rpctlscd_connect_res:
-        certname = argument.name.decode("utf-8", "surrogateescape")
-        name = self.connect(RpctlsSysc.RPCTLS_SYSC_CLSOCKET, partial(self._prepare, certname))
-        if isinstance(name, RpctlsErr):
-            return rpctlscd_connect_res(name, 0, 0, 0)
-        return rpctlscd_connect_res(RPCTLSERR_OK, name.sec, name.usec, name.ssl)
+    def _connect(self, upcall: Connect) -> Connected:
+        certname = upcall.certname.decode("utf-8", "surrogateescape")
+        session = self.connect(upcall, partial(self._prepare, certname))
+        return Connected(reterr=session if isinstance(session, RpctlsErr) else RPCTLSERR_OK)
 
     def _prepare(self, certname: str, taken: Taken) -> Attempt:
         tls = self._tls
@@ -194,7 +184,7 @@ def command(**values: Any) -> None:
     make: Callable[[Kernel], HandshakeService] = partial(ClientService, options=options)
 
     def work(launch: Launch) -> None:
-        serve(Kernel(options.rundir), REGISTRATION, make, launch.ready)
+        serve(Kernel(options.rundir), "rpctlscd", make, launch.ready)
 
     begin("rpctlscd", Start.of(values), partial(ClientTls, options), work)
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import click
 
-from umktls.abi.rpctls import RpctlsErr, RpctlsFlags, RpctlsSysc
-from umktls.rpc.server import CallContext, Handler
-from umktls.upcall.rpctls import RPCTLSSD_V1, rpctlssd_connect_res
+from umktls.abi.rpctls import RpctlsErr, RpctlsFlags
 from umktls.userland.libc import Kernel
+from umktls.userland.upcalls import Connect, Connected
 
 from .background import Launch
 from .established import EstablishedSession
@@ -20,20 +19,13 @@ from .handshake import Expectations
 from .hostnames import has_name, reverse_name
 from .keylog import KeyLogFile
 from .options import ServerOptions, server_options
-from .running import Registration, Start, begin, program, serve, start_options
+from .running import Start, begin, program, serve, start_options
 from .service import Attempt, HandshakeService, Taken
 from .tlsadapter import Chain, ClientCertificates, TlsContext
 from .users import CertificateUser, names_of, own_domain, user_of
 from .workers import run_workers
 
 __all__ = ["ServerService", "main"]
-
-REGISTRATION = Registration(
-    RPCTLSSD_V1,
-    RpctlsSysc.RPCTLS_SYSC_SRVSETPATH,
-    RpctlsSysc.RPCTLS_SYSC_SRVSHUTDOWN,
-    "rpctlssd.sock",
-)
 
 
 def domain_of(options: ServerOptions) -> str:
@@ -73,15 +65,13 @@ class ServerService(HandshakeService):
     def problem_with(self, chain: Chain) -> VerifyProblem | None:
         return self._context.problem_with(chain)
 
-    def handlers(self) -> dict[str, Handler]:
+    def handlers(self) -> dict[str, Callable[[Any], Any]]:
         return {**super().handlers(), "CONNECT": self._connect}
 
-    def _connect(self, _: None, __: CallContext) -> rpctlssd_connect_res:
-        name = self.connect(RpctlsSysc.RPCTLS_SYSC_SRVSOCKET, self._prepare)
-        session = None if isinstance(name, RpctlsErr) else self.sessions.get(name)
-        if isinstance(name, RpctlsErr) or session is None:
-            return rpctlssd_connect_res(0, 0, 0, 0, 0, ())
-        triple = (name.sec, name.usec, name.ssl)
+    def _connect(self, upcall: Connect) -> Connected:
+        session = self.connect(upcall, self._prepare)
+        if isinstance(session, RpctlsErr):
+            return Connected(reterr=session)
         flags = RpctlsFlags.RPCTLS_FLAGS_HANDSHAKE
         if session.peer_verified:
             session.tell_certificate()
@@ -90,9 +80,9 @@ class ServerService(HandshakeService):
             flags |= RpctlsFlags.RPCTLS_FLAGS_DISABLED
         user = self._user(session)
         if user is None:
-            return rpctlssd_connect_res(flags, *triple, 0, ())
+            return Connected(flags=flags)
         flags |= RpctlsFlags.RPCTLS_FLAGS_CERTUSER
-        return rpctlssd_connect_res(flags, *triple, user.uid, user.gids)
+        return Connected(flags=flags, uid=user.uid, gids=tuple(user.gids))
 
     def _user(self, session: EstablishedSession) -> CertificateUser | None:
         """-u: the user in the certificate, if one is wanted and there."""
@@ -164,11 +154,11 @@ def command(**values: Any) -> None:
     make: Callable[[Kernel], HandshakeService] = partial(ServerService, options=options)
 
     def alone(launch: Launch) -> None:
-        serve(Kernel(options.rundir), REGISTRATION, make, launch.ready)
+        serve(Kernel(options.rundir), "rpctlssd", make, launch.ready)
 
     def one_of_them(number: int, ready: Callable[[], None], lifeline: int) -> None:
         kernel = Kernel(options.rundir)
-        serve(kernel, REGISTRATION, make, ready, number=number, lifeline=lifeline)
+        serve(kernel, "rpctlssd", make, ready, number=number, lifeline=lifeline)
 
     def several(launch: Launch) -> None:
         run_workers("rpctlssd", options.rundir, options.numdaemons, one_of_them, launch.ready)

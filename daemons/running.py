@@ -13,7 +13,6 @@ import logging
 import os
 import select
 import signal
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -23,12 +22,10 @@ from typing import Any, Literal
 
 import click
 
-from umktls.abi.rpctls import RpctlsSysc
 from umktls.errors import UmktlsError, WorldError
-from umktls.rpc.program import Program
 from umktls.userland.libc import Kernel, KernelGone
 from umktls.userland.notify import notify, reloading
-from umktls.userland.svc import UpcallServer
+from umktls.userland.upcalls import Upcalls
 
 from .background import Launch, PidFile, PidFileError
 from .identity import ConfigurationError
@@ -39,7 +36,6 @@ from .service import HandshakeService
 __all__ = [
     "ENDING",
     "EXIT_CODES",
-    "Registration",
     "Start",
     "begin",
     "exit_codes",
@@ -68,16 +64,6 @@ EPILOG = (
 )
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
-
-
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """How one side's daemon makes itself known: system call operations, and its socket's name."""
-
-    program: Program
-    setpath: RpctlsSysc
-    shutdown: RpctlsSysc
-    socket_name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,53 +176,32 @@ def begin(
 
 def serve(
     kernel: Kernel,
-    registration: Registration,
+    daemon: str,
     make: Callable[[Kernel], HandshakeService],
     ready: Callable[[], None],
     *,
     number: int | None = None,
     lifeline: int | None = None,
 ) -> None:
-    """Serve upcalls until the end. Raises `UmktlsError` when the start fails.
+    """Serve upcalls to `daemon`, rpctlscd or rpctlssd, until the end. Raises `UmktlsError` when
+    the start fails.
 
     A daemon that is one of several has a `number`, and ends when its `lifeline`, a descriptor,
     hangs up.
     """
     with signals(*ENDING, signal.SIGHUP) as wakeup, contextlib.closing(kernel):
         service = make(kernel)
-        path = _socket_path(kernel.rundir, registration.socket_name, number)
-        server = UpcallServer(path, registration.program, service.handlers())
-        server.start()
+        upcalls = Upcalls(kernel, daemon, service.handlers(), number=number)
         try:
-            kernel.rpctls_syscall(registration.setpath, bytes(path))
-            service.adopt_orphans(registration.program.number)
-            logger.info("serving %s at %s", kernel.rundir, path)
+            upcalls.start()
+            service.adopt_orphans(upcalls)
+            logger.info("serving %s at %s", kernel.rundir, upcalls.where)
             ready()
             _attend(kernel, service, wakeup, lifeline)
         finally:
             if number is None:
                 notify("STOPPING=1")
-            with contextlib.suppress(UmktlsError):
-                kernel.rpctls_syscall(registration.shutdown)
-            server.close()
-
-
-def _socket_path(rundir: Path, name: str, number: int | None) -> Path:
-    """Where to listen: `name`, with this daemon's number behind it, or with the process's if
-    another daemon is there.
-
-    Absolute, because the kernel connects to it from its own working directory.
-    """
-    path = rundir.resolve() / (name if number is None else f"{name}.{number}")
-    if not path.exists():
-        return path
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            # A leftover of a daemon that was killed.
-            return path
-    return path.with_name(f"{name}.{os.getpid()}")
+            upcalls.close()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """What both daemons do with upcalls: CONNECT makes a session, the others use it.
 
-A session is named by the triple {sec, usec, ssl}: the daemon's start time and a running number. A
-triple that does not match belongs to a daemon that is no more: NOSSL, or NOCLOSE at DISCONNECT.
+A session has a number, which comes with the CONNECT upcall; where it comes from is a matter of the
+upcall's version (umktls.userland.upcalls). A number that is not known here is answered with NOSSL,
+or NOCLOSE at DISCONNECT.
 
 A failed CONNECT is answered at once; before the answer its reason goes into the kernel's trace, so
 that whoever waits for the answer finds the reason there.
@@ -13,10 +14,8 @@ verified again by it: who does not pass is told so and cut off. All others go on
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import socket
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -33,10 +32,10 @@ from umktls.abi.rpctls import (
 from umktls.errors import CallerError, UmktlsError
 from umktls.ktls.session import Direction
 from umktls.ktls.suites import TLS_1_3
-from umktls.rpc.server import CallContext, Handler
-from umktls.upcall.rpctls import rpctls_session_arg, rpctls_session_res
+from umktls.upcall.rpctls import rpctls_session_arg
 from umktls.userland.libc import Kernel, Record, Socket
 from umktls.userland.streams import Deadline
+from umktls.userland.upcalls import Connect, Upcalls
 
 from .adopted import adopt
 from .alerts import INTERNAL_ERROR, Alert
@@ -58,32 +57,23 @@ DIRECTION_NAMES: Mapping[Direction, str] = {"tx": "sending", "rx": "receiving"}
 
 
 class Sessions:
-    """The sessions of this daemon by reference number."""
+    """The sessions of this daemon by number."""
 
     def __init__(self) -> None:
-        now = time.time_ns()
-        self._started = (now // 10**9, now // 1000 % 10**6)
-        self._numbers = itertools.count(1)
         self._by_number: dict[int, EstablishedSession] = {}
 
     def all(self) -> list[EstablishedSession]:
         """Those there are now."""
         return list(self._by_number.values())
 
-    def add(self, session: EstablishedSession) -> rpctls_session_arg:
-        """The name of a new session."""
-        number = next(self._numbers)
+    def add(self, number: int, session: EstablishedSession) -> None:
         self._by_number[number] = session
-        return rpctls_session_arg(*self._started, number)
 
-    def get(self, name: rpctls_session_arg) -> EstablishedSession | None:
-        return self._by_number.get(name.ssl) if self._is_mine(name) else None
+    def get(self, number: int) -> EstablishedSession | None:
+        return self._by_number.get(number)
 
-    def remove(self, name: rpctls_session_arg) -> EstablishedSession | None:
-        return self._by_number.pop(name.ssl, None) if self._is_mine(name) else None
-
-    def _is_mine(self, name: rpctls_session_arg) -> bool:
-        return (name.sec, name.usec) == self._started
+    def remove(self, number: int) -> EstablishedSession | None:
+        return self._by_number.pop(number, None)
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -159,24 +149,27 @@ class HandshakeService:
         self._trace_quietly({"event": "reloaded", "outcome": outcome})
         return True
 
-    def adopt_orphans(self, program: int) -> None:
+    def adopt_orphans(self, upcalls: Upcalls) -> None:
         """Go on with the sessions that daemons before this one have left behind."""
         adopted = 0
         try:
-            while (left := self._kernel.adopt(program)) is not None:
-                adopted += self._adopt(*left)
+            while (left := self._kernel.adopt(upcalls.program)) is not None:
+                sock, cookie = left
+                adopted += self._adopt(sock, *upcalls.adopted(cookie))
         except UmktlsError as error:
             logger.warning("cannot ask for sessions that were left behind: %s", error)
         if adopted:
             logger.warning("%d sessions of another daemon are gone on with", adopted)
 
-    def _adopt(self, sock: Socket, _: int) -> bool:
+    def _adopt(self, sock: Socket, number: int, name: rpctls_session_arg) -> bool:
         """Go on with one session, whose peer has to be good for us too; whether it can be."""
         try:
             session = adopt(sock, self._trace_quietly, server=self.server)
-            sock.adopted(self.sessions.add(session))
+            self.sessions.add(number, session)
+            sock.adopted(name)
         except UmktlsError as error:
             logger.warning("a session of another daemon cannot be gone on with: %s", error)
+            self.sessions.remove(number)
             _close_quietly(sock)
             return False
         return not self._verify_again(session)
@@ -188,8 +181,8 @@ class HandshakeService:
             session.expel(problem)
         return problem is not None
 
-    def handlers(self) -> dict[str, Handler]:
-        """By procedure name, for `UpcallServer`; CONNECT is added by the side."""
+    def handlers(self) -> dict[str, Callable[[Any], Any]]:
+        """By procedure name, for `Upcalls`; CONNECT is added by the side."""
         return {
             "HANDLERECORD": self._handlerecord,
             "DISCONNECT": self._disconnect,
@@ -197,25 +190,23 @@ class HandshakeService:
         }
 
     def connect(
-        self, operation: int, prepare: Callable[[Taken], Attempt]
-    ) -> rpctls_session_arg | RpctlsErr:
-        """Take the pending socket and make a session: its name, or NOSOCKET or NOSSL.
+        self, upcall: Connect, prepare: Callable[[Taken], Attempt]
+    ) -> LiveSession | RpctlsErr:
+        """Take the pending socket and make a session of it; NOSOCKET or NOSSL if there is none.
 
         `prepare` says how; it may raise `HandshakeFailure`.
         """
         try:
-            sock = self._kernel.rpctls_syscall(operation)
+            sock = upcall.take()
         except UmktlsError as error:
             logger.warning("CONNECT without a socket to take: %s", error)
-            return RPCTLSERR_NOSOCKET
-        if sock is None:
             return RPCTLSERR_NOSOCKET
         reloads = self._reloads
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(_close_quietly, sock)
             taken = Taken.ask(sock)
             try:
-                name = self._establish(taken, prepare(taken))
+                session = self._establish(taken, prepare(taken), upcall.session)
             except HandshakeFailure as failure:
                 self._report_failure(taken, failure)
                 return RPCTLSERR_NOSSL
@@ -223,13 +214,12 @@ class HandshakeService:
                 self._report_failure(taken, _unforeseen(error))
                 return RPCTLSERR_NOSSL
             cleanup.pop_all()
-        session = self.sessions.get(name)
-        if session is not None and reloads != self._reloads:
+        if reloads != self._reloads:
             # It was not there yet when the others were verified again.
             self._verify_again(session)
-        return name
+        return session
 
-    def _establish(self, taken: Taken, attempt: Attempt) -> rpctls_session_arg:
+    def _establish(self, taken: Taken, attempt: Attempt, number: int) -> LiveSession:
         """Shake hands, put the keys into the kernel, register the session."""
         sock, endpoint = taken.sock, attempt.endpoint
         deadline = Deadline.after(taken.deadline.left() * HANDSHAKE_SHARE)
@@ -253,9 +243,9 @@ class HandshakeService:
         if self._handover:
             self._keep_deposit(sock, session, whole=not pairs and not clear)
         sock.release()
-        name = self.sessions.add(session)
+        self.sessions.add(number, session)
         session.start()
-        return name
+        return session
 
     def _deposit(self, taken: Taken, keys: TrafficKeys, chain: Chain) -> None:
         """Leave the session with the kernel, along with its keys."""
@@ -348,24 +338,24 @@ class HandshakeService:
 
     # The procedures about a session.
 
-    def _handlerecord(self, name: rpctls_session_arg, _: CallContext) -> rpctls_session_res:
-        session = self.sessions.get(name)
+    def _handlerecord(self, number: int) -> RpctlsErr:
+        session = self.sessions.get(number)
         if session is None or not session.handle_record():
-            return rpctls_session_res(RPCTLSERR_NOSSL)
-        return rpctls_session_res(RPCTLSERR_OK)
+            return RPCTLSERR_NOSSL
+        return RPCTLSERR_OK
 
-    def _rekey(self, name: rpctls_session_arg, _: CallContext) -> rpctls_session_res:
-        session = self.sessions.get(name)
+    def _rekey(self, number: int) -> RpctlsErr:
+        session = self.sessions.get(number)
         if session is None or not session.rekey():
-            return rpctls_session_res(RPCTLSERR_NOSSL)
-        return rpctls_session_res(RPCTLSERR_OK)
+            return RPCTLSERR_NOSSL
+        return RPCTLSERR_OK
 
-    def _disconnect(self, name: rpctls_session_arg, _: CallContext) -> rpctls_session_res:
-        session = self.sessions.remove(name)
+    def _disconnect(self, number: int) -> RpctlsErr:
+        session = self.sessions.remove(number)
         if session is None:
-            return rpctls_session_res(RPCTLSERR_NOCLOSE)
+            return RPCTLSERR_NOCLOSE
         session.disconnect()
-        return rpctls_session_res(RPCTLSERR_OK)
+        return RPCTLSERR_OK
 
 
 def _not_traced(event: object, error: UmktlsError) -> None:

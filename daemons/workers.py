@@ -3,12 +3,12 @@
 Theory of operation
 ===================
 
-The master makes no upcall's work. It tells the kernel that daemons are about to register
-(SRVSTARTUP), forks the workers, and waits: for signals, which it passes on, for the kernel's end,
-and for the end of a worker, in whose place it forks another, after pauses that grow while that
-does not help. Each worker has a connection to the kernel, an upcall socket, tickets and sessions of
-its own; so the end of one costs its own sessions and nobody else's. (FreeBSD's master ends them all
-when one ends.)
+The master makes no upcall's work. Where daemons register (version 1 of the upcall), it tells the
+kernel that they are about to (SRVSTARTUP). It forks the workers, and waits: for signals, which it
+passes on, for the kernel's end, and for the end of a worker, in whose place it forks another, after
+pauses that grow while that does not help. Each worker has a connection to the kernel, an upcall
+socket, tickets and sessions of its own; so the end of one costs its own sessions and nobody else's.
+(FreeBSD's master ends them all when one ends.)
 
 A worker holds the reading end of a pipe, the lifeline, of which the master alone has the writing
 end: when it hangs up, the master is gone, and the worker goes too.
@@ -73,7 +73,9 @@ def run_workers(name: str, rundir: Path, count: int, work: Work, ready: Callable
         _pipe() as word,
         _pipe() as lifeline,
     ):
-        kernel.rpctls_syscall(RpctlsSysc.RPCTLS_SYSC_SRVSTARTUP)
+        registers = kernel.rpctls_versions[0] == 1
+        if registers:
+            kernel.rpctls_syscall(RpctlsSysc.RPCTLS_SYSC_SRVSTARTUP)
         set_title(f"{name} master")
         team = Team(name, count, work, word, lifeline, (wakeup, kernel.fileno()))
         try:
@@ -82,8 +84,9 @@ def run_workers(name: str, rundir: Path, count: int, work: Work, ready: Callable
         finally:
             notify("STOPPING=1")
             team.end()
-            with contextlib.suppress(UmktlsError):
-                kernel.rpctls_syscall(RpctlsSysc.RPCTLS_SYSC_SRVSHUTDOWN)
+            if registers:
+                with contextlib.suppress(UmktlsError):
+                    kernel.rpctls_syscall(RpctlsSysc.RPCTLS_SYSC_SRVSHUTDOWN)
 
 
 def set_title(title: str) -> None:

@@ -34,7 +34,16 @@ def test_personalities_by_name() -> None:
         "umktls",
     }
     assert personality("umktls") is DEFAULT_PERSONALITY
-    assert personality("freebsd15").rpctls_version == 2
+    assert {p.name: p.rpctls_versions for p in PERSONALITIES.values()} == {
+        "freebsd13.0": (1,),
+        "freebsd13": (1,),
+        "freebsd14": (1,),
+        "freebsd15": (2,),
+        "linux": (2, 1),
+        "umktls": (2, 1),
+    }
+    assert personality("freebsd14").upcall_seconds("server") == rpctls.UPCALL_TIMEOUT
+    assert [personality("linux").upcall_seconds(role) for role in ("client", "server")] == [10, 5]
     assert not personality("freebsd14").keys.rekey
     with pytest.raises(CallerError, match="freebsd14"):
         personality("solaris")

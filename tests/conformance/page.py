@@ -59,6 +59,15 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
     yield ""
 
 
+GENERAL = (
+    "rpctls_versions",
+    "client_upcall_seconds",
+    "server_upcall_seconds",
+    "probe_needs_daemon",
+    "errno_map",
+)
+
+
 def values() -> Iterator[str]:
     """The personalities, a value a line."""
     names = list(PERSONALITIES)
@@ -69,7 +78,7 @@ def values() -> Iterator[str]:
             for field in dataclasses.fields(rules):
                 cell = shown(getattr(rules, field.name))
                 lines.setdefault(f"{group}.{field.name}", []).append(cell)
-        for name in ("rpctls_version", "errno_map"):
+        for name in GENERAL:
             lines.setdefault(name, []).append(shown(getattr(personality, name)))
     yield from table(["value", *names], ([f"`{k}`", *cells] for k, cells in sorted(lines.items())))
 

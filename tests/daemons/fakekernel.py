@@ -252,7 +252,8 @@ class FakeKernel:
         self._numbers = itertools.count(3)
         self._xids = itertools.count(100)
         self._lock = threading.Lock()
-        (rundir / "host.json").write_text(json.dumps({"personality": personality}))
+        facts = {"personality": personality, "rpctls_versions": [1]}
+        (rundir / "host.json").write_text(json.dumps(facts))
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(str(rundir / "syscall.sock"))
         self._listener.listen()

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from umktls_daemons import rpctlscd, rpctlssd
 from umktls_daemons.options import ClientOptions, ServerOptions
 from umktls_daemons.rpctlscd import ClientService
 from umktls_daemons.rpctlssd import ServerService
@@ -20,8 +19,9 @@ from umktls_daemons.service import HandshakeService
 from tests.daemons.fakekernel import SECONDS, FakeKernel, FakeSocket
 from tests.daemons.pki import certificates
 from umktls.abi import rpctls
+from umktls.upcall.versions import VERSIONS
 from umktls.userland.libc import Kernel
-from umktls.userland.svc import UpcallServer
+from umktls.userland.upcalls import Upcalls
 
 T = TypeVar("T")
 
@@ -71,7 +71,6 @@ class Harness:
         """The daemon is gone, and another one takes its place. It adopts the sessions `left`."""
         self.kernel.orphans += left
         self.service = self._start()
-        self.service.adopt_orphans(self.kernel.program.number)
 
     def connection(self, **options: Any) -> tuple[FakeSocket, Peer]:
         """A new connection: the kernel's end and the peer's."""
@@ -94,7 +93,7 @@ class Harness:
             sock.close()
 
 
-REGISTRATIONS = {"client": rpctlscd.REGISTRATION, "server": rpctlssd.REGISTRATION}
+DAEMONS = {"client": "rpctlscd", "server": "rpctlssd"}
 
 
 def service_of(side: str, kernel: Kernel, **options: Any) -> HandshakeService:
@@ -109,7 +108,7 @@ def daemon(
     side: str, directory: Path, certificate: str | None = None, **options: Any
 ) -> Iterator[Harness]:
     """The daemon of one side, with the test certificate of that name in its -D directory."""
-    registration = REGISTRATIONS[side]
+    name = DAEMONS[side]
     certdir = directory / "certdir"
     certdir.mkdir()
     if certificate is not None:
@@ -117,17 +116,16 @@ def daemon(
     options.setdefault("verifylocs", certificates().ca)
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor())
-        kernel = stack.enter_context(FakeKernel(directory, registration.program))
+        kernel = stack.enter_context(FakeKernel(directory, VERSIONS[1].programs[name]))
 
         def start() -> HandshakeService:
             connection = Kernel(directory)
             stack.callback(connection.close)
             service = service_of(side, connection, rundir=directory, certdir=certdir, **options)
-            path = directory / registration.socket_name
-            server = UpcallServer(path, registration.program, service.handlers())
-            server.start()
-            stack.callback(server.close)
-            connection.rpctls_syscall(registration.setpath, bytes(server.path))
+            upcalls = Upcalls(connection, name, service.handlers())
+            upcalls.start()
+            stack.callback(upcalls.close)
+            service.adopt_orphans(upcalls)
             return service
 
         harness = Harness(kernel, start, pool)

@@ -11,6 +11,8 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+from umktls_daemons.service import Attempt, Taken
+from umktls_daemons.session import LiveSession
 from umktls_daemons.tlsadapter import TlsContext
 
 from tests.daemons.fakekernel import SECONDS, FakeSocket
@@ -162,15 +164,14 @@ def test_a_handshake_in_the_middle_of_a_reload(
     """What was let in by the old list is judged by the new one."""
     establish = server.service._establish
 
-    def slow(*arguments: object) -> object:
-        name = establish(*arguments)  # type: ignore[arg-type]
+    def slow(taken: Taken, attempt: Attempt, number: int) -> LiveSession:
+        session = establish(taken, attempt, number)
         monkeypatch.undo()
-        session = server.service.sessions.remove(name)
-        assert session is not None
+        assert server.service.sessions.remove(number) is session
         write_lists(crl, "client")
         assert server.service.reload()
-        server.service.sessions._by_number[name.ssl] = session
-        return name
+        server.service.sessions.add(number, session)
+        return session
 
     monkeypatch.setattr(server.service, "_establish", slow)
     sock, peer = server.connection()

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import re
+import struct
 import typing
 from pathlib import Path
 
 import pytest
 
 from umktls.abi import freebsd, linux, rpctls
+from umktls.abi import netlink as nl
 from umktls.abi.freebsd import ERRNO, TlsEnable
+from umktls.kernel.host import HostConfig
 from umktls.kernel.syscalls import UTRACE_EVENTS
 from umktls.rpc import xdr
-from umktls.upcall.rpctls import RPCTLSCD_V1, RPCTLSSD_V1
+from umktls.upcall.netlink import MAX_DATAGRAM
 from umktls.upcall.syscalls import (
     MAX_CONTROL,
     MAX_DATA,
@@ -25,6 +28,7 @@ from umktls.upcall.syscalls import (
     MAX_UTRACE,
     SYSCALLS,
 )
+from umktls.upcall.versions import VERSIONS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "wire.md").read_text()
 Row = dict[str, str]
@@ -92,6 +96,17 @@ def test_only_file_descriptors_levels_names_and_how_are_signed() -> None:
         ("MSG_EOR 0x{:x}", freebsd.MSG_EOR),
         ("MSG_CTRUNC 0x{:x}", freebsd.MSG_CTRUNC),
         ("MSG_DONTWAIT (0x{:x})", freebsd.MSG_DONTWAIT),
+        ("AF_NETLINK ({})", nl.AF_NETLINK),
+        ("SOCK_RAW ({})", nl.SOCK_RAW),
+        ("NETLINK_GENERIC ({})", nl.NETLINK_GENERIC),
+        ("SOL_NETLINK ({})", nl.SOL_NETLINK),
+        ("NETLINK_ADD_MEMBERSHIP ({})", nl.NETLINK_ADD_MEMBERSHIP),
+        ("NETLINK_DROP_MEMBERSHIP ({})", nl.NETLINK_DROP_MEMBERSHIP),
+        ("NLM_F_REQUEST ({})", nl.NLM_F_REQUEST),
+        ("NLM_F_ACK ({})", nl.NLM_F_ACK),
+        ("NLMSG_ERROR is {}", nl.NLMSG_ERROR),
+        ("at most {} bytes long, and begins", MAX_DATAGRAM),
+        ("up to {} at once", HostConfig("client").connects),
         ("{} for AES-GCM", freebsd.CRYPTO_AES_NIST_GCM_16),
         ("{} for ChaCha20-Poly1305", freebsd.CRYPTO_CHACHA20_POLY1305),
         ("SOL_TLS, which is {}", linux.SOL_TLS),
@@ -175,12 +190,26 @@ def test_error_numbers() -> None:
 
 
 def test_upcall_programs_and_procedures() -> None:
-    programs = {row["program"]: row for row in table("program", "number", "version")}
-    for program in (RPCTLSCD_V1, RPCTLSSD_V1):
-        row = programs[program.name]
-        assert (int(row["number"], 16), int(row["version"])) == (program.number, program.version)
-        written = {row["procedure"]: int(row["number"]) for row in table("procedure", "number")}
-        assert written == {p.name: p.number for p in program.procedures.values()}
+    rows = {row["program"]: row for row in table("program", "number", "versions")}
+    written = {row["procedure"]: int(row["number"]) for row in table("procedure", "number")}
+    for version in VERSIONS.values():
+        for program in version.programs.values():
+            row = rows[program.name]
+            assert int(row["number"], 16) == program.number
+            assert str(program.version) in row["versions"].split(", ")
+            assert written == {p.name: p.number for p in program.procedures.values()}
+
+
+def test_netlink() -> None:
+    layout = table("offset", "nlmsghdr")
+    assert [int(row["bytes"]) for row in layout] == [
+        struct.calcsize(f"<{code}") for code in nl.NLMSGHDR.format.lstrip("<")
+    ]
+    cells = " ".join(" ".join(row.values()) for row in table("message", "nlmsg_type"))
+    for name, number in re.findall(r"((?:CTRL|RPCNL)_\w+) (\d+)", cells):
+        assert getattr(nl, name) == int(number)
+    for row in table("error", "number"):
+        assert ERRNO[row["error"]] == int(row["number"])
 
 
 def test_answers_of_upcalls() -> None:

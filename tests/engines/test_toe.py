@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
 from umktls_daemons.options import ClientOptions as Options
-from umktls_daemons.rpctlscd import REGISTRATION, ClientService
+from umktls_daemons.rpctlscd import ClientService
 from umktls_daemons.service import Attempt, Taken
 
 from tests.engines.test_hosts import TICKETS, engine, halves, talk
@@ -30,7 +30,7 @@ from umktls.ktls.engines.toe import HoldBack
 from umktls.testing.certificates import directory
 from umktls.testing.hosts import mount_config, pair, serving
 from umktls.userland.libc import Kernel, Socket
-from umktls.userland.svc import UpcallServer
+from umktls.userland.upcalls import Upcalls
 
 AUTHORITY = Authority.create()
 HANDSHAKE, APPLICATION_DATA = 22, 23
@@ -143,9 +143,9 @@ class Looking(ClientService):
         self.handshaken, self.arrived = threading.Event(), arrived
         self.found: list[tuple[int, str]] = []
 
-    def _establish(self, taken: Taken, attempt: Attempt) -> Any:
+    def _establish(self, taken: Taken, attempt: Attempt, number: int) -> Any:
         self.address = taken.address
-        return super()._establish(taken, attempt)
+        return super()._establish(taken, attempt, number)
 
     def _enable(self, sock: Socket, *rest: Any) -> Any:
         self.handshaken.set()
@@ -159,14 +159,12 @@ async def look(host: Host, config: MountConfig, certs: Path) -> tuple[int, str]:
     """Make a connection; how many bytes the daemon found unread, and whom it took for the peer."""
     arrived = threading.Event()
 
-    def start() -> tuple[Kernel, Looking, UpcallServer]:
+    def start() -> tuple[Kernel, Looking, Upcalls]:
         kernel = Kernel(host.rundir.path)
         options = Options(host.rundir.path, certs / "client", verifylocs=certs / "ca.pem")
         service = Looking(kernel, options, arrived)
-        path = host.rundir.path / "looking.sock"
-        server = UpcallServer(path, REGISTRATION.program, service.handlers())
+        server = Upcalls(kernel, "rpctlscd", service.handlers())
         server.start()
-        kernel.rpctls_syscall(REGISTRATION.setpath, bytes(path))
         return kernel, service, server
 
     async def tell_when_tickets_have_come() -> None:

@@ -182,7 +182,7 @@ async def test_a_daemon_that_was_replaced_has_nothing_any_more(
         await say(both)
         old = both.client_daemon
         (session,) = old._sessions.values()
-        both.client_daemon = type(old)("client", old.rundir, deposits=True)
+        both.client_daemon = type(old)("client", old.rundir, version=1, deposits=True)
         both.client_daemon._starts = old._starts
         await both.restart("client")
         await both.event("client", "adopted")
@@ -213,7 +213,9 @@ async def test_who_may_adopt(umktls_joined: Boot, autojump_clock: Clock) -> None
         assert await refusal(call, name) == errno.EPERM
         await both.kill("client")
         both.client_daemon.deposits = False  # so that it asks for nothing by itself
+        both.client_daemon.version = 1  # only there the name says anything
         await both.restart("client")
+        call = both.client_daemon._call
         # A session of another user's daemon is not given away.
         (process,) = both.client.syscalls.processes
         process.uid += 1

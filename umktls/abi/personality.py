@@ -21,12 +21,16 @@ from umktls.abi.freebsd import (
     to_freebsd,
 )
 from umktls.abi.messages import FREEBSD_MESSAGES, LINUX_MESSAGES, UMKTLS_MESSAGES, MessageAbi
+from umktls.abi.rpctls import UPCALL_TIMEOUT
 from umktls.errors import CallerError
 
 Kernel = Literal["freebsd", "linux"]
 
 FREEBSD_ALGORITHMS = frozenset({CRYPTO_AES_NIST_GCM_16, CRYPTO_CHACHA20_POLY1305, CRYPTO_AES_CBC})
 SEQUENCE_END = 2**64
+# Linux: xprtsock.c and svcsock.c.
+XS_TLS_HANDSHAKE_TO = 10.0
+SVC_HANDSHAKE_TO = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +122,30 @@ class Personality:
 
     Attributes:
         name: what a user types.
-        rpctls_version: version of the RPCTLSCD and RPCTLSSD programs.
+        rpctls_versions: versions of the upcall's programs and of its transport that there are, the
+            best first.
+        client_upcall_seconds, server_upcall_seconds: the deadline of an upcall.
+        probe_needs_daemon: the AUTH_TLS probe is refused while no daemon is there; otherwise the
+            CONNECT upcall fails behind it, which the peer sees as a handshake that stalls.
         errno_map: whose errno numbers the system calls return.
         messages: flags and control messages of sendmsg and recvmsg.
         keys, sending, receiving: see their classes.
     """
 
     name: str
-    rpctls_version: int = 1
+    rpctls_versions: tuple[int, ...] = (1,)
+    client_upcall_seconds: float = UPCALL_TIMEOUT
+    server_upcall_seconds: float = UPCALL_TIMEOUT
+    probe_needs_daemon: bool = True
     errno_map: Literal["host", "freebsd"] = "freebsd"
     messages: MessageAbi = FREEBSD_MESSAGES
     keys: KeyRules = KeyRules()
     sending: SendRules = SendRules()
     receiving: ReceiveRules = ReceiveRules()
+
+    def upcall_seconds(self, role: str) -> float:
+        """The deadline of an upcall on a "client" or a "server"."""
+        return self.client_upcall_seconds if role == "client" else self.server_upcall_seconds
 
     def errno(self, host_errno: int) -> int:
         """This machine's errno as the number that this kernel's system calls return."""
@@ -148,9 +163,17 @@ PERSONALITIES = {
         ),
         Personality(name="freebsd13", keys=_FREEBSD13),
         Personality(name="freebsd14"),
-        Personality(name="freebsd15", rpctls_version=2, keys=KeyRules(rx_struct_v0=True)),
+        Personality(
+            name="freebsd15",
+            rpctls_versions=(2,),
+            probe_needs_daemon=False,
+            keys=KeyRules(rx_struct_v0=True),
+        ),
         Personality(
             name="linux",
+            rpctls_versions=(2, 1),
+            client_upcall_seconds=XS_TLS_HANDSHAKE_TO,
+            server_upcall_seconds=SVC_HANDSHAKE_TO,
             errno_map="host",
             messages=LINUX_MESSAGES,
             keys=KeyRules(interfaces=("linux",), rekey=True, sequence_end=SEQUENCE_END - 1),
@@ -173,6 +196,7 @@ PERSONALITIES = {
         ),
         Personality(
             name="umktls",
+            rpctls_versions=(2, 1),
             errno_map="host",
             messages=UMKTLS_MESSAGES,
             keys=KeyRules(

@@ -92,6 +92,7 @@ RPC_MAXDATASIZE = 9000
 SYS_close = 6
 SYS_recvmsg = 27
 SYS_sendmsg = 28
+SYS_socket = 97
 SYS_setsockopt = 105
 SYS_getsockopt = 118
 SYS_shutdown = 134
@@ -124,6 +125,10 @@ UMKTLS_PEERADDR = 10  # get: b"ADDRESS PORT" of the peer, where the descriptor c
 UMKTLS_SESSION = 17
 UMKTLS_KEYS = 18
 UMKTLS_ADOPTED = 19
+
+# Ours: rpctls_syscall(2) of FreeBSD 15, which takes the cookie of a socket and nothing else. There
+# its number is 576 too; here a host can have both, so this one has another.
+SYS_rpctls_syscall_15 = 1002
 
 # Ours: the kernel asks the daemon to renew a session's keys by KeyUpdate.
 RPCTLSCD_REKEY = RPCTLSSD_REKEY = 4

@@ -69,7 +69,7 @@ class MountConfig:
     connect_seconds: float = 10.0
     daemon_seconds: float = 15.0
     probe_seconds: float = rpctls.PROBE_TIMEOUT
-    upcall_seconds: float = rpctls.UPCALL_TIMEOUT
+    upcall_seconds: float | None = None
     keylog: Path | None = None
     daemon_arguments: tuple[str, ...] = ()
     mountpoint: str = ""

@@ -13,9 +13,9 @@ A daemon gets no more CONNECTs at once than its limit: 1 in version 1 of the tra
 in version 2. A thousand connections at once make a queue here and no thousand threads there. The
 queue is served in order of arrival. An upcall's deadline counts from when it is sent; the time in
 the queue is bounded because every CONNECT that is out ends at its deadline, and because the queue
-has to move: whoever waits fails when for an upcall's whole time nobody in front of him got his
-turn. Whose peer has hung up meanwhile does not cost a daemon anything: he is sorted out when his
-turn comes.
+has to move: whoever waits fails when for a little more than an upcall's time nobody got his turn (a
+little more, so that peers who keep all places busy until the deadline cost nobody else). Whose peer
+has hung up meanwhile does not cost a daemon anything: he is sorted out when his turn comes.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ from umktls.upcall.states import Upcall, UpcallEvent
 if TYPE_CHECKING:
     from umktls.kernel.ktls_socket import KernelSocket
 
-__all__ = ["Daemons"]
+__all__ = ["PATIENCE", "Daemons"]
+
+# How many times an upcall's time the queue may stand still.
+PATIENCE = 1.2
 
 
 @dataclass(eq=False)
@@ -92,11 +95,12 @@ class Daemons:
         """A daemon registers.
 
         A client daemon of version 1 replaces those before it, and is replaced; all others add up,
-        16 at most. Raises `CallerError` ENXIO.
+        of version 1 to 16 at most. Raises `CallerError` ENXIO.
         """
         if self.name == "rpctlscd":
             self.drop(lambda old: 1 in (old.version, handle.version))
-        if len(self.handles) >= rpctls.RPCTLS_SRV_MAXNPROCS:
+        registered = sum(old.version == 1 for old in self.handles)
+        if handle.version == 1 and registered >= rpctls.RPCTLS_SRV_MAXNPROCS:
             raise CallerError(
                 f"{self.name}: all {rpctls.RPCTLS_SRV_MAXNPROCS} places are taken", errno.ENXIO
             )
@@ -135,8 +139,9 @@ class Daemons:
     async def turn(self, sock: KernelSocket, life: Upcall, seconds: float) -> DaemonHandle:
         """Wait for a daemon that may take `sock` on; `occupied` is to follow at once.
 
-        Raises `DaemonGone` when there is none, `UpcallTimeout` when the queue does not move for
-        `seconds`, `WorldError` when the peer has gone meanwhile; the upcall has ended then.
+        `seconds` is an upcall's time. Raises `DaemonGone` when there is no daemon, `UpcallTimeout`
+        when the queue does not move, `WorldError` when the peer has gone meanwhile; the upcall has
+        ended then.
         """
         handle = None if self._queue else self._free()
         if handle is not None:
@@ -146,7 +151,7 @@ class Daemons:
         try:
             if not self.handles and not self._patient:
                 raise self._nobody()
-            return await self._queued(Turn(sock, trio.current_time()), seconds)
+            return await self._queued(Turn(sock, trio.current_time()), PATIENCE * seconds)
         except (UmktlsError, trio.Cancelled) as error:
             event = EVENT_OF.get(type(error), event)
             life.on(event)

@@ -50,6 +50,7 @@ TEXTS = {
     "sees it",
     "dropped-record": "a sealed record of {bytes} bytes in front of the clear data was dropped",
     "upcall-answered": "upcall {procedure} answered after {seconds:.3f} s: {result}",
+    "lookup-failed": "process {pid} asks for the socket {cookie}, and no upcall is out for that",
     "late-answer": "{daemon} (process {pid}) answered {procedure} too late",
     "control-record": "record of type {type} ({name}), {bytes} bytes, {fate}",
     "post-handshake": "{records} records, {bytes} bytes, waited after the handshake "

@@ -21,7 +21,6 @@ from typing import Any
 
 import trio
 
-from umktls.abi import rpctls
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.errors import CallerError, WorldError
 from umktls.kernel import knobs, tls
@@ -62,7 +61,9 @@ class HostConfig:
 
     `role` is "client" or "server". `daemons` are started and kept alive by the host; with none, a
     daemon has to register by itself. `bounce` allows to bounce a direction that its engine does not
-    take. `daemon_seconds` is how long is waited for a daemon to register. Seconds are seconds.
+    take. `upcall_seconds` is the deadline of each upcall, None for the personality's. `connects` is
+    how many CONNECTs a daemon of version 2 is given at once. `daemon_seconds` is how long is waited
+    for a daemon to register. Seconds are seconds.
     """
 
     role: str
@@ -71,7 +72,8 @@ class HostConfig:
     daemons: tuple[DaemonCommand, ...] = ()
     engine: EngineChoice = DEFAULT_CHOICE
     bounce: bool = False
-    upcall_seconds: float = rpctls.UPCALL_TIMEOUT
+    upcall_seconds: float | None = None
+    connects: int = 32
     daemon_seconds: float = 15.0
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -100,7 +102,13 @@ class Host:
         self.sockets: dict[str, KernelSocket] = {}
         self.handover = Handover(self)
         self.daemons = {
-            name: Daemons(name, self.trace, self._advice(name), self.handover.left)
+            name: Daemons(
+                name,
+                self.trace,
+                self._advice(name),
+                self.handover.left,
+                patient=not self.personality.probe_needs_daemon,
+            )
             for name in ("rpctlscd", "rpctlssd")
         }
         self.handles = {name: daemons.handles for name, daemons in self.daemons.items()}
@@ -112,6 +120,17 @@ class Host:
         self._numbers = itertools.count(1)
         self._cookies = itertools.count(FIRST_COOKIE, COOKIE_STEP)
         self._forgotten = dict.fromkeys(TRAFFIC, 0)
+
+    @property
+    def upcall_seconds(self) -> float:
+        """The deadline of an upcall."""
+        chosen = self.config.upcall_seconds
+        return self.personality.upcall_seconds(self.config.role) if chosen is None else chosen
+
+    @property
+    def offers_tls(self) -> bool:
+        """Whether the AUTH_TLS probe is answered with STARTTLS, as far as daemons are concerned."""
+        return bool(self.handles["rpctlssd"]) or not self.personality.probe_needs_daemon
 
     # ---- sockets
 
@@ -229,6 +248,7 @@ class Host:
             "name": self.name,
             "rundir": str(self.rundir.path),
             "personality": self.personality.name,
+            "rpctls_versions": list(self.personality.rpctls_versions),
             "started": self.started,
         }
 
@@ -244,7 +264,12 @@ class Host:
             "mount": self.config.facts.get("mount"),
             "exports": self.config.facts.get("exports", []),
             "daemons": [
-                {"name": handle.name, "pid": handle.pid, "path": handle.path}
+                {
+                    "name": handle.name,
+                    "pid": handle.pid,
+                    "path": handle.path,
+                    "version": handle.version,
+                }
                 for handles in self.handles.values()
                 for handle in handles
             ],

@@ -79,7 +79,7 @@ class ServerConfig:
     engine_for: EngineFor = lambda address: None
     bounce: bool = False
     personality: Personality = DEFAULT_PERSONALITY
-    upcall_seconds: float = rpctls.UPCALL_TIMEOUT
+    upcall_seconds: float | None = None
     keylog: Path | None = None
     daemon_arguments: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
@@ -218,7 +218,7 @@ class Connection:
     async def _probe(self, call: Call, offer_tls: bool) -> None:
         self.host.trace.emit("probe", self.sock.name)
         status = check_probe(call, self.tls)
-        if status is None and not (offer_tls and self.host.handles["rpctlssd"]):
+        if status is None and not (offer_tls and self.host.offers_tls):
             status = AuthStat.AUTH_REJECTEDCRED
         if status is not None:
             self._reject(call, status)

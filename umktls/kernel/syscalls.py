@@ -24,6 +24,7 @@ from umktls.abi import rpctls
 from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError
 from umktls.kernel.control import allowed, peer_credentials
 from umktls.kernel.ktls_socket import Failure, KernelSocket, TlsFacts
+from umktls.kernel.netlink import NetlinkSocket
 from umktls.kernel.registered import RegisteredDaemon
 from umktls.kernel.upcalls import Request
 from umktls.ktls.session import Direction
@@ -64,13 +65,12 @@ class Process:
     uid: int
     sock: socket.socket
     descriptors: dict[int, KernelSocket] = field(default_factory=dict)
+    netlink: dict[int, NetlinkSocket] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(3))
 
     def install(self, sock: KernelSocket) -> int:
         """A new descriptor for `sock`. Raises `CallerError` EMFILE when the table is full."""
-        if len(self.descriptors) >= DESCRIPTOR_LIMIT:
-            raise CallerError(f"process {self.pid} has too many descriptors", errno.EMFILE)
-        number = next(self._numbers)
+        number = self._new_number()
         self.descriptors[number] = sock
         return number
 
@@ -78,6 +78,17 @@ class Process:
         """`sock` is another process's from now on."""
         for number in [number for number, held in self.descriptors.items() if held is sock]:
             del self.descriptors[number]
+
+    def install_netlink(self, sock: NetlinkSocket) -> int:
+        """The same for a netlink socket."""
+        number = self._new_number()
+        self.netlink[number] = sock
+        return number
+
+    def _new_number(self) -> int:
+        if len(self.descriptors) + len(self.netlink) >= DESCRIPTOR_LIMIT:
+            raise CallerError(f"process {self.pid} has too many descriptors", errno.EMFILE)
+        return next(self._numbers)
 
     def descriptor(self, number: int) -> KernelSocket:
         """The socket behind descriptor `number`. Raises `CallerError` EBADF."""
@@ -114,6 +125,8 @@ class SyscallServer:
         self.processes: list[Process] = []
         self._calls: dict[int, Callable[[Process, Any], Any]] = {
             rpctls.SYS_rpctls_syscall: self._rpctls,
+            rpctls.SYS_rpctls_syscall_15: self._take_cookie,
+            rpctls.SYS_socket: self._socket,
             rpctls.SYS_close: self._close,
             rpctls.SYS_setsockopt: self._setsockopt,
             rpctls.SYS_getsockopt: self._getsockopt,
@@ -146,6 +159,8 @@ class SyscallServer:
                 await self._serve(process)
         finally:
             self.processes.remove(process)
+            for netlink in process.netlink.values():
+                netlink.close()
             self._host.process_gone(process)
 
     async def _serve(self, process: Process) -> None:
@@ -193,6 +208,8 @@ class SyscallServer:
     # ---- rpctls_syscall
 
     def _rpctls(self, process: Process, args: wire.RpctlsSyscallArgs) -> Answer:
+        if 1 not in self._host.personality.rpctls_versions:
+            raise UnsupportedError("this kernel has rpctls_syscall_15", errno.ENOSYS)
         operation = self._operations.get(args.op)
         if operation is None:
             raise CallerError(f"rpctls_syscall has no operation {args.op}")
@@ -215,10 +232,47 @@ class SyscallServer:
         offer = self._offer_of(process, daemon)
         if offer is None:
             raise CallerError(f"no socket waits for process {process.pid}", errno.EPERM)
+        return self._hand_over(process, offer, server=daemon == "rpctlssd")
+
+    def _take_cookie(self, process: Process, args: wire.SocketCookieArgs) -> Answer:
+        """rpctls_syscall of FreeBSD 15: the same for the socket with that cookie."""
+        if 2 not in self._host.personality.rpctls_versions:
+            raise UnsupportedError("this kernel has rpctls_syscall", errno.ENOSYS)
+        for daemon, daemons in self._host.daemons.items():
+            for handle in daemons.of(process.pid):
+                offer = handle.offered(args.socookie)
+                if offer is not None:
+                    return self._hand_over(process, offer, server=daemon == "rpctlssd")
+        self._refuse_cookie(process, args.socookie)
+        raise CallerError(f"no upcall is out for socket {args.socookie:#x}", errno.EPERM)
+
+    def _refuse_cookie(self, process: Process, cookie: int) -> None:
+        self._host.trace.emit("lookup-failed", None, pid=process.pid, cookie=f"{cookie:#x}")
+
+    def _hand_over(self, process: Process, offer: Request[Any], *, server: bool) -> Answer:
         sock = offer.take()
-        number = process.install(sock)
+        try:
+            number = process.install(sock)
+        except CallerError:
+            # The daemon cannot close what it did not get (FreeBSD 15 does the same).
+            sock.close("the daemon has no descriptor left for it")
+            raise
         self._host.trace.emit("socket-taken", sock.name, pid=process.pid, fd=number)
-        return Answer(number, sock.detours.hand_over(server=daemon == "rpctlssd"))
+        return Answer(number, sock.detours.hand_over(server=server))
+
+    def _socket(self, process: Process, args: wire.SocketArgs) -> Answer:
+        """A netlink socket, the other end of which is the process's."""
+        made, theirs = NetlinkSocket.create(
+            self._host, process.pid, args.domain, args.type, args.protocol
+        )
+        try:
+            number = process.install_netlink(made)
+        except CallerError:
+            theirs.close()
+            made.close()
+            raise
+        self._host.nursery.start_soon(made.run)
+        return Answer(number, give_away=theirs)
 
     def _offer_of(self, process: Process, daemon: str) -> Request[Any] | None:
         """What is offered to this process by version 1, where it is not said which socket."""
@@ -234,6 +288,10 @@ class SyscallServer:
     # ---- calls on a descriptor
 
     def _close(self, process: Process, args: wire.CloseArgs) -> Answer:
+        netlink = process.netlink.pop(args.fd, None)
+        if netlink is not None:
+            netlink.close()
+            return Answer(None)
         sock = process.descriptors.pop(args.fd, None)
         if sock is None:
             raise CallerError(f"process {process.pid} has no descriptor {args.fd}", errno.EBADF)
@@ -249,6 +307,9 @@ class SyscallServer:
                 raise CallerError(f"bad address {address:#x}", errno.EFAULT)
             return data[:length]
 
+        if args.fd in process.netlink:
+            process.netlink[args.fd].setsockopt(args.level, args.name, bytes(args.value))
+            return Answer(None)
         sock = process.descriptor(args.fd)
         if (args.level, args.name) == (rpctls.SOL_UMKTLS, rpctls.UMKTLS_SESSION):
             sock.keep_deposit(args.value, process.uid)

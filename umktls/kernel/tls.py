@@ -135,7 +135,7 @@ async def connect_upcall(
     """One CONNECT: wait for a daemon that has time, offer the socket, call, and do what the
     upcall's table says of the outcome. Returns the result; the session has its name then.
     """
-    daemons, seconds, life = host.daemons[daemon], host.config.upcall_seconds, connect_life()
+    daemons, seconds, life = host.daemons[daemon], host.upcall_seconds, connect_life()
     handle = await daemons.turn(sock, life, seconds)
     with daemons.occupied(handle):
         version = VERSIONS[handle.version]
@@ -211,7 +211,7 @@ async def upcall_session(host: Host, sock: KernelSocket, procedure: str, counter
     session waits for another daemon, so does the upcall; that daemon is asked once more what the
     other one has not answered.
     """
-    until = trio.current_time() + host.config.upcall_seconds
+    until = trio.current_time() + host.upcall_seconds
     while await host.handover.attended(sock, until):
         handle, session = sock.handle, sock.session
         if handle is None or session is None:

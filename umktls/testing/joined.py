@@ -55,15 +55,15 @@ async def joined(
     *,
     security: str = "tls",
     deadline: float = 60.0,
-    upcall_seconds: float = 15.0,
+    upcall_seconds: float | None = None,
     deposits: bool = False,
     client: Personality = DEFAULT_PERSONALITY,
     server: Personality = DEFAULT_PERSONALITY,
 ) -> AsyncIterator[Joined]:
     """Two hosts below `base`, a directory with a short path, and RPC between them.
 
-    deadline: of each call, in seconds. upcall_seconds: of each upcall. deposits: of both daemons.
-    client, server: which kernel each host emulates.
+    deadline: of each call, in seconds. upcall_seconds: of each upcall; None: the personality's.
+    deposits: of both daemons. client, server: which kernel each host emulates.
     """
     personalities = {"client": client, "server": server}
     async with AsyncExitStack() as stack:

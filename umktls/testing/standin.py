@@ -7,19 +7,19 @@ misbehave.
 
 from __future__ import annotations
 
-import array
 import itertools
 import json
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import trio
 
+from umktls.abi import netlink as nl
 from umktls.abi import rpctls
-from umktls.errors import PeerError
 from umktls.ktls.keyupdate import HANDSHAKE, KeyUpdates
 from umktls.ktls.schedule import next_traffic_secret
 from umktls.ktls.session import Session
@@ -28,19 +28,14 @@ from umktls.rpc import xdr
 from umktls.rpc.message import NULL_AUTH, AcceptStat, Call, encode_accepted, parse_untrusted
 from umktls.rpc.program import Procedure
 from umktls.rpc.record import RecordReader, mark
-from umktls.rpc.xdr import Struct
+from umktls.testing.played import NetlinkEnd, Refused, calls_to
+from umktls.upcall import netlink as messages
 from umktls.upcall import syscalls as wire
 from umktls.upcall.deposit import LAYOUT, MAX_DEPOSIT, Deposit, KeyState
-from umktls.upcall.rpctls import (
-    RPCTLSCD_V1,
-    RPCTLSSD_V1,
-    rpctls_session_arg,
-    rpctls_session_res,
-    rpctlscd_connect_res,
-    rpctlssd_connect_res,
-)
+from umktls.upcall.rpctls import rpctls_session_arg, rpctls_session_res
+from umktls.upcall.versions import VERSIONS, Connected
 from umktls.userland.ktls import interface_of
-from umktls.userland.libc import personality_of
+from umktls.userland.libc import personality_of, versions_of
 
 __all__ = ["StandIn"]
 
@@ -49,10 +44,7 @@ SECRETS = {"client": b"c" * 32, "server": b"s" * 32}
 KEY_UPDATE = 24
 Role = Literal["client", "server"]
 STARTED = (1, 1)
-
-
-class Refused(PeerError):
-    """A system call failed; errno is the kernel's number."""
+DAEMONS = {"client": "rpctlscd", "server": "rpctlssd"}
 
 
 @dataclass
@@ -84,25 +76,27 @@ def deposit_of(session: Live) -> Deposit:
 class StandIn:
     """The daemon of one host. The switches may be turned at any time:
 
-    silent: upcalls are not answered. late: seconds before an upcall is looked at. refuse: the
-    reason why no handshake succeeds. before_update: messages that are sent in one record with each
-    KeyUpdate, in front of it. deposits: sessions are left with the kernel (UMKTLS_SESSION), and at
-    its start this daemon adopts those that another one has left.
+    version: of the upcall, None for the best that the host has. silent: upcalls are not answered.
+    late: seconds before an upcall is looked at. refuse: the reason why no handshake succeeds.
+    before_update: messages that are sent in one record with each KeyUpdate, in front of it.
+    deposits: sessions are left with the kernel (UMKTLS_SESSION), and at its start this daemon
+    adopts those that another one has left. `errors` are the kernel's about our answers
+    (FreeBSD's errnos, version 2).
     """
 
     role: Role
     rundir: Path
+    version: int | None = None
     silent: bool = False
     late: float = 0.0
     refuse: str = ""
     before_update: bytes = b""
     deposits: bool = False
     upcalls: list[str] = field(default_factory=list)
+    errors: list[int] = field(default_factory=list)
     _sessions: dict[int, Live] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _starts: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-    _sequence: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-    _lock: trio.Lock = field(default_factory=trio.Lock)
     _life: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     def kill(self) -> None:
@@ -111,17 +105,23 @@ class StandIn:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Register and serve until cancelled."""
-        self._lock, self._sessions = trio.Lock(), {}
-        with trio.CancelScope() as self._life:
-            await self._serve_all(task_status)
-
-    async def _serve_all(self, task_status: trio.TaskStatus[None]) -> None:
-        path = self.rundir / f"standin.{next(self._starts)}.sock"
+        self._sessions = {}
         self._ktls = interface_of(personality_of(self.rundir))
-        self._kernel = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        listener = listening_at(path)
-        with self._kernel, listener:
-            await self._kernel.connect(str(self.rundir / "syscall.sock"))
+        self.version = self.version or versions_of(self.rundir)[0]
+        self._version = VERSIONS[self.version]
+        self._program = self._version.programs[DAEMONS[self.role]]
+        with trio.CancelScope() as self._life:
+            async with calls_to(self.rundir) as calls:
+                self._call = calls.call
+                if self.version == 1:
+                    await self._registered(task_status)
+                else:
+                    await self._member(await NetlinkEnd.create(calls), task_status)
+
+    async def _registered(self, task_status: trio.TaskStatus[None]) -> None:
+        """Version 1: listen at a path."""
+        path = self.rundir / f"standin.{next(self._starts)}.sock"
+        with listening_at(path) as listener:
             operation = (
                 rpctls.RPCTLS_SYSC_CLSETPATH
                 if self.role == "client"
@@ -133,23 +133,34 @@ class StandIn:
             task_status.started()
             await trio.serve_listeners(self._serve, [trio.SocketListener(listener)])
 
-    # ---- system calls
+    async def _member(self, end: NetlinkEnd, task_status: trio.TaskStatus[None]) -> None:
+        """Version 2: be a member of the group."""
+        family = await end.family()
+        group = family.groups["tlsclnt" if self.role == "client" else "tlsserv"]
+        await end.membership(group)
+        if self.deposits:
+            await self._adopt_all()
+        task_status.started()
 
-    async def _call(self, args: Struct) -> Any:
-        """One system call; its result. A descriptor that comes along is closed at once."""
-        async with self._lock:
-            number = wire.number_of(args)
-            await self._kernel.send(wire.encode_request(next(self._sequence), args))
-            data, ancillary, _, _ = await self._kernel.recvmsg(
-                wire.MAX_MESSAGE, socket.CMSG_SPACE(4)
-            )
-        for _, _, content in ancillary:
-            for descriptor in array.array("i", content[:4]):
-                os.close(descriptor)
-        reply = wire.decode_reply_untrusted(data, number)
-        if reply.errno:
-            raise Refused(wire.SYSCALLS[number].name, reply.errno)
-        return reply.result
+        async def answer(message: messages.Message) -> None:
+            body = messages.parse_rpc_untrusted(message).body
+            assert body is not None
+
+            async def send(reply: bytes) -> None:
+                await end.send(
+                    messages.encode_rpc(nl.RPCNL_REPLY, family.number, group, message.seq, reply)
+                )
+
+            await self._answer(send, bytes(body))
+
+        with end.sock:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    message = await end.receive()
+                    if message.type == nl.NLMSG_ERROR:
+                        self.errors.append(messages.parse_error_untrusted(message))
+                    else:
+                        nursery.start_soon(answer, message)
 
     async def _set_keys(self, session: Live, direction: Literal["tx", "rx"]) -> None:
         keys = Session.from_secret(SUITE, session.tx if direction == "tx" else session.rx)
@@ -169,20 +180,23 @@ class StandIn:
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         reader = RecordReader(9000)
+
+        async def send(reply: bytes) -> None:
+            await stream.send_all(mark(len(reply)) + reply)
+
         try:
             async with trio.open_nursery() as nursery:
                 async for data in stream:
                     reader.feed(data)
                     for message in reader.messages():
-                        nursery.start_soon(self._answer, stream, bytes(message))
+                        nursery.start_soon(self._answer, send, bytes(message))
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             await stream.aclose()
 
-    async def _answer(self, stream: trio.SocketStream, message: bytes) -> None:
+    async def _answer(self, send: Callable[[bytes], Awaitable[None]], message: bytes) -> None:
         call = parse_untrusted(memoryview(message))
         assert isinstance(call, Call)
-        program = RPCTLSCD_V1 if self.role == "client" else RPCTLSSD_V1
-        procedure = program.procedures[call.procedure]
+        procedure = self._program.procedures[call.procedure]
         self.upcalls.append(procedure.name)
         if self.silent:
             return
@@ -190,12 +204,13 @@ class StandIn:
         result = await self._work(procedure, procedure.decode_args_untrusted(call.body))
         reply = encode_accepted(call.xid, NULL_AUTH, AcceptStat.SUCCESS)
         reply += b"".join(procedure.encode_result(result))
-        await stream.send_all(mark(len(reply)) + reply)
+        await send(reply)
 
     async def _work(self, procedure: Procedure[Any, Any], argument: Any) -> Any:
         if procedure.name == "CONNECT":
-            return await self._connect()
-        session = self._sessions.get(argument.ssl)
+            return await self._connect(argument)
+        number = argument.ssl if self.version == 1 else argument.socookie
+        session = self._sessions.get(number)
         if session is None:
             return rpctls_session_res(rpctls.RPCTLSERR_NOSSL)
         async with session.lock:
@@ -205,41 +220,40 @@ class StandIn:
                 await self._handle_record(session)
             elif procedure.name == "DISCONNECT":
                 await self._call(wire.CloseArgs(session.fd))
-                del self._sessions[argument.ssl]
+                del self._sessions[number]
         return rpctls_session_res(rpctls.RPCTLSERR_OK)
 
-    async def _connect(self) -> Any:
+    async def _connect(self, argument: Any) -> Any:
+        number = next(self._numbers) if self.version == 1 else argument.socookie
+        name = rpctls_session_arg(*STARTED, number)
+        return self._version.connect_result[DAEMONS[self.role]](await self._taken(number), name)
+
+    async def _taken(self, number: int) -> Connected:
         client = self.role == "client"
         operation = rpctls.RPCTLS_SYSC_CLSOCKET if client else rpctls.RPCTLS_SYSC_SRVSOCKET
+        taking = (
+            wire.RpctlsSyscallArgs(operation, b"")
+            if self.version == 1
+            else wire.SocketCookieArgs(number)
+        )
         try:
-            fd = await self._call(wire.RpctlsSyscallArgs(operation, b""))
+            fd = await self._call(taking)
         except Refused:
-            return self._result(rpctls.RPCTLSERR_NOSOCKET if client else 0, None)
+            return Connected(reterr=rpctls.RPCTLSERR_NOSOCKET)
         if self.refuse:
             failure = {"phase": "tls", "reason": self.refuse, "advice": "turn the switch"}
             await self._trace({"event": "handshake-failed", "fd": fd, **failure})
             await self._call(wire.ShutdownArgs(fd, socket.SHUT_WR))
             await self._call(wire.CloseArgs(fd))
-            return self._result(rpctls.RPCTLSERR_NOSSL if client else 0, None)
+            return Connected(reterr=rpctls.RPCTLSERR_NOSSL)
         other: Role = "server" if client else "client"
         session = Live(fd, SECRETS[self.role], SECRETS[other])
         await self._set_keys(session, "tx")
         await self._set_keys(session, "rx")
         if self.deposits:
             await self._set_own(session, rpctls.UMKTLS_SESSION, deposit_of(session).to_bytes())
-        good = rpctls.RPCTLSERR_OK if client else rpctls.RPCTLS_FLAGS_HANDSHAKE
-        return self._result(good, self._name(session))
-
-    def _name(self, session: Live) -> rpctls_session_arg:
-        number = next(self._numbers)
         self._sessions[number] = session
-        return rpctls_session_arg(*STARTED, number)
-
-    def _result(self, first: int, name: rpctls_session_arg | None) -> Any:
-        triple = (name.sec, name.usec, name.ssl) if name is not None else (0, 0, 0)
-        if self.role == "client":
-            return rpctlscd_connect_res(first, *triple)
-        return rpctlssd_connect_res(first, *triple, 0, ())
+        return Connected(flags=rpctls.RPCTLS_FLAGS_HANDSHAKE)
 
     # ---- sessions of the daemon before this one
 
@@ -248,15 +262,16 @@ class StandIn:
         await self._call(args)
 
     async def _adopt_all(self) -> None:
-        program = RPCTLSCD_V1 if self.role == "client" else RPCTLSSD_V1
         codec = xdr.codec(rpctls_session_arg)
         while True:
             try:
-                left = await self._call(wire.AdoptArgs(program.number))
+                left = await self._call(wire.AdoptArgs(self._program.number))
             except Refused:  # EAGAIN
                 return
             session = await self._go_on(left.fd)
-            name = b"".join(codec.encode(self._name(session)))
+            number = next(self._numbers) if self.version == 1 else left.socookie
+            self._sessions[number] = session
+            name = b"".join(codec.encode(rpctls_session_arg(*STARTED, number)))
             await self._set_own(session, rpctls.UMKTLS_ADOPTED, name)
 
     async def _go_on(self, fd: int) -> Live:

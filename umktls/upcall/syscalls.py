@@ -22,9 +22,11 @@ from umktls.abi.rpctls import (
     SYS_getsockopt,
     SYS_recvmsg,
     SYS_rpctls_syscall,
+    SYS_rpctls_syscall_15,
     SYS_sendmsg,
     SYS_setsockopt,
     SYS_shutdown,
+    SYS_socket,
     SYS_umktls_adopt,
     SYS_utrace,
 )
@@ -53,6 +55,8 @@ __all__ = [
     "SendmsgArgs",
     "SetsockoptArgs",
     "ShutdownArgs",
+    "SocketArgs",
+    "SocketCookieArgs",
     "Syscall",
     "UtraceArgs",
     "decode_reply_untrusted",
@@ -79,6 +83,22 @@ class RpctlsSyscallArgs(Struct):
 
     op: Uint
     path: Annotated[bytes, xdr.opaque(MAX_PATH)]
+
+
+@xdr.struct
+class SocketCookieArgs(Struct):
+    """rpctls_syscall(socookie) of FreeBSD 15."""
+
+    socookie: Uhyper
+
+
+@xdr.struct
+class SocketArgs(Struct):
+    """socket(2); the numbers are FreeBSD's (umktls.abi.netlink)."""
+
+    domain: Int
+    type: Int
+    protocol: Int
 
 
 @xdr.struct
@@ -216,11 +236,18 @@ SYSCALLS: Mapping[int, Syscall] = {
             "with TLS_SET_RECORD_TYPE; never blocks; no address, no MSG_EOR",
         ),
         Syscall(
+            SYS_socket,
+            "socket",
+            SocketArgs,
+            xdr.INT,
+            "AF_NETLINK, SOCK_RAW, NETLINK_GENERIC; a descriptor comes beside the reply",
+        ),
+        Syscall(
             SYS_setsockopt,
             "setsockopt",
             SetsockoptArgs,
             xdr.VOID,
-            "the options of kernel TLS and our own",
+            "the options of kernel TLS and our own; memberships of a netlink socket",
         ),
         Syscall(
             SYS_getsockopt,
@@ -244,6 +271,14 @@ SYSCALLS: Mapping[int, Syscall] = {
             RpctlsSyscallArgs,
             xdr.INT,
             "operations 1 to 7; a descriptor comes beside the reply",
+        ),
+        Syscall(
+            SYS_rpctls_syscall_15,
+            "rpctls_syscall_15",
+            SocketCookieArgs,
+            xdr.INT,
+            "rpctls_syscall of FreeBSD 15; the number is ours (there it is 576); a descriptor "
+            "comes beside the reply",
         ),
         Syscall(
             SYS_umktls_adopt,

@@ -35,7 +35,11 @@ __all__ = ["VERSIONS", "Connected", "UpcallVersion"]
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """What a daemon answers to CONNECT: a client daemon `reterr`, a server daemon the rest."""
+    """What a daemon answers to CONNECT: `reterr`, and a server daemon the rest.
+
+    The kernel hears the `reterr` of a client daemon only; for a server daemon it must be right
+    nevertheless, since a session that does not exist gets no name.
+    """
 
     reterr: int = 0
     flags: int = 0

@@ -29,6 +29,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from umktls.abi import netlink
 from umktls.abi.freebsd import from_freebsd
 from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, Personality
 from umktls.abi.rpctls import RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET
@@ -41,6 +42,8 @@ from umktls.upcall.syscalls import (
     AdoptArgs,
     CloseArgs,
     RpctlsSyscallArgs,
+    SocketArgs,
+    SocketCookieArgs,
     UtraceArgs,
     decode_reply_untrusted,
     encode_request,
@@ -50,7 +53,15 @@ from umktls.userland.failures import KernelGone, Outcome, SystemCallError, close
 from umktls.userland.ktls import Record, interface_of
 from umktls.userland.sockets import Socket
 
-__all__ = ["Kernel", "KernelGone", "Record", "Socket", "SystemCallError", "personality_of"]
+__all__ = [
+    "Kernel",
+    "KernelGone",
+    "Record",
+    "Socket",
+    "SystemCallError",
+    "personality_of",
+    "versions_of",
+]
 
 # How long a system call may take before the kernel counts as gone: none of them ever waits.
 CALL_SECONDS = 10.0
@@ -66,7 +77,8 @@ TAKING = (RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET)
 class Kernel:
     """A process's connection to the kernel of the host with run directory `rundir`.
 
-    `ktls` is that kernel's interface to kernel TLS, as its host.json tells by the personality.
+    `ktls` is that kernel's interface to kernel TLS, `rpctls_versions` which versions of the upcall
+    it has, the best first; its host.json tells both.
 
     Raises `KernelGone` when no kernel is there, also later and from every call.
     """
@@ -77,6 +89,7 @@ class Kernel:
         self._sequence = count(1)
         self._posted: list[tuple[Struct, Callable[[SystemCallError], None]]] = []
         personality = personality_of(rundir)
+        self.rpctls_versions = versions_of(rundir)
         self.ktls = interface_of(personality)
         self._freebsd_errnos = personality.errno_map == "freebsd"
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -112,16 +125,41 @@ class Kernel:
         `SystemCallError` EMFILE, and the socket is closed, where this process may have no more
         descriptors.
         """
-        number, descriptors = self.call(RpctlsSyscallArgs(op, path))
-        if op not in TAKING:
-            return None
+        args = RpctlsSyscallArgs(op, path)
+        if op in TAKING:
+            return self._taken(args)
+        self.call(args)
+        return None
+
+    def take(self, socookie: int) -> Socket:
+        """rpctls_syscall(2) of FreeBSD 15: the socket with that cookie, which a CONNECT named.
+
+        `SystemCallError` EMFILE as above, EPERM when no upcall is out for it (any more).
+        """
+        return self._taken(SocketCookieArgs(socookie))
+
+    def _taken(self, args: Struct) -> Socket:
+        number, descriptor = self._with_descriptor(args)
+        os.set_blocking(descriptor, False)
+        return Socket(self, number, descriptor)
+
+    def netlink_socket(self) -> tuple[int, socket.socket]:
+        """socket(AF_NETLINK, SOCK_RAW, NETLINK_GENERIC): its descriptor in the kernel's table,
+        for setsockopt and close, and the socket itself, for messages.
+        """
+        args = SocketArgs(netlink.AF_NETLINK, netlink.SOCK_RAW, netlink.NETLINK_GENERIC)
+        number, descriptor = self._with_descriptor(args)
+        return number, socket.socket(fileno=descriptor)
+
+    def _with_descriptor(self, args: Struct) -> tuple[int, int]:
+        """A call that gives a descriptor: the kernel's number of it, and the real one."""
+        number, descriptors = self.call(args)
         if not descriptors:
             self.call(CloseArgs(number))
-            raise SystemCallError("rpctls_syscall", errno.EMFILE)
+            raise SystemCallError(SYSCALLS[number_of(args)].name, errno.EMFILE)
         for extra in descriptors[1:]:
             os.close(extra)
-        os.set_blocking(descriptors[0], False)
-        return Socket(self, number, descriptors[0])
+        return number, descriptors[0]
 
     def adopt(self, program: int) -> tuple[Socket, int] | None:
         """umktls_adopt: a session that its daemon has left behind, with the socket's cookie; None
@@ -239,10 +277,24 @@ def utrace_args(event: Mapping[str, Any]) -> UtraceArgs:
 
 def personality_of(rundir: Path) -> Personality:
     """Which kernel the host with that run directory emulates, as its host.json tells."""
+    return PERSONALITIES.get(str(facts_of(rundir).get("personality")), DEFAULT_PERSONALITY)
+
+
+def versions_of(rundir: Path) -> tuple[int, ...]:
+    """Which versions of the upcall the host has, the best first."""
+    told = facts_of(rundir).get("rpctls_versions")
+    if isinstance(told, list) and told and all(type(version) is int for version in told):
+        return tuple(told)
+    return personality_of(rundir).rpctls_versions
+
+
+def facts_of(rundir: Path) -> dict[str, Any]:
+    """What a host tells of itself in its host.json; nothing if that cannot be read."""
     try:
-        return PERSONALITIES[json.loads((rundir / "host.json").read_text())["personality"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return DEFAULT_PERSONALITY
+        facts = json.loads((rundir / "host.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _check_owner(sock: socket.socket, path: Path) -> None:

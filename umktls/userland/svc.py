@@ -27,6 +27,7 @@ from umktls.rpc.program import Program
 from umktls.rpc.record import RecordReader, mark
 from umktls.rpc.server import Dispatcher, Handler, Job, Service
 from umktls.rpc.xdr import Buffer
+from umktls.userland.threads import Threads
 
 __all__ = ["MAX_THREADS", "UpcallPeer", "UpcallServer"]
 
@@ -73,7 +74,7 @@ class UpcallServer:
     ) -> None:
         self.path = path
         self._dispatcher = Dispatcher([Service(program, handlers)])
-        self._room = threading.BoundedSemaphore(threads)
+        self._threads = Threads(threads, "upcall")
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._closed = False
@@ -131,14 +132,7 @@ class UpcallServer:
         if not isinstance(job, Job):
             connection.send(job)
             return
-        self._room.acquire()
-        _spawn(partial(self._run, connection, job), f"upcall-{job.procedure.name}")
-
-    def _run(self, connection: _Connection, job: Job) -> None:
-        try:
-            connection.send(job.run())
-        finally:
-            self._room.release()
+        self._threads.run(lambda: connection.send(job.run()))
 
 
 class _Connection:

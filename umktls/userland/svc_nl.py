@@ -1,0 +1,138 @@
+"""The daemon's side of version 2's transport: an ONC RPC service on a netlink socket.
+
+    server = NetlinkServer(kernel, "tlsclnt", RPCTLSCD_V2, {"CONNECT": connect, ...})
+    server.start()
+
+It does with netlink messages what `svc.UpcallServer` does with a stream: handlers get the decoded
+argument and return the result, each in a thread of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import struct
+import threading
+from collections.abc import Mapping
+
+from umktls.abi.freebsd import ERRNO_NAMES
+from umktls.abi.netlink import (
+    NETLINK_ADD_MEMBERSHIP,
+    NLMSG_ERROR,
+    RPC_FAMILY,
+    RPCNL_REPLY,
+    RPCNL_REQUEST,
+    SOL_NETLINK,
+)
+from umktls.errors import PeerError, UmktlsError
+from umktls.rpc.message import Call, parse_untrusted
+from umktls.rpc.program import Program
+from umktls.rpc.server import Dispatcher, Handler, Job, Service
+from umktls.rpc.xdr import Buffer
+from umktls.upcall import netlink as wire
+from umktls.upcall.syscalls import CloseArgs, SetsockoptArgs
+from umktls.userland.failures import KernelGone
+from umktls.userland.libc import CALL_SECONDS, Kernel
+from umktls.userland.svc import MAX_THREADS, UpcallPeer
+from umktls.userland.threads import Threads
+
+__all__ = ["NetlinkServer"]
+
+logger = logging.getLogger(__name__)
+
+_UCRED = struct.Struct("3i")
+
+
+class NetlinkServer:
+    """Serves `handlers` (by procedure name) of `program` as a member of `group`.
+
+    Raises `UmktlsError` when the kernel has no such sockets or no such group.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        group: str,
+        program: Program,
+        handlers: Mapping[str, Handler],
+        threads: int = MAX_THREADS,
+    ) -> None:
+        self._kernel = kernel
+        self._dispatcher = Dispatcher([Service(program, handlers)])
+        self._threads = Threads(threads, "upcall")
+        self._number, self._sock = kernel.netlink_socket()
+        try:
+            family = self._ask_for_family()
+            if group not in family.groups:
+                raise PeerError(f"the kernel's family {family.name} has no group {group}")
+        except (OSError, UmktlsError) as error:
+            self._sock.close()
+            raise KernelGone(f"netlink: {error}") from error
+        self._family, self._group = family.number, family.groups[group]
+        pid, uid, _ = _UCRED.unpack(
+            self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        )
+        self._peer = UpcallPeer(pid, uid)
+
+    def _ask_for_family(self) -> wire.Family:
+        self._sock.settimeout(CALL_SECONDS)
+        self._sock.send(wire.encode_get_family(1, RPC_FAMILY))
+        answer = wire.parse_untrusted(self._sock.recv(wire.MAX_DATAGRAM))
+        self._sock.settimeout(None)
+        if answer.type == NLMSG_ERROR:
+            number = wire.parse_error_untrusted(answer)
+            raise PeerError(f"no family {RPC_FAMILY}: {ERRNO_NAMES.get(number, number)}")
+        return wire.parse_family_untrusted(answer)
+
+    def start(self) -> None:
+        """Become a member, and begin to answer, in threads of its own."""
+        group = self._group.to_bytes(4, "little")
+        self._kernel.call(
+            SetsockoptArgs(self._number, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group, ())
+        )
+        threading.Thread(target=self._serve, name="upcall-read", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop answering. Upcalls that run go on; their answers are lost."""
+        with contextlib.suppress(UmktlsError):
+            self._kernel.call(CloseArgs(self._number))
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def _serve(self) -> None:
+        """Until the kernel's end is closed."""
+        with self._sock, contextlib.suppress(OSError):
+            while datagram := self._sock.recv(wire.MAX_DATAGRAM):
+                try:
+                    self._take(wire.parse_untrusted(datagram))
+                except PeerError as error:
+                    logger.warning("garbage on the netlink socket, message dropped: %s", error)
+
+    def _take(self, message: wire.Message) -> None:
+        if message.type == NLMSG_ERROR:
+            number = wire.parse_error_untrusted(message)
+            name = ERRNO_NAMES.get(number, str(number))
+            logger.warning("the kernel did not take an answer: %s%s", name, HINTS.get(name, ""))
+            return
+        part = wire.parse_rpc_untrusted(message)
+        if message.type != self._family or part.command != RPCNL_REQUEST or part.body is None:
+            raise PeerError(f"a netlink message of type {message.type} that is no upcall")
+        call = parse_untrusted(part.body)
+        if not isinstance(call, Call):
+            raise PeerError("a reply where a call was expected")
+        job = self._dispatcher.dispatch(call, self._peer)
+        if isinstance(job, Job):
+            self._threads.run(lambda: self._reply(message.seq, job.run()))
+        else:
+            self._reply(message.seq, job)
+
+    def _reply(self, xid: int, parts: list[Buffer]) -> None:
+        body = b"".join(parts)
+        try:
+            self._sock.send(wire.encode_rpc(RPCNL_REPLY, self._family, self._group, xid, body))
+        except OSError as error:
+            logger.info("an answer came too late: %s", error)
+
+
+HINTS = {"EPROCUNAVAIL": " (it came too late: nobody waits for it any more)"}
