@@ -40,7 +40,7 @@ from .records import (
     HandshakeMessages,
 )
 from .tlsadapter import Chain
-from .ways import PlainReceiving, PlainSending, Receiving, Sending
+from .ways import NoSecondKey, PlainReceiving, PlainSending, Receiving, Sending
 
 __all__ = ["EstablishedSession", "Tracer", "first_deposit"]
 
@@ -179,6 +179,11 @@ class EstablishedSession:
         with self._lock:
             try:
                 work()
+            except NoSecondKey as error:
+                # Nobody's fault: in a new session everything is as it was.
+                self.complain(f"{error}; the session ends")
+                self._say_goodbye()
+                return False
             except Breach as error:
                 self._fail(str(error), error.alert)
                 return False
@@ -321,7 +326,7 @@ class EstablishedSession:
         return None
 
     def complain(self, reason: str) -> None:
-        """Something is not as it should be, and the session goes on: for the log and the trace."""
+        """Something is not as it should be, which is for the log and the trace; it ends nothing."""
         logger.warning("%s: %s", self, reason)
         self._emit("warning", reason=reason)
 

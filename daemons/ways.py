@@ -49,6 +49,7 @@ __all__ = [
     "FeedingReceiving",
     "KernelReceiving",
     "KernelSending",
+    "NoSecondKey",
     "PlainReceiving",
     "PlainSending",
     "Receiving",
@@ -57,6 +58,10 @@ __all__ = [
 
 # Called when a KeyUpdate of ours has gone out; the argument says whether it asks for one in return.
 Updated = Callable[[bool], None]
+
+
+class NoSecondKey(UnsupportedError):
+    """No KeyUpdate can be sent. Where the peer has asked for one, the session has to end."""
 
 
 class Sending(Protocol):
@@ -110,7 +115,7 @@ class PlainSending:
     def renew(self, *, request: bool) -> None:
         """The kernel holds back everything between the two calls."""
         if not self.renewable:
-            raise UnsupportedError("this kernel takes no second key, so no KeyUpdate can be sent")
+            raise NoSecondKey("this kernel takes no second key, so no KeyUpdate can be sent")
         self._sock.send_record(HANDSHAKE, key_update_message(request))
         self.set_next()
         self._updated(request)

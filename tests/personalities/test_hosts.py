@@ -170,6 +170,23 @@ async def test_what_cannot_receive_is_bounced_where_that_is_allowed(
             assert (connection["tx"]["mode"], connection["rx"]["engine"]) == ("SW", "bounce")
 
 
+async def test_a_new_key_where_one_direction_is_bounced_and_the_other_key_stays(
+    certs: Path, tmp_path: Path
+) -> None:
+    """The peer's can be followed and not be answered: the session ends in order, no call fails."""
+    client, server = settings("freebsd13.0", bounce=True), settings("umktls")
+    with trio.fail_after(SECONDS):
+        async with pair(certs, tmp_path, client, server) as both:
+            assert await both.rpc.call(COUNT, 1, NULL_AUTH) == 1
+            assert await both.server.rekey(None) == 1
+            for number in range(2, 5):
+                assert await both.rpc.call(COUNT, number, NULL_AUTH) == number
+            warning = await both.event("client", "warning")
+            assert "takes no second key" in warning["reason"]
+            assert (await both.event("server", "alert"))["description"] == "close_notify"
+            assert both.client.totals["connections"] == 2
+
+
 async def test_tls_1_2_is_received(certs: Path, tmp_path: Path) -> None:
     ends = settings("freebsd13.0", daemon_arguments=("-2",))
     with trio.fail_after(SECONDS):
