@@ -1,0 +1,170 @@
+"""Connections that are kept under RPC load while all daemons are killed, each in its turn.
+
+The client host is in this process; the server host and all daemons are not. Each connection makes
+one call after the other. The next daemon is killed when the sessions of the one before have been
+adopted; at the end all keys are renewed, so that every session needs its new daemons.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from tests.bench.figures import Figure
+from tests.bench.files import MEMORY
+from umktls.certs import layout
+from umktls.cli.control import Host as Remote
+from umktls.cli.sandbox import Sandbox
+from umktls.errors import UmktlsError, WorldError
+from umktls.kernel.client import MountConfig, NfsClient, boot_client, mounted
+from umktls.kernel.host import Host
+from umktls.nfs.program import NFS3
+from umktls.nfs.types import GETATTR3args
+from umktls.rpc.message import NULL_AUTH
+
+__all__ = ["Outcome", "run"]
+
+CONNECTIONS = 200
+DAEMONS = 2  # rpctlssd; with the client's there are three to be killed
+LOOK_AGAIN_SECONDS = 0.05
+UNDISTURBED_CALLS = 20  # per connection
+# A daemon that was killed has to be there again after so many seconds.
+PATIENCE = 60.0
+
+
+# What a host's control socket tells.
+Stat = Callable[[], Awaitable[dict[str, Any]]]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of the calls. `anew` are connections that had to be made again, `renewed` those
+    that got new keys. Seconds are those of the slowest call: before the first daemon was killed,
+    until the last one was replaced, and while all keys were renewed."""
+
+    calls: int = 0
+    failed: list[str] = field(default_factory=list)
+    killed: int = 0
+    anew: int = 0
+    renewed: int = 0
+    undisturbed: float = 0.0
+    killing: float = 0.0
+    renewing: float = 0.0
+
+
+def measure() -> Iterator[Figure]:
+    """Failed calls, connections made anew, and the slowest call."""
+    outcome = run(CONNECTIONS)
+    what = f"{CONNECTIONS} connections, {outcome.killed} daemons killed in turn"
+    failed, anew = float(len(outcome.failed)), float(outcome.anew)
+    yield Figure(f"RPCs that failed, {what}", failed, "", "RPCs", outcome.calls, 0, at_most=True)
+    yield Figure("connections made anew, the same", anew, "", "all", CONNECTIONS, 0, at_most=True)
+    before = outcome.undisturbed * 1000
+    for name, seconds in (("the same", outcome.killing), ("then new keys", outcome.renewing)):
+        yield Figure(f"slowest RPC, {name}", seconds * 1000, "ms", "before all that", before)
+
+
+def run(connections: int) -> Outcome:
+    """So many connections, and all daemons killed once. Raises `UmktlsError`."""
+    with Sandbox("restarts", MEMORY if MEMORY.is_dir() else None) as sandbox:
+        layout.create(sandbox.certs)
+        options = ("--insecure", "--daemons", str(DAEMONS))
+        server, _ = sandbox.serve("--certs", str(sandbox.certs), *options)
+        config = MountConfig(
+            server="127.0.0.1",
+            export=str(sandbox.export),
+            port=int(server.facts["port"]),
+            security="mtls",
+            certs=sandbox.certs,
+            rundir=sandbox.run / "restarts",
+        )
+        return trio.run(measure_restarts, config, server, connections)
+
+
+async def measure_restarts(config: MountConfig, server: Remote, connections: int) -> Outcome:
+    load = Load(UNDISTURBED_CALLS * connections)
+    outcome = load.outcome
+    async with AsyncExitStack() as stack:
+        host = await stack.enter_async_context(boot_client(config))
+        clients = [
+            await stack.enter_async_context(mounted(host, config)) for _ in range(connections)
+        ]
+        async with trio.open_nursery() as nursery:
+            for client in clients:
+                nursery.start_soon(load.call_on, client)
+            await load.warm.wait()
+            outcome.undisturbed = load.slowest_so_far()
+            await kill_all(host, server, outcome)
+            outcome.killing = load.slowest_so_far()
+            outcome.renewed = await host.rekey(None)
+            load.over = True
+        outcome.renewing = load.slowest_so_far()
+        outcome.anew = host.totals["connections"] - connections
+    return outcome
+
+
+class Load:
+    """Calls on many connections. `warm` is set after so many of them."""
+
+    def __init__(self, until_warm: int) -> None:
+        self.outcome = Outcome()
+        self.warm = trio.Event()
+        self.over = False
+        self._until_warm = until_warm
+        self._slowest = 0.0
+
+    def slowest_so_far(self) -> float:
+        """Seconds of the slowest call since this was asked last."""
+        slowest, self._slowest = self._slowest, 0.0
+        return slowest
+
+    async def call_on(self, client: NfsClient) -> None:
+        """One call after the other."""
+        outcome, argument = self.outcome, GETATTR3args(client.root)
+        while not self.over:
+            began = time.perf_counter()
+            try:
+                await client.call(NFS3["GETATTR"], argument, NULL_AUTH)
+            except UmktlsError as error:
+                outcome.failed.append(str(error))
+            outcome.calls += 1
+            self._slowest = max(self._slowest, time.perf_counter() - began)
+            if outcome.calls == self._until_warm:
+                self.warm.set()
+
+
+async def kill_all(host: Host, server: Remote, outcome: Outcome) -> None:
+    """Kill each daemon of the client and of the server, and wait for the next one each time."""
+
+    async def of_client() -> dict[str, Any]:
+        return host.stat()
+
+    async def of_server() -> dict[str, Any]:
+        return await trio.to_thread.run_sync(server.stat)
+
+    for stat in (of_client, of_server):
+        daemons = (await stat())["daemons"]
+        for daemon in daemons:
+            os.kill(daemon["pid"], signal.SIGKILL)
+            outcome.killed += 1
+            await recovered(stat, daemon["pid"], len(daemons))
+
+
+async def recovered(stat: Stat, killed: int, daemons: int) -> None:
+    """Wait until another daemon is there and all sessions have one."""
+    with trio.move_on_after(PATIENCE):
+        while True:
+            state = await stat()
+            pids = [daemon["pid"] for daemon in state["daemons"]]
+            orphans = [one for one in state["connections"] if one["daemon"] == "orphan"]
+            if len(pids) == daemons and killed not in pids and not orphans:
+                return
+            await trio.sleep(LOOK_AGAIN_SECONDS)
+    raise WorldError(f"{len(orphans)} sessions have no daemon after {PATIENCE:g} s")
