@@ -105,7 +105,7 @@ def test_there_are_thousands_of_files_everywhere(monkeypatch: pytest.MonkeyPatch
 
 
 def test_demo_kept_stays_up_until_it_is_interrupted(place: Path, library: Path) -> None:
-    with demo(place, "--tree", str(library), "--keep") as process:
+    with demo(place, "--tree", str(library), "--keep", "--personality", "linux") as process:
         assert process.stdout is not None
         shown = next(line for line in process.stdout if line.startswith("    ls "))
         kept = Path(shown.split()[1])
