@@ -62,7 +62,7 @@ class Gate:
 
 
 def card_of(sock: socket.socket, gate: Gate) -> CardQueue:
-    return CardQueue(sock, gate.seal, trio.CapacityLimiter(2), lambda: None)
+    return CardQueue(sock, None, gate.seal, trio.CapacityLimiter(2), lambda: None)
 
 
 async def test_what_the_card_seals_keeps_its_order(

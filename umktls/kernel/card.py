@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import trio
 
 from umktls.errors import UmktlsError, WorldError
-from umktls.kernel.stream import SendQueue
+from umktls.kernel.stream import SendQueue, Start
 from umktls.rpc.xdr import Buffer
 
 __all__ = ["CardQueue", "retransmitted_pct"]
@@ -56,11 +56,12 @@ class CardQueue(SendQueue):
     def __init__(
         self,
         sock: socket.socket,
+        start: Start | None,
         seal: Seal,
         threads: trio.CapacityLimiter,
         after_batch: Callable[[], None],
     ) -> None:
-        super().__init__(sock)
+        super().__init__(sock, start)
         self._seal = seal
         self._threads = threads
         self._after_batch = after_batch

@@ -143,9 +143,7 @@ class Detours:
 
     def _replace_queue(self, sock: socket.socket) -> None:
         """Send clear data over `sock` from here on. Nothing may be queued."""
-        queue = CountingQueue(sock)
-        self._sock.queue = queue
-        self._means.spawn(queue.run)
+        self._sock.queue = CountingQueue(sock, self._means.spawn)
 
     # ---- a card that seals what is sent
 
@@ -155,7 +153,7 @@ class Detours:
             return None
         means, sock = self._means, self._sock
         queue = CardQueue(
-            sock.sock, sock.state.tx.seal_message, means.card_threads, self._check_card
+            sock.sock, means.spawn, sock.state.tx.seal_message, means.card_threads, self._check_card
         )
         means.spawn(queue.run_card)
         return queue

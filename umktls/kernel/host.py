@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -119,6 +120,7 @@ class Host:
         self.children: list[Child] = []
         self._numbers = itertools.count(1)
         self._cookies = itertools.count(FIRST_COOKIE, COOKIE_STEP)
+        self._closed: deque[str] = deque()
         self._forgotten = dict.fromkeys(TRAFFIC, 0)
 
     @property
@@ -155,8 +157,7 @@ class Host:
         self._renew_at_limit(adopted)
         self.sockets[name] = adopted
         self.totals["connections"] += 1
-        self.nursery.start_soon(adopted.queue.run)
-        self._forget_old()
+        adopted.on_close = self._forget_old
         return adopted
 
     def _new_state(
@@ -181,10 +182,11 @@ class Host:
     def _retransmitted_pct(self, sock: socket.socket) -> float:
         return retransmitted_pct(sock) if self.rexmit_pct is None else self.rexmit_pct
 
-    def _forget_old(self) -> None:
-        closed = [name for name, sock in self.sockets.items() if sock.closed]
-        for name in closed[: max(0, len(closed) - REMEMBERED)]:
-            for key, value in traffic(self.sockets.pop(name)).items():
+    def _forget_old(self, closed: KernelSocket) -> None:
+        """One more is closed: of those before it, keep only so many."""
+        self._closed.append(closed.name)
+        if len(self._closed) > REMEMBERED:
+            for key, value in traffic(self.sockets.pop(self._closed.popleft())).items():
                 self._forgotten[key] += value
 
     # ---- daemons

@@ -159,10 +159,11 @@ class KernelSocket:
         self.control_records = 0
         self.deadline = 0.0
         self.closed = False
+        self.on_close: Callable[[KernelSocket], None] = lambda sock: None
         self.intake: Intake | None = None  # None: from TCP as it is
         self.detours = Detours(self, means)
         self.card = self.detours.card()
-        self.queue: SendQueue = self.card or SendQueue(sock)
+        self.queue: SendQueue = self.card or SendQueue(sock, means.spawn)
         self.rx_progress = trio.Event()
         self._held: deque[list[Buffer]] | None = None
         self._early_records = 0
@@ -483,6 +484,7 @@ class KernelSocket:
         self.detours.close()
         self.state.close()
         self.trace.emit("closed", self.name, reason=reason)
+        self.on_close(self)
 
     def stat(self) -> dict[str, Any]:
         """This connection for `umktls stat`."""

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
-from umktls.kernel.stream import SendQueue, read_some
+from umktls.kernel.stream import SendQueue, Start, read_some
 from umktls.ktls.engines import RECORD_HEADER_LENGTH
 from umktls.ktls.rx import Receiver
 from umktls.rpc.record import RecordReader
@@ -35,8 +35,8 @@ class Intake(Protocol):
 class CountingQueue(SendQueue):
     """A send queue for clear data, which no Transmitter counts."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__(sock)
+    def __init__(self, sock: socket.socket, start: Start | None = None) -> None:
+        super().__init__(sock, start)
         self.bytes = 0
 
     def push(self, buffers: list[Buffer]) -> None:

@@ -13,7 +13,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +120,11 @@ class Connection:
         self.sock = sock
         self.address = address
         self.reserved_port = len(address) > 1 and address[1] < 1024
-        self._slots = trio.CapacityLimiter(BLOCKING_JOBS)
         self._in_clear = False
+
+    @cached_property
+    def _slots(self) -> trio.CapacityLimiter:
+        return trio.CapacityLimiter(BLOCKING_JOBS)
 
     @property
     def tls(self) -> bool:

@@ -14,13 +14,14 @@ import errno
 import os
 import socket
 from collections import deque
+from collections.abc import Awaitable, Callable
 
 import trio
 
 from umktls.errors import WorldError
 from umktls.rpc.xdr import Buffer
 
-__all__ = ["SEND_QUEUE_LIMIT", "SendQueue", "broken", "read_some"]
+__all__ = ["SEND_QUEUE_LIMIT", "SendQueue", "Start", "broken", "read_some"]
 
 # What may wait for a slow peer before senders have to wait too.
 SEND_QUEUE_LIMIT = 4 * 1024 * 1024
@@ -51,15 +52,23 @@ def broken(action: str, error: OSError) -> WorldError:
     return WorldError(f"cannot {action}: {os.strerror(error.errno or errno.EIO)}", error.errno)
 
 
+# Starts a task that lives as long as the host.
+Start = Callable[[Callable[[], Awaitable[None]]], None]
+
+
 class SendQueue:
     """Sends buffers over `sock` in the order in which `push` was called.
 
-    `run` is the writer task: it lives as long as the connection. A failed send closes the queue;
-    `push` raises `WorldError` from then on.
+    `run` is the writer task: from then on it lives as long as the connection. `start` is called
+    with it the first time that something has to wait: most connections never need it. A failed send
+    closes the queue; `push` raises `WorldError` from then on.
     """
 
-    def __init__(self, sock: socket.socket, limit: int = SEND_QUEUE_LIMIT) -> None:
+    def __init__(
+        self, sock: socket.socket, start: Start | None = None, limit: int = SEND_QUEUE_LIMIT
+    ) -> None:
         self._sock = sock
+        self._start = start
         self._limit = limit
         self._waiting: deque[memoryview] = deque()
         self._error: WorldError | None = None
@@ -86,6 +95,9 @@ class SendQueue:
         self._waiting.extend(views)
         self.size += sum(map(len, views))
         self._work.set()
+        if self._start is not None:
+            start, self._start = self._start, None
+            start(self.run)
 
     async def drained(self) -> None:
         """Wait while more than the limit is queued."""

@@ -8,7 +8,6 @@ call ends the connection, with one line in the trace; the host lives.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
 import itertools
@@ -383,12 +382,12 @@ def note(sock: KernelSocket, event: str, fields: dict[str, Any]) -> None:
 
 async def send_with_descriptor(sock: socket.socket, data: bytes, descriptor: int | None) -> None:
     """Send one datagram, with a descriptor beside it if there is one."""
-    ancillary = []
-    if descriptor is not None:
-        ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor])))
     while True:
         try:
-            sock.sendmsg([data], ancillary)
+            if descriptor is None:
+                sock.send(data)
+            else:
+                socket.send_fds(sock, [data], [descriptor])
         except BlockingIOError:
             await trio.lowlevel.wait_writable(sock)
         else:
