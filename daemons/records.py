@@ -102,10 +102,11 @@ def proven_count(records: Sequence[bytes], keys: Session) -> int:
     if keys.version == TLS_1_2:
         return _open_rest(_ENGINE.opener(keys), _behind_change_cipher_spec(records))
     protected = [record for record in records if record[0] == APPLICATION_DATA]
-    for start in range(len(protected)):
-        opener = _ENGINE.opener(keys)
+    opener = _ENGINE.opener(keys)
+    for start, record in enumerate(protected):
+        opener.sequence = 0
         with contextlib.suppress(RecordError):
-            open_record(opener, protected[start])
+            open_record(opener, record)
             return _open_rest(opener, protected[start + 1 :])
     return 0
 

@@ -80,6 +80,8 @@ Chain: TypeAlias = tuple[x509.Certificate, ...]
 
 # Peers whose chains are remembered for when they resume.
 CHAINS_LIMIT = 16384
+# What is read from a memory BIO at once.
+OUTPUT_SIZE = 65536
 
 
 class TlsError(PeerError):
@@ -196,6 +198,7 @@ class TlsContext:
         context.set_options(SSL.OP_NO_RENEGOTIATION)
         context.set_keylog_callback(self._on_keylog)
         context.set_info_callback(_on_info)
+        context.set_verify(SSL.VERIFY_PEER, _on_verify)
         # Session tickets are stateless; a cache of sessions would only fill memory.
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         if self._server:
@@ -252,7 +255,6 @@ class TlsContext:
         """A connection to the server `name`, a DNS name or an address; resumes `session`."""
         endpoint = Endpoint(self, self._context)
         connection = endpoint.connection
-        connection.set_verify(SSL.VERIFY_PEER, _on_verify)
         _expect_name(connection, name)
         if session is not None:
             connection.set_session(session)
@@ -267,7 +269,8 @@ class TlsContext:
             ClientCertificates.REQUEST: SSL.VERIFY_PEER,
             ClientCertificates.DEMAND: SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT,
         }[certificates]
-        endpoint.connection.set_verify(mode, _on_verify)
+        # Without a callback, it keeps the context's: SSL_set_verify(3).
+        endpoint.connection.set_verify(mode)
         endpoint.connection.set_accept_state()
         return endpoint
 
@@ -281,8 +284,7 @@ class TlsContext:
         if certificate is None:
             return ()
         key = certificate.fingerprint(hashes.SHA256())
-        found = endpoint.connection.get_verified_chain(as_cryptography=True)
-        chain = tuple(found) if found else self._chains.get(key, (certificate,))
+        chain = endpoint.verified or self._chains.get(key, (certificate,))
         self._chains[key] = chain
         self._chains.move_to_end(key)
         if len(self._chains) > CHAINS_LIMIT:
@@ -308,6 +310,7 @@ class Endpoint:
     def __init__(self, owner: TlsContext, context: SSL.Context) -> None:
         self._owner = owner
         self.findings = Findings()
+        self._verified: Chain = ()
         self.connection = SSL.Connection(context, None)
         self.connection.set_app_data(self.findings)
 
@@ -331,12 +334,13 @@ class Endpoint:
 
     def output(self) -> bytes:
         """The bytes for the peer that have come together; empties the BIO."""
-        chunks = []
-        while True:
+        output = b""
+        while len(output) % OUTPUT_SIZE == 0:
             try:
-                chunks.append(self.connection.bio_read(65536))
+                output += self.connection.bio_read(OUTPUT_SIZE)
             except SSL.WantReadError:
-                return b"".join(chunks)
+                break
+        return output
 
     def process(self) -> Progress:
         """Process what was fed after the handshake: tickets, key updates, alerts.
@@ -433,7 +437,17 @@ class Endpoint:
         return tuple(self.connection.get_peer_cert_chain(as_cryptography=True) or ())
 
     @property
+    def verified(self) -> Chain:
+        """The chain as it was verified in this handshake; empty where none was, or none yet."""
+        if not self._verified:
+            found = self.connection.get_verified_chain(as_cryptography=True)
+            self._verified = tuple(found or ())
+        return self._verified
+
+    @property
     def peer_certificate(self) -> x509.Certificate | None:
+        if self.verified:
+            return self.verified[0]
         return self.connection.get_peer_certificate(as_cryptography=True)
 
 

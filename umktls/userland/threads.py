@@ -6,10 +6,12 @@ import queue
 import threading
 from collections.abc import Callable
 
-__all__ = ["Threads"]
+__all__ = ["KEPT", "Threads"]
 
 # A thread that has had nothing to do for so long (seconds) ends.
 IDLE_SECONDS = 10.0
+# So many wait at most.
+KEPT = 8
 
 Job = Callable[[], None]
 
@@ -46,6 +48,8 @@ class Threads:
     def _next(self) -> Job | None:
         """The next job of a thread that has done one; None when it is not needed."""
         with self._lock:
+            if self._idle >= KEPT:
+                return None
             self._idle += 1
         while True:
             try:
