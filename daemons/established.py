@@ -28,7 +28,6 @@ from umktls.userland.libc import Record, Socket, SystemCallError
 from umktls.userland.streams import Deadline
 
 from .alerts import INTERNAL_ERROR, UNEXPECTED_MESSAGE, Alert, Breach, advice_for, alert_name
-from .facts import facts_of
 from .failure import VerifyProblem
 from .handshake import TrafficKeys
 from .records import (
@@ -118,13 +117,6 @@ class EstablishedSession:
     def deadline(self) -> Deadline:
         """Until when the upcall that made the session must be answered."""
         return self._sock.deadline()
-
-    def tell_certificate(self) -> None:
-        """Tell the kernel what the peer's certificate says; a kernel that does not care may."""
-        try:
-            self._sock.tell_certificate(facts_of(self.chain))
-        except SystemCallError as error:
-            logger.info("%s: the certificate's facts are not wanted: %s", self, error)
 
     # What a successor needs.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import click
 
 from umktls.abi.rpctls import RpctlsErr, RpctlsFlags
+from umktls.errors import UmktlsError
 from umktls.userland.libc import Kernel
 from umktls.userland.upcalls import Connect, Connected
 
 from .background import Launch
 from .established import EstablishedSession
+from .facts import facts_of
 from .failure import HandshakeFailure, VerifyProblem, certificate_names
 from .handshake import Expectations
 from .hostnames import has_name, reverse_name
@@ -26,6 +29,8 @@ from .users import CertificateUser, names_of, own_domain, user_of
 from .workers import run_workers
 
 __all__ = ["ServerService", "main"]
+
+logger = logging.getLogger(__name__)
 
 
 def domain_of(options: ServerOptions) -> str:
@@ -74,7 +79,6 @@ class ServerService(HandshakeService):
             return Connected(reterr=session)
         flags = RpctlsFlags.RPCTLS_FLAGS_HANDSHAKE
         if session.peer_verified:
-            session.tell_certificate()
             flags |= RpctlsFlags.RPCTLS_FLAGS_GOTCERT | RpctlsFlags.RPCTLS_FLAGS_VERIFIED
         if self._options.checkhost and not self._is_its_host(session):
             flags |= RpctlsFlags.RPCTLS_FLAGS_DISABLED
@@ -83,6 +87,15 @@ class ServerService(HandshakeService):
             return Connected(flags=flags)
         flags |= RpctlsFlags.RPCTLS_FLAGS_CERTUSER
         return Connected(flags=flags, uid=user.uid, gids=tuple(user.gids))
+
+    def tell_more(self, taken: Taken, chain: Chain) -> None:
+        """What the certificate says, for exports that are for some only."""
+
+        def failed(error: UmktlsError) -> None:
+            logger.info("%s: the certificate's facts are not wanted: %s", taken, error)
+
+        if chain:
+            taken.sock.tell_certificate_later(facts_of(chain), failed)
 
     def _user(self, session: EstablishedSession) -> CertificateUser | None:
         """-u: the user in the certificate, if one is wanted and there."""

@@ -24,6 +24,7 @@ import click
 
 from umktls.errors import UmktlsError, WorldError
 from umktls.userland.libc import Kernel, KernelGone
+from umktls.userland.limits import raise_descriptor_limit
 from umktls.userland.notify import notify, reloading
 from umktls.userland.upcalls import Upcalls
 
@@ -171,6 +172,7 @@ def begin(
             launch.to_background(keep_stderr=not start.to_syslog)
         if pidfile is not None:
             pidfile.write()
+        raise_descriptor_limit()
         work(launch)
 
 

@@ -225,6 +225,7 @@ class HandshakeService:
         deadline = Deadline.after(taken.deadline.left() * HANDSHAKE_SHARE)
         keys = handshake(sock, endpoint, deadline, attempt.expected)
         self._report_handshake(taken, endpoint)
+        self.tell_more(taken, endpoint.chain)
         if self._handover:
             self._deposit(taken, keys, endpoint.chain)
         with contextlib.ExitStack() as cleanup:
@@ -246,6 +247,9 @@ class HandshakeService:
         self.sessions.add(number, session)
         session.start()
         return session
+
+    def tell_more(self, taken: Taken, chain: Chain) -> None:
+        """What else the kernel is to know of a peer with this chain, along with the keys."""
 
     def _deposit(self, taken: Taken, keys: TrafficKeys, chain: Chain) -> None:
         """Leave the session with the kernel, along with its keys."""

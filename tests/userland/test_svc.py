@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import stat
 import threading
@@ -30,6 +31,7 @@ class Handlers:
     def __init__(self) -> None:
         self.disconnected = threading.Event()
         self.contexts: list[CallContext] = []
+        self.threads: list[threading.Thread] = []
 
     def table(self) -> dict[str, Callable[[Any, CallContext], Any]]:
         return {
@@ -44,6 +46,7 @@ class Handlers:
 
     def disconnect(self, args: rpctls_session_arg, context: CallContext) -> rpctls_session_res:
         self.contexts.append(context)
+        self.threads.append(threading.current_thread())
         self.disconnected.set()
         return rpctls_session_res(args.ssl & 0xFF)
 
@@ -97,6 +100,32 @@ def test_a_slow_call_holds_up_nobody(stream: socket.socket, handlers: Handlers) 
     assert HANDLERECORD.decode_result_untrusted(answers[1].body).reterr == 11
     assert DISCONNECT.decode_result_untrusted(answers[2].body).reterr == 22
     assert handlers.contexts[0].peer.address == f"process {os.getpid()}"
+
+
+def test_threads_stay_for_the_next_call(stream: socket.socket, handlers: Handlers) -> None:
+    for xid in range(20):
+        stream.sendall(framed(call(xid, "DISCONNECT", xid)))
+        assert reply(stream).xid == xid
+    assert len(set(handlers.threads)) < 20
+
+
+def test_a_server_without_descriptors_goes_on_when_there_are_some(server: UpcallServer) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as first,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as second,
+    ):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (second.fileno() + 1, limits[1]))
+        try:
+            # Linux has set a descriptor aside for the accept(2) that waits, and no other.
+            for stream in (first, second):
+                stream.settimeout(20)
+                stream.connect(str(server.path))
+                stream.sendall(framed(call(1, "DISCONNECT", 11)))
+            assert reply(first).xid == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert reply(second).xid == 1
 
 
 @pytest.mark.parametrize(

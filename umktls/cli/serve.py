@@ -19,6 +19,7 @@ from umktls.kernel.server import Listening, ServerConfig, boot_server
 from umktls.nfsd.exports import Export, least_security, overlaps
 from umktls.nfsd.exports_engines import engine_conflicts, engines_asked_for
 from umktls.nfsd.server import NfsServer
+from umktls.userland.limits import raise_descriptor_limit
 from umktls.userland.notify import notify, reloading
 
 __all__ = ["serve"]
@@ -60,6 +61,7 @@ def serve(**values: Any) -> None:
         warn(config.engine)
     complain_about(exports)
     nfsd = NfsServer(exports, options.state_dir or default_state())
+    raise_descriptor_limit()
     trio.run(run, options, config, nfsd)
 
 

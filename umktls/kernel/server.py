@@ -52,6 +52,8 @@ CALL_LIMIT = 2 * 1024 * 1024
 BLOCKING_JOBS = 8
 # The engine for the connections from an address; None: the host's.
 EngineFor = Callable[[Any], EngineChoice | None]
+# Connections that may wait to be accepted; Linux takes no more than net.core.somaxconn, 4096.
+BACKLOG = 4096
 # A name such as localhost may have addresses of a family that this machine does not have.
 ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
@@ -361,7 +363,7 @@ async def listen_address(
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         await listener.bind((address, port))
-        listener.listen(128)
+        listener.listen(BACKLOG)
     except OSError:
         listener.close()
         raise

@@ -229,6 +229,15 @@ class Socket:
         """UMKTLS_PEERCERT: what the peer's verified certificate says, for rules about it."""
         self.setsockopt(SOL_UMKTLS, UMKTLS_PEERCERT, certificate.to_bytes())
 
+    def tell_certificate_later(
+        self, certificate: PeerCertificate, failed: Callable[[SystemCallError], None]
+    ) -> None:
+        """The same, along with the next system call; see `Kernel.later`."""
+        value = certificate.to_bytes()
+        self._kernel.later(
+            SetsockoptArgs(self.number, SOL_UMKTLS, UMKTLS_PEERCERT, value, ()), failed
+        )
+
     def deposit(self, session: Deposit) -> None:
         """UMKTLS_SESSION: leave with the kernel what a successor of this process needs.
 

@@ -11,6 +11,7 @@ decoded argument and returns the result; one that raises is answered with SYSTEM
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -38,6 +39,9 @@ MAX_UPCALL = 9000
 # Upcalls that may run at once; the one after that waits to be read.
 MAX_THREADS = 512
 BACKLOG = 64
+# The kernel's connection waits until there is a descriptor for it; looked for so often (seconds).
+OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+ACCEPT_PAUSE = 0.1
 _UCRED = struct.Struct("3i")
 
 
@@ -78,6 +82,7 @@ class UpcallServer:
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._closed = False
+        self._ended = threading.Event()
         self._listener = _listen(path)
 
     def start(self) -> None:
@@ -88,6 +93,7 @@ class UpcallServer:
         """Stop answering and remove the path. Upcalls that run go on; their answers are lost."""
         with self._lock:
             self._closed = True
+            self._ended.set()
             open_sockets = [self._listener, *self._connections]
         for sock in open_sockets:
             _wake(sock)
@@ -98,7 +104,10 @@ class UpcallServer:
         while True:
             try:
                 sock, _ = self._listener.accept()
-            except OSError:
+            except OSError as error:
+                if error.errno in OUT_OF_DESCRIPTORS and not self._closed:
+                    self._ended.wait(ACCEPT_PAUSE)
+                    continue
                 # Only `close` ends a listening AF_UNIX socket.
                 return
             with self._lock:
