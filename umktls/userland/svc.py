@@ -101,15 +101,20 @@ class UpcallServer:
         self.path.unlink(missing_ok=True)
 
     def _accept(self) -> None:
+        short = False
         while True:
             try:
                 sock, _ = self._listener.accept()
             except OSError as error:
-                if error.errno in OUT_OF_DESCRIPTORS and not self._closed:
-                    self._ended.wait(ACCEPT_PAUSE)
-                    continue
-                # Only `close` ends a listening AF_UNIX socket.
-                return
+                if error.errno not in OUT_OF_DESCRIPTORS:
+                    # Only `close` ends a listening AF_UNIX socket.
+                    return
+                if not short:
+                    logger.warning("upcalls have to wait: %s", error.strerror)
+                short = True
+                self._ended.wait(ACCEPT_PAUSE)
+                continue
+            short = False
             with self._lock:
                 self._connections.add(sock)
                 closed = self._closed
