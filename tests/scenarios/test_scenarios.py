@@ -176,5 +176,5 @@ def test_the_list_tells_what_each_scenario_is_about(role: Role) -> None:
 
 def test_an_unknown_scenario() -> None:
     done = run("--only", "the-impossible")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "no scenario the-impossible for a client daemon" in done.output

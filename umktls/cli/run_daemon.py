@@ -16,7 +16,7 @@ import trio
 
 from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, Personality
 from umktls.cli.trace import printable
-from umktls.errors import WorldError
+from umktls.errors import CallerError, WorldError
 from umktls.kernel.children import program_path
 from umktls.scenarios.bench import DAEMONS, Role
 from umktls.scenarios.runner import Result, choose, run
@@ -87,7 +87,10 @@ def run_daemon(
       umktls run-daemon --list --role server
       umktls run-daemon --personality freebsd14 -- ./mydaemon
     """
-    scenarios, kernel = choose(role, only), PERSONALITIES[personality]
+    try:
+        scenarios, kernel = choose(role, only), PERSONALITIES[personality]
+    except CallerError as error:
+        raise click.UsageError(str(error)) from error
     if listing:
         show_list(scenarios, kernel, as_json)
         return
