@@ -79,6 +79,7 @@ class MountPlan:
             personality=personality(options.personality),
             deadline=options.deadline,
             daemon_seconds=options.daemon_seconds,
+            upcall_seconds=options.upcall_seconds,
             keylog=options.keylog,
             daemon_arguments=options.daemon_arguments,
             mountpoint=self.mountpoint,

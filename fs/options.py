@@ -41,6 +41,7 @@ class MountOptions:
     bounce: bool = False
     personality: str = DEFAULT_PERSONALITY.name
     daemon_seconds: float = 15.0
+    upcall_seconds: float | None = None
     rsize: int = _MEBIBYTE
     wsize: int = _MEBIBYTE
     timeo: float = 60.0
@@ -229,6 +230,12 @@ _TABLE = (
         "seconds to wait for an rpctlscd that is started by hand (15)",
         ("daemon_seconds",),
         convert=_seconds,
+    ),
+    Option(
+        "upcall_timeout",
+        "seconds that rpctlscd may take for a handshake (15, linux: 10)",
+        ("upcall_seconds",),
+        convert=_number(1, 600),
     ),
     Option("rsize", "bytes of a READ at most", ("rsize",), convert=_transfer_size),
     Option("wsize", "bytes of a WRITE at most", ("wsize",), convert=_transfer_size),

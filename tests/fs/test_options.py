@@ -29,6 +29,7 @@ def test_nothing_said_means_the_defaults() -> None:
         ("certs=/tmp/pki", "certs", Path("/tmp/pki")),
         ("tlscertname=other", "certname", "other"),
         ("daemonwait=60", "daemon_seconds", 60.0),
+        ("upcall_timeout=20", "upcall_seconds", 20),
         ("crl=/crl.pem", "crl", Path("/crl.pem")),
         ("alpn=compat", "alpn", "compat"),
         ("reversedns", "reverse_dns", True),
@@ -130,6 +131,7 @@ def test_saying_the_same_twice_is_no_contradiction() -> None:
         ("proto=udp", "only tcp"),
         ("sec=krb5p", "only sys"),
         ("xprtsec=maybe", "only none, tls, mtls"),
+        ("upcall_timeout=0", "1"),
         ("personality=netbsd", "only freebsd13.0, freebsd13, freebsd14, freebsd15, linux, umktls"),
     ],
 )

@@ -16,6 +16,7 @@ from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, personali
 from umktls.certs import layout
 from umktls.errors import CallerError
 from umktls.kernel.engines import chosen_engines
+from umktls.kernel.host import DEFAULT_CONNECTS
 from umktls.kernel.server import ServerConfig
 from umktls.ktls.engines import Route, get_engine, route_of
 from umktls.ktls.engines.choice import parse_engines
@@ -57,6 +58,8 @@ class ServeOptions:
     insecure: bool
     no_daemon: bool
     daemons: int
+    upcall_timeout: float | None
+    upcalls: int
     crl: Path | None
     alpn: str
     certuser: bool
@@ -126,6 +129,8 @@ class ServeOptions:
             personality=personality(self.personality),
             no_daemon=self.no_daemon,
             daemons=self.daemons,
+            upcall_seconds=self.upcall_timeout,
+            connects=self.upcalls,
             rundir=self.rundir,
             keylog=self.keylog,
             daemon_arguments=self._daemon_arguments(exports),
@@ -282,6 +287,20 @@ ABOUT_TLS: list[Decorator] = [
         default=1,
         show_default=True,
         help="How many processes of rpctlssd do handshakes.",
+    ),
+    click.option(
+        "--upcall-timeout",
+        type=click.FloatRange(0.1, 600),
+        metavar="SECONDS",
+        help="How long a daemon may take for a handshake.  [default: 15; linux: 5]",
+    ),
+    click.option(
+        "--upcalls",
+        type=click.IntRange(1, 512),
+        default=DEFAULT_CONNECTS,
+        show_default=True,
+        help="How many handshakes a daemon is given at once; the others wait. (A daemon that knows "
+        "version 1 of the upcall only is given one.)",
     ),
     click.option(
         "--crl",

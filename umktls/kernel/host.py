@@ -46,9 +46,11 @@ from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 from umktls.ktls.session import Direction
 from umktls.ktls.socket import KtlsSocketState
 
-__all__ = ["Host", "HostConfig", "booted"]
+__all__ = ["DEFAULT_CONNECTS", "Host", "HostConfig", "booted"]
 
 STAT_SCHEMA = 1
+# What a daemon of version 2 is given at once. More are no faster: the daemon's work is computing.
+DEFAULT_CONNECTS = 32
 # Closed connections that `umktls stat` still shows.
 REMEMBERED = 64
 # A socket's cookie looks like its address in a FreeBSD kernel, and is never used again.
@@ -74,7 +76,7 @@ class HostConfig:
     engine: EngineChoice = DEFAULT_CHOICE
     bounce: bool = False
     upcall_seconds: float | None = None
-    connects: int = 32
+    connects: int = DEFAULT_CONNECTS
     daemon_seconds: float = 15.0
     facts: dict[str, Any] = field(default_factory=dict)
 

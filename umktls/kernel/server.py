@@ -24,7 +24,7 @@ from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
 from umktls.kernel import tls
 from umktls.kernel.children import DaemonCommand
-from umktls.kernel.host import Host, HostConfig, accept_loop, booted
+from umktls.kernel.host import DEFAULT_CONNECTS, Host, HostConfig, accept_loop, booted
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.probe import check_probe
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
@@ -82,6 +82,7 @@ class ServerConfig:
     bounce: bool = False
     personality: Personality = DEFAULT_PERSONALITY
     upcall_seconds: float | None = None
+    connects: int = DEFAULT_CONNECTS
     keylog: Path | None = None
     daemon_arguments: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
@@ -282,6 +283,7 @@ async def boot_server(
         bounce=config.bounce,
         personality=config.personality,
         upcall_seconds=config.upcall_seconds,
+        connects=config.connects,
         facts={**config.facts, "port": port, "security": config.security},
     )
     try:

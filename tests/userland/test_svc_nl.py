@@ -1,0 +1,195 @@
+"""The netlink side of the upcall service, against the other end of its socket."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+
+from umktls.abi import netlink as nl
+from umktls.abi.freebsd import ERRNO
+from umktls.errors import UmktlsError, UnsupportedError
+from umktls.rpc.message import NULL_AUTH, AcceptedReply, AcceptStat, encode_call, parse_untrusted
+from umktls.rpc.server import CallContext
+from umktls.rpc.xdr import Struct
+from umktls.upcall import netlink as wire
+from umktls.upcall.rpctls import rpctls_session_res
+from umktls.upcall.rpctls2 import RPCTLSCD_V2, rpctls_socket_arg
+from umktls.upcall.syscalls import CloseArgs, SetsockoptArgs
+from umktls.userland.libc import Kernel
+from umktls.userland.svc_nl import NetlinkServer
+from umktls.userland.threads import Threads
+from umktls.userland.upcalls import Upcalls
+
+SECONDS = 20.0
+FAMILY = wire.Family(0x31, "rpc", {"tlsclnt": 7, "tlsserv": 8})
+
+
+class Host:
+    """What a `Kernel` does for the service, and the kernel's end of the socket."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.end, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.end.settimeout(SECONDS)
+        # The kernel answers before it is asked: the service has one question only.
+        self.end.send(answer)
+        self.calls: list[Struct] = []
+
+    def netlink_socket(self) -> tuple[int, socket.socket]:
+        return 5, self._theirs
+
+    def call(self, args: Struct) -> tuple[Any, list[int]]:
+        self.calls.append(args)
+        return None, []
+
+    def ask(self, procedure: str, cookie: int, xid: int) -> None:
+        known = RPCTLSCD_V2[procedure]
+        call = encode_call(xid, known.program, 2, known.number, NULL_AUTH, NULL_AUTH)
+        call += b"".join(known.encode_args(rpctls_socket_arg(cookie)))
+        self.end.send(wire.encode_rpc(nl.RPCNL_REQUEST, FAMILY.number, 7, xid, call))
+
+    def answer(self) -> tuple[int, int, AcceptedReply]:
+        """The next reply: its sequence number, its group, and what it says."""
+        message = wire.parse_untrusted(self.end.recv(wire.MAX_DATAGRAM))
+        part = wire.parse_rpc_untrusted(message)
+        assert (message.type, part.command) == (FAMILY.number, nl.RPCNL_REPLY)
+        reply = parse_untrusted(part.body or b"")
+        assert isinstance(reply, AcceptedReply)
+        return message.seq, part.group, reply
+
+
+class Handlers:
+    """REKEY waits until DISCONNECT was called."""
+
+    def __init__(self) -> None:
+        self.disconnected = threading.Event()
+
+    def rekey(self, argument: rpctls_socket_arg, _: CallContext) -> rpctls_session_res:
+        assert self.disconnected.wait(SECONDS)
+        return rpctls_session_res(argument.socookie & 0xFF)
+
+    def disconnect(self, argument: rpctls_socket_arg, _: CallContext) -> rpctls_session_res:
+        self.disconnected.set()
+        return rpctls_session_res(argument.socookie & 0xFF)
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    host = Host(wire.encode_family(1, FAMILY))
+    with host.end:
+        handlers = Handlers()
+        table = {"REKEY": handlers.rekey, "DISCONNECT": handlers.disconnect}
+        server = NetlinkServer(cast(Kernel, host), "tlsclnt", RPCTLSCD_V2, table)
+        asked = wire.parse_untrusted(host.end.recv(wire.MAX_DATAGRAM))
+        assert wire.parse_get_family_untrusted(asked) == "rpc"
+        server.start()
+        yield host
+        server.close()
+
+
+def test_it_becomes_a_member_and_leaves(host: Host) -> None:
+    group = (7).to_bytes(4, "little")
+    assert host.calls == [SetsockoptArgs(5, nl.SOL_NETLINK, nl.NETLINK_ADD_MEMBERSHIP, group, ())]
+
+
+def test_answers_carry_sequence_and_group(host: Host) -> None:
+    """The second upcall is answered while the first is being worked on."""
+    host.ask("REKEY", 0x111, 41)
+    host.ask("DISCONNECT", 0x222, 42)
+    answers = [host.answer() for _ in range(2)]
+    results = {
+        (seq, group): RPCTLSCD_V2["REKEY"].decode_result_untrusted(reply.body).reterr
+        for seq, group, reply in answers
+    }
+    assert results == {(41, 7): 0x11, (42, 7): 0x22}
+
+
+def test_a_procedure_that_is_not_there(host: Host) -> None:
+    host.ask("HANDLERECORD", 1, 43)
+    assert host.answer()[2].status == AcceptStat.PROC_UNAVAIL
+
+
+def test_garbage_is_dropped_and_lateness_noticed(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    reply = wire.encode_rpc(nl.RPCNL_REPLY, FAMILY.number, 7, 9, b"body")
+    error = wire.encode_error(wire.parse_untrusted(reply), ERRNO["EPROCUNAVAIL"])
+    for datagram in (b"x" * 30, reply, reply[:20], error):
+        host.end.send(datagram)
+    host.ask("DISCONNECT", 1, 44)
+    assert host.answer()[0] == 44
+    warned = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert sum("garbage" in text for text in warned) == 3
+    assert "EPROCUNAVAIL (it came too late: nobody waits for it any more)" in warned[-1]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        wire.encode_family(1, wire.Family(0x31, "rpc", {"tlsserv": 8})),
+        wire.encode_error(wire.parse_untrusted(wire.encode_get_family(1, "rpc")), ERRNO["ENOENT"]),
+        b"garbage",
+    ],
+    ids=["no group", "no family", "garbage"],
+)
+def test_a_kernel_without_the_group(answer: bytes) -> None:
+    host = Host(answer)
+    with host.end, pytest.raises(UmktlsError, match="netlink: "):
+        NetlinkServer(cast(Kernel, host), "tlsclnt", RPCTLSCD_V2, {})
+
+
+def test_closing(host: Host) -> None:
+    server_closed = Host(wire.encode_family(1, FAMILY))
+    with server_closed.end:
+        server = NetlinkServer(cast(Kernel, server_closed), "tlsclnt", RPCTLSCD_V2, {})
+        server.start()
+        server.close()
+        assert server_closed.calls[-1] == CloseArgs(5)
+        server_closed.end.recv(wire.MAX_DATAGRAM)
+        assert server_closed.end.recv(wire.MAX_DATAGRAM) == b""
+
+
+def test_versions_that_the_host_does_not_have() -> None:
+    class Old:
+        rpctls_versions = (3,)
+
+    with pytest.raises(UnsupportedError, match="version 3 only"):
+        Upcalls(cast(Kernel, Old()), "rpctlscd", {})
+    with pytest.raises(UnsupportedError, match="version 3 only"):
+        Upcalls(cast(Kernel, Old()), "rpctlscd", {}, version=2)
+
+
+def test_threads_are_kept_and_not_more_than_the_limit() -> None:
+    threads = Threads(2, "job")
+    seen: list[int] = []
+    going = [threading.Event() for _ in range(3)]
+    done = [threading.Event() for _ in range(3)]
+    released = threading.Event()
+
+    def job(number: int) -> None:
+        going[number].set()
+        seen.append(threading.get_ident())
+        assert done[number].wait(SECONDS)
+
+    def third() -> None:
+        threads.run(lambda: job(2))
+        released.set()
+
+    threads.run(lambda: job(0))
+    threads.run(lambda: job(1))
+    assert going[0].wait(SECONDS)
+    assert going[1].wait(SECONDS)
+    waiting = threading.Thread(target=third)
+    waiting.start()
+    assert not going[2].is_set()
+    done[0].set()
+    assert going[2].wait(SECONDS)
+    assert released.wait(SECONDS)
+    done[1].set()
+    done[2].set()
+    waiting.join(SECONDS)
+    assert len(seen) == 3
