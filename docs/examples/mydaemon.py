@@ -8,15 +8,14 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from umktls.abi.rpctls import RpctlsErr, RpctlsSysc
+from umktls.abi.rpctls import RpctlsErr
 from umktls.errors import PeerError, UmktlsError
 from umktls.ktls.schedule import next_traffic_secret
 from umktls.ktls.session import Session
 from umktls.ktls.suites import SUITES
-from umktls.upcall.rpctls import RPCTLSCD_V1, rpctls_session_res, rpctlscd_connect_res
 from umktls.userland.libc import Kernel
 from umktls.userland.streams import Deadline
-from umktls.userland.svc import UpcallServer
+from umktls.userland.upcalls import Connected, Upcalls
 
 ALERT, HANDSHAKE, CLOSE_NOTIFY, UPDATE = 21, 22, b"\1\0", b"\x18\0\0\1"
 SECRETS = {"tx": "CLIENT_TRAFFIC_SECRET_0", "rx": "SERVER_TRAFFIC_SECRET_0"}
@@ -87,32 +86,30 @@ class Live:
         self.sock.close()
 
 
-def connect(argument, context):
-    sock = kernel.rpctls_syscall(RpctlsSysc.RPCTLS_SYSC_CLSOCKET)
+def connect(upcall):
+    sock = upcall.take()
     try:
-        sessions[sock.number] = Live(sock)
-        return rpctlscd_connect_res(RpctlsErr.RPCTLSERR_OK, os.getpid(), 0, sock.number)
+        sessions[upcall.session] = Live(sock)
+        return Connected()
     except (UmktlsError, ssl.SSLError) as error:
         kernel.utrace({"event": "handshake-failed", "fd": sock.number, "reason": str(error)})
         sock.shutdown()
         sock.close()
-        return rpctlscd_connect_res(RpctlsErr.RPCTLSERR_NOSSL, 0, 0, 0)
+        return Connected(reterr=RpctlsErr.RPCTLSERR_NOSSL)
 
 
-def about_session(work, name, context):
-    if name.sec != os.getpid() or name.ssl not in sessions:
-        return rpctls_session_res(RpctlsErr.RPCTLSERR_NOSSL)
-    work(sessions[name.ssl])
-    return rpctls_session_res(RpctlsErr.RPCTLSERR_OK)
+def about_session(work, number):
+    if number not in sessions:
+        return RpctlsErr.RPCTLSERR_NOSSL
+    work(sessions[number])
+    return RpctlsErr.RPCTLSERR_OK
 
 
 work = {"HANDLERECORD": Live.handle_record, "REKEY": Live.rekey, "DISCONNECT": Live.end}
 handlers = {name: partial(about_session, what) for name, what in work.items()}
 certdir, cafile, sessions = Path(sys.argv[1]), sys.argv[2], {}
 kernel = Kernel(Path(os.environ["UMKTLS_RUNDIR"]))
-path = kernel.rundir / f"mydaemon-{os.getpid()}.sock"
-UpcallServer(path, RPCTLSCD_V1, {**handlers, "CONNECT": connect}).start()
-kernel.rpctls_syscall(RpctlsSysc.RPCTLS_SYSC_CLSETPATH, bytes(path))
+Upcalls(kernel, "rpctlscd", {**handlers, "CONNECT": connect}).start()
 poller = select.poll()
 poller.register(kernel.fileno(), 0)
 poller.poll()  # until the host goes
