@@ -114,7 +114,8 @@ def mount_words(mount: dict[str, Any]) -> str:
 
 
 def daemon_words(daemon: dict[str, Any]) -> str:
-    return f"{daemon.get('name')} (process {daemon.get('pid')})"
+    version = f", upcalls of version {daemon['version']}" if "version" in daemon else ""
+    return f"{daemon.get('name')} (process {daemon.get('pid')}{version})"
 
 
 def connection_line(connection: dict[str, Any]) -> Text:
