@@ -40,8 +40,10 @@ STATE: dict[str, Any] = {
             "rx": {"engine": "bounce", "mode": "NONE", "sequence": 34, "records": 33, "bytes": 5},
             "rpc": {"calls": 56, "replies": 55, "rejected": 0},
             "upcalls": {"connect": 1, "handlerecord": 2, "disconnect": 0},
+            "daemon": "process 8",
         },
         {"id": "s2", "peer": "127.0.0.1:901", "state": "closed", "tls": None},
+        {"id": "s3", "peer": "127.0.0.1:902", "state": "established", "daemon": "orphan"},
     ],
     "totals": {"connections": 2, "rpcs": 56, "bytes_tx": 3 << 20, "handshakes": 1},
 }
@@ -83,7 +85,10 @@ def test_stat_shows_each_direction(base: Path) -> None:
     assert "s1 127.0.0.1:900 open, TLSv1.3, TLS_AES_128_GCM_SHA256, peer c?[2J" in rows
     assert "tx software SW 12 11 2.0 KiB" in rows
     assert "rx bounce NONE 34 33 5 B" in rows
-    assert "56 calls, 55 replies, upcalls: connect 1, handlerecord 2" in rows
+    asked = "upcalls: connect 1, handlerecord 2"
+    assert f"56 calls, 55 replies, {asked}; its daemon: process 8" in rows
+    orphan = "orphan: its daemon has gone, and another one may adopt it"
+    assert f"0 calls, 0 replies; {orphan}" in rows
     assert "s2 127.0.0.1:901 closed, clear text" in rows
     assert "mount: h:/srv at /mnt (tls)" in rows
     assert "exports: /srv/data" in rows

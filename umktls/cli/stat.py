@@ -162,7 +162,11 @@ def calls_line(connection: dict[str, Any]) -> Text:
     rpc, upcalls = connection.get("rpc") or {}, connection.get("upcalls") or {}
     asked = ", ".join(f"{name} {count}" for name, count in upcalls.items() if count)
     line = f"       {rpc.get('calls', 0)} calls, {rpc.get('replies', 0)} replies"
-    return Text(f"{line}, upcalls: {asked}" if asked else line)
+    line = f"{line}, upcalls: {asked}" if asked else line
+    who = connection.get("daemon") or "none"
+    if who == "orphan":
+        return Text(f"{line}; orphan: its daemon has gone, and another one may adopt it", "yellow")
+    return Text(line if who == "none" else f"{line}; its daemon: {printable(str(who))}")
 
 
 def totals_line(totals: dict[str, Any]) -> Text:
@@ -174,7 +178,7 @@ def totals_line(totals: dict[str, Any]) -> Text:
         f"sent {count('records_tx')} records ({amount(count('bytes_tx'))}), "
         f"received {count('records_rx')} records ({amount(count('bytes_rx'))}), "
         f"{count('handshakes')} handshakes ({count('resumed')} resumed, "
-        f"{count('handshakes_failed')} failed)",
+        f"{count('handshakes_failed')} failed, {count('adopted')} handed over)",
         style="dim",
     )
 
