@@ -197,14 +197,31 @@ async def test_null_goes_in_clear_and_says_so(certs: Path, tmp_path: Path) -> No
     assert connection["tx"]["bytes"] > 300_000
 
 
-@pytest.mark.parametrize(("client", "server"), [("null", "software"), ("software", "null")])
+@pytest.mark.parametrize(
+    ("client", "server", "reason"),
+    [
+        ("null", "software", "the server closed the connection"),
+        ("software", "tx=null,rx=software", "a record says version"),
+    ],
+)
 async def test_null_does_not_talk_to_tls(
-    certs: Path, tmp_path: Path, client: str, server: str
+    certs: Path, tmp_path: Path, client: str, server: str, reason: str
 ) -> None:
+    """The first call fails after a few connections, whatever its deadline is."""
+    text = f"ends every connection before it answers a call: .*{reason}"
     with trio.fail_after(30):
-        async with pair(certs, tmp_path, engine(client, deadline=2), engine(server)) as both:
-            with pytest.raises(UmktlsError):
+        async with pair(certs, tmp_path, engine(client, deadline=1000), engine(server)) as both:
+            with pytest.raises(UmktlsError, match=text):
                 await both.rpc.call(SAY, b"", NULL_AUTH)
+
+
+async def test_tls_does_not_talk_to_null(certs: Path, tmp_path: Path) -> None:
+    """What is sealed is taken for tickets, and dropped."""
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, engine("software", deadline=2), engine("null")) as both:
+            with pytest.raises(UmktlsError, match="no answer"):
+                await both.rpc.call(SAY, b"", NULL_AUTH)
+            assert both.events("server", "dropped-record") != []
 
 
 @pytest.mark.parametrize("client", BOUNCES)
@@ -271,7 +288,8 @@ async def test_a_failed_handshake_is_explained_with_every_engine(
     stranger = directory(tmp_path / "other", Authority.create("another CA"), trusted=AUTHORITY)
     client, server = engine(name, security="mtls", deadline=3), engine(name, security="mtls")
     # A server refuses a client behind the handshake; without TLS nobody understands its alert.
-    reason = "no answer" if (name, side) == ("null", "server") else r"certificate|unknown"
+    clear = (name, side) == ("null", "server")
+    reason = "before it answers a call" if clear else r"certificate|unknown"
     if side == "client":
         client["certs"] = directory(tmp_path / "third", AUTHORITY, trusted=Authority.create("x"))
     else:

@@ -8,7 +8,9 @@ deadlines, because a cancel scope per call costs more than the rest of the call.
 
 A connection is made when a call needs one. Failures that may pass (refused, reset, timed out) are
 tried again with growing pauses as long as calls wait, and every call has a deadline. Failures that
-would not pass (TLS refused) end all waiting calls at once.
+would not pass (TLS refused) end all waiting calls at once. So does a server that has answered
+nothing yet and ends one connection after another: what it does not understand it will not
+understand next time.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 Reply = AcceptedReply | DeniedReply
+# So many connections may end before the first answer.
+FIRST_TRIES = 3
 PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 DEADLINE_TICK = 0.25
 # READ and WRITE carry 1 MiB; the rest is headers and attributes.
@@ -86,6 +90,8 @@ class RpcClient:
         self._table: CallTable[PendingCall] = CallTable()
         self._wanted = trio.Event()
         self._last_error: UmktlsError | None = None
+        self._answered = False
+        self._fruitless = 0  # connections, as long as nothing was answered
         self.socket: KernelSocket | None = None
         self._offered: KernelSocket | None = None
 
@@ -194,9 +200,20 @@ class RpcClient:
         if sock.failure is not None and sock.failure.phase == "alert":
             self._fail_all(ended_by_alert(sock))
         elif len(self._table):
+            self._note_fruitless(sock, reason)
             self._trace.emit(
                 "reconnect", sock.name, peer=sock.peer, reason=reason, waiting=len(self._table)
             )
+
+    def _note_fruitless(self, sock: KernelSocket, reason: str) -> None:
+        """Give up where no connection has brought an answer, and this was one more."""
+        if self._answered:
+            return
+        self._fruitless += 1
+        if self._fruitless == FIRST_TRIES:
+            self._fruitless = 0
+            what = f"{sock.peer} ends every connection before it answers a call: {reason}"
+            self._fail_all(WorldError(what, errno.ECONNRESET))
 
     async def _read(self, sock: KernelSocket) -> str:
         """Read replies until the connection ends; returns why it did."""
@@ -222,6 +239,7 @@ class RpcClient:
             return
         pending, reply = matched
         sock.rpc["replies"] += 1
+        self._answered = True
         if isinstance(reply, DeniedReply):
             sock.rpc["rejected"] += 1
         trio.lowlevel.reschedule(pending.task, outcome.Value(reply))
