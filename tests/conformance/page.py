@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
 from pathlib import Path
 
 from tests.conformance.collection import ROWS
@@ -17,6 +16,22 @@ from umktls.ktls.options import Option, options_of
 from umktls.ktls.suites import ALL_SUITES, Suite
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
+FREEBSD_KEYS, LINUX_KEYS = "FreeBSD: setting keys", "Linux: crypto_info"
+LINUX_OPTIONS = "Linux: options of level SOL_TLS"
+# The area of rows that is about an option.
+TESTED_BELOW = {
+    "TCP_TXTLS_ENABLE": FREEBSD_KEYS,
+    "TCP_RXTLS_ENABLE": FREEBSD_KEYS,
+    "TCP_TXTLS_MODE": "FreeBSD: modes",
+    "TCP_RXTLS_MODE": "FreeBSD: modes",
+    "TCP_ULP": "Linux: TCP_ULP",
+    "TLS_TX": LINUX_KEYS,
+    "TLS_RX": LINUX_KEYS,
+    "TLS_TX_ZEROCOPY_RO": LINUX_OPTIONS,
+    "TLS_RX_EXPECT_NO_PAD": LINUX_OPTIONS,
+    "TLS_TX_MAX_PAYLOAD_LEN": LINUX_OPTIONS,
+    "UMKTLS_LEFTOVER": "umktls: UMKTLS_LEFTOVER (on every personality)",
+}
 OWN = {"freebsd": "FreeBSD", "linux": "Linux", "umktls": "umktls"}
 
 INTRODUCTION = """\
@@ -96,7 +111,7 @@ def shown(value: object) -> str:
 def options() -> Iterator[str]:
     found = options_of(("freebsd", "linux")).values()
     yield from table(
-        ["option", "level", "number", "kernel", "set", "get", "handled"],
+        ["option", "level", "number", "kernel", "set", "get", "handled", "tested below"],
         (option_cells(option) for option in found),
     )
 
@@ -110,6 +125,7 @@ def option_cells(option: Option) -> list[str]:
         "yes" if option.set else "no",
         "yes" if option.get else "no",
         option.handled,
+        TESTED_BELOW[option.name],
     ]
 
 
@@ -157,8 +173,8 @@ def suite_cells(suite: Suite) -> list[str]:
 
 def results() -> Iterator[str]:
     """The rows, area by area, with what running them has shown."""
-    for area, group in groupby(ROWS, key=lambda row: row.area):
-        rows = list(group)
+    for area in dict.fromkeys(row.area for row in ROWS):
+        rows = [row for row in ROWS if row.area == area]
         yield f"### {area}"
         yield ""
         modules = sorted({row.module.replace(".", "/") + ".py" for row in rows})

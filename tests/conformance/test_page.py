@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tests.conformance.collection import ROWS
-from tests.conformance.page import PAGE, page, result
+from tests.conformance.page import PAGE, TESTED_BELOW, page, result
 from tests.conformance.rows import Row
+from umktls.ktls.options import options_of
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -18,6 +19,12 @@ def test_a_row_that_fails_shows() -> None:
     row = Row(__name__, "area", "statement", ("umktls",), check)
     assert result(row, "umktls") == "FAILS"
     assert result(row, "linux") == "-"
+
+
+def test_every_option_is_tested() -> None:
+    assert set(TESTED_BELOW.values()) <= {row.area for row in ROWS}
+    names = {option.name for option in options_of(("freebsd", "linux")).values()}
+    assert set(TESTED_BELOW) == names
 
 
 def test_every_row_is_on_the_page() -> None:
