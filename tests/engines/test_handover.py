@@ -52,10 +52,16 @@ async def test_what_the_kernel_has_goes_on(certs: Path, tmp_path: Path, engine: 
     assert alert["description"] == "close_notify"
 
 
-@pytest.mark.parametrize("engine", ["bounce", "tx=software,rx=bounce", "tx=bounce,rx=software"])
-@pytest.mark.parametrize("side", ["client", "server"])
+@pytest.mark.parametrize(
+    ("side", "engine"),
+    [
+        ("client", "bounce"),
+        ("client", "tx=software,rx=bounce"),
+        ("server", "tx=bounce,rx=software"),
+    ],
+)
 async def test_what_the_daemon_has_is_made_anew(
-    certs: Path, tmp_path: Path, engine: str, side: str
+    certs: Path, tmp_path: Path, side: str, engine: str
 ) -> None:
     options = {side: {"engine": parse_engines(engine)}}
     with trio.fail_after(40):

@@ -6,6 +6,7 @@ import errno
 import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import pytest
 import trio
@@ -120,6 +121,28 @@ async def test_a_record_that_was_taken_is_not_lost(
             await both.kill("client")
             both.client_daemon.silent = False
             await both.restart("client")
+        assert both.client.totals["connections"] == 1
+
+
+@both_sides
+async def test_a_daemon_whose_last_word_was_the_handshake(
+    umktls_joined: Boot, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch, side: str
+) -> None:
+    async with umktls_joined(deposits=True) as both:
+        daemon = both.daemon(side)
+        answer = daemon._answer
+
+        async def answer_and_go(*arguments: Any) -> None:
+            await answer(*arguments)
+            daemon.kill()
+
+        monkeypatch.setattr(daemon, "_answer", answer_and_go)
+        await say(both)
+        monkeypatch.undo()
+        await both.event(side, "orphaned")
+        await both.restart(side)
+        await update_keys(both, "client")
+        await update_keys(both, "server")
         assert both.client.totals["connections"] == 1
 
 
