@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -153,3 +154,28 @@ def test_daemons_that_are_started_by_hand(option: str, tmp_path: Path) -> None:
     else:
         assert made >= 3
         assert [(one["adopted"], one["cut_off"]) for one in totals] == [(0, 1), (0, 1)]
+
+
+def test_a_revoked_client_of_an_adopted_session() -> None:
+    """The daemon that has adopted it cuts it off when the lists are read again."""
+    needs_fuse()
+    with Sandbox("revoked") as box:
+        layout.create(box.certs)
+        box.command(["certs", str(box.certs), "--crl"], SECONDS)
+        certs = ("--certs", str(box.certs))
+        server, _ = box.serve(*certs, "-tlscert", "--crl", str(box.certs / "crl.pem"))
+        source = f"127.0.0.1:{server.facts['port']}:{box.export}"
+        box.mount(source, *certs, "-o", "mtls")
+        before = now()
+        kill(holder(server))
+        event(server, "adopted", before)
+        box.command(["certs", str(box.certs), "--revoke", "client"], SECONDS)
+        before = now()
+        os.kill(server.pid, signal.SIGHUP)
+        alert = event(server, "alert", before)
+        closed = event(server, "closed", before)
+        reloaded = event(server, "reloaded", before)
+        with pytest.raises(OSError, match="Permission denied"):
+            os.listdir(box.mountpoint)
+    assert alert["description"] == "certificate_revoked"
+    assert closed["time"] - reloaded["time"] < 1
