@@ -23,8 +23,9 @@ def _directory() -> tempfile.TemporaryDirectory[str]:
 
 
 @functools.cache
-def cdaemon() -> Path:
-    """The program; the directory goes when the interpreter does."""
-    program = Path(_directory().name) / "cdaemon"
-    subprocess.run(["gcc", *FLAGS, "-o", program, SOURCE, *LIBRARIES], check=True, timeout=120)
+def cdaemon(version: int = 1) -> Path:
+    """The program, for that version of the upcall; the directory goes when the interpreter does."""
+    program = Path(_directory().name) / f"cdaemon{version}"
+    flags = (*FLAGS, f"-DVERSION={version}")
+    subprocess.run(["gcc", *flags, "-o", program, SOURCE, *LIBRARIES], check=True, timeout=120)
     return program

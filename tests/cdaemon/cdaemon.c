@@ -11,6 +11,8 @@
  * secrets from the key log callback are all that is left: they are enough for key updates, and alerts
  * are two bytes that the kernel seals.
  *
+ * Compiled with -DVERSION=2 it speaks version 2 of the upcall, and netlink.c is its transport; otherwise 1.
+ *
  * Threads: one per upcall. `kernel_lock` makes a system call and its answer one step; `session_lock` makes
  * the handling of a session's record, rekeying or end one step.
  */
@@ -35,8 +37,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef VERSION
+#define VERSION 1
+#endif
+
 enum { SYS_CLOSE = 6, SYS_RECVMSG = 27, SYS_SENDMSG = 28, SYS_SETSOCKOPT = 105, SYS_GETSOCKOPT = 118,
-       SYS_SHUTDOWN = 134, SYS_UTRACE = 335, SYS_RPCTLS = 576 };
+       SYS_SHUTDOWN = 134, SYS_UTRACE = 335, SYS_RPCTLS = 576, SYS_RPCTLS_15 = 1002 };
 enum { CLSETPATH = 1, CLSOCKET = 2, SRVSETPATH = 4, SRVSOCKET = 5 };
 enum { TXTLS_ENABLE = 39, TXTLS_MODE = 40, RXTLS_ENABLE = 41, RXTLS_MODE = 42, TCP = 6 };
 enum { SOL_UMKTLS = 0x756D6B74, PEERNAME = 1, XPRTSEC = 2, DEADLINE = 3 };
@@ -181,6 +187,20 @@ static uint32_t rpctls_syscall(uint32_t operation, const char *path, int *number
     begin(&x, SYS_RPCTLS);
     put(&x, operation);
     put_opaque(&x, path, strlen(path));
+    error = call(&x, descriptor);
+    *number = error ? -1 : (int)get(&x);
+    return error;
+}
+
+/* The socket that a CONNECT offers; in version 2 the cookie says which. */
+static uint32_t take_socket(uint64_t cookie, int *number, int *descriptor)
+{
+    struct xdr x;
+    uint32_t error;
+    if (VERSION == 1)
+        return rpctls_syscall(is_server ? SRVSOCKET : CLSOCKET, "", number, descriptor);
+    begin(&x, SYS_RPCTLS_15);
+    put_hyper(&x, cookie);
     error = call(&x, descriptor);
     *number = error ? -1 : (int)get(&x);
     return error;
@@ -578,14 +598,14 @@ static const char *establish(struct session *s, int descriptor)
     return problem;
 }
 
-/* The CONNECT upcall: a session, or NULL and the reterr. */
-static struct session *connect_upcall(uint32_t *reterr)
+/* The CONNECT upcall: a session, or NULL and the reterr. `cookie` is version 2's name of the socket. */
+static struct session *connect_upcall(uint64_t cookie, uint32_t *reterr)
 {
     static uint64_t numbers;
     struct session *s = calloc(1, sizeof *s);
     int descriptor;
     const char *problem = "no descriptor came beside the answer";
-    if (rpctls_syscall(is_server ? SRVSOCKET : CLSOCKET, "", &s->fd, &descriptor) != 0) {
+    if (take_socket(cookie, &s->fd, &descriptor) != 0) {
         *reterr = NOSOCKET;
         free(s);
         return NULL;
@@ -604,7 +624,7 @@ static struct session *connect_upcall(uint32_t *reterr)
         return NULL;
     }
     pthread_mutex_lock(&session_lock);
-    s->number = ++numbers;
+    s->number = VERSION == 1 ? ++numbers : cookie;
     s->next = sessions;
     sessions = s;
     pthread_mutex_unlock(&session_lock);
@@ -619,22 +639,26 @@ struct upcall {
     struct xdr message;
 };
 
-static void answer_connect(struct xdr *reply)
+static void answer_connect(struct xdr *x, struct xdr *reply)
 {
     uint32_t reterr = RETERR_OK;
-    struct session *s = connect_upcall(&reterr);
+    struct session *s = connect_upcall(VERSION == 1 ? 0 : get_hyper(x), &reterr);
     uint32_t flags = s == NULL ? 0 : FLAG_HANDSHAKE | (s->verified ? FLAG_GOTCERT | FLAG_VERIFIED : 0);
     put(reply, is_server ? flags : reterr);
-    put_hyper(reply, s == NULL ? 0 : started.tv_sec);
-    put_hyper(reply, s == NULL ? 0 : started.tv_nsec / 1000);
-    put_hyper(reply, s == NULL ? 0 : s->number);
+    if (VERSION == 1) {
+        put_hyper(reply, s == NULL ? 0 : started.tv_sec);
+        put_hyper(reply, s == NULL ? 0 : started.tv_nsec / 1000);
+        put_hyper(reply, s == NULL ? 0 : s->number);
+    }
     if (is_server)
         put(reply, 0), put(reply, 0); /* uid, and no gids */
 }
 
 static uint32_t session_upcall(uint32_t procedure, struct xdr *x)
 {
-    uint64_t sec = get_hyper(x), usec = get_hyper(x), number = get_hyper(x);
+    uint64_t sec = VERSION == 1 ? get_hyper(x) : (uint64_t)started.tv_sec;
+    uint64_t usec = VERSION == 1 ? get_hyper(x) : (uint64_t)started.tv_nsec / 1000;
+    uint64_t number = get_hyper(x);
     struct session **at, *s;
     uint32_t reterr = procedure == DISCONNECT ? NOCLOSE : NOSSL;
     pthread_mutex_lock(&session_lock);
@@ -657,6 +681,8 @@ static uint32_t session_upcall(uint32_t procedure, struct xdr *x)
     return reterr;
 }
 
+static void send_reply(const struct upcall *upcall, uint32_t xid, const unsigned char *reply, size_t length);
+
 static void *serve_upcall(void *argument)
 {
     struct upcall *upcall = argument;
@@ -664,24 +690,20 @@ static void *serve_upcall(void *argument)
     uint32_t words[10], index;
     for (index = 0; index < 10; index++)
         words[index] = get(x);
-    put(&reply, 0); /* the record mark */
     put(&reply, words[0]), put(&reply, 1), put(&reply, 0), put(&reply, 0), put(&reply, 0);
-    if (words[3] != program || words[4] != 1) {
+    if (words[3] != program || words[4] != VERSION) {
         put(&reply, PROG_UNAVAIL);
     } else if (words[5] > REKEY) {
         put(&reply, PROC_UNAVAIL);
     } else {
         put(&reply, 0);
         if (words[5] == CONNECT)
-            answer_connect(&reply);
+            answer_connect(x, &reply);
         else if (words[5] != 0)
             put(&reply, session_upcall(words[5], x));
     }
-    words[0] = htonl(0x80000000u | (reply.length - 4));
-    memcpy(reply.data, words, 4);
     pthread_mutex_lock(&reply_lock);
-    if (send(upcall->stream, reply.data, reply.length, MSG_NOSIGNAL) < 0)
-        fprintf(stderr, "cdaemon: an answer came too late\n");
+    send_reply(upcall, words[0], reply.data, reply.length);
     pthread_mutex_unlock(&reply_lock);
     free(upcall);
     return NULL;
@@ -693,6 +715,34 @@ static void spawn(void *(*work)(void *), void *argument)
     if (pthread_create(&thread, NULL, work, argument) != 0)
         die("no more threads");
     pthread_detach(thread);
+}
+
+static int unix_socket(int kind, const char *path, bool listening)
+{
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    int fd = socket(AF_UNIX, kind | SOCK_CLOEXEC, 0), failed;
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
+    umask(0177);
+    failed = listening ? bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, 16)
+                       : connect(fd, (struct sockaddr *)&address, sizeof address);
+    if (failed)
+        die("%s: %s", path, strerror(errno));
+    return fd;
+}
+
+#if VERSION == 2
+#include "netlink.c"
+#else
+
+static void send_reply(const struct upcall *upcall, uint32_t xid, const unsigned char *reply, size_t length)
+{
+    uint32_t mark = htonl(0x80000000u | length);
+    unsigned char message[sizeof mark + MESSAGE];
+    (void)xid;
+    memcpy(message, &mark, sizeof mark);
+    memcpy(message + sizeof mark, reply, length);
+    if (send(upcall->stream, message, sizeof mark + length, MSG_NOSIGNAL) < 0)
+        fprintf(stderr, "cdaemon: an answer came too late\n");
 }
 
 /* One connection from the kernel. It stays open to the end of the process: threads may answer on it. */
@@ -718,20 +768,28 @@ static void *serve_stream(void *argument)
     }
 }
 
-/* ---- Start */
+static int listener;
 
-static int unix_socket(int kind, const char *path, bool listening)
+static void become_known(const char *path)
 {
-    struct sockaddr_un address = { .sun_family = AF_UNIX };
-    int fd = socket(AF_UNIX, kind | SOCK_CLOEXEC, 0), failed;
-    snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
-    umask(0177);
-    failed = listening ? bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, 16)
-                       : connect(fd, (struct sockaddr *)&address, sizeof address);
-    if (failed)
-        die("%s: %s", path, strerror(errno));
-    return fd;
+    int number;
+    listener = unix_socket(SOCK_STREAM, path, true);
+    if (rpctls_syscall(is_server ? SRVSETPATH : CLSETPATH, path, &number, NULL) != 0)
+        die("the kernel does not want another daemon");
 }
+
+static void serve(void)
+{
+    for (;;) {
+        struct pollfd wait[] = { { listener, POLLIN, 0 }, { kernel, 0, 0 } };
+        if (poll(wait, 2, -1) < 0 || wait[1].revents != 0)
+            return;
+        spawn(serve_stream, (void *)(intptr_t)accept(listener, NULL, NULL));
+    }
+}
+#endif
+
+/* ---- Start */
 
 static void make_context(const char *certdir, const char *cafile, const char *crlfile)
 {
@@ -762,7 +820,6 @@ int main(int argc, char **argv)
 {
     const char *rundir = getenv("UMKTLS_RUNDIR_HOST");
     char path[100];
-    int listener, number;
     if (rundir == NULL)
         rundir = getenv("UMKTLS_RUNDIR");
     if (argc < 4 || rundir == NULL)
@@ -774,15 +831,8 @@ int main(int argc, char **argv)
     snprintf(path, sizeof path, "%s/syscall.sock", rundir);
     kernel = unix_socket(SOCK_SEQPACKET, path, false);
     snprintf(path, sizeof path, "%s/cdaemon-%d.sock", rundir, (int)getpid());
-    listener = unix_socket(SOCK_STREAM, path, true);
-    if (rpctls_syscall(is_server ? SRVSETPATH : CLSETPATH, path, &number, NULL) != 0)
-        die("the kernel does not want another daemon");
-    for (;;) {
-        struct pollfd wait[] = { { listener, POLLIN, 0 }, { kernel, 0, 0 } };
-        if (poll(wait, 2, -1) < 0 || wait[1].revents != 0)
-            break;
-        spawn(serve_stream, (void *)(intptr_t)accept(listener, NULL, NULL));
-    }
+    become_known(path);
+    serve();
     unlink(path);
     return 0;
 }

@@ -14,23 +14,23 @@ from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
 
 
-def command(box: Sandbox, role: str) -> list[str]:
-    return [str(cdaemon()), role, str(box.certs / role), str(box.certs / "ca.pem")]
+def command(box: Sandbox, role: str, version: int) -> list[str]:
+    return [str(cdaemon(version)), role, str(box.certs / role), str(box.certs / "ca.pem")]
 
 
-@pytest.mark.parametrize("security", ["tls", "mtls"])
-def test_a_mount_with_both_daemons_in_c(security: str) -> None:
+@pytest.mark.parametrize(("security", "version"), [("tls", 1), ("mtls", 2)])
+def test_a_mount_with_both_daemons_in_c(security: str, version: int) -> None:
     needs_fuse()
-    cdaemon()
+    cdaemon(version)
     with ExitStack() as stack:
         box = stack.enter_context(Sandbox("cdaemon"))
         layout.create(box.certs)
         server, _ = box.serve("--no-daemon", f"--{security}-required")
-        accepting = stack.enter_context(daemon(box, server.rundir, command(box, "server")))
+        accepting = stack.enter_context(daemon(box, server.rundir, command(box, "server", version)))
         event(server, "daemon-registered")
         port = int(server.facts["port"])
         client, connecting = stack.enter_context(
-            mounted(box, port, command(box, "client"), "-o", security)
+            mounted(box, port, command(box, "client", version), "-o", security)
         )
         data = os.urandom(3 << 20)
         (box.mountpoint / "file").write_bytes(data)
