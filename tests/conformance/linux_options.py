@@ -306,3 +306,9 @@ for statement in (
     "TCP_ULP loads the module for CAP_NET_ADMIN",
 ):
     not_here(ULP, statement, LINUX, "There is no such system call here.")
+not_here(
+    ULP,
+    "inet_diag tells version, cipher and place of each direction (TLS_INFO_*)",
+    LINUX,
+    "There is no inet_diag here; `umktls stat` tells the same.",
+)

@@ -262,6 +262,18 @@ not_here(
     "No call waits inside this model.",
 )
 not_here(
+    RECEIVE,
+    "A reset connection: ECONNRESET, told before the end of the stream",
+    LINUX,
+    "TCP is the machine's own: its error ends the connection before anybody can ask.",
+)
+not_here(
+    RECEIVE,
+    "Several readers are put in a row; FIONREAD counts sealed bytes",
+    LINUX,
+    "No call waits inside this model, and there is no such ioctl.",
+)
+not_here(
     RECEIVE, "EFAULT while copying: what was copied is returned", LINUX, "No user memory here."
 )
 

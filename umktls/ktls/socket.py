@@ -37,7 +37,8 @@ SEND_HIGH_WATER = 2 * 1024 * 1024
 
 @dataclass(slots=True)
 class Conditions:
-    """What is asked about the TCP connection. The kernel keeps it true."""
+    """What is asked about the TCP connection below. A daemon gets its sockets connected, so the
+    rest is for who tries the model out."""
 
     dropped: bool = False
     listening: bool = False
