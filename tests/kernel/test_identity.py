@@ -59,6 +59,13 @@ def test_the_certificate_of_a_peer(ends: tuple[KernelSocket, socket.socket]) -> 
     assert sock.certificate == FACTS
 
 
+def test_what_the_trace_calls_it(ends: tuple[KernelSocket, socket.socket]) -> None:
+    """For the daemon's log."""
+    option = (rpctls.SOL_UMKTLS, rpctls.UMKTLS_CONNECTION)
+    assert ends[0].getsockopt(*option, 100) == b"s1"
+    assert ends[0].getsockopt(*option, 1) == b"s"
+
+
 @pytest.mark.parametrize("name", [rpctls.UMKTLS_PEERNAME, rpctls.UMKTLS_XPRTSEC, 99])
 def test_what_cannot_be_set(ends: tuple[KernelSocket, socket.socket], name: int) -> None:
     with pytest.raises(UmktlsError) as caught:
