@@ -34,7 +34,7 @@ def test_what_the_page_shows_of_it_is_in_it() -> None:
 async def test_it_passes_all_but_what_the_page_says(tmp_path: Path) -> None:
     command = (sys.executable, str(EXAMPLE), "{certdir}", "{ca}")
     with trio.fail_after(50):
-        results = await run("client", command, choose("client"), tmp_path, 3.0)
+        results = await run("client", command, choose("client"), tmp_path, 2.0)
     assert [result.scenario for result in results if result.verdict != "passed"] == ["revoked"]
 
 

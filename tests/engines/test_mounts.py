@@ -10,6 +10,7 @@ import pytest
 from tests.engines.package import install
 from tests.system.live import Live, event, live, run
 from umktls.cli import tree
+from umktls.cli.control import Host
 from umktls.errors import WorldError
 from umktls.kernel import hosttls
 
@@ -33,8 +34,8 @@ def copy_and_compare(mount: Live) -> None:
         assert (top / "large").read_bytes() == LARGE
 
 
-def engines_of(mount: Live) -> list[str]:
-    connection = mount.client.stat()["connections"][0]
+def engines_of(host: Host) -> list[str]:
+    connection = host.stat()["connections"][0]
     return [connection[way]["engine"] for way in ("tx", "rx")]
 
 
@@ -47,12 +48,16 @@ ENGINES = {
 }
 
 
-@pytest.mark.parametrize("text", ENGINES)
-def test_a_mount_with(text: str) -> None:
-    name = text.replace("=", "-")
-    with live(name, ["--engine", text], ["--engine", text]) as mount:
+@pytest.mark.parametrize(
+    ("client", "server"),
+    [("bounce", "ifnet"), ("tx=bounce", "rx=bounce"), ("toe", "tx=bounce"), ("ifnet", "toe")],
+)
+def test_a_mount_with(client: str, server: str) -> None:
+    name = client.replace("=", "-")
+    with live(name, ["--engine", client], ["--engine", server]) as mount:
         copy_and_compare(mount)
-        assert engines_of(mount) == ENGINES[text]
+        assert engines_of(mount.client) == ENGINES[client]
+        assert engines_of(mount.server) == ENGINES[server]
 
 
 def test_the_card_of_a_mount_is_switched_and_given_up() -> None:
@@ -61,13 +66,13 @@ def test_the_card_of_a_mount_is_switched_and_given_up() -> None:
         name = mount.client.name
         copy_and_compare(mount)
         assert "1 connections asked for SW" in box.command(["txmode", "sw", name], 20)
-        assert engines_of(mount) == ["software", "software"]
+        assert engines_of(mount.client) == ["software", "software"]
         box.command(["txmode", "ifnet", name], 20)
         (mount.path / "more").write_bytes(LARGE)
-        assert engines_of(mount) == ["ifnet", "software"]
+        assert engines_of(mount.client) == ["ifnet", "software"]
         box.command(["sysctl", "--host", name, "umktls.ifnet_rexmit_pct=50"], 20)
         (mount.path / "more").write_bytes(LARGE + LARGE)
-        assert engines_of(mount) == ["software", "software"]
+        assert engines_of(mount.client) == ["software", "software"]
         assert (mount.export / "more").read_bytes() == LARGE + LARGE
         with pytest.raises(WorldError, match="the card was given up"):
             box.command(["txmode", "ifnet", name], 20)
@@ -84,7 +89,7 @@ def test_the_card_of_a_mount_is_switched_and_given_up() -> None:
 def test_a_mount_in_clear_says_so_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     with live("null", ["-o", "engine=null"], ["--engine", "null"]) as mount:
         copy_and_compare(mount)
-        assert engines_of(mount) == ["null", "null"]
+        assert engines_of(mount.client) == ["null", "null"]
         warning = event(mount.client, "warning")
         box = mount.box
         second = box.directory("second")
@@ -108,7 +113,7 @@ def test_an_engine_of_somebody_else_s(tmp_path: Path, monkeypatch: pytest.Monkey
     with live("noting", ["--engine", "tx=noting,rx=noting"]) as mount:
         listed = mount.box.command(["engines"], 20)
         copy_and_compare(mount)
-        assert engines_of(mount) == ["noting", "noting"]
+        assert engines_of(mount.client) == ["noting", "noting"]
     assert "noting    mode SW, from noting_engine:NotingEngine: somebody else's" in listed
     noted = (tmp_path / "noted").read_text().splitlines()
     assert {line.split()[0] for line in noted} == {"sealer", "opener"}
@@ -119,7 +124,7 @@ def test_a_mount_with_what_this_kernel_lacks() -> None:
     if hosttls.problem() is None:
         with live("linux", ["--engine", "linux"], ["--engine", "linux"]) as mount:
             copy_and_compare(mount)
-            assert engines_of(mount) == ["linux", "linux"]
+            assert engines_of(mount.client) == ["linux", "linux"]
         return
     with (
         pytest.raises(WorldError, match=r"engine linux cannot be used here: .* lacks TLS"),

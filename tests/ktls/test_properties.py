@@ -162,7 +162,7 @@ def test_rpc_messages_arrive(messages: list[bytes], splits: list[int], clear: bo
     assert [bytes(m) for m in reader.messages()] == messages
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(
     name=st.sampled_from(SUITE_NAMES),
     messages=MESSAGES,

@@ -23,7 +23,7 @@ from umktls.scenarios.runner import choose
 from umktls.scenarios.table import SCENARIOS
 
 ROLES: tuple[Role, ...] = ("client", "server")
-UPCALL_SECONDS = 3.0
+UPCALL_SECONDS = 2.0
 
 
 def own(role: Role) -> tuple[str, ...]:
