@@ -75,8 +75,6 @@ class AdoptedSession(EstablishedSession):
         if keys.tx_due:
             self._sending.set_next()
             self._count("sent", requested=False)
-        self.deposited()
-        self._deposit_again()
 
     def _on_handshake(self, record: Record) -> None:
         # In TLS 1.2 it is a wish to renegotiate, which need not be granted.
@@ -105,8 +103,9 @@ class AdoptedSession(EstablishedSession):
         self._sending.alert(Alert(WARNING, CLOSE_NOTIFY).encode())
 
 
-def adopt(sock: Socket, trace: Tracer, *, server: bool) -> AdoptedSession:
-    """Make a session of what was deposited for `sock`, with all its keys in the kernel.
+def adopt(sock: Socket, trace: Tracer, *, server: bool, handover: bool) -> AdoptedSession:
+    """Make a session of what was deposited for `sock`, with all its keys in the kernel. With
+    `handover` it stays deposited.
 
     Raises `UmktlsError`: the deposit cannot be understood, or the keys not be set.
     """
@@ -121,4 +120,9 @@ def adopt(sock: Socket, trace: Tracer, *, server: bool) -> AdoptedSession:
         raise PeerError(f"a deposit with a certificate that cannot be read: {error}") from error
     adopted = AdoptedSession(sock, trace, session, suite, chain, server=server)
     adopted.catch_up(sock.key_state())
+    if handover:
+        adopted.deposited()
+        adopted.renew_deposit()
+    else:
+        sock.take_back()
     return adopted

@@ -125,7 +125,8 @@ class EstablishedSession:
         there whenever it changes."""
         self._deposits = True
 
-    def _deposit_again(self) -> None:
+    def renew_deposit(self) -> None:
+        """Tell the kernel how the session is now, if it has been told before."""
         sending, receiving = self._sending, self._receiving
         if not self._deposits or not isinstance(sending, PlainSending):
             return
@@ -145,7 +146,7 @@ class EstablishedSession:
         try:
             self._sock.deposit(session)
         except UmktlsError as error:
-            logger.info("%s will end with this daemon: %s", self, error)
+            logger.info("%s: what the kernel has of it is out of date: %s", self, error)
 
     # The upcalls.
 
@@ -165,7 +166,7 @@ class EstablishedSession:
 
     def _renew(self) -> None:
         self._sending.renew(request=True)
-        self._deposit_again()
+        self.renew_deposit()
 
     def _try(self, work: Callable[[], None]) -> bool:
         with self._lock:
@@ -235,7 +236,7 @@ class EstablishedSession:
             elif message.type == KEY_UPDATE:
                 self._on_key_update(message)
         if before or self._messages.unfinished or any(m.type == KEY_UPDATE for m in messages):
-            self._deposit_again()
+            self.renew_deposit()
 
     def _judge(self, record: Record, messages: list[HandshakeMessage]) -> None:
         """Whether a record of handshake messages may come now. Raises `UmktlsError` if not."""

@@ -164,7 +164,7 @@ class HandshakeService:
     def _adopt(self, sock: Socket, number: int, name: rpctls_session_arg) -> bool:
         """Go on with one session, whose peer has to be good for us too; whether it can be."""
         try:
-            session = adopt(sock, self._trace_quietly, server=self.server)
+            session = adopt(sock, self._trace_quietly, server=self.server, handover=self._handover)
             self.sessions.add(number, session)
             sock.adopted(name)
         except UmktlsError as error:

@@ -53,15 +53,18 @@ class Peer:
 
 
 class Harness:
-    """One daemon with its kernel. `service` is the daemon's object."""
+    """One daemon with its kernel. `service` is the daemon's object; `options` are the settings that
+    the next one starts with."""
 
     def __init__(
         self,
         kernel: FakeKernel,
         start: Callable[[], HandshakeService],
         pool: ThreadPoolExecutor,
+        options: dict[str, Any],
     ):
         self.kernel = kernel
+        self.options = options
         self.service = start()
         self._start = start
         self._pool = pool
@@ -128,7 +131,7 @@ def daemon(
             service.adopt_orphans(upcalls)
             return service
 
-        harness = Harness(kernel, start, pool)
+        harness = Harness(kernel, start, pool, options)
         # Before the threads of the pool are waited for.
         stack.callback(harness.close)
         yield harness

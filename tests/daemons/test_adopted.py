@@ -263,6 +263,18 @@ def test_nothing_is_left_behind_if_so_wished(tmp_path: Path) -> None:
         other.sock.sock.close()
 
 
+def test_what_is_adopted_can_be_the_last(ends: tuple[End, End]) -> None:
+    """By a daemon that leaves nothing behind."""
+    one, other = ends
+    talk(one, other)
+    one.harness.options["handover"] = False
+    restart(one)
+    assert one.sock.deposit == b""
+    assert one.rekey() == rpctls.RPCTLSERR_OK
+    talk(one, other)
+    assert one.sock.deposit == b""
+
+
 def test_tls_1_2(tmp_path: Path) -> None:
     for name in ("client", "server"):
         (tmp_path / name).mkdir()
