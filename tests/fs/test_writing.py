@@ -109,16 +109,17 @@ async def test_fsync_leaves_nothing_for_close(world: World) -> None:
 
 
 async def test_old_data_is_sent_and_idle_data_committed_without_a_close(
-    world: World, nursery: trio.Nursery, autojump_clock: MockClock
+    world: World, nursery: trio.Nursery, mock_clock: MockClock
 ) -> None:
     nursery.start_soon(world.ops.run)
+    await wait_all_tasks_blocked()
     fh = await world.create("file")
     await world.ops.write(fh, 0, b"data")
-    autojump_clock.jump(AGE_SECONDS * 2 + 0.1)
+    mock_clock.jump(AGE_SECONDS * 2 + 0.1)
     await wait_all_tasks_blocked()
     assert writes(world) == [(0, 4, stable_how.UNSTABLE)]
     assert world.caller.counts()["COMMIT"] == 0
-    autojump_clock.jump(AGE_SECONDS * 6)
+    mock_clock.jump(AGE_SECONDS * 6)
     await wait_all_tasks_blocked()
     assert world.caller.counts()["COMMIT"] == 1
     with world.caller.watch() as seen:
