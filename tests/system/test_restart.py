@@ -125,7 +125,7 @@ def test_a_large_copy_outlives_the_server(mount: Live, large: Path, how: Copy) -
     """The server's daemon ends with it, by itself."""
     since = now()
     with how(mount, large) as copy:
-        for mebibytes in (8, 24):
+        for mebibytes in (4, 12):
             daemon = daemon_pid(mount.server, "rpctlssd")
             copy.reach(mebibytes)
             kill(mount.server.pid)
