@@ -48,27 +48,28 @@ class Tls13Sealer:
     def __init__(self, session: Session, aead: Aead) -> None:
         self.sequence = session.sequence
         self._iv = int.from_bytes(session.iv, "big")
-        self._aead = aead
+        self._encrypt = aead.encrypt_into
 
     def seal(
         self, record_type: int, parts: Sequence[Buffer], payload_limit: int = MAX_PLAINTEXT
     ) -> Buffer:
-        total = sum(map(len, parts))
-        if total > payload_limit:
+        sequence = self.sequence
+        total = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+        if total > payload_limit or sequence == SEQUENCE_END:
             return self._seal_many(record_type, parts, record_lengths(total, payload_limit))
-        sequence = self._take(1)
-        header = record_header(total)
+        self.sequence = sequence + 1
+        header = (_HEADER_OF_NOTHING + total).to_bytes(RECORD_HEADER_LENGTH)
         wire = bytearray().join((header, *parts, _TRAILERS[record_type]))
-        body = memoryview(wire)[RECORD_HEADER_LENGTH:]
-        nonce = (self._iv ^ sequence).to_bytes(NONCE_LENGTH)
-        self._aead.encrypt_into(nonce, body[:-TAG_LENGTH], header, body)
+        view = memoryview(wire)
+        plain, sealed = view[RECORD_HEADER_LENGTH:-TAG_LENGTH], view[RECORD_HEADER_LENGTH:]
+        self._encrypt((self._iv ^ sequence).to_bytes(NONCE_LENGTH), plain, header, sealed)
         return wire
 
     def _seal_many(self, record_type: int, parts: Sequence[Buffer], lengths: list[int]) -> Buffer:
         sequence = self._take(len(lengths))
         wire = _lay_out(_TRAILERS[record_type], parts, lengths)
         view = memoryview(wire)
-        encrypt = self._aead.encrypt_into
+        encrypt = self._encrypt
         iv = self._iv
         start = RECORD_HEADER_LENGTH
         for length in lengths:
