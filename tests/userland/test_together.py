@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
@@ -20,6 +24,7 @@ from umktls.upcall.syscalls import CloseArgs, RpctlsSyscallArgs, ShutdownArgs
 from umktls.userland.libc import Kernel, KernelGone, SystemCallError
 
 SESSION = Session.from_secret(SUITES["TLS_AES_128_GCM_SHA256"], b"s" * 32, 7)
+THREADS, ROUNDS = 24, 40
 NOWHERE = CloseArgs(99)
 
 
@@ -149,3 +154,62 @@ def test_the_kernel_goes_in_the_middle(fake: FakeKernel, kernel: Kernel) -> None
     fake.close()
     with pytest.raises(KernelGone):
         kernel.calls([NOWHERE, NOWHERE])
+
+
+def test_many_threads_have_calls_under_way(fake: FakeKernel, kernel: Kernel) -> None:
+    """Each gets its own answers, also with far more requests than the socket queues."""
+    path, setpath = b"/some/path", rpctls.RPCTLS_SYSC_CLSETPATH
+    start = threading.Barrier(THREADS)
+
+    def work(number: int) -> list[bool]:
+        start.wait(20)
+        good = []
+        for _ in range(ROUNDS):
+            kernel.utrace_later({"event": "ticket", "fd": number}, unexpected)
+            outcomes = kernel.calls([NOWHERE, RpctlsSyscallArgs(setpath, path), NOWHERE])
+            good.append([outcome.error is None for outcome in outcomes] == [False, True, False])
+        return good
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        results = list(pool.map(work, range(THREADS), timeout=40))
+    assert all(map(all, results))
+    assert Counter(event["fd"] for event in fake.events) == dict.fromkeys(range(THREADS), ROUNDS)
+
+
+def test_all_threads_learn_that_the_kernel_has_gone(fake: FakeKernel, kernel: Kernel) -> None:
+    fake.silent = True
+    failures: SimpleQueue[KernelGone] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            kernel.call(NOWHERE)
+        except KernelGone as error:
+            failures.put(error)
+
+    threads = [threading.Thread(target=work) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    fake.close()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert failures.qsize() == 5
+
+
+def test_closing_ends_calls_that_wait(fake: FakeKernel, kernel: Kernel) -> None:
+    fake.silent = True
+    failures: SimpleQueue[KernelGone] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            kernel.call(NOWHERE)
+        except KernelGone as error:
+            failures.put(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    kernel.close()
+    thread.join(5)
+    assert failures.qsize() == 1
+    with pytest.raises(KernelGone):
+        kernel.call(NOWHERE)

@@ -36,7 +36,6 @@ from umktls.abi.rpctls import RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET
 from umktls.errors import WorldError
 from umktls.rpc.xdr import Struct, XdrError
 from umktls.upcall.syscalls import (
-    MAX_MESSAGE,
     MAX_UTRACE,
     SYSCALLS,
     AdoptArgs,
@@ -49,6 +48,7 @@ from umktls.upcall.syscalls import (
     encode_request,
     number_of,
 )
+from umktls.userland.exchange import Exchange
 from umktls.userland.failures import KernelGone, Outcome, SystemCallError, close_all
 from umktls.userland.ktls import Record, interface_of
 from umktls.userland.sockets import Socket
@@ -65,13 +65,19 @@ __all__ = [
 
 # How long a system call may take before the kernel counts as gone: none of them ever waits.
 CALL_SECONDS = 10.0
-# Calls whose answers are waited for together. Linux queues ten datagrams (net.unix.max_dgram_qlen):
-# with more, kernel and daemon could both wait for the other to read.
+# Calls whose answers are waited for together: Linux queues about as many.
 TOGETHER = 8
 _UCRED = struct.Struct("3i")
 
 # The operations of rpctls_syscall that give a socket.
 TAKING = (RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET)
+
+
+class _Posted(threading.local):
+    """The calls that a thread has put off, and whom to tell of a failure."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Struct, Callable[[SystemCallError], None]]] = []
 
 
 class Kernel:
@@ -85,39 +91,38 @@ class Kernel:
 
     def __init__(self, rundir: Path) -> None:
         self.rundir = rundir
-        self._lock = threading.Lock()
         self._sequence = count(1)
-        self._posted: list[tuple[Struct, Callable[[SystemCallError], None]]] = []
+        self._posted = _Posted()
         personality = personality_of(rundir)
         self.rpctls_versions = versions_of(rundir)
         self.ktls = interface_of(personality)
         self._freebsd_errnos = personality.errno_map == "freebsd"
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._sock.settimeout(CALL_SECONDS)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.settimeout(CALL_SECONDS)
         path = rundir / "syscall.sock"
         try:
-            self._sock.connect(str(path))
-            _check_owner(self._sock, path)
+            sock.connect(str(path))
+            _check_owner(sock, path)
         except OSError as error:
-            self._sock.close()
+            sock.close()
             raise KernelGone(
                 f"no host at {rundir}: {error.strerror}; `umktls stat` lists those that run"
             ) from error
         except WorldError:
-            self._sock.close()
+            sock.close()
             raise
+        self._exchange = Exchange(sock, CALL_SECONDS)
 
     def fileno(self) -> int:
         """The system-call socket, for poll(2): POLLHUP says that the kernel is gone.
 
         Poll for no events: what arrives belongs to the calls.
         """
-        return self._sock.fileno()
+        return self._exchange.fileno()
 
     def close(self) -> None:
         """The process's end, as the kernel sees it: all its descriptors are closed."""
-        with self._lock:
-            self._sock.close()
+        self._exchange.close()
 
     def rpctls_syscall(self, op: int, path: bytes = b"") -> Socket | None:
         """rpctls_syscall(2): the socket for the operations CLSOCKET and SRVSOCKET, else None.
@@ -199,58 +204,37 @@ class Kernel:
 
         None of them is left out because another one failed. Raises `KernelGone`, `XdrError`.
         """
-        with self._lock:
-            posted, self._posted = self._posted, []
-            wanted = [args for args, _ in posted] + list(batch)
-            outcomes = []
-            for start in range(0, len(wanted), TOGETHER):
-                outcomes += self._exchange(wanted[start : start + TOGETHER])
+        posted, self._posted.calls = self._posted.calls, []
+        wanted = [args for args, _ in posted] + list(batch)
+        outcomes = []
+        for start in range(0, len(wanted), TOGETHER):
+            outcomes += self._together(wanted[start : start + TOGETHER])
         for (_, failed), outcome in zip(posted, outcomes, strict=False):
             if outcome.error is not None:
                 failed(outcome.error)
         return outcomes[len(posted) :]
 
     def later(self, args: Struct, failed: Callable[[SystemCallError], None]) -> None:
-        """Make this call, without a result, along with the next one, in front of it. `failed` is
-        told if the kernel did not do it."""
-        with self._lock:
-            self._posted.append((args, failed))
+        """Make this call, without a result, along with this thread's next one, in front of it.
+        `failed` is told if the kernel did not do it."""
+        self._posted.calls.append((args, failed))
 
     def settle(self) -> None:
-        """Make the calls that were put off. Raises `KernelGone`."""
-        if self._posted:
+        """Make the calls that this thread has put off. Raises `KernelGone`."""
+        if self._posted.calls:
             self.calls([])
 
-    def _exchange(self, batch: Sequence[Struct]) -> list[Outcome]:
-        """Send all, then wait for all answers."""
+    def _together(self, batch: Sequence[Struct]) -> list[Outcome]:
+        """One trip."""
         calls = [(next(self._sequence) & 0xFFFFFFFF, args) for args in batch]
-        requests = [encode_request(sequence, args) for sequence, args in calls]
-        try:
-            for request in requests:
-                self._sock.send(request)
-            answers = self._receive({sequence for sequence, _ in calls})
-        except OSError as error:
-            raise KernelGone(f"the kernel does not answer: {error}") from error
+        requests = {sequence: encode_request(sequence, args) for sequence, args in calls}
+        answers = self._exchange.trip(requests)
         try:
             return [self._outcome(args, *answers[sequence]) for sequence, args in calls]
         except XdrError:
             for _, descriptors in answers.values():
                 close_all(descriptors)
             raise
-
-    def _receive(self, sequences: set[int]) -> dict[int, tuple[bytes, list[int]]]:
-        """The replies to `sequences`. Answers to calls that were given up are dropped."""
-        answers: dict[int, tuple[bytes, list[int]]] = {}
-        while len(answers) < len(sequences):
-            data, descriptors, _, _ = socket.recv_fds(self._sock, MAX_MESSAGE, 4)
-            if not data:
-                raise KernelGone("the kernel has closed the system-call socket")
-            sequence = int.from_bytes(data[:4], "big")
-            if sequence in sequences:
-                answers[sequence] = data, list(descriptors)
-            else:
-                close_all(descriptors)
-        return answers
 
     def _outcome(self, args: Struct, data: bytes, descriptors: list[int]) -> Outcome:
         number = number_of(args)
