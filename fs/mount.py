@@ -80,6 +80,7 @@ class MountPlan:
             deadline=options.deadline,
             daemon_seconds=options.daemon_seconds,
             upcall_seconds=options.upcall_seconds,
+            probe_seconds=options.probe_seconds,
             keylog=options.keylog,
             daemon_arguments=options.daemon_arguments,
             mountpoint=self.mountpoint,

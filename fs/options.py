@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES
+from umktls.abi.rpctls import PROBE_TIMEOUT
 from umktls.errors import CallerError
 from umktls.ktls.engines import get_engine
 from umktls.ktls.engines.choice import DEFAULT_ENGINE, EngineChoice, named_engines
@@ -42,6 +43,7 @@ class MountOptions:
     personality: str = DEFAULT_PERSONALITY.name
     daemon_seconds: float = 15.0
     upcall_seconds: float | None = None
+    probe_seconds: float = PROBE_TIMEOUT
     rsize: int = _MEBIBYTE
     wsize: int = _MEBIBYTE
     timeo: float = 60.0
@@ -235,6 +237,12 @@ _TABLE = (
         "upcall_timeout",
         "seconds that rpctlscd may take for a handshake (15, linux: 10)",
         ("upcall_seconds",),
+        convert=_number(1, 600),
+    ),
+    Option(
+        "probe_timeout",
+        f"seconds to wait for the answer to the AUTH_TLS probe ({PROBE_TIMEOUT:g})",
+        ("probe_seconds",),
         convert=_number(1, 600),
     ),
     Option("rsize", "bytes of a READ at most", ("rsize",), convert=_transfer_size),

@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from tests.daemons.fakekernel import SECONDS
+from umktls.abi.personality import PERSONALITIES
 from umktls.certs.pki import Authority
 from umktls.kernel.events import Event
 from umktls.kernel.host import Host
@@ -32,10 +33,11 @@ def certs(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def team(certs: Path, tmp_path: Path) -> AsyncIterator[Pair]:
+async def team(certs: Path, tmp_path: Path, personality: str = "umktls") -> AsyncIterator[Pair]:
     """A client host, and a server host whose daemons have all registered."""
+    server = {"daemons": COUNT, "personality": PERSONALITIES[personality]}
     with trio.fail_after(SECONDS):
-        async with pair(certs, tmp_path, {}, {"daemons": COUNT}) as both:
+        async with pair(certs, tmp_path, {}, server) as both:
             await both.event("server", "daemon-registered", COUNT)
             yield both
 
@@ -64,16 +66,25 @@ async def ended(pid: int) -> None:
         os.close(descriptor)
 
 
-async def test_a_master_and_its_workers(certs: Path, tmp_path: Path) -> None:
-    async with team(certs, tmp_path) as both:
+@pytest.mark.parametrize(
+    ("personality", "listening"),
+    [
+        ("freebsd14", [f"rpctlssd.sock.{n}" for n in range(COUNT)]),
+        ("freebsd15", ["netlink group tlsserv"] * COUNT),
+    ],
+)
+async def test_a_master_and_its_workers(
+    certs: Path, tmp_path: Path, personality: str, listening: list[str]
+) -> None:
+    async with team(certs, tmp_path, personality) as both:
         master = both.server.children[0].pid
         assert master is not None
         workers = pids(both.server)
         assert {parent(pid) for pid in workers} == {master}
         assert title(master) == "rpctlssd master"
         assert sorted(map(title, workers)) == [f"rpctlssd {n}" for n in range(COUNT)]
-        paths = [handle.path for handle in both.server.handles["rpctlssd"]]
-        assert paths == ["netlink group tlsserv"] * COUNT
+        paths = [Path(handle.path).name for handle in both.server.handles["rpctlssd"]]
+        assert sorted(paths) == listening
         assert await both.rpc.call(SAY, b"hello", NULL_AUTH) == b"hello"
     for pid in (master, *workers):
         with trio.fail_after(SECONDS):

@@ -30,6 +30,7 @@ def test_nothing_said_means_the_defaults() -> None:
         ("tlscertname=other", "certname", "other"),
         ("daemonwait=60", "daemon_seconds", 60.0),
         ("upcall_timeout=20", "upcall_seconds", 20),
+        ("probe_timeout=7", "probe_seconds", 7),
         ("crl=/crl.pem", "crl", Path("/crl.pem")),
         ("alpn=compat", "alpn", "compat"),
         ("reversedns", "reverse_dns", True),

@@ -26,6 +26,7 @@ from umktls.kernel.host import Host, HostConfig, booted
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.upcalls import DaemonGone, UpcallTimeout
 from umktls.rpc.message import NULL_AUTH, AcceptStat, Call, encode_accepted, parse_untrusted
+from umktls.rpc.record import mark
 from umktls.testing.played import Calls, NetlinkEnd, Refused, calls_to
 from umktls.testing.standin import StandIn
 from umktls.upcall import netlink as messages
@@ -225,6 +226,36 @@ async def test_an_answer_after_the_deadline_is_told_to_be_late(
     assert refused.value.errno == errno.EPERM
     assert (late["procedure"], late["connection"]) == ("CONNECT", attempt.sock.name)
     assert again.error is None
+
+
+async def test_in_version_1_a_late_daemon_finds_the_socket_closed(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with world(tmp_path, "freebsd14") as w:
+        path = w.host.rundir.path / "late.sock"
+        listener = w.cleanup.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        listener.bind(str(path))
+        listener.listen()
+        setpath = wire.RpctlsSyscallArgs(rpctls.RPCTLS_SYSC_CLSETPATH, bytes(path))
+        await w.calls.call(setpath)
+        attempt = await w.connect()
+        stream = trio.SocketStream(
+            trio.socket.from_stdlib_socket(w.cleanup.enter_context(listener.accept()[0]))
+        )
+        call = parse_untrusted((await stream.receive_some())[4:])
+        number = await w.calls.call(wire.RpctlsSyscallArgs(rpctls.RPCTLS_SYSC_CLSOCKET, b""))
+        await attempt.ended.wait()
+        assert isinstance(attempt.error, UpcallTimeout)
+        # As whoever asked for the handshake does then.
+        attempt.sock.close(str(attempt.error))
+        reply = encode_accepted(call.xid, NULL_AUTH, AcceptStat.SUCCESS) + bytes(28)
+        await stream.send_all(mark(len(reply)) + reply)
+        await trio.testing.wait_all_tasks_blocked()
+        (late,) = w.events("late-answer")
+        with pytest.raises(Refused) as refused:
+            await w.calls.call(wire.ShutdownArgs(number, 1))
+    assert late["procedure"] == "CONNECT"
+    assert refused.value.errno == errno.EBADF
 
 
 async def test_cookies_of_nobody(tmp_path: Path, autojump_clock: Clock) -> None:
