@@ -456,6 +456,7 @@ async def test_no_more_at_once_than_the_limit_and_in_order(
             await attempts[number].ended.wait()
             if number < 3:
                 out.append(await daemon.asked())
+        assert [event["waiting"] for event in w.events("queued")] == [1, 2, 3]
     assert [attempt.error for attempt in attempts] == [None] * 5
 
 
@@ -583,7 +584,7 @@ async def test_freebsd_15_does_not_know_whether_anybody_listens(
         nobody = await w.connect()
         began = trio.current_time()
         await nobody.ended.wait()
-        assert trio.current_time() - began == pytest.approx(PATIENCE * SECONDS, abs=0.1)
+        assert trio.current_time() - began == pytest.approx(SECONDS, abs=0.1)
     assert isinstance(nobody.error, UpcallTimeout)
 
 

@@ -151,7 +151,7 @@ class Daemons:
         try:
             if not self.handles and not self._patient:
                 raise self._nobody()
-            return await self._queued(Turn(sock, trio.current_time()), PATIENCE * seconds)
+            return await self._queued(Turn(sock, trio.current_time()), seconds)
         except (UmktlsError, trio.Cancelled) as error:
             event = EVENT_OF.get(type(error), event)
             life.on(event)
@@ -168,11 +168,14 @@ class Daemons:
 
     async def _queued(self, turn: Turn, seconds: float) -> DaemonHandle:
         self._queue.append(turn)
+        self._trace.emit("queued", turn.sock.name, daemon=self.name, waiting=len(self._queue))
         try:
             while not turn.called.is_set():
-                ends = max(turn.since, self._moved) + seconds
+                # Where nobody listens, it is the upcall's own time that runs.
+                patience = PATIENCE * seconds if self.handles else seconds
+                ends = max(turn.since, self._moved) + patience
                 if ends <= trio.current_time():
-                    raise self._stuck(seconds)
+                    raise self._stuck(patience)
                 with trio.move_on_at(ends):
                     await turn.called.wait()
         except BaseException:

@@ -34,6 +34,7 @@ TEXTS = {
     "tcp-accept": "TCP connection from {peer}",
     "probe": "probe: NULL call with credential flavor AUTH_TLS",
     "starttls": "STARTTLS answered; reading stops, the socket waits for the daemon",
+    "queued": "no {daemon} has time now; {waiting} connections wait for one",
     "upcall": "upcall {procedure} to {daemon}",
     "socket-taken": "socket taken by process {pid} as descriptor {fd}",
     "handshake": "handshake done: {version}, {suite}, ALPN {alpn}, peer {peer}, resumed: {resumed}",
