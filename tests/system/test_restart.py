@@ -131,7 +131,9 @@ def test_a_large_copy_outlives_the_server(mount: Live, large: Path, how: Copy) -
             kill(mount.server.pid)
             assert ended(daemon)
             mount.restart_server()
-    assert sum(found["event"] == "reconnect" for found in mount.client.trace(since)) == 2
+    reconnects = sum(found["event"] == "reconnect" for found in mount.client.trace(since))
+    # On a machine with much to do, all may have been read ahead before the second end.
+    assert reconnects == 2 or (how is reading and reconnects == 1)
 
 
 def small_files(top: Path, count: int) -> Path:
