@@ -66,7 +66,7 @@ class MountCommand(click.Command):
 
 @click.command(cls=MountCommand)
 @click.argument("source", metavar="HOST[:PORT]:/EXPORT")
-@click.argument("mountpoint", type=click.Path())
+@click.argument("mountpoint")  # no click.Path: it would touch a mount that is there already
 @click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Mount options; see below.")
 @click.option("--certs", type=click.Path(path_type=Path), help="What `umktls certs` made.")
 @click.option(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from tests.conftest import KERNEL_LACKS
 from umktls.cli.control import Host
+from umktls.cli.main import main
 from umktls.cli.sandbox import Sandbox
 from umktls.cli.umount import unmount
 from umktls.errors import WorldError
@@ -71,3 +75,33 @@ def test_lazy_umount_detaches_and_the_process_ends_with_the_last_use(
         os.close(used)
     assert poll.poll(20_000)
     os.close(process)
+
+
+@pytest.mark.parametrize("words", [["umount", "-l"], ["mount", "localhost:/", "-o", "certs=/x"]])
+def test_what_is_mounted_there_is_not_touched(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount whose server is away answers after minutes only: it has to be ended all the same."""
+    touched = []
+
+    def looking(call: Callable[..., Any]) -> Callable[..., Any]:
+        def look(path: Any, *args: Any, **more: Any) -> Any:
+            touched.append(str(path))
+            return call(path, *args, **more)
+
+        return look
+
+    there = tmp_path / "there"
+    there.mkdir()
+    monkeypatch.setattr("umktls.cli.umount.mounts", lambda: {there: "fuse.sshfs"})
+    monkeypatch.setattr("umktls_fs.command.check_mountpoint", refuse)
+    for name in ("stat", "lstat", "open", "access"):
+        monkeypatch.setattr(os, name, looking(getattr(os, name)))
+    done = CliRunner().invoke(main, [words[0], *words[1:2], str(there), *words[2:]])
+    assert done.exit_code != 0
+    assert str(there) in done.output
+    assert str(there) not in touched
+
+
+def refuse(path: str) -> str:
+    raise WorldError(f"{path} is busy")

@@ -22,7 +22,8 @@ FSTYPE = "fuse.umktls"
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+# No click.Path: it looks at what is there, and a mount whose server is away does not answer.
+@click.argument("mountpoint", type=Path)
 @click.option("-l", "--lazy", is_flag=True, help="Detach now, even if something still uses it.")
 @click.option(
     "--timeout",
