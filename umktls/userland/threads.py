@@ -10,8 +10,8 @@ __all__ = ["KEPT", "Threads"]
 
 # A thread that has had nothing to do for so long (seconds) ends.
 IDLE_SECONDS = 10.0
-# So many wait at most.
-KEPT = 8
+# So many wait at most: as many as CONNECTs come at once (umktls.kernel.host.DEFAULT_CONNECTS).
+KEPT = 32
 
 Job = Callable[[], None]
 
