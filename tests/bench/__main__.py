@@ -57,8 +57,8 @@ def report(console: Console, figures: list[Figure]) -> None:
     write_lines(path, figures)
     console.print(as_table(figures))
     console.print(
-        "Bigger is better, but for growth. Files are in memory on the server's side, and what is "
-        f"read is new to every client.\nWritten to {path}"
+        "Bigger is better, but for growth and CPU. Files are in memory on the server's side, and "
+        f"what is read is new to every client.\nWritten to {path}"
     )
 
 
