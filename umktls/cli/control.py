@@ -153,8 +153,8 @@ def choose(name: str | None, base: Path | None = None) -> list[Host]:
     hosts = find_hosts(base)
     chosen = [host for host in hosts if name in (None, host.name, str(host.pid))]
     if not chosen:
-        running = ", ".join(host.name for host in hosts) or "no host runs"
-        what = "no host runs" if name is None else f"no host is called {name}; there are: {running}"
+        running = ", ".join(host.name for host in hosts)
+        what = f"no host is called {name}; there are: {running}" if running else "no host runs"
         raise CallerError(f"{what} (looked in {base or run_base()})")
     return chosen
 
