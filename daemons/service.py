@@ -40,6 +40,7 @@ from umktls.userland.upcalls import Connect, Upcalls
 from .adopted import adopt
 from .alerts import INTERNAL_ERROR, Alert
 from .established import EstablishedSession, first_deposit
+from .facts import subject_of
 from .failure import HandshakeFailure, VerifyProblem
 from .handshake import Expectations, TrafficKeys, handshake
 from .identity import ConfigurationError
@@ -301,7 +302,7 @@ class HandshakeService:
 
     def _report_handshake(self, taken: Taken, endpoint: Endpoint) -> None:
         certificate = endpoint.peer_certificate
-        peer = certificate.subject.rfc4514_string() if certificate else "without a certificate"
+        peer = subject_of(certificate) if certificate else "without a certificate"
         event = {
             "event": "handshake",
             "fd": taken.sock.number,
