@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,149 +13,24 @@ import pytest
 import trio
 import trio.testing
 
+from tests.kernel.clientworld import (
+    SECONDS,
+    Clock,
+    reply,
+    world,
+)
 from umktls.abi import netlink as nl
 from umktls.abi import rpctls
 from umktls.abi.freebsd import ERRNO
-from umktls.abi.personality import PERSONALITIES
-from umktls.errors import UmktlsError
-from umktls.kernel import syscalls, tls
-from umktls.kernel.daemons import PATIENCE
-from umktls.kernel.host import Host, HostConfig, booted
-from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel import syscalls
 from umktls.kernel.upcalls import DaemonGone, UpcallTimeout
-from umktls.rpc.message import NULL_AUTH, AcceptStat, Call, encode_accepted, parse_untrusted
+from umktls.rpc.message import NULL_AUTH, AcceptStat, encode_accepted, parse_untrusted
 from umktls.rpc.record import mark
 from umktls.testing.played import Calls, NetlinkEnd, Refused, calls_to
 from umktls.testing.standin import StandIn
 from umktls.upcall import netlink as messages
 from umktls.upcall import syscalls as wire
-from umktls.upcall.rpctls import rpctls_session_res
-from umktls.upcall.rpctls2 import RPCTLSCD_V2, rpctls_socket_arg
-
-CLIENTS = nl.RPC_GROUPS["tlsclnt"]
-SECONDS = 15.0
-
-Clock = trio.testing.MockClock
-
-
-@dataclass
-class Attempt:
-    """A CONNECT of the host: its socket, the other end of that, and how it ended."""
-
-    sock: KernelSocket
-    far: socket.socket
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    ended: trio.Event = field(default_factory=trio.Event)
-    result: Any = None
-    error: UmktlsError | None = None
-
-
-@dataclass
-class Asked:
-    """An upcall that has come: as what message, and what it says."""
-
-    message: messages.Message
-    name: str
-    argument: Any
-
-
-class Daemon:
-    """A member of the group, or one that is going to be."""
-
-    def __init__(self, end: NetlinkEnd) -> None:
-        self.end = end
-        self.calls = end.calls
-
-    async def asked(self) -> Asked:
-        """The next upcall."""
-        message = await self.end.receive()
-        part = messages.parse_rpc_untrusted(message)
-        assert part.body is not None
-        call = parse_untrusted(part.body)
-        assert isinstance(call, Call)
-        assert call.xid == message.seq
-        procedure = RPCTLSCD_V2.procedures[call.procedure]
-        return Asked(message, procedure.name, procedure.decode_args_untrusted(call.body))
-
-    async def take(self, asked: Asked) -> int:
-        number = await self.calls.call(wire.SocketCookieArgs(asked.argument.socookie))
-        assert isinstance(number, int)
-        return number
-
-    async def answer(self, asked: Asked, reterr: int = 0, group: int = CLIENTS) -> None:
-        await self.end.send(reply(asked.message.seq, reterr, group))
-
-    async def error(self) -> int:
-        """The kernel's next message, which is an error."""
-        message = await self.end.receive()
-        assert message.type == nl.NLMSG_ERROR
-        return messages.parse_error_untrusted(message)
-
-    async def leave(self) -> None:
-        await self.end.membership(CLIENTS, nl.NETLINK_DROP_MEMBERSHIP)
-
-
-def reply(xid: int, reterr: int = 0, group: int = CLIENTS) -> bytes:
-    body = encode_accepted(xid, NULL_AUTH, AcceptStat.SUCCESS)
-    body += b"".join(RPCTLSCD_V2["REKEY"].encode_result(rpctls_session_res(reterr)))
-    return messages.encode_rpc(nl.RPCNL_REPLY, nl.RPC_FAMILY_ID, group, xid, body)
-
-
-@dataclass
-class World:
-    """A client host, the calls of one process, and whoever makes connections."""
-
-    host: Host
-    calls: Calls
-    nursery: trio.Nursery
-    cleanup: ExitStack
-
-    async def daemon(self, calls: Calls | None = None) -> Daemon:
-        end = await self.end(calls)
-        await end.membership(CLIENTS)
-        return Daemon(end)
-
-    async def end(self, calls: Calls | None = None) -> NetlinkEnd:
-        """A netlink socket."""
-        end = await NetlinkEnd.create(calls or self.calls)
-        self.cleanup.enter_context(end.sock)
-        return end
-
-    async def connect(self) -> Attempt:
-        """A CONNECT has been made, or waits in the queue."""
-        near, far = socket.socketpair()
-        self.cleanup.enter_context(far)
-        attempt = Attempt(self.host.adopt(near), far)
-        self.nursery.start_soon(self._connect, attempt)
-        await trio.testing.wait_all_tasks_blocked()
-        return attempt
-
-    async def _connect(self, attempt: Attempt) -> None:
-        with attempt.scope:
-            try:
-                attempt.result = await tls.connect_upcall(
-                    self.host, attempt.sock, "rpctlscd", b"", lambda result: result.reterr == 0
-                )
-            except UmktlsError as error:
-                attempt.error = error
-        attempt.ended.set()
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        return [event for event in self.host.trace.since() if event["event"] == name]
-
-
-@asynccontextmanager
-async def world(path: Path, personality: str = "umktls", **config: Any) -> AsyncIterator[World]:
-    # No deadline of this clock's around it: bind(2) happens in a thread, and the clock would jump.
-    chosen = PERSONALITIES[personality]
-    async with (
-        booted(HostConfig("client", path / "h", personality=chosen, **config)) as host,
-        calls_to(host.rundir.path) as calls,
-        trio.open_nursery() as nursery,
-    ):
-        with ExitStack() as cleanup:
-            yield World(host, calls, nursery, cleanup)
-        nursery.cancel_scope.cancel()
+from umktls.upcall.rpctls2 import rpctls_socket_arg
 
 
 async def test_many_connects_at_once_and_the_cookie_says_which(
@@ -433,123 +306,6 @@ async def test_family_and_groups_have_to_be_asked_for(
         await w.calls.call(wire.CloseArgs(end.number))
         assert await end.sock.recv(100) == b""
     assert (stat["version"], stat["path"]) == (2, "netlink group tlsclnt")
-
-
-# ---- the queue
-
-
-async def test_no_more_at_once_than_the_limit_and_in_order(
-    tmp_path: Path, autojump_clock: Clock
-) -> None:
-    async with world(tmp_path, connects=2) as w:
-        daemon = await w.daemon()
-        attempts = [await w.connect() for _ in range(5)]
-        out = [await daemon.asked(), await daemon.asked()]
-        for number in range(5):
-            with trio.move_on_after(1) as scope:
-                out.append(await daemon.asked())
-            assert scope.cancelled_caught, "more than two at once"
-            asked = out.pop(0)
-            assert asked.argument.socookie == attempts[number].sock.cookie
-            await daemon.take(asked)
-            await daemon.answer(asked)
-            await attempts[number].ended.wait()
-            if number < 3:
-                out.append(await daemon.asked())
-        assert [event["waiting"] for event in w.events("queued")] == [1, 2, 3]
-    assert [attempt.error for attempt in attempts] == [None] * 5
-
-
-async def test_the_daemon_with_the_fewest_is_next(tmp_path: Path, autojump_clock: Clock) -> None:
-    async with world(tmp_path) as w:
-        daemons = [await w.daemon(), await w.daemon()]
-        for _ in range(4):
-            await w.connect()
-        first = [await daemons[0].asked(), await daemons[0].asked()]
-        assert [await daemons[1].asked(), await daemons[1].asked()]
-        for asked in first:
-            await daemons[0].answer(asked, rpctls.RPCTLSERR_NOSOCKET)
-        await trio.testing.wait_all_tasks_blocked()
-        for _ in range(2):
-            await w.connect()
-            await daemons[0].asked()
-        assert [handle.places for handle in w.host.handles["rpctlscd"]] == [2, 2]
-
-
-async def test_a_queue_that_does_not_move_ends(tmp_path: Path, autojump_clock: Clock) -> None:
-    """And one that moves does not, however long it takes."""
-    async with world(tmp_path, connects=1) as w:
-        daemon = await w.daemon()
-        attempts = [await w.connect() for _ in range(4)]
-        began = trio.current_time()
-        for attempt in attempts[:2]:
-            asked = await daemon.asked()
-            await trio.testing.wait_all_tasks_blocked()
-            with trio.move_on_after(SECONDS - 5):
-                await attempts[2].ended.wait()
-            await daemon.answer(asked, rpctls.RPCTLSERR_NOSOCKET)
-            await attempt.ended.wait()
-        # The third is out and hangs; the fourth waits for its deadline, and is out then.
-        await attempts[3].ended.wait()
-        waited = trio.current_time() - began
-        assert waited == pytest.approx(2 * (SECONDS - 5) + 2 * SECONDS, abs=0.1)
-        stuck = [await w.connect() for _ in range(2)]
-        w.host.handles["rpctlscd"][0].limit = 0
-        await stuck[1].ended.wait()
-        assert trio.current_time() - began - waited == pytest.approx(PATIENCE * SECONDS, abs=0.1)
-    assert isinstance(attempts[2].error, UpcallTimeout)
-    assert isinstance(attempts[3].error, UpcallTimeout)
-    assert "no rpctlscd had time for this connection" in str(stuck[1].error)
-
-
-async def test_in_version_1_a_missing_answer_stops_the_queue(
-    tmp_path: Path, autojump_clock: Clock
-) -> None:
-    async with world(tmp_path) as w:
-        await w.nursery.start(StandIn("client", w.host.rundir.path, version=1, silent=True).run)
-        first = await w.connect()
-        await first.ended.wait()
-        began = trio.current_time()
-        second = await w.connect()
-        await second.ended.wait()
-        assert trio.current_time() - began == pytest.approx(PATIENCE * SECONDS, abs=0.1)
-    assert "an answer to an earlier upcall is missing" in str(second.error)
-
-
-async def test_who_hangs_up_in_the_queue_costs_no_daemon(
-    tmp_path: Path, autojump_clock: Clock
-) -> None:
-    async with world(tmp_path, connects=1) as w:
-        daemon = await w.daemon()
-        first, second, third = [await w.connect() for _ in range(3)]
-        second.far.close()
-        asked = await daemon.asked()
-        await daemon.answer(asked, rpctls.RPCTLSERR_NOSOCKET)
-        asked = await daemon.asked()
-        assert asked.argument.socookie == third.sock.cookie
-        await second.ended.wait()
-        assert first.ended.is_set()
-    assert "hung up before a daemon had time" in str(second.error)
-
-
-async def test_the_queue_when_the_last_daemon_goes(tmp_path: Path, autojump_clock: Clock) -> None:
-    async with world(tmp_path, connects=1) as w:
-        daemon = await w.daemon()
-        attempts = [await w.connect() for _ in range(3)]
-        await daemon.leave()
-        for attempt in attempts:
-            await attempt.ended.wait()
-            assert isinstance(attempt.error, DaemonGone)
-
-
-async def test_leaving_the_queue(tmp_path: Path, autojump_clock: Clock) -> None:
-    async with world(tmp_path, connects=1) as w:
-        daemon = await w.daemon()
-        attempts = [await w.connect() for _ in range(3)]
-        attempts[1].scope.cancel()
-        await attempts[1].ended.wait()
-        await daemon.answer(await daemon.asked(), rpctls.RPCTLSERR_NOSOCKET)
-        assert (await daemon.asked()).argument.socookie == attempts[2].sock.cookie
 
 
 # ---- which version there is

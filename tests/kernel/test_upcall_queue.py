@@ -1,0 +1,133 @@
+"""CONNECTs that wait for a daemon: in order, no more at once than the limit, and none for ever."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from tests.kernel.clientworld import (
+    SECONDS,
+    Clock,
+    world,
+)
+from umktls.abi import rpctls
+from umktls.kernel.daemons import PATIENCE
+from umktls.kernel.upcalls import DaemonGone, UpcallTimeout
+from umktls.testing.standin import StandIn
+
+
+async def test_no_more_at_once_than_the_limit_and_in_order(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with world(tmp_path, connects=2) as w:
+        daemon = await w.daemon()
+        attempts = [await w.connect() for _ in range(5)]
+        out = [await daemon.asked(), await daemon.asked()]
+        for number in range(5):
+            with trio.move_on_after(1) as scope:
+                out.append(await daemon.asked())
+            assert scope.cancelled_caught, "more than two at once"
+            asked = out.pop(0)
+            assert asked.argument.socookie == attempts[number].sock.cookie
+            await daemon.take(asked)
+            await daemon.answer(asked)
+            await attempts[number].ended.wait()
+            if number < 3:
+                out.append(await daemon.asked())
+        assert [event["waiting"] for event in w.events("queued")] == [1, 2, 3]
+    assert [attempt.error for attempt in attempts] == [None] * 5
+
+
+async def test_the_daemon_with_the_fewest_is_next(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path) as w:
+        daemons = [await w.daemon(), await w.daemon()]
+        for _ in range(4):
+            await w.connect()
+        first = [await daemons[0].asked(), await daemons[0].asked()]
+        assert [await daemons[1].asked(), await daemons[1].asked()]
+        for asked in first:
+            await daemons[0].answer(asked, rpctls.RPCTLSERR_NOSOCKET)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(2):
+            await w.connect()
+            await daemons[0].asked()
+        assert [handle.places for handle in w.host.handles["rpctlscd"]] == [2, 2]
+
+
+async def test_a_queue_that_does_not_move_ends(tmp_path: Path, autojump_clock: Clock) -> None:
+    """And one that moves does not, however long it takes."""
+    async with world(tmp_path, connects=1) as w:
+        daemon = await w.daemon()
+        attempts = [await w.connect() for _ in range(4)]
+        began = trio.current_time()
+        for attempt in attempts[:2]:
+            asked = await daemon.asked()
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.move_on_after(SECONDS - 5):
+                await attempts[2].ended.wait()
+            await daemon.answer(asked, rpctls.RPCTLSERR_NOSOCKET)
+            await attempt.ended.wait()
+        # The third is out and hangs; the fourth waits for its deadline, and is out then.
+        await attempts[3].ended.wait()
+        waited = trio.current_time() - began
+        assert waited == pytest.approx(2 * (SECONDS - 5) + 2 * SECONDS, abs=0.1)
+        stuck = [await w.connect() for _ in range(2)]
+        w.host.handles["rpctlscd"][0].limit = 0
+        await stuck[1].ended.wait()
+        assert trio.current_time() - began - waited == pytest.approx(PATIENCE * SECONDS, abs=0.1)
+    assert isinstance(attempts[2].error, UpcallTimeout)
+    assert isinstance(attempts[3].error, UpcallTimeout)
+    assert "no rpctlscd had time for this connection" in str(stuck[1].error)
+
+
+async def test_in_version_1_a_missing_answer_stops_the_queue(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with world(tmp_path) as w:
+        await w.nursery.start(StandIn("client", w.host.rundir.path, version=1, silent=True).run)
+        first = await w.connect()
+        await first.ended.wait()
+        began = trio.current_time()
+        second = await w.connect()
+        await second.ended.wait()
+        assert trio.current_time() - began == pytest.approx(PATIENCE * SECONDS, abs=0.1)
+    assert "an answer to an earlier upcall is missing" in str(second.error)
+
+
+async def test_who_hangs_up_in_the_queue_costs_no_daemon(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with world(tmp_path, connects=1) as w:
+        daemon = await w.daemon()
+        first, second, third = [await w.connect() for _ in range(3)]
+        second.far.close()
+        asked = await daemon.asked()
+        await daemon.answer(asked, rpctls.RPCTLSERR_NOSOCKET)
+        asked = await daemon.asked()
+        assert asked.argument.socookie == third.sock.cookie
+        await second.ended.wait()
+        assert first.ended.is_set()
+    assert "hung up before a daemon had time" in str(second.error)
+
+
+async def test_the_queue_when_the_last_daemon_goes(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path, connects=1) as w:
+        daemon = await w.daemon()
+        attempts = [await w.connect() for _ in range(3)]
+        await daemon.leave()
+        for attempt in attempts:
+            await attempt.ended.wait()
+            assert isinstance(attempt.error, DaemonGone)
+
+
+async def test_leaving_the_queue(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path, connects=1) as w:
+        daemon = await w.daemon()
+        attempts = [await w.connect() for _ in range(3)]
+        attempts[1].scope.cancel()
+        await attempts[1].ended.wait()
+        await daemon.answer(await daemon.asked(), rpctls.RPCTLSERR_NOSOCKET)
+        assert (await daemon.asked()).argument.socookie == attempts[2].sock.cookie
