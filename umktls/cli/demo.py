@@ -33,6 +33,8 @@ __all__ = ["demo"]
 LEAVE_OUT = ("__pycache__", "site-packages", "dist-packages")
 # Debian's library of Python alone has less than this; then what is installed here is copied too.
 ENOUGH = 2000
+# The ways to end it early.
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command()
@@ -216,7 +218,21 @@ def check_counters(state: dict[str, Any]) -> None:
 
 
 def wait_for_interrupt(console: Console, sandbox: Sandbox) -> None:
-    """Say how to look at what runs, and wait for Ctrl-C."""
+    """Say how to look at what runs, and wait for Ctrl-C.
+
+    Signals are held back from before the first word on: whoever has read that the mount stays up
+    may interrupt at once, and that is the end that was asked for.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+    try:
+        say_how_to_look(console, sandbox)
+        signal.sigwait(INTERRUPTS)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    console.print()
+
+
+def say_how_to_look(console: Console, sandbox: Sandbox) -> None:
     umktls = shlex.quote(program_path("umktls"))
     console.print(
         f"""
@@ -229,7 +245,3 @@ def wait_for_interrupt(console: Console, sandbox: Sandbox) -> None:
 """,
         markup=False,
     )
-    try:
-        signal.pause()
-    except KeyboardInterrupt:
-        console.print()
