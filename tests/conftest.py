@@ -1,4 +1,4 @@
-"""What every test has: a run directory of its own, and the rule about skipping."""
+"""What every test has: directories with short paths, and the rule about skipping."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
 KERNEL_LACKS = "kernel lacks"
 """A skip's reason begins with this where the machine's kernel is what is missing."""
+
+FAILED = pytest.StashKey[bool]()
+"""That a test has failed: its files are kept."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,11 +33,30 @@ def _own_run_base() -> Iterator[None]:
     shutil.rmtree(base)
 
 
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A directory for the test, kept only if it fails.
+
+    pytest's own has the user's, the worker's and the test's name in its path, too long for sockets.
+    """
+    path = Path(tempfile.mkdtemp(prefix="umktls-"))
+    yield path
+    if FAILED not in request.node.stash:
+        shutil.rmtree(path)
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """With UMKTLS_SKIPS_FAIL=1 (as .ci/run sets it) a test that could not run has failed."""
     report = yield
     _fail_if_skipped(report)
+    if report.failed:
+        item.stash[FAILED] = True
+        path = getattr(item, "funcargs", {}).get("tmp_path")
+        if path is not None:
+            report.sections.append(("Files of the test", str(path)))
     return report
 
 
