@@ -1,12 +1,13 @@
 # `make` lists what there is to make. Every target does the set-up that it needs by itself:
 # system packages where they are missing, a virtual environment in .venv, the project in it.
 #   PYTHON=python3.12   the Python to make the virtual environment with
-#   ARGS="-k mount -x"  more arguments for pytest
+#   ARGS="-k mount -x"  more arguments for pytest; ARGS="-n0 ..." runs tests one after another
 
 SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS := 2
 STAMPS := .make
 export PYTHON
 
@@ -21,8 +22,11 @@ set-up: $(VENV)/.project-test ## Install everything, the tests' tools too
 demo: $(VENV)/.project ## The main job, on this machine alone (KEEP=1 leaves the mount up)
 	@$(BIN)/umktls demo $(if $(KEEP),--keep)
 
+# A file's tests stay together, for its fixtures; big files first would leave the slow ones for last.
+TOGETHER := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.project-test ## Run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(TOGETHER) $(ARGS)
 
 lint: $(VENV)/.project-test ## Check style, types and layers
 	$(BIN)/ruff check .
