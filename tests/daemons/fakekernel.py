@@ -229,6 +229,17 @@ class FakeSocket:
             raise CallerError("shutdown", error.errno) from error
 
 
+def _listen(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        sock.bind(str(path))
+        sock.listen()
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 class FakeKernel:
     """The kernel of the run directory `rundir`. `program` is the side's upcall program.
 
@@ -254,9 +265,7 @@ class FakeKernel:
         self._lock = threading.Lock()
         facts = {"personality": personality, "rpctls_versions": [1]}
         (rundir / "host.json").write_text(json.dumps(facts))
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.bind(str(rundir / "syscall.sock"))
-        self._listener.listen()
+        self._listener = _listen(rundir / "syscall.sock")
         self._processes: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._accepting = self._spawn(self._accept)

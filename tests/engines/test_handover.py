@@ -48,7 +48,7 @@ async def test_what_the_kernel_has_goes_on(certs: Path, tmp_path: Path, engine: 
             assert both.client.totals["connections"] == 1
             both.rpc.socket.shutdown(0)  # type: ignore[union-attr]
             assert await both.rpc.call(COUNT, 0, NULL_AUTH) == 5
-            (alert,) = both.events("server", "alert")
+            alert = await both.event("server", "alert")
     assert alert["description"] == "close_notify"
 
 

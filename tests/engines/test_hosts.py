@@ -221,7 +221,7 @@ async def test_tls_does_not_talk_to_null(certs: Path, tmp_path: Path) -> None:
         async with pair(certs, tmp_path, engine("software", deadline=2), engine("null")) as both:
             with pytest.raises(UmktlsError, match="no answer"):
                 await both.rpc.call(SAY, b"", NULL_AUTH)
-            assert both.events("server", "dropped-record") != []
+            await both.event("server", "dropped-record")
 
 
 @pytest.mark.parametrize("client", BOUNCES)
