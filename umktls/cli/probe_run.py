@@ -158,9 +158,17 @@ async def tcp(host: Host, target: Target, security: str) -> AsyncIterator[Kernel
 
 
 async def with_tls(host: Host, target: Target, directory: Path, report: Report) -> None:
-    """All phases as a mount with TLS has them, as far as it gets."""
+    """All phases as a mount with TLS has them, as far as it gets, with a daemon just for that."""
     subject = daemon(target, directory)
-    await subject.start(host, "rpctlscd")
+    try:
+        await subject.start(host, "rpctlscd")
+        await phases_with_tls(host, target, directory, report)
+    finally:
+        with trio.CancelScope(shield=True):
+            await subject.end()
+
+
+async def phases_with_tls(host: Host, target: Target, directory: Path, report: Report) -> None:
     phase = "tcp"
     try:
         async with tcp(host, target, "tls") as sock:
@@ -177,9 +185,6 @@ async def with_tls(host: Host, target: Target, directory: Path, report: Report) 
             await call_programs(host, target, sock, report)
     except UmktlsError as error:
         note(report, phase, error, host)
-    finally:
-        with trio.CancelScope(shield=True):
-            await subject.end()
 
 
 def daemon(target: Target, directory: Path) -> Subject:
