@@ -1,7 +1,8 @@
 # `make` lists what there is to make. Every target does the set-up that it needs by itself:
 # system packages where they are missing, a virtual environment in .venv, the project in it.
 #   PYTHON=python3.12   the Python to make the virtual environment with
-#   ARGS="-k mount -x"  more arguments for pytest; ARGS="-n0 ..." runs tests one after another
+#   WORKERS=2           how many files of tests run at a time; 0: all tests in one process
+#   ARGS="-k mount -x"  more arguments for pytest
 
 SHELL := bash
 PYTHON ?= python3
@@ -22,7 +23,8 @@ set-up: $(VENV)/.project-test ## Install everything, the tests' tools too
 demo: $(VENV)/.project ## The main job, on this machine alone (KEEP=1 leaves the mount up)
 	@$(BIN)/umktls demo $(if $(KEEP),--keep)
 
-# A file's tests stay together, for its fixtures; big files first would leave the slow ones for last.
+# A file's tests stay together, for its fixtures. Not those with the most tests first: the slowest
+# have few.
 TOGETHER := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.project-test ## Run the tests
