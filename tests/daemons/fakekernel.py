@@ -320,6 +320,11 @@ class FakeKernel:
         self.gone.set()
 
     def _answer(self, process: socket.socket, data: bytes) -> None:
+        reply, descriptors = self._reply_to(data)
+        if not self.silent:
+            socket.send_fds(process, [reply], descriptors)
+
+    def _reply_to(self, data: bytes) -> tuple[bytes, list[int]]:
         request = wire.decode_request_untrusted(data)
         result, number = None, 0
         descriptors: list[int] = []
@@ -328,10 +333,11 @@ class FakeKernel:
         except UmktlsError as error:
             number = self.errno(error.errno)
         reply = wire.encode_reply(request.sequence, number, result, request.number)
-        if not self.silent:
-            socket.send_fds(process, [reply], descriptors)
+        return reply, descriptors
 
     def _call(self, args: Any) -> tuple[Any, list[int]]:
+        if isinstance(args, wire.TogetherArgs):
+            return [self._reply_to(request)[0] for request in args.requests], []
         if isinstance(args, wire.RpctlsSyscallArgs):
             return self._rpctls(args)
         if isinstance(args, wire.AdoptArgs):

@@ -9,17 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umktls.abi.rpctls import (
+    SOL_UMKTLS,
+    UMKTLS_DEADLINE,
+    UMKTLS_RX_BOUNCE,
     SYS_close,
     SYS_getsockopt,
     SYS_recvmsg,
     SYS_rpctls_syscall,
     SYS_sendmsg,
+    SYS_umktls_together,
 )
 from umktls.errors import CallerError
 from umktls.rpc.xdr import Struct, XdrError
 from umktls.upcall.syscalls import (
     MAX_DATA,
     MAX_MESSAGE,
+    MAX_TOGETHER,
     SYSCALLS,
     CloseArgs,
     GetsockoptArgs,
@@ -31,11 +36,13 @@ from umktls.upcall.syscalls import (
     SendmsgArgs,
     SetsockoptArgs,
     ShutdownArgs,
+    TogetherArgs,
     UtraceArgs,
     decode_reply_untrusted,
     decode_request_untrusted,
     encode_reply,
     encode_request,
+    goes_alone,
 )
 
 ints = st.integers(-(2**31), 2**31 - 1)
@@ -54,6 +61,7 @@ ARGS: st.SearchStrategy[Struct] = st.one_of(
     st.builds(RecvmsgArgs, ints, uints, uints, uints),
     st.builds(ShutdownArgs, ints, ints),
     st.builds(UtraceArgs, some_bytes),
+    st.builds(TogetherArgs, st.lists(some_bytes, max_size=MAX_TOGETHER).map(tuple)),
 )
 
 
@@ -88,11 +96,28 @@ def test_requests_come_back(sequence: int, args: Struct) -> None:
         (SYS_sendmsg, 65536),
         (SYS_recvmsg, RecvmsgResult(b"data", b"control", 8)),
         (SYS_rpctls_syscall, 3),
+        (SYS_umktls_together, (b"reply", b"")),
     ],
 )
 def test_replies_come_back(number: int, result: Any) -> None:
     assert decode_reply_untrusted(encode_reply(9, 0, result, number), number) == Reply(9, 0, result)
     assert decode_reply_untrusted(encode_reply(9, 22, None, number), number) == Reply(9, 22, None)
+
+
+@pytest.mark.parametrize(
+    ("args", "alone"),
+    [
+        (CloseArgs(3), False),
+        (GetsockoptArgs(3, SOL_UMKTLS, UMKTLS_DEADLINE, 1024), False),
+        (GetsockoptArgs(3, SOL_UMKTLS, UMKTLS_RX_BOUNCE, 0), True),
+        (GetsockoptArgs(3, 6, 9, 4097), True),
+        (RecvmsgArgs(3, 16384, 64, 0), True),
+        (RpctlsSyscallArgs(2, b""), True),
+        (TogetherArgs(()), True),
+    ],
+)
+def test_what_goes_together(args: Struct, *, alone: bool) -> None:
+    assert goes_alone(args) == alone
 
 
 def test_an_unknown_call_is_told_from_garbage() -> None:

@@ -20,8 +20,14 @@ from umktls.abi.personality import PERSONALITIES
 from umktls.ktls.session import Session
 from umktls.ktls.suites import SUITES
 from umktls.upcall.rpctls import RPCTLSCD_V1
-from umktls.upcall.syscalls import CloseArgs, RpctlsSyscallArgs, ShutdownArgs
-from umktls.userland.libc import Kernel, KernelGone, SystemCallError
+from umktls.upcall.syscalls import (
+    MAX_PART,
+    CloseArgs,
+    RpctlsSyscallArgs,
+    SendmsgArgs,
+    ShutdownArgs,
+)
+from umktls.userland.libc import Kernel, KernelGone, SystemCallError, in_groups
 
 SESSION = Session.from_secret(SUITES["TLS_AES_128_GCM_SHA256"], b"s" * 32, 7)
 THREADS, ROUNDS = 24, 40
@@ -62,6 +68,13 @@ def test_each_call_has_an_outcome_of_its_own(fake: FakeKernel, kernel: Kernel) -
     # More than the kernel's queue holds, all of them, and in order.
     assert fake.operations == [rpctls.RPCTLS_SYSC_CLSETPATH] * 20
     assert fake.paths[rpctls.RPCTLS_SYSC_CLSETPATH] == Path("/path/19")
+
+
+def test_what_can_shares_a_datagram() -> None:
+    take = RpctlsSyscallArgs(rpctls.RPCTLS_SYSC_CLSOCKET, b"")
+    large = SendmsgArgs(1, bytes(MAX_PART), b"", 0)
+    groups = list(in_groups([NOWHERE, NOWHERE, take, NOWHERE, large, take, NOWHERE]))
+    assert groups == [[NOWHERE, NOWHERE], [take], [NOWHERE], [large], [take], [NOWHERE]]
 
 
 def test_a_call_that_was_put_off_goes_in_front_of_the_next(

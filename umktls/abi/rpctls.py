@@ -129,6 +129,7 @@ UMKTLS_ADOPTED = 19
 # Ours: rpctls_syscall(2) of FreeBSD 15, which takes the cookie of a socket and nothing else. There
 # its number is 576 too; here a host can have both, so this one has another.
 SYS_rpctls_syscall_15 = 1002
+SYS_umktls_together = 1003  # ours: several system calls with one datagram each way
 
 # Ours: the kernel asks the daemon to renew a session's keys by KeyUpdate.
 RPCTLSCD_REKEY = RPCTLSSD_REKEY = 4

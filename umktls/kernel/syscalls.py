@@ -133,6 +133,7 @@ class SyscallServer:
             rpctls.SYS_recvmsg: self._recvmsg,
             rpctls.SYS_shutdown: self._shutdown,
             rpctls.SYS_utrace: self._utrace,
+            rpctls.SYS_umktls_together: self._together,
             rpctls.SYS_umktls_adopt: self._adopt,
         }
         self._operations: dict[int, Callable[[Process, bytes], Answer]] = {
@@ -190,6 +191,14 @@ class SyscallServer:
         self._host.trace.emit("garbage", None, where="the system-call socket", reason=reason)
 
     async def _answer(self, process: Process, request: wire.Request) -> None:
+        answer, reply = await self._carry_out(process, request)
+        with answer.give_away or contextlib.nullcontext() as given:
+            descriptor = answer.pass_descriptor if given is None else given.fileno()
+            with contextlib.suppress(OSError):
+                await send_with_descriptor(process.sock, reply, descriptor)
+
+    async def _carry_out(self, process: Process, request: wire.Request) -> tuple[Answer, bytes]:
+        """One call, and its reply."""
         answer, number = Answer(None), 0
         try:
             if request.args is None:
@@ -198,11 +207,17 @@ class SyscallServer:
             answer = called if isinstance(called, Answer) else await called
         except UmktlsError as error:
             number = self._host.personality.errno(error.errno)
-        reply = wire.encode_reply(request.sequence, number, answer.result, request.number)
-        with answer.give_away or contextlib.nullcontext() as given:
-            descriptor = answer.pass_descriptor if given is None else given.fileno()
-            with contextlib.suppress(OSError):
-                await send_with_descriptor(process.sock, reply, descriptor)
+        return answer, wire.encode_reply(request.sequence, number, answer.result, request.number)
+
+    async def _together(self, process: Process, args: wire.TogetherArgs) -> Answer:
+        """umktls_together: the replies to all of them. Nothing is done if one cannot be among
+        them, or does not decode."""
+        requests = [wire.decode_request_untrusted(request) for request in args.requests]
+        for request in requests:
+            if request.args is not None and wire.goes_alone(request.args):
+                name = wire.SYSCALLS[request.number].name
+                raise CallerError(f"{name} cannot go together with other calls")
+        return Answer([(await self._carry_out(process, each))[1] for each in requests])
 
     # ---- rpctls_syscall
 

@@ -18,6 +18,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from umktls.abi.rpctls import (
+    SOL_UMKTLS,
+    UMKTLS_RX_BOUNCE,
+    UMKTLS_TX_BOUNCE,
     SYS_close,
     SYS_getsockopt,
     SYS_recvmsg,
@@ -28,6 +31,7 @@ from umktls.abi.rpctls import (
     SYS_shutdown,
     SYS_socket,
     SYS_umktls_adopt,
+    SYS_umktls_together,
     SYS_utrace,
 )
 from umktls.errors import CallerError
@@ -39,7 +43,9 @@ __all__ = [
     "MAX_DATA",
     "MAX_MESSAGE",
     "MAX_OPTION",
+    "MAX_PART",
     "MAX_PATH",
+    "MAX_TOGETHER",
     "MAX_UTRACE",
     "SYSCALLS",
     "AdoptArgs",
@@ -58,11 +64,13 @@ __all__ = [
     "SocketArgs",
     "SocketCookieArgs",
     "Syscall",
+    "TogetherArgs",
     "UtraceArgs",
     "decode_reply_untrusted",
     "decode_request_untrusted",
     "encode_reply",
     "encode_request",
+    "goes_alone",
     "number_of",
 ]
 
@@ -75,6 +83,14 @@ MAX_SEGMENTS = 8
 MAX_SEGMENT = 1024  # TLS_MAX_PARAM_SIZE
 # No request and no reply is longer: the receive buffer of both ends.
 MAX_MESSAGE = 128 * 1024
+# Of calls that go together: how many there are at most, how long each request and reply may be,
+# and for how many bytes of data one may ask.
+MAX_TOGETHER = 8
+MAX_PART = 8192
+MAX_ROOM = 4096
+
+
+PARTS = xdr.array(xdr.opaque(MAX_PART), MAX_TOGETHER)
 
 
 @xdr.struct
@@ -204,18 +220,29 @@ class UtraceArgs(Struct):
     data: Annotated[bytes, xdr.opaque(MAX_UTRACE)]
 
 
+@xdr.struct
+class TogetherArgs(Struct):
+    """umktls_together(): requests, each as a datagram of its own would have it. They are done in
+    this order, whether one before them has failed or not."""
+
+    requests: Annotated[tuple[bytes, ...], PARTS]
+
+
 @dataclass(frozen=True, slots=True)
 class Syscall:
-    """One system call. `note` says how far it goes."""
+    """One system call. `note` says how far it goes; one that is `alone` cannot go together with
+    others, because a descriptor may come beside its reply."""
 
     number: int
     name: str
     arguments: type[Struct]
     result: Codec[Any]
     note: str
+    alone: bool = False
 
 
 OPAQUE = xdr.opaque(MAX_OPTION)
+BOUNCE = (UMKTLS_TX_BOUNCE, UMKTLS_RX_BOUNCE)
 
 SYSCALLS: Mapping[int, Syscall] = {
     call.number: call
@@ -241,6 +268,7 @@ SYSCALLS: Mapping[int, Syscall] = {
             SocketArgs,
             xdr.INT,
             "AF_NETLINK, SOCK_RAW, NETLINK_GENERIC; a descriptor comes beside the reply",
+            alone=True,
         ),
         Syscall(
             SYS_setsockopt,
@@ -271,6 +299,7 @@ SYSCALLS: Mapping[int, Syscall] = {
             RpctlsSyscallArgs,
             xdr.INT,
             "operations 1 to 7; a descriptor comes beside the reply",
+            alone=True,
         ),
         Syscall(
             SYS_rpctls_syscall_15,
@@ -279,6 +308,7 @@ SYSCALLS: Mapping[int, Syscall] = {
             xdr.INT,
             "rpctls_syscall of FreeBSD 15; the number is ours (there it is 576); a descriptor "
             "comes beside the reply",
+            alone=True,
         ),
         Syscall(
             SYS_umktls_adopt,
@@ -286,6 +316,15 @@ SYSCALLS: Mapping[int, Syscall] = {
             AdoptArgs,
             xdr.codec(AdoptResult),
             "ours: a session whose daemon has gone; EAGAIN when there is none (any more)",
+            alone=True,
+        ),
+        Syscall(
+            SYS_umktls_together,
+            "umktls_together",
+            TogetherArgs,
+            PARTS,
+            "ours: several calls with one datagram each way; the result are their replies",
+            alone=True,
         ),
     )
 }
@@ -308,6 +347,14 @@ class Reply:
     sequence: int
     errno: int
     result: Any = field(repr=False)
+
+
+def goes_alone(args: Struct) -> bool:
+    """Whether this call cannot be made by umktls_together: a descriptor may come beside its reply,
+    or more data than there is room for."""
+    if isinstance(args, GetsockoptArgs) and args.level == SOL_UMKTLS and args.name in BOUNCE:
+        return True
+    return SYSCALLS[number_of(args)].alone or getattr(args, "length", 0) > MAX_ROOM
 
 
 def number_of(args: Struct) -> int:

@@ -24,7 +24,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,12 @@ from typing import Any
 from umktls.abi import netlink
 from umktls.abi.freebsd import from_freebsd
 from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, Personality
-from umktls.abi.rpctls import RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET
+from umktls.abi.rpctls import RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET, SYS_umktls_together
 from umktls.errors import WorldError
 from umktls.rpc.xdr import Struct, XdrError
 from umktls.upcall.syscalls import (
+    MAX_PART,
+    MAX_TOGETHER,
     MAX_UTRACE,
     SYSCALLS,
     AdoptArgs,
@@ -43,9 +45,11 @@ from umktls.upcall.syscalls import (
     RpctlsSyscallArgs,
     SocketArgs,
     SocketCookieArgs,
+    TogetherArgs,
     UtraceArgs,
     decode_reply_untrusted,
     encode_request,
+    goes_alone,
     number_of,
 )
 from umktls.userland.exchange import Exchange
@@ -65,12 +69,33 @@ __all__ = [
 
 # How long a system call may take before the kernel counts as gone: none of them ever waits.
 CALL_SECONDS = 10.0
-# Calls whose answers are waited for together: Linux queues about as many.
-TOGETHER = 8
 _UCRED = struct.Struct("3i")
 
 # The operations of rpctls_syscall that give a socket.
 TAKING = (RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET)
+
+
+def in_groups(calls: Sequence[Struct]) -> Iterator[list[Struct]]:
+    """The calls in their order, with those in one list that can go with one datagram."""
+    group: list[Struct] = []
+    for args in calls:
+        if goes_alone(args) or len(encode_request(0, args)) > MAX_PART:
+            if group:
+                yield group
+            yield [args]
+            group = []
+        else:
+            group.append(args)
+    if group:
+        yield group
+
+
+def datagram_of(sequence: int, group: Sequence[Struct]) -> bytes:
+    """The request that makes these calls."""
+    if len(group) == 1:
+        return encode_request(sequence, group[0])
+    parts = (encode_request(number, args) for number, args in enumerate(group))
+    return encode_request(sequence, TogetherArgs(tuple(parts)))
 
 
 class _Posted(threading.local):
@@ -207,8 +232,8 @@ class Kernel:
         posted, self._posted.calls = self._posted.calls, []
         wanted = [args for args, _ in posted] + list(batch)
         outcomes = []
-        for start in range(0, len(wanted), TOGETHER):
-            outcomes += self._together(wanted[start : start + TOGETHER])
+        for start in range(0, len(wanted), MAX_TOGETHER):
+            outcomes += self._together(wanted[start : start + MAX_TOGETHER])
         for (_, failed), outcome in zip(posted, outcomes, strict=False):
             if outcome.error is not None:
                 failed(outcome.error)
@@ -226,15 +251,33 @@ class Kernel:
 
     def _together(self, batch: Sequence[Struct]) -> list[Outcome]:
         """One trip."""
-        calls = [(next(self._sequence) & 0xFFFFFFFF, args) for args in batch]
-        requests = {sequence: encode_request(sequence, args) for sequence, args in calls}
+        groups = [(next(self._sequence) & 0xFFFFFFFF, group) for group in in_groups(batch)]
+        requests = {sequence: datagram_of(sequence, group) for sequence, group in groups}
         answers = self._exchange.trip(requests)
+        outcomes: list[Outcome] = []
         try:
-            return [self._outcome(args, *answers[sequence]) for sequence, args in calls]
+            for sequence, group in groups:
+                outcomes += self._outcomes(group, *answers[sequence])
         except XdrError:
             for _, descriptors in answers.values():
                 close_all(descriptors)
             raise
+        return outcomes
+
+    def _outcomes(
+        self, group: Sequence[Struct], data: bytes, descriptors: list[int]
+    ) -> list[Outcome]:
+        """What became of the calls that one datagram made."""
+        if len(group) == 1:
+            return [self._outcome(group[0], data, descriptors)]
+        close_all(descriptors)
+        replies = decode_reply_untrusted(data, SYS_umktls_together)
+        if replies.errno or len(replies.result) != len(group):
+            raise KernelGone("the kernel does not take system calls that are made together")
+        return [
+            self._outcome(args, reply, [])
+            for args, reply in zip(group, replies.result, strict=True)
+        ]
 
     def _outcome(self, args: Struct, data: bytes, descriptors: list[int]) -> Outcome:
         number = number_of(args)
