@@ -9,12 +9,18 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 KERNEL_LACKS = "kernel lacks"
 """A skip's reason begins with this where the machine's kernel is what is missing."""
 
 FAILED = pytest.StashKey[bool]()
 """That a test has failed: its files are kept."""
+
+
+# How long an example takes depends on what else the machine does; a test's own limit is enough.
+settings.register_profile("umktls", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("umktls")
 
 
 @pytest.fixture(scope="session", autouse=True)

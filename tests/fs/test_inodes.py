@@ -122,4 +122,4 @@ class Kernel(RuleBasedStateMachine):
 
 
 TestKernel = Kernel.TestCase
-TestKernel.settings = settings(max_examples=50, deadline=None)
+TestKernel.settings = settings(max_examples=50)

@@ -311,7 +311,7 @@ async def test_direct_io_keeps_nothing_back(world: World) -> None:
     st.sampled_from([4096, 8192, 1 << 20]),
 )
 @example([(0, 8193)], 24580, 4096)  # blocks end before a request does, others begin behind it
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 async def test_any_sequence_of_reads_gives_the_files_bytes(
     tmp_path_factory: pytest.TempPathFactory,
     wanted: list[tuple[int, int]],

@@ -338,7 +338,7 @@ steps = st.builds(
 
 
 @given(st.lists(steps, max_size=25))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 async def test_a_file_is_what_a_local_file_would_be(
     tmp_path_factory: pytest.TempPathFactory, program: list[Step]
 ) -> None:

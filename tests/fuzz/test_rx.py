@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.fuzz.rx import one_input
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary(max_size=400))
 def test_any_input(data: bytes) -> None:
     one_input(data)

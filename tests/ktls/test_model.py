@@ -248,7 +248,7 @@ def records_of(wire: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda row: "{}-{}-{:#x}".format(*row))
-@settings(deadline=None, max_examples=EXAMPLES)
+@settings(max_examples=EXAMPLES)
 @given(steps=STEPS, tail=st.integers(0, 60))
 def test_sockets_do_what_the_model_says(
     combination: tuple[str, str, int], steps: list[Step], tail: int

@@ -122,7 +122,6 @@ class Owner:
                 return result
 
 
-@settings(deadline=None)
 @given(name=st.sampled_from(SUITE_NAMES), messages=MESSAGES, splits=SPLITS, sink=SINKS)
 def test_pull_delivers_everything(
     name: str, messages: list[Message], splits: list[int], sink: ListSink
@@ -138,7 +137,6 @@ def test_pull_delivers_everything(
     assert (bytes(sink.data), owner.controls) == expected_stream(messages)
 
 
-@settings(deadline=None)
 @given(
     messages=st.lists(SIZES.map(lambda sizes: b"".join(bytes([7]) * n for n in sizes)), max_size=8),
     splits=SPLITS,
@@ -162,7 +160,7 @@ def test_rpc_messages_arrive(messages: list[bytes], splits: list[int], clear: bo
     assert [bytes(m) for m in reader.messages()] == messages
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     name=st.sampled_from(SUITE_NAMES),
     messages=MESSAGES,
@@ -220,7 +218,6 @@ def expected_records(messages: list[Message]) -> list[tuple[int, bytes]]:
     return records
 
 
-@settings(deadline=None)
 @given(data=st.binary(max_size=400), splits=SPLITS, sink=SINKS)
 def test_any_bytes_are_data_or_a_documented_error(
     data: bytes, splits: list[int], sink: ListSink
@@ -236,7 +233,6 @@ def test_any_bytes_are_data_or_a_documented_error(
     assert not sink.data
 
 
-@settings(deadline=None)
 @given(
     messages=MESSAGES.map(lambda messages: [m for m in messages if not m.rekey]).filter(bool),
     splits=SPLITS,

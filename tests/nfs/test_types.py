@@ -60,7 +60,7 @@ CODECS: dict[str, xdr.Codec[Any]] = {
     for side, codec in (("args", procedure.args), ("result", procedure.result))
 }
 every_codec = pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS.keys())
-few = settings(deadline=None, max_examples=20)
+few = settings(max_examples=20)
 
 
 def test_the_programs() -> None:

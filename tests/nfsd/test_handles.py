@@ -148,7 +148,7 @@ def test_every_flipped_bit_is_noticed(client: Client, root: Path) -> None:
 
 
 @given(forged=st.binary(max_size=64))
-@settings(suppress_health_check=FIXTURES, max_examples=200, deadline=None)
+@settings(suppress_health_check=FIXTURES, max_examples=200)
 def test_garbage_is_no_handle(client: Client, forged: bytes) -> None:
     assert client.status("GETATTR", forged) is nfsstat3.NFS3ERR_BADHANDLE
 

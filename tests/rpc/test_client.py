@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from umktls.errors import CallerError, PeerError
@@ -82,7 +82,6 @@ def test_a_call_is_no_reply() -> None:
         CallTable[str]().match_untrusted(encode_call(1, 2, 3, 4, NULL_AUTH))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_arbitrary_bytes_raise_only_the_one_error(message: bytes) -> None:
     table: CallTable[str] = CallTable(0)

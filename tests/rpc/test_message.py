@@ -183,7 +183,6 @@ words = st.integers(0, 2**32 - 1)
 auths = st.builds(OpaqueAuth, words, st.binary(max_size=400))
 
 
-@settings(deadline=None)
 @given(words, words, words, words, auths, auths, st.binary(max_size=40))
 def test_calls_round_trip(
     xid: int,
@@ -199,13 +198,12 @@ def test_calls_round_trip(
     assert parse_untrusted(head + body) == expected
 
 
-@settings(deadline=None)
 @given(values_of(xdr.codec(AuthSys)))
 def test_auth_sys_round_trips(credential: AuthSys) -> None:
     assert AuthSys.from_opaque_untrusted(credential.to_opaque()) == credential
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.binary(max_size=80) | st.binary(max_size=80).map(lambda tail: SYS_CALL[:24] + tail))
 def test_arbitrary_bytes_raise_only_the_one_error(message: bytes) -> None:
     try:
@@ -215,7 +213,6 @@ def test_arbitrary_bytes_raise_only_the_one_error(message: bytes) -> None:
     assert parsed.xid == int.from_bytes(message[:4])
 
 
-@settings(deadline=None)
 @given(auths)
 def test_arbitrary_credentials_raise_only_xdr_errors(credential: OpaqueAuth) -> None:
     try:

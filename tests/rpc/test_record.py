@@ -80,7 +80,7 @@ def test_a_message_in_two_fragments(way: Callable[[RecordReader, bytes], None]) 
     assert reader.idle
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.data())
 def test_any_split_by_any_way(data: st.DataObject) -> None:
     messages = data.draw(st.lists(st.binary(max_size=120), max_size=5))
@@ -182,7 +182,6 @@ def test_many_small_fragments_do_not_cost_more_and_more() -> None:
     assert [bytes(m) for m in reader.messages()] == [b"x" * (1 << 14)]
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=6))
 def test_arbitrary_bytes_raise_only_the_one_error(chunks: list[bytes]) -> None:
     reader = RecordReader(64)

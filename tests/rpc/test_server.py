@@ -251,7 +251,7 @@ def test_programs_that_make_no_sense() -> None:
     assert program["NULL"] is program.procedures[0]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.integers(0, 4), st.integers(0, 5), st.binary(max_size=24))
 def test_arbitrary_arguments_are_answered(version: int, procedure: int, body: bytes) -> None:
     head = encode_call(1, COUNTER.number, version, procedure, NULL_AUTH)

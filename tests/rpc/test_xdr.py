@@ -274,25 +274,24 @@ def test_small_data_is_joined_and_copied() -> None:
     assert value == b"a"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(values_of(xdr.codec(Everything)))
 def test_every_codec_round_trips(value: Everything) -> None:
     check_round_trip(xdr.codec(Everything), value)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(values_of(xdr.codec(Everything)), st.integers(0, 10_000))
 def test_every_codec_takes_exactly_its_bytes(value: Everything, cut: int) -> None:
     check_exact_length(xdr.codec(Everything), value, cut)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(values_of(xdr.codec(Everything)), st.integers(0, 10_000), st.integers(1, 255))
 def test_every_codec_notices_a_changed_byte(value: Everything, place: int, mask: int) -> None:
     check_flipped(xdr.codec(Everything), value, place, mask)
 
 
-@settings(deadline=None)
 @given(st.sampled_from([k[0] for k in KNOWN]), st.binary(max_size=64))
 def test_arbitrary_bytes_raise_only_xdr_errors(codec: xdr.Codec[Any], data: bytes) -> None:
     decoded_or_none(codec, data)
@@ -309,7 +308,6 @@ READERS: list[tuple[str, Any]] = [
 ]
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_encoder_and_decoder_by_hand(data: st.DataObject) -> None:
     encoder, expected = xdr.Encoder(), []
@@ -327,7 +325,6 @@ def test_encoder_and_decoder_by_hand(data: st.DataObject) -> None:
     decoder.done()
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=24), st.lists(st.sampled_from([r[0] for r in READERS]), min_size=1))
 def test_the_decoder_raises_only_xdr_errors(data: bytes, names: list[str]) -> None:
     decoder = xdr.Decoder(data)
