@@ -205,7 +205,11 @@ class HandshakeService:
         reloads = self._reloads
         with contextlib.ExitStack() as cleanup:
             cleanup.callback(_close_quietly, sock)
-            taken = Taken.ask(sock)
+            try:
+                taken = Taken.ask(sock)
+            except UmktlsError as error:
+                logger.warning("the kernel says nothing of the socket that was taken: %s", error)
+                return RPCTLSERR_NOSOCKET
             try:
                 session = self._establish(taken, prepare(taken), upcall.session)
             except HandshakeFailure as failure:

@@ -16,6 +16,7 @@ from tests.daemons.harness import Harness, daemon, echo, server_context
 from tests.daemons.pki import PASSPHRASE, certificates
 from umktls.abi import rpctls
 from umktls.upcall.rpctls import rpctlscd_connect_arg
+from umktls.userland.libc import KernelGone, Socket
 
 SERVER = {"server_side": True}
 
@@ -247,6 +248,17 @@ def test_a_kernel_that_tells_nothing(client: Harness) -> None:
 def test_nothing_to_take(client: Harness) -> None:
     result = client.kernel.upcall(client.kernel.program["CONNECT"], rpctlscd_connect_arg.of(b""))
     assert result.reterr == rpctls.RPCTLSERR_NOSOCKET
+
+
+def test_a_kernel_that_is_gone_when_it_is_asked_about_the_socket(
+    client: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def about(_: Socket) -> None:
+        raise KernelGone("the kernel has closed the system-call socket")
+
+    monkeypatch.setattr(Socket, "about", about)
+    sock, _ = client.connection()
+    assert client.kernel.connect(sock).reterr == rpctls.RPCTLSERR_NOSOCKET
 
 
 def resumptions(client: Harness, context: ssl.SSLContext, count: int) -> list[bool]:
