@@ -224,6 +224,32 @@ def flag(*names: str, help: str) -> Decorator:
     return click.option(*names, is_flag=True, help=help)
 
 
+# What the real daemons do not have.
+_OURS: list[Decorator] = [
+    click.option(
+        "--alpn",
+        type=click.Choice(["strict", "compat"]),
+        default="strict",
+        show_default=True,
+        help="Turn away peers that do not say `sunrpc` by ALPN (RFC 9289), or bear with them: "
+        "the daemons of FreeBSD and Linux do not say it.",
+    ),
+    click.option(
+        "--keylog",
+        type=PATH,
+        envvar="SSLKEYLOGFILE",
+        help="Append the session secrets to this file (for Wireshark).",
+    ),
+    click.option(
+        "--handover/--no-handover",
+        default=True,
+        show_default=True,
+        help="Leave with the kernel what the next daemon needs to go on with the sessions of "
+        "this one, their secrets included; or have them end with this one.",
+    ),
+]
+
+
 def _common(default_certdir: str, usage_2: tuple[str, str], usage_m: str) -> list[Decorator]:
     return [
         click.option(
@@ -267,27 +293,7 @@ def _common(default_certdir: str, usage_2: tuple[str, str], usage_m: str) -> lis
             type=PATH,
             help="PEM file of revocation lists, one for each CA. Needs -l or -p.",
         ),
-        click.option(
-            "--alpn",
-            type=click.Choice(["strict", "compat"]),
-            default="strict",
-            show_default=True,
-            help="Turn away peers that do not say `sunrpc` by ALPN (RFC 9289), or bear with them: "
-            "the daemons of FreeBSD and Linux do not say it.",
-        ),
-        click.option(
-            "--keylog",
-            type=PATH,
-            envvar="SSLKEYLOGFILE",
-            help="Append the session secrets to this file (for Wireshark).",
-        ),
-        click.option(
-            "--handover/--no-handover",
-            default=True,
-            show_default=True,
-            help="Leave with the kernel what the next daemon needs to go on with the sessions of "
-            "this one, their secrets included; or have them end with this one.",
-        ),
+        *_OURS,
     ]
 
 

@@ -22,17 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from umktls.abi.freebsd import (
-    IPPROTO_TCP,
-    TCP_RXTLS_ENABLE,
-    TCP_TXTLS_ENABLE,
-    TLS_MAJOR_VER_ONE,
-    TLS_MINOR_VER_THREE,
-    TlsEnable,
-    TlsEnableRequest,
     TlsGetRecord,
     cmsg_space,
     parse_control_untrusted,
 )
+from umktls.abi.personality import DEFAULT_PERSONALITY
 from umktls.certs.layout import LOCAL_HOSTS
 from umktls.certs.pki import Authority, Leaf
 from umktls.errors import CallerError, PeerError, WorldError
@@ -41,6 +35,7 @@ from umktls.ktls.errors import WouldBlock
 from umktls.ktls.session import Direction, Session
 from umktls.ktls.socket import KtlsSocketState
 from umktls.ktls.suites import SUITES
+from umktls.userland.ktls import interface_of
 
 __all__ = ["Ticket", "ByLibrary", "ByModel", "ByRecv", "Pair", "Record", "pair", "split_records"]
 
@@ -249,37 +244,19 @@ def enabled_state(suite: str, secrets: dict[Direction, bytes]) -> KtlsSocketStat
     """A KTLS socket that has been given both keys by setsockopt, as a daemon does it."""
     engine = get_engine("software")
     state = KtlsSocketState(engine, engine)
-    options: dict[Direction, int] = {"tx": TCP_TXTLS_ENABLE, "rx": TCP_RXTLS_ENABLE}
-    for direction, name in options.items():
+    directions: tuple[Direction, ...] = ("tx", "rx")
+    for direction in directions:
         session = Session.from_secret(SUITES[suite], secrets[direction])
-        request = enable_request(session)
-        memory = dict(request.memory)
+        for option in interface_of(DEFAULT_PERSONALITY).key_options(direction, session):
+            memory = dict(option.memory)
 
-        def copyin(address: int, length: int, memory: dict[int, bytes] = memory) -> bytes:
-            if address not in memory:
-                raise CallerError(f"bad address {address:#x}")
-            return memory[address][:length]
+            def copyin(address: int, length: int, memory: dict[int, bytes] = memory) -> bytes:
+                if address not in memory:
+                    raise CallerError(f"bad address {address:#x}")
+                return memory[address][:length]
 
-        state.setsockopt(IPPROTO_TCP, name, request.value, copyin)
+            state.setsockopt(option.level, option.name, option.value, copyin)
     return state
-
-
-def enable_request(session: Session) -> TlsEnableRequest:
-    template = TlsEnable(
-        cipher_key=0,
-        iv=0,
-        auth_key=0,
-        cipher_algorithm=session.suite.algorithm,
-        cipher_key_len=0,
-        iv_len=0,
-        auth_algorithm=0,
-        auth_key_len=0,
-        flags=0,
-        tls_vmajor=TLS_MAJOR_VER_ONE,
-        tls_vminor=TLS_MINOR_VER_THREE,
-        rec_seq=session.sequence,
-    )
-    return TlsEnableRequest.build(template, session.key, session.iv)
 
 
 def receive_records(sock: socket.socket, state: KtlsSocketState) -> Iterator[Record]:
