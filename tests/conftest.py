@@ -1,9 +1,10 @@
-"""What every test has: directories with short paths, and the rule about skipping."""
+"""What every test has: directories with short paths, signals as usual, the rule about skipping."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -37,6 +38,17 @@ def _own_run_base() -> Iterator[None]:
     if before is not None:
         os.environ["UMKTLS_RUNDIR"] = before
     shutil.rmtree(base)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_are_heard() -> None:
+    """Programs obey what they inherit, and a shell has what runs in the background (`make test &`,
+    nohup) ignore these; the tests send them to the programs that they start.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
