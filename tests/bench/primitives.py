@@ -13,15 +13,18 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
 
+from umktls.ktls.engines.aeads import Aead
+from umktls.ktls.engines.aria import AriaGcm
 from umktls.ktls.suites import TLS_1_3, Suite
 
 __all__ = ["Bare", "bare_of"]
 
 HEADER, INNER_TYPE, NONCE, TAG, BLOCK = 5, 1, 12, 16, 16
-AEADS: dict[str, Callable[[bytes], AESGCM | AESCCM | ChaCha20Poly1305]] = {
+AEADS: dict[str, Callable[[bytes], Aead]] = {
     "AES-GCM": AESGCM,
     "AES-CCM": AESCCM,
     "CHACHA20-POLY1305": ChaCha20Poly1305,
+    "ARIA-GCM": AriaGcm,  # the one that is ours, since the libraries have none
 }
 
 
@@ -40,7 +43,9 @@ class Bare:
 def _aead(suite: Suite, key: bytes, plain: bytes, count: int) -> Bare:
     aead = AEADS[suite.cipher](key)
     nonce, header = os.urandom(NONCE), os.urandom(HEADER)
-    texts = [aead.encrypt(nonce, plain, header) for _ in range(count)]
+    texts = [bytearray(len(plain) + TAG) for _ in range(count)]
+    for text in texts:
+        aead.encrypt_into(nonce, plain, header, text)
     out, opened = bytearray(len(plain) + TAG), bytearray(len(plain))
 
     def seal() -> None:

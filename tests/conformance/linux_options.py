@@ -7,10 +7,22 @@ import struct
 from dataclasses import replace
 
 from tests.conformance.rows import LINUX, OURS, not_here, row
-from tests.conformance.world import AES128, AES128_12, TLS, World, crypto_info, errno_of, keys
+from tests.conformance.world import (
+    AES128,
+    AES128_12,
+    DATA,
+    ENGINE,
+    TLS,
+    World,
+    crypto_info,
+    errno_of,
+    keys,
+)
 from umktls.abi import linux
 from umktls.abi.linux import CRYPTO_INFO_LAYOUTS, CryptoInfo
-from umktls.ktls.session import Direction
+from umktls.ktls.engines.software import SoftwareEngine
+from umktls.ktls.session import Direction, Session
+from umktls.ktls.socket import KtlsSocketState
 from umktls.ktls.suites import ALL_SUITES, suite_of_cipher_type
 
 ULP = "Linux: TCP_ULP"
@@ -120,13 +132,39 @@ def version_and_cipher(w: World, direction: Direction) -> None:
         assert errno_of(w.set_tls, TLS[direction], bad.pack()) == errno.EINVAL
 
 
-@row(CRYPTO, "ARIA with TLS 1.3: EINVAL; with TLS 1.2 where there is no ARIA: ENOENT", KERNELS)
-def aria(w: World) -> None:
+ARIA = ("ARIA_128_GCM_SHA256", "ARIA_256_GCM_SHA384")
+
+
+@row(CRYPTO, "ARIA with TLS 1.3: EINVAL; with TLS 1.2 records go both ways", KERNELS, ARIA)
+def aria(w: World, name: str) -> None:
+    session = keys(ALL_SUITES[name])
+    info = crypto_info(session)
     w.ulp()
-    for name in ("ARIA_128_GCM_SHA256", "ARIA_256_GCM_SHA384"):
+    for number in TLS.values():
+        of_1_3 = replace(info, version=0x0304).pack()
+        assert errno_of(w.set_tls, number, of_1_3) == errno.EINVAL
+        w.set_tls(number, info.pack())
+    peer = w.peer(session)
+    assert peer.open(w.send(b"sent")) == [(DATA, b"sent")]
+    w.arrive(peer.seal(b"received"))
+    assert w.recv()[0] == b"received"
+
+
+class Lacking(SoftwareEngine):
+    """The engine of a machine that has no such cipher."""
+
+    def supports(self, session: Session, direction: Direction) -> str | None:
+        return f"this machine has no {session.suite.cipher}"
+
+
+@row(CRYPTO, "A cipher that the machine lacks: ENOENT, and another one can still be set", KERNELS)
+def no_such_cipher(w: World) -> None:
+    for name in (*ARIA, "SM4_GCM_SM3"):
+        w.socket = KtlsSocketState(Lacking(), ENGINE, w.personality, w.sysctls)
+        w.ulp()
         info = crypto_info(keys(ALL_SUITES[name]))
-        assert errno_of(w.set_tls, linux.TLS_TX, replace(info, version=0x0304).pack()) == 22
         assert errno_of(w.set_tls, linux.TLS_TX, info.pack()) == errno.ENOENT
+        w.set_tls(linux.TLS_RX, crypto_info(keys()).pack())
 
 
 @row(CRYPTO, "The other direction has another version or cipher: EINVAL", KERNELS, BOTH)

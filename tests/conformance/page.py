@@ -54,7 +54,8 @@ is explained.
 ABOUT_PEERS = """\
 *tested against*: who opens what is sealed here, and seals what is opened here. Nobody but Linux's
 kernel has SM4 in TLS 1.2, and for AES-128-CBC with SHA-384 no suite was ever named: their ciphers
-are tested by known answers, their records against nobody. ARIA cannot be had here at all.
+are tested by known answers, their records against nobody. ARIA is libcrypto's, of OpenSSL 3; a
+machine without that refuses it as Linux without the cipher does.
 """
 
 ABOUT_ROWS = """\

@@ -12,7 +12,7 @@ from umktls_fs.options import parse_options
 from umktls.cli.main import main
 from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.engines import abilities, chosen_engines
-from umktls.ktls.engines import BUILTIN_ENGINES, Route, get_engine, route_of
+from umktls.ktls.engines import BUILTIN_ENGINES, Route, get_engine, route_of, software
 from umktls.ktls.engines.choice import EngineChoice, parse_engines
 from umktls.ktls.engines.software import SoftwareEngine
 
@@ -97,6 +97,16 @@ def test_an_engine_that_says_nothing_more_makes_records() -> None:
     able = abilities(get_engine("software"))
     assert "TLS_AES_128_GCM_SHA256" in able["tx"].suites["TLS 1.3"]
     assert "TLS_AES_128_GCM_SHA256" in able["rx"].suites["TLS 1.3"]
+
+
+def test_a_cipher_that_this_machine_lacks_is_refused_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    has = abilities(get_engine("software"))["tx"]
+    assert {"ARIA_128_GCM_SHA256", "ARIA_256_GCM_SHA384"} <= set(has.suites["TLS 1.2"])
+    monkeypatch.setattr(software, "_why_not", lambda cipher, key_length: f"no {cipher} here")
+    lacks = abilities(get_engine("software"))["tx"]
+    assert lacks.refused["TLS 1.2"]["ARIA_128_GCM_SHA256"] == "no ARIA-GCM here"
 
 
 def listing(*arguments: str) -> str:

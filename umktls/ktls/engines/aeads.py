@@ -2,7 +2,7 @@
 
 The cryptography package has classes for AES and ChaCha20. SM4 it has as a block cipher only: GCM
 comes from its cipher mode of that name, CCM (RFC 3610, with nonces of 12 bytes) from CBC and CTR,
-its two halves. ARIA it has not at all.
+its two halves. ARIA it has not at all: see `umktls.ktls.engines.aria`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
 
-Buffer = bytes | bytearray | memoryview
+from umktls.ktls.engines.aria import AriaGcm
+from umktls.ktls.framing import Buffer
 
 TAG_LENGTH = 16
 NONCE_LENGTH = 12
@@ -123,6 +124,7 @@ AEADS: dict[str, Callable[[bytes], Aead]] = {
     "CHACHA20-POLY1305": ChaCha20Poly1305,
     "SM4-GCM": Sm4Gcm,
     "SM4-CCM": Sm4Ccm,
+    "ARIA-GCM": AriaGcm,
 }
 
 

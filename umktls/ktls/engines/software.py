@@ -1,4 +1,6 @@
-"""The `software` engine: records by the cryptography package's ciphers, in this process."""
+"""The `software` engine: records by the cryptography package's ciphers (and libcrypto's ARIA), in
+this process.
+"""
 
 from __future__ import annotations
 
