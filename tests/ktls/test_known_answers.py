@@ -58,14 +58,13 @@ VECTORS = {
         "8cb08e48590dbb3da7b08b1056828838c5f61e6393ba7a0abcc9f662"
         "76fc6ece0f4e1768cddf8853bb2d551b",
     ),
-    "NIST CAVP, CCM, VNT192, nonces of 12 bytes, the first": (
+    "NIST CAVP, CCM, VNT128, nonces of 12 bytes, count 50": (
         "AES-CCM",
-        "7df900e4fb6358603faa821c99316c2377fe1250d9609410",
-        "03a7c18b562bf8deb83b6cd7",
-        "ce9305db85f975e59d4bef697caa202f5db2406347a5a0e03bc582aeb2012ec8",
-        "f51548a98a07a343f84a7441ede47af7b9f71cb9b096f54fcfd790a3a32a70bd",
-        "6a4feb2bca5ae8f0c9fb4daecd5eda927f585d0ea0e874f3f08ae022e2b2785f"
-        "b96476c9bf71ab81b729e6c26f83cdd8",
+        "005e8f4d8e0cbf4e1ceeb5d87a275848",
+        "0ec3ac452b547b9062aac8fa",
+        "2f1821aa57e5278ffd33c17d46615b77363149dbc98470413f6543a6b749f2ca",
+        "b6f345204526439daf84998f380dcfb4b4167c959c04ff65",
+        "9575e16f35da3c88a19c26a7b762044f4d7bbbafeff05d754829e2a7752fa3a14890972884b511d8",
     ),
     "RFC 8439 section 2.8.2": (
         "CHACHA20-POLY1305",
