@@ -13,7 +13,7 @@ from umktls.abi.freebsd import CRYPTO_AES_CBC
 from umktls.abi.messages import MessageAbi
 from umktls.abi.personality import FREEBSD_ALGORITHMS, PERSONALITIES
 from umktls.ktls.options import Option, options_of
-from umktls.ktls.suites import ALL_SUITES, Suite
+from umktls.ktls.suites import ALL_SUITES, TLS_1_3, Suite
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 FREEBSD_KEYS, LINUX_KEYS = "FreeBSD: setting keys", "Linux: crypto_info"
@@ -52,10 +52,11 @@ is explained.
 """
 
 ABOUT_PEERS = """\
-*tested against*: who opens what is sealed here, and seals what is opened here. Nobody but Linux's
-kernel has SM4 in TLS 1.2, and for AES-128-CBC with SHA-384 no suite was ever named: their ciphers
-are tested by known answers, their records against nobody. ARIA is libcrypto's, of OpenSSL 3; a
-machine without that refuses it as Linux without the cipher does.
+*tested against*: who opens what is sealed here, and seals what is opened here, in each of the
+versions (TLS 1.0 is sealed here and never opened). Nobody but Linux's kernel has SM4 in TLS 1.2,
+and for AES-128-CBC with SHA-384 no suite was ever named: their ciphers are tested by known answers,
+their records against nobody. ARIA is libcrypto's, of OpenSSL 3; a machine without that refuses it
+as Linux without the cipher does.
 """
 
 ABOUT_ROWS = """\
@@ -155,11 +156,14 @@ def suites() -> Iterator[str]:
 
 
 def peers_of(suite: Suite) -> str:
-    """Who opens what is sealed here and the other way round, in tests/ktls."""
-    openssl = {*test_openssl.SUITES, *(name for _, name, _ in test_openssl_older.SUITES)}
-    gnutls = {row[0] for row in test_gnutls.SUITES}
-    found = [("OpenSSL", suite.name in openssl), ("GnuTLS", suite.name in gnutls)]
-    return ", ".join(name for name, tested in found if tested) or "nobody"
+    """Who opens what is sealed here and the other way round, in all versions, in tests/ktls."""
+    newer = {(name, TLS_1_3) for name in test_openssl.SUITES}
+    tested = {
+        "OpenSSL": newer | {(name, version) for _, name, version in test_openssl_older.SUITES},
+        "GnuTLS": {(name, version) for name, version, *_ in test_gnutls.SUITES},
+    }
+    wanted = {(suite.name, version) for version in suite.versions}
+    return ", ".join(peer for peer, pairs in tested.items() if wanted <= pairs) or "nobody"
 
 
 def suite_cells(suite: Suite) -> list[str]:

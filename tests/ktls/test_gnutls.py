@@ -1,6 +1,7 @@
 """GnuTLS's programs as the peer, over the loopback device: records both ways, client and server.
 
-pyOpenSSL makes the handshake and steps aside; every record behind it is made and opened here.
+pyOpenSSL makes the handshake and steps aside; every record behind it is made and opened here (but
+for TLS 1.0's, which are only made).
 gnutls-cli writes its own key log, so that in TLS 1.3 even the keys are GnuTLS's.
 """
 
@@ -14,20 +15,21 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
 from tests.ktls.helpers import ENGINE, receive
 from tests.ktls.keyblock import Handshake
-from tests.ktls.test_openssl import drain
-from tests.ktls.test_openssl_older import NO_ENCRYPT_THEN_MAC, certificate
+from tests.ktls.test_openssl import drain, read_all
+from tests.ktls.test_openssl_older import NO_ENCRYPT_THEN_MAC, certificate, key_for
 from umktls.ktls.rx import Receiver
 from umktls.ktls.session import Session
-from umktls.ktls.suites import ALL_SUITES, TLS_1_1, TLS_1_2, TLS_1_3
+from umktls.ktls.states import State
+from umktls.ktls.suites import ALL_SUITES, TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3
 from umktls.ktls.tx import Transmitter
 
 SECONDS = 20.0
@@ -49,9 +51,13 @@ SUITES = [
         "ECDHE-ECDSA-CHACHA20-POLY1305",
     ),
     ("AES_128_CCM", TLS_1_2, "AES-128-CCM", "AEAD", "ECDHE-ECDSA-AES128-CCM"),
-    ("AES_128_CBC_SHA", TLS_1_2, "AES-128-CBC", "SHA1", "ECDHE-ECDSA-AES128-SHA"),
-    ("AES_256_CBC_SHA", TLS_1_1, "AES-256-CBC", "SHA1", "ECDHE-ECDSA-AES256-SHA"),
+    *(
+        (f"AES_{bits}_CBC_SHA", version, f"AES-{bits}-CBC", "SHA1", f"ECDHE-ECDSA-AES{bits}-SHA")
+        for version in (TLS_1_0, TLS_1_1, TLS_1_2)
+        for bits in (128, 256)
+    ),
     ("AES_128_CBC_SHA256", TLS_1_2, "AES-128-CBC", "SHA256", "ECDHE-ECDSA-AES128-SHA256"),
+    ("AES_256_CBC_SHA256", TLS_1_2, "AES-256-CBC", "SHA256", "AES256-SHA256"),
     ("AES_256_CBC_SHA384", TLS_1_2, "AES-256-CBC", "SHA384", "ECDHE-ECDSA-AES256-SHA384"),
 ]
 Row = tuple[str, int, str, str, str]
@@ -69,10 +75,10 @@ def priority(row: Row) -> str:
 
 
 class Pem:
-    """A key and its certificate, in files."""
+    """The key that the suite asks for and its certificate, in files."""
 
-    def __init__(self, directory: Path) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
+    def __init__(self, directory: Path, cipher: str) -> None:
+        self.key = key_for(cipher)
         self.certificate = certificate(self.key)
         self.key_file, self.certificate_file = directory / "key.pem", directory / "cert.pem"
         self.key_file.write_bytes(
@@ -86,8 +92,8 @@ class Pem:
 
 
 @pytest.fixture
-def pem(tmp_path: Path) -> Pem:
-    return Pem(tmp_path)
+def pem(tmp_path: Path, row: Row) -> Pem:
+    return Pem(tmp_path, row[-1])
 
 
 def context(row: Row, method: int, secrets: dict[str, bytes]) -> SSL.Context:
@@ -113,16 +119,19 @@ class Link:
 
     def __init__(self, sock: socket.socket, connection: SSL.Connection) -> None:
         sock.settimeout(SECONDS)
-        self._sock = sock
+        self._sock, self._connection = sock, connection
         self._tx, self._rx = Transmitter(), Receiver()
+        sent = b""
         while True:
             try:
                 connection.do_handshake()
                 break
             except SSL.WantReadError:
-                sock.sendall(drain(connection))
+                sent += (flight := drain(connection))
+                sock.sendall(flight)
                 connection.bio_write(self._record())
         self.last_flight = drain(connection)
+        self.last_block = (sent + self.last_flight)[-16:]  # TLS 1.0's next IV
 
     def _record(self) -> bytes:
         """One record from TCP and not a byte more."""
@@ -138,6 +147,9 @@ class Link:
         return data
 
     def start(self, sending: Session, receiving: Session) -> None:
+        if sending.version == TLS_1_0:
+            self._tx.enable(ENGINE.sealer(replace(sending, iv=self.last_block)), sending.suite)
+            return
         self._tx.enable(ENGINE.sealer(sending), sending.suite)
         self._rx.enable(ENGINE.opener(receiving), receiving.suite)
 
@@ -148,9 +160,16 @@ class Link:
         self._sock.sendall(b"".join(map(bytes, self._tx.seal_message((data,), record_type))))
 
     def receive(self, length: int) -> bytes:
-        """That many bytes of application data; tickets in front of them are passed over."""
+        """That many bytes of application data; tickets in front of them are passed over.
+
+        Records of TLS 1.0 are opened by OpenSSL: no kernel receives them, nor does the engine.
+        """
         found = b""
         while len(found) < length:
+            if self._rx.state is State.CLEAR:
+                self._connection.bio_write(self._record())
+                found += read_all(self._connection)
+                continue
             record = self._rx.read_record()
             if record is None:
                 receive(self._rx, self._record())

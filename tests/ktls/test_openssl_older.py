@@ -64,6 +64,13 @@ class Peers:
         return self.handshake.session(writer, iv=iv)
 
 
+def key_for(cipher: str) -> Key:
+    """What a server needs for OpenSSL's suite of that name: RSA's says nothing, TLS 1.3's any."""
+    if "ECDSA" in cipher or not cipher:
+        return ec.generate_private_key(ec.SECP256R1())
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
 def certificate(key: Key) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
@@ -83,11 +90,7 @@ def context(method: int, cipher: str, version: int) -> SSL.Context:
 
 
 def shake_hands(cipher: str, name: str, version: int) -> Peers:
-    key: Key = (
-        ec.generate_private_key(ec.SECP256R1())
-        if "ECDSA" in cipher
-        else rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    )
+    key = key_for(cipher)
     server_context = context(SSL.TLS_SERVER_METHOD, cipher, version)
     server_context.use_privatekey(key)
     server_context.use_certificate(certificate(key))
