@@ -261,6 +261,7 @@ class FakeKernel:
         self._pending: list[FakeSocket] = []
         self._sockets: dict[int, FakeSocket] = {}
         self._numbers = itertools.count(3)
+        self._last_taken = threading.local()  # each process has a thread here
         self._xids = itertools.count(100)
         self._lock = threading.Lock()
         facts = {"personality": personality, "rpctls_versions": [1]}
@@ -337,7 +338,8 @@ class FakeKernel:
 
     def _call(self, args: Any) -> tuple[Any, list[int]]:
         if isinstance(args, wire.TogetherArgs):
-            return [self._reply_to(request)[0] for request in args.requests], []
+            answers = [self._reply_to(request) for request in args.requests]
+            return [reply for reply, _ in answers], answers[0][1] if answers else []
         if isinstance(args, wire.RpctlsSyscallArgs):
             return self._rpctls(args)
         if isinstance(args, wire.AdoptArgs):
@@ -345,7 +347,8 @@ class FakeKernel:
         if isinstance(args, wire.UtraceArgs):
             self.events.append(json.loads(args.data))
             return None, []
-        sock = self._sockets.get(args.fd)
+        taken = getattr(self._last_taken, "number", 0)
+        sock = self._sockets.get(taken if args.fd == wire.TAKEN else args.fd)
         if sock is None or sock.closed_by_daemon:
             raise CallerError("no such descriptor", errno.EBADF)
         if isinstance(args, wire.CloseArgs):
@@ -386,6 +389,7 @@ class FakeKernel:
                 sock = self._pending.pop(0)
                 self._install(sock)
             assert sock.number is not None
+            self._last_taken.number = sock.number
             return sock.number, [sock.sock.fileno()]
         return 0, []
 

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.kernel.clientworld import Clock, world
-from umktls.abi.rpctls import RPCTLS_SYSC_CLSOCKET, SYS_close, SYS_utrace
+from umktls.abi.rpctls import (
+    RPCTLS_SYSC_CLSOCKET,
+    RPCTLSCD,
+    SOL_UMKTLS,
+    UMKTLS_CONNECTION,
+    SYS_close,
+    SYS_getsockopt,
+    SYS_rpctls_syscall_15,
+    SYS_utrace,
+)
 from umktls.testing.played import Refused
 from umktls.upcall.syscalls import (
+    TAKEN,
+    AdoptArgs,
     CloseArgs,
+    GetsockoptArgs,
     Reply,
     RpctlsSyscallArgs,
+    SocketCookieArgs,
     TogetherArgs,
     UtraceArgs,
     decode_reply_untrusted,
@@ -37,10 +51,46 @@ async def test_one_that_fails_does_not_stop_the_others(
         assert [event["reason"] for event in w.events("warning")] == ["here"]
 
 
+NAME_OF_TAKEN = encode_request(1, GetsockoptArgs(TAKEN, SOL_UMKTLS, UMKTLS_CONNECTION, 64))
+
+
+async def test_a_socket_is_taken_and_asked_in_one_go(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path) as w:
+        daemon = await w.daemon()
+        attempt = await w.connect()
+        asked = await daemon.asked()
+        take = encode_request(0, SocketCookieArgs(asked.argument.socookie))
+        args = TogetherArgs((take, NAME_OF_TAKEN))
+        replies, (descriptor,) = await daemon.calls.call_with_descriptors(args)
+        os.close(descriptor)
+        taken = decode_reply_untrusted(replies[0], SYS_rpctls_syscall_15).result
+        told = decode_reply_untrusted(replies[1], SYS_getsockopt)
+        assert told == Reply(1, 0, attempt.sock.name.encode())
+        # It has a number of its own, and behind the datagram no other.
+        by_number = GetsockoptArgs(taken, SOL_UMKTLS, UMKTLS_CONNECTION, 64)
+        assert await daemon.calls.call(by_number) == attempt.sock.name.encode()
+        with pytest.raises(Refused) as refused:
+            await daemon.calls.call(GetsockoptArgs(TAKEN, SOL_UMKTLS, UMKTLS_CONNECTION, 64))
+        assert refused.value.errno == errno.EBADF
+
+
+async def test_nothing_to_ask_where_nothing_was_taken(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with world(tmp_path) as w:
+        args = TogetherArgs((encode_request(0, SocketCookieArgs(99)), NAME_OF_TAKEN))
+        replies, descriptors = await w.calls.call_with_descriptors(args)
+        assert descriptors == []
+        assert decode_reply_untrusted(replies[0], SYS_rpctls_syscall_15).errno == errno.EPERM
+        assert decode_reply_untrusted(replies[1], SYS_getsockopt).errno == errno.EBADF
+
+
 @pytest.mark.parametrize(
     ("bad", "number"),
     [
         (encode_request(1, RpctlsSyscallArgs(RPCTLS_SYSC_CLSOCKET, b"")), errno.EINVAL),
+        (encode_request(1, SocketCookieArgs(99)), errno.EINVAL),
+        (encode_request(1, AdoptArgs(RPCTLSCD)), errno.EINVAL),
         (encode_request(1, TogetherArgs(())), errno.EINVAL),
         (NOWHERE[:-1], errno.EBADMSG),
     ],

@@ -26,6 +26,7 @@ from umktls.upcall.syscalls import (
     MAX_MESSAGE,
     MAX_TOGETHER,
     SYSCALLS,
+    AdoptArgs,
     CloseArgs,
     GetsockoptArgs,
     RecvmsgArgs,
@@ -112,7 +113,8 @@ def test_replies_come_back(number: int, result: Any) -> None:
         (GetsockoptArgs(3, SOL_UMKTLS, UMKTLS_RX_BOUNCE, 0), True),
         (GetsockoptArgs(3, 6, 9, 4097), True),
         (RecvmsgArgs(3, 16384, 64, 0), True),
-        (RpctlsSyscallArgs(2, b""), True),
+        (RpctlsSyscallArgs(2, b""), False),
+        (AdoptArgs(1), True),
         (TogetherArgs(()), True),
     ],
 )

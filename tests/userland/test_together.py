@@ -22,6 +22,7 @@ from umktls.ktls.suites import SUITES
 from umktls.upcall.rpctls import RPCTLSCD_V1
 from umktls.upcall.syscalls import (
     MAX_PART,
+    AdoptArgs,
     CloseArgs,
     RpctlsSyscallArgs,
     SendmsgArgs,
@@ -73,8 +74,10 @@ def test_each_call_has_an_outcome_of_its_own(fake: FakeKernel, kernel: Kernel) -
 def test_what_can_shares_a_datagram() -> None:
     take = RpctlsSyscallArgs(rpctls.RPCTLS_SYSC_CLSOCKET, b"")
     large = SendmsgArgs(1, bytes(MAX_PART), b"", 0)
-    groups = list(in_groups([NOWHERE, NOWHERE, take, NOWHERE, large, take, NOWHERE]))
-    assert groups == [[NOWHERE, NOWHERE], [take], [NOWHERE], [large], [take], [NOWHERE]]
+    adopt = AdoptArgs(rpctls.RPCTLSCD)
+    calls = [NOWHERE, NOWHERE, take, NOWHERE, large, take, adopt, NOWHERE]
+    groups = [group.calls for group in in_groups(calls)]
+    assert groups == [[NOWHERE, NOWHERE], [take, NOWHERE], [large], [take], [adopt], [NOWHERE]]
 
 
 def test_a_call_that_was_put_off_goes_in_front_of_the_next(

@@ -65,6 +65,7 @@ class Process:
     sock: socket.socket
     descriptors: dict[int, KernelSocket] = field(default_factory=dict)
     netlink: dict[int, NetlinkSocket] = field(default_factory=dict)
+    taken: int | None = None  # what wire.TAKEN is in the calls that go together
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(3))
 
     def install(self, sock: KernelSocket) -> int:
@@ -91,6 +92,8 @@ class Process:
 
     def descriptor(self, number: int) -> KernelSocket:
         """The socket behind descriptor `number`. Raises `CallerError` EBADF."""
+        if number == wire.TAKEN and self.taken is not None:
+            number = self.taken
         sock = self.descriptors.get(number)
         if sock is None or sock.closed:
             raise CallerError(f"process {self.pid} has no descriptor {number}", errno.EBADF)
@@ -213,11 +216,18 @@ class SyscallServer:
         """umktls_together: the replies to all of them. Nothing is done if one cannot be among
         them, or does not decode."""
         requests = [wire.decode_request_untrusted(request) for request in args.requests]
-        for request in requests:
-            if request.args is not None and wire.goes_alone(request.args):
-                name = wire.SYSCALLS[request.number].name
-                raise CallerError(f"{name} cannot go together with other calls")
-        return Answer([(await self._carry_out(process, each))[1] for each in requests])
+        for place, request in enumerate(requests):
+            check_company(request, place)
+        replies, descriptor = [], None
+        try:
+            for request in requests:
+                answer, reply = await self._carry_out(process, request)
+                replies.append(reply)
+                if answer.pass_descriptor is not None:
+                    process.taken, descriptor = answer.result, answer.pass_descriptor
+        finally:
+            process.taken = None
+        return Answer(replies, descriptor)
 
     # ---- rpctls_syscall
 
@@ -376,6 +386,15 @@ class SyscallServer:
         fields = {key: plain(record[key]) for key in kept if key in record}
         number = record.get("fd")
         return event, process.descriptors.get(number) if type(number) is int else None, fields
+
+
+def check_company(request: wire.Request, place: int) -> None:
+    """Raises `CallerError` for a call that cannot be made with others, at this place among them."""
+    if request.args is None:
+        return
+    if wire.goes_alone(request.args) or (place > 0 and wire.leads(request.args)):
+        name = wire.SYSCALLS[request.number].name
+        raise CallerError(f"{name} cannot go together with other calls, or not behind them")
 
 
 def plain(value: object) -> str | int | float | bool | None:

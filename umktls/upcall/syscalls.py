@@ -13,6 +13,7 @@ section 2 of FreeBSD's manual, numbers those of its syscalls.master.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -36,7 +37,7 @@ from umktls.abi.rpctls import (
 )
 from umktls.errors import CallerError
 from umktls.rpc import xdr
-from umktls.rpc.xdr import Buffer, Codec, Int, Struct, Uhyper, Uint
+from umktls.rpc.xdr import Buffer, Codec, Int, Struct, Uhyper, Uint, XdrError
 
 __all__ = [
     "MAX_CONTROL",
@@ -48,6 +49,7 @@ __all__ = [
     "MAX_TOGETHER",
     "MAX_UTRACE",
     "SYSCALLS",
+    "TAKEN",
     "AdoptArgs",
     "AdoptResult",
     "CloseArgs",
@@ -71,6 +73,7 @@ __all__ = [
     "encode_reply",
     "encode_request",
     "goes_alone",
+    "leads",
     "number_of",
 ]
 
@@ -88,7 +91,10 @@ MAX_MESSAGE = 128 * 1024
 MAX_TOGETHER = 8
 MAX_PART = 8192
 MAX_ROOM = 4096
+# A descriptor, in calls that go together: the one that the first of them has brought.
+TAKEN = -1
 
+_HEAD = struct.Struct(">II")
 
 PARTS = xdr.array(xdr.opaque(MAX_PART), MAX_TOGETHER)
 
@@ -223,7 +229,8 @@ class UtraceArgs(Struct):
 @xdr.struct
 class TogetherArgs(Struct):
     """umktls_together(): requests, each as a datagram of its own would have it. They are done in
-    this order, whether one before them has failed or not."""
+    this order, whether one before them has failed or not. Behind one that takes a socket, which
+    can only be the first, the descriptor `TAKEN` is that socket's."""
 
     requests: Annotated[tuple[bytes, ...], PARTS]
 
@@ -231,7 +238,8 @@ class TogetherArgs(Struct):
 @dataclass(frozen=True, slots=True)
 class Syscall:
     """One system call. `note` says how far it goes; one that is `alone` cannot go together with
-    others, because a descriptor may come beside its reply."""
+    others, because a descriptor may come beside its reply; where it `leads`, it can if it comes
+    first."""
 
     number: int
     name: str
@@ -239,6 +247,7 @@ class Syscall:
     result: Codec[Any]
     note: str
     alone: bool = False
+    leads: bool = False
 
 
 OPAQUE = xdr.opaque(MAX_OPTION)
@@ -299,7 +308,7 @@ SYSCALLS: Mapping[int, Syscall] = {
             RpctlsSyscallArgs,
             xdr.INT,
             "operations 1 to 7; a descriptor comes beside the reply",
-            alone=True,
+            leads=True,
         ),
         Syscall(
             SYS_rpctls_syscall_15,
@@ -308,7 +317,7 @@ SYSCALLS: Mapping[int, Syscall] = {
             xdr.INT,
             "rpctls_syscall of FreeBSD 15; the number is ours (there it is 576); a descriptor "
             "comes beside the reply",
-            alone=True,
+            leads=True,
         ),
         Syscall(
             SYS_umktls_adopt,
@@ -349,6 +358,11 @@ class Reply:
     result: Any = field(repr=False)
 
 
+def leads(args: Struct) -> bool:
+    """Whether this call can only be the first that umktls_together makes."""
+    return SYSCALLS[number_of(args)].leads
+
+
 def goes_alone(args: Struct) -> bool:
     """Whether this call cannot be made by umktls_together: a descriptor may come beside its reply,
     or more data than there is room for."""
@@ -367,39 +381,43 @@ def number_of(args: Struct) -> int:
 
 def encode_request(sequence: int, args: Struct) -> bytes:
     """The datagram of a call; `CallerError` for arguments that the wire cannot hold."""
-    encoder = xdr.Encoder()
-    encoder.uint(sequence)
-    encoder.uint(number_of(args))
-    args.encode(encoder)
-    return encoder.getvalue()
+    pieces: list[Buffer] = [_HEAD.pack(sequence, number_of(args))]
+    args.xdr.write(pieces.append, args)
+    return b"".join(pieces)
 
 
 def decode_request_untrusted(data: Buffer) -> Request:
     """A daemon's datagram; raises `XdrError` only."""
-    decoder = xdr.Decoder(data)
-    sequence, number = decoder.uint(), decoder.uint()
+    sequence, number = _head_untrusted(data)
     call = SYSCALLS.get(number)
     if call is None:
         return Request(sequence, number, None)
-    args = call.arguments.decode(decoder)
-    decoder.done()
-    return Request(sequence, number, args)
+    return Request(sequence, number, _rest_untrusted(data, call.arguments.xdr))
 
 
 def encode_reply(sequence: int, errno: int, result: Any, number: int) -> bytes:
     """The datagram of an answer to a call of `number`; the result is left out if errno is not 0."""
-    encoder = xdr.Encoder()
-    encoder.uint(sequence)
-    encoder.uint(errno)
+    pieces: list[Buffer] = [_HEAD.pack(sequence, errno)]
     if errno == 0:
-        encoder.write(SYSCALLS[number].result, result)
-    return encoder.getvalue()
+        SYSCALLS[number].result.write(pieces.append, result)
+    return b"".join(pieces)
 
 
 def decode_reply_untrusted(data: Buffer, number: int) -> Reply:
     """The kernel's answer to a call of `number`; raises `XdrError` only."""
-    decoder = xdr.Decoder(data)
-    sequence, errno = decoder.uint(), decoder.uint()
-    result = decoder.read(SYSCALLS[number].result) if errno == 0 else None
-    decoder.done()
+    sequence, errno = _head_untrusted(data)
+    result = _rest_untrusted(data, xdr.VOID if errno else SYSCALLS[number].result)
     return Reply(sequence, errno, result)
+
+
+def _head_untrusted(data: Buffer) -> tuple[int, int]:
+    """The two numbers that every datagram begins with; raises `XdrError` only."""
+    if len(data) < _HEAD.size:
+        raise XdrError(f"a system call of {len(data)} bytes")
+    first, second = _HEAD.unpack_from(data)
+    return first, second
+
+
+def _rest_untrusted(data: Buffer, codec: Codec[Any]) -> Any:
+    """What follows them, to the end; raises `XdrError` only."""
+    return codec.decode_untrusted(memoryview(data)[_HEAD.size :])

@@ -25,6 +25,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from umktls.upcall.syscalls import (
     MAX_TOGETHER,
     MAX_UTRACE,
     SYSCALLS,
+    TAKEN,
     AdoptArgs,
     CloseArgs,
     RpctlsSyscallArgs,
@@ -50,12 +52,13 @@ from umktls.upcall.syscalls import (
     decode_reply_untrusted,
     encode_request,
     goes_alone,
+    leads,
     number_of,
 )
 from umktls.userland.exchange import Exchange
 from umktls.userland.failures import KernelGone, Outcome, SystemCallError, close_all
 from umktls.userland.ktls import Record, interface_of
-from umktls.userland.sockets import Socket
+from umktls.userland.sockets import Socket, questions
 
 __all__ = [
     "Kernel",
@@ -75,27 +78,35 @@ _UCRED = struct.Struct("3i")
 TAKING = (RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET)
 
 
-def in_groups(calls: Sequence[Struct]) -> Iterator[list[Struct]]:
-    """The calls in their order, with those in one list that can go with one datagram."""
-    group: list[Struct] = []
+@dataclass(slots=True)
+class Group:
+    """Calls that one datagram makes, and the request for each."""
+
+    calls: list[Struct] = field(default_factory=list)
+    requests: list[bytes] = field(default_factory=list)
+
+    def datagram(self, sequence: int) -> bytes:
+        if len(self.calls) == 1:
+            return sequence.to_bytes(4, "big") + self.requests[0][4:]
+        return encode_request(sequence, TogetherArgs(tuple(self.requests)))
+
+
+def in_groups(calls: Sequence[Struct]) -> Iterator[Group]:
+    """The calls in their order, with those in one group that can go with one datagram."""
+    group = Group()
     for args in calls:
-        if goes_alone(args) or len(encode_request(0, args)) > MAX_PART:
-            if group:
-                yield group
-            yield [args]
-            group = []
-        else:
-            group.append(args)
-    if group:
+        request = encode_request(len(group.calls), args)
+        alone = goes_alone(args) or len(request) > MAX_PART
+        if group.calls and (alone or leads(args)):
+            yield group
+            group = Group()
+        group.calls.append(args)
+        group.requests.append(request)
+        if alone:
+            yield group
+            group = Group()
+    if group.calls:
         yield group
-
-
-def datagram_of(sequence: int, group: Sequence[Struct]) -> bytes:
-    """The request that makes these calls."""
-    if len(group) == 1:
-        return encode_request(sequence, group[0])
-    parts = (encode_request(number, args) for number, args in enumerate(group))
-    return encode_request(sequence, TogetherArgs(tuple(parts)))
 
 
 class _Posted(threading.local):
@@ -169,9 +180,11 @@ class Kernel:
         return self._taken(SocketCookieArgs(socookie))
 
     def _taken(self, args: Struct) -> Socket:
-        number, descriptor = self._with_descriptor(args)
+        """Take a socket, and ask in the same go what a handshake begins with."""
+        taken, *told = self.calls([args, *questions(TAKEN)])
+        number, descriptor = self._of_descriptor(args, taken)
         os.set_blocking(descriptor, False)
-        return Socket(self, number, descriptor)
+        return Socket(self, number, descriptor, told)
 
     def netlink_socket(self) -> tuple[int, socket.socket]:
         """socket(AF_NETLINK, SOCK_RAW, NETLINK_GENERIC): its descriptor in the kernel's table,
@@ -183,7 +196,11 @@ class Kernel:
 
     def _with_descriptor(self, args: Struct) -> tuple[int, int]:
         """A call that gives a descriptor: the kernel's number of it, and the real one."""
-        number, descriptors = self.call(args)
+        (outcome,) = self.calls([args])
+        return self._of_descriptor(args, outcome)
+
+    def _of_descriptor(self, args: Struct, outcome: Outcome) -> tuple[int, int]:
+        number, descriptors = outcome.get(), outcome.descriptors
         if not descriptors:
             self.call(CloseArgs(number))
             raise SystemCallError(SYSCALLS[number_of(args)].name, errno.EMFILE)
@@ -251,13 +268,13 @@ class Kernel:
 
     def _together(self, batch: Sequence[Struct]) -> list[Outcome]:
         """One trip."""
-        groups = [(next(self._sequence) & 0xFFFFFFFF, group) for group in in_groups(batch)]
-        requests = {sequence: datagram_of(sequence, group) for sequence, group in groups}
+        groups = {next(self._sequence) & 0xFFFFFFFF: group for group in in_groups(batch)}
+        requests = {sequence: group.datagram(sequence) for sequence, group in groups.items()}
         answers = self._exchange.trip(requests)
         outcomes: list[Outcome] = []
         try:
-            for sequence, group in groups:
-                outcomes += self._outcomes(group, *answers[sequence])
+            for sequence, group in groups.items():
+                outcomes += self._outcomes(group.calls, *answers[sequence])
         except XdrError:
             for _, descriptors in answers.values():
                 close_all(descriptors)
@@ -270,14 +287,14 @@ class Kernel:
         """What became of the calls that one datagram made."""
         if len(group) == 1:
             return [self._outcome(group[0], data, descriptors)]
-        close_all(descriptors)
         replies = decode_reply_untrusted(data, SYS_umktls_together)
         if replies.errno or len(replies.result) != len(group):
+            close_all(descriptors)
             raise KernelGone("the kernel does not take system calls that are made together")
-        return [
-            self._outcome(args, reply, [])
-            for args, reply in zip(group, replies.result, strict=True)
-        ]
+        # A descriptor is the first call's.
+        first = self._outcome(group[0], replies.result[0], descriptors)
+        others = zip(group[1:], replies.result[1:], strict=True)
+        return [first, *(self._outcome(args, reply, []) for args, reply in others)]
 
     def _outcome(self, args: Struct, data: bytes, descriptors: list[int]) -> Outcome:
         number = number_of(args)

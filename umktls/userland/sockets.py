@@ -49,7 +49,7 @@ from umktls.userland.streams import Deadline, read_exact, read_record, write_all
 if TYPE_CHECKING:
     from umktls.userland.libc import Kernel
 
-__all__ = ["About", "Socket"]
+__all__ = ["About", "Socket", "questions"]
 
 OPTION_ROOM = 1024
 _session_name = xdr.codec(rpctls_session_arg)
@@ -70,13 +70,16 @@ class Socket:
 
     `number` is its descriptor in the kernel's table, the one in all system calls. `fd` is a real
     descriptor of the same connection, for reading and writing while the kernel leaves that alone,
-    -1 once it was given up.
+    -1 once it was given up. `told` are the answers to `questions`, where they came along with it.
     """
 
-    def __init__(self, kernel: Kernel, number: int, fd: int) -> None:
+    def __init__(
+        self, kernel: Kernel, number: int, fd: int, told: Sequence[Outcome] | None = None
+    ) -> None:
         self._kernel = kernel
         self.number = number
         self.fd = fd
+        self._told = told
 
     @property
     def rekeys(self) -> bool:
@@ -274,20 +277,30 @@ class Socket:
         return _deadline(self._own_option(UMKTLS_DEADLINE), otherwise)
 
     def about(self) -> About:
-        """What a handshake begins with, in one go."""
-        names = (UMKTLS_XPRTSEC, UMKTLS_CONNECTION, UMKTLS_DEADLINE)
-        calls = [GetsockoptArgs(self.number, SOL_UMKTLS, name, OPTION_ROOM) for name in names]
-        security, connection, deadline = map(_own_value, self.together(calls))
-        return About(
-            security.decode("ascii", "replace"),
-            connection.decode("ascii", "replace"),
-            _deadline(deadline, UPCALL_TIMEOUT),
-        )
+        """What a handshake begins with, in one go. To be asked at once: the first answer has come
+        along with the socket."""
+        answers, self._told = self._told or self.together(questions(self.number)), None
+        return _about(answers)
 
     def _own_option(self, name: int) -> bytes:
         args = GetsockoptArgs(self.number, SOL_UMKTLS, name, OPTION_ROOM)
         (outcome,) = self.together([args])
         return _own_value(outcome)
+
+
+def questions(number: int) -> list[GetsockoptArgs]:
+    """The calls whose results make an `About`."""
+    names = (UMKTLS_XPRTSEC, UMKTLS_CONNECTION, UMKTLS_DEADLINE)
+    return [GetsockoptArgs(number, SOL_UMKTLS, name, OPTION_ROOM) for name in names]
+
+
+def _about(answers: Sequence[Outcome]) -> About:
+    security, connection, deadline = map(_own_value, answers)
+    return About(
+        security.decode("ascii", "replace"),
+        connection.decode("ascii", "replace"),
+        _deadline(deadline, UPCALL_TIMEOUT),
+    )
 
 
 def _own_value(outcome: Outcome) -> bytes:
