@@ -121,6 +121,7 @@ class _Attempt:
         self._expected = expected
         self.sent: list[bytes] = []
         self.received: list[bytes] = []
+        self._last_flight = 0  # the records that were sent last, together
 
     def run(self) -> None:
         while True:
@@ -135,7 +136,9 @@ class _Attempt:
     def flush(self) -> None:
         output = self._endpoint.output()
         if output:
-            self.sent += split_records(output)
+            flight = split_records(output)
+            self.sent += flight
+            self._last_flight = len(flight)
             self._stream.write_all(output, self._deadline)
 
     def flush_quietly(self) -> None:
@@ -179,7 +182,7 @@ class _Attempt:
         """The keys with the numbers of the next records."""
         try:
             return (
-                replace(tx, sequence=proven_count(self.sent, tx)),
+                replace(tx, sequence=proven_count(self.sent, tx, self._last_flight)),
                 replace(rx, sequence=proven_count(self.received, rx)),
             )
         except PeerError as error:

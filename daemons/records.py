@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from umktls.errors import PeerError
@@ -92,21 +93,23 @@ def seal_record(session: Session, record: Record) -> bytes:
     return bytes(_ENGINE.sealer(session).seal(record.type, [record.data]))
 
 
-def proven_count(records: Sequence[bytes], keys: Session) -> int:
+def proven_count(records: Sequence[bytes], keys: Session, likely: int = 0) -> int:
     """How many of `records`, all that went one way, were sealed under `keys` from number 0 on.
 
     That is the sequence number of the next record. Each one counted has been opened under its
-    number, so the count is known and not assumed. Raises `PeerError` when a record behind the
-    first such record does not open.
+    number, so the count is known and not assumed. No second record opens under number 0, so it does
+    not matter where the search for the first one begins: so many records before the end as are
+    `likely`. Raises `PeerError` when a record behind the first such record does not open.
     """
     if keys.version == TLS_1_2:
         return _open_rest(_ENGINE.opener(keys), _behind_change_cipher_spec(records))
     protected = [record for record in records if record[0] == APPLICATION_DATA]
     opener = _ENGINE.opener(keys)
-    for start, record in enumerate(protected):
+    begin = max(0, len(protected) - likely)
+    for start in (*range(begin, len(protected)), *range(begin)):
         opener.sequence = 0
         with contextlib.suppress(RecordError):
-            open_record(opener, record)
+            open_record(opener, protected[start])
             return _open_rest(opener, protected[start + 1 :])
     return 0
 
@@ -144,7 +147,7 @@ class ShadowReceiver:
     """Seals records for the SSL object under the keys that it has, at the number it expects."""
 
     def __init__(self, keys: Session) -> None:
-        self._sealer = _ENGINE.sealer(keys)
+        self.update(keys)
 
     def seal(self, record: Record) -> bytes:
         """The next record for the object."""
@@ -152,7 +155,13 @@ class ShadowReceiver:
 
     def update(self, keys: Session) -> None:
         """The peer has changed its key to this one: so does the object."""
-        self._sealer = _ENGINE.sealer(keys)
+        self._keys = keys
+        self.__dict__.pop("_sealer", None)
+
+    @cached_property
+    def _sealer(self) -> Sealer:
+        """Most sessions never need it."""
+        return _ENGINE.sealer(self._keys)
 
 
 class ShadowSender:
@@ -164,7 +173,7 @@ class ShadowSender:
     def __init__(self, secret: bytes, keys: Session) -> None:
         self._suite = keys.suite
         self._secret = secret
-        self._opener = _ENGINE.opener(keys)
+        self._keys = keys
 
     def open_all(self, output: bytes) -> Iterator[Record]:
         """What the object sealed, in order, without its own key updates.
@@ -176,9 +185,15 @@ class ShadowSender:
             record = open_record(self._opener, sealed)
             if record.type == HANDSHAKE and record.data[:1] == bytes((KEY_UPDATE,)):
                 self._secret = next_traffic_secret(self._suite, self._secret)
-                self._opener = _ENGINE.opener(Session.from_secret(self._suite, self._secret))
+                self._keys = Session.from_secret(self._suite, self._secret)
+                del self._opener
             else:
                 yield record
+
+    @cached_property
+    def _opener(self) -> Opener:
+        """Most sessions never need it."""
+        return _ENGINE.opener(self._keys)
 
 
 class HandshakeMessage(NamedTuple):

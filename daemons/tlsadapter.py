@@ -80,8 +80,8 @@ Chain: TypeAlias = tuple[x509.Certificate, ...]
 
 # Peers whose chains are remembered for when they resume.
 CHAINS_LIMIT = 16384
-# What is read from a memory BIO at once.
-OUTPUT_SIZE = 65536
+# What is read from a memory BIO at once: a flight of messages, as a rule.
+OUTPUT_SIZE = 16384
 
 
 class TlsError(PeerError):
@@ -311,6 +311,7 @@ class Endpoint:
         self._owner = owner
         self.findings = Findings()
         self._verified: Chain = ()
+        self._chain: Chain | None = None
         self.connection = SSL.Connection(context, None)
         self.connection.set_app_data(self.findings)
 
@@ -425,7 +426,9 @@ class Endpoint:
     @property
     def chain(self) -> Chain:
         """The verified chain of the peer, also where the session was resumed."""
-        return self._owner.chain_of(self)
+        if self._chain is None:
+            self._chain = self._owner.chain_of(self)
+        return self._chain
 
     def problem(self) -> VerifyProblem | None:
         """What is wrong with the peer's certificate by now; None if nothing is."""

@@ -106,10 +106,16 @@ class Socket:
         Where the descriptor is not the TCP socket itself, the kernel is asked (UMKTLS_PEERADDR).
         """
         try:
-            with socket.socket(fileno=os.dup(self.fd)) as duplicate:
-                address = duplicate.getpeername()
+            # The family only keeps Python from looking for it; the address is what it is.
+            borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=self.fd)
         except OSError:
             return None
+        try:
+            address = borrowed.getpeername()
+        except OSError:
+            return None
+        finally:
+            borrowed.detach()
         if isinstance(address, tuple):
             return address[0], address[1]
         host, _, port = self._own_option(UMKTLS_PEERADDR).decode("ascii", "replace").partition(" ")
