@@ -105,11 +105,10 @@ class Socket:
 
         Where the descriptor is not the TCP socket itself, the kernel is asked (UMKTLS_PEERADDR).
         """
-        try:
-            # The family only keeps Python from looking for it; the address is what it is.
-            borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=self.fd)
-        except OSError:
+        if self.fd < 0:
             return None
+        # The family only keeps Python from looking for it; the address is what it is.
+        borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=self.fd)
         try:
             address = borrowed.getpeername()
         except OSError:

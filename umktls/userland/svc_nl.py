@@ -4,7 +4,7 @@
     server.start()
 
 It does with netlink messages what `svc.UpcallServer` does with a stream: handlers get the decoded
-argument and return the result, each in a thread of its own.
+argument and return the result, each in a thread of its own, the one that has read the message.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import contextlib
 import logging
 import socket
 import struct
-import threading
 from collections.abc import Mapping
 
 from umktls.abi.freebsd import ERRNO_NAMES
@@ -35,7 +34,7 @@ from umktls.upcall.syscalls import CloseArgs, SetsockoptArgs
 from umktls.userland.failures import KernelGone
 from umktls.userland.libc import CALL_SECONDS, Kernel
 from umktls.userland.svc import MAX_THREADS, UpcallPeer
-from umktls.userland.threads import Threads
+from umktls.userland.threads import Readers
 
 __all__ = ["NetlinkServer"]
 
@@ -60,7 +59,9 @@ class NetlinkServer:
     ) -> None:
         self._kernel = kernel
         self._dispatcher = Dispatcher([Service(program, handlers)])
-        self._threads = Threads(threads, "upcall")
+        self._readers = Readers(
+            self._receive, self._take, lambda: self._sock.close(), threads, "upcall"
+        )
         self._number, self._sock = kernel.netlink_socket()
         try:
             family = self._ask_for_family()
@@ -91,7 +92,7 @@ class NetlinkServer:
         self._kernel.call(
             SetsockoptArgs(self._number, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group, ())
         )
-        threading.Thread(target=self._serve, name="upcall-read", daemon=True).start()
+        self._readers.start()
 
     def close(self) -> None:
         """Stop answering. Upcalls that run go on; their answers are lost."""
@@ -100,16 +101,20 @@ class NetlinkServer:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
-    def _serve(self) -> None:
-        """Until the kernel's end is closed."""
-        with self._sock, contextlib.suppress(OSError):
-            while datagram := self._sock.recv(wire.MAX_DATAGRAM):
-                try:
-                    self._take(wire.parse_untrusted(datagram))
-                except PeerError as error:
-                    logger.warning("garbage on the netlink socket, message dropped: %s", error)
+    def _receive(self) -> bytes | None:
+        """The kernel's next message; None when its end is closed."""
+        try:
+            return self._sock.recv(wire.MAX_DATAGRAM) or None
+        except OSError:
+            return None
 
-    def _take(self, message: wire.Message) -> None:
+    def _take(self, datagram: bytes) -> None:
+        try:
+            self._answer(wire.parse_untrusted(datagram))
+        except PeerError as error:
+            logger.warning("garbage on the netlink socket, message dropped: %s", error)
+
+    def _answer(self, message: wire.Message) -> None:
         if message.type == NLMSG_ERROR:
             number = wire.parse_error_untrusted(message)
             name = ERRNO_NAMES.get(number, str(number))
@@ -122,10 +127,7 @@ class NetlinkServer:
         if not isinstance(call, Call):
             raise PeerError("a reply where a call was expected")
         job = self._dispatcher.dispatch(call, self._peer)
-        if isinstance(job, Job):
-            self._threads.run(lambda: self._reply(message.seq, job.run()))
-        else:
-            self._reply(message.seq, job)
+        self._reply(message.seq, job.run() if isinstance(job, Job) else job)
 
     def _reply(self, xid: int, parts: list[Buffer]) -> None:
         body = b"".join(parts)

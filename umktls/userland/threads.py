@@ -1,12 +1,19 @@
-"""Threads that are kept for the next job: starting one costs more than a small upcall's work."""
+"""Threads that are kept for the next job: starting one costs more than a small upcall's work.
+
+`Threads` are given their jobs by another thread, `Readers` read them themselves.
+"""
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
-__all__ = ["KEPT", "Threads"]
+__all__ = ["KEPT", "Readers", "Threads"]
+
+logger = logging.getLogger(__name__)
 
 # A thread that has had nothing to do for so long (seconds) ends.
 IDLE_SECONDS = 10.0
@@ -14,6 +21,7 @@ IDLE_SECONDS = 10.0
 KEPT = 32
 
 Job = Callable[[], None]
+T = TypeVar("T")
 
 
 class Threads:
@@ -60,3 +68,71 @@ class Threads:
                     if self._idle:
                         self._idle -= 1
                         return None
+
+
+class Readers(Generic[T]):
+    """At most `limit` threads that share what there is to read, made as they are needed.
+
+    Whoever has read something works on it at once, without another thread having to wake up for it,
+    and somebody else goes on reading; nobody does while all of them are busy. `read` returns None
+    at the end of everything; `ended` is called once, when all of them have come there.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], T | None],
+        work: Callable[[T], None],
+        ended: Callable[[], None],
+        limit: int,
+        name: str,
+    ) -> None:
+        self._read = read
+        self._work = work
+        self._ended = ended
+        self._limit = limit
+        self._name = name
+        self._lock = threading.Lock()  # of what follows
+        self._threads = 0
+        self._reading = 0
+
+    def start(self) -> None:
+        """Begin to read, with one thread."""
+        with self._lock:
+            self._add()
+
+    def _add(self) -> None:
+        self._threads += 1
+        self._reading += 1
+        threading.Thread(target=self._run, name=self._name, daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            while (item := self._read()) is not None:
+                self._take_turns()
+                try:
+                    self._work(item)
+                except Exception:
+                    logger.exception("thread %s goes on with the next one", self._name)
+                if not self._comes_back():
+                    return
+        finally:
+            with self._lock:
+                self._threads -= 1
+                last = not self._threads
+            if last:
+                self._ended()
+
+    def _take_turns(self) -> None:
+        """This thread reads no more for now."""
+        with self._lock:
+            self._reading -= 1
+            if not self._reading and self._threads < self._limit:
+                self._add()
+
+    def _comes_back(self) -> bool:
+        """Whether this thread is to go on reading: as many do already as are kept, otherwise."""
+        with self._lock:
+            if self._reading >= KEPT:
+                return False
+            self._reading += 1
+            return True
