@@ -89,6 +89,36 @@ def typed_flushes(w: World) -> None:
     assert peer.open(w.send(b"", ALERT)) == [(DATA, b"open")]
 
 
+@row(
+    SEND, "The open record goes, and counts against the room, even if the typed one fails", KERNELS
+)
+def flushed_is_kept(w: World) -> None:
+    peer = sending(w)
+    alert = w.set_type(ALERT)
+    for room in (0, 20):  # none, and less than the open record takes
+        w.send(b"open", flags=w.abi.more)
+        assert errno_of(w.socket.send, b"\1\0", alert, room=room) == errno.EAGAIN
+        assert errno_of(w.socket.send, b"\1\0", alert, room=20) == errno.EAGAIN
+        assert peer.open(w.send(b"\1\0", ALERT)) == [(DATA, b"open"), (ALERT, b"\1\0")]
+    w.send(b"open", flags=w.abi.more)
+    assert errno_of(w.socket.send, b"\1\0", alert, room=0) == errno.EAGAIN
+    w.socket.close()
+    assert peer.open(b"".join(map(bytes, w.socket.take_pending()))) == [(DATA, b"open")]
+
+
+@row(SEND, "So it does where an error waits, or the typed record is one too many", LINUX)
+def flushed_before_an_error(w: World) -> None:
+    w.enable("tx", keys(sequence=2**64 - 2))
+    peer = receiving(w)
+    w.send(b"open", flags=w.abi.more)
+    w.arrive(flipped(peer.seal(b"x"), 1))
+    assert errno_of(w.send, b"\1\0", ALERT) == errno.EINVAL
+    assert errno_of(w.recv) == errno.EINVAL
+    assert errno_of(w.send, b"\1\0", ALERT) == errno.EBADMSG
+    wire = b"".join(map(bytes, w.socket.take_pending()))
+    assert w.peer(keys(sequence=2**64 - 2)).open(wire) == [(DATA, b"open")]
+
+
 @row(SEND, "A control message of level SOL_TLS that does not set a type: EINVAL", LINUX)
 def wrong_control(w: World) -> None:
     sending(w)

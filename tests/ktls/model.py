@@ -1,19 +1,22 @@
 """What a KTLS socket should do, as plainly as it can be said: a list of typed records.
 
 No bytes of TLS here. The model is told which records were sent, how many bytes of them have
-arrived, and says what recvmsg(2) has to answer. It knows three kinds of kernels: FreeBSD's, Linux's
-and ours.
+arrived, and says what recvmsg(2) has to answer; and, for what is sent, which records it becomes. It
+knows three kinds of kernels: FreeBSD's, Linux's and ours.
 """
 
 from __future__ import annotations
 
 import errno
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 DATA = 23
 FREEBSD_ROOM = 22  # CMSG_LEN(sizeof(struct tls_get_record))
 LINUX_ROOM = 17  # CMSG_LEN(1)
+LIMIT = 16384  # bytes of payload in a record
+SEND_LOW_WATER = 2048  # FreeBSD's
 CUT = -1  # the type of a control message that was cut
 
 
@@ -36,6 +39,56 @@ class Answer:
     data: bytes = b""
     type: int = 0
     end: bool = False
+
+
+@dataclass(frozen=True)
+class Sending:
+    """What sendmsg gives: an errno, or how many bytes were taken, and the records that go."""
+
+    errno: int = 0
+    count: int = 0
+    items: tuple[Item, ...] = ()
+
+
+class SendModel:
+    """The sending side. `size`: bytes on the wire of a record with so many bytes of payload."""
+
+    def __init__(self, kind: str, size: Callable[[int], int]) -> None:
+        self.open = b""  # what MSG_MORE keeps back
+        self._waiting: list[Item] = []  # records that a call made which failed then
+        self._size = size
+        self._answer = self._freebsd if kind == "freebsd" else self._linux
+
+    def send(self, data: bytes, record_type: int, more: bool, room: int | None) -> Sending:
+        return self._answer(data, record_type, more, len(data) + 2**30 if room is None else room)
+
+    def _freebsd(self, data: bytes, record_type: int, more: bool, room: int) -> Sending:
+        if room < len(data) and (record_type != DATA or room < SEND_LOW_WATER):
+            return Sending(errno.EAGAIN)
+        data = data[:room]
+        pieces = [data[i : i + LIMIT] for i in range(0, len(data), LIMIT)]
+        return Sending(0, len(data), tuple(Item(record_type, piece) for piece in pieces))
+
+    def _linux(self, data: bytes, record_type: int, more: bool, room: int) -> Sending:
+        if record_type != DATA and self.open:
+            self._close(DATA)
+        taken = 0
+        while taken < len(data):
+            if sum(self._size(len(item.payload)) for item in self._waiting) >= room:
+                break
+            piece = data[taken : taken + LIMIT - len(self.open)]
+            self.open += piece
+            taken += len(piece)
+            if len(self.open) == LIMIT or not more:
+                self._close(record_type)
+        if data and not taken:
+            return Sending(errno.EAGAIN)
+        items, self._waiting = tuple(self._waiting), []
+        return Sending(0, taken, items)
+
+    def _close(self, record_type: int) -> None:
+        self._waiting.append(Item(record_type, self.open))
+        self.open = b""
 
 
 class Model:

@@ -11,14 +11,14 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from tests.conformance.world import KEY_UPDATE, World, flipped, keys
-from tests.ktls.model import CUT, DATA, Answer, Item, Model
+from tests.ktls.model import CUT, DATA, Answer, Item, Model, SendModel
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import UmktlsError
+from umktls.ktls.sending import Sent
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.suites import ALL_SUITES, TLS_1_0, TLS_1_3
+from umktls.ktls.suites import ALL_SUITES, CBC_BLOCK, TLS_1_0, TLS_1_3
 
 EXAMPLES = 8  # for each suite, version and personality: some 70 there are
-LIMIT = 16384
 HEADER = 5
 HANDSHAKE = 22
 
@@ -26,12 +26,14 @@ HANDSHAKE = 22
 @dataclass(frozen=True)
 class Send:
     """A message; `more` where the kernel has MSG_MORE, `damaged`: a bit of its last record flips on
-    the way, in the byte that has this number behind the header, counted round and round."""
+    the way, in the byte that has this number behind the header, counted round and round. `room`:
+    what TCP's send buffer takes, None for everything."""
 
     size: int
     type: int = DATA
     more: bool = False
     damaged: int | None = None
+    room: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ SENDS = st.builds(
     st.sampled_from([DATA, DATA, DATA, 21, HANDSHAKE, 100]),
     st.booleans(),
     st.one_of(*[st.none()] * 6, st.just(-1), st.integers(0, 20_000)),
+    st.one_of(*[st.none()] * 2, st.sampled_from([0, 1, 2047, 2048]), st.integers(0, 45_000)),
 )
 ARRIVALS = st.builds(
     Arrive, st.one_of(st.integers(1, 40), st.just(100_000), st.integers(1, 20_000))
@@ -122,8 +125,8 @@ class Run:
         self.sender, self.receiver = World(personality), World(personality)
         self.kind = {"linux": "linux", "umktls": "umktls"}.get(personality, "freebsd")
         self.model = Model(self.kind)
+        self.sending = SendModel(self.kind, self._size)
         self.wire = b""
-        self.open = b""  # what MSG_MORE keeps back
         self.epoch = self.received_epoch = 0
         self._enable(self.sender, "tx", self.session)
         self._enable(self.receiver, "rx", self.session)
@@ -147,15 +150,13 @@ class Run:
         data = bytes((len(self.wire) + i) % KEY_UPDATE[0] for i in range(step.size))
         if step.type == HANDSHAKE and data:
             data = bytes(1) + len(data).to_bytes(3, "big") + data
-        more = step.more and self.kind != "freebsd" and step.type == DATA
         if self.kind == "freebsd" and not data:
             return
-        record_type = None if step.type == DATA else step.type
-        flags = self.sender.abi.more if more else 0
-        wire = self.sender.send(data, record_type, flags)
-        items = self._expected(data, step.type, more)
-        records = records_of(wire)
-        assert len(records) == len(items)
+        more = step.more and self.kind != "freebsd" and step.type == DATA
+        items, records, count = self._send(data, step.type, more, step.room)
+        if step.type == HANDSHAKE and count < len(data):
+            rest, more_records, _ = self._send(data[count:], step.type, more, None)
+            items, records = items + rest, records + more_records
         if step.damaged is not None and records:
             body = len(records[-1]) - HEADER
             records[-1] = flipped(records[-1], HEADER + step.damaged % body)
@@ -164,20 +165,32 @@ class Run:
             self.model.sent(item, len(record))
         self.wire += b"".join(records)
 
-    def _expected(self, data: bytes, record_type: int, more: bool) -> list[Item]:
-        """The records that a message makes, with what was kept open before it."""
-        items = []
-        if record_type != DATA and self.open:
-            items.append(Item(DATA, self.open))
-            self.open = b""
-        if not data:
-            return items
-        data, self.open = self.open + data, b""
-        while len(data) >= LIMIT or (data and not more):
-            items.append(Item(record_type, data[:LIMIT]))
-            data = data[LIMIT:]
-        self.open = data
-        return items
+    def _send(
+        self, data: bytes, record_type: int, more: bool, room: int | None
+    ) -> tuple[list[Item], list[bytes], int]:
+        """One sendmsg: what it has to become, what it became, and how much of it was taken."""
+        expected = self.sending.send(data, record_type, more, room)
+        control = b"" if record_type == DATA else self.sender.set_type(record_type)
+        flags = self.sender.abi.more if more else 0
+        failed, sent = 0, Sent()
+        try:
+            sent = self.sender.socket.send(data, control, flags, room)
+        except UmktlsError as error:
+            failed = error.errno
+        assert (expected.errno, expected.count) == (failed, sent.count)
+        records = [record for wire in sent.wire for record in records_of(bytes(wire))]
+        items = list(expected.items)
+        assert [len(record) for record in records] == [self._size(len(i.payload)) for i in items]
+        event("a partial send" if sent.count < len(data) else "a whole send")
+        return items, records, sent.count
+
+    def _size(self, length: int) -> int:
+        """Bytes on the wire of a record with so many bytes of payload."""
+        suite, version = self.session.suite, self.session.version
+        length += suite.tag_length
+        if suite.mac:
+            length += CBC_BLOCK - length % CBC_BLOCK
+        return HEADER + suite.explicit(version) + length + (version == TLS_1_3)
 
     def update(self, step: Step) -> None:
         if self.kind == "freebsd" or self.session.version != TLS_1_3:

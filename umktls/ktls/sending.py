@@ -12,6 +12,11 @@ whole.
 
 `room` is how many bytes TCP's send buffer still takes, None for any number. Where it does not
 suffice, WouldBlock is raised or less is sent; whether to wait then is the caller's business.
+
+A record that was sealed has used up its sequence number and has to reach the peer, even if the call
+that sealed it fails afterwards: a record with a type first lets the open one go, and then there may
+be no room for its own. What was sealed waits in `pending_wire` (Linux's tx_list) and counts against
+the room of the calls that follow, until one of them hands it out.
 """
 
 from __future__ import annotations
@@ -118,16 +123,14 @@ def _send_linux(state: KtlsSocketState, message: Message) -> Sent:
         raise UnsupportedError(f"flags {flags:#x} on a socket that sends records")
     if flags & abi.more and flags & abi.eor:
         raise CallerError("MSG_MORE and MSG_EOR together")
-    sent = Sent()
     record_type = APPLICATION_DATA
     if message.control:
         record_type = _last_record_type(state, message.control)
         if flags & abi.more:
             raise CallerError("a record with a type of its own cannot be kept open (MSG_MORE)")
-        sent.wire += _flush(state)
-    if len(message.data):
-        _fill_records(state, message, record_type, sent)
-    return sent
+        close_record(state)
+    count = _fill_records(state, message, record_type) if len(message.data) else 0
+    return Sent(state.take_pending(), count)
 
 
 def _send_clear(state: KtlsSocketState, message: Message) -> Sent:
@@ -156,61 +159,62 @@ def _last_record_type(state: KtlsSocketState, control: bytes) -> int:
     return record_type
 
 
-def _flush(state: KtlsSocketState) -> list[Buffer]:
-    """The open record, closed."""
-    if not state.open_record:
-        return []
-    wire = state.tx.seal_message((bytes(state.open_record),))
-    state.open_record.clear()
-    return wire
+def close_record(state: KtlsSocketState) -> None:
+    """Seal what MSG_MORE has kept open, if there is any, into `pending_wire`.
+
+    Raises:
+        KeyExhausted: as `_seal_record`; the record stays open.
+    """
+    if state.open_record:
+        _seal_record(state, memoryview(b""), APPLICATION_DATA)
 
 
-def _fill_records(state: KtlsSocketState, message: Message, record_type: int, sent: Sent) -> None:
-    """Record by record, while there is room. Raises where not even the first one goes."""
+def _fill_records(state: KtlsSocketState, message: Message, record_type: int) -> int:
+    """Record by record, while there is room; how many bytes were taken.
+
+    Raises where not even the first record goes.
+    """
     if state.personality.sending.shares_errors:
         state.rx.record_ready()  # finds a bad header
         if state.rx.error is not None:
             raise state.rx.error
     closes = not message.flags & state.personality.messages.more
-    data, room = message.data, message.room
+    data = message.data
     while len(data):
-        if room is not None and room <= 0:
-            if not sent.count:
-                raise WouldBlock("the send buffer has no room")
-            return
+        count = len(message.data) - len(data)
+        if message.room is not None and sum(map(len, state.pending_wire)) >= message.room:
+            if count:
+                return count
+            raise WouldBlock("the send buffer has no room")
         piece = data[: state.tx.payload_limit - len(state.open_record)]
         full = len(state.open_record) + len(piece) == state.tx.payload_limit
         if full or closes:
-            wire = _seal_record(state, piece, record_type, sent)
-            if wire is None:
-                return
-            sent.wire += wire
-            room = None if room is None else room - sum(map(len, wire))
+            try:
+                _seal_record(state, piece, record_type)
+            except KeyExhausted:
+                if count:
+                    return count
+                raise
         else:
             state.open_record += piece
-        sent.count += len(piece)
         data = data[len(piece) :]
+    return len(message.data)
 
 
-def _seal_record(
-    state: KtlsSocketState, piece: memoryview, record_type: int, sent: Sent
-) -> list[Buffer] | None:
-    """One record from the open one and `piece`; None where the end of the key came behind others.
+def _seal_record(state: KtlsSocketState, piece: memoryview, record_type: int) -> None:
+    """One record from the open one and `piece`, into `pending_wire`.
 
     Raises:
         KeyExhausted: as Transmitter.seal_message. Linux breaks the socket by it.
     """
     parts = (bytes(state.open_record), piece) if state.open_record else (piece,)
     try:
-        wire = state.tx.seal_message(parts, record_type)
+        state.pending_wire += state.tx.seal_message(parts, record_type)
     except KeyExhausted as error:
         if state.personality.sending.shares_errors:
             state.rx.error = error
-        if sent.count:
-            return None
         raise
     state.open_record.clear()
-    return wire
 
 
 SENDERS: dict[str, Callable[[KtlsSocketState, Message], Sent]] = {

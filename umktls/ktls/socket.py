@@ -27,7 +27,7 @@ from umktls.ktls.framing import framing_of
 from umktls.ktls.options import Copyin, no_such_option, options_of
 from umktls.ktls.receiving import READABLE, RECEIVERS, Call, Received
 from umktls.ktls.rx import Receiver
-from umktls.ktls.sending import SENDERS, Message, Sent
+from umktls.ktls.sending import SENDERS, Message, Sent, close_record
 from umktls.ktls.session import Direction, Session
 from umktls.ktls.suites import TLS_1_2
 from umktls.ktls.tx import Transmitter
@@ -55,7 +55,8 @@ class KtlsSocketState:
         counters: of the host.
         send_high_water: FreeBSD's so_snd.sb_hiwat, the longest message with a type of its own.
         receive_low_water: SO_RCVLOWAT.
-        open_record: what MSG_MORE has kept back.
+        open_record: what MSG_MORE has kept back, in clear.
+        pending_wire: records that were sealed and not handed out yet; see `send`.
         ulp, zerocopy_ro, expect_no_pad: what Linux's options have set.
         ifnet_disabled: the card sends too much again and is not asked any more.
         keys_set: how often the keys of each direction were set.
@@ -77,6 +78,7 @@ class KtlsSocketState:
         self.send_high_water = SEND_HIGH_WATER
         self.receive_low_water = 1
         self.open_record = bytearray()
+        self.pending_wire: list[Buffer] = []
         self.ulp = False
         self.zerocopy_ro = False
         self.expect_no_pad = False
@@ -240,6 +242,9 @@ class KtlsSocketState:
         `room` is how many bytes TCP's send buffer takes. `broadcast`: the call names such an
         address.
 
+        A call that fails may have sealed the record that was open before it. That record goes out
+        with the next call that does not fail; who cannot wait for one has it by `take_pending`.
+
         Raises:
             WouldBlock: there is no room.
             KeyExhausted: the key seals no more records.
@@ -251,6 +256,21 @@ class KtlsSocketState:
     def sendmsg(self, data: Buffer, control: bytes = b"", flags: int = 0) -> list[Buffer]:
         """What goes to TCP for one sendmsg(2) with room for all of it; raises as `send`."""
         return self.send(data, control, flags).wire
+
+    def take_pending(self) -> list[Buffer]:
+        """Records that were sealed and have not gone to TCP, to be sent before anything else."""
+        wire, self.pending_wire = self.pending_wire, []
+        return wire
+
+    def flush(self) -> list[Buffer]:
+        """What goes to TCP before somebody seals past this object, with `tx.seal_message`: what
+        waits, and what MSG_MORE has kept open, as a record of its own.
+
+        Raises:
+            KeyExhausted: the key has no number left for the open record, which stays open.
+        """
+        close_record(self)
+        return self.take_pending()
 
     def recvmsg(self, length: int, controllen: int, flags: int = 0) -> Received:
         """One recvmsg(2): data, control messages, flags. All empty at the end of the stream.
@@ -265,7 +285,8 @@ class KtlsSocketState:
     # The end
 
     def close(self) -> None:
-        """The socket is no more. What MSG_MORE kept back was never sent."""
+        """The socket is no more. What MSG_MORE kept back was never sent; what was sealed still
+        goes (`take_pending`)."""
         if self._closed:
             return
         self._closed = True
