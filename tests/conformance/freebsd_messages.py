@@ -387,6 +387,59 @@ def truncated(w: World) -> None:
     assert not w.socket.dropped
 
 
+@row(RECEIVE, "A reset connection: what is queued, then ECONNRESET once, then the end", KERNELS)
+def reset(w: World) -> None:
+    peer = receiving(w)
+    w.arrive(peer.seal(b"one") + peer.seal(b"two"))
+    w.socket.connection_lost()
+    assert w.socket.dropped
+    assert w.socket.readable()
+    assert w.outcomes(2) == [b"one", b"two"]
+    assert w.socket.readable()
+    assert w.outcomes(3) == [errno.ECONNRESET, b"", b""]
+    assert w.socket.readable()
+
+
+@row(RECEIVE, "The same in clear; a peek leaves the error", FREEBSD)
+def reset_clear(w: World) -> None:
+    w.arrive(b"data")
+    w.socket.connection_lost()
+    assert w.outcomes(1) == [b"data"]
+    assert errno_of(w.recv, flags=w.abi.peek) == errno.ECONNRESET
+    assert w.outcomes(2) == [errno.ECONNRESET, b""]
+
+
+@row(
+    RECEIVE,
+    "A reset inside a record: EMSGSIZE in its place (ktls_check_rx), and then never the end",
+    FREEBSD,
+)
+def reset_inside(w: World) -> None:
+    w.arrive(receiving(w).seal(b"half")[:-1])
+    w.socket.connection_lost()
+    assert w.outcomes(3) == [errno.EMSGSIZE, errno.EAGAIN, errno.EAGAIN]
+
+
+@row(RECEIVE, "A socket that was never connected: ENOTCONN, in clear or not", KERNELS)
+def never_connected(w: World) -> None:
+    w.socket.conditions.connected = False
+    assert w.outcomes(1) == [errno.ENOTCONN]
+    receiving(w)
+    assert w.outcomes(1) == [errno.ENOTCONN]
+
+
+@row(SEND, "A reset connection: EPIPE at once, whatever waits to be read", KERNELS)
+def reset_sending(w: World) -> None:
+    sending(w)
+    receiving(w)
+    w.socket.connection_lost()
+    assert errno_of(w.send, b"data") == errno.EPIPE
+    assert w.outcomes(1) == [errno.ECONNRESET]
+    other = World(w.personality.name)
+    other.socket.connection_lost()
+    assert errno_of(other.send, b"data") == errno.EPIPE
+
+
 @row(RECEIVE, "The end of the stream is told when everything in front of it was read", KERNELS)
 def end(w: World) -> None:
     peer = receiving(w)

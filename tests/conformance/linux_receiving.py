@@ -239,6 +239,26 @@ def truncated(w: World) -> None:
     assert w.outcomes(3) == [b"whole", b"", b""]
 
 
+@row(RECEIVE, "A reset connection: what is queued, then ECONNRESET once, then the end", LINUX)
+def reset(w: World) -> None:
+    peer = receiving(w)
+    w.arrive(peer.seal(b"one") + peer.seal(b"two") + peer.seal(b"half")[:-1])
+    w.socket.connection_lost()
+    assert w.recv(4)[0] == b"onet"
+    assert w.recv()[0] == b"wo"
+    assert w.socket.readable()
+    assert w.outcomes(3) == [errno.ECONNRESET, b"", b""]
+    assert w.socket.readable()
+
+
+@row(RECEIVE, "A call that had data takes the error of a reset with it", LINUX)
+def reset_behind_data(w: World) -> None:
+    w.arrive(receiving(w).seal(b"data"))
+    w.socket.connection_lost()
+    assert w.socket.recvmsg(5, ROOM, w.abi.waitall)[0] == b"data"
+    assert w.outcomes(1) == [b""]
+
+
 @row(RECEIVE, "What waits when TLS_RX is set is parsed as records", LINUX)
 def early_bytes(w: World) -> None:
     wire = w.peer().seal(b"early")
@@ -260,12 +280,6 @@ not_here(
     "A thread that already waits in a plain recv when TLS_RX is set keeps reading raw bytes",
     LINUX,
     "No call waits inside this model.",
-)
-not_here(
-    RECEIVE,
-    "A reset connection: ECONNRESET, told before the end of the stream",
-    LINUX,
-    "TCP is the machine's own: its error ends the connection before anybody can ask.",
 )
 not_here(
     RECEIVE,
@@ -325,6 +339,15 @@ def key_update_end(w: World) -> None:
     w.arrive(receiving(w).seal(KEY_UPDATE, HANDSHAKE))
     w.fin()
     assert w.outcomes(3) == [KEY_UPDATE, errno.EKEYEXPIRED, errno.EKEYEXPIRED]
+
+
+@row(REKEY, "EKEYEXPIRED even where the connection was reset", LINUX)
+def key_update_reset(w: World) -> None:
+    w.arrive(receiving(w).seal(KEY_UPDATE, HANDSHAKE))
+    w.socket.connection_lost()
+    assert w.outcomes(2) == [KEY_UPDATE, errno.EKEYEXPIRED]
+    w.enable("rx", keys(epoch=1))
+    assert w.outcomes(2) == [errno.ECONNRESET, b""]
 
 
 @row(REKEY, "Sending does not pause: the KeyUpdate goes, then the new key is set", KERNELS)

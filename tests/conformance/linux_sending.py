@@ -197,6 +197,31 @@ def broken(w: World) -> None:
     assert w.peer().open(w.send(b"data")) == [(DATA, b"data")]
 
 
+@row(SEND, "A reset connection: ECONNRESET until it was read, then EPIPE; nothing: 0", LINUX)
+def reset(w: World) -> None:
+    w.enable_both()
+    w.socket.connection_lost()
+    assert [errno_of(w.send, b"data") for _ in range(2)] == [errno.ECONNRESET] * 2
+    assert w.outcomes(2) == [errno.ECONNRESET, b""]
+    assert [errno_of(w.send, b"data") for _ in range(2)] == [errno.EPIPE] * 2
+    assert w.send(b"") == b""
+    assert w.socket.tx.sequence == 0
+
+
+@row(SEND, "The same in clear: the first send takes ECONNRESET, then EPIPE", LINUX)
+def reset_clear(w: World) -> None:
+    w.socket.connection_lost()
+    assert [errno_of(w.send, b"x") for _ in range(2)] == [errno.ECONNRESET, errno.EPIPE]
+    assert w.outcomes(1) == [b""]
+
+
+@row(SEND, "A socket that was never connected: EPIPE", LINUX)
+def unconnected(w: World) -> None:
+    w.socket.conditions.connected = False
+    assert errno_of(w.send, b"data") == errno.EPIPE
+    assert w.outcomes(1) == [errno.ENOTCONN]
+
+
 @row(SEND, "close: a record that MSG_MORE kept open is dropped; no close_notify is made", KERNELS)
 def close(w: World) -> None:
     sending(w)

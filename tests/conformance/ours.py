@@ -22,6 +22,7 @@ from tests.conformance.world import (
 from tests.ktls.helpers import ListSink
 from umktls.abi.leftover import Leftover
 from umktls.abi.rpctls import SOL_UMKTLS, UMKTLS_LEFTOVER
+from umktls.errors import WorldError
 from umktls.ktls.rx import PullResult
 from umktls.ktls.suites import ALL_SUITES
 
@@ -69,6 +70,29 @@ def key_update(w: World) -> None:
     assert w.recv(flags=w.abi.peek)[0] == KEY_UPDATE
     assert w.socket.readable()
     assert w.outcomes(2) == [KEY_UPDATE, b""]
+
+
+@row(RECEIVE, "A reset inside a record, or behind a KeyUpdate, is told as what it is", OURS)
+def reset(w: World) -> None:
+    w.arrive(receiving(w).seal(b"half")[:-1])
+    w.socket.connection_lost()
+    assert w.outcomes(3) == [errno.ECONNRESET, b"", b""]
+    for more in (b"", b"what no key will come for"):
+        other = World("umktls")
+        other.arrive(receiving(other).seal(KEY_UPDATE, HANDSHAKE) + more)
+        other.socket.connection_lost(WorldError("no answer", errno.ETIMEDOUT))
+        assert other.outcomes(4) == [KEY_UPDATE, errno.ETIMEDOUT, b"", b""]
+
+
+@row(RECEIVE, "RPC's way gets it behind all data, too", EVERYBODY)
+def reset_pull(w: World) -> None:
+    w.enable("rx", SESSION)
+    w.arrive(w.peer(SESSION).seal(b"data"))
+    w.socket.connection_lost()
+    sink = ListSink()
+    assert errno_of(w.socket.rx.pull, sink) == errno.ECONNRESET
+    assert sink.data == b"data"
+    assert w.socket.rx.pull(sink) is PullResult.EOF
 
 
 @row(RECEIVE, "A KeyUpdate is found behind other messages, and where it is cut in two", OURS)

@@ -61,12 +61,14 @@ class Poll:
 
 
 ALL = Receive(50_000, 24, peek=False)
-# What is answered at the end of the stream, and then, if it is inside a record.
+# What is answered at the end of the stream, and then; what, if it is inside a record; and the same
+# where the connection was reset.
+END, RESET = Answer(), Answer(errno.ECONNRESET)
+CUT_OFF, NEVER = Answer(errno.EMSGSIZE), Answer(errno.EAGAIN)
 ENDS = {
-    "clean": (Answer(), Answer()),
-    "freebsd": (Answer(errno.EMSGSIZE), Answer(errno.EAGAIN)),
-    "linux": (Answer(), Answer()),
-    "umktls": (Answer(errno.EMSGSIZE), Answer()),
+    "freebsd": ((END, END), (CUT_OFF, NEVER), (RESET, END), (CUT_OFF, NEVER)),
+    "linux": ((END, END), (END, END), (RESET, END), (RESET, END)),
+    "umktls": ((END, END), (CUT_OFF, END), (RESET, END), (RESET, END)),
 }
 Step = Send | Update | Arrive | Receive | Poll
 
@@ -228,15 +230,18 @@ class Run:
         found = self.receiver.socket.readable()
         assert expected in (None, found)
 
-    def end(self, tail: int) -> None:
+    def end(self, tail: int, reset: bool) -> None:
         """The stream ends, `tail` bytes into a record; only if everything before it was read."""
         if self.answer(ALL).errno != errno.EAGAIN:
             return  # a bad record stays, as Linux has it
         (record, *_) = records_of(self.sender.send(b"never to be read"))
         begun = tail % len(record)
         self.receiver.arrive(record[:begun])
-        self.receiver.fin()
-        expected = ENDS[self.kind] if begun else ENDS["clean"]
+        if reset:
+            self.receiver.socket.connection_lost()
+        else:
+            self.receiver.fin()
+        expected = ENDS[self.kind][2 * reset + bool(begun)]
         assert tuple(self.answer(ALL) for _ in expected) == expected
 
     def answer(self, step: Receive) -> Answer:
@@ -262,9 +267,9 @@ def records_of(wire: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda row: "{}-{}-{:#x}".format(*row))
 @settings(max_examples=EXAMPLES)
-@given(steps=STEPS, tail=st.integers(0, 60))
+@given(steps=STEPS, tail=st.integers(0, 60), reset=st.booleans())
 def test_sockets_do_what_the_model_says(
-    combination: tuple[str, str, int], steps: list[Step], tail: int
+    combination: tuple[str, str, int], steps: list[Step], tail: int, reset: bool
 ) -> None:
     run = Run(*combination)
     for step in steps:
@@ -272,7 +277,7 @@ def test_sockets_do_what_the_model_says(
     run.arrive(Arrive(len(run.wire) or 1))
     for _ in range(60):
         run.receive(Receive(50_000, 24, False))
-    run.end(tail)
+    run.end(tail, reset)
 
 
 def test_every_suite_and_personality_is_in_it() -> None:

@@ -67,12 +67,14 @@ class SendRules:
             nothing where a type is given; Linux can keep a record open (MSG_MORE).
         clear_control: what becomes of a record type on a socket that sends in clear.
         shares_errors: what breaks one direction breaks the other (sk_err): a bad header that was
-            received, a send beyond the last sequence number.
+            received, a send beyond the last sequence number, a reset.
+        unconnected: what a send gives on a socket that is not connected.
     """
 
     kernel: Kernel = "freebsd"
     clear_control: Literal["refused", "ignored"] = "refused"
     shares_errors: bool = False
+    unconnected: Literal["ENOTCONN", "EPIPE"] = "ENOTCONN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,9 @@ PERSONALITIES = {
             errno_map="host",
             messages=LINUX_MESSAGES,
             keys=KeyRules(interfaces=("linux",), rekey=True, sequence_end=SEQUENCE_END - 1),
-            sending=SendRules(kernel="linux", clear_control="ignored", shares_errors=True),
+            sending=SendRules(
+                kernel="linux", clear_control="ignored", shares_errors=True, unconnected="EPIPE"
+            ),
             receiving=ReceiveRules(
                 kernel="linux",
                 framing="linux",

@@ -36,7 +36,9 @@ def _set_ulp(state: KtlsSocketState, value: bytes, copyin: Copyin) -> None:
         raise UnsupportedError(f"no upper layer protocol {name!r}", errno.ENOENT)
     if state.ulp:
         raise CallerError("the socket has an upper layer protocol", errno.EEXIST)
-    if not state.conditions.connected or state.conditions.listening:
+    conditions = state.conditions
+    here = conditions.connected and conditions.established and not conditions.dropped
+    if not here or conditions.listening:
         raise CallerError("TCP_ULP is for established connections", errno.ENOTCONN)
     state.ulp = True
 

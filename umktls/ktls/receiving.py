@@ -23,7 +23,7 @@ from umktls.abi.cmsg import DATA_OFFSET, cmsg_len
 from umktls.abi.freebsd import TLS_RLTYPE_ALERT, TlsGetRecord, cmsg_space
 from umktls.abi.messages import MessageAbi
 from umktls.errors import CallerError, UmktlsError
-from umktls.ktls.errors import KeyExpired, RecordError, WouldBlock
+from umktls.ktls.errors import WouldBlock
 from umktls.ktls.rx import APPLICATION_DATA, Receiver, Record
 from umktls.ktls.states import State
 
@@ -63,10 +63,22 @@ def _receive_clear(state: KtlsSocketState, call: Call) -> Received:
     rx = state.rx
     if not call.length:
         return NOTHING
+    if not rx.waiting_bytes():
+        # FreeBSD's so_error survives a peek, Linux's sk_err does not.
+        error = rx.error if call.peek and rx.rules.decrypts_ahead else rx.take_error()
+        if error is not None:
+            raise error
     short = rx.waiting_bytes() < (call.target(state.receive_low_water) if call.may_wait else 1)
-    if short and not rx.ended:
-        raise WouldBlock("nothing was received yet")
+    if short and not state.ended:
+        raise _nothing_yet(state)
     return rx.read_clear(call.length, peek=call.peek), b"", 0
+
+
+def _nothing_yet(state: KtlsSocketState) -> UmktlsError:
+    """What is raised where there is too little, and the stream has not ended."""
+    if not state.conditions.connected:
+        return CallerError("the socket is not connected", errno.ENOTCONN)
+    return WouldBlock("not enough was received yet")
 
 
 # FreeBSD
@@ -75,7 +87,7 @@ def _receive_clear(state: KtlsSocketState, call: Call) -> Received:
 def _receive_freebsd(state: KtlsSocketState, call: Call) -> Received:
     if state.rx.state is State.CLEAR:
         return _receive_clear(state, call)
-    record = _head_freebsd(state.rx, call)
+    record = _head_freebsd(state, call)
     if record is None:
         return NOTHING
     control = b""
@@ -92,8 +104,9 @@ def _receive_freebsd(state: KtlsSocketState, call: Call) -> Received:
     return data, control[: call.controllen], msg_flags
 
 
-def _head_freebsd(rx: Receiver, call: Call) -> Record | None:
+def _head_freebsd(state: KtlsSocketState, call: Call) -> Record | None:
     """The record at the head, None at the end of the stream or where nothing was asked for."""
+    rx = state.rx
     if rx.rules.decrypts_ahead and not rx.parked:
         rx.open_ahead()
         if call.peek and not rx.parked and rx.error is not None:
@@ -102,8 +115,8 @@ def _head_freebsd(rx: Receiver, call: Call) -> Record | None:
     if record is not None:
         return record
     waits_for_ever = rx.truncated and rx.rules.truncated == "error, then wait"
-    if call.length and (waits_for_ever or not rx.eof):
-        raise WouldBlock("no whole record was received yet")
+    if call.length and (waits_for_ever or not (rx.eof or state.conditions.dropped)):
+        raise _nothing_yet(state)
     return None
 
 
@@ -135,7 +148,7 @@ def _readable_freebsd(state: KtlsSocketState) -> bool:
     """soreadable: what may be read without waiting, control messages counted."""
     rx = state.rx
     if rx.state is State.CLEAR:
-        return rx.ended or rx.waiting_bytes() >= state.receive_low_water
+        return state.ended or rx.waiting_bytes() >= state.receive_low_water
     if rx.rules.decrypts_ahead:
         rx.open_ahead()
         announced = cmsg_space(TlsGetRecord.SIZE)
@@ -143,7 +156,7 @@ def _readable_freebsd(state: KtlsSocketState) -> bool:
         ready = available >= state.receive_low_water
     else:
         ready = bool(rx.parked) or rx.record_ready()
-    return ready or rx.ended or rx.error is not None
+    return ready or state.ended or rx.error is not None
 
 
 # Linux
@@ -216,7 +229,8 @@ def _another(state: KtlsSocketState, call: Call, found: _Gathering, target: int)
     """Open one more record; False where the call returns with what it has.
 
     Raises:
-        WouldBlock, RecordError, KeyExpired: there is nothing to return with, or more has to come.
+        UmktlsError: there is nothing to return with, or more has to come (WouldBlock). Where the
+            call returns with something, an error that was told once is lost, as in Linux.
     """
     rx = state.rx
     if found.copied >= target and not rx.record_ready():
@@ -224,16 +238,16 @@ def _another(state: KtlsSocketState, call: Call, found: _Gathering, target: int)
     no_pad = state.expect_no_pad and not call.peek
     try:
         record = rx.open_another(call.length - found.copied if no_pad else -1)
-    except (RecordError, KeyExpired):
+    except UmktlsError:
         if found.copied:
             return False
         raise
     if record is not None:
         return True
-    if rx.ended:
+    if state.ended:
         return False
     if call.may_wait or not found.copied:
-        raise WouldBlock("no whole record was received yet")
+        raise _nothing_yet(state)
     return False
 
 
@@ -256,11 +270,11 @@ def _announce(record: Record, call: Call, found: _Gathering) -> None:
 def _readable_linux(state: KtlsSocketState) -> bool:
     rx = state.rx
     if rx.state is State.CLEAR:
-        return rx.ended or rx.waiting_bytes() >= state.receive_low_water
+        return state.ended or rx.waiting_bytes() >= state.receive_low_water
     ready = bool(rx.parked) or rx.record_ready()
     if rx.state is State.PAUSED and rx.rules.key_update_hides_records:
         ready = False
-    return ready or rx.ended or rx.error is not None
+    return ready or state.ended or rx.error is not None
 
 
 RECEIVERS: dict[str, Callable[[KtlsSocketState, Call], Received]] = {

@@ -68,7 +68,7 @@ class Receiver:
         corrupted_records, failed_crypto: of this half, as in Counters.
         suite: of the key in use, None in clear.
         tally: where the host counts opened records.
-        error: a fault that waits for its reader.
+        error: a fault, or the loss of the connection, that waits for its reader.
         truncated: the stream ended inside a record.
         wants_rekey, on_wants_rekey: as Transmitter's, for the peer's key.
     """
@@ -102,6 +102,7 @@ class Receiver:
         self._state = State.CLEAR
         self._fin = False
         self._dropped = False
+        self._lost = False
         self._hole: RecordError | None = None  # a record was lost among those that are parked
         self._parked: deque[Record] = deque()
         self._lender: Sink | None = None
@@ -119,8 +120,13 @@ class Receiver:
     @property
     def eof(self) -> bool:
         """Nothing more will come, and nothing is left to read."""
-        if self._parked or self.error is not None:
-            return False
+        return self._nothing_comes and not self._parked and self.error is None
+
+    @property
+    def _nothing_comes(self) -> bool:
+        """No record will be opened any more: for what is behind a KeyUpdate no key comes either."""
+        if self._lost and self._state is State.PAUSED:
+            return True
         return self._dropped or (self._fin and not self._buffer)
 
     @property
@@ -202,6 +208,15 @@ class Receiver:
             self._buffer.filled(count)
             if self._state is State.BROKEN:
                 self._buffer.clear()
+
+    def lost(self, error: UmktlsError) -> None:
+        """TCP has lost the connection: nothing more will come, and behind what is there stands
+        `error`."""
+        if self.rules.decrypts_ahead:
+            self.open_ahead()
+        if not self._dropped:
+            self.error = error
+        self._fin = self._lost = True
 
     def trim(self) -> None:
         """Give memory back on an idle connection. Not between get_buffer and buffer_filled."""
@@ -343,7 +358,9 @@ class Receiver:
         """
         if self._opener is None:
             return None
-        if self._state is State.PAUSED and (self.rules.key_update_hides_end or not self.eof):
+        if self._state is State.PAUSED and (
+            self.rules.key_update_hides_end or not self._nothing_comes
+        ):
             raise KeyExpired("the peer has changed its key, and the new one has not been set")
         if self._state is State.SEALED and (size := self._next_size(self._opener)):
             record = self._open_next(self._opener, size)
@@ -524,7 +541,7 @@ class Receiver:
 
     def _out_of_data(self) -> PullResult:
         """Why there is no record; the end of the stream inside one is an error where it counts."""
-        if self._state is State.PAUSED and not self.eof:
+        if self._state is State.PAUSED and not self._nothing_comes:
             return PullResult.REKEY
         self._note_truncation()
         error = self.take_error()
@@ -538,5 +555,8 @@ class Receiver:
         text = f"the stream ended {len(self._buffer)} bytes into a record"
         self._break()
         self.truncated = True
-        if self.rules.truncated != "end":
+        # FreeBSD's so_error has room for one, the last: this hides that the connection was reset.
+        if self.rules.truncated == "error, then wait" or (
+            self.rules.truncated == "error, then end" and self.error is None
+        ):
             self.error = RecordTruncated(text)

@@ -89,17 +89,24 @@ def _first_record_type(state: KtlsSocketState, control: bytes) -> int | None:
 
 def _check_socket(state: KtlsSocketState, message: Message) -> None:
     """What sosend_generic asks about the socket, in its order."""
-    if state.conditions.dropped or state.rx.dropped:
+    if state.dropped:
         raise WorldError("the connection has been dropped", errno.EPIPE)
     if state.rx.rules.decrypts_ahead:
         state.rx.open_ahead()
     error = state.rx.take_error()
     if error is not None:
         raise error
-    if not state.conditions.connected:
-        if message.broadcast:
-            raise CallerError("TCP cannot connect to a broadcast address", errno.EACCES)
-        raise CallerError("the socket is not connected", errno.ENOTCONN)
+    _refuse_unconnected(state, message)
+
+
+def _refuse_unconnected(state: KtlsSocketState, message: Message) -> None:
+    if state.conditions.connected:
+        return
+    if state.personality.sending.unconnected == "EPIPE":
+        raise CallerError("the socket is not connected", errno.EPIPE)
+    if message.broadcast:
+        raise CallerError("TCP cannot connect to a broadcast address", errno.EACCES)
+    raise CallerError("the socket is not connected", errno.ENOTCONN)
 
 
 def _room_for(state: KtlsSocketState, message: Message, whole: bool) -> int:
@@ -136,11 +143,25 @@ def _send_linux(state: KtlsSocketState, message: Message) -> Sent:
 def _send_clear(state: KtlsSocketState, message: Message) -> Sent:
     if message.control and state.personality.sending.clear_control == "refused":
         raise CallerError("a record type for a socket that sends no records")
+    _check_connection(state, message)
     room = len(message.data) if message.room is None else message.room
     if len(message.data) and room <= 0:
         raise WouldBlock("the send buffer has no room")
     data = message.data[:room]
     return Sent([data] if len(data) else [], len(data))
+
+
+def _check_connection(state: KtlsSocketState, message: Message) -> None:
+    """What tcp_sendmsg asks. In clear it takes the error that waits; a record's leaves it."""
+    if state.personality.sending.shares_errors:
+        state.rx.record_ready()  # finds a bad header
+        sealed = state.tx.state is not State.CLEAR
+        error = state.rx.error if sealed else state.rx.take_error()
+        if error is not None:
+            raise error
+    if state.conditions.dropped:
+        raise WorldError("the connection has been dropped", errno.EPIPE)
+    _refuse_unconnected(state, message)
 
 
 def _last_record_type(state: KtlsSocketState, control: bytes) -> int:
@@ -174,10 +195,7 @@ def _fill_records(state: KtlsSocketState, message: Message, record_type: int) ->
 
     Raises where not even the first record goes.
     """
-    if state.personality.sending.shares_errors:
-        state.rx.record_ready()  # finds a bad header
-        if state.rx.error is not None:
-            raise state.rx.error
+    _check_connection(state, message)
     closes = not message.flags & state.personality.messages.more
     data = message.data
     while len(data):

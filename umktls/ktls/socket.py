@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from umktls.abi.freebsd import TCP_TLS_MODE_NONE, TCP_TLS_MODE_SW
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
-from umktls.errors import UnsupportedError
+from umktls.errors import UmktlsError, UnsupportedError, WorldError
 from umktls.ktls.counters import Counters, Sysctls
 from umktls.ktls.engines import MAX_PLAINTEXT, Buffer, Engine
 from umktls.ktls.framing import framing_of
@@ -37,10 +37,18 @@ SEND_HIGH_WATER = 2 * 1024 * 1024
 
 @dataclass(slots=True)
 class Conditions:
-    """What is asked about the TCP connection below. A daemon gets its sockets connected, so the
-    rest is for who tries the model out."""
+    """What is asked about the TCP connection below; whoever has it keeps this up to date.
+
+    Attributes:
+        dropped: there is no connection any more: TCP's state is CLOSE, after a reset or a time-out.
+            `KtlsSocketState.connection_lost` sets it, and tells readers why.
+        established: neither side has closed. Only Linux's TCP_ULP asks.
+        listening, tcp, connected: a daemon gets its sockets connected, so these are for who tries
+            the model out.
+    """
 
     dropped: bool = False
+    established: bool = True
     listening: bool = False
     tcp: bool = True
     connected: bool = True
@@ -121,6 +129,20 @@ class KtlsSocketState:
     def dropped(self) -> bool:
         """The connection is no more, be it by TCP or for a bad record header."""
         return self.conditions.dropped or self.rx.dropped
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more will come; something may be left to read."""
+        return self.conditions.dropped or self.rx.ended
+
+    def connection_lost(self, error: UmktlsError | None = None) -> None:
+        """TCP has lost the connection, by `error` (ECONNRESET).
+
+        Options and sendmsg know it at once. recvmsg, and `rx.pull`, first give what is queued, then
+        the error, once, then the end of the stream.
+        """
+        self.conditions.dropped = True
+        self.rx.lost(error or WorldError("the connection was reset", errno.ECONNRESET))
 
     @property
     def wants_rekey(self) -> bool:
