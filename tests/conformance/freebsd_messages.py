@@ -42,18 +42,19 @@ def receiving(w: World) -> Peer:
     return w.peer(session())
 
 
-@row(SEND, "A write is cut into records of at most kern.ipc.tls.maxlen", KERNELS)
+@row(
+    SEND, "A write is cut into records of at most kern.ipc.tls.maxlen, as it was at ENABLE", KERNELS
+)
 def maxlen(w: World) -> None:
     w.sysctls.maxlen = 100
-    w.socket = w.another()
     peer = sending(w)
+    w.sysctls.maxlen = 200
     assert [len(p) for _, p in peer.open(w.send(b"x" * 250))] == [100, 100, 50]
 
 
 @row(SEND, "A kern.ipc.tls.maxlen above 16384 counts as that", KERNELS)
 def maxlen_too_long(w: World) -> None:
     w.sysctls.maxlen = 20000
-    w.socket = w.another()
     peer = sending(w)
     assert [len(p) for _, p in peer.open(w.send(bytes(17000)))] == [16384, 616]
 

@@ -280,8 +280,8 @@ def no_first_form_rx(w: World) -> None:
 def unconnected(w: World) -> None:
     w.socket.conditions.connected = False
     w.freebsd_enable("tx", keys())
-    if w.personality.sending.kernel == "freebsd":
-        assert errno_of(w.send, b"data") == errno.ENOTCONN
+    assert errno_of(w.send, b"data") == errno.ENOTCONN
+    assert w.socket.tx.sequence == 0
 
 
 @row(AREA, "There is no way back: TLS stays for the life of the socket", KERNELS)
@@ -371,6 +371,26 @@ def given_up(w: World) -> None:
     assert errno_of(w.set_mode, freebsd.TCP_TLS_MODE_IFNET) == errno.ENXIO
     counters = w.socket.counters
     assert (counters.ifnet_disable_ok, counters.switch_to_sw, counters.switch_failed) == (1, 1, 0)
+
+
+@row(
+    MODES, "kern.ipc.tls.ifnet.permitted is 0: a first key goes to software, not to a card", KERNELS
+)
+def not_permitted(w: World) -> None:
+    w.sysctls.ifnet_permitted = False
+    w.socket = KtlsSocketState(
+        Card(), ENGINE, w.personality, w.sysctls, more_tx_engines=(SoftwareEngine(),)
+    )
+    w.freebsd_enable("tx", keys())
+    assert w.mode("tx") == freebsd.TCP_TLS_MODE_SW
+    assert w.socket.engine_name("tx") == "software"
+    w.set_mode(freebsd.TCP_TLS_MODE_IFNET)  # this one insists
+    assert w.mode("tx") == freebsd.TCP_TLS_MODE_IFNET
+    assert w.peer().open(w.send(b"data")) == [(23, b"data")]
+    other = KtlsSocketState(Card(), ENGINE, w.personality, more_tx_engines=(SoftwareEngine(),))
+    w.socket = other
+    w.freebsd_enable("tx", keys())
+    assert w.mode("tx") == freebsd.TCP_TLS_MODE_IFNET
 
 
 @row(MODES, "A listening socket: EINVAL; a dropped one: ECONNRESET", KERNELS)

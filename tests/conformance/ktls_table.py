@@ -404,7 +404,7 @@ def bad_type(w: World, v: Variant) -> None:
     assert outcome(w) == errno.EINVAL
 
 
-@row(OTHER, "ktls_sendto_baddst: sendto a broadcast address: EACCES", FREEBSD)
+@row(OTHER, "ktls_sendto_baddst: sendto a broadcast address: EACCES", KERNELS)
 def sendto_baddst(w: World) -> None:
     w.socket.conditions.connected = False
     w.freebsd_enable("tx", keys())

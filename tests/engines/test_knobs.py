@@ -14,6 +14,7 @@ from umktls.cli.main import main
 from umktls.errors import CallerError
 from umktls.kernel import tls
 from umktls.kernel.host import Host
+from umktls.kernel.knobs import tx_mode
 from umktls.testing.certificates import directory
 from umktls.testing.hosts import pair
 
@@ -98,6 +99,20 @@ async def test_kernel_tls_for_sending_only(certs: Path, tmp_path: Path) -> None:
             (connection,) = both.client.stat()["connections"]
     assert (connection["tx"]["engine"], connection["rx"]["engine"]) == ("software", "bounce")
     assert connection["tx"]["records"] >= 10
+
+
+async def test_a_card_that_is_not_permitted(certs: Path, tmp_path: Path) -> None:
+    """kern.ipc.tls.ifnet.permitted=0: software seals, until TCP_TXTLS_MODE asks for the card."""
+    with trio.fail_after(30):
+        async with pair(certs, tmp_path, engine("ifnet"), {}) as both:
+            both.client.sysctl({"kern.ipc.tls.ifnet.permitted": 0})
+            await talk(both, 1, 1000, 1)
+            (connection,) = both.client.stat()["connections"]
+            assert (connection["tx"]["engine"], connection["tx"]["mode"]) == ("software", "SW")
+            await tx_mode(both.client, "ifnet", None)
+            await talk(both, 1, 1000, 1)
+            (connection,) = both.client.stat()["connections"]
+    assert (connection["tx"]["engine"], connection["tx"]["mode"]) == ("ifnet", "IFNET")
 
 
 async def test_the_commands_refuse_nonsense(certs: Path, tmp_path: Path) -> None:

@@ -34,9 +34,11 @@ class Sysctls:
         enable: kern.ipc.tls.enable.
         rx_enable: kern.ipc.tls.rx_enable, the same for receiving alone.
         cbc_enable: kern.ipc.tls.cbc_enable; off here, on in FreeBSD.
-        maxlen: kern.ipc.tls.maxlen, the longest payload of a record that is sent.
+        maxlen: kern.ipc.tls.maxlen, the longest payload of a record, for sockets that get their
+            key for sending from now on.
         ifnet_max_rexmit_pct: kern.ipc.tls.ifnet_max_rexmit_pct.
-        ifnet_permitted: kern.ipc.tls.ifnet.permitted.
+        ifnet_permitted: kern.ipc.tls.ifnet.permitted; without it a card seals only where
+            TCP_TXTLS_MODE asks for it.
         mb_use_ext_pgs: kern.ipc.mb_use_ext_pgs, without which nothing can be sent.
     """
 

@@ -32,6 +32,7 @@ from umktls.ktls.checks import (
     refuse_dropped,
     run_checks,
 )
+from umktls.ktls.framing import MAX_PLAINTEXT
 from umktls.ktls.options import Copyin, Getter, Option, Setter
 from umktls.ktls.session import Direction, Session
 from umktls.ktls.suites import suite_for
@@ -56,6 +57,8 @@ def _enable(direction: Direction) -> Setter:
                 f"{direction.upper()} TLS refused by {reason}", errno.EPROTONOSUPPORT
             )
         run_checks(LAST_CHECKS, attempt)
+        if direction == "tx" and attempt.before is None:
+            state.tx.payload_limit = min(state.sysctls.maxlen, MAX_PLAINTEXT)
         state.install(direction, session)
 
     return set_option

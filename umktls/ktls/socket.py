@@ -18,11 +18,11 @@ import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from umktls.abi.freebsd import TCP_TLS_MODE_NONE, TCP_TLS_MODE_SW
+from umktls.abi.freebsd import TCP_TLS_MODE_IFNET, TCP_TLS_MODE_NONE, TCP_TLS_MODE_SW
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.errors import UmktlsError, UnsupportedError, WorldError
 from umktls.ktls.counters import Counters, Sysctls
-from umktls.ktls.engines import MAX_PLAINTEXT, Buffer, Engine
+from umktls.ktls.engines import Buffer, Engine
 from umktls.ktls.framing import framing_of
 from umktls.ktls.options import Copyin, no_such_option, options_of
 from umktls.ktls.receiving import READABLE, RECEIVERS, Call, Received
@@ -92,8 +92,7 @@ class KtlsSocketState:
         self.expect_no_pad = False
         self.ifnet_disabled = False
         keys = personality.keys
-        limit = min(self.sysctls.maxlen, MAX_PLAINTEXT)
-        self.tx = Transmitter(limit, limits=keys.limits, sequence_end=keys.sequence_end)
+        self.tx = Transmitter(limits=keys.limits, sequence_end=keys.sequence_end)
         self.rx = Receiver(personality, self.counters)
         self._engines: dict[Direction, Engine] = {"tx": tx_engine, "rx": rx_engine}
         self._tx_engines = {engine.mode: engine for engine in (*more_tx_engines, tx_engine)}
@@ -180,13 +179,13 @@ class KtlsSocketState:
 
     def unsupported(self, direction: Direction, session: Session) -> str | None:
         """None if the direction's engine can serve the session, otherwise who cannot, and why."""
-        engine = self._engines[direction]
+        engine = self._next_engine(direction)
         reason = engine.supports(session, direction)
         return None if reason is None else f"engine {engine.name}: {reason}"
 
     def install(self, direction: Direction, session: Session) -> None:
         """The point of no return: from here on, or under a new key, `direction` has records."""
-        engine = self._engines[direction]
+        engine = self._engines[direction] = self._next_engine(direction)
         again = direction in self._sessions
         if direction == "tx":
             set_sealer = self.tx.rekey if again else self.tx.enable
@@ -203,6 +202,17 @@ class KtlsSocketState:
             self.counters.rekeys[direction] += 1
         else:
             self.counters.opens(direction, engine.mode, session.suite)
+
+    def _next_engine(self, direction: Direction) -> Engine:
+        """Who is to work with the next key. Where kern.ipc.tls.ifnet.permitted is 0 FreeBSD asks
+        no card for a first key (ktls_try_ifnet); TCP_TXTLS_MODE still gets one."""
+        engine = self._engines[direction]
+        permitted = (
+            self.sysctls.ifnet_permitted or "freebsd" not in self.personality.keys.interfaces
+        )
+        if engine.mode == TCP_TLS_MODE_IFNET and not permitted and direction not in self._sessions:
+            return self._tx_engines.get(TCP_TLS_MODE_SW, engine)
+        return engine
 
     def switch_tx(self, mode: int) -> None:
         """Go on sealing with the engine of that mode, under the same key (ktls_set_tx_mode).
