@@ -13,6 +13,7 @@ from tests.conformance.world import (
     HANDSHAKE,
     KEY_UPDATE,
     ROOM,
+    FailingSealer,
     Peer,
     World,
     errno_of,
@@ -439,6 +440,30 @@ def reset_sending(w: World) -> None:
     other = World(w.personality.name)
     other.socket.connection_lost()
     assert errno_of(other.send, b"data") == errno.EPIPE
+
+
+@row(
+    SEND,
+    "An encryption error: counted as failed_crypto, and the connection dropped with EIO",
+    KERNELS,
+)
+def encryption_error(w: World) -> None:
+    sending(w)
+    peer = receiving(w)
+    w.arrive(peer.seal(b"data"))
+    w.socket.tx.replace_sealer(FailingSealer(session(), {0}))
+    w.send(b"good")
+    if w.personality.sending.kernel == "freebsd":  # a worker encrypts behind the call
+        sent = w.socket.send(b"bad")
+        assert (sent.count, sent.wire) == (3, [])
+    else:
+        assert errno_of(w.send, b"bad") == errno.EIO
+    assert w.socket.dropped
+    assert errno_of(w.send, b"more") == errno.EPIPE
+    assert errno_of(w.socket.tx.seal_message, (b"RPC's",)) == errno.EPIPE
+    assert w.outcomes(3) == [b"data", errno.EIO, b""]
+    values = dict(line.split(": ") for line in w.socket.counters.sysctl_lines(w.sysctls))
+    assert values["kern.ipc.tls.stats.failed_crypto"] == "1"
 
 
 @row(RECEIVE, "The end of the stream is told when everything in front of it was read", KERNELS)

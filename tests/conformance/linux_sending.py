@@ -11,7 +11,9 @@ from tests.conformance.world import (
     AES128,
     ALERT,
     DATA,
+    ENGINE,
     HANDSHAKE,
+    FailingSealer,
     Peer,
     World,
     errno_of,
@@ -195,6 +197,24 @@ def broken(w: World) -> None:
         assert errno_of(w.send, b"data") == errno.EINVAL
     assert errno_of(w.recv) == errno.EINVAL
     assert w.peer().open(w.send(b"data")) == [(DATA, b"data")]
+
+
+@row(
+    SEND, "An encryption error: EBADMSG, also for the reader, once; the open record is lost", LINUX
+)
+def encryption_error(w: World) -> None:
+    w.enable_both()
+    w.socket.tx.replace_sealer(FailingSealer(keys(), {0}))
+    assert w.socket.send(b"x" * 16385).count == 16384
+    assert w.outcomes(2) == [errno.EBADMSG, errno.EAGAIN]
+    w.send(b"open", flags=w.abi.more)
+    assert [errno_of(w.send, b"data") for _ in range(2)] == [errno.EBADMSG] * 2
+    assert not w.socket.open_record
+    assert w.outcomes(2) == [errno.EBADMSG, errno.EAGAIN]
+    w.socket.tx.replace_sealer(ENGINE.sealer(keys(sequence=w.socket.tx.sequence)))
+    peer = w.peer(keys(sequence=1))
+    assert peer.open(w.send(b"data")) == [(DATA, b"data")]
+    assert "TlsDecryptError                 \t0" in w.socket.counters.tls_stat_lines()
 
 
 @row(SEND, "A reset connection: ECONNRESET until it was read, then EPIPE; nothing: 0", LINUX)

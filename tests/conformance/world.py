@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +15,9 @@ from umktls.abi import freebsd, linux
 from umktls.abi.freebsd import IPPROTO_TCP, TlsEnable, TlsEnableRequest, TlsGetRecord
 from umktls.abi.linux import CRYPTO_INFO_LAYOUTS, CryptoInfo
 from umktls.abi.personality import PERSONALITIES, Kernel
-from umktls.errors import UmktlsError
+from umktls.errors import UmktlsError, WorldError
 from umktls.ktls.counters import Sysctls
-from umktls.ktls.engines import get_engine
+from umktls.ktls.engines import MAX_PLAINTEXT, Buffer, get_engine
 from umktls.ktls.session import Direction, Session
 from umktls.ktls.socket import KtlsSocketState
 from umktls.ktls.suites import ALL_SUITES, TLS_1_0, TLS_1_2, TLS_1_3, Suite
@@ -201,6 +201,26 @@ class World:
             except UmktlsError as error:
                 found.append(error.errno)
         return found
+
+
+class FailingSealer:
+    """A sealer that fails now and then: with each record whose number is not in `good`."""
+
+    def __init__(self, session: Session, good: Container[int]) -> None:
+        self._sealer = ENGINE.sealer(session)
+        self._good = good
+        self.sequence = session.sequence
+
+    def seal(
+        self, record_type: int, parts: Sequence[Buffer], payload_limit: int = MAX_PLAINTEXT
+    ) -> Buffer:
+        if self.sequence not in self._good:
+            self.sequence += 1
+            raise WorldError("no memory", errno.ENOMEM)
+        self._sealer.sequence = self.sequence
+        wire = self._sealer.seal(record_type, parts, payload_limit)
+        self.sequence = self._sealer.sequence
+        return wire
 
 
 class Peer:

@@ -69,12 +69,15 @@ class SendRules:
         shares_errors: what breaks one direction breaks the other (sk_err): a bad header that was
             received, a send beyond the last sequence number, a reset.
         unconnected: what a send gives on a socket that is not connected.
+        seal_failed: what is told when the engine cannot make a record. EIO costs the connection.
+            FreeBSD finds out after the call that had it sealed has returned.
     """
 
     kernel: Kernel = "freebsd"
     clear_control: Literal["refused", "ignored"] = "refused"
     shares_errors: bool = False
     unconnected: Literal["ENOTCONN", "EPIPE"] = "ENOTCONN"
+    seal_failed: Literal["EIO later", "EIO", "EBADMSG"] = "EIO later"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +183,11 @@ PERSONALITIES = {
             messages=LINUX_MESSAGES,
             keys=KeyRules(interfaces=("linux",), rekey=True, sequence_end=SEQUENCE_END - 1),
             sending=SendRules(
-                kernel="linux", clear_control="ignored", shares_errors=True, unconnected="EPIPE"
+                kernel="linux",
+                clear_control="ignored",
+                shares_errors=True,
+                unconnected="EPIPE",
+                seal_failed="EBADMSG",
             ),
             receiving=ReceiveRules(
                 kernel="linux",
@@ -210,7 +217,7 @@ PERSONALITIES = {
                 limits=True,
                 rx_struct_v0=True,
             ),
-            sending=SendRules(kernel="linux"),
+            sending=SendRules(kernel="linux", seal_failed="EIO"),
             receiving=ReceiveRules(
                 framing="strict",
                 decrypts_ahead=False,

@@ -67,6 +67,7 @@ class Counters:
         enable_calls: attempts to set a key, from the third check on.
         corrupted_records: bad headers, and streams that ended inside a record.
         failed_crypto: records that did not open; again for each time they are tried.
+        failed_seals: records that the engine could not make.
         switch_to_ifnet, switch_to_sw, switch_failed: TCP_TXTLS_MODE set, or a card given up.
         ifnet_disable_ok, ifnet_disable_failed: cards given up for retransmitting too much.
         rekeys, rekey_errors: second keys taken and refused, by direction.
@@ -81,6 +82,7 @@ class Counters:
     enable_calls: int = 0
     corrupted_records: int = 0
     failed_crypto: int = 0
+    failed_seals: int = 0
     switch_to_ifnet: int = 0
     switch_to_sw: int = 0
     switch_failed: int = 0
@@ -185,7 +187,6 @@ _STATS: dict[str, Read] = {
     for name in (
         "enable_calls",
         "corrupted_records",
-        "failed_crypto",
         "switch_to_ifnet",
         "switch_to_sw",
         "switch_failed",
@@ -194,6 +195,7 @@ _STATS: dict[str, Read] = {
     )
 } | {
     "offload_total": lambda counters: sum(counters.opened.values()),
+    "failed_crypto": lambda counters: counters.failed_crypto + counters.failed_seals,
     "active": lambda counters: sum(counters.current.values()),
     "ocf.inplace": lambda counters: sum(t.encrypts for t in counters.tallies.values()),
 }

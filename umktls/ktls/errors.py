@@ -64,6 +64,10 @@ class KeyExpired(UmktlsError):
     default_errno = errno.EKEYEXPIRED
 
 
+class SealFailed(WorldError):
+    """EIO, in Linux EBADMSG: the engine could not make a record; nothing of it was sent."""
+
+
 class KeyExhausted(WorldError):
     """EBADMSG: the sequence numbers are used up; sealing one more record would repeat a nonce."""
 

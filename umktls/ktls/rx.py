@@ -212,8 +212,6 @@ class Receiver:
     def lost(self, error: UmktlsError) -> None:
         """TCP has lost the connection: nothing more will come, and behind what is there stands
         `error`."""
-        if self.rules.decrypts_ahead:
-            self.open_ahead()
         if not self._dropped:
             self.error = error
         self._fin = self._lost = True

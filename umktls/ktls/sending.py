@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from umktls.abi.cmsg import DATA_OFFSET
 from umktls.errors import CallerError, UnsupportedError, WorldError
 from umktls.ktls.engines import Buffer
-from umktls.ktls.errors import KeyExhausted, WouldBlock
+from umktls.ktls.errors import KeyExhausted, SealFailed, WouldBlock
 from umktls.ktls.states import State
 from umktls.ktls.suites import TLS_1_0
 from umktls.ktls.tx import APPLICATION_DATA
@@ -75,7 +75,10 @@ def _send_freebsd(state: KtlsSocketState, message: Message) -> Sent:
     if not sealed:
         return Sent([data[:count]] if count else [], count)
     kind = APPLICATION_DATA if record_type is None else record_type
-    return Sent(state.tx.seal_message((data[:count],), kind), count)
+    try:
+        return Sent(state.tx.seal_message((data[:count],), kind), count)
+    except SealFailed:  # a worker's business, and by then the call has returned
+        return Sent([], count)
 
 
 def _first_record_type(state: KtlsSocketState, control: bytes) -> int | None:
@@ -185,6 +188,7 @@ def close_record(state: KtlsSocketState) -> None:
 
     Raises:
         KeyExhausted: as `_seal_record`; the record stays open.
+        SealFailed: as `_seal_record`; where the connection lives, the record is lost.
     """
     if state.open_record:
         _seal_record(state, memoryview(b""), APPLICATION_DATA)
@@ -209,7 +213,7 @@ def _fill_records(state: KtlsSocketState, message: Message, record_type: int) ->
         if full or closes:
             try:
                 _seal_record(state, piece, record_type)
-            except KeyExhausted:
+            except (KeyExhausted, SealFailed):
                 if count:
                     return count
                 raise
@@ -223,7 +227,7 @@ def _seal_record(state: KtlsSocketState, piece: memoryview, record_type: int) ->
     """One record from the open one and `piece`, into `pending_wire`.
 
     Raises:
-        KeyExhausted: as Transmitter.seal_message. Linux breaks the socket by it.
+        KeyExhausted, SealFailed: as Transmitter.seal_message. Linux breaks the socket by them.
     """
     parts = (bytes(state.open_record), piece) if state.open_record else (piece,)
     try:

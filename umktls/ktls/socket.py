@@ -23,6 +23,7 @@ from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.errors import UmktlsError, UnsupportedError, WorldError
 from umktls.ktls.counters import Counters, Sysctls
 from umktls.ktls.engines import Buffer, Engine
+from umktls.ktls.errors import SealFailed
 from umktls.ktls.framing import framing_of
 from umktls.ktls.options import Copyin, no_such_option, options_of
 from umktls.ktls.receiving import READABLE, RECEIVERS, Call, Received
@@ -93,6 +94,7 @@ class KtlsSocketState:
         self.ifnet_disabled = False
         keys = personality.keys
         self.tx = Transmitter(limits=keys.limits, sequence_end=keys.sequence_end)
+        self.tx.on_failed = self._seal_failed
         self.rx = Receiver(personality, self.counters)
         self._engines: dict[Direction, Engine] = {"tx": tx_engine, "rx": rx_engine}
         self._tx_engines = {engine.mode: engine for engine in (*more_tx_engines, tx_engine)}
@@ -140,8 +142,25 @@ class KtlsSocketState:
         Options and sendmsg know it at once. recvmsg, and `rx.pull`, first give what is queued, then
         the error, once, then the end of the stream.
         """
+        if self.rx.rules.decrypts_ahead:
+            self.rx.open_ahead()
+        self._drop(error or WorldError("the connection was reset", errno.ECONNRESET))
+
+    def _drop(self, error: UmktlsError) -> None:
         self.conditions.dropped = True
-        self.rx.lost(error or WorldError("the connection was reset", errno.ECONNRESET))
+        self.rx.lost(error)
+
+    def _seal_failed(self, error: SealFailed) -> bool:
+        """The engine has failed, in whatever thread: whether sending is over."""
+        self.counters.failed_seals += 1
+        if self.personality.sending.seal_failed != "EBADMSG":
+            self._drop(error)
+            return True
+        error.errno = errno.EBADMSG
+        self.open_record.clear()
+        if self.personality.sending.shares_errors:
+            self.rx.error = error
+        return False
 
     @property
     def wants_rekey(self) -> bool:
@@ -274,12 +293,16 @@ class KtlsSocketState:
         `room` is how many bytes TCP's send buffer takes. `broadcast`: the call names such an
         address.
 
+        Where the connection is `dropped` afterwards, the engine has failed to make a record. In
+        FreeBSD this call does not know that, and succeeds.
+
         A call that fails may have sealed the record that was open before it. That record goes out
         with the next call that does not fail; who cannot wait for one has it by `take_pending`.
 
         Raises:
             WouldBlock: there is no room.
             KeyExhausted: the key seals no more records.
+            SealFailed: the engine cannot.
             UmktlsError: as the personality's kernel has it; see sending.py.
         """
         message = Message(memoryview(data), control, flags, room, broadcast)

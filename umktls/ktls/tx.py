@@ -3,21 +3,38 @@
 A key is good for a number of records (Suite.record_limit). Where the personality holds to that,
 `wants_rekey` tells when three quarters of them are gone, so that a new key can be had in time, and
 at the end nothing is sealed any more. Real kernels seal on; here no key ever repeats a nonce.
+
+An engine of somebody's may fail to make a record. Then nothing of it goes, and its sequence number
+is free; what that means for the connection is for `on_failed` to say.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 
 from umktls.abi.personality import SEQUENCE_END
+from umktls.errors import UmktlsError, WorldError
 from umktls.ktls.counters import Tally
 from umktls.ktls.engines import MAX_PLAINTEXT, Buffer, Sealer
-from umktls.ktls.errors import KeyExhausted
+from umktls.ktls.errors import KeyExhausted, SealFailed
 from umktls.ktls.keyupdate import HANDSHAKE, KeyUpdates
 from umktls.ktls.states import TX_TRANSITIONS, Event, State, step
 from umktls.ktls.suites import Suite
 
 APPLICATION_DATA = 23
+
+
+class _Broken:
+    """See Sealer: seals nothing any more."""
+
+    def __init__(self, sequence: int) -> None:
+        self.sequence = sequence
+
+    def seal(
+        self, record_type: int, parts: Sequence[Buffer], payload_limit: int = MAX_PLAINTEXT
+    ) -> Buffer:
+        raise WorldError("sending has ended: a record could not be sealed", errno.EPIPE)
 
 
 class Transmitter:
@@ -30,6 +47,8 @@ class Transmitter:
         tally: where the host counts sealed records.
         wants_rekey: the key in use is nearly used up.
         on_wants_rekey: called once per key when that becomes true.
+        on_failed: called, in the task or thread that seals, with the error to raise when the engine
+            has failed; whether the half is broken by it.
         update_sent: a KeyUpdate has gone, and the key that has to follow it is not set yet. Real
             kernels seal on under the old one; who wants to wait can see it here.
     """
@@ -48,6 +67,7 @@ class Transmitter:
         self.tally = Tally()
         self.wants_rekey = False
         self.on_wants_rekey: Callable[[], None] | None = None
+        self.on_failed: Callable[[SealFailed], bool] = lambda error: True
         self.update_sent = False
         self._updates = KeyUpdates()
         self._limits = limits
@@ -97,6 +117,7 @@ class Transmitter:
 
         Raises:
             KeyExhausted: the key cannot seal so many more records; nothing was sealed.
+            SealFailed: the engine cannot; nothing was sealed.
         """
         sealer = self._sealer
         if sealer is None:
@@ -105,7 +126,12 @@ class Transmitter:
         total = sum(map(len, parts))
         if before + total // self.payload_limit >= self._careful_from:
             self._near_the_end(before, total)
-        wire = sealer.seal(record_type, parts, self.payload_limit)
+        try:
+            wire = sealer.seal(record_type, parts, self.payload_limit)
+        except UmktlsError as error:
+            if isinstance(error, KeyExhausted) or self._state is State.BROKEN:
+                raise
+            raise self._failure(error, sealer, before) from error
         records = sealer.sequence - before
         self.records += records
         self.tally.encrypts += records
@@ -117,6 +143,15 @@ class Transmitter:
     def note_handshake(self, content: Buffer) -> None:
         """The next handshake record has gone, sealed here or elsewhere."""
         self.update_sent |= self._updates.in_record(content)
+
+    def _failure(self, error: UmktlsError, sealer: Sealer, sequence: int) -> SealFailed:
+        """What the engine's error becomes; `sequence` is the number that it was to give next."""
+        sealer.sequence = sequence
+        failed = SealFailed(f"the engine could not seal record {sequence}: {error}")
+        if self.on_failed(failed):
+            self._state = step(TX_TRANSITIONS, self._state, Event.FAULT, "transmitting")
+            self._sealer = _Broken(sequence)
+        return failed
 
     def _near_the_end(self, sequence: int, total: int) -> None:
         records = max(1, -(-total // self.payload_limit))
