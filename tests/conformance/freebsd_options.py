@@ -499,3 +499,21 @@ def counted(w: World) -> None:
     values = sysctls(w)
     assert values["kern.ipc.tls.sw.chacha20"] == values["kern.ipc.tls.stats.active"] == 0
     assert values["kern.ipc.tls.stats.offload_total"] == 2
+
+
+@row(SYSCTLS, "stats.ocf counts what is sealed in software, not what a card seals", KERNELS)
+def ocf_of_a_card(w: World) -> None:
+    with_card(w).freebsd_enable("tx", keys(AES128))
+    for mode, expected in ((freebsd.TCP_TLS_MODE_IFNET, 1), (freebsd.TCP_TLS_MODE_SW, 2)):
+        w.send(b"data")
+        w.set_mode(mode)
+        w.send(b"data")
+        values = sysctls(w)
+        assert values["kern.ipc.tls.stats.ocf.tls13_gcm_encrypts"] == expected
+        assert values["kern.ipc.tls.stats.ocf.inplace"] == expected
+    w.socket = KtlsSocketState(Card(), Card(), w.personality, w.sysctls)
+    w.freebsd_enable("tx", keys(AES128_12))
+    w.freebsd_enable("rx", keys(AES128_12))
+    w.arrive(w.send(b"data"))
+    assert w.recv()[0] == b"data"
+    assert not any("ocf" in name and value for name, value in sysctls(w).items())

@@ -53,7 +53,7 @@ class Sysctls:
 
 @dataclass(slots=True)
 class Tally:
-    """Records sealed and opened with one kind of cipher."""
+    """Records sealed and opened in software with one kind of cipher."""
 
     encrypts: int = 0
     decrypts: int = 0
@@ -76,7 +76,7 @@ class Counters:
             no unpadded application data after all.
         opened: directions with keys so far, by direction and mode.
         current: those there are now, by direction, mode and cipher.
-        tallies: records, by version and cipher as FreeBSD names them.
+        tallies: records of software, by version and cipher as FreeBSD names them.
     """
 
     enable_calls: int = 0
@@ -115,8 +115,11 @@ class Counters:
         else:
             self.switch_to_sw += 1
 
-    def tally(self, session: Session) -> Tally:
-        """Where the session's records are counted."""
+    def tally(self, session: Session, mode: int) -> Tally:
+        """Where the session's records are counted. A card's are no operations of the kernel's
+        crypto framework, and are not."""
+        if mode != TCP_TLS_MODE_SW:
+            return Tally()
         return self.tallies.setdefault(_kind(session), Tally())
 
     def sysctl_lines(self, sysctls: Sysctls | None = None) -> list[str]:

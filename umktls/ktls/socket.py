@@ -209,12 +209,12 @@ class KtlsSocketState:
         if direction == "tx":
             set_sealer = self.tx.rekey if again else self.tx.enable
             set_sealer(engine.sealer(session), session.suite)
-            self.tx.tally = self.counters.tally(session)
+            self.tx.tally = self.counters.tally(session, engine.mode)
         else:
             set_opener = self.rx.rekey if again else self.rx.enable
             needed = framing_of(session).needed
             set_opener(engine.opener(session), session.suite, needed)
-            self.rx.tally = self.counters.tally(session)
+            self.rx.tally = self.counters.tally(session, engine.mode)
         self._sessions[direction] = session
         self.keys_set[direction] += 1
         if again:
@@ -259,6 +259,7 @@ class KtlsSocketState:
         self.counters.switches(self.mode("tx"), engine.mode, session.suite)
         self._engines["tx"] = engine
         self.tx.replace_sealer(engine.sealer(session))
+        self.tx.tally = self.counters.tally(session, mode)
         self._sessions["tx"] = session
 
     def disable_ifnet(self) -> bool:
