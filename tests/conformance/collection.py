@@ -10,6 +10,7 @@ from tests.conformance import (
     linux_receiving,
     linux_sending,
     ours,
+    socket_level,
 )
 from tests.conformance.rows import ROWS as ALL
 
@@ -20,6 +21,7 @@ _SOURCES = (
     linux_options,
     linux_sending,
     linux_receiving,
+    socket_level,
     ours,
 )
 ROWS = sorted(

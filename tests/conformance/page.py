@@ -18,6 +18,7 @@ from umktls.ktls.suites import ALL_SUITES, TLS_1_3, Suite
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 FREEBSD_KEYS, LINUX_KEYS = "FreeBSD: setting keys", "Linux: crypto_info"
 LINUX_OPTIONS = "Linux: options of level SOL_TLS"
+SOCKET_LEVEL = "Options of level SOL_SOCKET"
 # The area of rows that is about an option.
 TESTED_BELOW = {
     "TCP_TXTLS_ENABLE": FREEBSD_KEYS,
@@ -30,6 +31,8 @@ TESTED_BELOW = {
     "TLS_TX_ZEROCOPY_RO": LINUX_OPTIONS,
     "TLS_RX_EXPECT_NO_PAD": LINUX_OPTIONS,
     "TLS_TX_MAX_PAYLOAD_LEN": LINUX_OPTIONS,
+    "SO_SNDBUF": SOCKET_LEVEL,
+    "SO_RCVLOWAT": SOCKET_LEVEL,
     "UMKTLS_LEFTOVER": "umktls: UMKTLS_LEFTOVER (on every personality)",
 }
 OWN = {"freebsd": "FreeBSD", "linux": "Linux", "umktls": "umktls"}

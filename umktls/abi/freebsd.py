@@ -18,6 +18,10 @@ from umktls.abi.cmsg import cmsg_len as cmsg_len
 from umktls.abi.cmsg import cmsg_space as cmsg_space
 from umktls.errors import CallerError
 
+SOL_SOCKET = 0xFFFF
+SO_SNDBUF = 0x1001
+SO_RCVLOWAT = 0x1004
+
 IPPROTO_TCP = 6
 
 # Socket options at level IPPROTO_TCP.

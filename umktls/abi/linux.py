@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 from umktls.abi.cmsg import LINUX_CMSG
 from umktls.errors import CallerError
 
+SOL_SOCKET = 1
+SO_SNDBUF = 7
+SO_RCVLOWAT = 18
+
 SOL_TCP = 6
 TCP_ULP = 31
 TCP_ULP_NAME_MAX = 16

@@ -1,4 +1,5 @@
-"""The socket options of kernel TLS, one table: option, kernel, how it is set and got.
+"""The socket options of kernel TLS, and the others that it heeds, one table: option, kernel, how it
+is set and got.
 
 docs/compatibility.md is printed from it. What an option refuses, and in which order, is in the
 modules that the rows come from.
@@ -44,8 +45,12 @@ def options_of(interfaces: tuple[str, ...]) -> dict[tuple[int, int], Option]:
     from umktls.ktls.freebsd_options import FREEBSD_OPTIONS
     from umktls.ktls.leftover import OWN_OPTIONS
     from umktls.ktls.linux_options import LINUX_OPTIONS
+    from umktls.ktls.socket_options import FREEBSD_SOCKET_OPTIONS, LINUX_SOCKET_OPTIONS
 
-    table = {"freebsd": FREEBSD_OPTIONS, "linux": LINUX_OPTIONS}
+    table = {
+        "freebsd": FREEBSD_OPTIONS + FREEBSD_SOCKET_OPTIONS,
+        "linux": LINUX_OPTIONS + LINUX_SOCKET_OPTIONS,
+    }
     rows = [option for interface in interfaces for option in table[interface]]
     return {(option.level, option.number): option for option in (*rows, *OWN_OPTIONS)}
 

@@ -62,7 +62,8 @@ class KtlsSocketState:
         tx, rx: the halves.
         conditions: of the TCP connection below.
         counters: of the host.
-        send_high_water: FreeBSD's so_snd.sb_hiwat, the longest message with a type of its own.
+        send_high_water: SO_SNDBUF; FreeBSD's so_snd.sb_hiwat, the longest message with a type of
+            its own.
         receive_low_water: SO_RCVLOWAT.
         open_record: what MSG_MORE has kept back, in clear.
         pending_wire: records that were sealed and not handed out yet; see `send`.
