@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 
+from tests.conformance.ktls_table import records_of
 from tests.conformance.rows import FREEBSD, OURS, not_here, row
 from tests.conformance.world import (
+    AES128,
     AES128_12,
     ALERT,
     DATA,
@@ -22,10 +24,12 @@ from tests.conformance.world import (
 )
 from umktls.abi.freebsd import IPPROTO_TCP, TlsGetRecord
 from umktls.ktls.session import Session
+from umktls.ktls.suites import ALL_SUITES
 
 SEND = "FreeBSD: sending"
 RECEIVE = "FreeBSD: receiving"
 KERNELS = (*FREEBSD, *OURS)
+RX_TLS13 = ("freebsd13", "freebsd14", "freebsd15")
 
 
 def session(sequence: int = 0) -> Session:
@@ -151,16 +155,54 @@ def order(w: World) -> None:
     assert errno_of(w.send, b"data") == errno.EPIPE
 
 
-not_here(
-    SEND,
-    "The sequence number wraps around at 2^64",
-    FREEBSD,
-    "A nonce would be used twice. The send fails with EBADMSG instead, as nearly as Linux.",
-)
+WRAPPING = ("AES_128_GCM_SHA256", "CHACHA20_POLY1305_SHA256", "AES_256_CBC_SHA384")
+
+
+@row(SEND, "The sequence number wraps around at 2^64, the nonce with it", FREEBSD, WRAPPING)
+def wraps(w: World, name: str) -> None:
+    suite = ALL_SUITES[name]
+    w.freebsd_enable("tx", keys(suite, sequence=2**64 - 2))
+    before, behind = w.peer(keys(suite, sequence=2**64 - 2)), w.peer(keys(suite))
+    records = records_of(w.send(b"x" * 40000) + w.send(b"last"))
+    long = (DATA, b"x" * 16384)
+    assert before.open(records[0] + records[1]) == [long, long]
+    assert behind.open(records[2] + records[3]) == [(DATA, b"x" * 7232), (DATA, b"last")]
+    assert (w.socket.tx.sequence, w.socket.tx.records) == (2, 4)
+    found = w.socket.session("tx")
+    assert found is not None
+    assert found.sequence == 2
+
+
+@row(SEND, "So it does in TLS 1.3, the first number behind the last one", FREEBSD)
+def wraps_1_3(w: World) -> None:
+    w.freebsd_enable("tx", keys(sequence=2**64 - 1))
+    assert w.peer(keys(sequence=2**64 - 1)).open(w.send(b"last")) == [(DATA, b"last")]
+    assert w.peer().open(w.send(b"first")) == [(DATA, b"first")]
+    w.set_mode(1)
+    other = World(w.personality.name)
+    other.freebsd_enable("tx", keys(sequence=2**64 - 1))
+    last, first = records_of(other.send(b"x" * 16385))
+    assert w.peer(keys(sequence=2**64 - 1)).open(last) == [(DATA, b"x" * 16384)]
+    assert w.peer().open(first) == [(DATA, b"x")]
+
+
 not_here(SEND, "sendfile(2)", FREEBSD, "There is no such system call here.")
 
 
 # Receiving
+
+
+@row(RECEIVE, "The sequence number wraps around, behind a bad record too", RX_TLS13)
+def wraps_received(w: World) -> None:
+    for suite in (AES128, AES128_12, ALL_SUITES["CHACHA20_POLY1305_SHA256"]):
+        for bad in (False, True):
+            other = World(w.personality.name)
+            other.freebsd_enable("rx", keys(suite, sequence=2**64 - 1))
+            last = w.peer(keys(suite, sequence=2**64 - 1)).seal(b"last")
+            other.arrive((flipped(last, -1) if bad else last) + w.peer(keys(suite)).seal(b"first"))
+            expected = [b"first", errno.EBADMSG] if bad else [b"last", b"first"]
+            assert other.outcomes(2) == expected
+            assert other.socket.rx.sequence == 1
 
 
 @row(RECEIVE, "What waits unread when the key is set is records, or the beginning of one", KERNELS)

@@ -244,6 +244,14 @@ def listening(w: World, direction: Direction) -> None:
     assert refused(w, "rx", keys(SHA1, TLS_1_0)) == errno.EPROTONOSUPPORT
 
 
+@row(AREA, "17. A spliced socket: EINVAL, and only if nothing else is wrong", ("freebsd15",), BOTH)
+def spliced(w: World, direction: Direction) -> None:
+    w.socket.conditions.spliced = True
+    assert refused(w, direction) == errno.EINVAL
+    assert w.socket.session(direction) is None
+    assert refused(w, direction, cipher_key=0) == errno.EFAULT
+
+
 @row(AREA, "Of two faults the one that is looked at first is told", KERNELS, BOTH)
 def order(w: World, direction: Direction) -> None:
     w.sysctls.cbc_enable = w.sysctls.mb_use_ext_pgs = False
@@ -409,7 +417,6 @@ not_here(
     FREEBSD,
     "Two switches of one socket never happen at the same time here.",
 )
-not_here(AREA, "17. A spliced socket: EINVAL", FREEBSD, "There is no splicing of sockets here.")
 
 
 NUMBERS = "FreeBSD: numbers and layouts"

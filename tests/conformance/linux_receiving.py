@@ -274,7 +274,16 @@ def other_flags(w: World) -> None:
     assert w.recv(flags=linux.MSG_TRUNC | linux.MSG_OOB)[:2] == (b"data", DATA)
 
 
-not_here(RECEIVE, "MSG_ERRQUEUE reads the error queue", LINUX, "There is no error queue here.")
+@row(RECEIVE, "MSG_ERRQUEUE reads the error queue, which is empty: EAGAIN, and data stays", LINUX)
+def errqueue(w: World) -> None:
+    w.arrive(b"clear")
+    assert errno_of(w.socket.recvmsg, 5, 0, linux.MSG_ERRQUEUE) == errno.EAGAIN
+    assert w.recv(5)[0] == b"clear"
+    w.arrive(receiving(w).seal(b"data"))
+    assert errno_of(w.socket.recvmsg, 5, ROOM, linux.MSG_ERRQUEUE) == errno.EAGAIN
+    assert w.recv()[0] == b"data"
+
+
 not_here(
     RECEIVE,
     "A thread that already waits in a plain recv when TLS_RX is set keeps reading raw bytes",

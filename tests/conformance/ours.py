@@ -162,6 +162,21 @@ def refuses(w: World) -> None:
     assert w.peer(keys(epoch=1)).open(w.send(b"data")) == [(DATA, b"data")]
 
 
+@row(
+    LIMITS,
+    "Behind the last sequence number nothing is sealed or opened: no nonce comes again",
+    OURS,
+)
+def no_wrapping(w: World) -> None:
+    for name in ("TLS_CHACHA20_POLY1305_SHA256", "CHACHA20_POLY1305_SHA256", "AES_128_CBC_SHA"):
+        suite = ALL_SUITES[name]
+        other = World("umktls")
+        other.enable_both(keys(suite, sequence=2**64 - 1))
+        other.arrive(other.send(b"last") + w.peer(keys(suite)).seal(b"first"))
+        assert errno_of(other.send, b"data") == errno.EBADMSG
+        assert other.outcomes(2) == [b"last", errno.EBADMSG]
+
+
 @row(LIMITS, "Real kernels seal on", (*FREEBSD, *LINUX))
 def no_limits(w: World) -> None:
     suite = replace(SESSION.suite, record_limit=3)

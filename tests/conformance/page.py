@@ -136,7 +136,17 @@ def option_cells(option: Option) -> list[str]:
 
 
 def messages() -> Iterator[str]:
-    names = ("peek", "waitall", "dontwait", "nosignal", "eor", "ctrunc", "more", "tls_app_data")
+    names = (
+        "peek",
+        "waitall",
+        "dontwait",
+        "nosignal",
+        "eor",
+        "ctrunc",
+        "more",
+        "errqueue",
+        "tls_app_data",
+    )
     abis: dict[str, MessageAbi] = {name: p.messages for name, p in PERSONALITIES.items()}
     shapes: dict[str, Callable[[MessageAbi], str]] = {
         "sets a record's type (level, type)": lambda abi: str(abi.set_record_type),

@@ -27,6 +27,7 @@ class MessageAbi:
     eor: int
     ctrunc: int
     more: int = 0
+    errqueue: int = 0
     tls_app_data: int = 0
 
 
@@ -53,5 +54,6 @@ LINUX_MESSAGES = MessageAbi(
     eor=linux.MSG_EOR,
     ctrunc=linux.MSG_CTRUNC,
     more=linux.MSG_MORE,
+    errqueue=linux.MSG_ERRQUEUE,
 )
 UMKTLS_MESSAGES = replace(FREEBSD_MESSAGES, more=linux.MSG_MORE)

@@ -42,7 +42,8 @@ class KeyRules:
         algorithms: the values of cipher_algorithm that struct tls_enable may have.
         rekey: a second TLS 1.3 key is taken, and a KeyUpdate stops reception until then.
         limits: no key seals more records than is safe (RFC 8446 section 5.5).
-        sequence_end: the sequence number with which no record is sent any more.
+        sequence_end: the sequence number with which no record is sent any more; None where the
+            numbers begin anew behind 2^64 - 1, and nonces with them, in either direction.
         rx_cbc: the oldest TLS minor version whose CBC suites can be received, None for none.
         rx_newest: the newest TLS minor version that can be received.
         rx_struct_v0: the 56-byte struct tls_enable is taken for reception too.
@@ -52,7 +53,7 @@ class KeyRules:
     algorithms: frozenset[int] = FREEBSD_ALGORITHMS
     rekey: bool = False
     limits: bool = False
-    sequence_end: int = SEQUENCE_END
+    sequence_end: int | None = None
     rx_cbc: int | None = TLS_MINOR_VER_ONE
     rx_newest: int = TLS_MINOR_VER_THREE
     rx_struct_v0: bool = False
@@ -215,6 +216,7 @@ PERSONALITIES = {
                 algorithms=FREEBSD_ALGORITHMS | {CRYPTO_AES_CCM_16},
                 rekey=True,
                 limits=True,
+                sequence_end=SEQUENCE_END,
                 rx_struct_v0=True,
             ),
             sending=SendRules(kernel="linux", seal_failed="EIO"),

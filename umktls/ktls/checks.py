@@ -47,6 +47,7 @@ class Attempt:
     before: Session | None
     tcp: bool
     listening: bool
+    spliced: bool
     sysctls: Sysctls
     keys: KeyRules
 
@@ -235,6 +236,7 @@ KEYS_CHECKS = (
 
 LAST_CHECKS = (
     Check(lambda a: a.listening, CallerError, errno.EINVAL, "TLS refused: a listening socket"),
+    Check(lambda a: a.spliced, CallerError, errno.EINVAL, "TLS refused: a spliced socket"),
 )
 
 

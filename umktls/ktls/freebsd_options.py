@@ -79,6 +79,7 @@ def _attempt(state: KtlsSocketState, direction: Direction, enable: TlsEnable) ->
         state.session(direction),
         state.conditions.tcp,
         state.conditions.listening,
+        state.conditions.spliced,
         state.sysctls,
         state.personality.keys,
     )
@@ -109,6 +110,7 @@ def _session(state: KtlsSocketState, attempt: Attempt, copyin: Copyin) -> Sessio
         mac_key,
         nonce,
         state.personality.receiving.framing,
+        wraps=state.personality.keys.sequence_end is None,
     )
 
 

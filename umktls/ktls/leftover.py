@@ -19,6 +19,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from umktls.abi.leftover import Leftover
+from umktls.abi.personality import SEQUENCE_END
 from umktls.abi.rpctls import SOL_UMKTLS, UMKTLS_LEFTOVER
 from umktls.errors import CallerError, WorldError
 from umktls.ktls.engines import RECORD_HEADER_LENGTH
@@ -57,7 +58,7 @@ def _aligned_records(rx: Receiver, leftover: Leftover) -> int:
         start += _record_size(rx, stream, start)
         if start <= len(leftover.wire):
             records += 1
-    if leftover.rec_seq + records != rx.sequence:
+    if (leftover.rec_seq + records - rx.sequence) % SEQUENCE_END:
         raise CallerError(
             f"{records} whole records from number {leftover.rec_seq} on do not end at number "
             f"{rx.sequence}, which the kernel has next"

@@ -183,6 +183,8 @@ class _Gathering:
 
 def _receive_linux(state: KtlsSocketState, call: Call) -> Received:
     rx = state.rx
+    if call.flags & call.abi.errqueue:
+        raise WouldBlock("the queue of errors is empty")
     if rx.state is State.CLEAR:
         return _receive_clear(state, call)
     found = _Gathering()

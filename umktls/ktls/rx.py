@@ -230,7 +230,7 @@ class Receiver:
         """
         self._buffer.prepend(wire)
         if self._opener is not None:
-            self._opener.sequence -= records
+            self._opener.sequence = (self._opener.sequence - records) % SEQUENCE_END
 
     def give_back_data(self, data: Buffer) -> None:
         """Application data that somebody has opened already, to be read before everything else."""

@@ -20,8 +20,8 @@ class Session:
     `version` is the number on the wire of the handshake, such as 0x0304. `iv` is the implicit part
     of the nonce; `nonce` is the explicit one of the next record that is sent, where records have
     one and somebody has chosen it (it counts up with the sequence number). `mac_key` is for CBC.
-    `framing` says whose judgement of record headers is asked for (umktls.ktls.framing). Keys and
-    IV never show in a repr.
+    `framing` says whose judgement of record headers is asked for (umktls.ktls.framing). `wraps`:
+    behind 2^64 - 1 the sequence numbers begin anew. Keys and IV never show in a repr.
     """
 
     version: int
@@ -32,6 +32,7 @@ class Session:
     mac_key: bytes = field(default=b"", repr=False)
     nonce: int | None = None
     framing: Literal["strict", "freebsd", "linux"] = "strict"
+    wraps: bool = False
 
     def __post_init__(self) -> None:
         if len(self.key) != self.suite.key_length:

@@ -44,8 +44,9 @@ class Conditions:
         dropped: there is no connection any more: TCP's state is CLOSE, after a reset or a time-out.
             `KtlsSocketState.connection_lost` sets it, and tells readers why.
         established: neither side has closed. Only Linux's TCP_ULP asks.
-        listening, tcp, connected: a daemon gets its sockets connected, so these are for who tries
-            the model out.
+        listening, tcp, connected, spliced: a daemon gets its sockets connected and by themselves,
+            so these are for who tries the model out. Spliced (SO_SPLICE) to another one is a socket
+            of the newest FreeBSD's only.
     """
 
     dropped: bool = False
@@ -53,6 +54,7 @@ class Conditions:
     listening: bool = False
     tcp: bool = True
     connected: bool = True
+    spliced: bool = False
 
 
 class KtlsSocketState:

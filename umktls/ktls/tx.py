@@ -23,6 +23,7 @@ from umktls.ktls.states import TX_TRANSITIONS, Event, State, step
 from umktls.ktls.suites import Suite
 
 APPLICATION_DATA = 23
+NEVER = 2 * SEQUENCE_END
 
 
 class _Broken:
@@ -58,7 +59,7 @@ class Transmitter:
         payload_limit: int = MAX_PLAINTEXT,
         *,
         limits: bool = True,
-        sequence_end: int = SEQUENCE_END,
+        sequence_end: int | None = SEQUENCE_END,
     ) -> None:
         self.payload_limit = payload_limit
         self.records = 0
@@ -71,9 +72,9 @@ class Transmitter:
         self.update_sent = False
         self._updates = KeyUpdates()
         self._limits = limits
-        self._sequence_end = sequence_end
-        self._last = sequence_end  # the sequence number that this key does not reach
-        self._careful_from = sequence_end
+        self._sequence_end = sequence_end  # None: behind 2^64 - 1 they begin anew
+        self._last = NEVER  # the sequence number that this key does not reach
+        self._careful_from = NEVER
         self._sealer: Sealer | None = None
         self._state = State.CLEAR
 
@@ -103,6 +104,8 @@ class Transmitter:
         self._sealer = sealer
         self.suite = suite
         self.wants_rekey = self.update_sent = False
+        if self._sequence_end is None:
+            return
         first = sealer.sequence
         limit = suite.record_limit if self._limits else SEQUENCE_END
         self._last = min(first + limit, self._sequence_end)
@@ -133,6 +136,8 @@ class Transmitter:
                 raise
             raise self._failure(error, sealer, before) from error
         records = sealer.sequence - before
+        if records < 0:
+            records += SEQUENCE_END
         self.records += records
         self.tally.encrypts += records
         self.bytes += total

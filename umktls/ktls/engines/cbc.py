@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from umktls.ktls.engines import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Buffer
-from umktls.ktls.engines.cutting import SEQUENCE_END, cut, record_lengths, take_sequence
+from umktls.ktls.engines.cutting import SEQUENCE_END, cut, following, record_lengths, take_sequence
 from umktls.ktls.engines.tls12 import associated_data, record_header
 from umktls.ktls.errors import BadRecord, RecordSize
 from umktls.ktls.framing import framing_of, least_length
@@ -40,15 +40,16 @@ class CbcSealer:
         self._algorithm = algorithms.AES(session.key)
         self._mac_key = session.mac_key
         self._mac = session.suite.mac
+        self._wraps = session.wraps
 
     def seal(
         self, record_type: int, parts: Sequence[Buffer], payload_limit: int = MAX_PLAINTEXT
     ) -> Buffer:
         lengths = record_lengths(sum(map(len, parts)), payload_limit)
         sequence = self.sequence
-        self.sequence = take_sequence(sequence, len(lengths))
+        self.sequence = take_sequence(sequence, len(lengths), self._wraps)
         records = [
-            self._record(record_type, payload, number)
+            self._record(record_type, payload, number % SEQUENCE_END)
             for number, payload in enumerate(cut(parts, lengths), start=sequence)
         ]
         return b"".join(records)
@@ -79,6 +80,7 @@ class CbcOpener:
         self._mac = session.suite.mac
         self._mac_length = session.suite.tag_length
         self._framing = framing_of(session)
+        self._wraps = session.wraps
         # Of the records with that many bytes, the one with the longest payload.
         self.overhead = RECORD_HEADER_LENGTH + CBC_BLOCK + self._mac_length + 1
         assert self.overhead <= RECORD_HEADER_LENGTH + least_length(session)
@@ -91,9 +93,7 @@ class CbcOpener:
         if size != len(record):
             raise RecordSize(f"a record of {size} bytes in {len(record)}")
         sequence = self.sequence
-        if sequence == SEQUENCE_END:
-            raise BadRecord("the sequence numbers are used up")
-        self.sequence = sequence + 1
+        self.sequence = following(sequence, self._wraps)
         self._framing.check_body(size - RECORD_HEADER_LENGTH)
         plain = self._decrypt(record[RECORD_HEADER_LENGTH:])
         length = self._verified_length(plain, record[0], sequence)

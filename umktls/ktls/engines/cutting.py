@@ -1,13 +1,14 @@
-"""Cutting a message into records: lengths, and the pieces of its parts that go into each."""
+"""Cutting a message into records: lengths, the pieces of its parts, and their sequence numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from umktls.ktls.errors import KeyExhausted
+from umktls.ktls.errors import BadRecord, KeyExhausted
 from umktls.ktls.framing import Buffer
 
 SEQUENCE_END = 2**64
+LAST_NUMBER = SEQUENCE_END - 1
 
 
 def record_lengths(total: int, payload_limit: int) -> list[int]:
@@ -25,8 +26,20 @@ def cut(parts: Sequence[Buffer], lengths: Sequence[int]) -> Iterator[memoryview]
         start += length
 
 
-def take_sequence(sequence: int, records: int) -> int:
+def take_sequence(sequence: int, records: int, wraps: bool = False) -> int:
     """What follows `records` records from `sequence` on. Raises KeyExhausted."""
-    if sequence + records > SEQUENCE_END:
+    after = sequence + records
+    if wraps:
+        return after % SEQUENCE_END
+    if after > SEQUENCE_END:
         raise KeyExhausted(f"sequence number {sequence} leaves no room for this message")
-    return sequence + records
+    return after
+
+
+def following(sequence: int, wraps: bool) -> int:
+    """The number of the record behind one that was received. Raises BadRecord where it is none."""
+    if sequence < LAST_NUMBER:
+        return sequence + 1
+    if sequence == SEQUENCE_END:
+        raise BadRecord("the sequence numbers are used up")
+    return 0 if wraps else SEQUENCE_END

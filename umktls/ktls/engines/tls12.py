@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidTag
 
 from umktls.ktls.engines import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Buffer
 from umktls.ktls.engines.aeads import NONCE_LENGTH, TAG_LENGTH, Aead
-from umktls.ktls.engines.cutting import SEQUENCE_END, cut, record_lengths, take_sequence
+from umktls.ktls.engines.cutting import SEQUENCE_END, cut, following, record_lengths, take_sequence
 from umktls.ktls.errors import BadRecord, RecordSize
 from umktls.ktls.framing import framing_of
 from umktls.ktls.session import NONCES, Session
@@ -44,6 +44,7 @@ class Tls12Sealer:
         random = int.from_bytes(os.urandom(EXPLICIT_NONCE), "big")
         self._nonce = random if session.nonce is None else session.nonce
         self._aead = aead
+        self._wraps = session.wraps
 
     def seal(
         self, record_type: int, parts: Sequence[Buffer], payload_limit: int = MAX_PLAINTEXT
@@ -51,7 +52,7 @@ class Tls12Sealer:
         total = sum(map(len, parts))
         lengths = [total] if total <= payload_limit else record_lengths(total, payload_limit)
         sequence = self.sequence
-        self.sequence = take_sequence(sequence, len(lengths))
+        self.sequence = take_sequence(sequence, len(lengths), self._wraps)
         overhead = RECORD_HEADER_LENGTH + self._explicit + TAG_LENGTH
         wire = bytearray(total + overhead * len(lengths))
         view = memoryview(wire)
@@ -59,7 +60,7 @@ class Tls12Sealer:
         for payload in cut(parts, lengths):
             end = start + overhead + len(payload)
             self._seal_one(record_type, payload, sequence, view[start:end])
-            sequence += 1
+            sequence = (sequence + 1) % SEQUENCE_END
             start = end
         return wire
 
@@ -90,6 +91,7 @@ class Tls12Opener:
         self._iv = int.from_bytes(session.iv, "big")
         self._aead = aead
         self._framing = framing_of(session)
+        self._wraps = session.wraps
         self.overhead = RECORD_HEADER_LENGTH + self._explicit + TAG_LENGTH
 
     def check_header(self, header: Buffer) -> int:
@@ -100,9 +102,7 @@ class Tls12Opener:
         if size != len(record):
             raise RecordSize(f"a record of {size} bytes in {len(record)}")
         sequence = self.sequence
-        if sequence == SEQUENCE_END:
-            raise BadRecord("the sequence numbers are used up")
-        self.sequence = sequence + 1
+        self.sequence = following(sequence, self._wraps)
         self._framing.check_body(size - RECORD_HEADER_LENGTH)
         start = RECORD_HEADER_LENGTH + self._explicit
         nonce = self._nonce(record[RECORD_HEADER_LENGTH:start], sequence)

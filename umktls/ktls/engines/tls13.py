@@ -22,8 +22,14 @@ from cryptography.exceptions import InvalidTag
 
 from umktls.ktls.engines import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Buffer
 from umktls.ktls.engines.aeads import NONCE_LENGTH, TAG_LENGTH, Aead
-from umktls.ktls.engines.cutting import SEQUENCE_END, record_lengths
-from umktls.ktls.errors import BadRecord, KeyExhausted, RecordMisfit, RecordSize
+from umktls.ktls.engines.cutting import (
+    LAST_NUMBER,
+    SEQUENCE_END,
+    following,
+    record_lengths,
+    take_sequence,
+)
+from umktls.ktls.errors import BadRecord, RecordMisfit, RecordSize
 from umktls.ktls.framing import OUTER_TYPE, framing_of
 from umktls.ktls.session import Session
 
@@ -49,13 +55,14 @@ class Tls13Sealer:
         self.sequence = session.sequence
         self._iv = int.from_bytes(session.iv, "big")
         self._encrypt = aead.encrypt_into
+        self._wraps = session.wraps
 
     def seal(
         self, record_type: int, parts: Sequence[Buffer], payload_limit: int = MAX_PLAINTEXT
     ) -> Buffer:
         sequence = self.sequence
         total = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
-        if total > payload_limit or sequence == SEQUENCE_END:
+        if total > payload_limit or sequence >= LAST_NUMBER:
             return self._seal_many(record_type, parts, record_lengths(total, payload_limit))
         self.sequence = sequence + 1
         header = (_HEADER_OF_NOTHING + total).to_bytes(RECORD_HEADER_LENGTH)
@@ -66,7 +73,8 @@ class Tls13Sealer:
         return wire
 
     def _seal_many(self, record_type: int, parts: Sequence[Buffer], lengths: list[int]) -> Buffer:
-        sequence = self._take(len(lengths))
+        sequence = self.sequence
+        self.sequence = take_sequence(sequence, len(lengths), self._wraps)
         wire = _lay_out(_TRAILERS[record_type], parts, lengths)
         view = memoryview(wire)
         encrypt = self._encrypt
@@ -77,17 +85,9 @@ class Tls13Sealer:
             header = _FULL_HEADER if length == MAX_PLAINTEXT else record_header(length)
             nonce = (iv ^ sequence).to_bytes(NONCE_LENGTH)
             encrypt(nonce, view[start : end - TAG_LENGTH], header, view[start:end])
-            sequence += 1
+            sequence = (sequence + 1) % SEQUENCE_END
             start = end + RECORD_HEADER_LENGTH
         return wire
-
-    def _take(self, records: int) -> int:
-        """The first of that many sequence numbers, none of which is given again."""
-        sequence = self.sequence
-        if sequence + records > SEQUENCE_END:
-            raise KeyExhausted(f"sequence number {sequence} leaves no room for this message")
-        self.sequence = sequence + records
-        return sequence
 
 
 def _lay_out(trailer: bytes, parts: Sequence[Buffer], lengths: list[int]) -> bytearray:
@@ -118,6 +118,7 @@ class Tls13Opener:
         self._iv = int.from_bytes(session.iv, "big")
         self._aead = aead
         self._framing = framing_of(session)
+        self._wraps = session.wraps
         self._header = self._associated = b""
         self._size = 0
 
@@ -130,9 +131,7 @@ class Tls13Opener:
         if size != len(record):
             raise RecordSize(f"a record of {size} bytes in {len(record)}")
         sequence = self.sequence
-        if sequence == SEQUENCE_END:
-            raise BadRecord("the sequence numbers are used up")
-        self.sequence = sequence + 1
+        self.sequence = sequence + 1 if sequence < LAST_NUMBER else following(sequence, self._wraps)
         nonce = (self._iv ^ sequence).to_bytes(NONCE_LENGTH)
         end = size - RECORD_HEADER_LENGTH - TAG_LENGTH
         inner = dest[:end]
@@ -149,7 +148,7 @@ class Tls13Opener:
         try:
             self._framing.check_body(size - RECORD_HEADER_LENGTH)
         except RecordMisfit:
-            self.sequence += 1
+            self.sequence = following(self.sequence, self._wraps)
             raise
         self._header, self._size = header, size
         self._associated = bytes([OUTER_TYPE]) + header[1:]
