@@ -61,7 +61,7 @@ Updated = Callable[[bool], None]
 
 
 class NoSecondKey(UnsupportedError):
-    """No KeyUpdate can be sent. Where the peer has asked for one, the session has to end."""
+    """No KeyUpdate can be sent, nor one of the peer's followed: then the session has to end."""
 
 
 class Sending(Protocol):
@@ -249,7 +249,13 @@ class PlainReceiving:
         self.ratchet = ratchet
 
     def update(self) -> None:
-        self._sock.enable_tls("rx", self.ratchet.turn())
+        self._sock.enable_tls("rx", self._next())
+
+    def _next(self) -> Session:
+        """The peer's next key. Raises NoSecondKey."""
+        if not self._sock.rekeys:
+            raise NoSecondKey("the peer has changed its key, and this kernel takes no second key")
+        return self.ratchet.turn()
 
 
 class KernelReceiving(PlainReceiving):
@@ -264,7 +270,7 @@ class KernelReceiving(PlainReceiving):
         return endpoint.process()
 
     def update(self) -> None:
-        session = self.ratchet.turn()
+        session = self._next()
         self._shadow.update(session)
         self._sock.enable_tls("rx", session)
 

@@ -30,6 +30,7 @@ def test_personalities_by_name() -> None:
         "freebsd13",
         "freebsd14",
         "freebsd15",
+        "linux6.12",
         "linux",
         "umktls",
     }
@@ -39,6 +40,7 @@ def test_personalities_by_name() -> None:
         "freebsd13": (1,),
         "freebsd14": (1,),
         "freebsd15": (2,),
+        "linux6.12": (2, 1),
         "linux": (2, 1),
         "umktls": (2, 1),
     }

@@ -6,7 +6,7 @@ import errno
 import struct
 from dataclasses import replace
 
-from tests.conformance.rows import LINUX, OURS, not_here, row
+from tests.conformance.rows import LINUX, NEWEST_LINUX, OURS, not_here, row
 from tests.conformance.world import (
     AES128,
     AES128_12,
@@ -29,6 +29,8 @@ ULP = "Linux: TCP_ULP"
 OPTIONS = "Linux: options of level SOL_TLS"
 CRYPTO = "Linux: crypto_info"
 KERNELS = (*LINUX, *OURS)
+NEWEST = (*NEWEST_LINUX, *OURS)
+OLDER = tuple(name for name in LINUX if name not in NEWEST_LINUX)
 BOTH: tuple[Direction, ...] = ("tx", "rx")
 ZEROCOPY, NO_PAD = linux.TLS_TX_ZEROCOPY_RO, linux.TLS_RX_EXPECT_NO_PAD
 MAX_PAYLOAD = linux.TLS_TX_MAX_PAYLOAD_LEN
@@ -196,7 +198,7 @@ def second_key_1_2(w: World, direction: Direction) -> None:
     assert errno_of(w.set_tls, TLS[direction], b"\0") == errno.EINVAL
 
 
-@row(CRYPTO, "A second key of TLS 1.3 is taken; another version or cipher: EINVAL", KERNELS, BOTH)
+@row(CRYPTO, "A second key of TLS 1.3 is taken; another version or cipher: EINVAL", NEWEST, BOTH)
 def second_key_1_3(w: World, direction: Direction) -> None:
     w.linux_enable(direction, keys(sequence=5))
     w.linux_enable(direction, keys(epoch=1))
@@ -208,11 +210,21 @@ def second_key_1_3(w: World, direction: Direction) -> None:
     assert (counters.rekeys[direction], counters.rekey_errors[direction]) == (1, 2)
 
 
+@row(CRYPTO, "A second key of TLS 1.3: EBUSY, as it was before 6.14", OLDER, BOTH)
+def no_second_key(w: World, direction: Direction) -> None:
+    w.linux_enable(direction, keys(sequence=5))
+    value = crypto_info(keys(epoch=1)).pack()
+    assert errno_of(w.set_tls, TLS[direction], value) == errno.EBUSY
+    assert errno_of(w.set_tls, TLS[direction], b"\0") == errno.EINVAL
+    w.linux_enable("rx" if direction == "tx" else "tx", keys())
+
+
 @row(CRYPTO, "A refused second key leaves the old one working", KERNELS)
 def old_key_works(w: World) -> None:
     w.linux_enable("tx", keys())
     bad = replace(crypto_info(keys(epoch=1)), version=0x0303)
-    assert errno_of(w.set_tls, linux.TLS_TX, bad.pack()) == errno.EINVAL
+    refused = errno.EINVAL if w.personality.keys.rekey else errno.EBUSY
+    assert errno_of(w.set_tls, linux.TLS_TX, bad.pack()) == refused
     assert w.peer().open(w.send(b"data")) == [(23, b"data")]
 
 
@@ -307,7 +319,7 @@ def no_pad_values(w: World) -> None:
 
 
 @row(
-    OPTIONS, "TLS_TX_MAX_PAYLOAD_LEN: 2 bytes, 64 to 16384 (TLS 1.3: from 63), else EINVAL", KERNELS
+    OPTIONS, "TLS_TX_MAX_PAYLOAD_LEN: 2 bytes, 64 to 16384 (TLS 1.3: from 63), else EINVAL", NEWEST
 )
 def max_payload(w: World) -> None:
     def limits(world: World, least: int) -> None:
@@ -331,7 +343,7 @@ def max_payload(w: World) -> None:
     limits(newer, 63)
 
 
-@row(OPTIONS, "TLS_TX_MAX_PAYLOAD_LEN cuts records; EBUSY while one is open", KERNELS)
+@row(OPTIONS, "TLS_TX_MAX_PAYLOAD_LEN cuts records; EBUSY while one is open", NEWEST)
 def max_payload_works(w: World) -> None:
     w.linux_enable("tx", keys())
     w.set_tls(MAX_PAYLOAD, struct.pack("<H", 100))
@@ -340,6 +352,13 @@ def max_payload_works(w: World) -> None:
     w.send(b"more", flags=w.abi.more)
     assert errno_of(w.set_tls, MAX_PAYLOAD, struct.pack("<H", 200)) == errno.EBUSY
     assert errno_of(w.set_tls, MAX_PAYLOAD, b"") == errno.EBUSY
+
+
+@row(OPTIONS, "TLS_TX_MAX_PAYLOAD_LEN: ENOPROTOOPT, as it was before 6.19", OLDER)
+def no_max_payload(w: World) -> None:
+    w.linux_enable("tx", keys())
+    assert errno_of(w.set_tls, MAX_PAYLOAD, struct.pack("<H", 100)) == errno.ENOPROTOOPT
+    assert errno_of(w.get_tls, MAX_PAYLOAD, 2) == errno.ENOPROTOOPT
 
 
 for statement in (

@@ -46,7 +46,8 @@ the code works with, and from the conformance suite in `tests/conformance`; a te
 them.
 
 A *personality* says whose behaviour is emulated. `freebsd13` is 13.2 and later, `freebsd13.0` is
-13.0 and 13.1, `linux` is 6.19, `umktls` is our own and the default.
+13.0 and 13.1, `linux` is 6.19, `linux6.12` is Linux without rekeying, `umktls` is our own and the
+default.
 """
 
 ABOUT_VALUES = """\
@@ -99,6 +100,7 @@ def values() -> Iterator[str]:
             for field in dataclasses.fields(rules):
                 cell = shown(getattr(rules, field.name))
                 lines.setdefault(f"{group}.{field.name}", []).append(cell)
+        lines.setdefault("tls_stat", []).append(f"{len(personality.tls_stat)} lines")
         for name in GENERAL:
             lines.setdefault(name, []).append(shown(getattr(personality, name)))
     yield from table(["value", *names], ([f"`{k}`", *cells] for k, cells in sorted(lines.items())))
@@ -110,7 +112,7 @@ def shown(value: object) -> str:
     if isinstance(value, int) and value >= 2**63:
         return "2^64" if value == 2**64 else "2^64 - 1"
     if isinstance(value, frozenset | tuple):
-        return ", ".join(str(item) for item in sorted(value))
+        return ", ".join(str(item) for item in sorted(value)) or "none"
     return "none" if value is None else str(value)
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from tests.conformance.world import World
 
 FREEBSD = ("freebsd13.0", "freebsd13", "freebsd14", "freebsd15")
-LINUX = ("linux",)
+NEWEST_LINUX = ("linux",)
+LINUX = ("linux6.12", *NEWEST_LINUX)
 OURS = ("umktls",)
 EVERYBODY = (*FREEBSD, *LINUX, *OURS)
 

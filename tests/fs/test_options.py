@@ -133,7 +133,10 @@ def test_saying_the_same_twice_is_no_contradiction() -> None:
         ("sec=krb5p", "only sys"),
         ("xprtsec=maybe", "only none, tls, mtls"),
         ("upcall_timeout=0", "1"),
-        ("personality=netbsd", "only freebsd13.0, freebsd13, freebsd14, freebsd15, linux, umktls"),
+        (
+            "personality=netbsd",
+            "only freebsd13.0, freebsd13, freebsd14, freebsd15, linux6.12, linux, umktls",
+        ),
     ],
 )
 def test_a_wrong_option_gives_one_clear_line(word: str, reason: str) -> None:

@@ -125,7 +125,7 @@ class Run:
     def __init__(self, personality: str, name: str, version: int) -> None:
         self.session = keys(ALL_SUITES[name], version)
         self.sender, self.receiver = World(personality), World(personality)
-        self.kind = {"linux": "linux", "umktls": "umktls"}.get(personality, "freebsd")
+        self.kind = personality.rstrip("0123456789.")
         self.model = Model(self.kind)
         self.sending = SendModel(self.kind, self._size)
         self.wire = b""
@@ -195,7 +195,7 @@ class Run:
         return HEADER + suite.explicit(version) + length + (version == TLS_1_3)
 
     def update(self, step: Step) -> None:
-        if self.kind == "freebsd" or self.session.version != TLS_1_3:
+        if not self.sender.personality.keys.rekey or self.session.version != TLS_1_3:
             return
         self.send(Send(0, HANDSHAKE))  # lets the open record go
         wire = self.sender.send(KEY_UPDATE, HANDSHAKE)

@@ -170,3 +170,4 @@ TLS_STAT_NAMES = (
     "TlsTxRekeyError",
     "TlsRxRekeyReceived",
 )
+TLS_STAT_NAMES_6_12 = TLS_STAT_NAMES[:12]  # those about rekeying came with it

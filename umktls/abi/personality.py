@@ -1,8 +1,8 @@
 """What differs between kernels, as data: one record of values per kernel.
 
 `freebsd13` is 13.2 and later; 13.0 and 13.1, which could not yet receive TLS 1.3, are
-`freebsd13.0`. `linux` is 6.19: it can rekey (6.14) and knows TLS_TX_MAX_PAYLOAD_LEN (6.19).
-`umktls` is our own: the best of all of them.
+`freebsd13.0`. `linux` is 6.19: it can rekey (since 6.14) and knows TLS_TX_MAX_PAYLOAD_LEN (since
+6.19); `linux6.12` does neither. `umktls` is our own: the best of all of them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from umktls.abi.freebsd import (
     TLS_MINOR_VER_TWO,
     to_freebsd,
 )
+from umktls.abi.linux import TLS_STAT_NAMES, TLS_STAT_NAMES_6_12
 from umktls.abi.messages import FREEBSD_MESSAGES, LINUX_MESSAGES, UMKTLS_MESSAGES, MessageAbi
 from umktls.abi.rpctls import UPCALL_TIMEOUT
 from umktls.errors import CallerError
@@ -39,6 +40,7 @@ class KeyRules:
 
     Attributes:
         interfaces: whose socket options there are.
+        lacks: names of those that there are not yet.
         algorithms: the values of cipher_algorithm that struct tls_enable may have.
         rekey: a second TLS 1.3 key is taken, and a KeyUpdate stops reception until then.
         limits: no key seals more records than is safe (RFC 8446 section 5.5).
@@ -50,6 +52,7 @@ class KeyRules:
     """
 
     interfaces: tuple[Kernel, ...] = ("freebsd",)
+    lacks: frozenset[str] = frozenset()
     algorithms: frozenset[int] = FREEBSD_ALGORITHMS
     rekey: bool = False
     limits: bool = False
@@ -134,6 +137,7 @@ class Personality:
         probe_needs_daemon: the AUTH_TLS probe is refused while no daemon is there; otherwise the
             CONNECT upcall fails behind it, which the peer sees as a handshake that stalls.
         errno_map: whose errno numbers the system calls return.
+        tls_stat: the names in /proc/net/tls_stat, in their order.
         messages: flags and control messages of sendmsg and recvmsg.
         keys, sending, receiving: see their classes.
     """
@@ -144,6 +148,7 @@ class Personality:
     server_upcall_seconds: float = UPCALL_TIMEOUT
     probe_needs_daemon: bool = True
     errno_map: Literal["host", "freebsd"] = "freebsd"
+    tls_stat: tuple[str, ...] = TLS_STAT_NAMES
     messages: MessageAbi = FREEBSD_MESSAGES
     keys: KeyRules = KeyRules()
     sending: SendRules = SendRules()
@@ -159,6 +164,37 @@ class Personality:
 
 
 _FREEBSD13 = KeyRules(rx_cbc=None)
+_LINUX = Personality(
+    name="linux",
+    rpctls_versions=(2, 1),
+    client_upcall_seconds=XS_TLS_HANDSHAKE_TO,
+    server_upcall_seconds=SVC_HANDSHAKE_TO,
+    errno_map="host",
+    messages=LINUX_MESSAGES,
+    keys=KeyRules(interfaces=("linux",), rekey=True, sequence_end=SEQUENCE_END - 1),
+    sending=SendRules(
+        kernel="linux",
+        clear_control="ignored",
+        shares_errors=True,
+        unconnected="EPIPE",
+        seal_failed="EBADMSG",
+    ),
+    receiving=ReceiveRules(
+        kernel="linux",
+        framing="linux",
+        decrypts_ahead=False,
+        early_header=True,
+        bad_record="stays",
+        bad_header="stops",
+        truncated="end",
+        control_needed=True,
+        empty_is_record_end=True,
+        handed_up="control",
+        key_update="first byte",
+        key_update_hides_end=True,
+        key_update_hides_records=True,
+    ),
+)
 PERSONALITIES = {
     personality.name: personality
     for personality in (
@@ -175,37 +211,13 @@ PERSONALITIES = {
             probe_needs_daemon=False,
             keys=KeyRules(rx_struct_v0=True),
         ),
-        Personality(
-            name="linux",
-            rpctls_versions=(2, 1),
-            client_upcall_seconds=XS_TLS_HANDSHAKE_TO,
-            server_upcall_seconds=SVC_HANDSHAKE_TO,
-            errno_map="host",
-            messages=LINUX_MESSAGES,
-            keys=KeyRules(interfaces=("linux",), rekey=True, sequence_end=SEQUENCE_END - 1),
-            sending=SendRules(
-                kernel="linux",
-                clear_control="ignored",
-                shares_errors=True,
-                unconnected="EPIPE",
-                seal_failed="EBADMSG",
-            ),
-            receiving=ReceiveRules(
-                kernel="linux",
-                framing="linux",
-                decrypts_ahead=False,
-                early_header=True,
-                bad_record="stays",
-                bad_header="stops",
-                truncated="end",
-                control_needed=True,
-                empty_is_record_end=True,
-                handed_up="control",
-                key_update="first byte",
-                key_update_hides_end=True,
-                key_update_hides_records=True,
-            ),
+        replace(
+            _LINUX,
+            name="linux6.12",
+            tls_stat=TLS_STAT_NAMES_6_12,
+            keys=replace(_LINUX.keys, rekey=False, lacks=frozenset({"TLS_TX_MAX_PAYLOAD_LEN"})),
         ),
+        _LINUX,
         Personality(
             name="umktls",
             rpctls_versions=(2, 1),

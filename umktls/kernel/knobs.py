@@ -56,7 +56,7 @@ def show(host: Host) -> dict[str, Any]:
     own = f"{REXMIT_KNOB}: {-1 if percent is None else int(percent)}"
     return {
         "sysctl": [*host.counters.sysctl_lines(host.sysctls), own],
-        "tls_stat": host.counters.tls_stat_lines(),
+        "tls_stat": host.counters.tls_stat_lines(host.personality.tls_stat),
     }
 
 

@@ -8,7 +8,7 @@ which of FreeBSD's sysctls (kern.ipc.tls, uipc_ktls.c and ktls_ocf.c) and which 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from umktls.abi.freebsd import (
@@ -129,9 +129,9 @@ class Counters:
         values |= {name: read(self) for name, read in _SYSCTLS.items()}
         return [f"{name}: {values[name]}" for name in sorted(values)]
 
-    def tls_stat_lines(self) -> list[str]:
-        """The lines of /proc/net/tls_stat, without line ends."""
-        return [f"{name:<32}\t{_TLS_STAT[name](self)}" for name in TLS_STAT_NAMES]
+    def tls_stat_lines(self, names: Sequence[str] = TLS_STAT_NAMES) -> list[str]:
+        """The lines of /proc/net/tls_stat, without line ends, for a kernel that has these."""
+        return [f"{name:<32}\t{_TLS_STAT[name](self)}" for name in names]
 
     def _active(self, mode: int, family: str) -> int:
         return sum(

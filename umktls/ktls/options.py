@@ -40,8 +40,11 @@ class Option:
 
 
 @cache
-def options_of(interfaces: tuple[str, ...]) -> dict[tuple[int, int], Option]:
-    """(level, number) -> the option, for a kernel that has these interfaces, and ours."""
+def options_of(
+    interfaces: tuple[str, ...], lacks: frozenset[str] = frozenset()
+) -> dict[tuple[int, int], Option]:
+    """(level, number) -> the option, for a kernel that has these interfaces but for the options
+    that it lacks, and ours."""
     from umktls.ktls.freebsd_options import FREEBSD_OPTIONS
     from umktls.ktls.leftover import OWN_OPTIONS
     from umktls.ktls.linux_options import LINUX_OPTIONS
@@ -51,7 +54,12 @@ def options_of(interfaces: tuple[str, ...]) -> dict[tuple[int, int], Option]:
         "freebsd": FREEBSD_OPTIONS + FREEBSD_SOCKET_OPTIONS,
         "linux": LINUX_OPTIONS + LINUX_SOCKET_OPTIONS,
     }
-    rows = [option for interface in interfaces for option in table[interface]]
+    rows = [
+        option
+        for interface in interfaces
+        for option in table[interface]
+        if option.name not in lacks
+    ]
     return {(option.level, option.number): option for option in (*rows, *OWN_OPTIONS)}
 
 

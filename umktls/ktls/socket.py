@@ -96,6 +96,7 @@ class KtlsSocketState:
         self.expect_no_pad = False
         self.ifnet_disabled = False
         keys = personality.keys
+        self._options = options_of(keys.interfaces, keys.lacks)
         self.tx = Transmitter(limits=keys.limits, sequence_end=keys.sequence_end)
         self.tx.on_failed = self._seal_failed
         self.rx = Receiver(personality, self.counters)
@@ -185,14 +186,14 @@ class KtlsSocketState:
         Raises:
             UmktlsError: as the option's kernel has it; ENOPROTOOPT for one that cannot be set.
         """
-        option = options_of(self.personality.keys.interfaces).get((level, name))
+        option = self._options.get((level, name))
         if option is None or option.set is None:
             raise no_such_option(level, name, "set")
         option.set(self, value, copyin)
 
     def getsockopt(self, level: int, name: int, length: int) -> bytes:
         """An option's value, cut to `length`. Raises UmktlsError as `setsockopt`."""
-        option = options_of(self.personality.keys.interfaces).get((level, name))
+        option = self._options.get((level, name))
         if option is None or option.get is None:
             raise no_such_option(level, name, "got")
         return option.get(self, length)
