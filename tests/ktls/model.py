@@ -32,6 +32,18 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Receive:
+    """A recvmsg: bytes of data and of control messages that it has room for; MSG_PEEK, MSG_WAITALL;
+    and whether it may wait (no MSG_DONTWAIT)."""
+
+    length: int
+    room: int
+    peek: bool = False
+    everything: bool = False
+    may_wait: bool = False
+
+
+@dataclass(frozen=True)
 class Answer:
     """What recvmsg gives: an errno, or data, the type that is told (0: none), and an end or not."""
 
@@ -97,6 +109,7 @@ class Model:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.queue: deque[Item] = deque()
+        self.low_water = 1  # SO_RCVLOWAT
         self._coming: deque[tuple[Item, int]] = deque()
         self._updated = False  # the KeyUpdate was read, and the new key is not there
         self._error = 0  # FreeBSD's so_error
@@ -124,36 +137,42 @@ class Model:
         """The new key is there."""
         self._updated = False
 
-    def recv(self, length: int, room: int, peek: bool) -> Answer:
-        return self._answer(length, room, peek)
+    def recv(self, call: Receive) -> Answer:
+        return self._answer(call)
 
     def readable(self) -> bool | None:
         """What poll(2) says; None where it is the kernel's business which records it has opened."""
         if self.kind == "linux" and any(item.update for item in self.queue):
             return None
+        if self.kind == "freebsd" and not self._error and not any(item.bad for item in self.queue):
+            return self._readable_bytes() >= self.low_water
         return not self._updated and bool(self.queue or self._error)
+
+    def _readable_bytes(self) -> int:
+        """Payload, and 24 bytes for each control message that was not delivered yet."""
+        return sum(len(item.payload) + (0 if item.announced else 24) for item in self.queue)
 
     # FreeBSD
 
-    def _freebsd(self, length: int, room: int, peek: bool) -> Answer:
+    def _freebsd(self, call: Receive) -> Answer:
         for item in [item for item in self.queue if item.bad]:
             self.queue.remove(item)
             self._error = errno.EBADMSG
         if not self.queue:
             error = self._error or errno.EAGAIN
-            if not peek:
+            if not call.peek:
                 self._error = 0
             return Answer(error)
-        return self._one(length, room, peek)
+        return self._one(call)
 
-    def _one(self, length: int, room: int, peek: bool) -> Answer:
-        """As much of the head as fits; its type with the first piece."""
-        head = self.queue[0]
+    def _one(self, call: Receive) -> Answer:
+        """As much of the head as fits; its type with the first piece. It never waits for more."""
+        head, room, length = self.queue[0], call.room, call.length
         told = 0 if head.announced or not room else head.type if room >= FREEBSD_ROOM else CUT
         data = head.payload[:length]
         rest = head.payload[length:]
         end = not rest and (bool(head.payload) or self.kind == "umktls")
-        if not peek:
+        if not call.peek:
             self._take(data, announce=True)
         return Answer(0, data, told, end)
 
@@ -167,7 +186,7 @@ class Model:
 
     # Ours
 
-    def _umktls(self, length: int, room: int, peek: bool) -> Answer:
+    def _umktls(self, call: Receive) -> Answer:
         if self._updated:
             return Answer(errno.EKEYEXPIRED)
         if not self.queue:
@@ -176,24 +195,25 @@ class Model:
         if head.bad:
             self.queue.popleft()
             return Answer(errno.EBADMSG)
-        if head.type != DATA and room < FREEBSD_ROOM and not head.announced:
+        if head.type != DATA and call.room < FREEBSD_ROOM and not head.announced:
             return Answer(errno.EIO)
-        return self._one(length, room, peek)
+        return self._one(call)
 
     # Linux
 
-    def _linux(self, length: int, room: int, peek: bool) -> Answer:
+    def _linux(self, call: Receive) -> Answer:
         found: list[bytes] = []
-        answer = self._gather(length, room, found)
+        answer = self._gather(call, found)
         empty = not any(found)
-        if not peek and (not answer.errno or empty):
+        if not call.peek and (not answer.errno or empty):
             for data in found:
                 self._take(data)
         return answer
 
-    def _gather(self, length: int, room: int, found: list[bytes]) -> Answer:
+    def _gather(self, call: Receive, found: list[bytes]) -> Answer:
         """What one call finds, `found` record by record."""
-        kind, end, left = 0, False, length
+        kind, end, left = 0, False, call.length
+        length, room = call.length, call.room
         for item in self.queue:
             stopped = errno.EKEYEXPIRED if self._updated else errno.EBADMSG if item.bad else 0
             if stopped and left == length:
@@ -209,6 +229,9 @@ class Model:
             if kind != DATA:
                 break
         else:
-            if left == length and kind in (0, DATA):
+            if left == length:
                 return Answer(errno.EKEYEXPIRED if self._updated else errno.EAGAIN)
+            wanted = length if call.everything else min(self.low_water, length)
+            if length - left < wanted and call.may_wait:
+                return Answer(errno.EAGAIN)
         return Answer(0, b"".join(found), kind if room >= LINUX_ROOM else 0, end)

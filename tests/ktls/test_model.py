@@ -11,7 +11,8 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from tests.conformance.world import KEY_UPDATE, World, flipped, keys
-from tests.ktls.model import CUT, DATA, Answer, Item, Model, SendModel
+from tests.ktls.model import CUT, DATA, Answer, Item, Model, Receive, SendModel
+from umktls.abi import freebsd, linux
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import UmktlsError
 from umktls.ktls.sending import Sent
@@ -49,18 +50,18 @@ class Arrive:
 
 
 @dataclass(frozen=True)
-class Receive:
-    length: int
-    room: int
-    peek: bool
-
-
-@dataclass(frozen=True)
 class Poll:
     """Whether something can be read."""
 
 
-ALL = Receive(50_000, 24, peek=False)
+@dataclass(frozen=True)
+class Mark:
+    """SO_RCVLOWAT is set."""
+
+    low_water: int
+
+
+ALL = Receive(50_000, 24)
 # What is answered at the end of the stream, and then; what, if it is inside a record; and the same
 # where the connection was reset.
 END, RESET = Answer(), Answer(errno.ECONNRESET)
@@ -70,7 +71,7 @@ ENDS = {
     "linux": ((END, END), (END, END), (RESET, END), (RESET, END)),
     "umktls": ((END, END), (CUT_OFF, END), (RESET, END), (RESET, END)),
 }
-Step = Send | Update | Arrive | Receive | Poll
+Step = Send | Update | Arrive | Receive | Poll | Mark
 
 SIZES = st.one_of(st.integers(0, 60), st.sampled_from([16383, 16384, 16385, 40000]))
 SENDS = st.builds(
@@ -89,9 +90,14 @@ RECEIVES = st.builds(
     st.one_of(st.integers(1, 70), st.just(100_000)),
     st.sampled_from([24, 24, 24, 0, 20]),
     st.booleans(),
+    st.booleans(),
+    st.booleans(),
 )
+MARKS = st.builds(Mark, st.one_of(st.integers(1, 100), st.just(20_000)))
 STEPS = st.lists(
-    st.one_of(SENDS, ARRIVALS, RECEIVES, RECEIVES, SENDS, st.just(Update()), st.just(Poll())),
+    st.one_of(
+        SENDS, ARRIVALS, RECEIVES, RECEIVES, SENDS, st.just(Update()), st.just(Poll()), MARKS
+    ),
     max_size=40,
 )
 
@@ -138,6 +144,7 @@ class Run:
             Arrive: self.arrive,
             Receive: self.receive,
             Poll: self.poll,
+            Mark: self.mark,
         }
 
     def _enable(self, world: World, direction: Direction, session: Session) -> None:
@@ -212,7 +219,7 @@ class Run:
 
     def receive(self, step: Step) -> None:
         assert isinstance(step, Receive)
-        expected = self.model.recv(step.length, step.room, step.peek)
+        expected = self.model.recv(step)
         found = self.answer(step)
         if step.peek and self.kind == "linux":
             # Linux shows the end of what it peeks at by chance; see the conformance suite.
@@ -224,6 +231,13 @@ class Run:
             new = keys(self.session.suite, epoch=self.received_epoch)
             self._enable(self.receiver, "rx", new)
             self.model.rekeyed()
+
+    def mark(self, step: Step) -> None:
+        assert isinstance(step, Mark)
+        abi = freebsd if "freebsd" in self.receiver.personality.keys.interfaces else linux
+        value = step.low_water.to_bytes(4, "little")
+        self.receiver.set(abi.SOL_SOCKET, abi.SO_RCVLOWAT, value)
+        self.model.low_water = step.low_water
 
     def poll(self, step: Step) -> None:
         expected = self.model.readable()
@@ -246,7 +260,9 @@ class Run:
 
     def answer(self, step: Receive) -> Answer:
         world = self.receiver
-        flags = world.abi.dontwait | (world.abi.peek if step.peek else 0)
+        flags = world.abi.peek if step.peek else 0
+        flags |= world.abi.waitall if step.everything else 0
+        flags |= 0 if step.may_wait else world.abi.dontwait
         try:
             data, control, out = world.socket.recvmsg(step.length, step.room, flags)
         except UmktlsError as error:
@@ -276,7 +292,7 @@ def test_sockets_do_what_the_model_says(
         run.steps[type(step)](step)
     run.arrive(Arrive(len(run.wire) or 1))
     for _ in range(60):
-        run.receive(Receive(50_000, 24, False))
+        run.receive(ALL)
     run.end(tail, reset)
 
 
