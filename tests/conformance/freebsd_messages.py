@@ -186,6 +186,16 @@ def wraps_1_3(w: World) -> None:
     assert w.peer().open(first) == [(DATA, b"x")]
 
 
+@row(SEND, "After shutdown(SHUT_WR): EPIPE", FREEBSD)
+def shutdown(w: World) -> None:
+    sending(w)
+    w.socket.conditions.shut = True
+    for record_type in (None, ALERT):
+        assert errno_of(w.send, b"data", record_type) == errno.EPIPE
+    assert not w.socket.dropped
+    assert w.socket.tx.sequence == 0
+
+
 not_here(SEND, "sendfile(2)", FREEBSD, "There is no such system call here.")
 
 
@@ -550,7 +560,7 @@ def app_data(w: World) -> None:
     assert w.recv(flags=flag)[0] == b"after"
 
 
-@row(APP_DATA, "Tickets are let through since TLS 1.3 sends them", ("freebsd13", "freebsd14"))
+@row(APP_DATA, "Tickets are let through since TLS 1.3 sends them", (*RX_TLS13, *OURS))
 def app_data_tickets(w: World) -> None:
     w.arrive(receiving(w).seal(b"ticket", HANDSHAKE))
     assert w.recv(flags=w.personality.messages.tls_app_data)[:2] == (b"ticket", HANDSHAKE)

@@ -377,6 +377,21 @@ def tx_rekey(w: World) -> None:
     assert w.socket.counters.rekeys["tx"] == 1
 
 
+@row(
+    REKEY,
+    "A record that is open when the new key is set goes under that one (tls_set_sw_offload)",
+    NEWEST,
+)
+def open_record(w: World) -> None:
+    peer = sending(w)
+    w.send(b"old", flags=w.abi.more)
+    found = peer.open(w.send(KEY_UPDATE, HANDSHAKE))
+    assert found == [(DATA, b"old"), (HANDSHAKE, KEY_UPDATE)]
+    w.send(b"open, ", flags=w.abi.more)
+    w.enable("tx", keys(epoch=1))
+    assert w.peer(keys(epoch=1)).open(w.send(b"and new")) == [(DATA, b"open, and new")]
+
+
 @row(REKEY, "Keys and nonces are not checked for being used again", NEWEST)
 def same_key(w: World) -> None:
     sending(w)

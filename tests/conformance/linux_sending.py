@@ -242,6 +242,26 @@ def unconnected(w: World) -> None:
     assert w.outcomes(1) == [errno.ENOTCONN]
 
 
+@row(
+    SEND,
+    "shutdown(SHUT_WR): the open record does not go, nor an alert; a send then: EPIPE",
+    KERNELS,
+)
+def shutdown(w: World) -> None:
+    w.enable_both()
+    w.send(b"open", flags=w.abi.more)
+    w.socket.conditions.shut = True
+    assert errno_of(w.send, b"data") == errno.EPIPE
+    assert errno_of(w.send, b"\1\0", ALERT) == errno.EPIPE
+    assert w.send(b"", ALERT) == b""
+    assert w.socket.tx.sequence == 0
+    w.arrive(w.peer().seal(b"still received"))
+    assert w.recv()[0] == b"still received"
+    w.socket.conditions.shut = False
+    w.socket.close()
+    assert w.socket.take_pending() == []
+
+
 @row(SEND, "close: a record that MSG_MORE kept open is dropped; no close_notify is made", KERNELS)
 def close(w: World) -> None:
     sending(w)

@@ -92,8 +92,8 @@ def _first_record_type(state: KtlsSocketState, control: bytes) -> int | None:
 
 def _check_socket(state: KtlsSocketState, message: Message) -> None:
     """What sosend_generic asks about the socket, in its order."""
-    if state.dropped:
-        raise WorldError("the connection has been dropped", errno.EPIPE)
+    if state.rx.dropped or state.sending_over:
+        raise WorldError("nothing can be sent any more", errno.EPIPE)
     if state.rx.rules.decrypts_ahead:
         state.rx.open_ahead()
     error = state.rx.take_error()
@@ -138,7 +138,8 @@ def _send_linux(state: KtlsSocketState, message: Message) -> Sent:
         record_type = _last_record_type(state, message.control)
         if flags & abi.more:
             raise CallerError("a record with a type of its own cannot be kept open (MSG_MORE)")
-        close_record(state)
+        if not state.sending_over:
+            close_record(state)
     count = _fill_records(state, message, record_type) if len(message.data) else 0
     return Sent(state.take_pending(), count)
 
@@ -162,8 +163,8 @@ def _check_connection(state: KtlsSocketState, message: Message) -> None:
         error = state.rx.error if sealed else state.rx.take_error()
         if error is not None:
             raise error
-    if state.conditions.dropped:
-        raise WorldError("the connection has been dropped", errno.EPIPE)
+    if state.sending_over:
+        raise WorldError("nothing can be sent any more", errno.EPIPE)
     _refuse_unconnected(state, message)
 
 

@@ -44,6 +44,8 @@ class Conditions:
         dropped: there is no connection any more: TCP's state is CLOSE, after a reset or a time-out.
             `KtlsSocketState.connection_lost` sets it, and tells readers why.
         established: neither side has closed. Only Linux's TCP_ULP asks.
+        shut: shutdown(SHUT_WR) was called: nothing is sent any more, and what MSG_MORE has kept
+            open stays where it is.
         listening, tcp, connected, spliced: a daemon gets its sockets connected and by themselves,
             so these are for who tries the model out. Spliced (SO_SPLICE) to another one is a socket
             of the newest FreeBSD's only.
@@ -51,6 +53,7 @@ class Conditions:
 
     dropped: bool = False
     established: bool = True
+    shut: bool = False
     listening: bool = False
     tcp: bool = True
     connected: bool = True
@@ -134,6 +137,11 @@ class KtlsSocketState:
     def dropped(self) -> bool:
         """The connection is no more, be it by TCP or for a bad record header."""
         return self.conditions.dropped or self.rx.dropped
+
+    @property
+    def sending_over(self) -> bool:
+        """TCP takes nothing any more."""
+        return self.conditions.dropped or self.conditions.shut
 
     @property
     def ended(self) -> bool:
