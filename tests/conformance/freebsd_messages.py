@@ -85,7 +85,13 @@ def one_call(w: World) -> None:
     assert peer.open(w.send(b"data")) == [(DATA, b"data")]
 
 
-@row(SEND, "All records of a typed payload above the limit have the type (ktls_frame)", KERNELS)
+@row(
+    SEND,
+    "All records of a typed payload above the limit have the type (ktls_frame)",
+    KERNELS,
+    note="Only what sosend_generic hands over later falls back to type 23, and a typed payload is "
+    "handed over as a whole; ktls_frame (uipc_ktls.c) types each record that it makes of it.",
+)
 def split_keeps_type(w: World) -> None:
     peer = sending(w)
     found = peer.open(w.send(b"x" * 20000, HANDSHAKE))
@@ -358,7 +364,14 @@ def no_nonce(w: World) -> None:
     assert w.socket.dropped
 
 
-@row(RECEIVE, "A length without room for the tag: EMSGSIZE for that record alone", FREEBSD)
+@row(
+    RECEIVE,
+    "A length without room for the tag: EMSGSIZE for that record alone",
+    FREEBSD,
+    note="ktls_check_rx, whose errors cost the connection and count as corrupted_records, asks for "
+    "no more than header and nonce. That the tag does not fit is found when decrypting the record "
+    "(ktls_ocf.c), and means what a bad tag does: the record is lost, and counts as failed_crypto.",
+)
 def no_tag(w: World) -> None:
     w.freebsd_enable("rx", session())
     w.arrive(b"\x17\x03\x03\x00\x17" + bytes(23))

@@ -381,6 +381,9 @@ def tx_rekey(w: World) -> None:
     REKEY,
     "A record that is open when the new key is set goes under that one (tls_set_sw_offload)",
     NEWEST,
+    note="It was not sealed under the old one, and is left as it is. What was open in front of the "
+    "KeyUpdate has gone before that, so the peer opens everything; only a program that sets a key "
+    "without having said so should have closed its record first.",
 )
 def open_record(w: World) -> None:
     peer = sending(w)

@@ -67,7 +67,8 @@ a machine without that refuses it as Linux without the cipher does.
 ABOUT_ROWS = """\
 Each line is a statement about kernels, and a test. **yes**: the personality was found to behave so
 when this page was printed. **-**: the statement is not about this kernel. **no**: not followed, for
-the reason below the table.
+the reason below the table. Where one could expect something else, it is said there what the
+statement is from.
 """
 
 
@@ -205,10 +206,10 @@ def results() -> Iterator[str]:
             ["statement", *EVERYBODY],
             ([row.statement, *(result(row, name) for name in EVERYBODY)] for row in rows),
         )
-        reasons = [row for row in rows if not row.check]
-        for row in reasons:
-            yield f"- *{row.statement}*: {row.reason}"
-        if reasons:
+        explained = [row for row in rows if row.reason or row.note]
+        for row in explained:
+            yield f"- *{row.statement}*: {row.reason or row.note}"
+        if explained:
             yield ""
 
 

@@ -1,8 +1,9 @@
 """The rows of the conformance suite: statements about a kernel, each with a check of its own.
 
 A row speaks of some personalities. Its check is run once for each of them, and for each of its
-variants (suites, mostly) if it has some. A statement that is not followed here is a row too, with
-the reason instead of a check.
+variants (suites, mostly) if it has some. A statement that one could expect to be another has a note
+that says where it is from. A statement that is not followed here is a row too, with the reason
+instead of a check.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Row:
     check: Check | None
     variants: tuple[Any, ...] = ()
     reason: str = ""
+    note: str = ""
 
     @property
     def name(self) -> str:
@@ -50,12 +52,13 @@ ROWS: list[Row] = []
 
 
 def row(
-    area: str, statement: str, on: Sequence[str], variants: Sequence[Any] = ()
+    area: str, statement: str, on: Sequence[str], variants: Sequence[Any] = (), note: str = ""
 ) -> Callable[[Check], Check]:
     """Make the function that follows the check of a row."""
 
     def register(check: Check) -> Check:
-        ROWS.append(Row(check.__module__, area, statement, tuple(on), check, tuple(variants)))
+        module, speaks_of = check.__module__, tuple(on)
+        ROWS.append(Row(module, area, statement, speaks_of, check, tuple(variants), note=note))
         return check
 
     return register

@@ -65,7 +65,7 @@ class Counters:
 
     Attributes:
         enable_calls: attempts to set a key, from the third check on.
-        corrupted_records: bad headers, and streams that ended inside a record.
+        corrupted_records: bad headers.
         failed_crypto: records that did not open; again for each time they are tried.
         failed_seals: records that the engine could not make.
         switch_to_ifnet, switch_to_sw, switch_failed: TCP_TXTLS_MODE set, or a card given up.
