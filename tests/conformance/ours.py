@@ -219,6 +219,16 @@ def records(w: World) -> None:
         assert w.recv(len(payload))[0] == payload
 
 
+@row(LEFTOVER, "Back over the last sequence number too, where the numbers wrap", FREEBSD)
+def records_over_the_wrap(w: World) -> None:
+    wire = w.peer(replace(SESSION, sequence=2**64 - 1)).seal(b"last") + w.peer(SESSION).seal(b"0")
+    w.enable("rx", replace(SESSION, sequence=1))
+    assert errno_of(give_back, w, Leftover(2**64 - 2, wire=wire)) == errno.EINVAL
+    give_back(w, Leftover(2**64 - 1, wire=wire))
+    assert w.socket.rx.sequence == 2**64 - 1
+    assert [w.recv()[0], w.recv()[0]] == [b"last", b"0"]
+
+
 @row(LEFTOVER, "A record that was taken in part goes on with the bytes that wait", EVERYBODY)
 def part(w: World) -> None:
     peer = w.peer(SESSION)
