@@ -71,9 +71,10 @@ def test_certs_lists_what_it_made_and_refuses_a_second_time(tmp_path: Path) -> N
     assert run("certs", str(target), "--force").exit_code == 0
 
 
-def test_stat_without_hosts(base: Path) -> None:
-    assert run("stat").output == "no host runs\n"
-    assert json.loads(run("stat", "--json").output) == {"schema": 1, "hosts": []}
+@pytest.mark.parametrize("table", [(), ("--sysctl",), ("--tls_stat",)])
+def test_stat_without_hosts(base: Path, table: tuple[str, ...]) -> None:
+    assert run("stat", *table).output == "no host runs\n"
+    assert json.loads(run("stat", "--json", *table).output) == {"schema": 1, "hosts": []}
 
 
 def test_stat_shows_each_direction(base: Path) -> None:

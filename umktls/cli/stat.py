@@ -19,6 +19,7 @@ from umktls.errors import UmktlsError
 __all__ = ["amount", "host_view", "stat"]
 
 SCHEMA = 1
+NOBODY = "no host runs"
 
 
 @click.command()
@@ -47,7 +48,7 @@ def stat(host: str | None, as_json: bool, table: str | None) -> None:
     if as_json:
         click.echo(json.dumps({"schema": SCHEMA, "hosts": states}, indent=2))
     elif not states:
-        click.echo("no host runs")
+        click.echo(NOBODY)
     else:
         console = Console(highlight=False, soft_wrap=True)
         for state in states:
@@ -61,6 +62,8 @@ def show_counters(hosts: list[Host], table: str, as_json: bool) -> None:
         counters = [{"name": name, table: shown} for name, shown in lines.items()]
         click.echo(json.dumps({"schema": SCHEMA, "hosts": counters}, indent=2))
         return
+    if not lines:
+        click.echo(NOBODY)
     for name, shown in lines.items():
         if len(lines) > 1:
             click.echo(f"{name}:")
