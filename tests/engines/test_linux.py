@@ -6,6 +6,7 @@ import errno
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -21,11 +22,13 @@ from umktls.kernel import client, hosttls, tls
 from umktls.kernel.client import MountConfig
 from umktls.kernel.engines import chosen_engines
 from umktls.kernel.hosttls import BoundEngine, HostIntake
+from umktls.kernel.stream import SendQueue
 from umktls.ktls.crypto_info import crypto_info
-from umktls.ktls.engines import get_engine
+from umktls.ktls.engines import MAX_PLAINTEXT, get_engine
 from umktls.ktls.engines.choice import EngineChoice
 from umktls.ktls.engines.linux import PassOpener, PassSealer, wrap
 from umktls.ktls.errors import BadRecord
+from umktls.ktls.keyupdate import HANDSHAKE
 from umktls.ktls.rx import Receiver
 from umktls.ktls.session import Session
 from umktls.ktls.suites import ALL_SUITES, SUITES, TLS_1_2, TLS_1_3
@@ -129,6 +132,38 @@ async def test_a_bad_record_of_the_real_kernel(ends: tuple[socket.socket, socket
         ends[1].sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
         with trio.fail_after(5), pytest.raises(BadRecord, match="EBADMSG"):
             await HostIntake(sock).fill(Receiver(), RecordReader(1000))
+
+
+async def test_a_real_kernel_that_takes_part_of_a_long_message(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    """A send that does not wait may end after any record; the rest has the same type."""
+
+    class Slow(ModelSocket):
+        full = False
+
+        def sendmsg(self, buffers: Any, *more: Any) -> int:
+            self.full = not self.full
+            if self.full:
+                raise BlockingIOError
+            return super().sendmsg([b"".join(buffers)[:MAX_PLAINTEXT]], *more)
+
+    sock = Slow(ends[0].detach())
+    data = bytes(range(256)) * 150
+    receiver = Receiver()
+    receiver.enable(get_engine("software").opener(SESSION), GCM)
+    with sock, trio.fail_after(5):
+        BoundEngine(sock).sealer(SESSION)
+        await hosttls.send_record(sock, SendQueue(sock), HANDSHAKE, data)
+        sock.shutdown(socket.SHUT_WR)
+        while count := ends[1].recv_into(receiver.get_buffer()):
+            receiver.buffer_filled(count)
+    content = []
+    while receiver.read_record() is not None:
+        content.append(receiver.take_control())
+    assert [len(record) for _, record in content] == [16384, 16384, 5632]
+    assert {kind for kind, _ in content} == {HANDSHAKE}
+    assert b"".join(record for _, record in content) == data
 
 
 @pytest.mark.usefixtures("modelled")

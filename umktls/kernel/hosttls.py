@@ -159,17 +159,18 @@ def record_type_of(control: list[tuple[int, int, bytes]], count: int) -> int | N
 async def send_record(sock: socket.socket, queue: SendQueue, record_type: int, data: bytes) -> None:
     """Send a record of any type behind all that is queued. Nobody may send meanwhile.
 
+    More than fits one record becomes several; the real kernel may take them one by one.
+
     Raises `WorldError`.
     """
     await queue.emptied()
     control = [(linux.SOL_TLS, linux.TLS_SET_RECORD_TYPE, bytes((record_type,)))]
-    while True:
+    left = memoryview(data)
+    while len(left):
         try:
-            sock.sendmsg([data], control)
+            left = left[sock.sendmsg([left], control) :]
         except BlockingIOError:
             await trio.lowlevel.wait_writable(sock)
         except OSError as error:
             text = f"cannot send: {os.strerror(error.errno or errno.EIO)}"
             raise WorldError(text, error.errno) from error
-        else:
-            return
