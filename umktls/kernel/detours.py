@@ -54,6 +54,9 @@ OPTION_DIRECTIONS: Mapping[tuple[int, int], Direction] = {
     (freebsd.IPPROTO_TCP, freebsd.TCP_RXTLS_MODE): "rx",
     (linux.SOL_TLS, linux.TLS_TX): "tx",
     (linux.SOL_TLS, linux.TLS_RX): "rx",
+    (linux.SOL_TLS, linux.TLS_TX_ZEROCOPY_RO): "tx",
+    (linux.SOL_TLS, linux.TLS_RX_EXPECT_NO_PAD): "rx",
+    (linux.SOL_TLS, linux.TLS_TX_MAX_PAYLOAD_LEN): "tx",
 }
 
 
@@ -108,7 +111,8 @@ class Detours:
         return "bounce" if route is Route.BOUNCE or self._means.bounce else "refuse"
 
     def refuse_option(self, level: int, name: int) -> None:
-        """A kernel without KERN_TLS knows none of its options: ENOPROTOOPT (tcp_usrreq.c).
+        """A kernel without KERN_TLS knows none of its options: ENOPROTOOPT (tcp_usrreq.c). Where
+        Linux lacks net/tls there is no level SOL_TLS, which is the same.
 
         The machine's own kernel takes nothing back (UMKTLS_LEFTOVER).
         """
@@ -118,6 +122,12 @@ class Detours:
         direction = OPTION_DIRECTIONS.get((level, name))
         if direction is not None and self._route(direction) is Route.CLEAR:
             raise UnsupportedError("this kernel has no KERN_TLS", errno.ENOPROTOOPT)
+
+    def refuse_ulp(self, name: bytes) -> None:
+        """TCP_ULP in a kernel without net/tls knows no name: ENOENT (tcp_ulp.c)."""
+        known = "linux" in self._sock.state.personality.keys.interfaces
+        if known and name and all(self._route(way) is Route.CLEAR for way in WORDS):
+            raise UnsupportedError("this kernel has no net/tls", errno.ENOENT)
 
     def bounce(self, direction: Direction) -> socket.socket:
         """UMKTLS_TX_BOUNCE, UMKTLS_RX_BOUNCE: the daemon's end of a new pair.

@@ -282,6 +282,8 @@ class KernelSocket:
             self._set_certificate(value)
             return
         self.detours.refuse_option(level, name)
+        if (level, name) == (linux.SOL_TCP, linux.TCP_ULP):
+            self.detours.refuse_ulp(value)
         mode = self.state.mode("tx")
         self.state.setsockopt(level, name, value, copyin)
         if (level, name) in TX_KEYS:
