@@ -116,6 +116,7 @@ def test_only_file_descriptors_levels_names_and_how_are_signed() -> None:
         ("(0x{:04x} for TLS 1.3)", linux.TLS_1_3_VERSION),
         ("TLS_SET_RECORD_TYPE ({})", linux.TLS_SET_RECORD_TYPE),
         ("TLS_GET_RECORD_TYPE\n({})", linux.TLS_GET_RECORD_TYPE),
+        ("EKEYEXPIRED, which is {}", errno.EKEYEXPIRED),
         ("MSG_DONTWAIT is 0x{:x}", linux.MSG_DONTWAIT),
         ("MSG_EOR 0x{:x}, MSG_CTRUNC 0x8", linux.MSG_EOR),
         ("MSG_CTRUNC 0x{:x}.", linux.MSG_CTRUNC),

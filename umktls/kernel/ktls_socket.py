@@ -164,7 +164,6 @@ class KernelSocket:
         self.detours = Detours(self, means)
         self.card = self.detours.card()
         self.queue: SendQueue = self.card or SendQueue(sock, means.spawn)
-        self.rx_progress = trio.Event()
         self._held: deque[list[Buffer]] | None = None
         self._early_records = 0
         self._early_bytes = 0
@@ -327,7 +326,6 @@ class KernelSocket:
             waiting=self.detours.waiting(),
         )
         self.detours.rx_enabled()
-        self.rx_progress.set()
 
     def getsockopt(self, level: int, name: int, length: int) -> bytes:
         """getsockopt(2). Raises `UmktlsError` with the emulated kernel's errno."""
@@ -410,13 +408,13 @@ class KernelSocket:
         """recvmsg(2), never waiting: what is at the head of the queue, one record at most.
 
         Only a control record can be taken: application data belongs to RPC. Raises `CallerError`
-        EAGAIN when there is none.
+        EAGAIN when there is none, `KeyExpired` where that is so until the next key is set.
         """
-        if self.state.rx.control is None:
+        rx = self.state.rx
+        key_is_due = rx.state is State.PAUSED and not rx.parked
+        if rx.control_head is None and not key_is_due:
             raise CallerError("no control record at the head of the receive queue", errno.EAGAIN)
-        taken = self.state.recvmsg(length, controllen, flags)
-        self.rx_progress.set()
-        return taken
+        return self.state.recvmsg(length, controllen, flags)
 
     def shutdown(self, how: int) -> None:
         """shutdown(2). What was sent before stays queued and goes first only as far as it fits.
