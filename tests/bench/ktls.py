@@ -19,7 +19,7 @@ from tests.bench.figures import Figure, alternate
 from umktls.certs.pki import Authority, Leaf
 from umktls.kernel.detours import Means
 from umktls.kernel.events import Trace
-from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.ktls_socket import IDLE_SECONDS, KernelSocket
 from umktls.ktls.engines import get_engine
 from umktls.ktls.rx import PullResult, Receiver
 from umktls.ktls.session import Session
@@ -27,6 +27,7 @@ from umktls.ktls.socket import KtlsSocketState
 from umktls.ktls.suites import SUITES, TLS_1_3
 from umktls.ktls.tx import Transmitter
 from umktls.rpc.record import RecordReader, mark
+from umktls.rpc.xdr import Buffer
 
 MIB = 1 << 20
 SUITE = SUITES["TLS_AES_128_GCM_SHA256"]
@@ -182,41 +183,83 @@ def receive(sock: socket.socket, session: Session | None) -> None:
 
 
 def idle_connections() -> Iterator[Figure]:
-    """KiB of Python objects per idle connection with keys in both directions, on 2,000 of them."""
+    """KiB of Python objects per idle connection with keys in both directions, on 2,000 of them.
+
+    Each has carried a message of 1 MiB in either direction, and has then seen nothing for a while.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with ExitStack() as stack:
         pairs = [socket.socketpair() for _ in range(CONNECTIONS)]
+        for _, far in pairs:
+            far.setblocking(False)
         for end in (end for pair in pairs for end in pair):
             stack.enter_context(end)
-        idle_socket(pairs[0][0])  # what is made once, such as the engine
-        kept = []
-        tracemalloc.start()
-        before, _ = tracemalloc.get_traced_memory()
-        for end, _ in pairs:
-            kept.append(idle_socket(end))
-        after, _ = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-    each = (after - before) / len(kept) / 1024
-    name = f"Python objects per idle KTLS connection, of {CONNECTIONS}"
+        each = trio.run(idle_memory, pairs) / len(pairs) / 1024
+    name = f"Python objects per idle KTLS connection after 1 MiB each way, of {CONNECTIONS}"
     yield Figure(name, each, "KiB", "limit", IDLE_LIMIT_KIB, 1.0, at_most=True)
 
 
-def idle_socket(sock: socket.socket) -> KernelSocket:
-    engine, session = get_engine("software"), new_session()
-    state = KtlsSocketState(engine, engine)
-    made = KernelSocket(sock, state, "c1", TRACE, MEANS)
-    state.tx.enable(engine.sealer(session), session.suite)
-    state.rx.enable(engine.opener(session), session.suite)
+async def idle_memory(pairs: list[tuple[socket.socket, socket.socket]]) -> float:
+    """Bytes of Python objects that kernel sockets for these pairs' first ends keep."""
+    session = new_session()
+    message: list[Buffer] = [mark(MIB), bytes(MIB)]
+    wire = bytes(get_engine("software").sealer(session).seal(23, message))
+    async with trio.open_nursery() as nursery:
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        used = [idle_socket(near, session, nursery) for near, _ in pairs]
+        for sock, (_, far) in zip(used, pairs, strict=True):
+            await carry(sock, trio.socket.from_stdlib_socket(far), wire, message)
+        await trio.sleep(3 * IDLE_SECONDS)
+        after, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        nursery.cancel_scope.cancel()
+    return after - before
+
+
+def idle_socket(sock: socket.socket, session: Session, nursery: trio.Nursery) -> KernelSocket:
+    """A kernel socket with keys, from which RPC reads."""
+    engine = get_engine("software")
+    means = Means(
+        {"tx": engine, "rx": engine},
+        bounce=False,
+        spawn=nursery.start_soon,
+        card_threads=THREADS,
+        retransmitted_pct=lambda sock: 0.0,
+    )
+    made = KernelSocket(sock, KtlsSocketState(engine, engine), "c1", TRACE, means)
+    made.state.tx.enable(engine.sealer(session), session.suite)
+    made.state.rx.enable(engine.opener(session), session.suite)
+    nursery.start_soon(made.pump, RecordReader(2 * MIB), take_message, refuse_control)
     return made
 
 
+async def take_message(message: memoryview) -> None:
+    """What RPC does with it is not measured."""
+
+
+async def refuse_control() -> None:
+    raise RuntimeError("a record that is no data")
+
+
+async def carry(
+    sock: KernelSocket, far: trio.socket.SocketType, wire: bytes, message: list[Buffer]
+) -> None:
+    """The peer sends the records `wire`; the kernel sends `message`, of the same length."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_all, far, wire)
+        sock.send_message(message)
+        left = len(wire)
+        while left:
+            left -= len(await far.recv(min(left, 1 << 16)))
+
+
+async def send_all(far: trio.socket.SocketType, wire: bytes) -> None:
+    view = memoryview(wire)
+    while view:
+        view = view[await far.send(view) :]
+
+
 TRACE = Trace("bench", "client")
-SOFTWARE = get_engine("software")
-MEANS = Means(
-    {"tx": SOFTWARE, "rx": SOFTWARE},
-    bounce=False,
-    spawn=lambda task: None,
-    card_threads=trio.CapacityLimiter(1),
-    retransmitted_pct=lambda sock: 0.0,
-)
+THREADS = trio.CapacityLimiter(1)

@@ -9,15 +9,14 @@ anything was changed. `HostIntake` receives with the control messages that tell 
 from __future__ import annotations
 
 import errno
-import os
 import socket
 from functools import cache
 
 import trio
 
 from umktls.abi import linux
-from umktls.errors import UnsupportedError, WorldError
-from umktls.kernel.stream import SendQueue
+from umktls.errors import UnsupportedError
+from umktls.kernel.stream import SendQueue, broken, readable
 from umktls.ktls.crypto_info import crypto_info
 from umktls.ktls.engines import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Opener, Sealer
 from umktls.ktls.engines.linux import (
@@ -109,10 +108,20 @@ class HostIntake:
         self.bytes = 0  # the receiver counts
 
     async def fill(self, rx: Receiver, reader: RecordReader) -> None:
+        while True:
+            try:
+                self._fill(rx)
+            except BlockingIOError:
+                await readable(self._sock)
+            else:
+                return
+
+    def _fill(self, rx: Receiver) -> None:
+        """Receive a record, or a part of one. Raises as `_receive`."""
         room = rx.get_buffer(MAX_PLAINTEXT + WRAPPING)
         limit = min(len(room) - WRAPPING, MAX_PLAINTEXT)
         payload = room[RECORD_HEADER_LENGTH : RECORD_HEADER_LENGTH + limit]
-        count, record_type = await self._receive(payload)
+        count, record_type = self._receive(payload)
         if record_type is None:
             rx.buffer_filled(0)
             return
@@ -122,30 +131,21 @@ class HostIntake:
         room[end : end + len(trailer)] = trailer
         rx.buffer_filled(end + len(trailer))
 
-    async def _receive(self, payload: memoryview) -> tuple[int, int | None]:
+    def _receive(self, payload: memoryview) -> tuple[int, int | None]:
         """Length and type of what was received; no type at the end of the stream.
 
-        Raises `RecordError`, `WorldError`.
+        Raises `RecordError`, `WorldError`, `BlockingIOError`.
         """
-        while True:
-            try:
-                count, control, _, _ = self._sock.recvmsg_into([payload], CONTROL_ROOM)
-            except BlockingIOError:
-                await self._wait()
-                continue
-            except OSError as error:
-                fault = FAULTS.get(error.errno or 0)
-                if fault is not None:
-                    raise fault(f"this machine's kernel says {name_of(error)}") from error
-                text = f"cannot receive: {os.strerror(error.errno or errno.EIO)}"
-                raise WorldError(text, error.errno) from error
-            return count, record_type_of(control, count)
-
-    async def _wait(self) -> None:
         try:
-            await trio.lowlevel.wait_readable(self._sock)
-        except trio.ClosedResourceError:
-            raise WorldError("the connection was closed here", errno.ECONNABORTED) from None
+            count, control, _, _ = self._sock.recvmsg_into([payload], CONTROL_ROOM)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            fault = FAULTS.get(error.errno or 0)
+            if fault is not None:
+                raise fault(f"this machine's kernel says {name_of(error)}") from error
+            raise broken("receive", error) from error
+        return count, record_type_of(control, count)
 
 
 def record_type_of(control: list[tuple[int, int, bytes]], count: int) -> int | None:
@@ -172,5 +172,4 @@ async def send_record(sock: socket.socket, queue: SendQueue, record_type: int, d
         except BlockingIOError:
             await trio.lowlevel.wait_writable(sock)
         except OSError as error:
-            text = f"cannot send: {os.strerror(error.errno or errno.EIO)}"
-            raise WorldError(text, error.errno) from error
+            raise broken("send", error) from error

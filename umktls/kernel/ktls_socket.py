@@ -32,8 +32,8 @@ from umktls.errors import CallerError, PeerError, WorldError
 from umktls.kernel import hosttls
 from umktls.kernel.detours import WORDS, Detours, Means
 from umktls.kernel.events import Trace
-from umktls.kernel.lanes import Intake
-from umktls.kernel.stream import SEND_QUEUE_LIMIT, SendQueue, read_some
+from umktls.kernel.lanes import Intake, receive
+from umktls.kernel.stream import SEND_QUEUE_LIMIT, SendQueue
 from umktls.ktls.engines import Route
 from umktls.ktls.keyupdate import HANDSHAKE
 from umktls.ktls.rx import PullResult, Receiver
@@ -65,6 +65,8 @@ RX_KEYS = ((freebsd.IPPROTO_TCP, freebsd.TCP_RXTLS_ENABLE), (linux.SOL_TLS, linu
 RECORD_OVERHEAD = 5 + 1 + 16
 # So many reads in a row without waiting, then other tasks get their turn.
 READS_PER_TURN = 8
+# A connection on which so long nothing came is idle, and keeps no large buffer.
+IDLE_SECONDS = 1.0
 
 
 def format_address(address: object) -> str:
@@ -170,6 +172,9 @@ class KernelSocket:
         self._reading_ended = False
         self._receiving_data = False
         self._sent_data = False
+        self._spawn = means.spawn
+        self._reads = 0
+        self._trimming = False
 
     # ---- what RPC uses
 
@@ -208,7 +213,6 @@ class KernelSocket:
         Raises `PeerError` for bad records, `WorldError` when the connection broke.
         """
         rx = self.state.rx
-        reads = 0
         while not self._reading_ended:
             result = rx.pull(reader)
             delivered = False
@@ -217,6 +221,7 @@ class KernelSocket:
                     self._first_data()
                 await deliver(message)
                 delivered = True
+                del message  # so that nobody keeps it while nothing comes
             # One of them may have been the probe, and the daemon has given back what it had read.
             if delivered and (rx.waiting_bytes() or rx.parked):
                 continue
@@ -224,17 +229,31 @@ class KernelSocket:
                 break
             if result is PullResult.MORE_NEEDED:
                 if self.intake is None:
-                    rx.buffer_filled(await read_some(self.sock, rx.get_buffer(1, reader)))
+                    await receive(self.sock, rx, reader)
                 else:
                     await self.intake.fill(rx, reader)
-                reads += 1
-                if reads >= READS_PER_TURN:
-                    reads = 0
+                if rx.spacious and not self._trimming:
+                    self._trimming = True
+                    self._spawn(self._trim_when_idle)
+                self._reads += 1
+                if self._reads % READS_PER_TURN == 0:
                     await trio.lowlevel.checkpoint()
             else:
                 await control()
         if self.cut_off:
             raise WorldError(self.cut_off, errno.ECONNABORTED)
+
+    async def _trim_when_idle(self) -> None:
+        """Give the receive buffer's memory back as soon as nothing has come for a while.
+
+        Not at once: a peer that sends much would have it made anew again and again.
+        """
+        seen = -1
+        while seen != self._reads and not self.closed:
+            seen = self._reads
+            await trio.sleep(IDLE_SECONDS)
+        self._trimming = False
+        self.state.rx.trim()
 
     def count_control(self, record_type: int, length: int, *, handed_up: bool) -> None:
         """Note that a control record with `length` bytes of content is at the head, and whether it

@@ -12,15 +12,34 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
-from umktls.kernel.stream import SendQueue, Start, read_some
+from umktls.kernel.stream import SendQueue, Start, broken, read_some, readable
 from umktls.ktls.engines import RECORD_HEADER_LENGTH
 from umktls.ktls.rx import Receiver
 from umktls.rpc.record import RecordReader
 from umktls.rpc.xdr import Buffer
 
-__all__ = ["ClearIntake", "CountingQueue", "Intake", "PlainIntake"]
+__all__ = ["ClearIntake", "CountingQueue", "Intake", "PlainIntake", "receive"]
 
 APPLICATION_DATA = 23
+
+
+async def receive(sock: socket.socket, rx: Receiver, reader: RecordReader) -> int:
+    """Put what comes from `sock` into `rx`, at least one byte; 0 at the end of the stream.
+
+    While it waits it holds no buffer, so that the memory can be given back.
+
+    Raises `WorldError` when the connection broke.
+    """
+    while True:
+        try:
+            count = sock.recv_into(rx.get_buffer(1, reader))
+        except BlockingIOError:
+            await readable(sock)
+        except OSError as error:
+            raise broken("receive", error) from error
+        else:
+            rx.buffer_filled(count)
+            return count
 
 
 class Intake(Protocol):
@@ -29,7 +48,10 @@ class Intake(Protocol):
     bytes: int
 
     async def fill(self, rx: Receiver, reader: RecordReader) -> None:
-        """Wait for bytes and put them into `rx`; at the end of the stream, say so."""
+        """Wait for bytes and put them into `rx`; at the end of the stream, say so.
+
+        No buffer of `rx` is held while it waits.
+        """
 
 
 class CountingQueue(SendQueue):
@@ -52,9 +74,7 @@ class PlainIntake:
         self.bytes = 0
 
     async def fill(self, rx: Receiver, reader: RecordReader) -> None:
-        count = await read_some(self.sock, rx.get_buffer(1, reader))
-        rx.buffer_filled(count)
-        self.bytes += count
+        self.bytes += await receive(self.sock, rx, reader)
 
 
 class ClearIntake(PlainIntake):

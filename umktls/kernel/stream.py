@@ -21,7 +21,7 @@ import trio
 from umktls.errors import WorldError
 from umktls.rpc.xdr import Buffer
 
-__all__ = ["SEND_QUEUE_LIMIT", "SendQueue", "Start", "broken", "read_some"]
+__all__ = ["SEND_QUEUE_LIMIT", "SendQueue", "Start", "broken", "read_some", "readable"]
 
 # What may wait for a slow peer before senders have to wait too.
 SEND_QUEUE_LIMIT = 4 * 1024 * 1024
@@ -41,10 +41,15 @@ async def read_some(sock: socket.socket, buffer: memoryview) -> int:
             pass
         except OSError as error:
             raise broken("receive", error) from error
-        try:
-            await trio.lowlevel.wait_readable(sock)
-        except trio.ClosedResourceError:
-            raise WorldError("the connection was closed here", errno.ECONNABORTED) from None
+        await readable(sock)
+
+
+async def readable(sock: socket.socket) -> None:
+    """Wait until there is something to receive. Raises `WorldError` when `sock` is closed."""
+    try:
+        await trio.lowlevel.wait_readable(sock)
+    except trio.ClosedResourceError:
+        raise WorldError("the connection was closed here", errno.ECONNABORTED) from None
 
 
 def broken(action: str, error: OSError) -> WorldError:

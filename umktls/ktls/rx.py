@@ -50,7 +50,7 @@ from umktls.ktls.received import APPLICATION_DATA as APPLICATION_DATA
 from umktls.ktls.received import PullResult as PullResult
 from umktls.ktls.received import Record as Record
 from umktls.ktls.received import Sink as Sink
-from umktls.ktls.rxbuffer import MAX_SIZE, ReceiveBuffer
+from umktls.ktls.rxbuffer import INITIAL_SIZE, MAX_SIZE, ReceiveBuffer
 from umktls.ktls.states import RX_TRANSITIONS, Event, State, step
 from umktls.ktls.suites import Suite
 
@@ -215,6 +215,11 @@ class Receiver:
         if not self._dropped:
             self.error = error
         self._fin = self._lost = True
+
+    @property
+    def spacious(self) -> bool:
+        """The buffer is larger than an idle connection needs."""
+        return len(self._buffer.view) > INITIAL_SIZE
 
     def trim(self) -> None:
         """Give memory back on an idle connection. Not between get_buffer and buffer_filled."""
