@@ -23,6 +23,7 @@ from umktls.testing.hosts import Pair, pair
 
 AUTHORITY = Authority.create()
 SECONDS = 40
+USER_CANCELED = b"\x01\x5a"  # a warning
 DATA = bytes(range(256)) * 400
 
 # freebsd13.0 cannot receive TLS 1.3: it has tests of its own. umktls has them everywhere else.
@@ -146,6 +147,20 @@ async def test_a_peers_new_key_where_the_own_stays(
             assert why in warning["reason"]
             assert both.client.totals["connections"] == 2
             assert updates(both, side) == ["sent"]
+
+
+@pytest.mark.parametrize("name", ["freebsd14", "umktls"])
+async def test_an_alert_in_the_middle_of_calls(certs: Path, tmp_path: Path, name: str) -> None:
+    """It may cost the connection; no call fails by it, and none is done twice."""
+    with trio.fail_after(SECONDS):
+        async with pair(certs, tmp_path, settings(name), settings("umktls")) as both:
+            assert await both.rpc.call(COUNT, 1, NULL_AUTH) == 1
+            (sock,) = both.server.sockets.values()
+            await sock.send_alert(USER_CANCELED)
+            for number in range(2, 6):
+                assert await both.rpc.call(COUNT, number, NULL_AUTH) == number
+            await both.event("client", "closed")
+            assert (await both.event("client", "alert"))["level"] == "warning"
 
 
 # 13.0 and 13.1: TLS 1.2 only, as far as receiving goes.

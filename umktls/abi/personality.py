@@ -103,6 +103,8 @@ class ReceiveRules:
         app_data_stops: what MSG_TLSAPPDATA leaves in the queue, with ENXIO.
         handed_up: the control records that RPC has the daemon take (HANDLERECORD). Where these are
             alerts only, a ticket or a KeyUpdate is dropped, and nobody hears of it.
+        handed_up_ends_client: one of them costs a client its connection, whatever the daemon makes
+            of it (clnt_vc.c takes ENXIO for the error of a broken socket). A server goes on.
         key_update: where one that stops reception is looked for, if any does (`KeyRules.rekey`): in
             all handshake messages, or in a record's first byte.
         key_update_hides_end: EKEYEXPIRED even where nothing more will come.
@@ -120,6 +122,7 @@ class ReceiveRules:
     empty_is_record_end: bool = False
     app_data_stops: Literal["alert", "control"] = "alert"
     handed_up: Literal["alerts", "control"] = "alerts"
+    handed_up_ends_client: bool = True
     key_update: Literal["messages", "first byte"] = "messages"
     key_update_hides_end: bool = False
     key_update_hides_records: bool = False
@@ -190,6 +193,7 @@ _LINUX = Personality(
         control_needed=True,
         empty_is_record_end=True,
         handed_up="control",
+        handed_up_ends_client=False,
         key_update="first byte",
         key_update_hides_end=True,
         key_update_hides_records=True,
@@ -240,6 +244,7 @@ PERSONALITIES = {
                 control_needed=True,
                 empty_is_record_end=True,
                 handed_up="control",
+                handed_up_ends_client=False,
             ),
         ),
     )

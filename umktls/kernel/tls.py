@@ -53,6 +53,7 @@ KEY_UPDATE_DROPPED = (
     "the peer has changed its key, and this kernel takes no second one: the next record will not "
     "open, and the connection ends"
 )
+HANDED_UP = "a record for the daemon has come, which costs clients of this kernel the connection"
 
 
 class TlsRefused(PeerError):
@@ -182,7 +183,7 @@ async def handle_control(host: Host, sock: KernelSocket) -> None:
 
     Which records the daemon gets to see is the personality's: the rest is dropped.
     Returns when reception may go on. Raises `WorldError` when it cannot: the daemon is gone, or
-    set no new key.
+    set no new key, or this kernel leaves a client no connection on which it had to ask.
     """
     rx = sock.state.rx
     head = rx.control_head
@@ -198,6 +199,8 @@ async def handle_control(host: Host, sock: KernelSocket) -> None:
         if sock.failure is not None:
             # A peer that ends the session by a fatal alert need not close the connection.
             raise WorldError(f"TLS with {sock.peer} ended: {sock.failure}", errno.ECONNRESET)
+        if handed_up and rx.rules.handed_up_ends_client and host.config.role == "client":
+            raise WorldError(HANDED_UP, errno.ECONNRESET)
     if rx.state is State.PAUSED:
         raise WorldError(
             "the peer changed its keys and the daemon set no new ones", errno.EKEYEXPIRED
