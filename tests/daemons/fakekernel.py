@@ -212,10 +212,11 @@ class FakeSocket:
 
     def sendmsg(self, args: wire.SendmsgArgs) -> int:
         try:
-            self._push(self.state.sendmsg(args.data, args.control))
+            sent = self.state.send(args.data, args.control, args.flags)
+            self._push(sent.wire)
         except OSError as error:
             raise CallerError("the peer has gone", error.errno) from error
-        return len(args.data)
+        return sent.count
 
     def recvmsg(self, args: wire.RecvmsgArgs) -> wire.RecvmsgResult:
         if self.state.rx.control is None:

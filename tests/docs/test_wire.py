@@ -119,7 +119,10 @@ def test_only_file_descriptors_levels_names_and_how_are_signed() -> None:
         ("EKEYEXPIRED, which is {}", errno.EKEYEXPIRED),
         ("MSG_DONTWAIT is 0x{:x}", linux.MSG_DONTWAIT),
         ("MSG_EOR 0x{:x}, MSG_CTRUNC 0x8", linux.MSG_EOR),
-        ("MSG_CTRUNC 0x{:x}.", linux.MSG_CTRUNC),
+        ("MSG_CTRUNC 0x{:x}, MSG_NOSIGNAL 0x4000", linux.MSG_CTRUNC),
+        ("MSG_NOSIGNAL 0x{:x}; MSG_MORE", linux.MSG_NOSIGNAL),
+        ("MSG_NOSIGNAL 0x{:x}.", freebsd.MSG_NOSIGNAL),
+        ("MSG_MORE\n(0x{:x}) keeps", linux.MSG_MORE),
     ],
 )
 def test_numbers_in_the_text(text: str, number: int) -> None:

@@ -26,7 +26,7 @@ from umktls.kernel.stream import SendQueue
 from umktls.ktls.crypto_info import crypto_info
 from umktls.ktls.engines import MAX_PLAINTEXT, get_engine
 from umktls.ktls.engines.choice import EngineChoice
-from umktls.ktls.engines.linux import PassOpener, PassSealer, wrap
+from umktls.ktls.engines.linux import Content, PassOpener, PassSealer, wrap
 from umktls.ktls.errors import BadRecord
 from umktls.ktls.keyupdate import HANDSHAKE
 from umktls.ktls.rx import Receiver
@@ -99,8 +99,9 @@ def test_nothing_is_sealed_or_opened_here() -> None:
     sealer, opener = PassSealer(SESSION), PassOpener(SESSION)
     assert sealer.seal(23, [b"clear ", b"text"]) == b"clear text"
     assert sealer.sequence == 8
-    with pytest.raises(CallerError):
-        sealer.seal(21, [b"alert"])
+    content = sealer.seal(21, [b"al", b"ert"])
+    assert isinstance(content, Content)
+    assert (content, content.record_type) == (b"alert", 21)
     header, trailer = wrap(22, 6)
     record = header + b"ticket" + trailer
     assert opener.check_header(header) == len(record)
@@ -154,7 +155,8 @@ async def test_a_real_kernel_that_takes_part_of_a_long_message(
     receiver.enable(get_engine("software").opener(SESSION), GCM)
     with sock, trio.fail_after(5):
         BoundEngine(sock).sealer(SESSION)
-        await hosttls.send_record(sock, SendQueue(sock), HANDSHAKE, data)
+        wire = PassSealer(SESSION).seal(HANDSHAKE, [data])
+        await hosttls.send_records(sock, SendQueue(sock), [wire])
         sock.shutdown(socket.SHUT_WR)
         while count := ends[1].recv_into(receiver.get_buffer()):
             receiver.buffer_filled(count)

@@ -139,8 +139,7 @@ class CardQueue(SendQueue):
         finally:
             self._sealing = False
             self._clear_bytes -= taken
-        if not self._error:
-            self._after_batch()
+        self._after_batch()
         idle, self._idle = self._idle, trio.Event()
         idle.set()
 

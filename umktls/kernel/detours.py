@@ -22,7 +22,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ from umktls.kernel.lanes import ClearIntake, CountingQueue, PlainIntake
 from umktls.kernel.offload import Offload, unread
 from umktls.ktls.engines import Engine, Route, route_of
 from umktls.ktls.session import Direction
+from umktls.rpc.xdr import Buffer
 
 if TYPE_CHECKING:
     from umktls.kernel.ktls_socket import KernelSocket
@@ -162,9 +163,12 @@ class Detours:
         if self._route("tx") is not Route.CARD:
             return None
         means, sock = self._means, self._sock
-        queue = CardQueue(
-            sock.sock, means.spawn, sock.state.tx.seal_message, means.card_threads, self._check_card
-        )
+
+        def seal(parts: Sequence[Buffer]) -> list[Buffer]:
+            # An open record goes first. Who else touches it has the card's lock.
+            return [*sock.state.flush(), *sock.state.tx.seal_message(parts)]
+
+        queue = CardQueue(sock.sock, means.spawn, seal, means.card_threads, self._check_card)
         means.spawn(queue.run_card)
         return queue
 
@@ -174,8 +178,12 @@ class Detours:
         return state.mode("tx") == freebsd.TCP_TLS_MODE_IFNET or (card is not None and card.busy)
 
     def _check_card(self) -> None:
-        """Give the card up where the connection has to send too much again."""
+        """Give the card up where the connection has to send too much again; end a connection for
+        which it could not seal."""
         state = self._sock.state
+        if state.conditions.dropped:
+            self._sock.hang_up()
+            return
         if state.mode("tx") != freebsd.TCP_TLS_MODE_IFNET:
             return
         percent = self._means.retransmitted_pct(self._sock.sock)

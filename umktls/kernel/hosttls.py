@@ -3,13 +3,14 @@
 `BoundEngine` is the engine for one real socket: a key is set by setsockopt on it (TCP_ULP, then
 TLS_TX or TLS_RX), and where the real kernel refuses, that is the emulated kernel's refusal, before
 anything was changed. `HostIntake` receives with the control messages that tell records' types, and
-`send_record` sends with one.
+`send_records` sends with one.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Iterable
 from functools import cache
 
 import trio
@@ -30,8 +31,9 @@ from umktls.ktls.errors import BadRecord, RecordError, RecordSize, RecordVersion
 from umktls.ktls.rx import Receiver
 from umktls.ktls.session import Session
 from umktls.rpc.record import RecordReader
+from umktls.rpc.xdr import Buffer
 
-__all__ = ["BoundEngine", "HostIntake", "problem", "send_record"]
+__all__ = ["BoundEngine", "HostIntake", "problem", "send_records"]
 
 APPLICATION_DATA = 23
 CONTROL_ROOM = 64
@@ -156,16 +158,22 @@ def record_type_of(control: list[tuple[int, int, bytes]], count: int) -> int | N
     return APPLICATION_DATA if count else None
 
 
-async def send_record(sock: socket.socket, queue: SendQueue, record_type: int, data: bytes) -> None:
-    """Send a record of any type behind all that is queued. Nobody may send meanwhile.
+async def send_records(sock: socket.socket, queue: SendQueue, wire: Iterable[Buffer]) -> None:
+    """Send the contents of records, each by a call of its own, behind all that is queued. Nobody
+    may send meanwhile.
 
-    More than fits one record becomes several; the real kernel may take them one by one.
+    What does not fit one record becomes several; the real kernel may take them one by one.
 
     Raises `WorldError`.
     """
     await queue.emptied()
+    for content in wire:
+        await send_record(sock, getattr(content, "record_type", APPLICATION_DATA), content)
+
+
+async def send_record(sock: socket.socket, record_type: int, content: Buffer) -> None:
     control = [(linux.SOL_TLS, linux.TLS_SET_RECORD_TYPE, bytes((record_type,)))]
-    left = memoryview(data)
+    left = memoryview(content)
     while len(left):
         try:
             left = left[sock.sendmsg([left], control) :]

@@ -27,15 +27,13 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from umktls.abi import freebsd, linux, rpctls
-from umktls.abi.messages import MessageAbi
-from umktls.errors import CallerError, PeerError, WorldError
+from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
 from umktls.kernel import hosttls
 from umktls.kernel.detours import WORDS, Detours, Means
 from umktls.kernel.events import Trace
 from umktls.kernel.lanes import Intake, receive
 from umktls.kernel.stream import SEND_QUEUE_LIMIT, SendQueue
 from umktls.ktls.engines import Route
-from umktls.ktls.keyupdate import HANDSHAKE
 from umktls.ktls.rx import PullResult, Receiver
 from umktls.ktls.session import Direction
 from umktls.ktls.socket import KtlsSocketState
@@ -194,8 +192,10 @@ class KernelSocket:
     def _seal(self, parts: list[Buffer]) -> None:
         if self.card is not None and self.detours.card_seals():
             self.card.push_clear(parts)
-        else:
-            self.queue.push(self.state.tx.seal_message(parts))
+            return
+        if self.state.open_record:  # it was sent before
+            self.queue.push(self.state.flush())
+        self.queue.push(self.state.tx.seal_message(parts))
 
     def sealing(self) -> AbstractAsyncContextManager[None]:
         """Inside the block nobody else seals: a key can be set, a record of one's own sent."""
@@ -382,37 +382,43 @@ class KernelSocket:
         left = max(0.0, self.deadline - trio.current_time())
         return struct.pack("@I", min(int(left * 1000), 0xFFFFFFFF))
 
-    async def sendmsg(self, data: bytes, control: bytes) -> int:
-        """sendmsg(2): `data` as records of the type that the control message names.
+    async def sendmsg(self, data: bytes, control: bytes, flags: int = 0) -> int:
+        """sendmsg(2): returns how many bytes of `data` have gone, or wait in an open record.
 
         Does not wait for a peer that does not read: all other calls of the daemon would wait too.
-        Raises `WorldError` EAGAIN when far too much is queued for it.
+        Raises `UmktlsError` as `KtlsSocketState.send`; the limit of what may be queued is its room.
         """
-        if self.queue.size > SEND_QUEUE_HARD_LIMIT:
-            raise WorldError(f"{self.name} does not take what is sent", errno.EAGAIN)
+        room = max(0, SEND_QUEUE_HARD_LIMIT - self.queue.size)
         async with self.sealing():
-            if self.detours.route("tx") is Route.HOST:
-                await self._send_by_host(data, control)
-            else:
-                self.queue.push(self.state.sendmsg(data, control))
+            try:
+                sent = self.state.send(data, control, flags, room)
+                await self._send_wire(sent.wire)
+            except UmktlsError:
+                if sealed_before := self.state.take_pending():
+                    await self._send_wire(sealed_before)
+                raise
+            finally:
+                if self.state.conditions.dropped:
+                    self.hang_up()
             if self._awaits_key:
                 self._held = self._held or deque()
                 if self.card is not None:
                     self.card.pause()
-        return len(data)
+        return sent.count
 
     @property
     def _awaits_key(self) -> bool:
         """A KeyUpdate was sent, and a key that follows it can be set."""
         return self.state.tx.update_sent and self.state.personality.keys.rekey
 
-    async def _send_by_host(self, data: bytes, control: bytes) -> None:
-        """The same where the real kernel seals: RPC's messages wait meanwhile."""
-        record_type = record_type_of(self.state.personality.messages, control)
+    async def _send_wire(self, wire: list[Buffer]) -> None:
+        """Send what the model has made. If the real kernel seals, RPC's messages wait meanwhile."""
+        sealed = self.state.mode("tx") != freebsd.TCP_TLS_MODE_NONE
+        if not sealed or self.detours.route("tx") is not Route.HOST:
+            self.queue.push(wire)
+            return
         held, self._held = self._held, self._held or deque()
-        await hosttls.send_record(self.sock, self.queue, record_type, data)
-        if record_type == HANDSHAKE:
-            self.state.tx.note_handshake(data)
+        await hosttls.send_records(self.sock, self.queue, wire)
         if held is None and not self._awaits_key:
             self._release_held()
 
@@ -549,12 +555,3 @@ class KernelSocket:
 
 def suite_name(suite: Suite | None) -> str:
     return suite.name if suite is not None else "none"
-
-
-def record_type_of(abi: MessageAbi, control: bytes) -> int:
-    """The type that the one control message of a sendmsg sets. Raises `CallerError`."""
-    messages = abi.layout.parse_untrusted(control)
-    types = [m.data[0] for m in messages if (m.level, m.type) == abi.set_record_type and m.data]
-    if len(types) != 1:
-        raise CallerError("sendmsg takes one control message that sets the record's type")
-    return types[0]

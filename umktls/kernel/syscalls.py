@@ -354,7 +354,7 @@ class SyscallServer:
 
     async def _sendmsg(self, process: Process, args: wire.SendmsgArgs) -> Answer:
         sock = process.descriptor(args.fd)
-        return Answer(await sock.sendmsg(bytes(args.data), bytes(args.control)))
+        return Answer(await sock.sendmsg(bytes(args.data), bytes(args.control), args.flags))
 
     def _recvmsg(self, process: Process, args: wire.RecvmsgArgs) -> Answer:
         sock = process.descriptor(args.fd)

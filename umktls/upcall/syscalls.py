@@ -169,7 +169,8 @@ class GetsockoptArgs(Struct):
 
 @xdr.struct
 class SendmsgArgs(Struct):
-    """sendmsg(2); `control` holds FreeBSD's cmsghdr structures."""
+    """sendmsg(2); `control` holds cmsghdr structures, and `flags` are numbers, of the personality's
+    kernel."""
 
     fd: Int
     data: Annotated[bytes, xdr.opaque(MAX_DATA)]

@@ -18,7 +18,7 @@ from umktls.ktls.crypto_info import crypto_info
 from umktls.ktls.engines import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Buffer, Opener, Route, Sealer
 from umktls.ktls.session import Direction, Session
 
-__all__ = ["WRAPPING", "LinuxEngine", "PassOpener", "PassSealer", "wrap"]
+__all__ = ["WRAPPING", "Content", "LinuxEngine", "PassOpener", "PassSealer", "wrap"]
 
 APPLICATION_DATA = 23
 # What `wrap` adds: a header in front, and as much behind as a tag has, since the destination of an
@@ -33,8 +33,14 @@ def wrap(record_type: int, length: int) -> tuple[bytes, bytes]:
     return header, bytes(TRAILER)
 
 
+class Content(bytes):
+    """The content of a record that is no application data, with its type."""
+
+    record_type: int
+
+
 class PassSealer:
-    """See Sealer: leaves the sealing to somebody else.
+    """See Sealer: leaves the sealing to somebody else, who finds a `Content` among the rest.
 
     `sequence` counts the records that a message becomes if it is sent in one call.
     """
@@ -45,11 +51,13 @@ class PassSealer:
     def seal(
         self, record_type: int, parts: Sequence[Buffer], payload_limit: int = MAX_PLAINTEXT
     ) -> Buffer:
-        if record_type != APPLICATION_DATA:
-            raise CallerError("a record of another type goes by sendmsg on the real socket")
         message = b"".join(parts)
         self.sequence += max(1, -(-len(message) // payload_limit))
-        return message
+        if record_type == APPLICATION_DATA:
+            return message
+        content = Content(message)
+        content.record_type = record_type
+        return content
 
 
 class PassOpener:
