@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import socket
 import struct
 import termios
 import threading
@@ -22,13 +23,17 @@ from umktls_daemons.service import Attempt, Taken
 
 from tests.engines.test_hosts import TICKETS, engine, halves, talk
 from tests.engines.tlsends import MemoryEnd, context, records
+from tests.kernel import takensocket
+from tests.kernel.clientworld import world
 from umktls.certs.pki import Authority
 from umktls.kernel import tls
 from umktls.kernel.client import MountConfig, boot_client, make_connection
 from umktls.kernel.host import Host
+from umktls.ktls.engines.choice import parse_engines
 from umktls.ktls.engines.toe import HoldBack
 from umktls.testing.certificates import directory
 from umktls.testing.hosts import mount_config, pair, serving
+from umktls.upcall import syscalls as wire
 from umktls.userland.libc import Kernel, Socket
 from umktls.userland.upcalls import Upcalls
 
@@ -228,3 +233,19 @@ async def test_calls_through_a_card(pki: Path, tmp_path: Path, client: str, serv
                     assert held == []
             # The tickets come to the daemon all the same.
             assert len(both.events("client", "ticket")) == TICKETS
+
+
+async def test_a_reset_in_the_handshake_is_an_end_for_the_daemon(tmp_path: Path) -> None:
+    async with world(tmp_path, engine=parse_engines("toe")) as w:
+        with trio.fail_after(10):
+            daemon = await w.daemon()
+            ends = takensocket.tcp_ends()
+            attempt = await w.connect(ends)
+            asked = await daemon.asked()
+            take = wire.SocketCookieArgs(asked.argument.socookie)
+            number, (descriptor,) = await daemon.calls.call_with_descriptors(take)
+            far = trio.socket.from_stdlib_socket(ends[1])
+            with trio.socket.from_stdlib_socket(socket.socket(fileno=descriptor)) as end:
+                await takensocket.Taken(w, attempt.sock, number, far).reset()
+                assert await end.recv(1) == b""
+            attempt.sock.close("the test is over")

@@ -116,9 +116,9 @@ class World:
         self.cleanup.enter_context(end.sock)
         return end
 
-    async def connect(self) -> Attempt:
-        """A CONNECT has been made, or waits in the queue."""
-        near, far = socket.socketpair()
+    async def connect(self, ends: tuple[socket.socket, socket.socket] | None = None) -> Attempt:
+        """A CONNECT has been made, or waits in the queue. `ends`: the near one and the far one."""
+        near, far = ends or socket.socketpair()
         self.cleanup.enter_context(far)
         attempt = Attempt(self.host.adopt(near), far)
         self.nursery.start_soon(self._connect, attempt)

@@ -19,14 +19,16 @@ from umktls.abi import linux
 from umktls.abi.freebsd import IPPROTO_TCP
 from umktls.errors import UmktlsError
 from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.tcpstate import TCP_CLOSE, tcp_state
 from umktls.ktls.engines.choice import parse_engines
 from umktls.ktls.session import Direction, Session
 from umktls.testing.played import Refused
 from umktls.upcall import syscalls as wire
 
-__all__ = ["SECONDS", "Taken", "refusal", "taken"]
+__all__ = ["SECONDS", "Taken", "refusal", "taken", "tcp_ends"]
 
 SECONDS = 10
+TCP_CLOSE_WAIT = 8
 # Any call: when it is answered, the kernel knows the process.
 HELLO = wire.UtraceArgs(b'{"event": "warning", "reason": "a process is here"}')
 
@@ -106,10 +108,20 @@ class Taken:
             data += more
         return data
 
-    def reset(self) -> None:
-        """The peer's RST."""
+    async def reset(self) -> None:
+        """The peer's RST has come."""
         self.far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.far.close()
+        await self.tcp(TCP_CLOSE)
+
+    async def end(self) -> None:
+        """The peer's FIN has come."""
+        self.far.shutdown(socket.SHUT_WR)
+        await self.tcp(TCP_CLOSE_WAIT)
+
+    async def tcp(self, state: int) -> None:
+        while tcp_state(self.sock.sock) != state:
+            await trio.lowlevel.checkpoint()
 
 
 async def refusal(call: Callable[..., Any], *arguments: Any) -> int:
@@ -117,6 +129,14 @@ async def refusal(call: Callable[..., Any], *arguments: Any) -> int:
     with pytest.raises((Refused, UmktlsError)) as caught:
         await call(*arguments)
     return caught.value.errno
+
+
+def tcp_ends() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a TCP connection; the second does not block."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far = socket.create_connection(listener.getsockname())
+        far.setblocking(False)
+        return listener.accept()[0], far
 
 
 @asynccontextmanager
@@ -127,10 +147,8 @@ async def taken(
     wrap: Connection = lambda sock: sock,
 ) -> AsyncIterator[Taken]:
     """A socket that a process of a client host has, as after a CONNECT. `wrap`: its TCP socket."""
-    with trio.fail_after(SECONDS), socket.create_server(("127.0.0.1", 0)) as listener:
-        far = socket.create_connection(listener.getsockname())
-        far.setblocking(False)
-        near, _ = listener.accept()
+    with trio.fail_after(SECONDS):
+        near, far = tcp_ends()
         async with world(path, personality, engine=parse_engines(engine)) as w:
             sock = w.host.adopt(wrap(near))
             w.cleanup.callback(sock.close, "the test is over")

@@ -106,13 +106,14 @@ class Offload:
 
     async def receive(self) -> None:
         """The task of this direction."""
-        with self._receiving, contextlib.suppress(WorldError, trio.ClosedResourceError, OSError):
-            while await self._next_record():
-                if self._watch.holding:
-                    return
-                if record_size(self._partial) is not None:
-                    self._watch.received(bytes(self._partial))
-                await self._hand_on()
+        with self._receiving, contextlib.suppress(trio.ClosedResourceError, OSError):
+            with contextlib.suppress(WorldError):  # a reset is an end, too
+                while await self._next_record():
+                    if self._watch.holding:
+                        return
+                    if record_size(self._partial) is not None:
+                        self._watch.received(bytes(self._partial))
+                    await self._hand_on()
             self._near.shutdown(socket.SHUT_WR)
 
     async def _next_record(self) -> bool:
