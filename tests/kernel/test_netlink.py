@@ -22,6 +22,7 @@ from tests.kernel.clientworld import (
 from umktls.abi import netlink as nl
 from umktls.abi import rpctls
 from umktls.abi.freebsd import ERRNO
+from umktls.abi.personality import PERSONALITIES
 from umktls.kernel import syscalls
 from umktls.kernel.upcalls import DaemonGone, UpcallTimeout
 from umktls.rpc.message import NULL_AUTH, AcceptStat, encode_accepted, parse_untrusted
@@ -126,9 +127,10 @@ async def test_in_version_1_a_late_daemon_finds_the_socket_closed(
         await trio.testing.wait_all_tasks_blocked()
         (late,) = w.events("late-answer")
         with pytest.raises(Refused) as refused:
-            await w.calls.call(wire.ShutdownArgs(number, 1))
+            await w.calls.call(wire.RecvmsgArgs(number, 100, 24, 0))
+        await w.calls.call(wire.CloseArgs(number))
     assert late["procedure"] == "CONNECT"
-    assert refused.value.errno == errno.EBADF
+    assert refused.value.errno == PERSONALITIES["freebsd14"].errno(errno.ECONNRESET)
 
 
 async def test_cookies_of_nobody(tmp_path: Path, autojump_clock: Clock) -> None:

@@ -96,6 +96,9 @@ class ReceiveRules:
         early_header: a header is judged before the rest of its record is there.
         bad_record: one that does not verify is dropped, or stays and fails every read.
         bad_header: costs the connection, or only stops reception.
+        reset_waits: options and sendmsg know of a reset only when all that came before it was
+            read. The alert in front of it, which says why, is heard then, even if it comes before
+            the key that opens it was set.
         truncated: at an end of the stream inside a record, recvmsg fails once and then tells the
             end, or then waits for ever, or tells the end at once.
         control_needed: EIO for a record of another type without room for its control message.
@@ -117,6 +120,7 @@ class ReceiveRules:
     early_header: bool = False
     bad_record: Literal["dropped", "stays"] = "dropped"
     bad_header: Literal["drops", "stops"] = "drops"
+    reset_waits: bool = False
     truncated: Literal["error, then end", "error, then wait", "end"] = "error, then wait"
     control_needed: bool = False
     empty_is_record_end: bool = False
@@ -240,6 +244,7 @@ PERSONALITIES = {
                 framing="strict",
                 decrypts_ahead=False,
                 early_header=True,
+                reset_waits=True,
                 truncated="error, then end",
                 control_needed=True,
                 empty_is_record_end=True,

@@ -16,12 +16,12 @@ A direction that kernel TLS does not take may go another way (`umktls.kernel.det
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -31,8 +31,12 @@ from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
 from umktls.kernel import hosttls
 from umktls.kernel.detours import WORDS, Detours, Means
 from umktls.kernel.events import Trace
+from umktls.kernel.facts import Deposited as Deposited
+from umktls.kernel.facts import Failure as Failure
+from umktls.kernel.facts import TlsFacts as TlsFacts
 from umktls.kernel.lanes import Intake, receive
 from umktls.kernel.stream import SEND_QUEUE_LIMIT, SendQueue
+from umktls.kernel.tcpstate import TCP_CLOSE, TCP_ESTABLISHED, take_error, tcp_state
 from umktls.ktls.engines import Route
 from umktls.ktls.rx import PullResult, Receiver
 from umktls.ktls.session import Direction
@@ -65,6 +69,7 @@ RECORD_OVERHEAD = 5 + 1 + 16
 READS_PER_TURN = 8
 # A connection on which so long nothing came is idle, and keeps no large buffer.
 IDLE_SECONDS = 1.0
+TOO_LATE = "the peer ended the connection before kernel TLS had its keys"
 
 
 def format_address(address: object) -> str:
@@ -73,42 +78,6 @@ def format_address(address: object) -> str:
         host, port = address[0], address[1]
         return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
     return str(address) or "-"
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFacts:
-    """What the daemon told about the handshake (by utrace), for people."""
-
-    version: str
-    suite: str
-    alpn: str
-    peer: str
-    resumed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why TLS failed on this connection, as the daemon told it."""
-
-    phase: str
-    reason: str
-    advice: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.reason}; {self.advice}" if self.advice else self.reason
-
-
-class Deposited:
-    """What a daemon of user `uid` has left for its successor. It holds secrets."""
-
-    def __init__(self, data: bytes, uid: int) -> None:
-        self.data = bytearray(data)
-        self.uid = uid
-
-    def wipe(self) -> None:
-        """Forget it."""
-        self.data[:] = bytes(len(self.data))
-        self.data.clear()
 
 
 class KernelSocket:
@@ -228,10 +197,13 @@ class KernelSocket:
             if result is PullResult.EOF:
                 break
             if result is PullResult.MORE_NEEDED:
-                if self.intake is None:
-                    await receive(self.sock, rx, reader)
-                else:
-                    await self.intake.fill(rx, reader)
+                try:
+                    if self.intake is None:
+                        await receive(self.sock, rx, reader)
+                    else:
+                        await self.intake.fill(rx, reader)
+                except WorldError as error:
+                    self.state.connection_lost(error)
                 if rx.spacious and not self._trimming:
                     self._trimming = True
                     self._spawn(self._trim_when_idle)
@@ -303,7 +275,13 @@ class KernelSocket:
         if (level, name) == (linux.SOL_TCP, linux.TCP_ULP):
             self.detours.refuse_ulp(value)
         mode = self.state.mode("tx")
-        self.state.setsockopt(level, name, value, copyin)
+        self._look_below()
+        try:
+            self.state.setsockopt(level, name, value, copyin)
+        except UmktlsError as error:
+            if error.errno in (errno.ECONNRESET, errno.ENOTCONN):
+                self.fail(Failure("connection", TOO_LATE))
+            raise
         if (level, name) in TX_KEYS:
             self._tx_enabled()
         elif (level, name) in RX_KEYS:
@@ -350,6 +328,7 @@ class KernelSocket:
         """getsockopt(2). Raises `UmktlsError` with the emulated kernel's errno."""
         if level != rpctls.SOL_UMKTLS:
             self.detours.refuse_option(level, name)
+            self._look_below()
             return self.state.getsockopt(level, name, length)
         values: dict[int, Callable[[], bytes]] = {
             rpctls.UMKTLS_PEERNAME: lambda: self.peername.encode(),
@@ -390,6 +369,7 @@ class KernelSocket:
         """
         room = max(0, SEND_QUEUE_HARD_LIMIT - self.queue.size)
         async with self.sealing():
+            self._look_below()
             try:
                 sent = self.state.send(data, control, flags, room)
                 await self._send_wire(sent.wire)
@@ -433,13 +413,32 @@ class KernelSocket:
         """recvmsg(2), never waiting: what is at the head of the queue, one record at most.
 
         Only a control record can be taken: application data belongs to RPC. Raises `CallerError`
-        EAGAIN when there is none, `KeyExpired` where that is so until the next key is set.
+        EAGAIN when there is none, `KeyExpired` where that is so until the next key is set, and what
+        the end of the stream is as `KtlsSocketState.recvmsg` has it.
         """
+        self._look_below()
         rx = self.state.rx
-        key_is_due = rx.state is State.PAUSED and not rx.parked
-        if rx.control_head is None and not key_is_due:
+        stopped = rx.state is State.PAUSED or rx.eof or rx.error is not None
+        if rx.control_head is None and (rx.parked or not stopped):
             raise CallerError("no control record at the head of the receive queue", errno.EAGAIN)
         return self.state.recvmsg(length, controllen, flags)
+
+    def _look_below(self) -> None:
+        """Tell the model what has become of TCP, before it answers a daemon's call."""
+        state, conditions = tcp_state(self.sock), self.state.conditions
+        if state is None:
+            return
+        conditions.established = state == TCP_ESTABLISHED
+        if state != TCP_CLOSE or conditions.dropped:
+            return
+        waiting = self.detours.unread()
+        if waiting and self.state.personality.receiving.reset_waits:
+            return
+        # With bytes in front of it the error is for who reads them.
+        number = 0 if waiting else take_error(self.sock)
+        if number:
+            self.state.connection_lost(WorldError(f"TCP: {os.strerror(number)}", number))
+        conditions.dropped = True
 
     def shutdown(self, how: int) -> None:
         """shutdown(2). What was sent before stays queued and goes first only as far as it fits.

@@ -10,7 +10,7 @@ has a slot of its own. A daemon that did not come to take the socket in time may
 would take the next one: so before the next CONNECT it has to answer the last.
 
 RPC has no message that says "too late". A late answer is an event in the trace; the daemon itself
-finds out by its next system call on the socket, which is closed by then: EBADF.
+finds out by its next system call on the socket, whose connection has ended by then: ECONNRESET.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from umktls.abi import rpctls
-from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError
+from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError, WorldError
 from umktls.kernel.control import allowed, peer_credentials
 from umktls.kernel.ktls_socket import Failure, KernelSocket, TlsFacts
 from umktls.kernel.netlink import NetlinkSocket
@@ -90,13 +90,19 @@ class Process:
             raise CallerError(f"process {self.pid} has too many descriptors", errno.EMFILE)
         return next(self._numbers)
 
-    def descriptor(self, number: int) -> KernelSocket:
-        """The socket behind descriptor `number`. Raises `CallerError` EBADF."""
+    def descriptor(self, number: int, gone: int = errno.ECONNRESET) -> KernelSocket:
+        """The socket behind descriptor `number`.
+
+        Raises `CallerError` EBADF where there is none, `WorldError` with the errno `gone` where the
+        kernel has ended the connection below it.
+        """
         if number == wire.TAKEN and self.taken is not None:
             number = self.taken
         sock = self.descriptors.get(number)
-        if sock is None or sock.closed:
+        if sock is None:
             raise CallerError(f"process {self.pid} has no descriptor {number}", errno.EBADF)
+        if sock.closed:
+            raise WorldError(f"{sock.name} has ended", gone)
         return sock
 
 
@@ -353,7 +359,7 @@ class SyscallServer:
         return Answer(sock.getsockopt(args.level, args.name, args.length))
 
     async def _sendmsg(self, process: Process, args: wire.SendmsgArgs) -> Answer:
-        sock = process.descriptor(args.fd)
+        sock = process.descriptor(args.fd, errno.EPIPE)
         return Answer(await sock.sendmsg(bytes(args.data), bytes(args.control), args.flags))
 
     def _recvmsg(self, process: Process, args: wire.RecvmsgArgs) -> Answer:
@@ -361,7 +367,7 @@ class SyscallServer:
         return Answer(wire.RecvmsgResult(*sock.recvmsg(args.length, args.controllen, args.flags)))
 
     def _shutdown(self, process: Process, args: wire.ShutdownArgs) -> Answer:
-        process.descriptor(args.fd).shutdown(args.how)
+        process.descriptor(args.fd, errno.ENOTCONN).shutdown(args.how)
         return Answer(None)
 
     # ---- utrace

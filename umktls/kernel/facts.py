@@ -1,0 +1,43 @@
+"""What the kernel keeps of what daemons tell about a connection: for people, and for each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Deposited", "Failure", "TlsFacts"]
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFacts:
+    """What the daemon told about the handshake (by utrace), for people."""
+
+    version: str
+    suite: str
+    alpn: str
+    peer: str
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why TLS failed on this connection, as the daemon told it."""
+
+    phase: str
+    reason: str
+    advice: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.advice}" if self.advice else self.reason
+
+
+class Deposited:
+    """What a daemon of user `uid` has left for its successor. It holds secrets."""
+
+    def __init__(self, data: bytes, uid: int) -> None:
+        self.data = bytearray(data)
+        self.uid = uid
+
+    def wipe(self) -> None:
+        """Forget it."""
+        self.data[:] = bytes(len(self.data))
+        self.data.clear()
