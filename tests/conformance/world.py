@@ -167,6 +167,10 @@ class World:
         """The end of TCP's stream."""
         self.socket.rx.buffer_filled(0)
 
+    def shut(self) -> None:
+        """shutdown(SHUT_WR) of the socket itself."""
+        self.socket.conditions.shut = True
+
     # Messages
 
     def set_type(self, record_type: int) -> bytes:

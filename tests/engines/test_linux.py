@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -211,10 +212,16 @@ def kernel_tls() -> None:
         pytest.skip(f"{KERNEL_LACKS} TLS: {problem}")
 
 
+# In an emulated machine everything takes longer.
+SLOWNESS = float(os.environ.get("UMKTLS_SLOWNESS", "1"))
+
+
+@pytest.mark.timeout(60 * SLOWNESS)
 @pytest.mark.usefixtures("kernel_tls")
 async def test_calls_by_this_machine_s_kernel(certs: Path, tmp_path: Path) -> None:
-    with trio.fail_after(30):
-        async with pair(certs, tmp_path, engine("linux"), engine("linux")) as both:
+    patient = {**engine("linux"), "daemon_seconds": 15 * SLOWNESS, "upcall_seconds": 15 * SLOWNESS}
+    with trio.fail_after(30 * SLOWNESS):
+        async with pair(certs, tmp_path, patient, patient) as both:
             await talk(both, 1, 300_000, 4)
             assert halves(both.client) == (("linux", "SW"), ("linux", "SW"))
             assert await both.rpc.call(SAY, b"by the kernel", NULL_AUTH) == b"by the kernel"

@@ -49,6 +49,8 @@ class KeyRules:
         rx_cbc: the oldest TLS minor version whose CBC suites can be received, None for none.
         rx_newest: the newest TLS minor version that can be received.
         rx_struct_v0: the 56-byte struct tls_enable is taken for reception too.
+        unknown_level: what getsockopt gives for a level that there is not (set: ENOPROTOOPT); on
+            Linux SOL_TLS is none without the ULP.
     """
 
     interfaces: tuple[Kernel, ...] = ("freebsd",)
@@ -60,6 +62,7 @@ class KeyRules:
     rx_cbc: int | None = TLS_MINOR_VER_ONE
     rx_newest: int = TLS_MINOR_VER_THREE
     rx_struct_v0: bool = False
+    unknown_level: Literal["ENOPROTOOPT", "EOPNOTSUPP"] = "ENOPROTOOPT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class SendRules:
         shares_errors: what breaks one direction breaks the other (sk_err): a bad header that was
             received, a send beyond the last sequence number, a reset.
         unconnected: what a send gives on a socket that is not connected.
+        over: what becomes of records when nothing can be sent any more: Linux goes on to seal them,
+            says that they were sent, and has nobody to give them to (found on 6.12).
         seal_failed: what is told when the engine cannot make a record. EIO costs the connection.
             FreeBSD finds out after the call that had it sealed has returned.
     """
@@ -81,6 +86,7 @@ class SendRules:
     clear_control: Literal["refused", "ignored"] = "refused"
     shares_errors: bool = False
     unconnected: Literal["ENOTCONN", "EPIPE"] = "ENOTCONN"
+    over: Literal["EPIPE", "lost"] = "EPIPE"
     seal_failed: Literal["EIO later", "EIO", "EBADMSG"] = "EIO later"
 
 
@@ -178,12 +184,18 @@ _LINUX = Personality(
     server_upcall_seconds=SVC_HANDSHAKE_TO,
     errno_map="host",
     messages=LINUX_MESSAGES,
-    keys=KeyRules(interfaces=("linux",), rekey=True, sequence_end=SEQUENCE_END - 1),
+    keys=KeyRules(
+        interfaces=("linux",),
+        rekey=True,
+        sequence_end=SEQUENCE_END - 1,
+        unknown_level="EOPNOTSUPP",
+    ),
     sending=SendRules(
         kernel="linux",
         clear_control="ignored",
         shares_errors=True,
         unconnected="EPIPE",
+        over="lost",
         seal_failed="EBADMSG",
     ),
     receiving=ReceiveRules(

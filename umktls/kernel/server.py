@@ -65,8 +65,8 @@ class ServerConfig:
 
     `certs` has `ca.pem`, `server/cert.pem` and `server/certkey.pem`. `engine_for` names another
     engine than `engine` for some clients. `bounce` allows to bounce a direction that its engine
-    does not take. `personality` is the kernel that is emulated. `daemon_arguments` are more for
-    rpctlssd.
+    does not take. `personality` is the kernel that is emulated. `daemon_seconds` is how long is
+    waited for an rpctlssd; `daemon_arguments` are more for it.
     """
 
     host: str = "localhost"
@@ -83,6 +83,7 @@ class ServerConfig:
     personality: Personality = DEFAULT_PERSONALITY
     upcall_seconds: float | None = None
     connects: int = DEFAULT_CONNECTS
+    daemon_seconds: float = 15.0
     keylog: Path | None = None
     daemon_arguments: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
@@ -284,6 +285,7 @@ async def boot_server(
         personality=config.personality,
         upcall_seconds=config.upcall_seconds,
         connects=config.connects,
+        daemon_seconds=config.daemon_seconds,
         facts={**config.facts, "port": port, "security": config.security},
     )
     try:

@@ -63,8 +63,10 @@ def options_of(
     return {(option.level, option.number): option for option in (*rows, *OWN_OPTIONS)}
 
 
-def no_such_option(level: int, number: int, verb: str) -> UnsupportedError:
-    """ENOPROTOOPT. `verb`: "set" or "got"."""
+def no_such_option(
+    level: int, number: int, verb: str, code: int = errno.ENOPROTOOPT
+) -> UnsupportedError:
+    """`verb`: "set" or "got"."""
     return UnsupportedError(
-        f"no option {number} at level {level} can be {verb} on a KTLS socket", errno.ENOPROTOOPT
+        f"no option {number} at level {level} can be {verb} on a KTLS socket", code
     )

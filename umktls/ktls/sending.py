@@ -163,9 +163,14 @@ def _check_connection(state: KtlsSocketState, message: Message) -> None:
         error = state.rx.error if sealed else state.rx.take_error()
         if error is not None:
             raise error
-    if state.sending_over:
+    if state.sending_over and not _is_lost(state):
         raise WorldError("nothing can be sent any more", errno.EPIPE)
     _refuse_unconnected(state, message)
+
+
+def _is_lost(state: KtlsSocketState) -> bool:
+    """Whether records that cannot be sent are made all the same."""
+    return state.tx.state is not State.CLEAR and state.personality.sending.over == "lost"
 
 
 def _last_record_type(state: KtlsSocketState, control: bytes) -> int:
@@ -218,6 +223,9 @@ def _fill_records(state: KtlsSocketState, message: Message, record_type: int) ->
                 if count:
                     return count
                 raise
+            if state.sending_over:
+                state.pending_wire.clear()
+                return count + len(piece)
         else:
             state.open_record += piece
         data = data[len(piece) :]

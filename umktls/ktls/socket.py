@@ -18,6 +18,7 @@ import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from umktls.abi import linux
 from umktls.abi.freebsd import TCP_TLS_MODE_IFNET, TCP_TLS_MODE_NONE, TCP_TLS_MODE_SW
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.errors import UmktlsError, UnsupportedError, WorldError
@@ -202,9 +203,18 @@ class KtlsSocketState:
     def getsockopt(self, level: int, name: int, length: int) -> bytes:
         """An option's value, cut to `length`. Raises UmktlsError as `setsockopt`."""
         option = self._options.get((level, name))
+        if not self._has_level(level):
+            unknown = getattr(errno, self.personality.keys.unknown_level)
+            raise no_such_option(level, name, "got", unknown)
         if option is None or option.get is None:
             raise no_such_option(level, name, "got")
         return option.get(self, length)
+
+    def _has_level(self, level: int) -> bool:
+        """Whether there are options at that level; Linux's ULP brings SOL_TLS along."""
+        if level == linux.SOL_TLS and not self.ulp:
+            return False
+        return any(known == level for known, _ in self._options)
 
     # What options do
 
