@@ -13,7 +13,7 @@ STAMPS := .make
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up demo test lint bench fuzz clean
+.PHONY: help set-up demo test lint bench fuzz kernel clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -43,6 +43,9 @@ fuzz: $(VENV)/.project-test ## Feed the receiving path any bytes for SECONDS=600
 	@$(BIN)/python -m pip install --disable-pip-version-check -q atheris
 	$(BIN)/python -m tests.fuzz -max_total_time=$(or $(SECONDS),600)
 
+kernel: $(VENV)/.project-test $(STAMPS)/packages-kernel ## Ask a real Linux, in an emulated machine, what the model says of it (as root)
+	@$(BIN)/python -m tests.realkernel $(ARGS)
+
 clean: ## Remove what make has made, .venv included
 	rm -rf $(STAMPS) $(VENV) bench-results build *.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -57,6 +60,10 @@ $(STAMPS)/packages-mount: .ci/packages
 
 $(STAMPS)/packages-test: .ci/packages | $(STAMPS)/packages-mount
 	@bash .ci/packages mount test
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/packages-kernel: .ci/packages
+	@bash .ci/packages kernel
 	@mkdir -p $(STAMPS) && touch $@
 
 $(VENV)/.project: pyproject.toml | $(STAMPS)/packages-mount

@@ -48,6 +48,9 @@ them.
 A *personality* says whose behaviour is emulated. `freebsd13` is 13.2 and later, `freebsd13.0` is
 13.0 and 13.1, `linux` is 6.19, `linux6.12` is Linux without rekeying, `umktls` is our own and the
 default.
+
+`make kernel` asks what is said here of Linux 6.12 of a real one, in an emulated machine, row by row
+(`tests/realkernel`); what the kernel said has the last word.
 """
 
 ABOUT_VALUES = """\

@@ -453,6 +453,8 @@ class KernelSocket:
             self.sock.shutdown(how)
         except OSError as error:
             raise WorldError(f"shutdown: {error.strerror}", error.errno) from error
+        if how != socket.SHUT_RD:
+            self.state.conditions.shut = True
 
     def hang_up(self) -> None:
         """Nothing can be sent any more. What has arrived is still read: it may say why."""

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 __all__ = ["About", "Socket", "questions"]
 
 OPTION_ROOM = 1024
+# What getsockopt(2) gives for an option, or a level, that the kernel does not have.
+NO_SUCH_OPTION = (errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EINVAL)
 _session_name = xdr.codec(rpctls_session_arg)
 _FALLBACK: Mapping[Direction, int] = {"tx": UMKTLS_TX_FALLBACK, "rx": UMKTLS_RX_FALLBACK}
 _BOUNCE: Mapping[Direction, int] = {"tx": UMKTLS_TX_BOUNCE, "rx": UMKTLS_RX_BOUNCE}
@@ -310,7 +312,7 @@ def _about(answers: Sequence[Outcome]) -> About:
 
 def _own_value(outcome: Outcome) -> bytes:
     """An option of level SOL_UMKTLS; b"" where the kernel does not have it."""
-    if outcome.error is not None and outcome.error.errno in (errno.ENOPROTOOPT, errno.EINVAL):
+    if outcome.error is not None and outcome.error.errno in NO_SUCH_OPTION:
         return b""
     return bytes(outcome.get())
 
