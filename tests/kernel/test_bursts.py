@@ -11,9 +11,10 @@ import trio
 
 from umktls.abi.personality import PERSONALITIES
 from umktls.certs.pki import Authority
+from umktls.cli.sandbox import Sandbox
 from umktls.errors import UmktlsError
 from umktls.kernel import tls
-from umktls.kernel.client import boot_client, make_connection
+from umktls.kernel.client import MountConfig, boot_client, make_connection
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.certificates import directory
@@ -21,6 +22,8 @@ from umktls.testing.echo import SAY
 from umktls.testing.hosts import mount_config, pair, serving
 
 CONNECTIONS = 20
+# As few as can be relied on to be lost if hosts may wait for each other.
+MANY = 60
 AUTHORITY = Authority.create()
 
 
@@ -70,6 +73,31 @@ async def test_twenty_connections_at_once(
     # By version 1 one after the other; by version 2 as many as there may be.
     assert at_once["server"] == (1 if version == 1 else 8)
     assert (at_once["client"] == 1) == (version == 1)
+
+
+def test_two_hosts_that_each_have_one_place(certs: Path, tmp_path: Path) -> None:
+    """In processes of their own, where nothing keeps their orders the same: no host's place goes
+    to a connection that waits for the other host's."""
+    name, seconds = "freebsd14", 5.0
+    both: dict[str, Any] = {"personality": PERSONALITIES[name], "upcall_seconds": seconds}
+    with Sandbox("bursts") as sandbox:
+        options = ("--personality", name, "--upcall-timeout", str(seconds), "--certs", str(certs))
+        server, _ = sandbox.serve(*options)
+        config = mount_config(int(server.facts["port"]), tmp_path / "c", certs=certs, **both)
+        assert trio.run(connect_all, config, MANY) == MANY
+        connections = server.stat()["totals"]
+    assert (connections["handshakes"], connections["handshakes_failed"]) == (MANY, 0)
+
+
+async def connect_all(config: MountConfig, number: int) -> int:
+    """So many connections, all at once; how many have become sessions. Raises if one has not."""
+    with trio.fail_after(50):
+        async with boot_client(config) as host:
+            await host.daemon_ready("rpctlscd")
+            async with trio.open_nursery() as nursery:
+                for _ in range(number):
+                    nursery.start_soon(make_connection, host, config)
+            return len(host.established(None))
 
 
 async def test_freebsd_15_without_a_daemon(certs: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from umktls.upcall.states import Upcall, UpcallEvent
 if TYPE_CHECKING:
     from umktls.kernel.ktls_socket import KernelSocket
 
-__all__ = ["PATIENCE", "Daemons"]
+__all__ = ["PATIENCE", "Daemons", "address_of"]
 
 # How many times an upcall's time the queue may stand still.
 PATIENCE = 1.2
@@ -227,6 +227,11 @@ class Daemons:
             f"{seconds:g} s ({who or 'there is none'}); an answer to an earlier upcall is missing, "
             "or more daemons are needed (-N)"
         )
+
+
+def address_of(sock: KernelSocket) -> str:
+    """Who is at the other end, whatever the port."""
+    return sock.peer.rpartition(":")[0]
 
 
 def hung_up(sock: socket.socket) -> bool:

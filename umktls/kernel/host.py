@@ -34,6 +34,7 @@ from umktls.kernel.engines import bound, chosen_engines
 from umktls.kernel.events import Trace
 from umktls.kernel.groups import single_error
 from umktls.kernel.handover import Handover
+from umktls.kernel.hello import Clients
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.memory import keep_large_buffers
 from umktls.kernel.registered import RegisteredDaemon
@@ -103,6 +104,7 @@ class Host:
         self.rexmit_pct: float | None = None  # what to believe instead of TCP
         self.started = time.time()
         self.sockets: dict[str, KernelSocket] = {}
+        self.clients = Clients()
         self.handover = Handover(self)
         self.daemons = {
             name: Daemons(

@@ -245,10 +245,14 @@ class Connection:
             raise PeerError("bytes between the AUTH_TLS probe and the answer to it", errno.EPROTO)
 
     async def _handshake(self) -> None:
+        client, phase = self.host.clients.of(self.sock), tls.CONNECTION_LOST
         try:
-            await tls.handshake_server(self.host, self.sock)
+            await client.speaks(self.sock, self.host.upcall_seconds)
+            phase = "upcall"
+            with client.heard():
+                await tls.handshake_server(self.host, self.sock)
         except UmktlsError as error:
-            text = tls.note_failure(self.host, self.sock, "upcall", error)
+            text = tls.note_failure(self.host, self.sock, phase, error)
             raise WorldError(text, error.errno) from error
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from umktls.kernel.host import Host
 
 __all__ = [
+    "CONNECTION_LOST",
     "TlsRefused",
     "disconnect",
     "handle_control",
