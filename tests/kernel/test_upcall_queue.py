@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from tests.kernel.clientworld import (
     world,
 )
 from umktls.abi import rpctls
+from umktls.abi.freebsd import ERRNO
 from umktls.kernel.daemons import PATIENCE
-from umktls.kernel.upcalls import DaemonGone, UpcallTimeout
+from umktls.kernel.upcalls import UNTAKEN_SECONDS, ConnectionGone, DaemonGone, UpcallTimeout
+from umktls.testing.played import Refused
 from umktls.testing.standin import StandIn
 
 
@@ -131,3 +134,85 @@ async def test_leaving_the_queue(tmp_path: Path, autojump_clock: Clock) -> None:
         await attempts[1].ended.wait()
         await daemon.answer(await daemon.asked(), rpctls.RPCTLSERR_NOSOCKET)
         assert (await daemon.asked()).argument.socookie == attempts[2].sock.cookie
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01"], ids=["silent", "with-bytes-unread"])
+@pytest.mark.parametrize("half", [False, True], ids=["closed", "half-closed"])
+async def test_who_hangs_up_before_the_daemon_has_the_socket(
+    tmp_path: Path, autojump_clock: Clock, said: bytes, half: bool
+) -> None:
+    """The daemon is stopped, as it seems; the upcall is cancelled, and it comes too late."""
+    async with world(tmp_path) as w:
+        daemon = await w.daemon()
+        attempt = await w.connect()
+        asked = await daemon.asked()
+        attempt.far.send(said)
+        await trio.sleep(SECONDS / 3)
+        began = trio.current_time()
+        if half:
+            attempt.far.shutdown(socket.SHUT_WR)
+        else:
+            attempt.far.close()
+        await attempt.ended.wait()
+        assert trio.current_time() == began
+        with pytest.raises(Refused):
+            await daemon.take(asked)
+        await daemon.answer(asked)
+        assert await daemon.error() == ERRNO["EPROCUNAVAIL"]
+        assert w.host.handles["rpctlscd"][0].places == 0
+    assert isinstance(attempt.error, ConnectionGone)
+
+
+async def test_a_peer_that_has_gone_is_left_to_the_daemon_for_a_moment(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    """It may be about to take the socket, on which the peer's last words are."""
+    async with world(tmp_path) as w:
+        daemon = await w.daemon()
+        attempt = await w.connect()
+        attempt.far.close()
+        began = trio.current_time()
+        await attempt.ended.wait()
+        assert trio.current_time() == pytest.approx(began + UNTAKEN_SECONDS, abs=0.1)
+        asked = [await daemon.asked()]
+        attempt = await w.connect()
+        attempt.far.close()
+        asked.append(await daemon.asked())
+        await daemon.take(asked[1])
+        await daemon.answer(asked[1], rpctls.RPCTLSERR_NOSSL)
+        await attempt.ended.wait()
+    assert attempt.error is not None
+    assert "made no session" in str(attempt.error)
+
+
+async def test_a_daemon_with_the_socket_sees_for_itself_who_hangs_up(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with world(tmp_path) as w:
+        daemon = await w.daemon()
+        attempts = [await w.connect() for _ in range(2)]
+        asked = [await daemon.asked() for _ in attempts]
+        await daemon.take(asked[0])
+        await trio.sleep(SECONDS / 3)
+        await daemon.take(asked[1])
+        began = trio.current_time() - SECONDS / 3
+        for attempt in attempts:
+            attempt.far.close()
+        for attempt in attempts:
+            await attempt.ended.wait()
+            assert isinstance(attempt.error, UpcallTimeout)
+        assert trio.current_time() == pytest.approx(began + SECONDS, abs=0.1)
+
+
+async def test_in_version_1_who_hangs_up_leaves_the_daemon_unasked(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    """It may still come for the socket, and would take the next one."""
+    async with world(tmp_path) as w:
+        await w.nursery.start(StandIn("client", w.host.rundir.path, version=1, silent=True).run)
+        first = await w.connect()
+        first.far.close()
+        await first.ended.wait()
+        assert isinstance(first.error, ConnectionGone)
+        (handle,) = w.host.handles["rpctlscd"]
+        assert (handle.places, handle.room) == (0, False)

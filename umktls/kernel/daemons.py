@@ -21,8 +21,6 @@ has hung up meanwhile does not cost a daemon anything: he is sorted out when his
 from __future__ import annotations
 
 import errno
-import select
-import socket
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,9 +30,16 @@ from typing import TYPE_CHECKING
 import trio
 
 from umktls.abi import rpctls
-from umktls.errors import CallerError, UmktlsError, WorldError
+from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.events import Trace
-from umktls.kernel.upcalls import EVENT_OF, DaemonGone, DaemonHandle, UpcallTimeout
+from umktls.kernel.hangup import hung_up
+from umktls.kernel.upcalls import (
+    EVENT_OF,
+    ConnectionGone,
+    DaemonGone,
+    DaemonHandle,
+    UpcallTimeout,
+)
 from umktls.upcall.states import Upcall, UpcallEvent
 
 if TYPE_CHECKING:
@@ -140,7 +145,7 @@ class Daemons:
         """Wait for a daemon that may take `sock` on; `occupied` is to follow at once.
 
         `seconds` is an upcall's time. Raises `DaemonGone` when there is no daemon, `UpcallTimeout`
-        when the queue does not move, `WorldError` when the peer has gone meanwhile; the upcall has
+        when the queue does not move, `ConnectionGone` when the peer has; the upcall has
         ended then.
         """
         handle = None if self._queue else self._free()
@@ -202,7 +207,7 @@ class Daemons:
             turn = self._queue.popleft()
             if hung_up(turn.sock.sock):
                 text = f"{turn.sock.peer} hung up before a daemon had time for it"
-                turn.call(None, WorldError(text, errno.ECONNRESET))
+                turn.call(None, ConnectionGone(text))
                 continue
             self._moved = trio.current_time()
             handle.places += 1
@@ -232,10 +237,3 @@ class Daemons:
 def address_of(sock: KernelSocket) -> str:
     """Who is at the other end, whatever the port."""
     return sock.peer.rpartition(":")[0]
-
-
-def hung_up(sock: socket.socket) -> bool:
-    """Whether the peer has closed the connection, whatever there is still to be read."""
-    poller = select.poll()
-    poller.register(sock, select.POLLRDHUP)
-    return any(events & (select.POLLRDHUP | select.POLLHUP) for _, events in poller.poll(0))

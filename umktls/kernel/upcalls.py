@@ -13,6 +13,10 @@ in files of their own:
 - version 2 (`kernel/netlink.py`): netlink messages on a socket that the daemon has got from the
   kernel. A cookie says which socket is meant, so many CONNECTs are out at once.
 
+A CONNECT ends too when the peer hangs up while nobody has the socket: a daemon that does not take
+it may be stopped, and there is nothing to wait for. A daemon that has taken it sees for itself what
+became of the peer.
+
 An answer that comes after its upcall's end is late, and the daemon is told so in the way that its
 transport has. What an upcall that ended without an answer leaves behind is therefore kept for a
 while; in version 1 it also blocks the next CONNECT as long as the daemon may still come for the
@@ -31,6 +35,7 @@ import trio
 from umktls.abi import rpctls
 from umktls.errors import CallerError, UmktlsError, WorldError
 from umktls.kernel.events import Trace
+from umktls.kernel.hangup import hangs_up
 from umktls.rpc.client import CallTable, raise_for_reply
 from umktls.rpc.message import NULL_AUTH, AcceptedReply, DeniedReply, encode_call, parse_untrusted
 from umktls.rpc.program import Procedure
@@ -47,12 +52,23 @@ from umktls.upcall.versions import VERSIONS
 if TYPE_CHECKING:
     from umktls.kernel.ktls_socket import KernelSocket
 
-__all__ = ["DaemonGone", "DaemonHandle", "Request", "UpcallTimeout", "connect_life", "describe"]
+__all__ = [
+    "ConnectionGone",
+    "DaemonGone",
+    "DaemonHandle",
+    "Request",
+    "UpcallTimeout",
+    "connect_life",
+    "describe",
+]
 
 R = TypeVar("R")
 
 # Upcalls without an answer that are remembered, per daemon.
 REMEMBERED = 1024
+# A daemon that lives takes a socket within moments, and can tell better than the kernel how the
+# peer left (it may have said why): so long a peer that has hung up is the daemon's business.
+UNTAKEN_SECONDS = 1.0
 
 
 class DaemonGone(WorldError):
@@ -67,11 +83,18 @@ class UpcallTimeout(WorldError):
     default_errno = errno.ETIMEDOUT
 
 
+class ConnectionGone(WorldError):
+    """The connection that the upcall was about went first."""
+
+    default_errno = errno.ECONNRESET
+
+
 # What became of an upcall that raised, for the table of its life; anything else that is raised is
 # an answer that says no, or makes no sense.
 EVENT_OF: dict[type[BaseException], UpcallEvent] = {
     UpcallTimeout: UpcallEvent.DEADLINE,
     DaemonGone: UpcallEvent.DAEMON_GONE,
+    ConnectionGone: UpcallEvent.CANCEL,
     trio.Cancelled: UpcallEvent.CANCEL,
 }
 
@@ -90,7 +113,7 @@ class Request(Generic[R]):
     """One upcall about `sock`: what is asked, and where it is in its life.
 
     A CONNECT offers `sock` to the daemon. `worked` judges the result; `action` is what the table
-    said of the upcall's end.
+    said of the upcall's end. `watch` is around what is waited for besides the answer.
     """
 
     procedure: Procedure[Any, R]
@@ -103,6 +126,7 @@ class Request(Generic[R]):
     taken: bool = False
     done: trio.Event = field(default_factory=trio.Event)
     reply: AcceptedReply | DeniedReply | None = None
+    watch: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     @property
     def offers(self) -> bool:
@@ -112,6 +136,31 @@ class Request(Generic[R]):
     @property
     def connection(self) -> str | None:
         return self.sock.name if self.sock is not None else None
+
+    def end(self, reply: AcceptedReply | DeniedReply | None) -> None:
+        """The daemon has answered; None: it never will."""
+        self.reply = reply
+        self.done.set()
+        self.watch.cancel()
+
+    async def ended(self) -> None:
+        """Wait for that. Raises `ConnectionGone` when it is no use: see the head of this file."""
+        if self.offers:
+            with trio.move_on_after(UNTAKEN_SECONDS):
+                await self.done.wait()
+                return
+            with self.watch:
+                await self._abandoned()
+        await self.done.wait()
+
+    async def _abandoned(self) -> None:
+        """Until the peer hangs up; raises if the daemon has not taken the socket by then."""
+        sock = self.sock
+        if sock is None or sock.closed or self.taken:
+            return
+        await hangs_up(sock.sock)
+        if not self.taken:
+            raise ConnectionGone(f"{sock.peer} hung up before a daemon took the connection on")
 
     def take(self) -> KernelSocket:
         """The daemon's system call: from here on it owns the close.
@@ -163,8 +212,8 @@ class DaemonHandle:
     async def call(self, request: Request[R]) -> R:
         """Make one upcall; returns its result. `request.action` says what is to be done then.
 
-        Raises `DaemonGone`, `UpcallTimeout`, or `PeerError` when the daemon's answer is a rejection
-        or makes no sense.
+        Raises `DaemonGone`, `UpcallTimeout`, `ConnectionGone`, or `PeerError` when the daemon's
+        answer is a rejection or makes no sense.
         """
         began = trio.current_time()
         name = request.procedure.name
@@ -205,7 +254,7 @@ class DaemonHandle:
             with trio.move_on_after(request.seconds), self._offering(request):
                 await self._send(xid, message)
                 sent = True
-                await request.done.wait()
+                await request.ended()
         finally:
             self._calls.remove(xid)
             if sent and not request.done.is_set():
@@ -240,8 +289,8 @@ class DaemonHandle:
         """
         matched = self._calls.match_untrusted(message)
         if matched is not None:
-            request, request.reply = matched[0], matched[1]
-            request.done.set()
+            request, reply = matched[0], matched[1]
+            request.end(reply)
             return True
         late = self._unanswered.pop(parse_untrusted(message).xid, None)
         if late is None or late.upcall.on(UpcallEvent.ANSWER_OK) is UpcallAction.LATE:
@@ -262,7 +311,7 @@ class DaemonHandle:
         """The daemon is gone: nobody will answer what is under way."""
         self._unanswered.clear()
         for request in self._calls.drain():
-            request.done.set()
+            request.end(None)
 
     async def _send(self, xid: int, message: bytes) -> None:
         """Send a call to the daemon. Raises `DaemonGone`."""

@@ -66,7 +66,7 @@ class UpcallEvent(Enum):
     ANSWER_FAILED = "answer-failed"  # any other answer, or one that cannot be decoded
     DEADLINE = "deadline"
     DAEMON_GONE = "daemon-gone"  # its upcall socket or its system-call socket closed
-    CANCEL = "cancel"  # the connection went, or the host goes down
+    CANCEL = "cancel"  # the peer hung up while nobody had the socket, or the host goes down
 
 
 class UpcallAction(Enum):

@@ -1,0 +1,27 @@
+"""Whether a connection's peer has hung up, whatever there is still to be read."""
+
+from __future__ import annotations
+
+import select
+import socket
+
+import trio
+
+__all__ = ["hangs_up", "hung_up"]
+
+
+def hung_up(sock: socket.socket) -> bool:
+    """Whether the peer has closed the connection, or its side of it."""
+    poller = select.poll()
+    poller.register(sock, select.POLLRDHUP)
+    return any(events & (select.POLLRDHUP | select.POLLHUP) for _, events in poller.poll(0))
+
+
+async def hangs_up(sock: socket.socket) -> None:
+    """Wait until it has. `sock` is open; where it is closed meanwhile, this waits for ever.
+
+    By an epoll of its own, because trio wakes for what can be read as well.
+    """
+    with select.epoll(1) as poller:
+        poller.register(sock, select.EPOLLRDHUP)
+        await trio.lowlevel.wait_readable(poller)
