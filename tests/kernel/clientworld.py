@@ -116,11 +116,15 @@ class World:
         self.cleanup.enter_context(end.sock)
         return end
 
-    async def connect(self, ends: tuple[socket.socket, socket.socket] | None = None) -> Attempt:
-        """A CONNECT has been made, or waits in the queue. `ends`: the near one and the far one."""
+    async def connect(
+        self, ends: tuple[socket.socket, socket.socket] | None = None, peer: str = ""
+    ) -> Attempt:
+        """A CONNECT has been made, or waits in the queue. `ends`: the near one and the far one;
+        `peer` is the address and port that the other end has."""
         near, far = ends or socket.socketpair()
         self.cleanup.enter_context(far)
         attempt = Attempt(self.host.adopt(near), far)
+        attempt.sock.peer = peer or attempt.sock.peer
         self.nursery.start_soon(self._connect, attempt)
         await trio.testing.wait_all_tasks_blocked()
         return attempt

@@ -80,6 +80,21 @@ async def test_a_lost_connection_resumes_with_a_ticket(certs: Path, tmp_path: Pa
     assert (totals["handshakes"], totals["resumed"]) == (2, 1)
 
 
+async def test_it_resumes_too_where_there_are_several_daemons(certs: Path, tmp_path: Path) -> None:
+    """Each has keys of its own for its tickets, so the one that gave the ticket is to be asked."""
+    with trio.fail_after(50):
+        async with pair(certs, tmp_path, MTLS, {**MTLS, "daemons": 3}) as both:
+            await both.event("server", "daemon-registered", 3)
+            for number in range(4):
+                assert await both.rpc.call(COUNT, number, NULL_AUTH) == number + 1
+                assert both.rpc.socket is not None
+                both.rpc.socket.shutdown(socket.SHUT_RDWR)
+            resumed = [event["resumed"] for event in both.events("client", "handshake")]
+            took = {event["pid"] for event in both.events("server", "socket-taken")}
+    assert resumed == [False, True, True, True]
+    assert len(took) == 1
+
+
 @pytest.mark.parametrize("side", ["client", "server"])
 async def test_new_keys_while_calls_are_in_flight(certs: Path, tmp_path: Path, side: str) -> None:
     with trio.fail_after(30):

@@ -60,6 +60,37 @@ async def test_the_daemon_with_the_fewest_is_next(tmp_path: Path, autojump_clock
         assert [handle.places for handle in w.host.handles["rpctlscd"]] == [2, 2]
 
 
+async def test_the_daemon_that_has_the_tickets_is_next(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    """As long as it has no more to do than the others, and is there."""
+    async with world(tmp_path) as w:
+        daemons = [await w.daemon() for _ in range(3)]
+        handles = list(w.host.handles["rpctlscd"])
+
+        async def session(peer: str) -> int:
+            """Make one; by which daemon."""
+            attempt = await w.connect(peer)
+            (number,) = (n for n, handle in enumerate(handles) if attempt.sock.handle is handle)
+            asked = await daemons[number].asked()
+            await daemons[number].take(asked)
+            await daemons[number].answer(asked)
+            await attempt.ended.wait()
+            return number
+
+        here = {await session(f"192.0.2.1:{port}") for port in range(5)}
+        assert len(here) == 1
+        assert {await session(f"192.0.2.{host}:1") for host in range(2, 5)} == {0, 1, 2}
+        first = here.pop()
+        busy = await w.connect("192.0.2.1:10")
+        assert busy.sock.handle is handles[first]
+        second = await session("192.0.2.1:11")
+        assert second != first
+        assert await session("192.0.2.1:12") == second
+        await daemons[second].leave()
+        assert await session("192.0.2.1:13") not in (first, second)
+
+
 async def test_a_queue_that_does_not_move_ends(tmp_path: Path, autojump_clock: Clock) -> None:
     """And one that moves does not, however long it takes."""
     async with world(tmp_path, connects=1) as w:

@@ -6,8 +6,10 @@ Theory of operation
 A CONNECT goes to one daemon, also where several listen. FreeBSD 15 sends each request to all
 listeners of the group, and the first that takes the socket has it; the others have been woken for
 nothing and answer that there is no socket. Here the kernel chooses: the daemon with the fewest
-CONNECTs under way, in turn where they are equal. HANDLERECORD, DISCONNECT and REKEY go to the
-daemon that made the session, which alone has its TLS state.
+CONNECTs under way, and among equals the one that made the last session with that address, which
+alone has the tickets (a server their keys) to resume it by; otherwise each in its turn.
+HANDLERECORD, DISCONNECT and REKEY go to the daemon that made the session, which alone has its TLS
+state.
 
 A daemon gets no more CONNECTs at once than its limit: 1 in version 1 of the transport, a setting
 in version 2. A thousand connections at once make a queue here and no thousand threads there. The
@@ -49,6 +51,8 @@ __all__ = ["PATIENCE", "Daemons", "address_of"]
 
 # How many times an upcall's time the queue may stand still.
 PATIENCE = 1.2
+# Of so many peers' addresses it is known which daemon made the last session.
+REMEMBERED = 4096
 
 
 @dataclass(eq=False)
@@ -93,6 +97,7 @@ class Daemons:
         self._queue: deque[Turn] = deque()
         self._moved = 0.0
         self._next = 0
+        self._last_with: dict[str, DaemonHandle] = {}
 
     # ---- coming and going
 
@@ -128,6 +133,7 @@ class Daemons:
             self.handles.remove(handle)
             handle.has_room = lambda: None
             handle.close()
+            self._last_with = {a: h for a, h in self._last_with.items() if h is not handle}
             self._trace.emit("daemon-unregistered", daemon=self.name, pid=handle.pid)
             handle.gone.set()
             self._left(handle)
@@ -148,7 +154,7 @@ class Daemons:
         when the queue does not move, `ConnectionGone` when the peer has; the upcall has
         ended then.
         """
-        handle = None if self._queue else self._free()
+        handle = None if self._queue else self._free(sock)
         if handle is not None:
             handle.places += 1
             return handle
@@ -201,7 +207,7 @@ class Daemons:
     def _serve_queue(self) -> None:
         """Whose turn it is, as long as there is room."""
         while self._queue:
-            handle = self._free()
+            handle = self._free(self._queue[0].sock)
             if handle is None:
                 return
             turn = self._queue.popleft()
@@ -213,14 +219,23 @@ class Daemons:
             handle.places += 1
             turn.call(handle)
 
-    def _free(self) -> DaemonHandle | None:
-        """The daemon with the fewest CONNECTs under way that has room; in turn among equals."""
+    def made_session(self, sock: KernelSocket, handle: DaemonHandle) -> None:
+        """The CONNECT about `sock` has succeeded: the next from there is best given to `handle`."""
+        address = address_of(sock)
+        self._last_with.pop(address, None)
+        self._last_with[address] = handle
+        if len(self._last_with) > REMEMBERED:
+            del self._last_with[next(iter(self._last_with))]
+
+    def _free(self, sock: KernelSocket) -> DaemonHandle | None:
+        """The daemon with room that `sock` is given to: see the head of this file."""
         if len(self.handles) == 1:
             return self.handles[0] if self.handles[0].room else None
         self._next += 1
         start = self._next % max(1, len(self.handles))
-        ordered = self.handles[start:] + self.handles[:start]
-        return min((h for h in ordered if h.room), key=lambda h: h.places, default=None)
+        with_room = [h for h in self.handles[start:] + self.handles[:start] if h.room]
+        last = self._last_with.get(address_of(sock))
+        return min(with_room, key=lambda h: (h.places, h is not last), default=None)
 
     def _nobody(self) -> DaemonGone:
         return DaemonGone(f"no {self.name} is registered with this host {self._advice}")

@@ -158,6 +158,7 @@ async def connect_upcall(
     if request.action is not UpcallAction.RESUME:
         raise refused(sock, f"{daemon} made no session; its log is in {host.rundir.path}")
     sock.session = version.session(result, sock.cookie)
+    daemons.made_session(sock, handle)
     return result
 
 
