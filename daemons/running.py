@@ -44,6 +44,7 @@ __all__ = [
     "serve",
     "signals",
     "start_options",
+    "upcalls_of",
 ]
 
 logger = logging.getLogger(__name__)
@@ -193,7 +194,7 @@ def serve(
     """
     with signals(*ENDING, signal.SIGHUP) as wakeup, contextlib.closing(kernel):
         service = make(kernel)
-        upcalls = Upcalls(kernel, daemon, service.handlers(), number=number)
+        upcalls = upcalls_of(service, kernel, daemon, number)
         try:
             upcalls.start()
             service.adopt_orphans(upcalls)
@@ -204,6 +205,20 @@ def serve(
             if number is None:
                 notify("STOPPING=1")
             upcalls.close()
+
+
+def upcalls_of(
+    service: HandshakeService, kernel: Kernel, daemon: str, number: int | None = None
+) -> Upcalls:
+    """The upcalls that `service` answers. By NULL the kernel says that a daemon has gone and left
+    sessions behind."""
+
+    def look_for_orphans(_: None) -> None:
+        service.adopt_orphans(upcalls)
+
+    handlers: dict[str, Callable[[Any], Any]] = {**service.handlers(), "NULL": look_for_orphans}
+    upcalls = Upcalls(kernel, daemon, handlers, number=number)
+    return upcalls
 
 
 @contextlib.contextmanager

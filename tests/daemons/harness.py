@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from umktls_daemons.options import ClientOptions, ServerOptions
 from umktls_daemons.rpctlscd import ClientService
 from umktls_daemons.rpctlssd import ServerService
+from umktls_daemons.running import upcalls_of
 from umktls_daemons.service import HandshakeService
 
 from tests.daemons.fakekernel import SECONDS, FakeKernel, FakeSocket
@@ -21,7 +22,6 @@ from tests.daemons.pki import certificates
 from umktls.abi import rpctls
 from umktls.upcall.versions import VERSIONS
 from umktls.userland.libc import Kernel
-from umktls.userland.upcalls import Upcalls
 
 T = TypeVar("T")
 
@@ -125,7 +125,7 @@ def daemon(
             connection = Kernel(directory)
             stack.callback(connection.close)
             service = service_of(side, connection, rundir=directory, certdir=certdir, **options)
-            upcalls = Upcalls(connection, name, service.handlers())
+            upcalls = upcalls_of(service, connection, name)
             upcalls.start()
             stack.callback(upcalls.close)
             service.adopt_orphans(upcalls)

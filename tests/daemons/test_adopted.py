@@ -116,6 +116,22 @@ def test_a_key_update_that_was_sent_and_not_followed(ends: tuple[End, End]) -> N
     talk(other, one)
 
 
+@both_sides
+def test_a_daemon_that_runs_is_told_of_sessions_that_were_left(
+    ends: tuple[End, End], side: int
+) -> None:
+    """By the NULL procedure."""
+    one, other = ends[side], ends[1 - side]
+    talk(one, other)
+    kernel = one.kernel
+    kernel.upcall(kernel.program["NULL"], None)
+    kernel.orphans.append(one.sock)
+    kernel.upcall(kernel.program["NULL"], None)
+    assert kernel.orphans == []
+    assert one.rekey() == rpctls.RPCTLSERR_OK
+    talk(one, other)
+
+
 def test_tickets_are_of_no_use(ends: tuple[End, End]) -> None:
     client, server = ends
     restart(client)

@@ -18,7 +18,7 @@ from umktls.kernel.ktls_socket import KernelSocket
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.echo import COUNT, SAY
 from umktls.testing.joined import Joined
-from umktls.testing.standin import SECRETS
+from umktls.testing.standin import SECRETS, StandIn
 from umktls.upcall import syscalls as wire
 
 Boot = Callable[..., AbstractAsyncContextManager[Joined]]
@@ -68,6 +68,31 @@ async def test_a_session_is_gone_on_with(
         assert both.client.totals["connections"] == 1
         totals = (both.client if side == "client" else both.server).stat()["totals"]
         assert (totals["orphaned"], totals["adopted"], totals["cut_off"]) == (4, 4, 0)
+
+
+@both_sides
+async def test_a_daemon_that_is_there_goes_on(
+    umktls_joined: Boot, autojump_clock: Clock, side: str
+) -> None:
+    """No new one has to come; as when a daemon is started before the old one is ended."""
+    async with umktls_joined(deposits=True) as both:
+        await say(both)
+        host = both.client if side == "client" else both.server
+        role = both.daemon(side).role
+        other = StandIn(role, host.rundir.path, deposits=True)
+        silent = StandIn(role, host.rundir.path, silent=True)
+        # In this order: all have the same process number, by which the kernel takes the first.
+        for daemon in (other, silent):
+            await both.nursery.start(daemon.run)
+        began = trio.current_time()
+        await both.kill(side)
+        await both.event(side, "adopted")
+        assert await host.rekey(None) == 1
+        assert trio.current_time() == began
+        await say(both)
+        assert other.upcalls[:2] == ["NULL", "REKEY"]
+        assert silent.upcalls == ["NULL"]
+        assert both.client.totals["connections"] == 1
 
 
 @both_sides
@@ -208,7 +233,6 @@ async def test_a_daemon_that_was_replaced_has_nothing_any_more(
         old = both.client_daemon
         (session,) = old._sessions.values()
         both.client_daemon = type(old)("client", old.rundir, version=1, deposits=True)
-        both.client_daemon._starts = old._starts
         await both.restart("client")
         await both.event("client", "adopted")
         await update_keys(both, "server")

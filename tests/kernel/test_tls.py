@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from os import kill
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,20 @@ from typing import Any
 import pytest
 import trio
 
+from umktls.abi.personality import PERSONALITIES
+from umktls.abi.rpctls import RPCTLS_SYSC_SRVSTARTUP
 from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel import tls
+from umktls.kernel.children import program_path
 from umktls.kernel.client import boot_client, make_connection
 from umktls.rpc.message import NULL_AUTH, STARTTLS_VERIFIER, AcceptStat, encode_accepted
 from umktls.rpc.record import mark
 from umktls.testing.certificates import SERVER, directory, expired
 from umktls.testing.echo import COUNT, SAY
 from umktls.testing.hosts import Pair, mount_config, pair, serving
+from umktls.testing.played import calls_to
+from umktls.upcall import syscalls as wire
 
 AUTHORITY = Authority.create()
 TICKETS = 2
@@ -375,3 +381,33 @@ async def test_a_certificate_that_was_not_shown(certs: Path, tmp_path: Path) -> 
     assert "failed in phase alert: " + alert["reason"] in str(caught.value)
     assert str(caught.value).endswith("[connection c1]")
     assert "[connection c1]: " + alert["reason"] in log
+
+
+@pytest.mark.parametrize("name", ["umktls", "freebsd14"])
+async def test_one_of_two_daemons_is_killed(certs: Path, tmp_path: Path, name: str) -> None:
+    """They have been started by hand, so no other one comes; the one that is left goes on."""
+    server: dict[str, Any] = {"no_daemon": True, "personality": PERSONALITIES[name]}
+    with trio.fail_after(50):
+        async with (
+            pair(certs, tmp_path, {}, server) as both,
+            calls_to(tmp_path / "s") as master,
+            trio.open_nursery() as nursery,
+        ):
+            if name == "freebsd14":
+                await master.call(wire.RpctlsSyscallArgs(RPCTLS_SYSC_SRVSTARTUP, b""))
+            command = [program_path("rpctlssd"), "-D", str(certs / "server")]
+            command += ["--rundir", str(tmp_path / "s")]
+            run = partial(trio.run_process, command, check=False)
+            daemons = [await nursery.start(run) for _ in range(2)]
+            await both.event("server", "daemon-registered", 2)
+            await both.rpc.call(SAY, b"", NULL_AUTH)
+            holder = (await both.event("server", "socket-taken"))["pid"]
+            (one,) = (daemon for daemon in daemons if daemon.pid == holder)
+            one.kill()
+            adopted = await both.event("server", "adopted")
+            if name == "umktls":
+                assert await both.server.rekey(None) == 1
+            assert await both.rpc.call(SAY, b"still here", NULL_AUTH) == b"still here"
+            assert both.client.totals["connections"] == 1
+            nursery.cancel_scope.cancel()
+    assert {holder, adopted["pid"]} == {daemon.pid for daemon in daemons}

@@ -18,6 +18,9 @@ left to answer for what is not RPC. There are two ways on:
                                      ^                            |
                                      '------ that one goes -------'
 
+A daemon asks for orphans when it has registered, and those that are there already when the kernel
+calls their NULL procedure: which is how it tells them that there are some.
+
 An upcall about an orphan waits until it is adopted, as long as an upcall may take; HANDLERECORD
 then comes to its end as for a daemon that does not answer. Only for DISCONNECT nobody is needed:
 the kernel says close_notify itself.
@@ -42,7 +45,7 @@ import trio
 from umktls.abi import rpctls
 from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.ktls_socket import KernelSocket
-from umktls.kernel.upcalls import DaemonHandle
+from umktls.kernel.upcalls import DaemonHandle, Request
 from umktls.rpc import xdr
 from umktls.rpc.xdr import XdrError
 from umktls.upcall.rpctls import rpctls_session_arg
@@ -91,12 +94,19 @@ class Handover:
                 sock.orphan.adopter = None
                 self._take_away(sock)
             elif sock.handle is handle:
-                self.left_one(sock)
+                self._leave(sock, handle)
+        self._tell_others(handle.name)
 
     def left_one(self, sock: KernelSocket) -> None:
+        """The daemon of this session has gone before the kernel knew that there is one."""
+        if sock.handle is not None:
+            name = sock.handle.name
+            self._leave(sock, sock.handle)
+            self._tell_others(name)
+
+    def _leave(self, sock: KernelSocket, handle: DaemonHandle) -> None:
         """One session's daemon has gone. (A handshake under way ends by its upcall.)"""
-        handle = sock.handle
-        if handle is None or sock.session is None or sock.phase != "established":
+        if sock.session is None or sock.phase != "established":
             return
         sock.handle = None
         self._take_away(sock)
@@ -106,6 +116,22 @@ class Handover:
         sock.orphan = Orphan(handle.name, sock.deposit.uid)
         self.totals["orphaned"] += 1
         self._host.trace.emit("orphaned", sock.name, daemon=handle.name, pid=handle.pid)
+
+    def _tell_others(self, daemon: str) -> None:
+        """Have the daemons of that name that are left look for orphans, if there are any."""
+        if any(sock.orphan and sock.orphan.daemon == daemon for sock in self._orphans()):
+            self._host.nursery.start_soon(self._call_others, daemon)
+
+    async def _call_others(self, daemon: str) -> None:
+        async with trio.open_nursery() as nursery:
+            for handle in self._host.handles[daemon]:
+                nursery.start_soon(self._call, handle)
+
+    async def _call(self, handle: DaemonHandle) -> None:
+        """The NULL procedure. Nobody has to know what it is for, or to answer."""
+        null, seconds = handle.procedure("NULL"), self._host.upcall_seconds
+        with contextlib.suppress(UmktlsError):
+            await handle.call(Request(null, None, seconds, worked=lambda result: True))
 
     def _take_away(self, sock: KernelSocket) -> None:
         """Whoever had the socket may live on; it is his no longer."""

@@ -44,6 +44,7 @@ SECRETS = {"client": b"c" * 32, "server": b"s" * 32}
 KEY_UPDATE = 24
 Role = Literal["client", "server"]
 STARTED = (1, 1)
+STARTS = itertools.count(1)  # so that no two have the same path
 DAEMONS = {"client": "rpctlscd", "server": "rpctlssd"}
 
 
@@ -79,9 +80,9 @@ class StandIn:
     version: of the upcall, None for the best that the host has. silent: upcalls are not answered.
     late: seconds before an upcall is looked at. refuse: the reason why no handshake succeeds.
     before_update: messages that are sent in one record with each KeyUpdate, in front of it.
-    deposits: sessions are left with the kernel (UMKTLS_SESSION), and at its start this daemon
-    adopts those that another one has left. `errors` are the kernel's about our answers
-    (FreeBSD's errnos, version 2).
+    deposits: sessions are left with the kernel (UMKTLS_SESSION), and at its start, or when the
+    kernel calls NULL, this daemon adopts those that another one has left. `errors` are the kernel's
+    about our answers (FreeBSD's errnos, version 2).
     """
 
     role: Role
@@ -96,7 +97,6 @@ class StandIn:
     errors: list[int] = field(default_factory=list)
     _sessions: dict[int, Live] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
-    _starts: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _life: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     def kill(self) -> None:
@@ -120,7 +120,7 @@ class StandIn:
 
     async def _registered(self, task_status: trio.TaskStatus[None]) -> None:
         """Version 1: listen at a path."""
-        path = self.rundir / f"standin.{next(self._starts)}.sock"
+        path = self.rundir / f"standin.{next(STARTS)}.sock"
         with listening_at(path) as listener:
             operation = (
                 rpctls.RPCTLS_SYSC_CLSETPATH
@@ -209,6 +209,10 @@ class StandIn:
     async def _work(self, procedure: Procedure[Any, Any], argument: Any) -> Any:
         if procedure.name == "CONNECT":
             return await self._connect(argument)
+        if procedure.name == "NULL":
+            if self.deposits:
+                await self._adopt_all()
+            return None
         number = argument.ssl if self.version == 1 else argument.socookie
         session = self._sessions.get(number)
         if session is None:

@@ -5,7 +5,8 @@
 
 CONNECT's handler gets a `Connect` and answers with `Connected`; the others get the session's number
 and answer with a reterr. The number is the one that `Connect` had: in version 1 a running number,
-of which this file makes the triple on the wire, in version 2 the socket's cookie.
+of which this file makes the triple on the wire, in version 2 the socket's cookie. NULL needs no
+handler; one that is there gets None and answers with None.
 """
 
 from __future__ import annotations
@@ -148,7 +149,8 @@ class RegisteredService:
         table: dict[str, Handler] = {
             name: partial(self._about, name, handler) for name, handler in handlers.items()
         }
-        self._server = UpcallServer(self.path, program, {**table, "CONNECT": self._connect})
+        own = {"CONNECT": self._connect, **_null(handlers)}
+        self._server = UpcallServer(self.path, program, {**table, **own})
 
     def start(self) -> None:
         self._server.start()
@@ -205,7 +207,7 @@ class NetlinkService:
         table: dict[str, Handler] = {
             name: partial(self._about, handler) for name, handler in handlers.items()
         }
-        table["CONNECT"] = self._connect
+        table |= {"CONNECT": self._connect, **_null(handlers)}
         self._server = NetlinkServer(kernel, group, VERSIONS[2].programs[daemon], table)
 
     def start(self) -> None:
@@ -230,6 +232,11 @@ class NetlinkService:
 
 
 _NO_NAME = rpctls_session_arg(0, 0, 0)
+
+
+def _null(handlers: SessionHandlers) -> dict[str, Handler]:
+    handler = handlers.get("NULL")
+    return {} if handler is None else {"NULL": lambda argument, context: handler(argument)}
 
 
 def socket_path(rundir: Path, name: str, number: int | None) -> Path:
