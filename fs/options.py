@@ -8,13 +8,14 @@ all for the options that decide whether the connection is protected.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES
-from umktls.abi.rpctls import PROBE_TIMEOUT
+from umktls.abi.rpctls import CERTNAME_MAX, PROBE_TIMEOUT
 from umktls.errors import CallerError
 from umktls.ktls.engines import get_engine
 from umktls.ktls.engines.choice import DEFAULT_ENGINE, EngineChoice, named_engines
@@ -162,6 +163,13 @@ def _text(name: str, text: str) -> str:
     return text
 
 
+def _certname(name: str, text: str) -> str:
+    length = len(os.fsencode(_text(name, text)))
+    if length > CERTNAME_MAX:
+        raise CallerError(f"mount option {name}= has {length} bytes; {CERTNAME_MAX} is the limit")
+    return text
+
+
 def _path(name: str, text: str) -> Path:
     return Path(_text(name, text)).expanduser().absolute()
 
@@ -194,7 +202,7 @@ _TABLE = (
         convert=_one_of({"none": "none", "tls": "tls", "mtls": "mtls"}),
     ),
     Option("certs", "directory made by `umktls certs`", ("certs",), convert=_path),
-    Option("tlscertname", "which client certificate, by name", ("certname",), convert=_text),
+    Option("tlscertname", "which client certificate, by name", ("certname",), convert=_certname),
     Option("crl", "revocation lists for the server's CAs", ("crl",), convert=_path),
     Option(
         "alpn",

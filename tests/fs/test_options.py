@@ -28,6 +28,7 @@ def test_nothing_said_means_the_defaults() -> None:
         ("xprtsec=mtls", "security", "mtls"),
         ("certs=/tmp/pki", "certs", Path("/tmp/pki")),
         ("tlscertname=other", "certname", "other"),
+        ("tlscertname=" + 248 * "n", "certname", 248 * "n"),
         ("daemonwait=60", "daemon_seconds", 60.0),
         ("upcall_timeout=20", "upcall_seconds", 20),
         ("probe_timeout=7", "probe_seconds", 7),
@@ -126,6 +127,10 @@ def test_saying_the_same_twice_is_no_contradiction() -> None:
         ("rsize=1M", "whole number"),
         ("retrans=\u0663", "whole number"),
         ("certs=", "needs a value"),
+        ("tlscertname=", "needs a value"),
+        # NAME_MAX, without the "key.pem" behind it.
+        ("tlscertname=" + 249 * "n", "249 bytes; 248 is the limit"),
+        ("tlscertname=" + 125 * "\u00e4", "250 bytes; 248 is the limit"),
         ("tls=1", "takes no value"),
         ("ro=", "takes no value"),
         ("vers=4.2", "only 3"),

@@ -16,6 +16,8 @@ from tests.kernel.clientworld import (
 )
 from umktls.abi import rpctls
 from umktls.abi.freebsd import ERRNO
+from umktls.errors import CallerError
+from umktls.kernel import tls
 from umktls.kernel.daemons import PATIENCE
 from umktls.kernel.upcalls import UNTAKEN_SECONDS, ConnectionGone, DaemonGone, UpcallTimeout
 from umktls.testing.played import Refused
@@ -155,6 +157,17 @@ async def test_the_queue_when_the_last_daemon_goes(tmp_path: Path, autojump_cloc
         for attempt in attempts:
             await attempt.ended.wait()
             assert isinstance(attempt.error, DaemonGone)
+
+
+async def test_a_certificates_name_that_is_too_long(tmp_path: Path) -> None:
+    """For a file's name: no daemon is asked, or waited for."""
+    async with world(tmp_path) as w:
+        near, far = socket.socketpair()
+        with far:
+            sock = w.host.adopt(near)
+            with pytest.raises(CallerError, match="249 bytes; 248 is the limit"):
+                await tls.handshake_client(w.host, sock, 249 * "n")
+        assert sock.upcalls["connect"] == 0
 
 
 async def test_leaving_the_queue(tmp_path: Path, autojump_clock: Clock) -> None:

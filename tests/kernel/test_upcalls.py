@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from umktls.abi.rpctls import RPCTLS_FLAGS_HANDSHAKE, RPCTLS_FLAGS_VERIFIED
-from umktls.errors import PeerError
+from umktls.errors import CallerError, PeerError
 from umktls.kernel.events import Trace
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.registered import RegisteredDaemon
@@ -192,6 +192,17 @@ def test_results_for_people() -> None:
 def test_connect_takes_a_name() -> None:
     encoded = b"".join(CONNECT.encode_args(rpctlscd_connect_arg.of(b"ab")))
     assert encoded == b"\0\0\0\2\0\0\0a\0\0\0b"
+
+
+async def test_what_cannot_be_said_is_no_upcall(tmp_path: Path) -> None:
+    sock = cast(KernelSocket, SimpleNamespace(name="c1", cookie=1, closed=False))
+    async with daemon(tmp_path, accepted(rpctls_session_res(0))) as handle:
+        argument = rpctlscd_connect_arg.of(256 * b"n")
+        with pytest.raises(CallerError, match="over the limit"):
+            await handle.call(Request(CONNECT, argument, 1, sock, upcall=connect_life()))
+        assert list(handle.trace.since()) == []
+        assert handle.offers == {}
+        assert (await ask(handle, 5)).reterr == 0
 
 
 async def test_a_daemon_that_may_still_come_for_a_socket_gets_no_other(

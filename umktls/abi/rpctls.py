@@ -22,6 +22,10 @@ RPCTLSCD_CONNECT = RPCTLSSD_CONNECT = 1
 RPCTLSCD_HANDLERECORD = RPCTLSSD_HANDLERECORD = 2
 RPCTLSCD_DISCONNECT = RPCTLSSD_DISCONNECT = 3
 
+# The longest tlscertname=, in bytes: the file with the key has "key.pem" behind it, and a file's
+# name has NAME_MAX bytes at most.
+CERTNAME_MAX = 255 - 7
+
 
 class RpctlsErr(IntEnum):
     """``reterr`` of an upcall's result."""

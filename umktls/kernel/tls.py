@@ -14,6 +14,7 @@ only drops its own reference.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ import trio
 
 from umktls.abi import rpctls
 from umktls.abi.personality import PERSONALITIES
-from umktls.errors import PeerError, UmktlsError, UnsupportedError, WorldError
+from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError, WorldError
 from umktls.kernel.handover import say_goodbye
 from umktls.kernel.ktls_socket import Failure, KernelSocket
 from umktls.kernel.upcalls import DaemonGone, Request, connect_life
@@ -91,13 +92,20 @@ def note_failure(host: Host, sock: KernelSocket, phase: str, error: UmktlsError)
 async def handshake_client(host: Host, sock: KernelSocket, certname: str) -> None:
     """The CONNECT upcall of a client. Returns when the socket has keys in both directions.
 
-    Raises `TlsRefused`, `WorldError` when the connection was lost, or the error of the upcall.
+    Raises `TlsRefused`, `WorldError` when the connection was lost, `CallerError` for a `certname`
+    that is too long, or the error of the upcall.
     """
+    name = os.fsencode(certname)
+    if len(name) > rpctls.CERTNAME_MAX:
+        raise CallerError(
+            f"a certificate's name of {len(name)} bytes; {rpctls.CERTNAME_MAX} is the limit",
+            errno.ENAMETOOLONG,
+        )
     await connect_upcall(
         host,
         sock,
         "rpctlscd",
-        certname.encode(),
+        name,
         lambda result: bool(result.reterr == rpctls.RPCTLSERR_OK),
     )
     established(host, sock)

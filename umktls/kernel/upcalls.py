@@ -213,14 +213,17 @@ class DaemonHandle:
         """Make one upcall; returns its result. `request.action` says what is to be done then.
 
         Raises `DaemonGone`, `UpcallTimeout`, `ConnectionGone`, or `PeerError` when the daemon's
-        answer is a rejection or makes no sense.
+        answer is a rejection or makes no sense. What raises `CallerError` has no message, and was
+        no upcall.
         """
+        xid = self._calls.new_xid()
+        message = encoded(request, xid)
         began = trio.current_time()
         name = request.procedure.name
         self.trace.emit("upcall", request.connection, procedure=name, daemon=self.name)
         event, outcome = UpcallEvent.ANSWER_FAILED, "no answer"
         try:
-            reply = await self._exchange(request)
+            reply = await self._exchange(request, xid, message)
             result = request.procedure.decode_result_untrusted(raise_for_reply(reply))
             if request.worked(result):
                 event = UpcallEvent.ANSWER_OK
@@ -241,12 +244,9 @@ class DaemonHandle:
             )
         return result
 
-    async def _exchange(self, request: Request[Any]) -> AcceptedReply | DeniedReply:
-        procedure, xid = request.procedure, self._calls.new_xid()
-        header = encode_call(
-            xid, procedure.program, procedure.version, procedure.number, NULL_AUTH, NULL_AUTH
-        )
-        message = b"".join([header, *procedure.encode_args(request.argument)])
+    async def _exchange(
+        self, request: Request[Any], xid: int, message: bytes
+    ) -> AcceptedReply | DeniedReply:
         request.upcall.on(UpcallEvent.START)
         self._calls.add(xid, request)
         sent = False
@@ -342,6 +342,15 @@ class _Offering:
         sock = self._request.sock
         if sock is not None and self._request.offers:
             del self._offers[sock.cookie]
+
+
+def encoded(request: Request[Any], xid: int) -> bytes:
+    """The call as it goes to the daemon. Raises `CallerError` if it cannot hold the argument."""
+    procedure = request.procedure
+    header = encode_call(
+        xid, procedure.program, procedure.version, procedure.number, NULL_AUTH, NULL_AUTH
+    )
+    return b"".join([header, *procedure.encode_args(request.argument)])
 
 
 def describe(result: object) -> str:
