@@ -92,7 +92,7 @@ def test_only_file_descriptors_levels_names_and_how_are_signed() -> None:
         ("SOL_UMKTLS is 0x{:X}", rpctls.SOL_UMKTLS),
         ("IPPROTO_TCP is {}", freebsd.IPPROTO_TCP),
         ("({:g} s\nunless set otherwise", rpctls.UPCALL_TIMEOUT),
-        ("up to {}, and one", rpctls.RPCTLS_SRV_MAXNPROCS),
+        ("and up to {} that register then add up", rpctls.RPCTLS_SRV_MAXNPROCS),
         ("MSG_EOR 0x{:x}", freebsd.MSG_EOR),
         ("MSG_CTRUNC 0x{:x}", freebsd.MSG_CTRUNC),
         ("MSG_DONTWAIT (0x{:x})", freebsd.MSG_DONTWAIT),

@@ -411,3 +411,42 @@ async def test_one_of_two_daemons_is_killed(certs: Path, tmp_path: Path, name: s
             assert both.client.totals["connections"] == 1
             nursery.cancel_scope.cancel()
     assert {holder, adopted["pid"]} == {daemon.pid for daemon in daemons}
+
+
+async def test_in_version_1_a_daemon_takes_the_place_of_another(
+    certs: Path, tmp_path: Path
+) -> None:
+    """And goes on with its sessions. The other one runs and is of no use any more."""
+    server: dict[str, Any] = {"no_daemon": True, "personality": PERSONALITIES["freebsd14"]}
+    with trio.fail_after(50):
+        async with pair(certs, tmp_path, {}, server) as both, trio.open_nursery() as nursery:
+            command = [program_path("rpctlssd"), "-D", str(certs / "server")]
+            command += ["--rundir", str(tmp_path / "s")]
+            run = partial(trio.run_process, command, check=False)
+            first = await nursery.start(run)
+            await both.event("server", "daemon-registered")
+            await both.rpc.call(SAY, b"", NULL_AUTH)
+            second = await nursery.start(run)
+            adopted = await both.event("server", "adopted")
+            assert [handle.pid for handle in both.server.handles["rpctlssd"]] == [second.pid]
+            first.terminate()
+            await first.wait()
+            assert await both.rpc.call(SAY, b"still here", NULL_AUTH) == b"still here"
+            assert [handle.pid for handle in both.server.handles["rpctlssd"]] == [second.pid]
+            assert both.client.totals["connections"] == 1
+            nursery.cancel_scope.cancel()
+    assert adopted["pid"] == second.pid
+
+
+async def test_in_version_1_a_worker_that_ends_is_replaced(certs: Path, tmp_path: Path) -> None:
+    """The others stay: the master has said that there are several."""
+    server: dict[str, Any] = {"daemons": 3, "personality": PERSONALITIES["freebsd14"]}
+    with trio.fail_after(50):
+        async with pair(certs, tmp_path, {}, server) as both:
+            await both.event("server", "daemon-registered", 3)
+            first, *others = [handle.pid for handle in both.server.handles["rpctlssd"]]
+            kill(first, signal.SIGTERM)
+            new = await both.event("server", "daemon-registered", 4)
+            pids = [handle.pid for handle in both.server.handles["rpctlssd"]]
+            assert pids == [*others, new["pid"]]
+            assert await both.rpc.call(SAY, b"served", NULL_AUTH) == b"served"

@@ -98,17 +98,21 @@ class Daemons:
         self._moved = 0.0
         self._next = 0
         self._last_with: dict[str, DaemonHandle] = {}
+        self._starter: int | None = None
 
     # ---- coming and going
 
     def add(self, handle: DaemonHandle) -> None:
         """A daemon registers.
 
-        A client daemon of version 1 replaces those before it, and is replaced; all others add up,
-        of version 1 to 16 at most. Raises `CallerError` ENXIO.
+        Those of version 2 add up. A client daemon of version 1 replaces all before it, and is
+        replaced; a server daemon of version 1 replaces the others, unless somebody has said that
+        there will be several (`several`): then they are 16 at most. Raises `CallerError` ENXIO.
         """
         if self.name == "rpctlscd":
             self.drop(lambda old: 1 in (old.version, handle.version))
+        elif handle.version == 1 and self._starter is None:
+            self.drop(lambda old: old.version == 1)
         registered = sum(old.version == 1 for old in self.handles)
         if handle.version == 1 and registered >= rpctls.RPCTLS_SRV_MAXNPROCS:
             raise CallerError(
@@ -126,6 +130,24 @@ class Daemons:
             version=handle.version,
         )
         self._serve_queue()
+
+    def several(self, starter: int) -> None:
+        """SRVSTARTUP by the process `starter`: none of those before it is a daemon any more, and
+        those that register add up, until that process says SRVSHUTDOWN or ends."""
+        self.drop(lambda old: True)
+        self._starter = starter
+
+    def shut_down(self, pid: int) -> None:
+        """CLSHUTDOWN or SRVSHUTDOWN: the process is no daemon any more. Where it is who has said
+        that there will be several, neither are they."""
+        self.drop(lambda handle: pid in (handle.pid, self._starter))
+        self.ended(pid)
+
+    def ended(self, pid: int) -> None:
+        """The process has ended, if it has not shut down before."""
+        if self._starter == pid:
+            self._starter = None
+        self.drop(lambda handle: handle.pid == pid)
 
     def drop(self, gone: Callable[[DaemonHandle], bool]) -> None:
         """Those for which `gone` is true are no daemons any more; their upcalls end."""

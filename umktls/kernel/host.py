@@ -208,14 +208,6 @@ class Host:
             RegisteredDaemon(name, text, process.pid, self.trace, self.nursery.start_soon)
         )
 
-    def unregister_daemon(self, process: Process, name: str) -> None:
-        """CLSHUTDOWN, SRVSHUTDOWN: no more upcalls to this process."""
-        self.daemons[name].drop(lambda handle: handle.pid == process.pid)
-
-    def unregister_all(self, name: str) -> None:
-        """SRVSTARTUP: a new daemon takes over; upcalls to the old ones end."""
-        self.daemons[name].drop(lambda handle: True)
-
     def process_gone(self, process: Process) -> None:
         """A daemon's system-call connection ended: it is no daemon any more.
 
@@ -223,8 +215,8 @@ class Host:
         """
         if any(other.pid == process.pid for other in self.syscalls.processes):
             return
-        for name in self.daemons:
-            self.unregister_daemon(process, name)
+        for daemons in self.daemons.values():
+            daemons.ended(process.pid)
 
     async def daemon_ready(self, name: str) -> None:
         """Wait for a daemon to register.

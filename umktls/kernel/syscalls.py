@@ -250,11 +250,11 @@ class SyscallServer:
         return Answer(0)
 
     def _unregister(self, process: Process, daemon: str) -> Answer:
-        self._host.unregister_daemon(process, daemon)
+        self._host.daemons[daemon].shut_down(process.pid)
         return Answer(0)
 
     def _startup(self, process: Process) -> Answer:
-        self._host.unregister_all("rpctlssd")
+        self._host.daemons["rpctlssd"].several(process.pid)
         return Answer(0)
 
     def _take(self, process: Process, daemon: str) -> Answer:
