@@ -141,6 +141,14 @@ async def test_a_reset_connection_that_has_keys(tmp_path: Path, name: str) -> No
             await t.sock.pump(RecordReader(1000), ignore, leave)
         assert caught.value.errno == errno.ECONNRESET
         assert await t.recv() == b""
+        await nothing_more_is_sent(t)
+
+
+async def nothing_more_is_sent(t: Taken) -> None:
+    """Linux says that it was, and loses it."""
+    if t.sock.state.personality.sending.over == "lost":
+        await t.send(b"\1\0", ALERT)
+    else:
         assert await refusal(t.send, b"\1\0", ALERT) == number(t, errno.EPIPE)
 
 
@@ -156,7 +164,7 @@ async def test_a_daemon_that_hears_of_a_reset_first(tmp_path: Path, name: str, s
         assert await refusal(t.send, b"\1\0", ALERT) == number(t, sent)
         assert await refusal(t.recv) == number(t, errno.ECONNRESET)
         assert await t.recv() == b""
-        assert await refusal(t.send, b"\1\0", ALERT) == number(t, errno.EPIPE)
+        await nothing_more_is_sent(t)
         # RPC sees the end.
         await t.sock.pump(RecordReader(1000), ignore, leave)
 

@@ -72,7 +72,7 @@ async def test_the_daemon_that_has_the_tickets_is_next(
 
         async def session(peer: str) -> int:
             """Make one; by which daemon."""
-            attempt = await w.connect(peer)
+            attempt = await w.connect(peer=peer)
             (number,) = (n for n, handle in enumerate(handles) if attempt.sock.handle is handle)
             asked = await daemons[number].asked()
             await daemons[number].take(asked)
@@ -84,7 +84,7 @@ async def test_the_daemon_that_has_the_tickets_is_next(
         assert len(here) == 1
         assert {await session(f"192.0.2.{host}:1") for host in range(2, 5)} == {0, 1, 2}
         first = here.pop()
-        busy = await w.connect("192.0.2.1:10")
+        busy = await w.connect(peer="192.0.2.1:10")
         assert busy.sock.handle is handles[first]
         second = await session("192.0.2.1:11")
         assert second != first
