@@ -238,7 +238,7 @@ class LinuxKtls(KtlsInterface):
         try:
             sock.getsockopt(linux.SOL_TLS, _CRYPTO_INFO[direction], linux.CRYPTO_INFO_HEADER_SIZE)
         except SystemCallError as error:
-            if error.errno in (errno.EBUSY, errno.ENOPROTOOPT):
+            if error.errno in (errno.EBUSY, errno.ENOPROTOOPT, errno.EOPNOTSUPP):
                 return TCP_TLS_MODE_NONE
             raise
         return TCP_TLS_MODE_SW
