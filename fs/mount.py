@@ -26,6 +26,7 @@ from umktls.abi.personality import personality
 from umktls.errors import CallerError, WorldError
 from umktls.kernel.client import MountConfig, boot_client, mounted
 from umktls.kernel.groups import single_error
+from umktls.kernel.kept import keeping
 from umktls.rpc.message import OpaqueAuth
 
 from .calls import NfsCaller
@@ -168,9 +169,10 @@ async def _run(
         booted(host.rundir.path)
         if not plan.foreground:
             control.reload = host.reload_daemons
-        async with mounted(host, config) as client:
-            options = fuse_options(plan.source, plan.options, os.geteuid() == 0)
-            await serve_fuse(client, plan.mountpoint, plan.options, options, ready, control.stop)
+        with keeping(host):
+            async with mounted(host, config) as client:
+                fuse = fuse_options(plan.source, plan.options, os.geteuid() == 0)
+                await serve_fuse(client, plan.mountpoint, plan.options, fuse, ready, control.stop)
 
 
 async def serve_fuse(

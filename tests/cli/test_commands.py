@@ -117,12 +117,13 @@ def test_trace_past_prints_one_line_each(base: Path) -> None:
 
 def test_trace_follows_to_the_end(base: Path) -> None:
     with fake_host(base, "client-7", {"trace": [b'{"time": 1, "text": "hello"}']}) as requests:
-        assert run("trace", "--since", "5").output.endswith("hello\n")
+        assert run("trace", "--since", "5", "client-7").output.endswith("hello\n")
     assert requests[0]["follow"] is True
 
 
-def test_trace_without_hosts_says_so(base: Path) -> None:
-    result = run("trace")
+@pytest.mark.parametrize("arguments", [["--past"], ["--past", "client-7"], ["client-7"]])
+def test_trace_without_hosts_says_so(base: Path, arguments: list[str]) -> None:
+    result = run("trace", *arguments)
     assert result.exit_code == 1
     assert result.stderr == f"umktls: no host runs (looked in {base})\n"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -18,10 +17,6 @@ from umktls.errors import CallerError, PeerError, WorldError
 from umktls.kernel import rundir
 
 
-def event(time: float, text: str) -> bytes:
-    return json.dumps({"time": time, "text": text}).encode()
-
-
 def dead_process() -> int:
     """The number of a process that has ended and was waited for."""
     child = subprocess.Popen(["true"])
@@ -34,30 +29,6 @@ def test_stat_asks_and_returns_the_line(tmp_path: Path) -> None:
         (host,) = control.find_hosts(tmp_path)
         assert host.stat() == {"schema": 1}
     assert requests == [{"op": "stat"}]
-
-
-def test_past_merges_by_time(tmp_path: Path) -> None:
-    one = {"trace": [event(1, "a"), event(4, "d")]}
-    two = {"trace": [event(2, "b"), event(3, "c")]}
-    with fake_host(tmp_path, "client-1", one), fake_host(tmp_path, "server-1", two) as requests:
-        events = control.past(control.find_hosts(tmp_path), since=0.5)
-    assert [e["text"] for e in events] == ["a", "b", "c", "d"]
-    assert requests == [{"op": "trace", "since": 0.5, "follow": False}]
-
-
-def test_follow_ends_with_the_last_host(tmp_path: Path) -> None:
-    one, two = {"trace": [event(1, "a")]}, {"trace": [event(2, "b")]}
-    with fake_host(tmp_path, "client-1", one), fake_host(tmp_path, "server-1", two) as requests:
-        texts = [e["text"] for e in control.follow_all(control.find_hosts(tmp_path), 0.0)]
-    assert sorted(texts) == ["a", "b"]
-    assert requests[0]["follow"] is True
-
-
-def test_follow_says_when_a_host_does_not_answer(tmp_path: Path) -> None:
-    describe(tmp_path, "server-1")
-    (warning,) = control.follow_all(control.find_hosts(tmp_path), 0.0)
-    assert warning["event"] == "warning"
-    assert "server-1 does not answer" in warning["text"]
 
 
 def test_no_socket_is_one_clear_error(tmp_path: Path) -> None:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
 import shutil
 import socket
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from typing import Any
 from umktls.errors import CallerError, PeerError, WorldError
 from umktls.kernel.rundir import run_base, running
 
-__all__ = ["Host", "choose", "find_hosts", "follow_all", "past"]
+__all__ = ["Host", "choose", "find_hosts"]
 
 ANSWER_SECONDS = 10.0
 REKEY_SECONDS = 60.0
@@ -157,33 +155,3 @@ def choose(name: str | None, base: Path | None = None) -> list[Host]:
         what = f"no host is called {name}; there are: {running}" if running else "no host runs"
         raise CallerError(f"{what} (looked in {base or run_base()})")
     return chosen
-
-
-def past(hosts: Sequence[Host], since: float = 0.0) -> list[dict[str, Any]]:
-    """The events that the hosts have kept, merged by time."""
-    events = [event for host in hosts for event in host.trace(since)]
-    return sorted(events, key=lambda event: float(event.get("time", 0)))
-
-
-def follow_all(hosts: Sequence[Host], since: float) -> Iterator[dict[str, Any]]:
-    """The events of all hosts as they happen, until the last host has ended."""
-    events: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-
-    def follow(host: Host) -> None:
-        try:
-            for event in host.trace(since, follow=True):
-                events.put(event)
-        except (WorldError, PeerError) as error:
-            events.put({"host": host.name, "event": "warning", "text": str(error)})
-        finally:
-            events.put(None)
-
-    for host in hosts:
-        threading.Thread(target=follow, args=(host,), daemon=True).start()
-    running = len(hosts)
-    while running:
-        event = events.get()
-        if event is None:
-            running -= 1
-        else:
-            yield event

@@ -18,7 +18,8 @@ from rich.console import Console
 from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES
 from umktls.certs import layout
 from umktls.cli import tree
-from umktls.cli.control import Host, past
+from umktls.cli.control import Host
+from umktls.cli.following import past
 from umktls.cli.progress import progress
 from umktls.cli.sandbox import Sandbox
 from umktls.cli.stat import amount, host_view

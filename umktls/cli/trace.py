@@ -1,4 +1,4 @@
-"""`umktls trace`: the events of running hosts, one line each."""
+"""`umktls trace`: the events of hosts, one line each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 
 import click
 
-from umktls.cli.control import choose, follow_all, past
+from umktls.cli.control import choose, find_hosts
+from umktls.cli.following import follow_all, follow_hosts, past, with_failed
+from umktls.kernel.rundir import run_base
 
 __all__ = ["line", "printable", "trace"]
 
@@ -29,10 +31,11 @@ COLOURS = {"client": "cyan", "server": "yellow"}
 )
 @click.option("--past", "only_past", is_flag=True, help="Print what the hosts have kept, and end.")
 def trace(host: str | None, as_json: bool, since: float | None, only_past: bool) -> None:
-    """Print the events of running hosts as they happen, until Ctrl-C.
+    """Print the events of hosts as they happen, until Ctrl-C.
 
     HOST is a host's name or process number as `umktls stat` shows it, or a run directory; without
-    it the events of all hosts are printed.
+    it the events of all hosts are printed, also of those that come up later. What has happened in
+    mounts that failed is kept for a while, too.
 
     \b
     Examples:
@@ -41,13 +44,16 @@ def trace(host: str | None, as_json: bool, since: float | None, only_past: bool)
       umktls trace --past              what has happened, merged by time
       umktls trace --json --since 60   for a program
     """
-    hosts = choose(host)
-    begin = time.time() - since if since is not None else 0.0
+    now = time.time()
     if only_past:
-        show(past(hosts, begin), as_json)
+        show(past(with_failed(host), 0.0 if since is None else now - since), as_json)
         return
+    begin = now - (since or 0.0)
+    if host is None and not find_hosts():
+        click.echo(f"no host runs yet (looking in {run_base()})", err=True)
+    events = follow_all(begin) if host is None else follow_hosts(choose(host), begin)
     with suppress(KeyboardInterrupt):  # the way to end it, and no failure
-        show(follow_all(hosts, time.time() if since is None else begin), as_json)
+        show(events, as_json)
 
 
 def show(events: Iterable[dict[str, Any]], as_json: bool) -> None:

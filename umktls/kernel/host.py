@@ -304,17 +304,20 @@ class Host:
 
     # ---- doors
 
-    async def serve_doors(self) -> None:
-        """Open the system-call socket and the control socket, and serve them."""
+    async def serve_control(self) -> None:
+        """Open the control socket, and serve it."""
         control = ControlServer(self)
-        stream = await listen_unix(self.rundir.control_socket, socket.SOCK_STREAM)
-        packets = await listen_unix(self.rundir.syscall_socket, socket.SOCK_SEQPACKET)
+        listener = await listen_unix(self.rundir.control_socket, socket.SOCK_STREAM)
 
-        async def serve_control(sock: trio.socket.SocketType) -> None:
+        async def serve(sock: trio.socket.SocketType) -> None:
             await control.serve_client(trio.SocketStream(sock))
 
-        self.nursery.start_soon(accept_loop, stream, self.nursery, serve_control)
-        self.nursery.start_soon(accept_loop, packets, self.nursery, self.syscalls.serve_process)
+        self.nursery.start_soon(accept_loop, listener, self.nursery, serve)
+
+    async def serve_syscalls(self) -> None:
+        """Open the system-call socket, and serve it."""
+        listener = await listen_unix(self.rundir.syscall_socket, socket.SOCK_SEQPACKET)
+        self.nursery.start_soon(accept_loop, listener, self.nursery, self.syscalls.serve_process)
 
     def start_daemons(self) -> None:
         for command in self.config.daemons:
@@ -406,8 +409,9 @@ async def booted(config: HostConfig) -> AsyncIterator[Host]:
 
 async def bring_up(host: Host) -> None:
     keep_large_buffers()
+    await host.serve_control()  # first: who finds a host by its description can ask it
     host.rundir.describe({**host.describe(), **host.config.facts})
-    await host.serve_doors()
+    await host.serve_syscalls()
     host.trace.emit("host-up", role=host.config.role, rundir=str(host.rundir.path))
     host.start_daemons()
 

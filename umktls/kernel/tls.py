@@ -164,7 +164,7 @@ async def connect_upcall(
             if request.action is UpcallAction.SHUT_READ:
                 shut_reading(sock)
     if request.action is not UpcallAction.RESUME:
-        raise refused(sock, f"{daemon} made no session; its log is in {host.rundir.path}")
+        raise refused(sock, f"{daemon} made no session and gave no reason: look into its log")
     sock.session = version.session(result, sock.cookie)
     daemons.made_session(sock, handle)
     return result
