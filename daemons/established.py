@@ -278,7 +278,7 @@ class EstablishedSession:
             return
         reason = f"the peer ended the session with the alert {alert.name}"
         reason = f"{reason}; {advice_for(alert.description)}"
-        logger.warning("%s: %s", self, reason)
+        logger.warning("%s failed in phase alert: %s", self, reason)
         self._emit("alert", level=alert.level_name, description=alert.name, reason=reason)
         self._shut_down()
 
@@ -304,7 +304,7 @@ class EstablishedSession:
 
     def _fail(self, reason: str, alert: int) -> None:
         """The session cannot go on. The peer gets `alert`, unless it has got one."""
-        logger.warning("%s ends: %s", self, reason)
+        logger.warning("%s failed in phase alert: %s", self, reason)
         sent = self._alert_sent()
         if sent is None:
             with contextlib.suppress(UmktlsError):

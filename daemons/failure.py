@@ -42,6 +42,7 @@ PHASES = {
     "alpn": "the application protocol, which must be sunrpc (RFC 9289 section 4.2)",
     "keys": "deriving the keys and proving the sequence numbers",
     "ktls": "putting the keys into the kernel",
+    "alert": "a fatal alert behind the handshake: so TLS 1.3 servers refuse a client's certificate",
 }
 
 

@@ -200,7 +200,8 @@ class HandshakeService:
         try:
             sock = upcall.take()
         except UmktlsError as error:
-            logger.warning("CONNECT without a socket to take: %s", error)
+            # The library has told the kernel, where there is a connection to tell it of.
+            logger.warning("CONNECT failed in phase setup, there is no socket to take: %s", error)
             return RPCTLSERR_NOSOCKET
         reloads = self._reloads
         with contextlib.ExitStack() as cleanup:
@@ -209,6 +210,7 @@ class HandshakeService:
                 taken = Taken.ask(sock)
             except UmktlsError as error:
                 logger.warning("the kernel says nothing of the socket that was taken: %s", error)
+                self._trace_quietly(_unforeseen(error).event(sock.number))
                 return RPCTLSERR_NOSOCKET
             try:
                 session = self._establish(taken, prepare(taken), upcall.session)

@@ -92,7 +92,11 @@ def connect(upcall):
         sessions[upcall.session] = Live(sock)
         return Connected()
     except (UmktlsError, ssl.SSLError) as error:
-        kernel.utrace({"event": "handshake-failed", "fd": sock.number, "reason": str(error)})
+        cert = isinstance(error, ssl.SSLCertVerificationError)
+        why = {"phase": "certificate" if cert else "tls", "reason": str(error)}
+        why["advice"] = f"compare the certificate with {cafile}" if cert else "see the peer's log"
+        print(f"no session [connection {sock.connection_name()}]", *why.values(), flush=True)
+        kernel.utrace({"event": "handshake-failed", "fd": sock.number, **why})
         sock.shutdown()
         sock.close()
         return Connected(reterr=RpctlsErr.RPCTLSERR_NOSSL)

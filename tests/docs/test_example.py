@@ -36,6 +36,9 @@ async def test_it_passes_all_but_what_the_page_says(tmp_path: Path) -> None:
     with trio.fail_after(50):
         results = await run("client", command, choose("client"), tmp_path, 2.0)
     assert [result.scenario for result in results if result.verdict != "passed"] == ["revoked"]
+    seen = {result.scenario: result.seen for result in results}
+    assert seen["expired"].startswith("refused (certificate: ")
+    assert seen["no-alpn"].startswith("refused (tls: ")
 
 
 def test_a_mount_works_with_it() -> None:

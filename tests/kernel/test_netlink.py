@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import socket
 import struct
 from collections.abc import Awaitable, Callable
@@ -204,9 +205,43 @@ async def test_no_descriptor_left(
         assert attempt.far.recv(1) == b""
         await daemon.answer(asked, rpctls.RPCTLSERR_NOSOCKET)
         await attempt.ended.wait()
+        assert attempt.sock.failure is not None
+        assert attempt.sock.failure.phase == "setup"
+        assert "too many descriptors" in str(attempt.error)
         with pytest.raises(Refused):
             await NetlinkEnd.create(w.calls)
     assert refused.value.errno == errno.EMFILE
+
+
+@pytest.mark.parametrize(
+    ("told", "phase", "text"),
+    [
+        ({"event": "handshake-failed", "reason": "why"}, "handshake", "in phase handshake: why"),
+        ({"event": "handshake-failed", "phase": ""}, "handshake", "in phase handshake: ?"),
+        ({"event": "handshake-failed", "phase": "tls"}, "tls", "in phase tls: ?"),
+        (
+            {"event": "alert", "level": "fatal", "description": "bad", "reason": "why"},
+            "alert",
+            "TLS failed in phase alert: bad: why",
+        ),
+        ({"event": "alert", "level": "warning", "description": "bye"}, None, "alert: bye: ?"),
+    ],
+)
+async def test_what_a_daemon_tells_has_a_phase(
+    tmp_path: Path, autojump_clock: Clock, told: dict[str, Any], phase: str | None, text: str
+) -> None:
+    async with world(tmp_path) as w:
+        daemon = await w.daemon()
+        attempt = await w.connect()
+        asked = await daemon.asked()
+        number = await daemon.take(asked)
+        await w.calls.call(wire.UtraceArgs(json.dumps({**told, "fd": number}).encode()))
+        failure = attempt.sock.failure
+        assert (None if failure is None else failure.phase) == phase
+        (event,) = [e for e in w.host.trace.since() if e["event"] == told["event"]]
+        assert event["text"].endswith(text)
+        await daemon.answer(asked, rpctls.RPCTLSERR_NOSSL)
+        await attempt.ended.wait()
 
 
 @pytest.mark.parametrize(

@@ -380,7 +380,8 @@ async def test_a_certificate_that_was_not_shown(certs: Path, tmp_path: Path) -> 
     assert (alert["connection"], alert["description"]) == ("c1", "certificate_required")
     assert "failed in phase alert: " + alert["reason"] in str(caught.value)
     assert str(caught.value).endswith("[connection c1]")
-    assert "[connection c1]: " + alert["reason"] in log
+    assert "[connection c1] failed in phase alert: " + alert["reason"] in log
+    assert alert["phase"] == "alert"
 
 
 @pytest.mark.parametrize("name", ["umktls", "freebsd14"])

@@ -68,6 +68,8 @@ async def test_every_scenario_is_passed(
         missed = {name: one for name, one in cards[role].items() if one[0] != "passed"}
         assert missed == {}
         assert set(cards[role]) == {s.name for s in SCENARIOS.values() if role in s.roles}
+        if command_of is own:
+            assert cards[role]["fd-limit"][1].startswith("refused (setup: ")
 
 
 # What differs between kernels, and what has to be the same.

@@ -80,6 +80,10 @@ def test_a_socket_that_finds_no_room_is_closed(
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert caught.value.errno == errno.EMFILE
     assert ends[0].closed_by_daemon
+    told = fake.event("handshake-failed")
+    assert (told["fd"], told["phase"]) == (ends[0].number, "setup")
+    assert told["reason"] in str(caught.value)
+    assert str(caught.value).endswith("[connection k1]")
 
 
 def test_a_taken_socket(

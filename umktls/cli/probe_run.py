@@ -288,7 +288,7 @@ async def call_programs(host: Host, target: Target, sock: KernelSocket, report: 
     text = ", ".join(f"{label} {what}" for label, what in report.rpc.items())
     if sock.failure is not None and sock.failure.phase == "alert":
         reason, _, advice = sock.failure.reason.partition("; ")
-        report.set("tls", False, f"after the handshake, {reason}", advice)
+        report.set("tls", False, f"after the handshake (phase alert), {reason}", advice)
         report.rpc.clear()
     elif any(label.startswith("NFS") for label in served):
         report.set("rpc", True, text)

@@ -22,7 +22,8 @@ Event = dict[str, Any]
 RING_EVENTS = 4096
 
 # One line for people per event; the fields in braces are the event's own. An event that lacks a
-# field its line names shows a question mark there rather than an error.
+# field its line names shows a question mark there rather than an error. Where the event has a level
+# with a line of its own, that is the one.
 TEXTS = {
     "host-up": "{role} host {host} is up, run directory {rundir}",
     "host-down": "host goes down",
@@ -65,6 +66,7 @@ TEXTS = {
     "key-update": "key update, {direction} generation {generation}",
     "rekey": "the kernel asks the daemon for new keys",
     "alert": "alert: {description}: {reason}",
+    "alert fatal": "TLS failed in phase {phase}: {description}: {reason}",
     "disconnect": "connection is to be closed: {reason}",
     "closed": "connection closed: {reason}",
     "reconnect": "connection to {peer} lost ({reason}); {waiting} calls wait for a new one",
@@ -89,7 +91,7 @@ class _Question(dict[str, Any]):
 
 def describe(event: str, fields: dict[str, Any]) -> str:
     """The line for people of `event`; an event without a line of its own lists its fields."""
-    template = TEXTS.get(event)
+    template = TEXTS.get(f"{event} {fields.get('level')}") or TEXTS.get(event)
     if template is None:
         return event + "".join(f" {key}={value}" for key, value in fields.items())
     try:

@@ -54,6 +54,8 @@ UTRACE_EVENTS = {
     "warning": ("reason",),
     "reloaded": ("outcome",),
 }
+# The phases of failures: of one whose daemon names none, and of a fatal alert behind the handshake.
+SOME_PHASE, ALERT_PHASE = "handshake", "alert"
 
 
 @dataclass(eq=False)
@@ -283,8 +285,10 @@ class SyscallServer:
         sock = offer.take()
         try:
             number = process.install(sock)
-        except CallerError:
+        except CallerError as error:
             # The daemon cannot close what it did not get (FreeBSD 15 does the same).
+            failed = {"phase": "setup", "reason": str(error), "advice": "look for what it leaks"}
+            self._note(sock, "handshake-failed", failed)
             sock.close("the daemon has no descriptor left for it")
             raise
         self._host.trace.emit("socket-taken", sock.name, pid=process.pid, fd=number)
@@ -375,10 +379,13 @@ class SyscallServer:
     def _utrace(self, process: Process, args: wire.UtraceArgs) -> Answer:
         """utrace(2): the daemon's own event goes into the trace of the connection it names."""
         event, sock, fields = self._utrace_event(process, bytes(args.data))
+        self._note(sock, event, fields)
+        return Answer(None)
+
+    def _note(self, sock: KernelSocket | None, event: str, fields: dict[str, Any]) -> None:
         if sock is not None:
             note(sock, event, fields)
         self._host.trace.emit(event, sock.name if sock is not None else None, **fields)
-        return Answer(None)
 
     def _utrace_event(
         self, process: Process, data: bytes
@@ -390,6 +397,10 @@ class SyscallServer:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CallerError("utrace: not an event that the kernel knows") from error
         fields = {key: plain(record[key]) for key in kept if key in record}
+        if event == "handshake-failed":
+            fields["phase"] = fields.get("phase") or SOME_PHASE
+        elif event == "alert" and fields.get("level") == "fatal":
+            fields["phase"] = ALERT_PHASE
         number = record.get("fd")
         return event, process.descriptors.get(number) if type(number) is int else None, fields
 
@@ -417,7 +428,8 @@ def note(sock: KernelSocket, event: str, fields: dict[str, Any]) -> None:
         names = ("phase", "reason", "advice")
         sock.fail(Failure(*(str(fields.get(name, "")) for name in names)))
     elif event == "alert" and fields.get("level") == "fatal":
-        sock.fail(Failure("alert", str(fields.get("reason") or fields.get("description"))))
+        reason = fields.get("reason") or fields.get("description") or "a fatal alert"
+        sock.fail(Failure(ALERT_PHASE, str(reason)))
 
 
 async def send_with_descriptor(sock: socket.socket, data: bytes, descriptor: int | None) -> None:

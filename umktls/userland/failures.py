@@ -13,10 +13,11 @@ __all__ = ["KernelGone", "Outcome", "SystemCallError", "close_all"]
 
 
 class SystemCallError(UmktlsError):
-    """A system call failed; `name` is the call's."""
+    """A system call failed; `name` is the call's. `why`: more than the errno says."""
 
-    def __init__(self, name: str, errno: int) -> None:
-        super().__init__(f"{name}: {os.strerror(errno)}", errno)
+    def __init__(self, name: str, errno: int, why: str = "") -> None:
+        text = f"{name}: {os.strerror(errno)}"
+        super().__init__(f"{text}: {why}" if why else text, errno)
         self.name = name
 
 

@@ -163,8 +163,8 @@ class Kernel:
     def rpctls_syscall(self, op: int, path: bytes = b"") -> Socket | None:
         """rpctls_syscall(2): the socket for the operations CLSOCKET and SRVSOCKET, else None.
 
-        `SystemCallError` EMFILE, and the socket is closed, where this process may have no more
-        descriptors.
+        `SystemCallError` EMFILE where this process may have no more descriptors: the socket is
+        closed then, and the kernel has been told why there will be no session.
         """
         args = RpctlsSyscallArgs(op, path)
         if op in TAKING:
@@ -182,9 +182,25 @@ class Kernel:
     def _taken(self, args: Struct) -> Socket:
         """Take a socket, and ask in the same go what a handshake begins with."""
         taken, *told = self.calls([args, *questions(TAKEN)])
-        number, descriptor = self._of_descriptor(args, taken)
+        number, descriptor = self._of_descriptor(args, taken, self._tell_of_no_descriptor)
         os.set_blocking(descriptor, False)
         return Socket(self, number, descriptor, told)
+
+    def _tell_of_no_descriptor(self, number: int) -> str:
+        """The trace and the mount's error get the reason, whatever the daemon does about it.
+        Returns what the error is to have for the log: which connection it is."""
+        reason = f"process {os.getpid()} may open no more descriptors, so it cannot have the socket"
+        advice = "raise the daemon's limit on open files, or find out what keeps so many open"
+        self.utrace(
+            {
+                "event": "handshake-failed",
+                "fd": number,
+                "phase": "setup",
+                "reason": reason,
+                "advice": advice,
+            }
+        )
+        return f"{reason}; {advice} [connection {Socket(self, number, -1).connection_name()}]"
 
     def netlink_socket(self) -> tuple[int, socket.socket]:
         """socket(AF_NETLINK, SOCK_RAW, NETLINK_GENERIC): its descriptor in the kernel's table,
@@ -199,11 +215,18 @@ class Kernel:
         (outcome,) = self.calls([args])
         return self._of_descriptor(args, outcome)
 
-    def _of_descriptor(self, args: Struct, outcome: Outcome) -> tuple[int, int]:
+    def _of_descriptor(
+        self, args: Struct, outcome: Outcome, missing: Callable[[int], str] = lambda number: ""
+    ) -> tuple[int, int]:
+        """What has come of such a call.
+
+        `missing`: called where it came without one, before it is closed; what the error is to say.
+        """
         number, descriptors = outcome.get(), outcome.descriptors
         if not descriptors:
+            why = missing(number)
             self.call(CloseArgs(number))
-            raise SystemCallError(SYSCALLS[number_of(args)].name, errno.EMFILE)
+            raise SystemCallError(SYSCALLS[number_of(args)].name, errno.EMFILE, why)
         for extra in descriptors[1:]:
             os.close(extra)
         return number, descriptors[0]
