@@ -273,6 +273,25 @@ def test_sighup_has_the_exports_read_again(tmp_path: Path) -> None:
                 assert "0 sessions" in wait_for_event(events, "reloaded")["outcome"]
 
 
+def test_the_last_export_for_users_can_go(tmp_path: Path) -> None:
+    """Though --domain means nothing then."""
+    with Sandbox("t") as sandbox:
+        layout.create(sandbox.certs)
+        file = sandbox.top / "exports"
+        file.write_text(f"{sandbox.export} -tlscertuser\n")
+        domain = ("--domain", "example.org")
+        with serving(
+            sandbox, "--exports", str(file), "--certs", str(sandbox.certs), *domain
+        ) as server:
+            (host,) = sandbox.hosts()
+            file.write_text(f"{sandbox.directory('other')} -tls\n")
+            server.send_signal(signal.SIGHUP)
+            assert "/other" in wait_for_event(host.trace(follow=True), "exports")["what"]
+        # At the start it is a mistake.
+        arguments = ["serve", "--exports", str(file), "--certs", str(sandbox.certs), *domain]
+        assert "--domain is about the users" in CliRunner().invoke(main, arguments).stderr
+
+
 def test_an_export_s_engine_is_that_of_its_clients(tmp_path: Path) -> None:
     """From the file as it is when they connect; connections that there are keep theirs."""
     with Sandbox("t") as sandbox:

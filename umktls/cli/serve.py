@@ -56,6 +56,7 @@ def serve(**values: Any) -> None:
     """
     options = ServeOptions.of(values)
     exports = options.exports()
+    options.check_start(exports)
     config = options.config(exports)
     if options.offer_tls:
         warn(config.engine)
