@@ -258,12 +258,9 @@ def test_sighup_has_the_exports_read_again(tmp_path: Path) -> None:
             assert words.recv(100) == b"READY=1"
             assert "/other" in wait_for_event(host.trace(follow=True), "exports")["what"]
             assert host.stat()["exports"] == [str(sandbox.export), str(other)]
-            file.write_text(f"{sandbox.export} -tlscertuser\n{other} -ro -tls\n")
-            server.send_signal(signal.SIGHUP)
-            assert server.stderr is not None
-            assert "until the server is started again" in server.stderr.readline()
             file.write_text(f"{other}\n\n/nowhere\n")
             server.send_signal(signal.SIGHUP)
+            assert server.stderr is not None
             complaint = server.stderr.readline()
             assert complaint.startswith(f"umktls: {file}:3: export /nowhere: not a directory")
             assert complaint.endswith("the exports stay as they were\n")
@@ -287,9 +284,18 @@ def test_the_last_export_for_users_can_go(tmp_path: Path) -> None:
             file.write_text(f"{sandbox.directory('other')} -tls\n")
             server.send_signal(signal.SIGHUP)
             assert "/other" in wait_for_event(host.trace(follow=True), "exports")["what"]
-        # At the start it is a mistake.
-        arguments = ["serve", "--exports", str(file), "--certs", str(sandbox.certs), *domain]
-        assert "--domain is about the users" in CliRunner().invoke(main, arguments).stderr
+
+
+def test_daemons_by_hand_have_to_be_started_again_for_users(tmp_path: Path) -> None:
+    with Sandbox("t") as sandbox:
+        file = sandbox.top / "exports"
+        file.write_text(f"{sandbox.export}\n")
+        with serving(sandbox, "--exports", str(file), "--no-daemon") as server:
+            file.write_text(f"{sandbox.export} -tlscertuser\n")
+            server.send_signal(signal.SIGHUP)
+            assert server.stderr is not None
+            told = server.stderr.readline()
+            assert told.endswith("an rpctlssd with --alpn strict --certuser: start it again so\n")
 
 
 def test_an_export_s_engine_is_that_of_its_clients(tmp_path: Path) -> None:

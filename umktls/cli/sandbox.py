@@ -71,9 +71,11 @@ class Sandbox:
         return os.environ | {"UMKTLS_RUNDIR": str(self.run)}
 
     def serve(self, *options: str) -> tuple[Host, str]:
-        """Start a server for the export, on a free port; its host, and its line when ready."""
+        """Start a server for the export, or for those of the options, on a free port; its host, and
+        its line when ready."""
         own = ("--host", "127.0.0.1", "--port", "0", "--state", str(self.top / "state"))
-        command = [program_path("umktls"), "serve", str(self.export), *own, *options]
+        what = () if "--exports" in options else (str(self.export),)
+        command = [program_path("umktls"), "serve", *what, *own, *options]
         # A session of its own: Ctrl-C on the terminal is for us, and we end it in order.
         with self.server_log.open("w") as log:
             self._server = subprocess.Popen(

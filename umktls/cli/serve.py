@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from collections.abc import Sequence
 from contextlib import closing
@@ -56,7 +57,6 @@ def serve(**values: Any) -> None:
     """
     options = ServeOptions.of(values)
     exports = options.exports()
-    options.check_start(exports)
     config = options.config(exports)
     if options.offer_tls:
         warn(config.engine)
@@ -120,7 +120,8 @@ async def reload(
 ) -> None:
     """SIGHUP: the daemons read their files again, and the exports are what the file says now.
 
-    A mistake in it changes nothing. `config` is what the server was started with.
+    Where they have users for the first time, or none any more, so have the daemons. A mistake
+    changes nothing. `config` is what the server was started with.
     """
     server.host.reload_daemons()
     if options.exports_file is None:
@@ -129,13 +130,17 @@ async def reload(
         # In a thread: names of hosts in it are looked up.
         exports = await trio.to_thread.run_sync(options.exports)
         wanted = options.config(exports)
+        nfsd.prepare_exports(exports)
+        if await server.host.replace_daemons(wanted.daemon()):
+            server.host.renew_sessions("users in certificates count from now on, or no more")
         nfsd.replace_exports(exports)
     except (UmktlsError, OSError) as error:
         complain(f"{error}; the exports stay as they were")
         return
     complain_about(exports)
-    if "--certuser" in wanted.daemon_arguments and "--certuser" not in config.daemon_arguments:
-        complain("-tlscertuser is new: nobody has a user until the server is started again")
+    if config.no_daemon and wanted.daemon_arguments != config.daemon_arguments:
+        arguments = shlex.join(wanted.daemon_arguments)
+        complain(f"the exports ask for an rpctlssd with {arguments}: start it again so")
     names = [export.name for export in exports]
     server.security = handshake_security(exports)
     server.engine_for = wanted.engine_for

@@ -145,6 +145,9 @@ class ServeOptions:
             for export in exports:
                 if export.level:
                     raise CallerError(f"{export.name} asks for TLS, and --no-tls offers none")
+        # A file may ask for users later, or no more.
+        if self.domain is not None and self.exports_file is None and not self._certuser(exports):
+            raise CallerError("--domain is about the users in certificates: see --certuser")
         self._check_reception()
         if self.certs is not None:
             layout.find(self.certs, "server")
@@ -153,12 +156,6 @@ class ServeOptions:
                 "TLS needs certificates: pass --certs DIR (`umktls certs DIR` makes a set for "
                 "trying things out), or serve in clear with --no-tls"
             )
-
-    def check_start(self, exports: Sequence[Export]) -> None:
-        """Complain about what makes no sense when a server starts. Later the exports that it was
-        meant for may go, and others may come. Raises CallerError."""
-        if self.domain is not None and not self._certuser(exports):
-            raise CallerError("--domain is about the users in certificates: see --certuser")
 
     def _check_reception(self) -> None:
         """A server that could receive from nobody need not start."""

@@ -64,8 +64,9 @@ class Child:
     """One daemon process, kept alive.
 
     `run` starts it, waits for its end and starts it again after growing pauses, until the task is
-    cancelled; it then ends the process. `first_failure` holds why the first start failed, if it
-    ended before it had registered: a host that comes up reports that instead of going on.
+    cancelled; it then ends the process. `first_failure` holds why the first start of the command
+    failed, if it ended before it had registered: a host that comes up reports that instead of going
+    on.
     """
 
     command: DaemonCommand
@@ -77,6 +78,7 @@ class Child:
     first_failure: WorldError | None = None
     failed: trio.Event = field(default_factory=trio.Event)
     _process: subprocess.Popen[bytes] | None = None
+    _life: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     @property
     def log(self) -> Path:
@@ -86,12 +88,21 @@ class Child:
         pauses = iter(PAUSES)
         pause = PAUSES[0]
         while True:
-            started = trio.current_time()
+            started, command = trio.current_time(), self.command
             await self._live()
+            if command is not self.command:
+                pauses = iter(PAUSES)
+                continue
             if trio.current_time() - started > STEADY:
                 pauses = iter(PAUSES)
             pause = next(pauses, PAUSES[-1])
             await trio.sleep(pause)
+
+    def replace(self, command: DaemonCommand) -> None:
+        """End the process, and keep one alive that is started by another command."""
+        self.command, self.starts = command, 0
+        self.first_failure, self.failed = None, trio.Event()
+        self._life.cancel()
 
     async def _live(self) -> None:
         """Start the daemon once, and return when it has ended."""
@@ -99,7 +110,8 @@ class Child:
         try:
             # A thread waits, because trio's own waiting for a process needs trio to have started
             # it; abandoning the thread is safe, the process is ended below.
-            await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+            with trio.CancelScope() as self._life:
+                await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
         finally:
             with trio.CancelScope(shield=True):
                 await self._end(process)

@@ -22,6 +22,7 @@ from typing import Any
 
 import trio
 
+from umktls.abi import rpctls
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.errors import CallerError, WorldError
 from umktls.kernel import knobs, tls
@@ -330,6 +331,39 @@ class Host:
         """Have the daemons that this host has started read their files again."""
         for child in self.children:
             child.send_signal(signal.SIGHUP)
+
+    async def replace_daemons(self, commands: Sequence[DaemonCommand]) -> bool:
+        """Start those anew that are to have other arguments than so far; whether there are any.
+
+        `commands` are those of all daemons that this host has started. Sessions go on with the new
+        ones. Raises `WorldError` when one does not come up; then it gets its old arguments back.
+        """
+        changed = False
+        for child, command in zip(self.children, commands, strict=True):
+            if child.command != command:
+                await self._replace(child, command)
+                changed = True
+        return changed
+
+    async def _replace(self, child: Child, command: DaemonCommand) -> None:
+        before = child.command
+        there = set(self.handles[command.name])
+        child.replace(command)
+        with trio.move_on_after(self.config.daemon_seconds):
+            while child.first_failure is None:
+                if not there.issuperset(self.handles[command.name]):
+                    return
+                await first_of([self.daemons[command.name].came, child.failed])
+        failure = child.first_failure or f"{command.name} does not register with its new arguments"
+        child.replace(before)
+        raise WorldError(f"{failure}; it is started again with its old arguments")
+
+    def renew_sessions(self, reason: str) -> None:
+        """Have the peers that have shown a certificate make new connections: what the daemon says
+        of them is as of the handshake."""
+        for sock in self.established(None):
+            if sock.flags & rpctls.RPCTLS_FLAGS_VERIFIED:
+                self.handover.cut_off(sock, reason)
 
     def has_registered(self, pid: int) -> bool:
         return any(handle.pid == pid for handles in self.handles.values() for handle in handles)

@@ -103,6 +103,12 @@ class NfsServer:
         self._site = Site(self._handles, self._listings, actor, _write_verifier(), _umask())
         self._mountd = Mountd(self._site, volumes)
 
+    def prepare_exports(self, exports: Sequence[Export]) -> None:
+        """Raises what `replace_exports` would raise for them."""
+        _check(exports)
+        for export in exports:
+            self._volume(export)
+
     def replace_exports(self, exports: Sequence[Export]) -> None:
         """Serve these from now on. Handles of those that stay remain good; what is not exported
         any more is stale. Raises what `NfsServer` does, and then everything stays as it was."""
