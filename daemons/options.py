@@ -264,7 +264,8 @@ def _common(default_certdir: str, usage_2: tuple[str, str], usage_m: str) -> lis
             "-C",
             "--ciphers",
             metavar="LIST",
-            help="Cipher suites to use, IANA's names, separated by colons.",
+            help="Cipher suites to use, by IANA's names (those of TLS 1.2 also by OpenSSL's), "
+            "separated by colons.",
         ),
         click.option(
             "-D",
@@ -343,6 +344,8 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "-N",
             "--numdaemons",
+            "--maxthreads",
+            "numdaemons",
             type=click.IntRange(1, MAX_DAEMONS),
             default=1,
             show_default=True,

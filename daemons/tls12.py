@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from umktls.ktls.session import Session
 from umktls.ktls.suites import OTHER_SUITES, TLS_1_2, Suite
 
-__all__ = ["CIPHERS", "key_block", "sessions", "split_ciphers", "suite_of"]
+__all__ = ["CIPHERS", "IANA_NAMES", "key_block", "sessions", "split_ciphers", "suite_of"]
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 # The end of OpenSSL's name of a suite -> what is left of it in records.
@@ -23,10 +23,18 @@ SUITE_NAMES = {
     "CHACHA20-POLY1305": "CHACHA20_POLY1305_SHA256",
 }
 
+# IANA's names of the suites that are offered -> OpenSSL's.
+IANA_NAMES = {
+    f"TLS_ECDHE_{signature}_WITH_{name}": f"ECDHE-{signature}-{end}"
+    for signature in ("ECDSA", "RSA")
+    for end, name in SUITE_NAMES.items()
+}
+
 
 def split_ciphers(ciphers: str) -> tuple[str, str]:
-    """A list of suites as (those of TLS 1.3, those of TLS 1.2), by their names."""
-    names = ciphers.split(":")
+    """A list of suites as (those of TLS 1.3, those of TLS 1.2), by OpenSSL's names. Those of
+    TLS 1.3 are IANA's too, and of the others IANA's are taken as well."""
+    names = [IANA_NAMES.get(name, name) for name in ciphers.split(":")]
     of_tls13 = [name for name in names if name.startswith("TLS_")]
     return ":".join(of_tls13), ":".join(name for name in names if name not in of_tls13)
 

@@ -171,22 +171,25 @@ class TlsContext:
 
     def _set_ciphers(self, ciphersuites: str | None) -> None:
         of_tls13, of_tls12 = tls12.split_ciphers(ciphersuites or "")
+        known = ":".join(SUITES)
+        if self.versions is not Versions.TLS13:
+            known = f"{known}; with TLS 1.2 also {':'.join(tls12.IANA_NAMES)}, or OpenSSL's names"
         for name in of_tls13.split(":"):
             # OpenSSL knows others, some of which do not encrypt (RFC 9150).
             if name and name not in SUITES:
                 raise ConfigurationError(
-                    f"cipher suites {name}: not known to kernel TLS; known are {':'.join(SUITES)}"
+                    f"cipher suites {name}: not known to kernel TLS; known are {known}"
                 )
         if of_tls12 and self.versions is Versions.TLS13:
             raise ConfigurationError(
-                f"cipher suites {of_tls12}: not of TLS 1.3; known are {':'.join(SUITES)}"
+                f"cipher suites {of_tls12}: not of TLS 1.3 (see -2); known are {known}"
             )
         try:
             self._context.set_tls13_ciphersuites((of_tls13 or ":".join(SUITES)).encode())
             self._context.set_cipher_list((of_tls12 or tls12.CIPHERS).encode())
         except SSL.Error as error:
             raise ConfigurationError(
-                f"cipher suites {ciphersuites}: {_reasons(error)}; known are {':'.join(SUITES)}"
+                f"cipher suites {ciphersuites}: {_reasons(error)}; known are {known}"
             ) from error
 
     def _set_protocol(self) -> None:

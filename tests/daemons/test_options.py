@@ -40,6 +40,7 @@ SERVER = [
     ("-h", "--checkhost", None, "checkhost", True),
     ("-n", "--domain", "example.org", "domain", "example.org"),
     ("-N", "--numdaemons", "16", "numdaemons", 16),
+    ("-N", "--maxthreads", "16", "numdaemons", 16),
     ("-u", "--certuser", None, "certuser", True),
     ("-W", "--multiwild", None, "multiwild", True),
     ("-w", "--singlewild", None, "singlewild", True),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from umktls_daemons.identity import ConfigurationError
-from umktls_daemons.tls12 import key_block, prf, sessions, split_ciphers, suite_of
+from umktls_daemons.tls12 import IANA_NAMES, key_block, prf, sessions, split_ciphers, suite_of
 
 from tests.daemons.fakekernel import SECONDS, FakeSocket
 from tests.daemons.harness import (
@@ -183,8 +183,13 @@ def test_not_unless_asked_for(tmp_path: Path, side: str, make: Make) -> None:
             other.result(SECONDS)
 
 
-def test_suites_of_tls_1_2_without_tls_1_2(tmp_path: Path) -> None:
-    suites = "TLS_AES_128_GCM_SHA256:ECDHE-ECDSA-AES128-GCM-SHA256"
+OPENSSLS_NAME = "ECDHE-ECDSA-AES128-GCM-SHA256"
+IANAS_NAME = "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"
+
+
+@pytest.mark.parametrize("name", [OPENSSLS_NAME, IANAS_NAME])
+def test_suites_of_tls_1_2_without_tls_1_2(tmp_path: Path, name: str) -> None:
+    suites = f"TLS_AES_128_GCM_SHA256:{name}"
     with (
         pytest.raises(ConfigurationError, match=r"not of TLS 1\.3"),
         daemon("server", tmp_path, "server", ciphers=suites),
@@ -193,6 +198,14 @@ def test_suites_of_tls_1_2_without_tls_1_2(tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
     with daemon("server", tmp_path / "again", "server", ciphers=suites, tls1_2=True):
         pass
+
+
+def test_a_suite_that_nobody_knows_with_tls_1_2(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ConfigurationError, match=f"known are TLS_.*{IANAS_NAME}.*or OpenSSL's"),
+        daemon("server", tmp_path, "server", ciphers="TLS_ODD_SUITE", tls1_2=True),
+    ):
+        raise AssertionError("it started")
 
 
 # The parts.
@@ -228,3 +241,14 @@ def test_names_of_suites() -> None:
     assert suite_of("ECDHE-ECDSA-AES128-SHA") is None
     assert split_ciphers("TLS_A:ECDHE-B:TLS_C") == ("TLS_A:TLS_C", "ECDHE-B")
     assert split_ciphers("") == ("", "")
+    assert split_ciphers(f"{IANAS_NAME}:TLS_A") == ("TLS_A", OPENSSLS_NAME)
+
+
+@pytest.mark.parametrize("name", IANA_NAMES.values())
+def test_the_names_are_openssls(name: str) -> None:
+    """Each is one suite to OpenSSL, which raises for those that it does not know."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_ciphers(name)
+    offered = [each["name"] for each in context.get_ciphers() if each["protocol"] == "TLSv1.2"]
+    assert offered == [name]
+    assert suite_of(name) is not None
