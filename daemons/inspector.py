@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from umktls.errors import UmktlsError
 from umktls.userland.libc import Kernel
 
-from .failure import certificate_names, verify_failure
+from .facts import alternative_names
+from .failure import verify_failure
 from .options import ClientOptions
 from .rpctlscd import ClientService
 from .running import serve
@@ -70,12 +71,13 @@ class Inspector(ClientService):
 
 
 def certificate_facts(certificate: x509.Certificate) -> dict[str, Any]:
-    """What a person wants to know of a certificate; times in ISO 8601, UTC."""
+    """What a person wants to know of a certificate: times in ISO 8601, UTC; of the names in the
+    subjectAltName, those that are texts."""
     return {
         "subject": certificate.subject.rfc4514_string(),
         "issuer": certificate.issuer.rfc4514_string(),
         "serial": f"{certificate.serial_number:x}",
-        "names": certificate_names(certificate),
+        "names": alternative_names(certificate),
         "not_before": certificate.not_valid_before_utc.isoformat(),
         "not_after": certificate.not_valid_after_utc.isoformat(),
         "key": key_kind(certificate),
@@ -111,10 +113,15 @@ def usages(certificate: x509.Certificate) -> list[str]:
 @click.option("--report", type=PATH, required=True, help="File to append to.")
 @click.option("--certdir", type=PATH, required=True, help="Directory with a client certificate.")
 @click.option("--ca", type=PATH, help="PEM file of the CAs to trust. [default: the system's]")
+@click.option("--crl", type=PATH, help="PEM file of revocation lists.")
 @click.option("--mutual", is_flag=True, help="Show the client certificate.")
-def main(rundir: Path, report: Path, certdir: Path, ca: Path | None, mutual: bool) -> None:
+def main(
+    rundir: Path, report: Path, certdir: Path, ca: Path | None, crl: Path | None, mutual: bool
+) -> None:
     """Handshake with servers to see what they are like, for `umktls probe`."""
-    options = ClientOptions(rundir, certdir, verifylocs=ca, mutualverf=mutual, alpn="compat")
+    options = ClientOptions(
+        rundir, certdir, verifylocs=ca, crl=crl, mutualverf=mutual, alpn="compat"
+    )
     make = partial(Inspector, options=options, report=report)
     try:
         serve(Kernel(rundir), "rpctlscd", make, ready=lambda: None)

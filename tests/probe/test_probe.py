@@ -82,8 +82,10 @@ async def starttls(stream: trio.SocketStream) -> None:
     await stream.send_all(mark(len(reply)) + reply)
 
 
-def tls_server(context: ssl.SSLContext, directory: Path) -> Serve:
-    """Any RFC 9289 server with this context, that answers every call with success."""
+def tls_server(
+    context: ssl.SSLContext, directory: Path, answer: AcceptStat = AcceptStat.SUCCESS
+) -> Serve:
+    """Any RFC 9289 server with this context, that answers every call the same."""
 
     async def serve(stream: trio.SocketStream) -> None:
         keylog = directory / "keylog"
@@ -98,7 +100,7 @@ def tls_server(context: ssl.SSLContext, directory: Path) -> Serve:
                 for message in reader.messages():
                     call = parse_untrusted(message)
                     assert isinstance(call, Call)
-                    reply = encode_accepted(call.xid, NULL_AUTH, AcceptStat.SUCCESS)
+                    reply = encode_accepted(call.xid, NULL_AUTH, answer)
                     await peer.send(APPLICATION_DATA, mark(len(reply)) + reply)
         except (AlertReceived, Ended, ssl.SSLError):
             await stream.aclose()
@@ -126,7 +128,7 @@ async def test_our_own_server_with_mutual_tls(wallet: Wallet, tmp_path: Path) ->
     assert "versions 3 to 3" in report.rpc["NFS 4"]
     own, issuer = report.chain[:2]
     assert (own["subject"], own["issuer"]) == ("CN=localhost", issuer["subject"])
-    assert own["names"] == "localhost, 127.0.0.1, ::1"
+    assert own["names"] == ["DNS:localhost", "IP:127.0.0.1", "IP:::1"]
     assert own["key"] == "EC secp256r1"
     assert "rpcTLSServer" in own["usage"]
     assert json.loads(json.dumps(report.as_dict()))["exit_code"] == 0
@@ -139,7 +141,7 @@ async def test_a_certificate_is_demanded_and_none_is_shown(wallet: Wallet, tmp_p
     assert report.exit_code == EXIT_CODES["tls"]
     assert "after the handshake" in report.phases["tls"].text
     assert "certificate_required" in report.verdict
-    assert "-o mtls" in report.verdict
+    assert "-o mtls; to probe as such a mount, --mutual" in report.verdict
     assert report.phases["certificate"].ok is True
 
 
@@ -173,12 +175,45 @@ async def test_a_bad_certificate_is_shown_and_the_rest_looked_at(
     assert report.chain[0]["subject"].startswith("CN=")
 
 
+async def test_a_revoked_certificate(wallet: Wallet, tmp_path: Path) -> None:
+    """It is good for those who do not ask, as in a mount."""
+    async with listening(tls_server(server_context(wallet, "revoked"), tmp_path)) as port:
+        assert (await probed(port, wallet)).exit_code == 0
+        report = await probed(port, wallet, crl=wallet.crl)
+    assert report.exit_code == EXIT_CODES["certificate"]
+    assert "was revoked" in report.phases["certificate"].text
+
+
+async def test_all_kinds_of_names_are_shown(
+    wallet: Wallet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = server_context(wallet, "names")
+    async with listening(tls_server(context, tmp_path)) as port:
+        report = await probed(port, wallet)
+    names = report.chain[0]["names"]
+    assert {"email:ann@example.org", "URI:spiffe://example.org/nfs"} < set(names)
+    show(report)
+    assert f"  for {', '.join(names)}" in capsys.readouterr().out
+    report.chain[0]["names"] = []
+    show(report)
+    assert "  for no name at all" in capsys.readouterr().out
+
+
+async def test_what_is_no_nfs_server(wallet: Wallet, tmp_path: Path) -> None:
+    serve = tls_server(server_context(wallet), tmp_path, AcceptStat.PROG_UNAVAIL)
+    async with listening(serve) as port:
+        report = await probed(port, wallet)
+    assert report.exit_code == EXIT_CODES["rpc"] == 8
+    assert "NFS 3 is not on this port" in report.verdict
+    assert "is an NFS server listening on that port?" in report.verdict
+
+
 async def test_no_alpn(wallet: Wallet, tmp_path: Path) -> None:
     context = server_context(wallet, alpn=False)
     async with listening(tls_server(context, tmp_path)) as port:
         report = await probed(port, wallet)
     assert report.exit_code == EXIT_CODES["alpn"]
-    assert "--alpn compat" in report.verdict
+    assert "-o alpn=compat (rpctlscd --alpn compat)" in report.verdict
     assert report.phases["rpc"].ok is True
 
 
@@ -254,6 +289,9 @@ def test_wrong_usage() -> None:
     done = CliRunner().invoke(main, ["probe", "localhost", "--mutual"])
     assert done.exit_code == 2
     assert "--mutual needs a certificate" in done.output
+    done = CliRunner().invoke(main, ["probe", "localhost", "--crl", __file__])
+    assert done.exit_code == 2
+    assert "--crl needs the CAs" in done.output
     done = CliRunner().invoke(main, ["probe", "localhost:65536"])
     assert done.exit_code == 2
     assert "a port of 1 to 65535" in done.output

@@ -49,6 +49,9 @@ def _past(leaf: Leaf) -> Leaf:
 KINDS: Mapping[str, Kind] = {
     "server": Kind(_server("localhost")),
     "client": Kind(_client("umktls client")),
+    "names": Kind(
+        replace(_server("names"), emails=("ann@example.org",), uris=("spiffe://example.org/nfs",))
+    ),
     "chained": Kind(_server("chained"), signer="intermediate"),
     "foreign": Kind(_server("foreign"), "signed by a CA that nobody here knows", "other"),
     "selfsigned": Kind(_server("selfsigned"), "self-signed", "self"),

@@ -51,7 +51,8 @@ class Leaf:
     `hosts` are DNS names and IP addresses for the subjectAltName. `starts` and `lasts` are
     a beginning relative to now and the time from there: `starts=timedelta(days=-9),
     lasts=timedelta(days=1)` has expired, and `starts=timedelta(days=1)` is not yet valid.
-    `user` (`name@domain`) becomes FreeBSD's otherName; `emails` are for the subjectAltName too.
+    `user` (`name@domain`) becomes FreeBSD's otherName; `emails` and `uris` are for the
+    subjectAltName too.
     """
 
     common_name: str
@@ -61,6 +62,7 @@ class Leaf:
     lasts: datetime.timedelta = datetime.timedelta(days=365)
     user: str | None = None
     emails: Sequence[str] = ()
+    uris: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +237,7 @@ def _leaf_extensions(builder: x509.CertificateBuilder, leaf: Leaf) -> x509.Certi
         builder = builder.add_extension(x509.ExtendedKeyUsage(leaf.usage), critical=False)
     names = [_general_name(host) for host in leaf.hosts]
     names += [x509.RFC822Name(email) for email in leaf.emails]
+    names += [x509.UniformResourceIdentifier(uri) for uri in leaf.uris]
     if leaf.user is not None:
         names.append(x509.OtherName(CERTUSER_OID, _der_utf8_string(leaf.user)))
     if names:

@@ -18,6 +18,7 @@ FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 DIRECTORY = click.Path(path_type=Path, file_okay=False, exists=True)
 NFS_PORT = 2049
 MARKS = {True: ("ok", "green"), False: ("FAIL", "red"), None: ("-", "white")}
+NO_NAME = "no name at all (in a subjectAltName)"
 NAMES = {
     "tcp": "TCP",
     "probe": "AUTH_TLS probe",
@@ -32,6 +33,7 @@ NAMES = {
 @click.argument("target", metavar="HOST[:PORT]")
 @click.option("--certs", type=DIRECTORY, help="What `umktls certs` made; its ca.pem and client/.")
 @click.option("--ca", type=FILE, help="PEM file of the CAs to trust. [default: the system's]")
+@click.option("--crl", type=FILE, help="Revocation lists (PEM), one for each CA.")
 @click.option("-D", "--certdir", type=DIRECTORY, help="Directory with cert.pem and certkey.pem.")
 @click.option("-m", "--mutual", is_flag=True, help="Show the server the client certificate.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -47,6 +49,7 @@ def probe(
     target: str,
     certs: Path | None,
     ca: Path | None,
+    crl: Path | None,
     certdir: Path | None,
     mutual: bool,
     as_json: bool,
@@ -75,10 +78,11 @@ def probe(
         ca, certdir = ca or certs / "ca.pem", certdir or certs / "client"
     if mutual and certdir is None:
         raise click.UsageError("--mutual needs a certificate: pass --certs DIR or -D DIR")
-    found = trio.run(
-        inspect,
-        Target(host, port, ca and ca.absolute(), certdir and certdir.absolute(), mutual, timeout),
-    )
+    if crl is not None and ca is None:
+        raise click.UsageError("--crl needs the CAs that have signed the lists: --ca or --certs")
+    paths = {"ca": ca, "certdir": certdir, "crl": crl}
+    known = {name: path.absolute() for name, path in paths.items() if path is not None}
+    found = trio.run(inspect, Target(host, port, mutual=mutual, seconds=timeout, **known))
     if as_json:
         click.echo(json.dumps(found.as_dict()))
     else:
@@ -122,7 +126,7 @@ def show_chain(report: Report) -> None:
     for depth, one in enumerate(report.chain):
         lines = [
             f"{one['subject']}, issued by {one['issuer']}",
-            f"  for {one['names']}" if depth == 0 else "",
+            f"  for {', '.join(one['names']) or NO_NAME}" if depth == 0 else "",
             f"  from {one['not_before'][:10]} to {one['not_after'][:10]}, {one['key']}",
             f"  SHA-256 {one['sha256']}" if depth == 0 else "",
         ]

@@ -49,6 +49,9 @@ TLS_AT_ONCE = (
 TLS_AT_ONCE_SECONDS = 2.0
 # The first bytes of a TLS record that may answer a ClientHello: a handshake message, an alert.
 TLS_ANSWERS = (b"\x16\x03", b"\x15\x03")
+# The alert by which a server asks for a client's certificate, and what to do about it here.
+CERTIFICATE_REQUIRED = "certificate_required"
+SHOW_ONE = "mount with -o mtls; to probe as such a mount, --mutual with --certs or -D"
 # What a server may say right after the handshake, and how long it is waited for.
 FIRST_WORDS = ("ticket", "alert", "key-update", "closed")
 FIRST_WORD_SECONDS = 0.5
@@ -60,8 +63,8 @@ NULL_CALLS = (NFS3, NFS4, MOUNT3)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What to probe, and as whom. `ca` None is the system's trust, `seconds` the time for each
-    step."""
+    """What to probe, and as whom. `ca` None is the system's trust, `crl` its revocation lists,
+    `seconds` the time for each step."""
 
     host: str
     port: int = 2049
@@ -69,6 +72,7 @@ class Target:
     certdir: Path | None = None
     mutual: bool = False
     seconds: float = 10.0
+    crl: Path | None = None
 
     def mount_config(self, security: str) -> MountConfig:
         return MountConfig(
@@ -195,6 +199,7 @@ def daemon(target: Target, directory: Path) -> Subject:
         "--report": directory / "report",
         "--certdir": target.certdir or directory / "no-certificate",
         "--ca": target.ca,
+        "--crl": target.crl,
     }
     for name, value in options.items():
         command += [name, str(value)] if value is not None else []
@@ -233,7 +238,7 @@ def look_at(path: Path, report: Report) -> None:
             "alpn",
             False,
             "the server chose no application protocol; RFC 9289 requires sunrpc",
-            "update the server, or have rpctlscd accept it with --alpn compat",
+            "update the server, or mount with -o alpn=compat (rpctlscd --alpn compat)",
         )
 
 
@@ -288,6 +293,8 @@ async def call_programs(host: Host, target: Target, sock: KernelSocket, report: 
     text = ", ".join(f"{label} {what}" for label, what in report.rpc.items())
     if sock.failure is not None and sock.failure.phase == "alert":
         reason, _, advice = sock.failure.reason.partition("; ")
+        if CERTIFICATE_REQUIRED in reason and not target.mutual:
+            advice = SHOW_ONE
         report.set("tls", False, f"after the handshake (phase alert), {reason}", advice)
         report.rpc.clear()
     elif any(label.startswith("NFS") for label in served):
