@@ -6,7 +6,8 @@ import json
 import shutil
 import tempfile
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from umktls.scenarios.table import Scenario
 __all__ = ["run_daemon"]
 
 SCHEMA = 1
+LOG_TAIL = 2000  # characters
 COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow"}
 # What our own daemons are started with when no command is given.
 OWN_ARGUMENTS: dict[Role, tuple[str, ...]] = {
@@ -77,7 +79,8 @@ def run_daemon(
     revoked certificates, {role} for the role. The same are in its environment as UMKTLS_RUNDIR,
     UMKTLS_CERTDIR, UMKTLS_CA, UMKTLS_CRL and UMKTLS_ROLE.
 
-    Exit codes: 0 all passed (skipped ones do not count), 1 not all passed, 2 wrong usage.
+    Exit codes: 0 all passed (skipped ones do not count, but one at least has to pass), 1 not all
+    passed, or the daemon did not come up, 2 wrong usage.
 
     \b
     Examples:
@@ -95,22 +98,68 @@ def run_daemon(
         show_list(scenarios, kernel, as_json)
         return
     words = command or (program_path(DAEMONS[role]), *OWN_ARGUMENTS[role])
-    directory = Path(tempfile.mkdtemp(prefix="umktls-run-"))
-    try:
-        tell = say_nothing if as_json else show
-        results = trio.run(run, role, words, scenarios, directory, deadline, tell, kernel)
-        log = (directory / "daemon.log").read_text(errors="replace")
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-    card = score(role, personality, words, results)
+    trial = Trial(say_nothing if as_json else show)
+    trial.run(role, words, scenarios, deadline, kernel)
+    card = trial.card(role, personality, words)
     if as_json:
-        click.echo(json.dumps(card | {"log": log}))
-    elif card["failed"]:
-        click.echo("the end of the daemon's log:\n" + textwrap.indent(log[-2000:], "  "))
-    if not as_json:
-        click.echo("{passed} passed, {failed} failed, {skipped} skipped".format_map(card))
-    if card["failed"]:
+        click.echo(json.dumps(card))
+    else:
+        show_end(card)
+    if not trial.good:
         raise click.exceptions.Exit(1)
+
+
+class Trial:
+    """The scenarios that were played, what the daemon has logged, and why it came to an end before
+    all were: that one error is part of the card. `tell` gets each result as it comes."""
+
+    def __init__(self, tell: Callable[[Result], None]) -> None:
+        self._tell = tell
+        self.results: list[Result] = []
+        self.log = ""
+        self.error: str | None = None
+
+    def run(
+        self,
+        role: Role,
+        command: Sequence[str],
+        scenarios: Sequence[Scenario],
+        deadline: float,
+        kernel: Personality,
+    ) -> None:
+        directory = Path(tempfile.mkdtemp(prefix="umktls-run-"))
+        try:
+            trio.run(run, role, command, scenarios, directory, deadline, self._note, kernel)
+        except WorldError as error:
+            self.error = str(error)
+        finally:
+            with suppress(FileNotFoundError):
+                self.log = (directory / "daemon.log").read_text(errors="replace")
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _note(self, result: Result) -> None:
+        self.results.append(result)
+        self._tell(result)
+
+    def count(self, verdict: str) -> int:
+        return sum(result.verdict == verdict for result in self.results)
+
+    @property
+    def good(self) -> bool:
+        """Where nothing was played, nothing is known of the daemon."""
+        return self.error is None and not self.count("failed") and self.count("passed") > 0
+
+    def card(self, role: Role, personality: str, command: Sequence[str]) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "role": role,
+            "personality": personality,
+            "command": list(command),
+            **{verdict: self.count(verdict) for verdict in COLOURS},
+            "results": [result.as_dict() for result in self.results],
+            "error": self.error,
+            "log": self.log,
+        }
 
 
 def show_list(scenarios: Sequence[Scenario], kernel: Personality, as_json: bool) -> None:
@@ -129,33 +178,25 @@ def show_list(scenarios: Sequence[Scenario], kernel: Personality, as_json: bool)
         click.echo(textwrap.fill(one.about, 90, initial_indent="    ", subsequent_indent="    "))
 
 
-def score(
-    role: Role, personality: str, command: Sequence[str], results: Sequence[Result]
-) -> dict[str, Any]:
-    """The score card. Raises `WorldError` when nothing was run."""
-    if not results:
-        raise WorldError("no scenario was run")
-    counts = {
-        verdict: sum(result.verdict == verdict for result in results)
-        for verdict in ("passed", "failed", "skipped")
-    }
-    return {
-        "schema": SCHEMA,
-        "role": role,
-        "personality": personality,
-        "command": list(command),
-        **counts,
-        "results": [result.as_dict() for result in results],
-    }
-
-
 def show(result: Result) -> None:
-    """One line of the score card; two for a scenario that failed."""
+    """The score card's two lines about a scenario."""
     verdict = click.style(f"{result.verdict:7}", fg=COLOURS[result.verdict])
-    seen = printable(result.seen)
-    click.echo(f"{verdict} {result.scenario:26} {result.seconds:6.2f} s  {seen}")
-    if result.verdict == "failed":
-        click.echo(f"{'':44}expected: {result.expected}")
+    click.echo(
+        f"{verdict} {result.scenario:26} {result.seconds:6.2f} s  expected: {result.expected}"
+    )
+    click.echo(f"{'':44}    seen: {printable(result.seen)}")
+
+
+def show_end(card: dict[str, Any]) -> None:
+    """The log, where it may say more than the results; and how many there are of each."""
+    if card["failed"] or card["error"]:
+        log = card["log"][-LOG_TAIL:].strip()
+        click.echo("the end of the daemon's log:\n" + textwrap.indent(log or "(nothing)", "  "))
+    click.echo("{passed} passed, {failed} failed, {skipped} skipped".format_map(card))
+    if card["error"]:
+        click.secho(printable(card["error"]), fg="red")
+    elif not card["passed"] and not card["failed"]:
+        click.secho("nothing was played, so nothing is known of the daemon", fg="red")
 
 
 def say_nothing(result: Result) -> None:

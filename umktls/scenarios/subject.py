@@ -12,10 +12,10 @@ import trio
 
 from umktls.errors import WorldError
 from umktls.kernel.host import Host
+from umktls.kernel.upcalls import DaemonGone
 
 __all__ = ["Subject"]
 
-START_SECONDS = 30.0
 END_SECONDS = 5.0
 
 
@@ -52,11 +52,15 @@ class Subject:
                 raise WorldError(f"the daemon ended with code {code}: {self.last_words()}")
 
             nursery.start_soon(watch)
-            with trio.move_on_after(START_SECONDS) as waiting:
+            try:
                 await host.daemon_ready(name)
+            except DaemonGone as error:
+                seconds = host.config.daemon_seconds
+                raise WorldError(
+                    f"the daemon runs, but has not registered as {name} within {seconds:g} s; the "
+                    f"last that it said: {self.last_words()}"
+                ) from error
             nursery.cancel_scope.cancel()
-        if waiting.cancelled_caught:
-            raise WorldError(f"the daemon has not registered within {START_SECONDS:g} s")
 
     @property
     def alive(self) -> bool:
