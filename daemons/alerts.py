@@ -76,6 +76,12 @@ NAMES = {
     NO_APPLICATION_PROTOCOL: "no_application_protocol",
 }
 
+# These words are read in a mount's error, in the daemon's log and by who probes: they name the
+# options of a mount or server, and those of a daemon that was started by hand behind them.
+OLDER_TLS = (
+    "to have TLS 1.2: mount with -o tls1_2 (rpctlscd -2), serve with --daemon-args=-2 (rpctlssd -2)"
+)
+
 # What to do about an alert that the peer sent, whichever side we are.
 ADVICE = {
     "unknown_ca": "the peer does not trust the CA that signed our certificate: give the peer that "
@@ -83,12 +89,13 @@ ADVICE = {
     "bad_certificate": "the peer does not accept our certificate; its log says why",
     "certificate_expired": "renew our certificate",
     "certificate_revoked": "our certificate was revoked: get a new one",
-    "certificate_required": "the peer demands a client certificate: mount with -o mtls, and give "
-    "rpctlscd cert.pem and certkey.pem in its -D directory",
+    "certificate_required": "the peer demands a client certificate: mount with -o mtls, with "
+    "cert.pem and certkey.pem in client/ of --certs (rpctlscd: -m, and -D for their directory)",
     "certificate_unknown": "the peer does not accept our certificate; its log says why",
     "handshake_failure": "nothing in common, or a certificate is missing: compare the cipher "
     "suites, and look for a demand for client certificates in the peer's log",
-    "protocol_version": "the peer cannot do TLS 1.3, which RPC-with-TLS requires",
+    "protocol_version": "no version of TLS in common: RPC-with-TLS is to have TLS 1.3 on both "
+    f"sides; {OLDER_TLS}",
     "no_application_protocol": "the peer does not speak the ALPN protocol sunrpc: it is no "
     "RPC-with-TLS endpoint, or one that predates RFC 9289",
     "unrecognized_name": "the server has no certificate for the name that was asked for",

@@ -93,16 +93,18 @@ class VerifyProblem:
         return VERIFY_ALERTS.get(self.code, CERTIFICATE_UNKNOWN)
 
 
+# Where the trusted CAs and the revocation lists are given: to a mount or server, or to a daemon.
+_CAS = "the ca.pem of --certs (--ca of umktls probe, -l of the daemon)"
+_LISTS = "the file of -o crl= or --crl (-r of the daemon)"
 # X509_V_ERR_* (x509_vfy.h) -> reason, advice. {whose} is "the server's certificate", {asked} the
 # name that was asked for, {trust} where the trusted CAs come from.
 _UNKNOWN_ISSUER = (
     "{whose} was signed by {issuer}, which is not among the CAs in {trust}",
-    "give the CA certificate that signed it with -l (it is the ca.pem of --certs)",
+    f"give the CA certificate that signed it, as {_CAS}",
 )
 _SELF_SIGNED = (
     "{whose} is self-signed by {issuer}, which is not among the CAs in {trust}",
-    "if it is meant to be trusted, put that certificate into the file given with -l "
-    "(the ca.pem of --certs)",
+    f"if it is meant to be trusted, put that certificate into {_CAS}",
 )
 VERIFY_TEXTS = {
     2: _UNKNOWN_ISSUER,
@@ -112,7 +114,7 @@ VERIFY_TEXTS = {
     19: _SELF_SIGNED,
     7: (
         "{whose} has a signature that {issuer} in {trust} did not make",
-        "the CA was probably made anew under its old name: give the one that signed it with -l",
+        f"the CA was probably made anew under its old name: give the one that signed it, as {_CAS}",
     ),
     30: _UNKNOWN_ISSUER,  # the key identifiers differ: another CA of the same name
     9: (
@@ -123,7 +125,7 @@ VERIFY_TEXTS = {
     23: ("{whose} was revoked", "it must be replaced by a new one"),
     3: (
         "{whose} cannot be checked, there is no revocation list of {issuer}",
-        "put one list for each CA of the chain into the file given with -r",
+        f"put one list for each CA of the chain into {_LISTS}",
     ),
     8: (
         "{whose} cannot be checked, {issuer} has not signed the revocation list of its name",
@@ -135,7 +137,7 @@ VERIFY_TEXTS = {
     ),
     12: (
         "{whose} cannot be checked, the revocation list of {issuer} is out of date",
-        "get a new one for -r, and send SIGHUP",
+        f"get a new one for {_LISTS}, and send SIGHUP",
     ),
     26: (
         "{whose} is not meant for this purpose (its extended key usage)",

@@ -33,6 +33,7 @@ from . import tls12
 from .alerts import (
     CERTIFICATE_REQUIRED,
     NO_APPLICATION_PROTOCOL,
+    OLDER_TLS,
     PROTOCOL_VERSION,
     Alert,
     alert_name,
@@ -41,6 +42,8 @@ from .failure import HandshakeFailure, VerifyProblem, alert_received, verify_fai
 from .records import ALERT, proven_count, seal_record, split_records
 from .tlsadapter import ALPN, Endpoint, TlsError
 
+# How a peer that does not speak ALPN is accepted, by a client and by a server.
+ACCEPT_IT = ("-o alpn=compat (rpctlscd --alpn compat)", "--alpn compat (of serve, or of rpctlssd)")
 # What OpenSSL says in TLS 1.2, which has no alert of its own for it.
 NO_CERTIFICATE = "peer did not return a certificate"
 
@@ -175,7 +178,7 @@ class _Attempt:
         return HandshakeFailure(
             "keys",
             f"OpenSSL gave no secrets for the suite {self._endpoint.suite} that kernel TLS knows",
-            "choose another suite with -C; or this pyOpenSSL has no usable key log",
+            "choose another suite with -C of the daemon; or this pyOpenSSL has no usable key log",
         )
 
     def _numbered(self, tx: Session, rx: Session) -> tuple[Session, Session]:
@@ -207,7 +210,7 @@ def _refusal(endpoint: Endpoint, expected: Expectations) -> tuple[int, Handshake
             "alpn",
             f"the {whose} no application protocol; it must be sunrpc (RFC 9289 section 4.2)",
             f"the {'client' if expected.server else 'server'} predates RFC 9289 or is no "
-            "RPC-with-TLS endpoint: update it, or accept it with --alpn compat",
+            f"RPC-with-TLS endpoint: update it, or accept it with {ACCEPT_IT[expected.server]}",
         )
     if expected.certificate_demanded and endpoint.peer_certificate is None:
         return CERTIFICATE_REQUIRED, _no_client_certificate()
@@ -226,7 +229,8 @@ def _no_client_certificate() -> HandshakeFailure:
     return HandshakeFailure(
         "client-certificate",
         "the client showed no certificate, and one is required here",
-        "on the client, mount with -o mtls and give rpctlscd cert.pem and certkey.pem in -D",
+        "on the client, mount with -o mtls, with cert.pem and certkey.pem in client/ of --certs "
+        "(rpctlscd: -m, and -D for their directory)",
     )
 
 
@@ -249,7 +253,7 @@ def _explain(error: TlsError, endpoint: Endpoint, expected: Expectations) -> Han
         return HandshakeFailure(
             "tls",
             f"the peer cannot do {endpoint.oldest}",
-            "RPC-with-TLS requires TLS 1.3: update the peer, or have TLS 1.2 with -2",
+            f"RPC-with-TLS requires TLS 1.3: update the peer; {OLDER_TLS}",
         )
     reason = f"TLS failed: {error}"
     if findings.alert_sent is not None:

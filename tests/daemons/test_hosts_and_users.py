@@ -21,7 +21,9 @@ from umktls.kernel.host import Host
 from umktls.kernel.server import ServerConfig, boot_server
 from umktls.nfs.program import NFS3
 from umktls.nfs.types import (
+    COMMIT3args,
     CREATE3args,
+    FSSTAT3args,
     createhow3,
     createmode3,
     diropargs3,
@@ -51,8 +53,10 @@ async def test_calls_of_a_disabled_connection(tmp_path: Path) -> None:
     server = {**MTLS, "daemon_arguments": ("-h",)}
     with trio.fail_after(SECONDS):
         async with pair(certificates(tmp_path / "pki"), tmp_path, MTLS, server) as both:
-            with pytest.raises(UmktlsError, match="AUTH_REJECTEDCRED"):
+            with pytest.raises(UmktlsError, match="AUTH_REJECTEDCRED") as caught:
                 await both.rpc.call(SAY, b"with a credential", ROOT)
+            assert "-h of the server's rpctlssd" in str(caught.value)
+            assert str(caught.value).endswith(" [connection c1]")
             assert await both.rpc.call(SAY, b"without one", NULL_AUTH) == b"without one"
             assert both.events("server", "disabled")
             rejected = await both.event("server", "rejected")
@@ -122,16 +126,20 @@ async def test_an_export_for_users_and_a_certificate_without_one(tmp_path: Path)
     arguments = ("--certuser", "--domain", "example.org")
     with trio.fail_after(SECONDS):
         async with (
-            serving_files(tmp_path, certs, export, *arguments) as (_, _, mount),
+            serving_files(tmp_path, certs, export, *arguments) as (host, _, mount),
             boot_client(mount) as client,
         ):
             with pytest.raises(UmktlsError, match="AUTH_TOOWEAK"):
                 async with mounted(client, mount):
                     raise AssertionError("it was mounted")
+            (refused,) = [event for event in host.trace.since() if event["event"] == "refused"]
+    assert "ask for certuser at least, and the connection has less" in refused["reason"]
 
 
 @pytest.mark.parametrize("email", ["ann@example.org", "ann@example.com"])
-async def test_an_export_for_certain_certificates(tmp_path: Path, email: str) -> None:
+async def test_an_export_for_certain_certificates(
+    tmp_path: Path, email: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """What the certificate says comes from the daemon over the kernel to the export."""
     certs = certificates(tmp_path / "pki", email=email)
     rules = Rules(
@@ -140,15 +148,39 @@ async def test_an_export_for_certain_certificates(tmp_path: Path, email: str) ->
     export = Export(str(tmp_path), rules=rules)
     with trio.fail_after(SECONDS):
         async with (
-            serving_files(tmp_path, certs, export) as (_, _, mount),
+            serving_files(tmp_path, certs, export) as (host, _, mount),
             boot_client(mount) as client,
         ):
             if email.endswith(".org"):
                 async with mounted(client, mount):
                     return
-            with pytest.raises(UmktlsError, match="Permission denied"):
+            with pytest.raises(UmktlsError, match=r"denied \(its trace and log say why\)"):
                 async with mounted(client, mount):
                     raise AssertionError("it was mounted")
+            (refused,) = [event for event in host.trace.since() if event["event"] == "refused"]
+    assert refused["connection"] == "s1"
+    assert "has no name that the export is for" in refused["reason"]
+    assert refused["reason"] in caplog.text
+    assert "[connection s1]" in caplog.text
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_a_rule_that_comes_while_it_is_mounted(tmp_path: Path, blocking: bool) -> None:
+    """The call that fails then is told once, also where it was done in a thread."""
+    certs = certificates(tmp_path / "pki")
+    export = Export(str(tmp_path), squash="none")
+    with trio.fail_after(SECONDS):
+        async with serving_files(tmp_path, certs, export) as (host, nfsd, mount):
+            async with boot_client(mount) as client, mounted(client, mount) as nfs:
+                nfsd.replace_exports([replace(export, rules=Rules(names=(name_pattern("x.y"),)))])
+                for _ in range(2):
+                    if blocking:
+                        result = await nfs.call(NFS3["COMMIT"], COMMIT3args(nfs.root, 0, 0), ROOT)
+                    else:
+                        result = await nfs.call(NFS3["FSSTAT"], FSSTAT3args(nfs.root), ROOT)
+                    assert result.status is nfsstat3.NFS3ERR_ACCES
+            (refused,) = [event for event in host.trace.since() if event["event"] == "refused"]
+    assert "has no name that the export is for" in refused["reason"]
 
 
 def fingerprint(certs: Path) -> bytes:

@@ -130,6 +130,9 @@ def test_an_old_client(server: Harness) -> None:
     client = peer.tls(context, read_to_end, **NAME)
     assert server.kernel.connect(sock).flags == 0
     assert "cannot do TLS 1.3" in failed(server, "tls")
+    advice = server.kernel.event("handshake-failed")["advice"]
+    assert "-o tls1_2" in advice
+    assert "--daemon-args=-2" in advice
     with pytest.raises(ssl.SSLError):
         client.result(SECONDS)
 

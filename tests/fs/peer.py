@@ -45,6 +45,9 @@ class LocalPeer:
     certificate: None = None
     user: None = None
 
+    def refused(self, what: str, why: str) -> None:
+        raise AssertionError(f"{what}: {why}")
+
 
 @dataclass(frozen=True)
 class SeenCall:

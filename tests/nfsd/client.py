@@ -43,6 +43,10 @@ class FakePeer:
     reserved_port: bool = True
     certificate: PeerCertificate | None = None
     user: AuthSys | None = None
+    refusals: list[tuple[str, str]] = field(default_factory=list)
+
+    def refused(self, what: str, why: str) -> None:
+        self.refusals.append((what, why))
 
 
 class Client:

@@ -54,6 +54,9 @@ class FakePeer:
     certificate: None = None
     user: None = None
 
+    def refused(self, what: str, why: str) -> None:
+        raise AssertionError(f"{what}: {why}")
+
 
 class Counter:
     """A service with a state, so that it shows what was executed."""

@@ -306,10 +306,10 @@ async def mount_root(rpc: RpcClient, config: MountConfig) -> bytes:
     number = {2: errno.ENOENT, 13: errno.EACCES, 20: errno.ENOTDIR}.get(result.status, errno.EIO)
     exports = await rpc.call(MOUNT3["EXPORT"], None, own_credential())
     names = ", ".join(os.fsdecode(bytes(export.ex_dir)) for export in exports) or "nothing"
-    raise CallerError(
-        f"{config.server} does not give {config.export}: {os.strerror(number)}; it exports {names}",
-        number,
-    )
+    text = f"{config.server} does not give {config.export}: {os.strerror(number)}"
+    if number == errno.EACCES:
+        text += " (its trace and log say why)"
+    raise CallerError(f"{text}; it exports {names}", number)
 
 
 async def file_system_info(rpc: RpcClient, root: bytes) -> FSINFO3resok:

@@ -74,6 +74,7 @@ TEXTS = {
     "exports": "exported from now on: {what}",
     "clear-text": "calls of {peer} come in clear: there is no TLS on this connection",
     "rejected": "RPC rejected: {reason}",
+    "refused": "{what} is not given to {peer}: {reason}",
     "disabled": "every call with a credential is rejected: the daemon says so",
     "certuser": "AUTH_SYS calls are done as user {uid} with the groups {gids}, of the certificate",
     "garbage": "garbage on {where}: {reason}",

@@ -26,7 +26,7 @@ from umktls.errors import PeerError, UmktlsError, WorldError
 from umktls.kernel.events import Trace
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.tls import TlsRefused
-from umktls.rpc.client import CallTable, raise_for_reply
+from umktls.rpc.client import AuthRejected, CallTable, raise_for_reply
 from umktls.rpc.message import (
     NULL_AUTH,
     AcceptedReply,
@@ -58,7 +58,7 @@ Connector = Callable[[], Awaitable[KernelSocket]]
 class PendingCall:
     """A call on its way: its bytes, its task, its deadline (trio's time), how often it was sent."""
 
-    __slots__ = ("expires", "name", "parts", "sends", "task")
+    __slots__ = ("denied_on", "expires", "name", "parts", "sends", "task")
 
     def __init__(self, name: str, parts: list[Buffer], task: trio.lowlevel.Task, expires: float):
         self.name = name
@@ -66,6 +66,7 @@ class PendingCall:
         self.task = task
         self.expires = expires
         self.sends = 0
+        self.denied_on = ""  # the connection
 
 
 class RpcClient:
@@ -131,7 +132,12 @@ class RpcClient:
             return trio.lowlevel.Abort.SUCCEEDED
 
         reply: Reply = await trio.lowlevel.wait_task_rescheduled(abort)
-        return procedure.decode_result_untrusted(raise_for_reply(reply)), pending.sends
+        try:
+            body = raise_for_reply(reply)
+        except AuthRejected as error:
+            error.args = (f"{error} [connection {pending.denied_on}]",)
+            raise
+        return procedure.decode_result_untrusted(body), pending.sends
 
     def _send(self, pending: PendingCall) -> None:
         sock = self.socket
@@ -242,6 +248,7 @@ class RpcClient:
         self._answered = True
         if isinstance(reply, DeniedReply):
             sock.rpc["rejected"] += 1
+            pending.denied_on = sock.name
         trio.lowlevel.reschedule(pending.task, outcome.Value(reply))
 
     # ---- failures

@@ -8,6 +8,7 @@ rpctlssd do the handshake; afterwards the same loop reads sealed records.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -46,6 +47,8 @@ from umktls.rpc.server import Dispatcher, Job, Service
 from umktls.rpc.xdr import Buffer
 
 __all__ = ["Connection", "Listening", "ServerConfig", "boot_server"]
+
+logger = logging.getLogger(__name__)
 
 CALL_LIMIT = 2 * 1024 * 1024
 # Jobs of one connection that run in threads at a time (fsync and the like).
@@ -125,6 +128,8 @@ class Connection:
         self.address = address
         self.reserved_port = len(address) > 1 and address[1] < 1024
         self._in_clear = False
+        self._refused: set[tuple[str, str]] = set()
+        self._token = trio.lowlevel.current_trio_token()
 
     @cached_property
     def _slots(self) -> trio.CapacityLimiter:
@@ -154,6 +159,17 @@ class Connection:
     def user(self) -> AuthSys | None:
         """As whom AUTH_SYS calls are done: the user in the certificate, if there is one."""
         return self.sock.user
+
+    def refused(self, what: str, why: str) -> None:
+        """Into the trace and the log, once for each; the peer will try again and again."""
+        if (what, why) not in self._refused:
+            self._refused.add((what, why))
+            self._token.run_sync_soon(self._tell_of_refusal, what, why)
+
+    def _tell_of_refusal(self, what: str, why: str) -> None:
+        name, peer = self.sock.name, self.sock.peer
+        logger.warning("%s is not given to %s [connection %s]: %s", what, peer, name, why)
+        self.host.trace.emit("refused", name, what=what, peer=peer, reason=why)
 
     async def serve(self, dispatcher: Dispatcher, offer_tls: bool) -> None:
         """Serve until the connection ends."""

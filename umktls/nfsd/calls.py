@@ -68,8 +68,12 @@ class Call:
         """The file of a handle; NfsError ACCES for an export that is not for this client."""
         node = self.site.handles.node(handle)
         export = node.volume.export
-        if export.guarded and export.objection(self._context.peer) is not None:
-            raise NfsError(nfsstat3.NFS3ERR_ACCES)
+        if export.guarded:
+            peer = self._context.peer
+            objection = export.objection(peer)
+            if objection is not None:
+                peer.refused(export.name, objection)
+                raise NfsError(nfsstat3.NFS3ERR_ACCES)
         return node
 
     def look(self, handle: bytes) -> Node:

@@ -152,4 +152,7 @@ class LevelGate:
         """AUTH_TOOWEAK, or None to let the call through."""
         if procedure.number == 0 or level_of(context.peer) >= self._needed:
             return None
+        least = security_of(self._needed)
+        why = f"all of them ask for {least} at least, and the connection has less"
+        context.peer.refused("any of the exports", why)
         return AuthStat.AUTH_TOOWEAK

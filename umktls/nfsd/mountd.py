@@ -6,7 +6,6 @@ of the latest: nothing depends on it.
 
 from __future__ import annotations
 
-import logging
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,6 @@ from umktls.nfs.mount import exportnode, mountbody, mountres3_fail, mountres3_ok
 from umktls.nfs.types import nfsstat3
 from umktls.nfsd.calls import Call, Site, status_of_error
 from umktls.nfsd.errors import NfsError
-from umktls.nfsd.exports import Export
 from umktls.nfsd.handles import Node
 from umktls.nfsd.names import component, open_entry
 from umktls.nfsd.volume import Volume
@@ -25,8 +23,6 @@ from umktls.rpc.message import AuthFlavor
 from umktls.rpc.server import CallContext, Handler
 
 __all__ = ["Mountd"]
-
-logger = logging.getLogger(__name__)
 
 KEPT_MOUNTS = 256
 
@@ -66,7 +62,6 @@ class Mountd:
 
     def _find(self, context: CallContext, path: bytes) -> Node:
         volume, names = self._split(path)
-        self._log_objection(volume.export, context)
         call = Call(self._site, context)
         node = call.node(volume.root_handle)
         for name in names:
@@ -74,13 +69,6 @@ class Mountd:
         if stat.S_IFMT(node.stat().st_mode) != stat.S_IFDIR:
             raise NfsError(nfsstat3.NFS3ERR_NOTDIR)
         return node
-
-    def _log_objection(self, export: Export, context: CallContext) -> None:
-        """The client learns only that it may not; who looks after the server learns why."""
-        objection = export.objection(context.peer)
-        if objection is not None:
-            host = os.fsdecode(_host(context))
-            logger.warning("%s is not given to %s: %s", export.name, host, objection)
 
     def _split(self, path: bytes) -> tuple[Volume, list[bytes]]:
         """The export with the longest name that the path begins with, and the names behind it. An

@@ -70,6 +70,10 @@ class Peer(Protocol):
     def user(self) -> AuthSys | None:
         """As whom AUTH_SYS calls are done, whatever they say: the user in the certificate."""
 
+    def refused(self, what: str, why: str) -> None:
+        """Told by a service that does not give the peer what it asks for: `what` is, and `why`.
+        The peer learns only that; this is for whoever looks after the server. In any thread."""
+
 
 @frozen
 class CallContext:

@@ -61,6 +61,9 @@ class UpcallPeer:
     def address(self) -> str:
         return f"process {self.pid}"
 
+    def refused(self, what: str, why: str) -> None:
+        """No handler refuses anything to the kernel."""
+
 
 class UpcallServer:
     """Serves `handlers` (by procedure name) of `program` at `path`, mode 0600.
