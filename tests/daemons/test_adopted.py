@@ -31,7 +31,7 @@ def crl(tmp_path: Path) -> Path:
 def revoking(*names: str) -> bytes:
     """The good CA's revocation list."""
     pki = certificates()
-    return pki.authority.crl([pki.credentials[name] for name in names])
+    return pki.authority.crl([pki.credential(name) for name in names])
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_a_good_handshake(client: Harness, name: str) -> None:
     ping(client, sock)
     assert server.result(SECONDS) == b"ping"
     event = client.kernel.event("handshake")
-    assert (event["version"], event["alpn"], event["peer"]) == ("TLSv1.3", "sunrpc", "CN=server")
+    assert (event["version"], event["alpn"], event["peer"]) == ("TLSv1.3", "sunrpc", "CN=localhost")
 
 
 @pytest.mark.parametrize(("name", "expected"), [("localhost", "localhost"), ("127.0.0.1", None)])
@@ -117,7 +117,7 @@ def test_mutual_tls_without_a_certificate(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("certificate", "phase", "words"),
     [
-        ("foreign", "certificate", "signed by CN=other CA, which is not among the CAs in"),
+        ("foreign", "certificate", "signed by CN=umktls other CA, which is not among the CAs in"),
         ("selfsigned", "certificate", "self-signed by CN=selfsigned"),
         ("expired", "certificate", "the server's certificate expired at"),
         ("future", "certificate", "is not valid before"),

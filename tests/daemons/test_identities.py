@@ -81,10 +81,15 @@ def reverse(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("certificate", "host", "flags", "words"),
     [
-        ("namedclient", "localhost", MUTUAL, ""),
-        ("namedclient", "LOCALHOST.", MUTUAL, ""),
-        ("namedclient", "elsewhere.example.org", MUTUAL | DISABLED, "is elsewhere.example.org for"),
-        ("namedclient", "", MUTUAL | DISABLED, "a host without a name"),
+        ("named-client", "localhost", MUTUAL, ""),
+        ("named-client", "LOCALHOST.", MUTUAL, ""),
+        (
+            "named-client",
+            "elsewhere.example.org",
+            MUTUAL | DISABLED,
+            "is elsewhere.example.org for",
+        ),
+        ("named-client", "", MUTUAL | DISABLED, "a host without a name"),
         ("client", "localhost", MUTUAL | DISABLED, "its certificate is for no name at all"),
         (None, "localhost", ENCRYPTED | DISABLED, "showed no certificate"),
     ],
@@ -174,7 +179,7 @@ def test_the_user_in_the_certificate(tmp_path: Path) -> None:
     with daemon(
         "server", tmp_path, "server", mutualverf=True, certuser=True, domain="Example.ORG"
     ) as server:
-        result, _ = connected(server, "userclient")
+        result, _ = connected(server, "user-client")
         assert result.flags == MUTUAL | CERTUSER
         root = pwd.getpwnam("root")
         assert result.uid == root.pw_uid
@@ -189,14 +194,14 @@ def test_users_of_other_domains(tmp_path: Path) -> None:
     with daemon(
         "server", tmp_path, "server", mutualverf=True, certuser=True, domain="example.com"
     ) as server:
-        result, _ = connected(server, "userclient")
+        result, _ = connected(server, "user-client")
         assert (result.flags, result.gid) == (MUTUAL, ())
         assert "root@example.org" in server.kernel.event("warning")["reason"]
 
 
 def test_users_do_not_count_unless_asked_for(tmp_path: Path) -> None:
     with daemon("server", tmp_path, "server", mutualverf=True) as server:
-        result, _ = connected(server, "userclient")
+        result, _ = connected(server, "user-client")
         assert (result.flags, result.gid) == (MUTUAL, ())
 
 
@@ -225,8 +230,8 @@ def test_who_is_a_user(text: str, known: bool) -> None:
 
 
 def test_certificates_without_users() -> None:
-    for name in ("client", "namedclient"):
-        assert list(names_of(certificates().credentials[name].certificate)) == []
+    for name in ("client", "named-client"):
+        assert list(names_of(certificates().credential(name).certificate)) == []
 
 
 @pytest.mark.parametrize("length", [3, 127, 128, 255, 256, 1024])
@@ -282,8 +287,8 @@ def test_the_hosts_own_domain(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_kernel_is_told_of_the_certificate(tmp_path: Path) -> None:
     pki = certificates()
     with daemon("server", tmp_path, "server", mutualverf=True) as server:
-        _, sock = connected(server, "chainedclient")
-        certificate = pki.credentials["chainedclient"].certificate
+        _, sock = connected(server, "chained-client")
+        certificate = pki.credential("chained-client").certificate
         assert sock.certificate is not None
         assert sock.certificate.fingerprint == certificate.fingerprint(hashes.SHA256())
         assert sock.certificate.subject == b"CN=chained"
@@ -299,7 +304,7 @@ def test_the_kernel_is_told_of_the_certificate(tmp_path: Path) -> None:
 
 def test_a_resumed_session_has_the_same_certificate(tmp_path: Path) -> None:
     with daemon("server", tmp_path, "server", mutualverf=True) as server:
-        context = client_context("chainedclient")
+        context = client_context("chained-client")
         first, peer = server.connection()
         ticket = peer.tls(context, lambda tls: (tls.recv(4), tls.session)[1], **NAME)
         server.kernel.connect(first)
@@ -326,9 +331,9 @@ def test_a_kernel_that_does_not_care(tmp_path: Path) -> None:
 
 
 def test_names_of_all_kinds() -> None:
-    certificate = certificates().credentials["namedclient"].certificate
+    certificate = certificates().credential("named-client").certificate
     assert alternative_names(certificate) == ["DNS:localhost", "email:ann@example.org"]
-    server = certificates().credentials["server"].certificate
+    server = certificates().credential("server").certificate
     assert alternative_names(server) == ["DNS:localhost", "IP:127.0.0.1", "IP:::1"]
 
 

@@ -35,7 +35,7 @@ EXPIRED = datetime.timedelta(minutes=-30)
 def write_lists(path: Path, *revoked: str) -> Path:
     """The revocation lists of all CAs but the foreign one, with these certificates in them."""
     pki = certificates()
-    credentials = [pki.credentials[name] for name in revoked]
+    credentials = [pki.credential(name) for name in revoked]
     lists = [authority.crl(credentials) for authority in (pki.authority, pki.intermediate)]
     path.write_bytes(b"".join(lists))
     return path
@@ -86,8 +86,8 @@ def finish(server: Harness, session: Session) -> None:
 def test_a_revoked_client_is_cut_off_and_nobody_else(server: Harness, crl: Path) -> None:
     revoked = [client_of(server, client_context("client")) for _ in range(3)]
     others = [
-        client_of(server, client_context("otherclient")),
-        client_of(server, client_context("chainedclient")),
+        client_of(server, client_context("other-client")),
+        client_of(server, client_context("chained-client")),
         client_of(server, client_context(), ENCRYPTED),
     ]
     write_lists(crl, "client")
@@ -99,7 +99,7 @@ def test_a_revoked_client_is_cut_off_and_nobody_else(server: Harness, crl: Path)
             answer.result(SECONDS)
     event = server.kernel.event("alert")
     assert (event["level"], event["description"]) == ("fatal", "certificate_revoked")
-    assert "CN=client is not good any more: certificate revoked" in event["reason"]
+    assert "CN=umktls client is not good any more: certificate revoked" in event["reason"]
     for session in others:
         finish(server, session)
 
@@ -118,7 +118,7 @@ def test_a_revoked_client_gets_no_new_session(server: Harness, crl: Path) -> Non
 def test_an_intermediate_ca_that_is_revoked_takes_its_clients_along(
     server: Harness, crl: Path
 ) -> None:
-    session = client_of(server, client_context("chainedclient"))
+    session = client_of(server, client_context("chained-client"))
     pki = certificates()
     crl.write_bytes(pki.authority.crl([pki.intermediate.credential]) + pki.intermediate.crl())
     assert server.service.reload()
@@ -127,7 +127,7 @@ def test_an_intermediate_ca_that_is_revoked_takes_its_clients_along(
         session[1].result(SECONDS)
 
 
-@pytest.mark.parametrize("certificate", ["client", "chainedclient"])
+@pytest.mark.parametrize("certificate", ["client", "chained-client"])
 def test_a_ticket_is_no_way_around_a_revocation(
     server: Harness, crl: Path, certificate: str
 ) -> None:
@@ -243,7 +243,7 @@ def test_a_list_that_is_out_of_date_lets_nobody_in(server: Harness, crl: Path) -
     answer = peer.tls(client_context("client"), read, **NAME)
     assert server.kernel.connect(sock).flags == 0
     failed = server.kernel.event("handshake-failed")
-    assert "the revocation list of CN=good CA is out of date" in failed["reason"]
+    assert "the revocation list of CN=umktls good CA is out of date" in failed["reason"]
     assert "SIGHUP" in failed["advice"]
     with pytest.raises(ssl.SSLError):
         answer.result(SECONDS)
@@ -253,7 +253,7 @@ def test_a_ca_without_a_list_vouches_for_nobody(server: Harness, crl: Path) -> N
     crl.write_bytes(certificates().authority.crl())
     assert server.service.reload()
     sock, peer = server.connection()
-    answer = peer.tls(client_context("chainedclient"), read, **NAME)
+    answer = peer.tls(client_context("chained-client"), read, **NAME)
     assert server.kernel.connect(sock).flags == 0
     assert (
         "there is no revocation list of CN=umktls test intermediate CA"
@@ -318,7 +318,7 @@ def test_who_resumes_must_still_be_valid(tmp_path: Path, monkeypatch: pytest.Mon
         first.send(b"ping")
         session = ticket.result(SECONDS)
         chain = server.service.sessions.all()[0].chain
-        old = certificates().credentials["expiredclient"].certificate
+        old = certificates().credential("expired-client").certificate
         monkeypatch.setattr(TlsContext, "chain_of", lambda self, endpoint: (old, *chain[1:]))
         second, peer = server.connection()
         answer = peer.tls(context, read, session=session, **NAME)

@@ -57,7 +57,7 @@ def test_a_mutual_handshake(server: Harness) -> None:
     assert server.kernel.connect(sock).flags == MUTUAL
     ping_pong(server, sock)
     assert client.result(SECONDS) == b"pong"
-    assert server.kernel.event("handshake")["peer"] == "CN=client"
+    assert server.kernel.event("handshake")["peer"] == "CN=umktls client"
 
 
 def test_a_certificate_that_was_not_demanded(server: Harness) -> None:
@@ -86,8 +86,8 @@ def read_to_end(tls: ssl.SSLSocket) -> bytes:
     ("certificate", "phase", "words"),
     [
         (None, "client-certificate", "showed no certificate"),
-        ("foreignclient", "client-certificate", "signed by CN=other CA"),
-        ("expiredclient", "client-certificate", "expired at"),
+        ("foreign-client", "client-certificate", "signed by CN=umktls other CA"),
+        ("expired-client", "client-certificate", "expired at"),
         ("server", "client-certificate", "not meant for this purpose"),
     ],
 )

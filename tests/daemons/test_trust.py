@@ -122,7 +122,7 @@ def test_only_a_file_of_cas_is_told_to_clients(tmp_path: Path) -> None:
     """As rpc.tlsservd(8): -l is, -p is not."""
     pki = certificates()
     cas = ca_directory(tmp_path / "cas", pki.ca)
-    assert names_sent(Trust(pki.ca)) == ["good CA"]
+    assert names_sent(Trust(pki.ca)) == ["umktls good CA"]
     assert names_sent(Trust(directory=cas)) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import trio
 
 from tests.cdaemon.handmade import ended_well, mounted
-from tests.system.live import needs_fuse
+from tests.system.live import needs_fuse, until
 from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
 from umktls.scenarios.runner import choose, run
@@ -39,6 +40,37 @@ async def test_it_passes_all_but_what_the_page_says(tmp_path: Path) -> None:
     seen = {result.scenario: result.seen for result in results}
     assert seen["expired"].startswith("refused (certificate: ")
     assert seen["no-alpn"].startswith("refused (tls: ")
+
+
+def test_what_the_page_says_to_type_works() -> None:
+    """All at once; only the places are others."""
+    needs_fuse()
+    page = (DOCS / "writing-a-daemon.md").read_text()
+    (block,) = [part for part in page.split("```") if "--no-daemon" in part]
+    with Sandbox("typed") as box:
+        layout.create(box.certs)
+        server, _ = box.serve("--certs", str(box.certs))
+        places = {
+            "umktls mount localhost:/": f"umktls mount localhost:{server.facts['port']}:/",
+            "/tmp/mnt": str(box.mountpoint),
+            "/tmp/pki": str(box.certs),
+            "/tmp/host": str(box.run / "host"),
+        }
+        for place, other in places.items():
+            assert place in block
+            block = block.replace(place, other)
+        environment = box.environment()
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+        typed = "\n".join(line[2:] for line in block.splitlines() if line.startswith("$ "))
+        with subprocess.Popen(["bash", "-c", typed], env=environment, cwd=DOCS.parent) as shell:
+            try:
+                until(box.mounted, "the mount")
+                (box.mountpoint / "file").write_text("hello")
+                assert (box.export / "file").read_text() == "hello"
+                box.unmount()
+                assert shell.wait(20) == 0  # the daemon, which goes with its host
+            finally:
+                shell.kill()
 
 
 def test_a_mount_works_with_it() -> None:

@@ -231,7 +231,7 @@ async def test_09_the_server_has_a_certificate_and_asks_for_the_clients(
 def test_10_mutual_or_nothing(tmp_path: Path) -> None:
     """Where both sides are to be authenticated, neither is let off."""
     with daemon("server", tmp_path, "server", mutualverf=True) as harness:
-        for certificate in (None, "foreignclient", "expiredclient"):
+        for certificate in (None, "foreign-client", "expired-client"):
             sock, peer = harness.connection(security="mtls")
             client = peer.tls(client_context(certificate), lambda tls: tls.recv(1), **NAME)
             assert harness.kernel.connect(sock).flags == 0
@@ -246,7 +246,7 @@ def test_11_the_certificate_does_not_speak_for_users(tmp_path: Path) -> None:
     """Not even one with FreeBSD's user in it, unless the administrator asks for that (-u)."""
     with daemon("server", tmp_path, "server", mutualverf=True) as harness:
         sock, peer = harness.connection()
-        client = peer.tls(client_context("userclient"), lambda tls: tls.recv(1), **NAME)
+        client = peer.tls(client_context("user-client"), lambda tls: tls.recv(1), **NAME)
         result = harness.kernel.connect(sock)
         assert (result.flags, result.uid, result.gid) == (MUTUAL, 0, ())
         harness.kernel.about(sock, "DISCONNECT")
@@ -457,8 +457,8 @@ def test_25_clients_validate_path_and_name(tmp_path: Path, certificate: str, goo
 @pytest.mark.parametrize(
     ("certificate", "good"),
     [
-        *(("client", True), ("chainedclient", True), ("foreignclient", False)),
-        *(("expiredclient", False), ("server", False)),
+        *(("client", True), ("chained-client", True), ("foreign-client", False)),
+        *(("expired-client", False), ("server", False)),
     ],
 )
 def test_26_servers_validate_the_path_of_what_is_shown(
@@ -473,7 +473,7 @@ def test_26_servers_validate_the_path_of_what_is_shown(
             harness.kernel.about(sock, "DISCONNECT")
         sock.sock.close()
         assert isinstance(answer.exception(SECONDS), ssl.SSLError) is not good
-        shown = certificates().credentials[certificate].certificate
+        shown = certificates().credential(certificate).certificate
         if good:
             assert sock.certificate is not None
             assert sock.certificate.issuer.decode() == shown.issuer.rfc4514_string()

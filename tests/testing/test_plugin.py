@@ -91,9 +91,10 @@ def test_a_certificate_of_each_kind(umktls_wallet: Wallet, name: str) -> None:
         "other": "CN=umktls other CA",
         "self": certificate.subject.rfc4514_string(),
         "intermediate": "CN=umktls test intermediate CA",
+        "revoked": "CN=umktls revoked intermediate CA",
     }
     assert issuer == signers[kind.signer]
-    assert len(above) == (kind.signer == "intermediate")
+    assert len(above) == (kind.signer in ("intermediate", "revoked"))
     crl = x509.load_pem_x509_crl(umktls_wallet.crl.read_bytes())
     revoked = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
     assert (revoked is not None) == kind.revoked

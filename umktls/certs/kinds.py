@@ -24,8 +24,11 @@ _DAY = datetime.timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a certificate says, who signs it ("good", "other", "self" or "intermediate"), and
-    what is wrong with it: `fault` is empty for a good one. `revoked` ones are in the wallet's CRL.
+    """What a certificate says, who signs it, and what is wrong with it: `fault` is empty for a good
+    one. `revoked` ones are in the wallet's CRL.
+
+    `signer` is "good", "other", "self", "intermediate" (of the good CA), or "revoked" (another such
+    intermediate, whose own certificate is in the CRL).
     """
 
     leaf: Leaf
@@ -62,10 +65,17 @@ KINDS: Mapping[str, Kind] = {
     "wildcard": Kind(_server("wildcard", ("*.example.org",)), "for a pattern, which RFC 9289 bans"),
     "nameless": Kind(_server("localhost", ()), "without a subjectAltName"),
     "purpose": Kind(Leaf("purpose", LOCAL_HOSTS, CLIENT_USAGE), "for clients, not for servers"),
+    "revoked-ca": Kind(_server("orphan"), "signed by a CA that was revoked", "revoked"),
+    "named-client": Kind(Leaf("named", ("localhost",), CLIENT_USAGE, emails=("ann@example.org",))),
+    "user-client": Kind(replace(_client("user"), user="root@example.org")),
+    "chained-client": Kind(_client("chained"), signer="intermediate"),
     "foreign-client": Kind(_client("foreign"), "signed by a CA that nobody here knows", "other"),
     "selfsigned-client": Kind(_client("selfsigned"), "self-signed", "self"),
     "expired-client": Kind(_past(_client("expired")), "expired"),
+    "future-client": Kind(replace(_client("future"), starts=_DAY), "not yet valid"),
+    "purpose-client": Kind(Leaf("purpose"), "for servers, not for clients"),
     "revoked-client": Kind(_client("revoked"), "revoked", revoked=True),
+    "revoked-ca-client": Kind(_client("orphan"), "signed by a CA that was revoked", "revoked"),
 }
 
 
@@ -76,12 +86,17 @@ class Wallet:
         self.path = directory
         self.authority = Authority.create("umktls good CA")
         self.other_authority = Authority.create("umktls other CA")
+        self.intermediate = self.authority.intermediate()
+        self.revoked_intermediate = self.authority.intermediate("umktls revoked intermediate CA")
         directory.mkdir(parents=True, exist_ok=True)
         self._credentials: dict[str, Credential] = {}
         self.ca.write_bytes(self.authority.certificate_pem())
         self.other_ca.write_bytes(self.other_authority.certificate_pem())
         revoked = [self.credential(name) for name, kind in KINDS.items() if kind.revoked]
-        self.crl.write_bytes(self.authority.crl(revoked))
+        revoked.append(self.revoked_intermediate.credential)
+        self.crl.write_bytes(
+            self.authority.crl(revoked) + self.intermediate.crl() + self.revoked_intermediate.crl()
+        )
         for name in ("server", "client"):
             self.directory(name)
 
@@ -97,7 +112,7 @@ class Wallet:
 
     @property
     def crl(self) -> Path:
-        """What the good CA has revoked."""
+        """What the good CA has revoked, and the empty lists of its intermediates."""
         return self.path / "crl.pem"
 
     def credential(self, kind: str) -> Credential:
@@ -109,17 +124,24 @@ class Wallet:
     def _make(self, kind: Kind) -> Credential:
         if kind.signer == "self":
             return self_signed(kind.leaf)
-        authority = self.other_authority if kind.signer == "other" else self.authority
-        if kind.signer == "intermediate":
-            authority = authority.intermediate()
-        return authority.leaf(kind.leaf)
+        authorities = {
+            "good": self.authority,
+            "other": self.other_authority,
+            "intermediate": self.intermediate,
+            "revoked": self.revoked_intermediate,
+        }
+        return authorities[kind.signer].leaf(kind.leaf)
 
     def directory(self, kind: str) -> Path:
         """A directory with cert.pem and certkey.pem of a kind."""
         path = self.path / kind
         if not path.exists():
-            credential = self.credential(kind)
-            path.mkdir()
-            (path / "cert.pem").write_bytes(credential.certificate_pem())
-            (path / "certkey.pem").write_bytes(credential.key_pem())
+            self.write(path, self.credential(kind))
         return path
+
+    @staticmethod
+    def write(path: Path, credential: Credential, passphrase: bytes | None = None) -> None:
+        """Make a directory with cert.pem and certkey.pem, the key encrypted with a passphrase."""
+        path.mkdir()
+        (path / "cert.pem").write_bytes(credential.certificate_pem())
+        (path / "certkey.pem").write_bytes(credential.key_pem(passphrase))
