@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import files, ktls, load, memory, records, restarts, rpcs
+from tests.bench import files, ktls, load, memory, records, rekeys, restarts, rpcs
 from tests.bench.figures import Figure, as_table, write_lines
 from umktls.errors import UmktlsError
 
@@ -24,6 +24,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[Figure]]] = {
     "handshakes": rpcs.handshakes,
     "load": load.measure,
     "restarts": restarts.measure,
+    "rekeys": rekeys.measure,
     "memory": memory.measure,
 }
 RESULTS = Path("bench-results")

@@ -1,33 +1,25 @@
 """Connections that are kept under RPC load while all daemons are killed, each in its turn.
 
-The client host is in this process; the server host and all daemons are not. Each connection makes
-one call after the other. The next daemon is killed when the sessions of the one before have been
-adopted; at the end all keys are renewed, so that every session needs its new daemons.
+The next daemon is killed when the sessions of the one before have been adopted; at the end all keys
+are renewed, so that every session needs its new daemons.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 
 from tests.bench.figures import Figure
-from tests.bench.files import MEMORY
-from umktls.certs import layout
+from tests.bench.underload import served, under_load
 from umktls.cli.control import Host as Remote
-from umktls.cli.sandbox import Sandbox
-from umktls.errors import UmktlsError, WorldError
-from umktls.kernel.client import MountConfig, NfsClient, boot_client, mounted
+from umktls.errors import WorldError
+from umktls.kernel.client import MountConfig
 from umktls.kernel.host import Host
-from umktls.nfs.program import NFS3
-from umktls.nfs.types import GETATTR3args
-from umktls.rpc.message import NULL_AUTH
 
 __all__ = ["Outcome", "run"]
 
@@ -73,71 +65,22 @@ def measure() -> Iterator[Figure]:
 
 def run(connections: int) -> Outcome:
     """So many connections, and all daemons killed once. Raises `UmktlsError`."""
-    with Sandbox("restarts", MEMORY if MEMORY.is_dir() else None) as sandbox:
-        layout.create(sandbox.certs)
-        options = ("--insecure", "--daemons", str(DAEMONS))
-        server, _ = sandbox.serve("--certs", str(sandbox.certs), *options)
-        config = MountConfig(
-            server="127.0.0.1",
-            export=str(sandbox.export),
-            port=int(server.facts["port"]),
-            security="mtls",
-            certs=sandbox.certs,
-            rundir=sandbox.run / "restarts",
-        )
+    with served("restarts", "--daemons", str(DAEMONS)) as (config, server):
         return trio.run(measure_restarts, config, server, connections)
 
 
 async def measure_restarts(config: MountConfig, server: Remote, connections: int) -> Outcome:
-    load = Load(UNDISTURBED_CALLS * connections)
-    outcome = load.outcome
-    async with AsyncExitStack() as stack:
-        host = await stack.enter_async_context(boot_client(config))
-        clients = [
-            await stack.enter_async_context(mounted(host, config)) for _ in range(connections)
-        ]
-        async with trio.open_nursery() as nursery:
-            for client in clients:
-                nursery.start_soon(load.call_on, client)
-            await load.warm.wait()
-            outcome.undisturbed = load.slowest_so_far()
-            await kill_all(host, server, outcome)
-            outcome.killing = load.slowest_so_far()
-            outcome.renewed = await host.rekey(None)
-            load.over = True
+    outcome = Outcome()
+    async with under_load(config, connections) as (host, load):
+        await load.until(UNDISTURBED_CALLS * connections)
+        outcome.undisturbed = load.slowest_so_far()
+        await kill_all(host, server, outcome)
+        outcome.killing = load.slowest_so_far()
+        outcome.renewed = await host.rekey(None)
         outcome.renewing = load.slowest_so_far()
         outcome.anew = host.totals["connections"] - connections
+    outcome.calls, outcome.failed = load.calls, load.failed
     return outcome
-
-
-class Load:
-    """Calls on many connections. `warm` is set after so many of them."""
-
-    def __init__(self, until_warm: int) -> None:
-        self.outcome = Outcome()
-        self.warm = trio.Event()
-        self.over = False
-        self._until_warm = until_warm
-        self._slowest = 0.0
-
-    def slowest_so_far(self) -> float:
-        """Seconds of the slowest call since this was asked last."""
-        slowest, self._slowest = self._slowest, 0.0
-        return slowest
-
-    async def call_on(self, client: NfsClient) -> None:
-        """One call after the other."""
-        outcome, argument = self.outcome, GETATTR3args(client.root)
-        while not self.over:
-            began = time.perf_counter()
-            try:
-                await client.call(NFS3["GETATTR"], argument, NULL_AUTH)
-            except UmktlsError as error:
-                outcome.failed.append(str(error))
-            outcome.calls += 1
-            self._slowest = max(self._slowest, time.perf_counter() - began)
-            if outcome.calls == self._until_warm:
-                self.warm.set()
 
 
 async def kill_all(host: Host, server: Remote, outcome: Outcome) -> None:
