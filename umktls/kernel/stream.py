@@ -42,6 +42,8 @@ async def read_some(sock: socket.socket, buffer: memoryview) -> int:
         except OSError as error:
             raise broken("receive", error) from error
         await readable(sock)
+        # Who was cancelled after it was woken must not take what is for somebody else by now.
+        await trio.lowlevel.checkpoint_if_cancelled()
 
 
 async def readable(sock: socket.socket) -> None:

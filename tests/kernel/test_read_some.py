@@ -1,0 +1,43 @@
+"""Reading that is cancelled between being woken and going on."""
+
+from __future__ import annotations
+
+import socket
+
+import trio
+import trio.testing
+
+from umktls.kernel.stream import read_some
+
+
+class CancelWhenWoken(trio.abc.Instrument):
+    """Cancels `scope` when the task in it, which waits, has been woken."""
+
+    def __init__(self, scope: trio.CancelScope) -> None:
+        self.scope = scope
+        self.task: trio.lowlevel.Task | None = None
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        if task is self.task:
+            self.scope.cancel()
+
+
+async def test_nothing_is_taken_by_who_was_cancelled() -> None:
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    instrument = CancelWhenWoken(trio.CancelScope())
+
+    async def read() -> None:
+        with instrument.scope:
+            await read_some(near, memoryview(bytearray(9)))
+
+    with near, far, trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.testing.wait_all_tasks_blocked()
+            (instrument.task,) = nursery.child_tasks
+            trio.lowlevel.add_instrument(instrument)
+            far.send(b"ticket")
+        trio.lowlevel.remove_instrument(instrument)
+        assert instrument.scope.cancelled_caught
+        assert near.recv(9) == b"ticket"
