@@ -6,7 +6,7 @@ import gc
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from umktls.errors import CallerError
 from umktls.rpc import xdr
+from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.message import (
     NULL_AUTH,
     AcceptedReply,
@@ -32,7 +33,7 @@ from umktls.rpc.message import (
 )
 from umktls.rpc.program import Procedure, Program
 from umktls.rpc.replycache import ReplyCache, Running, call_key
-from umktls.rpc.server import CallContext, Copy, Dispatcher, Job, Service
+from umktls.rpc.server import CallContext, Copy, Dispatcher, Job, Service, asker
 
 COUNTER = Program(0x20000001, 2, "COUNTER")
 NULL = COUNTER.add(0, "NULL", xdr.VOID, xdr.VOID)
@@ -51,8 +52,8 @@ class FakePeer:
     tls: bool = True
     verified: bool = True
     reserved_port: bool = True
-    certificate: None = None
-    user: None = None
+    certificate: PeerCertificate | None = None
+    user: AuthSys | None = None
 
     def refused(self, what: str, why: str) -> None:
         raise AssertionError(f"{what}: {why}")
@@ -286,6 +287,75 @@ def test_what_counts_as_another_call() -> None:
     assert counter.value == 7
 
 
+def certificate_of(name: bytes) -> PeerCertificate:
+    return PeerCertificate(name * 32, name, b"CA", b"1", (), ())
+
+
+CLEAR = FakePeer(tls=False, verified=False)
+TLS = FakePeer(verified=False)
+ANN = FakePeer(certificate=certificate_of(b"a"))
+# Who may not be told, on one host, what another one of them has asked.
+ASKERS = [
+    CLEAR,
+    replace(CLEAR, reserved_port=False),
+    TLS,
+    replace(TLS, reserved_port=False),
+    FakePeer(),
+    ANN,
+    replace(ANN, certificate=certificate_of(b"b")),
+    replace(ANN, user=CREDENTIAL),
+    replace(ANN, user=AuthSys(1, b"host", 1001, 100, ())),
+]
+
+
+def test_nobody_else_is_told_what_one_has_asked() -> None:
+    """The security of a connection is part of who asks: same host, same bytes, but another one."""
+    counter = Counter()
+    dispatcher = Dispatcher([counter.service(cache=True)])
+    replies = [answer(dispatcher, message(ADD, 1), peer) for peer in ASKERS]
+    assert counter.value == len(ASKERS)
+    assert len(set(map(asker, ASKERS))) == len(ASKERS)
+    # And each, by another connection of the same security, gets what it was told.
+    for peer, reply in zip(ASKERS, replies, strict=True):
+        address = ("192.0.2.1", peer.address[1] + 1)
+        assert answer(dispatcher, message(ADD, 1), replace(peer, address=address)) == reply
+    assert counter.value == len(ASKERS)
+
+
+def test_behind_a_certificate_the_port_says_nothing() -> None:
+    assert asker(replace(ANN, reserved_port=False)) == asker(ANN)
+
+
+def test_a_copy_in_clear_does_not_wait_for_a_call_in_tls() -> None:
+    counter = Counter()
+    dispatcher = Dispatcher([counter.service(cache=True)])
+    call = call_of(message(ADD, 5))
+    running = dispatcher.dispatch(call, TLS)
+    assert isinstance(dispatcher.dispatch(call, replace(TLS, address=("192.0.2.1", 9))), Copy)
+    clear = dispatcher.dispatch(call, CLEAR)
+    assert isinstance(clear, Job)
+    assert not isinstance(clear, Copy)
+    del running
+
+
+def test_who_has_no_right_to_a_kept_reply_any_more() -> None:
+    counter = Counter()
+    entitled: list[int] = []
+
+    def may(args: int, context: CallContext) -> bool:
+        entitled.append(args)
+        return len(entitled) != 2
+
+    dispatcher = Dispatcher([counter.service(cache=True, entitled=may)])
+    first = answer(dispatcher, message(ADD, 5))
+    assert entitled == []  # there was nothing to give
+    assert answer(dispatcher, message(ADD, 5)) == first
+    assert answer(dispatcher, message(ADD, 5)) != first
+    assert counter.value == 10
+    assert answer(dispatcher, message(ADD, 5)) == first  # what was kept has not been changed
+    assert entitled == [5, 5, 5]
+
+
 def test_without_a_cache_a_repeated_call_is_executed_again() -> None:
     counter = Counter()
     dispatcher = Dispatcher([counter.service()])
@@ -368,7 +438,7 @@ def test_a_job_that_is_given_up_does_not_stand_in_the_way() -> None:
 
 
 def test_the_cache_forgets_the_oldest() -> None:
-    keys = [call_key(call_of(message(ADD, 1, xid=n)), "peer") for n in range(5)]
+    keys = [call_key(call_of(message(ADD, 1, xid=n)), "peer", asker(TLS)) for n in range(5)]
     few = ReplyCache(entries=2)
     small = ReplyCache(size=20)
     for cache in (few, small):

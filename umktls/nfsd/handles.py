@@ -136,6 +136,10 @@ class Handles:
     def __len__(self) -> int:
         return len(self._nodes)
 
+    def volume(self, handle: bytes) -> Volume | None:
+        """The volume that a handle from a client says it is of; None if that is not exported."""
+        return self._volumes.get(handle[:HEAD_LENGTH])
+
     def node(self, handle: bytes) -> Node:
         """The file of a handle from a client; NfsError BADHANDLE, OSError ESTALE."""
         with self._lock:

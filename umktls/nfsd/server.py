@@ -63,6 +63,10 @@ BLOCKING: dict[str, Callable[[Any], bool]] = {
     "WRITE": lambda args: args.stable != types.stable_how.UNSTABLE,
 }
 
+# The arguments, of procedures that are not idempotent, that are or have in them a file handle (RFC
+# 1813 section 3.3).
+HANDLE_FIELDS = ("object", "file", "where", "from_", "to", "link")
+
 OPEN_FILES = 4096
 DESCRIPTORS_PER_FILE = 2
 OTHER_DESCRIPTORS = 256
@@ -140,9 +144,24 @@ class NfsServer:
         """NFS3 and MOUNT3, for the Dispatcher."""
         handlers = {name: _handler(self._site, row) for name, row in OPERATIONS.items()}
         return [
-            Service(NFS3, handlers, blocking=BLOCKING, gate=self._gate, cache=True),
+            Service(
+                NFS3,
+                handlers,
+                blocking=BLOCKING,
+                gate=self._gate,
+                cache=True,
+                entitled=self._entitled,
+            ),
             Service(MOUNT3, self._mountd.handlers(), gate=self._gate),
         ]
+
+    def _entitled(self, args: Any, context: CallContext) -> bool:
+        """Whether the caller may use all exports that a call is about, as they are now."""
+        volumes = map(self._handles.volume, handles_in(args))
+        return all(
+            volume is not None and volume.export.objection(context.peer) is None
+            for volume in volumes
+        )
 
     def expire(self, idle: float = IDLE_SECONDS) -> None:
         """Close files that have not been used for `idle` seconds: one that was removed behind the
@@ -162,6 +181,16 @@ def _check(exports: Sequence[Export]) -> None:
         values = {getattr(export, what) for export in exports}
         if len(values) < len(exports):
             raise CallerError(f"two exports have the same {what}: give one of them another")
+
+
+def handles_in(args: Any) -> list[bytes]:
+    """The file handles in the arguments of a procedure that is not idempotent."""
+    values = (getattr(args, name, None) for name in HANDLE_FIELDS)
+    return [
+        value.dir if isinstance(value, types.diropargs3) else value
+        for value in values
+        if value is not None
+    ]
 
 
 def _handler(site: Site, row: _Row) -> Handler:

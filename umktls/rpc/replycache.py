@@ -3,8 +3,13 @@
 A client that lost its connection sends again what was not answered. Where the first copy was
 executed (a REMOVE, an exclusive CREATE), executing the second would report a failure of something
 that succeeded. So replies are kept, the oldest are forgotten, and a call is told by its caller's
-host (the port may change with the connection), its transaction id, its procedure, and a checksum of
-its credential and of the begin of its arguments, where they differ if they differ at all.
+host (the port may change with the connection), by who on that host may be answered (see `Asker`),
+its transaction id, its procedure, and a checksum of its credential and of the begin of its
+arguments, where they differ if they differ at all.
+
+Xids and arguments travel in clear where there is no TLS, and any user of the host can guess them.
+So a call in clear neither gets the reply to one in TLS (a CREATE's has a file handle) nor leaves
+one for it (a REMOVE that was refused).
 
 A copy of a call that is being executed waits for the reply to the first. "Being executed" lasts as
 long as the job exists: if a connection ends before its job has begun, the job is garbage, and a
@@ -18,22 +23,27 @@ import weakref
 import zlib
 from collections import OrderedDict
 
-from umktls.rpc.message import Call
+from umktls.rpc.message import AuthSys, Call
 from umktls.rpc.xdr import Buffer
 
-__all__ = ["CallKey", "ReplyCache", "Running", "call_key"]
+__all__ = ["Asker", "CallKey", "ReplyCache", "Running", "call_key"]
 
-CallKey = tuple[object, int, int, int, int, int, int]
+# Who may be answered, the same for two connections of one client with the same security: in clear
+# or in TLS, from a reserved port or not; behind a verified certificate its fingerprint (None: not
+# known) and its user, and the port says nothing more.
+Asker = tuple[str, bool] | tuple[str, bytes | None, AuthSys | None]
+CallKey = tuple[object, Asker, int, int, int, int, int, int]
 
 # Of the arguments of a WRITE it is the file and the offset that count, not all of the data.
 CHECKED_BYTES = 1024
 
 
-def call_key(call: Call, address: object) -> CallKey:
+def call_key(call: Call, address: object, asker: Asker) -> CallKey:
     """What two copies of one call have in common."""
     host = address[0] if isinstance(address, tuple) and address else address
     checksum = zlib.crc32(call.body[:CHECKED_BYTES], zlib.crc32(call.credential.wire))
-    return (host, call.xid, call.program, call.version, call.procedure, len(call.body), checksum)
+    procedure = call.program, call.version, call.procedure
+    return (host, asker, call.xid, *procedure, len(call.body), checksum)
 
 
 class Running:

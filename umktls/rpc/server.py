@@ -32,7 +32,7 @@ from umktls.rpc.message import (
     encode_denied,
 )
 from umktls.rpc.program import Procedure, Program
-from umktls.rpc.replycache import CallKey, ReplyCache, Running, call_key
+from umktls.rpc.replycache import Asker, CallKey, ReplyCache, Running, call_key
 from umktls.rpc.xdr import Buffer, XdrError
 
 __all__ = ["CallContext", "Copy", "Dispatcher", "Gate", "Handler", "Job", "Peer", "Service"]
@@ -86,6 +86,7 @@ class CallContext:
 
 Handler = Callable[[Any, CallContext], Any]
 Gate = Callable[[Procedure[Any, Any], CallContext], AuthStat | None]
+Entitled = Callable[[Any, CallContext], bool]
 Blocking = Callable[[Any], bool]
 Entry = tuple[Procedure[Any, Any], Handler, Blocking]
 
@@ -97,13 +98,15 @@ class Service:
     NULL needs no handler; another procedure without one is PROC_UNAVAIL. `blocking` names those
     that may take long, each with a look at the arguments that says so. `gate` may reject a call
     before its arguments are looked at. With `cache`, replies of procedures that are not idempotent
-    are kept and given again to a repeated call."""
+    are kept and given again to a repeated call, unless `entitled` says of its arguments that the
+    caller has no right to a reply any more: then it is executed, and refused."""
 
     program: Program
     handlers: Mapping[str, Handler]
     blocking: Mapping[str, Blocking] = field(default_factory=dict)
     gate: Gate | None = None
     cache: bool = False
+    entitled: Entitled | None = None
 
     def entries(self) -> dict[int, Entry]:
         """By procedure number; CallerError for a name that the program does not have."""
@@ -231,14 +234,16 @@ class Dispatcher:
         except XdrError:
             return _failed(call, AcceptStat.GARBAGE_ARGS)
         if service.cache and not entry[0].idempotent:
-            return self._dispatch_once(call, entry, args, context)
+            return self._dispatch_once(call, service, entry, args, context)
         return Job(entry, call.xid, args, context, None)
 
     def _dispatch_once(
-        self, call: Call, entry: Entry, args: Any, context: CallContext
+        self, call: Call, service: Service, entry: Entry, args: Any, context: CallContext
     ) -> list[Buffer] | Job:
-        key: CallKey = call_key(call, context.peer.address)
+        key: CallKey = call_key(call, context.peer.address, asker(context.peer))
         known = self._cache.lookup(key)
+        if known is not None and service.entitled and not service.entitled(args, context):
+            return Job(entry, call.xid, args, context, None)
         if isinstance(known, Running):
             return Copy(entry[0], known)
         if known is not None:
@@ -251,6 +256,14 @@ class Dispatcher:
         if versions is None:
             return _failed(call, AcceptStat.PROG_UNAVAIL)
         return _failed(call, AcceptStat.PROG_MISMATCH, min(versions), max(versions))
+
+
+def asker(peer: Peer) -> Asker:
+    """Who asks, as far as the right to an answer depends on it."""
+    if not peer.verified:
+        return ("tls" if peer.tls else "clear", peer.reserved_port)
+    certificate = peer.certificate
+    return ("mtls", None if certificate is None else certificate.fingerprint, peer.user)
 
 
 def _failed(call: Call, status: AcceptStat, low: int = 0, high: int = 0) -> list[Buffer]:
