@@ -13,7 +13,7 @@ STAMPS := .make
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up demo test lint bench fuzz kernel clean
+.PHONY: help set-up demo test test-long lint bench fuzz kernel clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,8 +27,11 @@ demo: $(VENV)/.project ## The main job, on this machine alone (KEEP=1 leaves the
 # have few.
 TOGETHER := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test: $(VENV)/.project-test ## Run the tests
-	$(BIN)/python -m pytest $(TOGETHER) $(ARGS)
+test: $(VENV)/.project-test ## Run the tests, but for those that take long
+	$(BIN)/python -m pytest $(TOGETHER) -m "not long" $(ARGS)
+
+test-long: $(VENV)/.project-test ## Run the tests that take long
+	$(BIN)/python -m pytest $(TOGETHER) -m long $(ARGS)
 
 lint: $(VENV)/.project-test ## Check style, types and layers
 	$(BIN)/ruff check .

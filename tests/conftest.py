@@ -1,4 +1,6 @@
-"""What every test has: directories with short paths, signals as usual, the rule about skipping."""
+"""What every test has: directories with short paths, signals as usual, the rule about skipping,
+and a limit that grows with what else the machine does.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,14 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Literal
 
 import pytest
+import pytest_timeout  # type: ignore[import-untyped]
 from hypothesis import HealthCheck, settings
 
 KERNEL_LACKS = "kernel lacks"
@@ -17,6 +23,8 @@ KERNEL_LACKS = "kernel lacks"
 
 FAILED = pytest.StashKey[bool]()
 """That a test has failed: its files are kept."""
+
+LEAST_WAIT = 0.1  # seconds for which a test's alarm is set again
 
 
 # How long an example takes depends on what else the machine does; a test's own limit is enough.
@@ -93,3 +101,50 @@ def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
     if not hasattr(report, "wasxfail") and KERNEL_LACKS not in reason:
         report.outcome = "failed"
         report.longrepr = f"could not run, and a skip counts as failed here: {reason}"
+
+
+def slowness() -> float:
+    """How many times longer work takes now than on a machine that does nothing else.
+
+    From the load average of the last minute: that many processes share the processors.
+    """
+    return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
+
+
+def patience(seconds: float) -> float:
+    """A deadline for what takes no more than `seconds` on a quiet machine."""
+    return seconds * slowness()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_timeout_set_timer(
+    item: pytest.Item, settings: pytest_timeout.Settings
+) -> Literal[True] | None:
+    """A test's limit, as pytest-timeout has it, in seconds of a machine that does nothing else.
+
+    When the limit is reached, the time that has passed counts in so far as the machine had time
+    for the test; what is left is waited for, again in proportion. A test that hangs on a quiet
+    machine ends after its limit, and no signal disturbs one that is quick.
+    """
+    if settings.method != "signal" or settings.timeout is None:
+        return None
+    spent, began = 0.0, time.monotonic()
+
+    def reached(number: int, frame: FrameType | None) -> None:
+        nonlocal spent, began
+        now, slower = time.monotonic(), slowness()
+        spent, began = spent + (now - began) / slower, now
+        left = (settings.timeout - spent) * slower
+        if left < LEAST_WAIT:
+            pytest_timeout.timeout_sigalrm(item, settings)
+        else:
+            signal.setitimer(signal.ITIMER_REAL, left)
+
+    def cancel() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+    item.cancel_timeout = cancel  # type: ignore[attr-defined]  # where pytest-timeout has it
+    signal.signal(signal.SIGALRM, reached)
+    signal.setitimer(signal.ITIMER_REAL, settings.timeout)
+    return True

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import patience
+
 TOP = Path(__file__).parents[1]
 
 
@@ -27,6 +29,8 @@ def graph_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_contract_is_kept(contract: str, graph_cache: Path) -> None:
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"]
     command += ["--contract", contract, "--cache-dir", str(graph_cache)]
-    done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, cwd=TOP, capture_output=True, text=True, timeout=patience(60), check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 kept, 0 broken" in done.stdout

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import patience
+
 TOP = Path(__file__).parents[1]
 # What .ci/packages itself needs of the system.
 NEEDED = ("bash", "cat", "env")
@@ -41,7 +43,7 @@ def packages(programs: Path, *sets: str, python: str = sys.executable) -> tuple[
         env={"PATH": str(programs), "PYTHON": python},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
@@ -147,7 +149,7 @@ def planned(checkout: Path, target: str) -> str:
     command = ["make", "--no-print-directory", "-n", "-C", str(checkout), target]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=30, check=True
+        command, env=environment, capture_output=True, text=True, timeout=patience(30), check=True
     ).stdout
 
 
@@ -177,6 +179,8 @@ def test_the_demo_needs_no_test_tools(checkout: Path) -> None:
 
 def test_help_lists_every_target(checkout: Path) -> None:
     command = ["make", "-C", str(checkout)]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-    for target in ("set-up", "demo", "test", "lint", "bench", "clean", "help"):
+    said = subprocess.run(
+        command, capture_output=True, text=True, timeout=patience(30), check=True
+    ).stdout
+    for target in ("set-up", "demo", "test", "test-long", "lint", "bench", "clean", "help"):
         assert f"make {target} " in said

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from tests.conftest import patience
 from umktls.certs.kinds import KINDS, Wallet
 
 # What is said of each fault. Names are checked by the address: for a name, OpenSSL would look at
@@ -44,7 +45,7 @@ def test_each_kind_is_what_it_says(wallet: Wallet, name: str) -> None:
         ["openssl", "verify", *trust, *what, "-untrusted", str(certificate), str(certificate)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=patience(30),
         check=False,
     )
     said = done.stdout + done.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import patience
 from umktls.certs import layout
 from umktls.errors import CallerError, WorldError
 
@@ -38,7 +39,7 @@ def test_openssl_accepts_both_parts(tmp_path: Path) -> None:
             [*command, str(part.certificate)],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=patience(30),
             check=False,
         )
         assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from tests.conftest import patience
 from umktls.certs.pki import (
     CERTUSER_OID,
     CLIENT_USAGE,
@@ -41,7 +42,9 @@ def verify(
     (directory / "cert.pem").write_bytes(credential.certificate_pem())
     command = ["openssl", "verify", "-x509_strict", "-CAfile", str(directory / "ca.pem")]
     command += ["-untrusted", str(directory / "cert.pem"), *options, str(directory / "cert.pem")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=patience(30), check=False
+    )
     return done.returncode == 0, done.stdout + done.stderr
 
 
@@ -152,7 +155,9 @@ def test_certuser_other_name(tmp_path: Path, authority: Authority, user: str) ->
     assert other.value.endswith(user.encode())
     (tmp_path / "value.der").write_bytes(other.value)
     command = ["openssl", "asn1parse", "-inform", "DER", "-in", str(tmp_path / "value.der")]
-    parsed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    parsed = subprocess.run(
+        command, capture_output=True, text=True, timeout=patience(30), check=True
+    )
     assert f"UTF8STRING        :{user}" in parsed.stdout
 
 

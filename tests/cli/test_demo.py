@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import KERNEL_LACKS
+from tests.conftest import KERNEL_LACKS, patience
 from umktls.cli import tree
 from umktls.cli.demo import LEAVE_OUT, usual_trees
 from umktls.cli.umount import mounts
@@ -62,7 +62,7 @@ def demo(place: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     finally:
         if process.poll() is None:
             process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=patience(60))
 
 
 def assert_nothing_left(place: Path) -> None:
@@ -81,7 +81,7 @@ def started_in(environ: Path, place: Path) -> bool:
 
 def test_demo_does_all_six_steps_and_leaves_nothing(place: Path, library: Path) -> None:
     with demo(place, "--tree", str(library)) as process:
-        said, complaints = process.communicate(timeout=120)
+        said, complaints = process.communicate(timeout=patience(120))
     assert (process.returncode, complaints) == (0, ""), said + complaints
     lines = said.splitlines()
     assert lines[-1] == "demo: OK"
@@ -111,7 +111,7 @@ def test_demo_kept_stays_up_until_it_is_interrupted(place: Path, library: Path) 
         kept = Path(shown.split()[1])
         assert (kept / "package" / "module1.py").read_text() == "x = 1\n"
         process.send_signal(signal.SIGINT)
-        said, complaints = process.communicate(timeout=60)
+        said, complaints = process.communicate(timeout=patience(60))
     assert process.returncode == 0, complaints
     assert said.splitlines()[-1] == "demo: OK"
     assert_nothing_left(place)
@@ -123,7 +123,7 @@ def test_demo_interrupted_cleans_up_and_fails(place: Path, library: Path, number
         assert process.stdout is not None
         next(line for line in process.stdout if line.startswith("3/6"))
         process.send_signal(number)
-        _, complaints = process.communicate(timeout=60)
+        _, complaints = process.communicate(timeout=patience(60))
     assert process.returncode == 1
     assert complaints == "umktls: the demo was interrupted; everything is stopped\n"
     assert_nothing_left(place)
@@ -132,7 +132,7 @@ def test_demo_interrupted_cleans_up_and_fails(place: Path, library: Path, number
 def test_demo_says_why_it_failed(place: Path) -> None:
     # Its file `uuid` has other contents each time that it is read.
     with demo(place, "--tree", "/proc/sys/kernel/random") as process:
-        _, complaints = process.communicate(timeout=120)
+        _, complaints = process.communicate(timeout=patience(120))
     assert process.returncode == 1
     assert complaints.splitlines()[-1] == (
         "umktls: the demo failed: 1 files differ on the server, the first is uuid"

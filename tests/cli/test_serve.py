@@ -14,6 +14,7 @@ from typing import IO, Any
 import pytest
 from click.testing import CliRunner
 
+from tests.conftest import patience
 from umktls.abi.personality import PERSONALITIES
 from umktls.certs import layout
 from umktls.cli.control import Host
@@ -32,7 +33,7 @@ def refused(*arguments: str) -> str:
         [program_path("umktls"), "serve", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
     assert done.returncode == 1, done.stdout + done.stderr
@@ -380,7 +381,7 @@ def serving(
         yield server
     finally:
         server.terminate()
-        server.communicate(timeout=20)
+        server.communicate(timeout=patience(20))
 
 
 def wait_for_event(events: Iterator[dict[str, Any]], name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.conftest import KERNEL_LACKS
+from tests.conftest import KERNEL_LACKS, patience
 from umktls.certs.pki import Authority
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
@@ -50,7 +50,9 @@ def hosts(tmp_path: Path) -> Path:
     path = tmp_path / "hosts"
     path.write_text(f"127.0.0.1 {HOST} localhost\n")
     command = in_namespace(path, "getent", "hosts", "127.0.0.1")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=patience(20), check=False
+    )
     if done.returncode != 0:
         pytest.skip(f"{KERNEL_LACKS} the right to mount here: {done.stderr}")
     assert HOST in done.stdout
@@ -76,7 +78,7 @@ def serving(hosts: Path, box: Sandbox, options: str) -> Iterator[Host]:
         yield host
     finally:
         server.terminate()
-        server.communicate(timeout=20)
+        server.communicate(timeout=patience(20))
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 import trio
 
 from tests.cdaemon.handmade import ended_well, mounted
+from tests.conftest import patience
 from tests.system.live import needs_fuse, until
 from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
@@ -34,7 +35,7 @@ def test_what_the_page_shows_of_it_is_in_it() -> None:
 
 async def test_it_passes_all_but_what_the_page_says(tmp_path: Path) -> None:
     command = (sys.executable, str(EXAMPLE), "{certdir}", "{ca}")
-    with trio.fail_after(50):
+    with trio.fail_after(patience(50)):
         results = await run("client", command, choose("client"), tmp_path, 2.0)
     assert [result.scenario for result in results if result.verdict != "passed"] == ["revoked"]
     seen = {result.scenario: result.seen for result in results}

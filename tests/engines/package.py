@@ -7,6 +7,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+from tests.conftest import patience
+
 __all__ = ["install"]
 
 MODULE = '''
@@ -62,5 +64,5 @@ def install(directory: Path) -> Path:
         target,
         wheel,
     ]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=patience(60))
     return target

@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.conftest import patience
 from tests.engines.test_hosts import engine, halves, talk
 from tests.kernel.test_stream import receive_exactly
 from umktls.abi import freebsd
@@ -70,7 +71,7 @@ async def test_what_the_card_seals_keeps_its_order(
 ) -> None:
     gate = Gate()
     queue = card_of(ends[0], gate)
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(queue.run)
             nursery.start_soon(queue.run_card)
@@ -90,7 +91,7 @@ async def test_what_the_card_seals_keeps_its_order(
 async def test_a_paused_card_keeps_what_it_has(ends: tuple[socket.socket, socket.socket]) -> None:
     gate = Gate()
     queue = card_of(ends[0], gate)
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(queue.run_card)
             gate.open.clear()
@@ -116,7 +117,7 @@ async def test_a_paused_card_keeps_what_it_has(ends: tuple[socket.socket, socket
 
 async def test_a_card_without_a_connection(ends: tuple[socket.socket, socket.socket]) -> None:
     queue = card_of(ends[0], Gate())
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(queue.run_card)
             ends[1].close()
@@ -140,7 +141,7 @@ def newest(both: Pair) -> KernelSocket:
 
 
 async def test_modes_are_switched_while_calls_are_in_flight(certs: Path, tmp_path: Path) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, engine("ifnet"), engine("ifnet")) as both:
             await both.rpc.call(SAY, b"", NULL_AUTH)
             sock = newest(both)
@@ -159,7 +160,7 @@ async def test_modes_are_switched_while_calls_are_in_flight(certs: Path, tmp_pat
 
 
 async def test_what_a_mode_refuses(certs: Path, tmp_path: Path) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, engine("ifnet"), {}) as both:
             await both.rpc.call(SAY, b"", NULL_AUTH)
             sock = newest(both)
@@ -177,7 +178,7 @@ async def refusal(sock: KernelSocket, mode: int) -> int:
 
 
 async def test_too_much_sent_again(certs: Path, tmp_path: Path) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, engine("ifnet"), {}) as both:
             both.client.sysctls.ifnet_max_rexmit_pct = 5
             both.client.rexmit_pct = 5.0
@@ -196,7 +197,7 @@ async def test_too_much_sent_again(certs: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("side", ["client", "server"])
 async def test_new_keys_for_a_card_that_is_busy(certs: Path, tmp_path: Path, side: str) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, engine("ifnet"), engine("ifnet")) as both:
             host = both.client if side == "client" else both.server
             async with trio.open_nursery() as nursery:
@@ -213,7 +214,7 @@ async def test_keys_are_renewed_before_they_are_used_up(
     """A limit that is reached in a thread of the card's."""
     from umktls.ktls.suites import Suite
 
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, engine("ifnet"), {}) as both:
             monkeypatch.setattr(Suite, "record_limit", property(lambda suite: 1000), raising=False)
             await talk(both, 1, 1_000_000, 16)

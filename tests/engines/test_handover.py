@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.conftest import patience
 from umktls.certs.pki import Authority
 from umktls.ktls.engines.choice import parse_engines
 from umktls.rpc.message import NULL_AUTH
@@ -33,7 +34,7 @@ def kill_daemon(both: Pair, side: str) -> None:
 @pytest.mark.parametrize("engine", ["software", "ifnet", "toe"])
 async def test_what_the_kernel_has_goes_on(certs: Path, tmp_path: Path, engine: str) -> None:
     options = {"engine": parse_engines(engine)}
-    with trio.fail_after(40):
+    with trio.fail_after(patience(40)):
         async with pair(certs, tmp_path, options, options) as both:
             assert await both.rpc.call(COUNT, 0, NULL_AUTH) == 1
             for side in ("client", "server"):
@@ -64,7 +65,7 @@ async def test_what_the_daemon_has_is_made_anew(
     certs: Path, tmp_path: Path, side: str, engine: str
 ) -> None:
     options = {side: {"engine": parse_engines(engine)}}
-    with trio.fail_after(40):
+    with trio.fail_after(patience(40)):
         async with pair(
             certs, tmp_path, options.get("client", {}), options.get("server", {})
         ) as both:

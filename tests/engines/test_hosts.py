@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 
+from tests.conftest import patience
 from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError
 from umktls.kernel import tls
@@ -53,7 +54,7 @@ async def talk(both: Pair, number: int, size: int, times: int) -> None:
 @pytest.mark.parametrize("server", ["software", "bounce"])
 @pytest.mark.parametrize("client", BOUNCES)
 async def test_bounced_calls(certs: Path, tmp_path: Path, client: str, server: str) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with (
             pair(certs, tmp_path, engine(client), engine(server)) as both,
             trio.open_nursery() as nursery,
@@ -68,7 +69,7 @@ async def test_bounced_calls(certs: Path, tmp_path: Path, client: str, server: s
 
 
 async def test_ssl_read_swallows_the_tickets(certs: Path, tmp_path: Path) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, engine("bounce"), {}) as both:
             await both.rpc.call(SAY, b"", NULL_AUTH)
             swallowed = both.events("client", "swallowed")
@@ -84,7 +85,7 @@ async def test_ssl_read_swallows_the_tickets(certs: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("client", BOUNCES)
 async def test_a_bounced_connection_is_resumed(certs: Path, tmp_path: Path, client: str) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, engine(client), engine("bounce")) as both:
             assert await both.rpc.call(COUNT, 1, NULL_AUTH) == 1
             assert both.rpc.socket is not None
@@ -99,7 +100,7 @@ async def test_a_bounced_connection_is_resumed(certs: Path, tmp_path: Path, clie
 async def test_new_keys_for_a_bounced_connection(
     certs: Path, tmp_path: Path, client: str, side: str
 ) -> None:
-    with trio.fail_after(40):
+    with trio.fail_after(patience(40)):
         async with pair(certs, tmp_path, engine(client), {}) as both:
             host = both.client if side == "client" else both.server
             async with trio.open_nursery() as nursery:
@@ -122,7 +123,7 @@ async def test_the_close_of_a_bounced_connection_is_announced(
     certs: Path, tmp_path: Path, client: str, closing: str
 ) -> None:
     other = {"client": "server", "server": "client"}[closing]
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, engine(client), engine("bounce")) as both:
             await both.rpc.call(SAY, b"", NULL_AUTH)
             host = both.client if closing == "client" else both.server
@@ -137,7 +138,7 @@ async def test_the_close_of_a_bounced_connection_is_announced(
 
 async def test_what_was_sent_before_the_end_arrives(certs: Path, tmp_path: Path) -> None:
     """A reply that the kernel has sent when it disconnects is not lost in the daemon."""
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, engine("bounce"), engine("bounce")) as both:
             await both.rpc.call(SAY, b"", NULL_AUTH)
             (sock,) = both.client.sockets.values()
@@ -151,7 +152,7 @@ async def test_what_was_sent_before_the_end_arrives(certs: Path, tmp_path: Path)
 async def test_refused_unless_allowed(certs: Path, tmp_path: Path, monkeypatch: Any) -> None:
     from umktls.ktls.engines.software import SoftwareEngine
 
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, {}, {}) as both:
             monkeypatch.setattr(SoftwareEngine, "supports", lambda *args: "not for the test")
             with pytest.raises(UmktlsError, match=r"kernel TLS does not work .* bounce=allow"):
@@ -165,7 +166,7 @@ async def test_bounced_where_allowed(certs: Path, tmp_path: Path, monkeypatch: A
         return None if direction == "rx" else "not for the test"
 
     monkeypatch.setattr(SoftwareEngine, "supports", only_rx)
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, {"bounce": True}, {"bounce": True}) as both:
             await talk(both, 1, 100_000, 3)
             for host in (both.client, both.server):
@@ -173,7 +174,7 @@ async def test_bounced_where_allowed(certs: Path, tmp_path: Path, monkeypatch: A
 
 
 async def test_null_goes_in_clear_and_says_so(certs: Path, tmp_path: Path) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, engine("null"), engine("null")) as both:
             await talk(both, 1, 100_000, 3)
             warnings = both.events("client", "warning")
@@ -209,7 +210,7 @@ async def test_null_does_not_talk_to_tls(
 ) -> None:
     """The first call fails after a few connections, whatever its deadline is."""
     text = f"ends every connection before it answers a call: .*{reason}"
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, engine(client, deadline=1000), engine(server)) as both:
             with pytest.raises(UmktlsError, match=text):
                 await both.rpc.call(SAY, b"", NULL_AUTH)
@@ -217,7 +218,7 @@ async def test_null_does_not_talk_to_tls(
 
 async def test_tls_does_not_talk_to_null(certs: Path, tmp_path: Path) -> None:
     """What is sealed is taken for tickets, and dropped."""
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, engine("software", deadline=2), engine("null")) as both:
             with pytest.raises(UmktlsError, match="no answer"):
                 await both.rpc.call(SAY, b"", NULL_AUTH)
@@ -227,7 +228,7 @@ async def test_tls_does_not_talk_to_null(certs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("client", BOUNCES)
 async def test_new_keys_from_both_sides_in_turn(certs: Path, tmp_path: Path, client: str) -> None:
     """An own KeyUpdate, and answers to the peer's, on one connection."""
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, engine(client), engine("bounce")) as both:
             for turn in range(3):
                 for host in (both.server, both.client):
@@ -247,7 +248,7 @@ async def test_new_keys_from_both_sides_in_turn(certs: Path, tmp_path: Path, cli
 async def test_a_daemon_that_dies_takes_its_bounced_connections_along(
     certs: Path, tmp_path: Path
 ) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, engine("bounce"), {}) as both:
             assert await both.rpc.call(COUNT, 1, NULL_AUTH) == 1
             pid = both.client.children[0].pid
@@ -259,7 +260,7 @@ async def test_a_daemon_that_dies_takes_its_bounced_connections_along(
 
 
 async def test_a_daemon_keeps_nothing_of_bounced_connections(certs: Path, tmp_path: Path) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, engine("bounce"), engine("bounce")) as both:
             held: list[list[int]] = []
             for _ in range(10):
@@ -294,7 +295,7 @@ async def test_a_failed_handshake_is_explained_with_every_engine(
         client["certs"] = directory(tmp_path / "third", AUTHORITY, trusted=Authority.create("x"))
     else:
         client["certs"] = stranger
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, client, server) as both:
             with pytest.raises(UmktlsError, match=reason):
                 await both.rpc.call(SAY, b"", NULL_AUTH)

@@ -8,6 +8,7 @@ import pytest
 import trio
 from click.testing import CliRunner
 
+from tests.conftest import patience
 from tests.engines.test_hosts import engine, talk
 from umktls.certs.pki import Authority
 from umktls.cli.main import main
@@ -35,7 +36,7 @@ def counter(host: Host, name: str) -> int:
 
 
 async def test_counters_are_the_host_s_and_outlive_connections(certs: Path, tmp_path: Path) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, {}, engine("toe")) as both:
             await talk(both, 1, 100_000, 3)
             assert counter(both.client, "TlsCurrTxSw") == 1
@@ -56,7 +57,7 @@ async def test_counters_are_the_host_s_and_outlive_connections(certs: Path, tmp_
 
 
 async def test_knobs_are_turned_all_or_none(certs: Path, tmp_path: Path) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, {"security": "none"}, {"security": "none"}) as both:
             host = both.client
             lines = host.sysctl({PCT: 7, "kern.ipc.tls.enable": 0})["sysctl"]
@@ -82,7 +83,7 @@ async def test_knobs_are_turned_all_or_none(certs: Path, tmp_path: Path) -> None
 
 async def test_the_knobs_are_obeyed(certs: Path, tmp_path: Path) -> None:
     """kern.ipc.tls.enable=0: kernel TLS does not work, and the daemon says so."""
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, {"bounce": True}, {}) as both:
             both.client.sysctl({"kern.ipc.tls.enable": 0})
             await talk(both, 1, 1000, 1)
@@ -92,7 +93,7 @@ async def test_the_knobs_are_obeyed(certs: Path, tmp_path: Path) -> None:
 
 async def test_kernel_tls_for_sending_only(certs: Path, tmp_path: Path) -> None:
     """kern.ipc.tls.rx_enable=0, and records as short as kern.ipc.tls.maxlen says."""
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, {"bounce": True}, {}) as both:
             both.client.sysctl({"kern.ipc.tls.rx_enable": 0, "kern.ipc.tls.maxlen": 100})
             await talk(both, 1, 1000, 1)
@@ -103,7 +104,7 @@ async def test_kernel_tls_for_sending_only(certs: Path, tmp_path: Path) -> None:
 
 async def test_a_card_that_is_not_permitted(certs: Path, tmp_path: Path) -> None:
     """kern.ipc.tls.ifnet.permitted=0: software seals, until TCP_TXTLS_MODE asks for the card."""
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, engine("ifnet"), {}) as both:
             both.client.sysctl({"kern.ipc.tls.ifnet.permitted": 0})
             await talk(both, 1, 1000, 1)
@@ -120,7 +121,7 @@ async def test_the_commands_refuse_nonsense(certs: Path, tmp_path: Path) -> None
         done = await trio.to_thread.run_sync(CliRunner().invoke, main, list(words))
         return done.exit_code, done.output
 
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, {}, {}) as both:
             rundir = str(both.client.rundir.path)
             code, said = await run("sysctl", "--host", rundir, PCT)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.conftest import KERNEL_LACKS
+from tests.conftest import KERNEL_LACKS, patience
 from tests.engines.modelsocket import ModelSocket
 from tests.engines.test_hosts import TICKETS, engine, halves, talk
 from umktls.abi import linux
@@ -132,7 +132,7 @@ async def test_a_bad_record_of_the_real_kernel(ends: tuple[socket.socket, socket
         engine_ = BoundEngine(sock)
         engine_.opener(SESSION)
         ends[1].sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
-        with trio.fail_after(5), pytest.raises(BadRecord, match="EBADMSG"):
+        with trio.fail_after(patience(5)), pytest.raises(BadRecord, match="EBADMSG"):
             await HostIntake(sock).fill(Receiver(), RecordReader(1000))
 
 
@@ -154,7 +154,7 @@ async def test_a_real_kernel_that_takes_part_of_a_long_message(
     data = bytes(range(256)) * 150
     receiver = Receiver()
     receiver.enable(get_engine("software").opener(SESSION), GCM)
-    with sock, trio.fail_after(5):
+    with sock, trio.fail_after(patience(5)):
         BoundEngine(sock).sealer(SESSION)
         wire = PassSealer(SESSION).seal(HANDSHAKE, [data])
         await hosttls.send_records(sock, SendQueue(sock), [wire])
@@ -173,7 +173,7 @@ async def test_a_real_kernel_that_takes_part_of_a_long_message(
 @pytest.mark.parametrize("name", ["umktls", "linux"])
 async def test_calls_by_a_kernel_that_has_tls(certs: Path, tmp_path: Path, name: str) -> None:
     client = {**engine("linux"), "personality": PERSONALITIES[name]}
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, client, {}) as both:
             await talk(both, 1, 60_000, 4)
             assert halves(both.client) == (("linux", "SW"), ("linux", "SW"))

@@ -21,6 +21,7 @@ from umktls_daemons.options import ClientOptions as Options
 from umktls_daemons.rpctlscd import ClientService
 from umktls_daemons.service import Attempt, Taken
 
+from tests.conftest import patience
 from tests.engines.test_hosts import TICKETS, engine, halves, talk
 from tests.engines.tlsends import MemoryEnd, context, records
 from tests.kernel import takensocket
@@ -196,7 +197,7 @@ async def look(host: Host, config: MountConfig, certs: Path) -> tuple[int, str]:
 @pytest.mark.parametrize("name", ["software", "toe"])
 async def test_what_the_daemon_finds_in_the_queue(pki: Path, tmp_path: Path, name: str) -> None:
     """Design cases S5 and S7: two tickets, or nothing, since the card has them."""
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with serving(tmp_path / "s", certs=pki) as listening:
             config = mount_config(
                 listening.port, tmp_path / "c", certs=pki, no_daemon=True, **engine(name)
@@ -217,7 +218,7 @@ async def test_what_the_daemon_finds_in_the_queue(pki: Path, tmp_path: Path, nam
     ("client", "server"), [("toe", "software"), ("software", "toe"), ("toe", "toe")]
 )
 async def test_calls_through_a_card(pki: Path, tmp_path: Path, client: str, server: str) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(pki, tmp_path, engine(client), engine(server)) as both:
             await talk(both, 1, 300_000, 4)
             for side, name in (("client", client), ("server", server)):
@@ -237,7 +238,7 @@ async def test_calls_through_a_card(pki: Path, tmp_path: Path, client: str, serv
 
 async def test_a_reset_in_the_handshake_is_an_end_for_the_daemon(tmp_path: Path) -> None:
     async with world(tmp_path, engine=parse_engines("toe")) as w:
-        with trio.fail_after(10):
+        with trio.fail_after(patience(10)):
             daemon = await w.daemon()
             ends = takensocket.tcp_ends()
             attempt = await w.connect(ends)

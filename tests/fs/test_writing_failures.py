@@ -11,6 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tests.conftest import patience
 from tests.fs.peer import Proceed
 from tests.fs.restarting import Restarting
 from tests.fs.world import World, fails
@@ -231,7 +232,7 @@ async def test_a_server_that_always_loses_data_is_given_up(world: World) -> None
     Restarting(world).restarts_at_commit = 1000
     for number in range(2):
         await world.ops.write(fh, number * MIB, bytes(MIB))
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         assert await fails(world.ops.flush(fh)) == errno.EIO
     assert world.ops.behind.held == 0
     await world.close(fh)

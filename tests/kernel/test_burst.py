@@ -11,6 +11,7 @@ import trio
 
 from tests.bench.burst import burst
 from tests.bench.rpcs import client_context
+from tests.conftest import patience
 from umktls.certs.pki import Authority
 from umktls.kernel.host import Host
 from umktls.testing.certificates import directory
@@ -43,7 +44,7 @@ async def happened(host: Host, name: str, number: int) -> None:
 
 async def test_a_burst(certs: Path, tmp_path: Path) -> None:
     config = {"certs": certs, "daemons": DAEMONS, "security": "mtls"}
-    with trio.fail_after(50):
+    with trio.fail_after(patience(50)):
         async with serving(tmp_path / "s", **config) as listening:
             host, context = listening.host, client_context(certs)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+from tests.conftest import patience
 from umktls.abi.personality import PERSONALITIES
 from umktls.certs.pki import Authority
 from umktls.cli.sandbox import Sandbox
@@ -46,7 +47,7 @@ async def test_twenty_connections_at_once(
     certs: Path, tmp_path: Path, name: str, version: int
 ) -> None:
     both: dict[str, Any] = {"security": "mtls", "personality": PERSONALITIES[name]}
-    with trio.fail_after(50):
+    with trio.fail_after(patience(50)):
         async with pair(certs, tmp_path, both, {**both, "connects": 8}) as hosts:
             port = hosts.server.config.facts["port"]
             config = mount_config(port, tmp_path / "c", certs=certs, **both)
@@ -91,7 +92,7 @@ def test_two_hosts_that_each_have_one_place(certs: Path, tmp_path: Path) -> None
 
 async def connect_all(config: MountConfig, number: int) -> int:
     """So many connections, all at once; how many have become sessions. Raises if one has not."""
-    with trio.fail_after(50):
+    with trio.fail_after(patience(50)):
         async with boot_client(config) as host:
             await host.daemon_ready("rpctlscd")
             async with trio.open_nursery() as nursery:
@@ -103,7 +104,7 @@ async def connect_all(config: MountConfig, number: int) -> int:
 async def test_freebsd_15_without_a_daemon(certs: Path, tmp_path: Path) -> None:
     """The probe is answered, and the handshake behind it comes to nothing."""
     alone = {"personality": PERSONALITIES["freebsd15"], "no_daemon": True, "upcall_seconds": 0.5}
-    with trio.fail_after(50):
+    with trio.fail_after(patience(50)):
         async with serving(tmp_path / "s", certs=certs, **alone) as listening:
             config = mount_config(listening.port, tmp_path / "c", certs=certs)
             async with boot_client(replace(config, upcall_seconds=20.0)) as client:

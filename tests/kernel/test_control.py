@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.conftest import patience
 from umktls.kernel import control
 from umktls.kernel.control import ControlServer
 from umktls.kernel.events import Trace
@@ -43,7 +44,7 @@ class FakeHost:
 async def client_of(host: FakeHost) -> AsyncIterator[trio.SocketStream]:
     ours, theirs = trio.socket.socketpair()
     stream = trio.SocketStream(ours)
-    with trio.fail_after(5):
+    with trio.fail_after(patience(5)):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ControlServer(host).serve_client, trio.SocketStream(theirs))
             async with stream:

@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.conftest import patience
 from umktls.abi import rpctls
 from umktls.errors import PeerError
 from umktls.kernel.ktls_socket import KernelSocket
@@ -34,7 +35,7 @@ def only(both: Joined, side: str) -> KernelSocket:
 
 
 async def say(both: Joined, text: bytes = b"hello") -> None:
-    with trio.fail_after(100):
+    with trio.fail_after(patience(100)):
         assert await both.rpc.call(SAY, text, NULL_AUTH) == text
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+from tests.conftest import patience
 from umktls.abi.personality import PERSONALITIES
 from umktls.abi.rpctls import RPCTLSERR_NOSSL
 from umktls.certs.pki import Authority
@@ -63,7 +64,7 @@ async def renewed(host: Host, sock: KernelSocket) -> None:
 @pytest.mark.parametrize("side", ["client", "server"])
 async def test_keys_are_renewed_in_time(certs: Path, tmp_path: Path, side: str) -> None:
     """One connection outlives its keys several times over."""
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, *only(side)) as both:
             await talk(both, 1)
             host, other = both.client, both.server
@@ -94,7 +95,7 @@ async def test_a_daemon_that_renews_nothing_costs_the_connection(
         return await real(host, sock, procedure, counter)
 
     monkeypatch.setattr(tls, "upcall_session", no_rekey)
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, *only(side)) as both:
             await talk(both)
             host = both.client if side == "client" else both.server
@@ -113,7 +114,7 @@ async def test_a_connection_that_breaks_under_the_daemon_is_made_anew(
         sock.hang_up()
         raise WorldError("sendmsg", errno.EPIPE)
 
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, {}, {}) as both:
             await talk(both, 1)
             with monkeypatch.context() as patch:

@@ -7,6 +7,7 @@ import socket
 import trio
 import trio.testing
 
+from tests.conftest import patience
 from umktls.kernel.stream import read_some
 
 
@@ -31,7 +32,7 @@ async def test_nothing_is_taken_by_who_was_cancelled() -> None:
         with instrument.scope:
             await read_some(near, memoryview(bytearray(9)))
 
-    with near, far, trio.fail_after(10):
+    with near, far, trio.fail_after(patience(10)):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read)
             await trio.testing.wait_all_tasks_blocked()

@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.conftest import patience
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel import tls
 from umktls.kernel.client import MountConfig, make_connection
@@ -60,7 +61,7 @@ def client_of(host: Host, port: int, deadline: float) -> RpcClient:
 
 async def test_calls_of_all_sizes_and_many_at_once(tmp_path: Path) -> None:
     sizes = [0, 1, 4095, 4096, 70_000, 1 << 20, 3, (1 << 20) + 1] * 3
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         async with serving(tmp_path, Echo()) as server, calling(tmp_path, server.port) as rpc:
             answers: dict[int, bytes] = {}
 
@@ -75,13 +76,13 @@ async def test_calls_of_all_sizes_and_many_at_once(tmp_path: Path) -> None:
 
 
 async def test_blocking_jobs_run_beside_others(tmp_path: Path) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         async with serving(tmp_path, Echo()) as server, calling(tmp_path, server.port) as rpc:
             assert await rpc.call(SLOW, 7, NULL_AUTH) == 7
 
 
 async def test_a_handler_that_fails_costs_one_call(tmp_path: Path) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         async with serving(tmp_path, Echo()) as server, calling(tmp_path, server.port) as rpc:
             with pytest.raises(UmktlsError, match="failed while it executed"):
                 await rpc.call(BREAK, None, NULL_AUTH)
@@ -90,7 +91,7 @@ async def test_a_handler_that_fails_costs_one_call(tmp_path: Path) -> None:
 
 async def test_a_lost_connection_is_made_anew_and_nothing_is_done_twice(tmp_path: Path) -> None:
     echo = Echo()
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         async with serving(tmp_path, echo) as server, calling(tmp_path, server.port) as rpc:
             assert await rpc.call(COUNT, 1, NULL_AUTH) == 1
             assert rpc.socket is not None
@@ -103,7 +104,7 @@ async def test_a_lost_connection_is_made_anew_and_nothing_is_done_twice(tmp_path
 
 
 async def test_a_call_tells_how_often_it_was_sent(tmp_path: Path) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         async with serving(tmp_path, Echo()) as server, calling(tmp_path, server.port) as rpc:
             assert await rpc.call_counted(COUNT, 1, NULL_AUTH) == (1, 1)
             assert rpc.socket is not None
@@ -114,7 +115,7 @@ async def test_a_call_tells_how_often_it_was_sent(tmp_path: Path) -> None:
 async def test_a_job_runs_to_its_end_when_its_connection_is_lost(tmp_path: Path) -> None:
     """And the call that is sent again gets its reply."""
     echo = Echo()
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         async with serving(tmp_path, echo) as server, calling(tmp_path, server.port) as rpc:
             answers: list[tuple[int, int]] = []
 
@@ -135,7 +136,7 @@ async def test_a_job_runs_to_its_end_when_its_connection_is_lost(tmp_path: Path)
 
 
 async def test_calls_wait_for_a_server_that_comes_back(tmp_path: Path) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with trio.open_nursery() as nursery:
             port = 0
             up = trio.Event()
@@ -169,7 +170,7 @@ async def test_calls_wait_for_a_server_that_comes_back(tmp_path: Path) -> None:
 
 async def test_no_answer_is_an_error_at_the_deadline(tmp_path: Path) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
-    with listener, trio.fail_after(20):
+    with listener, trio.fail_after(patience(20)):
         port = listener.getsockname()[1]
         async with calling(tmp_path, port, deadline=0.3) as rpc:
             with pytest.raises(WorldError, match="SAY: no answer from") as caught:
@@ -180,7 +181,7 @@ async def test_no_answer_is_an_error_at_the_deadline(tmp_path: Path) -> None:
 async def test_no_server_is_an_error_at_the_deadline_and_says_why(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         async with calling(tmp_path, port, deadline=0.3) as rpc:
             with pytest.raises(WorldError, match="nothing listens there") as caught:
                 await rpc.call(SAY, b"anybody?", NULL_AUTH)
@@ -198,7 +199,7 @@ GARBAGE = {
 
 @pytest.mark.parametrize("name", GARBAGE)
 async def test_garbage_costs_its_connection_and_the_host_lives(tmp_path: Path, name: str) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         async with serving(tmp_path, Echo()) as server:
             stream = await trio.open_tcp_stream("127.0.0.1", server.port)
             async with stream:
@@ -222,7 +223,7 @@ async def ended(receive: Callable[[int], Awaitable[bytes | bytearray]]) -> bool:
 
 
 async def test_stat_counts_what_happened(tmp_path: Path) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         async with serving(tmp_path, Echo()) as server, calling(tmp_path, server.port) as rpc:
             for number in range(5):
                 await rpc.call(COUNT, number, NULL_AUTH)

@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.conftest import patience
 from umktls.errors import WorldError
 from umktls.kernel.stream import SendQueue, after, read_some
 
@@ -56,7 +57,7 @@ async def test_what_does_not_fit_follows_in_order(
     for message in sent:
         queue.push([message])
     assert queue.size > 0
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(queue.run)
             assert await receive_exactly(theirs, 1_500_000) == b"".join(sent)
@@ -76,7 +77,7 @@ async def test_drained_waits_until_the_peer_reads(
         await queue.drained()
         drained.append(True)
 
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(queue.run)
             nursery.start_soon(wait)
@@ -100,7 +101,7 @@ async def test_a_broken_connection_fails_the_queue_for_good(
     assert caught.value.errno == errno.EPIPE
     with pytest.raises(WorldError, match="cannot send"):
         queue.push([b"lost too"])
-    with trio.fail_after(5):
+    with trio.fail_after(patience(5)):
         await queue.run()
         await queue.drained()
 
@@ -121,7 +122,7 @@ async def test_everybody_who_waits_for_room_is_woken(
     ours, theirs = pair
     queue = SendQueue(ours, limit=1000)
     queue.push([b"x" * 2_000_000])
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         async with trio.open_nursery() as nursery:
             async with trio.open_nursery() as waiting:
                 for wait in (queue.drained, queue.drained, queue.emptied, queue.emptied):

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import trio
 
+from tests.conftest import patience
 from umktls.abi.personality import PERSONALITIES
 from umktls.abi.rpctls import RPCTLS_SYSC_SRVSTARTUP
 from umktls.certs.pki import Authority
@@ -43,7 +44,7 @@ MTLS = {"security": "mtls"}
 
 
 async def test_the_life_of_a_connection(certs: Path, tmp_path: Path) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, MTLS, MTLS) as both:
             assert await both.rpc.call(SAY, b"hello there", NULL_AUTH) == b"hello there"
             order = [event["event"] for event in both.client.trace.since()]
@@ -65,7 +66,7 @@ async def test_the_life_of_a_connection(certs: Path, tmp_path: Path) -> None:
 
 
 async def test_the_server_sees_who_calls(certs: Path, tmp_path: Path) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, MTLS, MTLS) as both:
             await both.rpc.call(SAY, b"", NULL_AUTH)
             (connection,) = both.server.stat()["connections"]
@@ -74,7 +75,7 @@ async def test_the_server_sees_who_calls(certs: Path, tmp_path: Path) -> None:
 
 
 async def test_a_lost_connection_resumes_with_a_ticket(certs: Path, tmp_path: Path) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, MTLS, MTLS) as both:
             assert await both.rpc.call(COUNT, 1, NULL_AUTH) == 1
             assert both.rpc.socket is not None
@@ -88,7 +89,7 @@ async def test_a_lost_connection_resumes_with_a_ticket(certs: Path, tmp_path: Pa
 
 async def test_it_resumes_too_where_there_are_several_daemons(certs: Path, tmp_path: Path) -> None:
     """Each has keys of its own for its tickets, so the one that gave the ticket is to be asked."""
-    with trio.fail_after(50):
+    with trio.fail_after(patience(50)):
         async with pair(certs, tmp_path, MTLS, {**MTLS, "daemons": 3}) as both:
             await both.event("server", "daemon-registered", 3)
             for number in range(4):
@@ -103,7 +104,7 @@ async def test_it_resumes_too_where_there_are_several_daemons(certs: Path, tmp_p
 
 @pytest.mark.parametrize("side", ["client", "server"])
 async def test_new_keys_while_calls_are_in_flight(certs: Path, tmp_path: Path, side: str) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, {}, {}) as both:
             host = both.client if side == "client" else both.server
             answers: list[bytes] = []
@@ -127,7 +128,7 @@ async def test_new_keys_while_calls_are_in_flight(certs: Path, tmp_path: Path, s
 
 
 async def test_a_close_is_announced(certs: Path, tmp_path: Path) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, {}, {}) as both:
             await both.rpc.call(SAY, b"", NULL_AUTH)
             assert both.rpc.socket is not None
@@ -141,7 +142,7 @@ async def refusal(
     certs: Path, tmp_path: Path, client: dict[str, Any], server: dict[str, Any]
 ) -> str:
     """Why a connection could not be made; also that nothing but the probe went in clear."""
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, client, server) as both:
             with pytest.raises(UmktlsError) as caught:
                 await both.rpc.call(SAY, b"secret", NULL_AUTH)
@@ -195,7 +196,7 @@ async def test_no_daemon(certs: Path, tmp_path: Path) -> None:
 
 async def test_a_daemon_that_is_killed_in_the_handshake(certs: Path, tmp_path: Path) -> None:
     """The server's daemon is stopped first, so that the client's waits in the handshake."""
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, {"deadline": 2.0}, {}) as both:
             server_daemon = both.server.children[0].pid
             client_daemon = both.client.children[0].pid
@@ -219,7 +220,7 @@ async def kill_when_taken(both: Pair, pid: int) -> None:
 
 
 async def test_a_daemon_that_died_is_started_again_and_used(certs: Path, tmp_path: Path) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, {}, {}) as both:
             await both.rpc.call(SAY, b"", NULL_AUTH)
             pid = both.client.children[0].pid
@@ -272,7 +273,7 @@ async def raise_against(
     certs: Path, tmp_path: Path, serve: Callable[[trio.SocketStream], Awaitable[None]]
 ) -> None:
     """Make a connection to a server that behaves like `serve`."""
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listeners[0].socket.getsockname()[1]
         config = mount_config(port, tmp_path / "c", certs=certs)
@@ -321,7 +322,7 @@ async def test_a_server_that_hangs_up_in_the_handshake(certs: Path, tmp_path: Pa
 async def test_wrong_passphrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     locked = directory(tmp_path / "locked", AUTHORITY, passphrase=b"open sesame")
     monkeypatch.setenv("UMKTLS_KEY_PASSPHRASE", "wrong")
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         with pytest.raises(UmktlsError, match="passphrase"):
             async with serving(tmp_path / "s", certs=locked):
                 raise AssertionError("a server came up without its key")
@@ -331,7 +332,7 @@ async def test_wrong_passphrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_no_process_and_no_file_is_left(certs: Path, tmp_path: Path) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, {}, {}) as both:
             await both.rpc.call(SAY, b"", NULL_AUTH)
             pids = [both.client.children[0].pid, both.server.children[0].pid]
@@ -352,7 +353,7 @@ async def test_a_failure_has_the_same_id_everywhere(
     """In the error, in the trace, in the log of the daemon if it came so far."""
     old = directory(tmp_path / "old", AUTHORITY, server=expired(SERVER))
     server = {"certs": old} if told else {"offer_tls": False, "security": "none"}
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, {}, server) as both:
             with pytest.raises(UmktlsError) as caught:
                 await both.rpc.call(SAY, b"", NULL_AUTH)
@@ -369,7 +370,7 @@ async def test_a_failure_has_the_same_id_everywhere(
 async def test_a_certificate_that_was_not_shown(certs: Path, tmp_path: Path) -> None:
     """The server says so behind the client's end of the handshake, and closes: the alert is read
     though the first call can no longer be sent, and no second connection is tried."""
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, {}, MTLS) as both:
             with pytest.raises(UmktlsError) as caught:
                 await both.rpc.call(SAY, b"", NULL_AUTH)
@@ -388,7 +389,7 @@ async def test_a_certificate_that_was_not_shown(certs: Path, tmp_path: Path) -> 
 async def test_one_of_two_daemons_is_killed(certs: Path, tmp_path: Path, name: str) -> None:
     """They have been started by hand, so no other one comes; the one that is left goes on."""
     server: dict[str, Any] = {"no_daemon": True, "personality": PERSONALITIES[name]}
-    with trio.fail_after(50):
+    with trio.fail_after(patience(50)):
         async with (
             pair(certs, tmp_path, {}, server) as both,
             calls_to(tmp_path / "s") as master,
@@ -419,7 +420,7 @@ async def test_in_version_1_a_daemon_takes_the_place_of_another(
 ) -> None:
     """And goes on with its sessions. The other one runs and is of no use any more."""
     server: dict[str, Any] = {"no_daemon": True, "personality": PERSONALITIES["freebsd14"]}
-    with trio.fail_after(50):
+    with trio.fail_after(patience(50)):
         async with pair(certs, tmp_path, {}, server) as both, trio.open_nursery() as nursery:
             command = [program_path("rpctlssd"), "-D", str(certs / "server")]
             command += ["--rundir", str(tmp_path / "s")]
@@ -442,7 +443,7 @@ async def test_in_version_1_a_daemon_takes_the_place_of_another(
 async def test_in_version_1_a_worker_that_ends_is_replaced(certs: Path, tmp_path: Path) -> None:
     """The others stay: the master has said that there are several."""
     server: dict[str, Any] = {"daemons": 3, "personality": PERSONALITIES["freebsd14"]}
-    with trio.fail_after(50):
+    with trio.fail_after(patience(50)):
         async with pair(certs, tmp_path, {}, server) as both:
             await both.event("server", "daemon-registered", 3)
             first, *others = [handle.pid for handle in both.server.handles["rpctlssd"]]

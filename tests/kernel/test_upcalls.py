@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.conftest import patience
 from umktls.abi.rpctls import RPCTLS_FLAGS_HANDSHAKE, RPCTLS_FLAGS_VERIFIED
 from umktls.errors import CallerError, PeerError
 from umktls.kernel.events import Trace
@@ -80,7 +81,7 @@ async def daemon(path: Path, answer: Answer) -> AsyncIterator[RegisteredDaemon]:
                         if reply == b"":
                             return
 
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         async with trio.open_nursery() as nursery:
 
             def spawn(task: Callable[[], Awaitable[None]]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import patience
 from tests.nfs.pcap import Capture
 from umktls.nfs import types
 from umktls.nfs.mount import exportnode, groupnode, mountbody, mountres3_ok
@@ -329,7 +330,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> list[Frame]:
     path = tmp_path_factory.mktemp("tshark") / "nfs.pcap"
     write_capture(path)
     command = [tshark, "-n", "-r", str(path), "-T", "json", "--no-duplicate-keys"]
-    done = subprocess.run(command, capture_output=True, check=True, timeout=50)
+    done = subprocess.run(command, capture_output=True, check=True, timeout=patience(50))
     return [packet["_source"]["layers"] for packet in json.loads(done.stdout)]
 
 

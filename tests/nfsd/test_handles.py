@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import patience
 from tests.nfsd.client import Client
 from tests.nfsd.conftest import Serve
 from umktls.errors import CallerError, WorldError
@@ -316,7 +317,7 @@ def test_threads(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=patience(60))
     assert not any(thread.is_alive() for thread in threads)
     assert wrong == []
 
@@ -445,7 +446,9 @@ def test_what_is_mounted_below_is_not_served(mounted: Path, root: Path, tmp_path
     mounted.mkdir()
     top = Path(__file__).parents[2]
     command = [sys.executable, "-c", MOUNTER, str(top), str(root), str(tmp_path / "state")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=patience(50), check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

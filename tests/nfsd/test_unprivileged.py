@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import patience
+
 TOP = Path(__file__).parents[2]
 # All is imported before the rights go: the project's files may be closed to other users.
 START = """
@@ -38,5 +40,7 @@ def place() -> Iterator[Path]:
 
 def test_without_root(place: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", START, str(TOP), str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=patience(50), check=False
+    )
     assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ import pytest
 import trio
 from click.testing import CliRunner
 
+from tests.conftest import patience
 from umktls.certs.kinds import Wallet
 from umktls.cli.main import main
 from umktls.cli.probe import parse_target, show
@@ -109,7 +110,7 @@ def tls_server(
 
 
 async def probed(port: int, wallet: Wallet, **more: Any) -> Report:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         return await inspect(target(port, wallet, **more))
 
 

@@ -14,6 +14,7 @@ import trio
 from click.testing import CliRunner, Result
 
 from tests.cdaemon.build import cdaemon
+from tests.conftest import patience
 from umktls.abi.personality import PERSONALITIES
 from umktls.cli.main import main
 from umktls.cli.run_daemon import OWN_ARGUMENTS
@@ -77,7 +78,7 @@ async def test_every_scenario_is_passed(
             tmp_path / role[0], role, command_of(role), personality=personality
         )
 
-    with trio.fail_after(55):
+    with trio.fail_after(patience(55)):
         async with trio.open_nursery() as nursery:
             for role in ROLES:
                 nursery.start_soon(one, role)
@@ -110,7 +111,7 @@ UPDATES = [name for name in SCENARIOS if name.startswith("key-update-by-")]
 )
 async def test_other_kernels(tmp_path: Path, name: str, skipped: str | None, role: Role) -> None:
     only = (*BOTH_ROLES, *KERNEL_SCENARIOS[role], *UPDATES)
-    with trio.fail_after(40):
+    with trio.fail_after(patience(40)):
         seen = await card(tmp_path / "c", role, own(role), *only, personality=name)
     reasons = {reason for verdict, reason in seen.values() if verdict == "skipped"}
     assert {verdict for verdict, _ in seen.values()} <= {"passed", "skipped"}, seen
@@ -126,7 +127,7 @@ async def test_a_kernel_whose_keys_stay(
 ) -> None:
     """FreeBSD 14: no ticket and no KeyUpdate comes to the daemon, and none is asked for."""
     only = (*BOTH_ROLES, *KERNEL_SCENARIOS[role], *UPDATES)
-    with trio.fail_after(40):
+    with trio.fail_after(patience(40)):
         seen = await card(tmp_path / "c", role, command_of(role), *only, personality="freebsd14")
     by_us = {name for name in UPDATES if "by-us" in name}
     assert {name for name, one in seen.items() if one[0] != "passed"} == by_us
@@ -141,7 +142,7 @@ async def test_a_kernel_whose_keys_stay(
 async def test_what_a_daemon_gets_wrong_is_found(tmp_path: Path) -> None:
     """One that was not given the revocation list takes the revoked certificate."""
     command = (program_path("rpctlscd"), "-D", "{certdir}", "-l", "{ca}")
-    with trio.fail_after(40):
+    with trio.fail_after(patience(40)):
         seen = await card(tmp_path, "client", command, "good", "revoked")
     assert seen["good"][0] == "passed"
     assert seen["revoked"] == ("failed", "a session was made")
@@ -149,7 +150,7 @@ async def test_what_a_daemon_gets_wrong_is_found(tmp_path: Path) -> None:
 
 async def test_a_daemon_that_does_not_come_up(tmp_path: Path) -> None:
     command = ("/bin/sh", "-c", "echo cannot find my shoes; exit 3")
-    with trio.fail_after(40):
+    with trio.fail_after(patience(40)):
         with pytest.raises(WorldError, match="ended with code 3: cannot find my shoes"):
             await card(tmp_path, "client", command, "good")
         with pytest.raises(WorldError, match="cannot start /nowhere/daemon"):
@@ -213,7 +214,7 @@ async def test_a_daemon_that_does_not_register(tmp_path: Path) -> None:
             finally:
                 await subject.end()
 
-    with trio.fail_after(40), pytest.raises(WorldError) as caught:
+    with trio.fail_after(patience(40)), pytest.raises(WorldError) as caught:
         await start()
     assert str(caught.value) == (
         "the daemon runs, but has not registered as rpctlscd within 1 s; the last that it said: "

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import patience
 from tests.system.conftest import tool
 from tests.system.live import needs_fuse, until
 from umktls.certs import layout
@@ -61,7 +62,7 @@ class Capture:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.DEVNULL,
-                timeout=50,
+                timeout=patience(50),
                 check=True,
             )
             output.seek(0)
@@ -106,7 +107,7 @@ def capturing(packets: Path, port: int) -> Iterator[None]:
         process.wait(PACKETS_SECONDS)
     finally:
         process.kill()
-        process.communicate(timeout=10)
+        process.communicate(timeout=patience(10))
 
 
 def wait_for_capture(process: subprocess.Popen[str]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import patience
 from tests.system.conftest import tool
 from tests.system.live import Live, on_server, run
 
@@ -172,7 +173,7 @@ def test_sqlite(place: Path, journal: str) -> None:
             stdin=lines,
             capture_output=True,
             text=True,
-            timeout=40,
+            timeout=patience(40),
             check=True,
         ).stdout.split("\n")
     kept = [n for n in range(4000) if n % 4]

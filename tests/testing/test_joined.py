@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.conftest import patience
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import UmktlsError
 from umktls.rpc.message import NULL_AUTH
@@ -60,7 +61,7 @@ async def test_new_keys_behind_another_message(
                 data = bytes([number]) * 100
                 assert await both.rpc.call(SAY, data, NULL_AUTH) == data
 
-        with trio.fail_after(600):
+        with trio.fail_after(patience(600)):
             async with trio.open_nursery() as nursery:
                 for _ in range(4):
                     nursery.start_soon(talk)
@@ -82,7 +83,7 @@ async def test_what_the_wire_breaks_is_made_good_by_a_new_connection(
         assert await both.rpc.call(COUNT, 0, NULL_AUTH) == 1
         assert way in ("to_server", "to_client")
         both.wire.fault("to_server" if way == "to_server" else "to_client", action())
-        with trio.fail_after(600):
+        with trio.fail_after(patience(600)):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(both.rpc.call, SAY, b"the next record", NULL_AUTH)
                 assert await both.rpc.call(COUNT, 0, NULL_AUTH) == 2

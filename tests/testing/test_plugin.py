@@ -12,6 +12,7 @@ import pytest
 import trio
 from cryptography import x509
 
+from tests.conftest import patience
 from umktls.certs.kinds import KINDS, Wallet
 from umktls.errors import UmktlsError
 from umktls.kernel.host import Host
@@ -38,7 +39,7 @@ def test_somebody_elses_tests_find_the_fixtures(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(SOMEBODYS_TEST)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:trio"]
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=50, check=False
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=patience(50), check=False
     )
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
@@ -47,7 +48,7 @@ def test_somebody_elses_tests_find_the_fixtures(tmp_path: Path) -> None:
 async def test_a_pair_of_real_hosts(
     umktls_pair: Callable[..., AbstractAsyncContextManager[Pair]],
 ) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with umktls_pair(server={"security": "mtls"}, client={"security": "mtls"}) as both:
             assert await both.rpc.call(SAY, b"hello", NULL_AUTH) == b"hello"
             (handshake,) = both.events("server", "handshake")
@@ -66,7 +67,7 @@ async def test_a_server_and_a_client_by_themselves(
     for path in umktls_wallet.directory("expired").iterdir():
         (certs / "server" / path.name).write_bytes(path.read_bytes())
     (certs / "ca.pem").write_bytes(umktls_wallet.ca.read_bytes())
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with (
             umktls_server(certs=certs) as listening,
             umktls_client(listening.port) as host,

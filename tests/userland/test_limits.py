@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 
+from tests.conftest import patience
 from umktls.userland.limits import raise_descriptor_limit
 
 SCRIPT = """
@@ -19,7 +20,11 @@ print(*resource.getrlimit(resource.RLIMIT_NOFILE))
 
 def test_all_the_descriptors_that_there_are() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], check=True, capture_output=True, text=True, timeout=20
+        [sys.executable, "-c", SCRIPT],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=patience(20),
     )
     assert done.stdout.split() == ["128", "128"]
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)

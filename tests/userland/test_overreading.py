@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.conftest import patience
 from umktls.certs.pki import Authority
 from umktls.kernel.host import Host
 from umktls.rpc.message import NULL_AUTH
@@ -46,7 +47,7 @@ def overreader(host: Host, role: str, held: str, certs: Path) -> Iterator[None]:
 async def test_what_was_read_too_far_is_given_back(tmp_path: Path, role: str, held: str) -> None:
     certs = directory(tmp_path / "pki", AUTHORITY)
     options: dict[str, dict[str, bool]] = {"client": {}, "server": {}, role: {"no_daemon": True}}
-    with trio.fail_after(30):
+    with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, options["client"], options["server"]) as both:
             host = both.client if role == "client" else both.server
             with overreader(host, role, held, certs):

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 
 import pytest
 
+from tests.conftest import patience
 from tests.daemons.fakekernel import FakeKernel, FakeSocket
 from umktls.abi import rpctls
 from umktls.abi.freebsd import TCP_RXTLS_ENABLE, TCP_TLS_MODE_NONE, TCP_TLS_MODE_SW
@@ -187,7 +188,7 @@ def test_many_threads_have_calls_under_way(fake: FakeKernel, kernel: Kernel) -> 
         return good
 
     with ThreadPoolExecutor(THREADS) as pool:
-        results = list(pool.map(work, range(THREADS), timeout=40))
+        results = list(pool.map(work, range(THREADS), timeout=patience(40)))
     assert all(map(all, results))
     assert Counter(event["fd"] for event in fake.events) == dict.fromkeys(range(THREADS), ROUNDS)
 
