@@ -8,18 +8,20 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
-import trio
 
 from umktls.errors import UmktlsError
 
 from .background import Report, in_background, send_output_to
-from .mount import MountPlan, run_mount
 from .mountpoint import check_mountpoint
 from .options import OPTIONS, MountOptions, engine_fields, parse_options
 from .source import Source
+
+# What a mount needs is imported where it is used: wrong usage is told at once, and help is too.
+if TYPE_CHECKING:
+    from .mount import MountPlan
 
 __all__ = ["mount"]
 
@@ -111,6 +113,8 @@ def mount(
         parsed = parse_options(options, certs=_absolute(certs), keylog=_absolute(keylog), **chosen)
         where = Source.parse(source)
         stays = foreground or debug
+        from .mount import MountPlan
+
         plan = MountPlan(where, mountpoint, parsed, no_daemon, _absolute(rundir), stays)
         plan.port()
     except UmktlsError as error:
@@ -138,6 +142,10 @@ def _absolute(path: Path | None) -> Path | None:
 
 
 def _mount(plan: MountPlan) -> None:
+    import trio
+
+    from .mount import run_mount
+
     plan = replace(plan, mountpoint=check_mountpoint(plan.mountpoint))
     if plan.foreground:
         trio.run(run_mount, plan, lambda rundir: None, partial(click.echo, "mounted"))
@@ -148,6 +156,10 @@ def _mount(plan: MountPlan) -> None:
 
 
 def _mount_in_background(plan: MountPlan, report: Report) -> None:
+    import trio
+
+    from .mount import run_mount
+
     # The terminal is the caller's; what is worth saying before there is a log goes to `report`.
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)

@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import KERNEL_LACKS, patience
 from umktls.cli import tree
-from umktls.cli.demo import LEAVE_OUT, usual_trees
+from umktls.cli.demo_run import LEAVE_OUT, usual_trees
 from umktls.cli.umount import mounts
 from umktls.kernel.children import program_path
 
@@ -98,7 +98,7 @@ def test_there_are_thousands_of_files_everywhere(monkeypatch: pytest.MonkeyPatch
     """Debian's library of Python has too few by itself; what was installed here makes up for it."""
     chosen = usual_trees()
     assert sum(len(tree.survey(top, LEAVE_OUT)) for top in chosen) > 1000
-    monkeypatch.setattr("umktls.cli.demo.ENOUGH", sys.maxsize)
+    monkeypatch.setattr("umktls.cli.demo_run.ENOUGH", sys.maxsize)
     both = usual_trees()
     assert both[: len(chosen)] == chosen
     assert len(both) == 2

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umktls.cli.lesson import sum_up
+from umktls.cli.lesson_478 import sum_up
 from umktls.cli.lesson_pair import ByModel, Record, Ticket, pair, split_records
 from umktls.cli.main import main
 from umktls.errors import PeerError

@@ -91,6 +91,8 @@ UPCALL_TIMEOUT = 15.0
 UPCALL_RETRIES = 1
 PROBE_TIMEOUT = 30.0
 RPC_MAXDATASIZE = 9000
+# What a daemon of version 2 is given at once. More are no faster: the daemon's work is computing.
+DEFAULT_CONNECTS = 32
 
 # System call numbers.
 SYS_close = 6

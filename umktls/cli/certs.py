@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from umktls.certs import layout
-from umktls.certs.revocation import revoke
 
 __all__ = ["certs"]
 
@@ -61,6 +60,8 @@ def certs(
       umktls certs /tmp/pki --revoke client        (for `umktls serve --crl /tmp/pki/crl.pem`)
     """
     if revoked or crl:
+        from umktls.certs.revocation import revoke  # late: cryptography takes long to import
+
         click.echo(revoke(directory, revoked))
         return
     for path in layout.create(directory, (*layout.LOCAL_HOSTS, *hosts), days, user, force):

@@ -10,12 +10,13 @@ import click
 
 from umktls.abi.freebsd import TCP_TLS_MODE_NAMES
 from umktls.errors import CallerError
-from umktls.kernel.engines import Ability, abilities, problem
 from umktls.ktls.engines import engine_names, get_engine, others_engines, route_of
 from umktls.ktls.engines.choice import EngineChoice
 
 if TYPE_CHECKING:
     from rich.text import Text
+
+    from umktls.kernel.engines import Ability
 
 __all__ = ["engines", "warn"]
 
@@ -60,6 +61,8 @@ def facts(name: str) -> dict[str, Any]:
         engine = get_engine(name)
     except CallerError as error:
         return known | {"problem": str(error)}
+    from umktls.kernel.engines import abilities, problem  # late: it has what a host has
+
     able = abilities(engine)
     return known | {
         "mode": TCP_TLS_MODE_NAMES.get(engine.mode, str(engine.mode)),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import trio
 
-from umktls.cli.probe_run import Report, Target, inspect
 from umktls.cli.trace import printable
 from umktls.errors import CallerError
+
+if TYPE_CHECKING:
+    from umktls.cli.probe_run import Report
 
 __all__ = ["probe"]
 
@@ -82,6 +84,10 @@ def probe(
         raise click.UsageError("--crl needs the CAs that have signed the lists: --ca or --certs")
     paths = {"ca": ca, "certdir": certdir, "crl": crl}
     known = {name: path.absolute() for name, path in paths.items() if path is not None}
+    import trio  # late, as all that a host needs: wrong usage is told at once
+
+    from umktls.cli.probe_run import Target, inspect
+
     found = trio.run(inspect, Target(host, port, mutual=mutual, seconds=timeout, **known))
     if as_json:
         click.echo(json.dumps(found.as_dict()))

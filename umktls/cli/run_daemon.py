@@ -10,18 +10,18 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import trio
 
 from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, Personality
 from umktls.cli.trace import printable
 from umktls.errors import CallerError, WorldError
-from umktls.kernel.children import program_path
-from umktls.scenarios.bench import DAEMONS, Role
-from umktls.scenarios.runner import Result, choose, run
-from umktls.scenarios.table import Scenario
+
+if TYPE_CHECKING:
+    from umktls.scenarios.bench import Role
+    from umktls.scenarios.runner import Result
+    from umktls.scenarios.table import Scenario
 
 __all__ = ["run_daemon"]
 
@@ -90,6 +90,11 @@ def run_daemon(
       umktls run-daemon --list --role server
       umktls run-daemon --personality freebsd14 -- ./mydaemon
     """
+    # Late, as all that a host needs: wrong usage is told at once.
+    from umktls.kernel.children import program_path
+    from umktls.scenarios.bench import DAEMONS
+    from umktls.scenarios.runner import choose
+
     try:
         scenarios, kernel = choose(role, only), PERSONALITIES[personality]
     except CallerError as error:
@@ -127,6 +132,10 @@ class Trial:
         deadline: float,
         kernel: Personality,
     ) -> None:
+        import trio
+
+        from umktls.scenarios.runner import run
+
         directory = Path(tempfile.mkdtemp(prefix="umktls-run-"))
         try:
             trio.run(run, role, command, scenarios, directory, deadline, self._note, kernel)

@@ -8,20 +8,21 @@ import signal
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import trio
 
 from umktls.cli.engines import warn
 from umktls.cli.serve_options import NFS_PORT, ServeOptions, handshake_security, serve_options
 from umktls.errors import UmktlsError
-from umktls.kernel.server import Listening, ServerConfig, boot_server
-from umktls.nfsd.exports import Export, least_security, overlaps
-from umktls.nfsd.exports_engines import engine_conflicts, engines_asked_for
-from umktls.nfsd.server import NfsServer
 from umktls.userland.limits import raise_descriptor_limit
 from umktls.userland.notify import notify, reloading
+
+# What a server needs is imported where it is used: wrong usage is told at once, and help is too.
+if TYPE_CHECKING:
+    from umktls.kernel.server import Listening, ServerConfig
+    from umktls.nfsd.exports import Export
+    from umktls.nfsd.server import NfsServer
 
 __all__ = ["serve"]
 
@@ -58,6 +59,11 @@ def serve(**values: Any) -> None:
     options = ServeOptions.of(values)
     exports = options.exports()
     config = options.config(exports)
+
+    import trio
+
+    from umktls.nfsd.server import NfsServer
+
     if options.offer_tls:
         warn(config.engine)
     complain_about(exports)
@@ -84,6 +90,9 @@ def tell(text: str, *, err: bool = False) -> None:
 
 def complain_about(exports: Sequence[Export]) -> None:
     """What the exports do that whoever wrote them may not have meant."""
+    from umktls.nfsd.exports import overlaps
+    from umktls.nfsd.exports_engines import engine_conflicts, engines_asked_for
+
     complain(*overlaps(exports), *engine_conflicts(exports))
     for choice in engines_asked_for(exports):
         warn(choice)
@@ -99,6 +108,10 @@ def default_state() -> Path:
 
 async def run(options: ServeOptions, config: ServerConfig, nfsd: NfsServer) -> None:
     """Serve until SIGINT or SIGTERM."""
+    import trio
+
+    from umktls.kernel.server import boot_server
+
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with trio.open_signal_receiver(*numbers) as signals, closing(nfsd):
         async with boot_server(config, nfsd.services()) as server, trio.open_nursery() as nursery:
@@ -123,6 +136,8 @@ async def reload(
     Where they have users for the first time, or none any more, so have the daemons. A mistake
     changes nothing. `config` is what the server was started with.
     """
+    import trio
+
     server.host.reload_daemons()
     if options.exports_file is None:
         return
@@ -150,6 +165,8 @@ async def reload(
 
 async def expire(nfsd: NfsServer) -> None:
     """Have files closed that nobody uses any more."""
+    import trio
+
     while True:
         await trio.sleep(EXPIRE_SECONDS)
         nfsd.expire()
@@ -157,6 +174,8 @@ async def expire(nfsd: NfsServer) -> None:
 
 def ready_line(config: ServerConfig, exports: tuple[Export, ...], port: int) -> str:
     """The one line that is printed when clients may come."""
+    from umktls.nfsd.exports import least_security
+
     host = f"[{config.host}]" if ":" in config.host else config.host
     where = host if port == NFS_PORT else f"{host}:{port}"
     what = f"umktls mount {where}:{exports[0].name} MOUNTPOINT"

@@ -7,22 +7,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from umktls.abi.freebsd import TLS_MINOR_VER_THREE
 from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, personality
+from umktls.abi.rpctls import DEFAULT_CONNECTS
 from umktls.certs import layout
 from umktls.errors import CallerError
-from umktls.kernel.engines import chosen_engines
-from umktls.kernel.host import DEFAULT_CONNECTS
-from umktls.kernel.server import ServerConfig
 from umktls.ktls.engines import Route, get_engine, route_of
 from umktls.ktls.engines.choice import parse_engines
-from umktls.nfsd.exports import LEVELS, Export, Security, Squash, least_security
-from umktls.nfsd.exports_engines import engine_for, engines_asked_for
-from umktls.nfsd.exports_file import read_exports
+
+# What a server needs is imported where it is used: wrong usage is told at once, and help is too.
+if TYPE_CHECKING:
+    from umktls.kernel.server import ServerConfig
+    from umktls.nfsd.exports import Export, Security, Squash
 
 __all__ = ["ServeOptions", "handshake_security", "serve_options"]
 
@@ -87,6 +87,8 @@ class ServeOptions:
 
         Raises CallerError.
         """
+        from umktls.nfsd.exports_file import read_exports
+
         if self.exports_file is None:
             return self._exports_of_directories()
         if self.directories:
@@ -97,6 +99,8 @@ class ServeOptions:
         return read_exports(self.exports_file)
 
     def _exports_of_directories(self) -> list[Export]:
+        from umktls.nfsd.exports import Export
+
         if not self.directories:
             raise CallerError("nothing to serve: name a directory, or a file with --exports")
         return [
@@ -116,6 +120,9 @@ class ServeOptions:
         Raises CallerError for options that do not go together, UnsupportedError for an engine that
         cannot run here.
         """
+        from umktls.kernel.server import ServerConfig
+        from umktls.nfsd.exports_engines import engine_for
+
         self._check(exports)
         return ServerConfig(
             host=self.host,
@@ -139,6 +146,9 @@ class ServeOptions:
 
     def _check(self, exports: Sequence[Export]) -> None:
         """Complain before anything is started."""
+        from umktls.kernel.engines import chosen_engines
+        from umktls.nfsd.exports_engines import engines_asked_for
+
         for choice in engines_asked_for(exports):
             chosen_engines(choice)
         if not self.offer_tls:
@@ -171,6 +181,8 @@ class ServeOptions:
             )
 
     def _certuser(self, exports: Sequence[Export]) -> bool:
+        from umktls.nfsd.exports import LEVELS
+
         return self.certuser or any(export.level == LEVELS["certuser"] for export in exports)
 
     def _daemon_arguments(self, exports: Sequence[Export]) -> tuple[str, ...]:
@@ -193,6 +205,8 @@ class ServeOptions:
 
 def handshake_security(exports: Sequence[Export]) -> str:
     """What every handshake has to bring: none, tls or mtls. Users come after it."""
+    from umktls.nfsd.exports import least_security
+
     security = least_security(exports)
     return "mtls" if security == "certuser" else security
 

@@ -24,6 +24,7 @@ import trio
 
 from umktls.abi import rpctls
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
+from umktls.abi.rpctls import DEFAULT_CONNECTS
 from umktls.errors import CallerError, WorldError
 from umktls.kernel import knobs, tls
 from umktls.kernel.card import retransmitted_pct
@@ -48,11 +49,9 @@ from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 from umktls.ktls.session import Direction
 from umktls.ktls.socket import KtlsSocketState
 
-__all__ = ["DEFAULT_CONNECTS", "Host", "HostConfig", "booted"]
+__all__ = ["Host", "HostConfig", "booted"]
 
 STAT_SCHEMA = 1
-# What a daemon of version 2 is given at once. More are no faster: the daemon's work is computing.
-DEFAULT_CONNECTS = 32
 # Closed connections that `umktls stat` still shows.
 REMEMBERED = 64
 # A socket's cookie looks like its address in a FreeBSD kernel, and is never used again.

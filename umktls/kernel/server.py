@@ -22,10 +22,11 @@ import trio
 
 from umktls.abi import rpctls
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
+from umktls.abi.rpctls import DEFAULT_CONNECTS
 from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
 from umktls.kernel import tls
 from umktls.kernel.children import DaemonCommand
-from umktls.kernel.host import DEFAULT_CONNECTS, Host, HostConfig, accept_loop, booted
+from umktls.kernel.host import Host, HostConfig, accept_loop, booted
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.probe import check_probe
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice

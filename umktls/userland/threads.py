@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 # A thread that has had nothing to do for so long (seconds) ends.
 IDLE_SECONDS = 10.0
-# So many wait at most: as many as CONNECTs come at once (umktls.kernel.host.DEFAULT_CONNECTS).
+# So many wait at most: as many as CONNECTs come at once (umktls.abi.rpctls.DEFAULT_CONNECTS).
 KEPT = 32
 
 Job = Callable[[], None]
