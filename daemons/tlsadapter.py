@@ -20,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from cryptography import x509
@@ -80,6 +81,10 @@ Chain: TypeAlias = tuple[x509.Certificate, ...]
 
 # Peers whose chains are remembered for when they resume.
 CHAINS_LIMIT = 16384
+# What the names of CAs may come to in a request for a certificate, each with two bytes of length.
+# In TLS 1.3 they are an extension (RFC 8446 section 4.2.4) and share 65535 bytes with all others of
+# the message, so OpenSSL 4.0 fails at 65482; in TLS 1.2 they are a field, and it fails at 65536.
+AUTHORITIES_LIMIT = 0xFFFF - 1024
 # What is read from a memory BIO at once: a flight of messages, as a rule.
 OUTPUT_SIZE = 16384
 
@@ -135,7 +140,8 @@ def missing_features() -> list[str]:
 class TlsContext:
     """What connections share: trust, identity, versions, suites.
 
-    `passphrase` is asked when the key is encrypted. Raises `ConfigurationError`.
+    `passphrase` is asked when the key is encrypted. `remarks` is what whoever looks after this side
+    should know of it, each a line. Raises `ConfigurationError`.
     """
 
     def __init__(
@@ -157,6 +163,7 @@ class TlsContext:
         self._server = server
         self._keylog = keylog
         self.trust = str(trust)
+        self.remarks: list[str] = []
         self._chains: OrderedDict[bytes, Chain] = OrderedDict()
         self._context = SSL.Context(SSL.TLS_METHOD)
         store = self._context.get_cert_store()
@@ -226,11 +233,28 @@ class TlsContext:
                 trust.directory and os.fsencode(trust.directory),
             )
             if self._server and trust.file is not None:
-                self._context.load_client_ca(os.fsencode(trust.file))
+                self._name_authorities(trust.file)
         except SSL.Error as error:
             raise ConfigurationError(
                 f"CA file {trust.file}: no PEM certificate can be read from it ({_reasons(error)})"
             ) from error
+
+    def _name_authorities(self, path: Path) -> None:
+        """Have clients told which CAs are trusted, so that they can choose a certificate; they can
+        do without (RFC 8446 section 4.2.4, RFC 5246 section 7.4.4). May raise SSL.Error."""
+        # A context must not be changed once it has a connection, which alone gives them back.
+        reading = SSL.Context(SSL.TLS_METHOD)
+        reading.load_client_ca(os.fsencode(path))
+        names = SSL.Connection(reading, None).get_client_ca_list()
+        size = sum(2 + len(name.der()) for name in names)
+        if size <= AUTHORITIES_LIMIT:
+            self._context.load_client_ca(os.fsencode(path))
+            return
+        self.remarks.append(
+            f"clients are not told which CAs are trusted: the {len(names)} names in {path} come to "
+            f"{size} bytes, and {AUTHORITIES_LIMIT} fit into a handshake; a client with several "
+            "certificates may choose the wrong one"
+        )
 
     def _load_identity(self, identity: Identity, passphrase: Callable[[], bytes]) -> None:
         check_readable(identity.certificate, "certificate")

@@ -113,9 +113,14 @@ def shake_hands(client: Endpoint, server: Endpoint) -> None:
     finished = [False, False]
     while not all(finished):
         finished[0] = finished[0] or client.handshake()
-        server.feed(client.output())
+        pass_on(client, server)
         finished[1] = finished[1] or server.handshake()
-        client.feed(server.output())
+        pass_on(server, client)
+
+
+def pass_on(source: Endpoint, target: Endpoint) -> None:
+    if output := source.output():
+        target.feed(output)
 
 
 def test_only_a_file_of_cas_is_told_to_clients(tmp_path: Path) -> None:
