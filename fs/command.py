@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from umktls.errors import UmktlsError
 
 from .background import Report, in_background, send_output_to
 from .mountpoint import check_mountpoint
-from .options import OPTIONS, MountOptions, engine_fields, parse_options
+from .optionhelp import complete, help_rows
+from .options import MountOptions, engine_fields, parse_options
 from .source import Source
 
 # What a mount needs is imported where it is used: wrong usage is told at once, and help is too.
@@ -57,19 +59,26 @@ class MountCommand(click.Command):
             raise WrongUsage(error.format_message(), error.ctx) from error
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Mount options (-o, separated by commas)"):
-            formatter.write_dl(
-                [
-                    (option.name + ("=..." if option.convert else ""), option.help)
-                    for option in OPTIONS.values()
-                ]
-            )
+        for title, rows in help_rows():
+            with formatter.section(f"Mount options (-o, separated by commas): {title}"):
+                formatter.write_dl(rows)
+
+
+def _complete(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem]:
+    return [CompletionItem(text, help=line) for text, line in complete(typed)]
 
 
 @click.command(cls=MountCommand)
 @click.argument("source", metavar="HOST[:PORT]:/EXPORT")
 @click.argument("mountpoint")  # no click.Path: it would touch a mount that is there already
-@click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Mount options; see below.")
+@click.option(
+    "-o",
+    "options",
+    multiple=True,
+    metavar="OPTIONS",
+    shell_complete=_complete,
+    help="Mount options; see below.",
+)
 @click.option("--certs", type=click.Path(path_type=Path), help="What `umktls certs` made.")
 @click.option(
     "--engine",
@@ -81,7 +90,8 @@ class MountCommand(click.Command):
 @click.option("--no-daemon", is_flag=True, help="Start no rpctlscd: one is started by hand.")
 @click.option("--rundir", type=click.Path(path_type=Path), help="Run directory of the host.")
 @click.option("--keylog", type=click.Path(path_type=Path), help="Append the TLS secrets here.")
-@click.option("-n", "-v", "-s", "_ignored", is_flag=True, hidden=True)
+@click.option("-s", "sloppy", is_flag=True, help="Bear with unknown mount options.")
+@click.option("-n", "-v", "_ignored", is_flag=True, hidden=True)
 def mount(
     source: str,
     mountpoint: str,
@@ -93,6 +103,7 @@ def mount(
     no_daemon: bool,
     rundir: Path | None,
     keylog: Path | None,
+    sloppy: bool,
     _ignored: bool,
 ) -> None:
     """Mount what an NFS server exports, protected by TLS.
@@ -109,8 +120,9 @@ def mount(
       umktls mount [::1]:2049:/ /mnt -o notls -f
     """
     try:
-        chosen = engine_fields(engine) if engine is not None else {}
-        parsed = parse_options(options, certs=_absolute(certs), keylog=_absolute(keylog), **chosen)
+        given: dict[str, Any] = engine_fields(engine) if engine is not None else {}
+        given |= {"certs": _absolute(certs), "keylog": _absolute(keylog)}
+        parsed = parse_options(options, sloppy=sloppy, **given)
         where = Source.parse(source)
         stays = foreground or debug
         from .mount import MountPlan
@@ -131,7 +143,9 @@ def mount(
 
 
 def _warn(options: MountOptions) -> None:
-    """Say on stderr, in red, what whoever uses the chosen engines has to know every time."""
+    """Say what has no effect; and in red, what whoever uses the chosen engines has to know."""
+    if options.warning is not None:
+        click.echo(f"umktls mount: warning: {options.warning}", err=True)
     if options.security != "none":
         for text in options.engine.warnings():
             click.secho(f"umktls mount: warning: {text}", fg="red", bold=True, err=True)

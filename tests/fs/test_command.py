@@ -83,6 +83,26 @@ def test_wrong_usage_is_code_1_and_says_why(arguments: list[str], reason: str) -
     assert reason in result.output
 
 
+def test_what_has_no_effect_is_one_warning(plans: list[MountPlan]) -> None:
+    result = invoke("host:/x", "/mnt", "-o", "fsc,nconnect=2", "-o", "ro")
+    assert result.exit_code == 0
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("umktls mount: warning: mount options without an effect here: fsc (")
+    assert plans[0].options.read_only
+
+
+def test_sloppy_as_mount_passes_it_on(plans: list[MountPlan]) -> None:
+    assert invoke("host:/x", "/mnt", "-s", "-o", "frob").exit_code == 0
+    assert invoke("host:/x", "/mnt", "-o", "sloppy,frob").exit_code == 0
+    assert invoke("host:/x", "/mnt", "-o", "frob").exit_code == 1
+
+
+def test_the_shell_completes_options() -> None:
+    words = {"COMP_WORDS": "mount -o ro,nos", "COMP_CWORD": "2", "_MOUNT_COMPLETE": "bash_complete"}
+    result = CliRunner().invoke(mount, [], prog_name="mount", env=words)
+    assert "plain,ro,nosuid" in result.output.splitlines()
+
+
 def test_help_lists_every_option() -> None:
     text = invoke("--help").output
     for name in OPTIONS:
