@@ -122,19 +122,31 @@ class AttributeCache:
         """Whether the attributes may be believed without asking the server."""
         return inode.attributes is not None and not self._off and self._clock() < inode.expires
 
-    def reply(self, inode: Inode) -> EntryAttributes:
-        """The attributes for FUSE, which must have been updated once. Good until the next call."""
+    def reply(self, inode: Inode, started: int | None = None) -> EntryAttributes:
+        """The attributes for FUSE, which must have been updated once. Good until the next call.
+
+        started: when the request came (`stamp`), unless it is answered at once. The kernel does not
+        take an answer that another one has overtaken: then it is not known what it has.
+        """
         entry = inode.attributes
         assert entry is not None
         entry.entry_timeout = self._entry_timeout
         entry.attr_timeout = 0.0 if self._off else max(0.0, inode.expires - self._clock())
         writer = inode.writer
-        if writer is not None:
-            assert inode.version is not None
-            entry.st_size = max(inode.version[1], writer.end)
-            if writer.dirty:
-                entry.attr_timeout = 0.0
+        if writer is not None and writer.dirty:
+            entry.attr_timeout = 0.0
+        size = entry.st_size = self.size(inode)
+        overtaken = started is not None and started < inode.told and size != inode.told_size
+        inode.told_size = None if overtaken else size
+        inode.told_version = inode.version
+        inode.told = self.stamp()
         return entry
+
+    def size(self, inode: Inode) -> int:
+        """The size now: the server's, or where data ends that is on its way there."""
+        assert inode.version is not None
+        size = inode.version[1]
+        return size if inode.writer is None else max(size, inode.writer.end)
 
     def is_directory(self, inode: Inode) -> bool:
         """What the last attributes said."""

@@ -149,7 +149,9 @@ class Directories:
             return self._emit(token, entry.name, _unlinked(number, attr), place)
         inode = self._inodes.of_handle(handle, attr.fileid)
         self._attributes.update(inode, attr, directory.started)
+        told = inode.told_size, inode.told_version, inode.told
         if not self._emit(token, entry.name, self._attributes.reply(inode), place):
+            inode.told_size, inode.told_version, inode.told = told
             self._inodes.drop_if_unused(inode)
             return False
         inode.lookups += 1

@@ -3,8 +3,9 @@
 Theory of operation. An open file keeps the credential of who opened it: FUSE does not say who
 reads, writes or closes. Opening asks the server (ACCESS) whether that user may, which also fetches
 fresh attributes; if they are not those that the kernel's page cache was filled under, the kernel is
-told to drop it. Closing waits until everything written is stable on the server. So whoever opens a
-file after another has closed it sees what was written (nfs(5), "close-to-open").
+told to drop it; kernelcache.py has how the kernel learns the size. Closing waits until everything
+written is stable on the server. So whoever opens a file after another has closed it sees what was
+written (nfs(5), "close-to-open").
 
 With O_DIRECT nothing is kept here: each read asks the server, and a write returns when the server
 has the data. That does not mean that it is stable there (with O_DSYNC it is), so a read makes it
@@ -36,11 +37,12 @@ from .attributes import AttributeCache
 from .calls import Calls
 from .extents import overlay
 from .inodes import Inode, InodeTable
+from .kernelcache import KernelCache
 from .readahead import ReadAhead, Reader
 from .silly import SillyRenames
 from .writeback import WriteBehind
 
-__all__ = ["Files", "OpenFile"]
+__all__ = ["Files", "OpenFile", "Opened"]
 
 log = logging.getLogger(__name__)
 
@@ -57,15 +59,27 @@ _ACCESS_OF_MODE = {
 class OpenFile:
     """One open of a file. failures: how many of the writer's failures its user has been told.
 
-    direct: opened with O_DIRECT.
+    direct: opened with O_DIRECT. appends: data goes to the end that is known here, since FUSE has
+    another (kernelcache.py).
     """
 
     inode: Inode
     credential: OpaqueAuth
     writable: bool
     direct: bool
+    appends: bool
     reader: Reader
     failures: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """FUSE's number of an open file. keep: the kernel may keep the pages that it has. around: it
+    must not use pages at all."""
+
+    fh: int
+    keep: bool = False
+    around: bool = False
 
 
 class Files:
@@ -82,6 +96,7 @@ class Files:
         ahead: ReadAhead,
         behind: WriteBehind,
         silly: SillyRenames,
+        kernel: KernelCache,
         *,
         through: bool = False,
         caching: bool = True,
@@ -92,6 +107,7 @@ class Files:
         self._ahead = ahead
         self._behind = behind
         self._silly = silly
+        self._kernel = kernel
         self._through = through
         self._caching = caching
         self._open: dict[int, OpenFile] = {}
@@ -106,19 +122,24 @@ class Files:
         except KeyError:
             raise CallerError(f"no open file {fh}", errno.EBADF) from None
 
-    async def open(self, inode: Inode, flags: int, credential: OpaqueAuth) -> tuple[int, bool]:
-        """Returns fh, and whether the kernel may keep the pages that it has."""
+    async def open(self, inode: Inode, flags: int, credential: OpaqueAuth, pid: int) -> Opened:
+        """pid: of the thread that opens, 0 if unknown. CallerError ESTALE has FUSE look up again
+        what has changed."""
         inode.opens += 1
         try:
             await self._revalidate(inode, flags, credential)
             if flags & os.O_TRUNC:
                 await self._truncate(inode, credential)
+                agreed = True
+            else:
+                agreed = self._kernel.agrees(inode, pid)
         except BaseException:
             await self._closed(inode)
             raise
         keep = self._caching and inode.pages_version == inode.version
         inode.pages_version = inode.version
-        return self._add(inode, flags, credential), keep
+        around = bool(flags & os.O_APPEND) and not agreed
+        return Opened(self._add(inode, flags, credential, appends=around), keep, around)
 
     def created(self, inode: Inode, flags: int, credential: OpaqueAuth) -> int:
         """A file that this user has just made is open without further questions: its fh."""
@@ -126,12 +147,14 @@ class Files:
         inode.pages_version = inode.version
         return self._add(inode, flags, credential)
 
-    def _add(self, inode: Inode, flags: int, credential: OpaqueAuth) -> int:
+    def _add(
+        self, inode: Inode, flags: int, credential: OpaqueAuth, *, appends: bool = False
+    ) -> int:
         self._last += 1
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         direct = bool(flags & os.O_DIRECT)
         reader = Reader(inode, credential, self._ahead)
-        file = OpenFile(inode, credential, writable, direct, reader)
+        file = OpenFile(inode, credential, writable, direct, appends, reader)
         if inode.writer is not None:
             file.failures = inode.writer.failures
         self._open[self._last] = file
@@ -158,10 +181,18 @@ class Files:
         result = await self._calls.setattr(inode.handle, sattr3(size=0), credential)
         inode.data_version += 1
         self._attributes.update(inode, result.obj_wcc.after, started)
+        inode.told_size = 0
 
     async def read(self, fh: int, offset: int, size: int) -> Buffer:
         """`size` bytes, fewer only at the end of the file."""
         file = self[fh]
+        data = await self._overlaid(file, offset, size)
+        told = file.inode.told_size
+        if len(data) < size and told is not None:  # the kernel concludes that the file ends there
+            file.inode.told_size = min(told, offset + len(data))
+        return data
+
+    async def _overlaid(self, file: OpenFile, offset: int, size: int) -> Buffer:
         writer = file.inode.writer
         if writer is None or not writer.busy:
             return await self._read(file, offset, size)
@@ -181,9 +212,14 @@ class Files:
         """Take data over, or report an earlier failure instead."""
         file = self[fh]
         self._report(file)
-        writer = self._behind.writer(file.inode)
-        file.inode.data_version += 1
-        await writer.write(offset, data, file.credential)
+        inode = file.inode
+        writer = self._behind.writer(inode)
+        inode.data_version += 1
+        place = self._attributes.size(inode) if file.appends else offset
+        await writer.write(place, data, file.credential)
+        inode.told_size = max(inode.told_size or 0, offset + len(data))
+        if place != offset:
+            self._kernel.drop_pages(inode)
         if self._through:
             await self.flush(fh)
         elif file.direct:

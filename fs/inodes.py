@@ -35,7 +35,11 @@ FIRST_SPARE = 1 << 63
 
 
 class Inode:
-    """A file as this mount knows it. The attribute cache owns the fields from `attributes` on."""
+    """A file as this mount knows it. The attribute cache owns the fields from `attributes` on.
+
+    told_size, told_version: what FUSE was told last, or has concluded from our answers; told: when
+    (AttributeCache.stamp).
+    """
 
     __slots__ = (
         "attributes",
@@ -49,6 +53,9 @@ class Inode:
         "opens",
         "pages_version",
         "silly",
+        "told",
+        "told_size",
+        "told_version",
         "updated",
         "version",
         "writer",
@@ -69,6 +76,9 @@ class Inode:
         self.version: tuple[int, int, int] | None = None
         self.pages_version: tuple[int, int, int] | None = None
         self.data_version = 0
+        self.told = 0
+        self.told_size: int | None = None
+        self.told_version: tuple[int, int, int] | None = None
 
     @property
     def busy(self) -> bool:

@@ -64,6 +64,7 @@ class Metadata:
             started = self._attributes.stamp()
             attr = await self._calls.getattr(inode.handle, credential)
             self._attributes.update(inode, attr, started)
+            return self._attributes.reply(inode, started)
         return self._attributes.reply(inode)
 
     async def setattr(

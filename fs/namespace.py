@@ -78,7 +78,8 @@ class Namespace:
             return self._missing()
         self._attributes.update(parent, result.dir_attributes, started)
         attr = result.obj_attributes or await self._calls.getattr(result.object, credential)
-        return self._attributes.reply(self._enter(parent, name, result.object, attr, started))
+        inode = self._enter(parent, name, result.object, attr, started)
+        return self._attributes.reply(inode, started)
 
     def _missing(self) -> EntryAttributes:
         assert self._missing_seconds is not None

@@ -18,6 +18,7 @@ from .directories import Directories, Emit
 from .errors import handler
 from .files import Files
 from .inodes import InodeTable
+from .kernelcache import Invalidate, KernelCache
 from .metadata import Metadata
 from .namespace import Namespace
 from .options import MountOptions
@@ -45,6 +46,7 @@ class NfsOperations(pyfuse3.Operations):
         *,
         credentials: Credentials | None = None,
         emit: Emit = pyfuse3.readdir_reply,
+        invalidate: Invalidate = pyfuse3.invalidate_inode,
     ) -> None:
         super().__init__()
         clock = trio.current_time
@@ -53,6 +55,7 @@ class NfsOperations(pyfuse3.Operations):
         self.ready = trio.Event()
         self.inodes = InodeTable(caller.root)
         self.attributes = AttributeCache(options, clock)
+        self.kernel = KernelCache(self.attributes, start, invalidate)
         self.behind = WriteBehind(
             calls, self.attributes, start, clock, min(options.wsize, sizes.wtmax)
         )
@@ -71,6 +74,7 @@ class NfsOperations(pyfuse3.Operations):
             ahead,
             self.behind,
             silly,
+            self.kernel,
             through=options.sync or options.noac,
             caching=not options.noac,
         )
@@ -208,8 +212,9 @@ class NfsOperations(pyfuse3.Operations):
 
     @handler
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
-        fh, keep = await self.files.open(self.inodes[inode], flags, self._credentials.of(ctx))
-        return FileInfo(fh=fh, keep_cache=keep)
+        credential = self._credentials.of(ctx)
+        opened = await self.files.open(self.inodes[inode], flags, credential, ctx.pid)
+        return FileInfo(fh=opened.fh, keep_cache=opened.keep, direct_io=opened.around)
 
     @handler
     async def create(

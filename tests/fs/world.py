@@ -71,17 +71,23 @@ class World:
         self.nursery = nursery
         self.groups: dict[int, tuple[int, ...]] = {}
         self.me = Somebody()
+        self.dropped: list[tuple[int, bool]] = []  # what FUSE was told to drop
         self.ops = NfsOperations(
             self.caller,
             options,
             nursery.start_soon,
             credentials=Credentials(trio.current_time, lambda pid: self.groups.get(pid, ())),
             emit=emit,
+            invalidate=self._invalidate,
         )
 
     @property
     def ctx(self) -> RequestContext:
         return self.me.ctx
+
+    def _invalidate(self, number: int, attributes_only: bool) -> None:
+        """In the place of pyfuse3.invalidate_inode."""
+        self.dropped.append((number, attributes_only))
 
     async def lookup(self, name: str, parent: int = ROOT) -> EntryAttributes:
         return await self.ops.lookup(parent, os.fsencode(name), self.ctx)

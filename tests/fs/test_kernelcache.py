@@ -1,0 +1,207 @@
+"""What the machine's kernel has of a file that is opened. The kernel is played here: it takes sizes
+from the answers to LOOKUP, GETATTR and SETATTR, and looks up again when OPEN says ESTALE."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+import pytest
+import trio
+from pyfuse3 import FileInfo, FUSEError
+from trio.testing import wait_all_tasks_blocked
+
+from tests.fs.peer import Proceed
+from tests.fs.world import ROOT, Listing, Somebody, World, fails
+from umktls.rpc.message import OpaqueAuth
+
+OPEN = ["ACCESS"]
+AGAIN = ["ACCESS", "LOOKUP", "ACCESS"]
+
+
+@pytest.fixture
+def made(world: World) -> World:
+    (world.export / "file").write_bytes(b"0123456789")
+    return world
+
+
+async def opened(world: World, number: int, flags: int) -> tuple[FileInfo, list[str]]:
+    """open(2) of a name that the kernel knows: the answer, and the calls that it took."""
+    with world.caller.watch() as seen:
+        try:
+            info = await world.ops.open(number, flags, world.ctx)
+        except FUSEError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            await world.lookup("file")
+            info = await world.ops.open(number, flags, world.ctx)
+        return info, [call.name for call in seen]
+
+
+@pytest.mark.parametrize("content", [b"0123456789 grown", b"shrunk", b""])
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND])
+async def test_another_size_is_looked_up_before_a_file_is_open(
+    made: World, content: bytes, flags: int
+) -> None:
+    number = await made.number("file")
+    (made.export / "file").write_bytes(content)
+    info, calls = await opened(made, number, flags)
+    assert calls == AGAIN
+    assert (info.keep_cache, info.direct_io) == (False, False)
+    await made.close(info.fh)
+
+
+async def test_what_has_not_changed_costs_no_call_more(made: World) -> None:
+    number = await made.number("file")
+    for _ in range(3):
+        info, calls = await opened(made, number, os.O_RDWR)
+        assert calls == OPEN
+        await made.close(info.fh)
+    assert made.dropped == []
+
+
+async def test_our_own_writes_are_no_change(made: World) -> None:
+    number = await made.number("file")
+    info, _ = await opened(made, number, os.O_RDWR)
+    await made.ops.write(info.fh, 10, b"more")
+    second, calls = await opened(made, number, os.O_RDWR)  # while it is written behind
+    assert calls == OPEN
+    await made.close(info.fh)
+    await made.close(second.fh)
+    info, calls = await opened(made, number, os.O_RDWR)
+    assert calls == OPEN
+    await made.close(info.fh)
+
+
+async def test_other_content_of_the_same_size_drops_attributes_and_pages(made: World) -> None:
+    number = await made.number("file")
+    info, _ = await opened(made, number, os.O_RDONLY)
+    await made.close(info.fh)
+    (made.export / "file").write_bytes(b"abcdefghij")
+    info, calls = await opened(made, number, os.O_RDONLY)
+    assert calls == OPEN
+    assert made.dropped == [(number, True)]
+    assert not info.keep_cache
+    await made.close(info.fh)
+
+
+async def test_who_truncates_needs_no_size(made: World) -> None:
+    number = await made.number("file")
+    (made.export / "file").write_bytes(b"0123456789 grown")
+    info, calls = await opened(made, number, os.O_WRONLY | os.O_TRUNC)
+    assert calls == ["ACCESS", "SETATTR"]
+    await made.close(info.fh)
+    info, calls = await opened(made, number, os.O_RDONLY)  # the kernel knows that it is empty
+    assert calls == OPEN
+    await made.close(info.fh)
+
+
+async def changed_twice(made: World, flags: int) -> FileInfo:
+    """An open during which the file changes after the name was looked up again, too."""
+    number = await made.number("file")
+    (made.export / "file").write_bytes(b"0123456789 once")
+    assert await fails(made.ops.open(number, flags, made.ctx)) == errno.ESTALE
+    await made.lookup("file")
+    (made.export / "file").write_bytes(b"0123456789 once, twice")
+    return await made.ops.open(number, flags, made.ctx)
+
+
+async def test_estale_never_comes_twice(made: World) -> None:
+    info = await changed_twice(made, os.O_RDONLY)
+    assert made.dropped == [(await made.number("file"), True)]
+    assert not info.keep_cache
+    await made.close(info.fh)
+
+
+async def test_an_append_goes_to_the_end_although_the_kernel_has_another(made: World) -> None:
+    info = await changed_twice(made, os.O_WRONLY | os.O_APPEND)
+    assert info.direct_io
+    await made.ops.write(info.fh, 15, b"; three")
+    await made.ops.write(info.fh, 22, b"; four")
+    await made.close(info.fh)
+    assert (made.export / "file").read_bytes() == b"0123456789 once, twice; three; four"
+    number = await made.number("file")
+    await made.ops.kernel.dropped(made.ops.inodes[number])
+    assert (number, False) in made.dropped
+
+
+async def test_an_append_to_what_was_truncated_meanwhile_leaves_no_hole(made: World) -> None:
+    number = await made.number("file")
+    (made.export / "file").write_bytes(b"0123456789 once")
+    assert await fails(made.ops.open(number, os.O_APPEND | os.O_RDWR, made.ctx)) == errno.ESTALE
+    await made.lookup("file")
+    (made.export / "file").write_bytes(b"new")
+    info = await made.ops.open(number, os.O_APPEND | os.O_RDWR, made.ctx)
+    await made.ops.write(info.fh, 15, b"er")
+    assert bytes(await made.ops.read(info.fh, 0, 100)) == b"newer"
+    await made.close(info.fh)
+
+
+async def test_a_thread_that_has_no_name_is_let_in_at_once(made: World) -> None:
+    number = await made.number("file")
+    (made.export / "file").write_bytes(b"0123456789 grown")
+    made.me = Somebody(pid=0)
+    info = await made.ops.open(number, os.O_WRONLY | os.O_APPEND, made.ctx)
+    assert info.direct_io
+    assert made.dropped == [(number, True)]
+    await made.close(info.fh)
+
+
+async def test_each_thread_is_told_for_itself(made: World) -> None:
+    number = await made.number("file")
+    (made.export / "file").write_bytes(b"0123456789 grown")
+    first, second = Somebody(pid=101).ctx, Somebody(pid=102).ctx
+    for ctx in (first, second):
+        assert await fails(made.ops.open(number, os.O_RDONLY, ctx)) == errno.ESTALE
+    for ctx in (second, first):
+        info = await made.ops.open(number, os.O_RDONLY, ctx)
+        await made.close(info.fh)
+    assert await fails(made.ops.open(number, os.O_RDONLY, first)) == errno.ESTALE
+
+
+async def test_a_short_read_tells_the_kernel_where_the_file_ends(made: World) -> None:
+    number = await made.number("file")
+    info, _ = await opened(made, number, os.O_RDONLY)
+    os.truncate(made.export / "file", 4)
+    assert bytes(await made.ops.read(info.fh, 0, 4096)) == b"0123"
+    await made.close(info.fh)
+    (made.export / "file").write_bytes(b"ABCDEFGHIJ")
+    info, calls = await opened(made, number, os.O_RDONLY)
+    assert calls == AGAIN
+    await made.close(info.fh)
+
+
+async def test_a_listed_entry_that_fuse_had_no_room_for_tells_nothing(made: World) -> None:
+    number = await made.number("file")
+    (made.export / "file").write_bytes(b"0123456789 grown")
+    fh = await made.ops.opendir(ROOT, made.ctx)
+    await made.ops.readdir(fh, 0, Listing(0).token)
+    await made.ops.releasedir(fh)
+    info, calls = await opened(made, number, os.O_RDONLY)
+    assert calls == AGAIN
+    await made.close(info.fh)
+
+
+async def test_what_the_kernel_may_not_have_taken_is_looked_up(
+    made: World, nursery: trio.Nursery
+) -> None:
+    """It throws away the answer to a request that it sent before it got another answer."""
+    number = await made.number("file")
+    slow = trio.Event()
+
+    async def later(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        await slow.wait()
+        return await proceed(args)
+
+    made.ops.attributes.expire(made.ops.inodes[number])
+    made.caller.between["GETATTR"] = later
+    nursery.start_soon(made.ops.getattr, number, made.ctx)
+    await wait_all_tasks_blocked()
+    await made.lookup("file")
+    (made.export / "file").write_bytes(b"0123456789 grown")
+    slow.set()
+    await wait_all_tasks_blocked()
+    info, calls = await opened(made, number, os.O_RDONLY)
+    assert calls == AGAIN
+    await made.close(info.fh)
