@@ -35,8 +35,14 @@ class Report:
         """It works."""
         self._say({"ready": True})
 
+    def later(self, text: str) -> None:
+        """It does not yet; it will be tried again, as this line says."""
+        self._say({"ready": True, "text": text})
+
     def failed(self, error: UmktlsError) -> None:
-        """It does not, and this is why."""
+        """It does not, and this is why. The system's log is told if the parent has gone."""
+        if self._descriptor < 0:
+            syslog.syslog(syslog.LOG_ERR, f"the process of a mount ended: {error}")
         self._say({"ready": False, "text": str(error), "errno": error.errno})
 
     def _say(self, word: dict[str, Any]) -> None:
@@ -46,8 +52,9 @@ class Report:
             self._descriptor = -1
 
 
-def in_background(run: Callable[[Report], None]) -> None:
-    """Run something in a detached child; return when it has said that it works.
+def in_background(run: Callable[[Report], None]) -> str | None:
+    """Run something in a detached child; return when it has said that it works, or will later:
+    then the line about that.
 
     Raises WorldError if it says that it does not, or ends without a word. `run` may raise
     UmktlsError, before or after it has said something.
@@ -66,7 +73,7 @@ def in_background(run: Callable[[Report], None]) -> None:
         raise
     finally:
         os.close(reading)
-    _judge(word, child)
+    return _judge(word, child)
 
 
 def _be_child(run: Callable[[Report], None], report: Report) -> NoReturn:
@@ -113,7 +120,7 @@ def _read_all(descriptor: int) -> bytes:
     return b"".join(parts)
 
 
-def _judge(word: bytes, child: int) -> None:
+def _judge(word: bytes, child: int) -> str | None:
     if not word:
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
@@ -123,6 +130,8 @@ def _judge(word: bytes, child: int) -> None:
     if not said["ready"]:
         os.waitpid(child, 0)
         raise WorldError(said["text"], said["errno"])
+    line: str | None = said.get("text")
+    return line
 
 
 def send_output_to(path: Path) -> None:

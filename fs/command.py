@@ -158,21 +158,24 @@ def _absolute(path: Path | None) -> Path | None:
 def _mount(plan: MountPlan) -> None:
     import trio
 
-    from .mount import run_mount
+    from .mount import News, run_mount
 
     plan = replace(plan, mountpoint=check_mountpoint(plan.mountpoint))
     if plan.foreground:
-        trio.run(run_mount, plan, lambda rundir: None, partial(click.echo, "mounted"))
+        news = News(lambda rundir: None, partial(click.echo, "mounted"), partial(_say_later, plan))
+        trio.run(run_mount, plan, news)
         return
     sys.stdout.flush()
     sys.stderr.flush()
-    in_background(partial(_mount_in_background, plan))
+    later = in_background(partial(_mount_in_background, plan))
+    if later is not None:
+        click.echo(later, err=True)
 
 
 def _mount_in_background(plan: MountPlan, report: Report) -> None:
     import trio
 
-    from .mount import run_mount
+    from .mount import News, run_mount
 
     # The terminal is the caller's; what is worth saying before there is a log goes to `report`.
     level = logging.root.level
@@ -182,5 +185,20 @@ def _mount_in_background(plan: MountPlan, report: Report) -> None:
         send_output_to(rundir / "host.log")
         logging.root.setLevel(level)
 
+    def delayed(error: UmktlsError) -> None:
+        if plan.options.background:
+            end = f"`kill {os.getpid()}` ends that"
+            report.later(f"{_later(plan, error)} in the background ({end})")
+
     os.umask(0o077)
-    trio.run(run_mount, plan, booted, report.ready)
+    trio.run(run_mount, plan, News(booted, report.ready, delayed))
+
+
+def _say_later(plan: MountPlan, error: UmktlsError) -> None:
+    click.echo(_later(plan, error), err=True)
+
+
+def _later(plan: MountPlan, error: UmktlsError) -> str:
+    minutes = plan.options.retry_seconds / 60
+    what = f"umktls mount: {plan.source} on {plan.mountpoint}: {error}"
+    return f"{what}; trying again for {minutes:g} minutes"

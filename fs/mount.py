@@ -23,7 +23,7 @@ import pyfuse3
 import trio
 
 from umktls.abi.personality import personality
-from umktls.errors import CallerError, WorldError
+from umktls.errors import CallerError, UmktlsError, WorldError
 from umktls.kernel.client import MountConfig, boot_client, mounted
 from umktls.kernel.groups import single_error
 from umktls.kernel.kept import keeping
@@ -36,7 +36,7 @@ from .operations import NfsOperations
 from .options import MountOptions
 from .source import Source
 
-__all__ = ["MountPlan", "fuse_options", "run_mount", "serve_fuse"]
+__all__ = ["MountPlan", "News", "fuse_options", "run_mount", "serve_fuse"]
 
 NFS_PORT = 2049
 FINISH_SECONDS = 20.0  # for written data, after a signal
@@ -70,6 +70,11 @@ class MountPlan:
             server=self.source.host,
             export=self.source.export,
             port=self.port(),
+            family=options.family,
+            reserved_port=options.reserved_port,
+            mount_host=options.mount_host,
+            mount_port=options.mount_port,
+            retry_seconds=options.retry_seconds,
             security=options.security,
             certs=options.certs,
             certname=options.certname or "",
@@ -95,6 +100,19 @@ class MountPlan:
         return named or option or NFS_PORT
 
 
+@dataclass(frozen=True, slots=True)
+class News:
+    """Whom a mount tells how it goes.
+
+    booted: called with the host's run directory. ready: called when the mount works. delayed: the
+    server is not there yet, as the error says, and will be tried again.
+    """
+
+    booted: Callable[[Path], None]
+    ready: Callable[[], None]
+    delayed: Callable[[UmktlsError], None]
+
+
 def fuse_options(source: Source, options: MountOptions, root: bool) -> set[str]:
     """What FUSE is told. root: other users may use the mount unless the options say otherwise."""
     chosen = set(options.fuse)
@@ -113,18 +131,13 @@ def fuse_options(source: Source, options: MountOptions, root: bool) -> set[str]:
     return chosen
 
 
-async def run_mount(
-    plan: MountPlan, booted: Callable[[Path], None], ready: Callable[[], None]
-) -> None:
-    """Mount, and serve until the end of the mount. Raises UmktlsError.
-
-    booted: called with the host's run directory. ready: called when the mount works.
-    """
+async def run_mount(plan: MountPlan, news: News) -> None:
+    """Mount, and serve until the end of the mount. Raises UmktlsError."""
     with single_error(), trio.open_signal_receiver(*heeded(plan)) as signals:
         async with trio.open_nursery() as nursery:
             control = Control()
             nursery.start_soon(_listen, signals, control, nursery.cancel_scope)
-            await _run(plan, booted, ready, control)
+            await _run(plan, news, control)
             nursery.cancel_scope.cancel()
 
 
@@ -144,35 +157,37 @@ class Control:
 
     def __init__(self) -> None:
         self.stop = trio.Event()
+        self.mounted = False  # until then nothing has been written, and there is nothing to finish
         self.reload: Callable[[], None] | None = None
 
 
 async def _listen(
     signals: AsyncIterator[int], control: Control, everything: trio.CancelScope
 ) -> None:
-    """The first signal asks for an orderly end, the second for an end."""
+    """The first signal asks for an orderly end of what is mounted, the second for an end."""
     async for number in signals:
         log.info("signal %s", signal.Signals(number).name)
         if number == signal.SIGHUP and control.reload is not None:
             control.reload()
             continue
-        if control.stop.is_set():
+        if control.stop.is_set() or not control.mounted:
             everything.cancel()
         control.stop.set()
 
 
-async def _run(
-    plan: MountPlan, booted: Callable[[Path], None], ready: Callable[[], None], control: Control
-) -> None:
+async def _run(plan: MountPlan, news: News, control: Control) -> None:
     config = plan.config()
     async with boot_client(config) as host:
-        booted(host.rundir.path)
+        news.booted(host.rundir.path)
         if not plan.foreground:
             control.reload = host.reload_daemons
         with keeping(host):
-            async with mounted(host, config) as client:
+            async with mounted(host, config, news.delayed) as client:
+                control.mounted = True
                 fuse = fuse_options(plan.source, plan.options, os.geteuid() == 0)
-                await serve_fuse(client, plan.mountpoint, plan.options, fuse, ready, control.stop)
+                await serve_fuse(
+                    client, plan.mountpoint, plan.options, fuse, news.ready, control.stop
+                )
 
 
 async def serve_fuse(

@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,28 +21,33 @@ import trio
 from umktls.abi import rpctls
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.errors import CallerError, UmktlsError, WorldError
-from umktls.kernel import tls
+from umktls.kernel import tcpconnect, tls
 from umktls.kernel.children import DaemonCommand
+from umktls.kernel.events import Trace
 from umktls.kernel.groups import single_error
 from umktls.kernel.host import Host, HostConfig, booted
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.probe import NotOffered, probe
 from umktls.kernel.repeated import done_already
 from umktls.kernel.rpc_client import RpcClient
+from umktls.kernel.tcpconnect import may_pass
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfs.types import FSINFO3args, FSINFO3resok
 from umktls.rpc.message import AuthSys, OpaqueAuth
-from umktls.rpc.program import Procedure
+from umktls.rpc.program import Procedure, Program
 
 __all__ = ["MountConfig", "NfsClient", "boot_client", "make_connection", "mounted", "secure"]
 
 A = TypeVar("A")
 R = TypeVar("R")
 
+# Told of the failure after which a mount is tried again.
+Delayed = Callable[[UmktlsError], None]
+
 NFS_PORT = 2049
-# Ports below 1024 are root's; a server may want one as a weak proof that root sends (RFC 2623).
-RESERVED_PORTS = range(1023, 664, -1)
+# Seconds between tries to mount from a server that is not there; the last one from then on.
+RETRY_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +57,19 @@ class MountConfig:
     `certs` has `ca.pem`, and for "mtls" `client/cert.pem` and `client/certkey.pem`. `certname`
     chooses another certificate of that directory (FreeBSD's tlscertname=). `bounce` allows to
     bounce a direction that its engine does not take. `personality` is the kernel that is emulated.
-    `daemon_arguments` are more for rpctlscd.
+    `daemon_arguments` are more for rpctlscd. `family` and `reserved_port` are as in
+    `tcpconnect.connect`; `mount_host` and `mount_port` say where the MOUNT protocol is spoken, if
+    not where NFS is. `retry_seconds` is how long to go on trying while the server is not there.
     """
 
     server: str
     export: str
     port: int = NFS_PORT
+    family: str | None = None
+    reserved_port: bool | None = None
+    mount_host: str | None = None
+    mount_port: int | None = None
+    retry_seconds: float = 0.0
     security: str = "tls"
     certs: Path | None = None
     certname: str = ""
@@ -167,16 +180,30 @@ def check_config(config: MountConfig) -> None:
 
 
 @asynccontextmanager
-async def mounted(host: Host, config: MountConfig) -> AsyncIterator[NfsClient]:
+async def mounted(
+    host: Host, config: MountConfig, delayed: Delayed = lambda error: None
+) -> AsyncIterator[NfsClient]:
     """The export, mounted on `host` inside the block.
 
-    Raises `UmktlsError` with one line that says why it cannot be.
+    delayed: called once, when the first try has failed and there will be others. Raises
+    `UmktlsError` with one line that says why it cannot be.
     """
     if config.security != "none":
         await host.daemon_ready("rpctlscd")
+    async with calls_to(host, config, NFS3, delayed) as rpc:
+        root = await find_root(host, config, rpc)
+        host.trace.emit("mounted", None, what=f"{config.url} with {config.security}")
+        yield NfsClient(rpc, root, await file_system_info(rpc, root))
+
+
+@asynccontextmanager
+async def calls_to(
+    host: Host, config: MountConfig, program: Program, delayed: Delayed = lambda error: None
+) -> AsyncIterator[RpcClient]:
+    """Calls to the server of `config`, on a connection that is made, and made anew when it ends."""
 
     async def connect() -> KernelSocket:
-        return await make_connection(host, config)
+        return await make_connection(host, config, program)
 
     async def disconnect(sock: KernelSocket, reason: str) -> None:
         await tls.disconnect(host, sock, reason)
@@ -193,18 +220,41 @@ async def mounted(host: Host, config: MountConfig) -> AsyncIterator[NfsClient]:
 
     rpc = RpcClient(connect_again, disconnect, control, host.trace, config.deadline, config.url)
     # The first connection is made here and not by a call: its failure is the mount's, at once.
-    rpc.offer(await connect())
+    rpc.offer(await patiently(connect, host.trace, config.retry_seconds, delayed))
     with single_error():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rpc.run)
-            root = await mount_root(rpc, config)
-            host.trace.emit("mounted", None, what=f"{config.url} with {config.security}")
-            yield NfsClient(rpc, root, await file_system_info(rpc, root))
+            yield rpc
             nursery.cancel_scope.cancel()
 
 
-async def make_connection(host: Host, config: MountConfig) -> KernelSocket:
-    """TCP, then the probe and TLS as the mount asks. Nothing but the probe goes in clear then."""
+async def patiently(
+    connect: Callable[[], Awaitable[KernelSocket]], trace: Trace, seconds: float, delayed: Delayed
+) -> KernelSocket:
+    """Connect, and go on trying for so long while the server is not there (nfs(5), retry=)."""
+    began = trio.current_time()
+    for pause in chain(RETRY_PAUSES, repeat(RETRY_PAUSES[-1])):
+        try:
+            return await connect()
+        except UmktlsError as error:
+            left = began + seconds - trio.current_time()
+            if left <= 0 or not may_pass(error):
+                raise
+            delayed(error)
+            delayed = ignore
+            wait = min(pause, left)
+            trace.emit("mount-delayed", None, reason=str(error), seconds=wait)
+        await trio.sleep(wait)
+    raise AssertionError("there is always another pause")
+
+
+def ignore(error: UmktlsError) -> None:
+    """For the tries behind the first."""
+
+
+async def make_connection(host: Host, config: MountConfig, program: Program = NFS3) -> KernelSocket:
+    """TCP, then the probe for a program, and TLS as the mount asks. Nothing but the probe goes in
+    clear then."""
     sock = await connect_tcp(config)
     try:
         adopted = host.adopt(sock, config.security, config.server)
@@ -214,11 +264,13 @@ async def make_connection(host: Host, config: MountConfig) -> KernelSocket:
         text = f"{where} closed the connection at once: {error.strerror}"
         raise WorldError(text, error.errno) from error
     host.trace.emit("tcp-connect", adopted.name, peer=adopted.peer, local=adopted.local)
-    await secure(host, adopted, config)
+    await secure(host, adopted, config, program)
     return adopted
 
 
-async def secure(host: Host, sock: KernelSocket, config: MountConfig) -> None:
+async def secure(
+    host: Host, sock: KernelSocket, config: MountConfig, program: Program = NFS3
+) -> None:
     """The probe and TLS on a connection, as the mount asks.
 
     Raises `UmktlsError`, with the connection's name at the end of the text: by that name the
@@ -229,7 +281,7 @@ async def secure(host: Host, sock: KernelSocket, config: MountConfig) -> None:
         return
     phase = "probe"
     try:
-        await probe(sock, NFS3.number, NFS3.version, config.probe_seconds)
+        await probe(sock, program.number, program.version, config.probe_seconds)
         phase = "upcall"
         await tls.handshake_client(host, sock, config.certname)
     except UmktlsError as error:
@@ -245,57 +297,23 @@ async def secure(host: Host, sock: KernelSocket, config: MountConfig) -> None:
 
 async def connect_tcp(config: MountConfig) -> socket.socket:
     """A TCP connection to the server, from a reserved port if we may have one."""
-    where = f"{config.server} port {config.port}"
-    try:
-        found = await trio.socket.getaddrinfo(config.server, config.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise WorldError(
-            f"cannot find host {config.server!r}: {error.strerror}; check its name",
-            errno.EHOSTUNREACH,
-        ) from error
-    problem: OSError | None = None
-    for family, kind, protocol, _, address in found:
-        try:
-            return await connect_address(family, kind, protocol, address, config.connect_seconds)
-        except OSError as error:
-            problem = error
-    number = (problem.errno if problem else None) or errno.ECONNREFUSED
-    hint = {
-        errno.ECONNREFUSED: "nothing listens there; is the server running, and is the port right?",
-        errno.ETIMEDOUT: "no answer; is the server up, and does a firewall let NFS through?",
-    }.get(number, "is the server's address right?")
-    raise WorldError(f"cannot connect to {where}: {os.strerror(number)}; {hint}", number)
+    return await tcpconnect.connect(
+        config.server, config.port, config.family, config.reserved_port, config.connect_seconds
+    )
 
 
-async def connect_address(
-    family: int, kind: int, protocol: int, address: Any, seconds: float
-) -> socket.socket:
-    sock = trio.socket.socket(family, kind, protocol)
-    try:
-        if os.geteuid() == 0:
-            await bind_reserved(sock, family)
-        with trio.move_on_after(seconds) as scope:
-            await sock.connect(address)
-        if scope.cancelled_caught:
-            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-        return socket.socket(fileno=sock.detach())
-    except BaseException:
-        sock.close()
-        raise
-
-
-async def bind_reserved(sock: trio.socket.SocketType, family: int) -> None:
-    """Bind to a free reserved port; if there is none, any port will do."""
-    anywhere = "::" if family == socket.AF_INET6 else "0.0.0.0"
-    # Where to begin differs between processes, so that two mounts seldom try the same ports.
-    ports = list(RESERVED_PORTS)
-    start = os.getpid() % len(ports)
-    for port in ports[start:] + ports[:start]:
-        try:
-            await sock.bind((anywhere, port))
-        except OSError:
-            continue
-        return
+async def find_root(host: Host, config: MountConfig, rpc: RpcClient) -> bytes:
+    """The export's file handle, asked for where the mount says, on a connection for that alone."""
+    where = replace(
+        config,
+        server=config.mount_host or config.server,
+        port=config.mount_port or config.port,
+        retry_seconds=0.0,
+    )
+    if (where.server, where.port) == (config.server, config.port):
+        return await mount_root(rpc, config)
+    async with calls_to(host, where, MOUNT3) as other:
+        return await mount_root(other, where)
 
 
 async def mount_root(rpc: RpcClient, config: MountConfig) -> bytes:

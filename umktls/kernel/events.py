@@ -79,6 +79,7 @@ TEXTS = {
     "certuser": "AUTH_SYS calls are done as user {uid} with the groups {gids}, of the certificate",
     "garbage": "garbage on {where}: {reason}",
     "mounted": "mounted {what}",
+    "mount-delayed": "not mounted yet: {reason}; next try in {seconds:g} s",
     "warning": "{reason}",
 }
 

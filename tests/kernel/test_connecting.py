@@ -1,0 +1,218 @@
+"""How a client reaches its server: by which family, from which port, how often; and mountd's."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import trio
+import trio.testing
+
+from tests.conftest import patience
+from umktls.certs.pki import Authority
+from umktls.errors import PeerError, UmktlsError, WorldError
+from umktls.kernel import client, tcpconnect
+from umktls.kernel.client import MountConfig, boot_client, mounted, patiently
+from umktls.kernel.events import Trace
+from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.probe import NotOffered
+from umktls.kernel.server import ServerConfig, boot_server
+from umktls.kernel.tcpconnect import UnknownHost, connect, may_pass
+from umktls.nfsd import Export, NfsServer
+from umktls.testing.certificates import directory
+
+SECONDS = 20
+Clock = trio.testing.MockClock
+
+
+async def reached(server: str, family: str | None, reserved: bool | None) -> tuple[str, int]:
+    """Connect to a listener on 127.0.0.1; our own address and port then."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, trio.fail_after(patience(SECONDS)):
+        port = listener.getsockname()[1]
+        with await connect(server, port, family, reserved, SECONDS) as sock:
+            name = sock.getsockname()
+            return name[0], name[1]
+
+
+async def test_proto_tcp_means_ipv4() -> None:
+    assert (await reached("localhost", "inet", False))[0] == "127.0.0.1"
+    with pytest.raises(WorldError, match=r"port \d+: Connection refused|cannot find host"):
+        await reached("localhost", "inet6", False)
+
+
+@pytest.mark.parametrize(
+    ("server", "family", "name"),
+    [("127.0.0.1", "inet6", "IPv6 (proto=tcp6)"), ("::1", "inet", "IPv4 (proto=tcp)")],
+)
+async def test_an_address_of_the_other_family(server: str, family: str, name: str) -> None:
+    with pytest.raises(UnknownHost) as caught:
+        await reached(server, family, False)
+    assert str(caught.value).endswith(f"; it may have no address of {name}")
+
+
+async def test_noresvport_is_an_ordinary_port() -> None:
+    assert (await reached("127.0.0.1", None, False))[1] >= 1024
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may have a reserved port")
+@pytest.mark.parametrize("reserved", [None, True])
+async def test_roots_port_is_reserved(reserved: bool | None) -> None:
+    assert (await reached("127.0.0.1", None, reserved))[1] < 1024
+
+
+@pytest.mark.parametrize(
+    ("uid", "number", "text"),
+    [(1000, errno.EACCES, "only root may"), (0, errno.EADDRINUSE, "no port below 1024 is free")],
+)
+async def test_resvport_is_kept_or_refused(
+    uid: int, number: int, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+
+    async def none_is_free(sock: object, family: int) -> bool:
+        return False
+
+    monkeypatch.setattr(tcpconnect, "bind_reserved", none_is_free)
+    with pytest.raises(WorldError, match=text) as caught:
+        await reached("127.0.0.1", None, True)
+    assert caught.value.errno == number
+    await reached("127.0.0.1", None, None)
+
+
+async def test_a_name_server_that_is_away_may_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = iter([socket.EAI_AGAIN, socket.EAI_NONAME])
+
+    async def fail(*arguments: object, **more: object) -> None:
+        number = next(numbers)
+        raise socket.gaierror(number, "as getaddrinfo(3) says")
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", fail)
+    for expected in (True, False):
+        with pytest.raises(WorldError, match="as getaddrinfo") as caught:
+            await connect("server", 2049, None, False, SECONDS)
+        assert may_pass(caught.value) is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (WorldError("refused", errno.ECONNREFUSED), True),
+        (WorldError("no answer", errno.ETIMEDOUT), True),
+        (WorldError("no file", errno.ENOENT), False),
+        (NotOffered("no TLS", errno.ECONNREFUSED), False),
+        (UnknownHost("typing error", errno.EHOSTUNREACH), False),
+        (PeerError("nonsense", errno.EPROTO), False),
+    ],
+)
+def test_what_may_pass(error: UmktlsError, passes: bool) -> None:
+    assert may_pass(error) is passes
+
+
+class Tries:
+    """In the place of connecting: fails so often, then gives a socket."""
+
+    def __init__(self, failures: int, error: UmktlsError) -> None:
+        self.left = failures
+        self.error = error
+        self.times: list[float] = []
+        self.told: list[UmktlsError] = []
+        self.trace = Trace("client-1", "client")
+
+    async def connect(self) -> KernelSocket:
+        self.times.append(trio.current_time())
+        self.left -= 1
+        if self.left >= 0:
+            raise self.error
+        return cast(KernelSocket, self)
+
+    async def run(self, seconds: float) -> object:
+        return await patiently(self.connect, self.trace, seconds, self.told.append)
+
+
+REFUSED = WorldError("nobody there", errno.ECONNREFUSED)
+
+
+async def test_a_server_that_comes_late_is_waited_for(autojump_clock: Clock) -> None:
+    tries = Tries(8, REFUSED)
+    began = trio.current_time()
+    assert await tries.run(1000) is tries
+    assert [time - began for time in tries.times] == [0, 1, 3, 7, 15, 31, 61, 91, 121]
+    assert tries.told == [REFUSED]  # once
+    events = list(tries.trace.since())
+    assert events[0]["text"] == "not mounted yet: nobody there; next try in 1 s"
+    assert len(events) == 8
+
+
+async def test_patience_ends(autojump_clock: Clock) -> None:
+    tries = Tries(1000, REFUSED)
+    began = trio.current_time()
+    with pytest.raises(WorldError, match="nobody there"):
+        await tries.run(20)
+    assert tries.times[-1] - began == 20
+
+
+@pytest.mark.parametrize("seconds", [0.0, 100.0])
+async def test_what_cannot_pass_is_told_at_once(autojump_clock: Clock, seconds: float) -> None:
+    tries = Tries(9, NotOffered("no TLS") if seconds else REFUSED)
+    with pytest.raises(UmktlsError):
+        await tries.run(seconds)
+    assert len(tries.times) == 1
+    assert tries.told == []
+
+
+@pytest.mark.parametrize("security", ["none", "mtls"])
+async def test_mountd_somewhere_else(tmp_path: Path, security: str) -> None:
+    """mountport=: the root comes from there, all else goes to the server; both as safe."""
+    certs = directory(tmp_path / "pki", Authority.create())
+    nfsd = NfsServer([Export(str(tmp_path))], tmp_path / "state")
+    nfs, mountd = nfsd.services()
+    common: dict[str, Any] = {"security": security, "certs": certs}
+    server = ServerConfig("127.0.0.1", 0, **common)
+    async with AsyncExitStack() as stack:
+        stack.callback(nfsd.close)
+        stack.enter_context(trio.fail_after(patience(SECONDS)))
+        a, b = [
+            await stack.enter_async_context(
+                boot_server(replace(server, rundir=tmp_path / name), [service])
+            )
+            for name, service in (("n", nfs), ("m", mountd))
+        ]
+        config = MountConfig(
+            "127.0.0.1",
+            str(tmp_path),
+            a.port,
+            mount_port=b.port,
+            rundir=tmp_path / "c",
+            **common,
+        )
+        host = await stack.enter_async_context(boot_client(config))
+        mount = await stack.enter_async_context(mounted(host, config))
+        assert mount.root
+        sockets = host.sockets.values()
+        assert [(sock.security, sock.closed) for sock in sockets] == [
+            (security, False),
+            (security, True),
+        ]
+        for side in (a, b):
+            (accepted,) = side.host.sockets.values()
+            assert accepted.rpc["calls"]
+
+
+async def test_mountd_is_reached_as_the_options_say() -> None:
+    config = MountConfig("server", "/", family="inet6", reserved_port=False)
+    asked: list[tuple[object, ...]] = []
+
+    async def note(*arguments: object) -> socket.socket:
+        asked.append(arguments)
+        return socket.socket()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tcpconnect, "connect", note)
+        (await client.connect_tcp(config)).close()
+    assert asked == [("server", 2049, "inet6", False, 10.0)]
