@@ -136,14 +136,14 @@ async def reload(
     Where they have users for the first time, or none any more, so have the daemons. A mistake
     changes nothing. `config` is what the server was started with.
     """
-    import trio
+    from umktls.kernel.refusals import in_thread
 
     server.host.reload_daemons()
     if options.exports_file is None:
         return
     try:
         # In a thread: names of hosts in it are looked up.
-        exports = await trio.to_thread.run_sync(options.exports)
+        exports = await in_thread(options.exports)
         wanted = options.config(exports)
         nfsd.prepare_exports(exports)
         if await server.host.replace_daemons(wanted.daemon()):

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 import trio
 
 from umktls.errors import UmktlsError, WorldError
+from umktls.kernel.refusals import in_thread
 from umktls.kernel.stream import SendQueue, Start
 from umktls.rpc.xdr import Buffer
 
@@ -132,7 +133,7 @@ class CardQueue(SendQueue):
             return [wire for parts in batch for wire in self._seal(parts)]
 
         try:
-            wire = await trio.to_thread.run_sync(seal_all, limiter=self._threads)
+            wire = await in_thread(seal_all, limiter=self._threads)
             self.push(wire)
         except UmktlsError as error:
             self.fail(WorldError(str(error), error.errno))

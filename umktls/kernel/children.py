@@ -3,6 +3,10 @@
 A daemon is an ordinary program: it is started with the run directory and the certificates as its
 arguments, its output goes to a log file beside the sockets, and it ends with the host. A host that
 was told not to start any waits for somebody else's to register.
+
+One that dies is started again. Where the world refuses that (no descriptors or processes are left,
+the program is being replaced), the host says so and tries again after growing pauses: its sessions
+do not need a daemon to go on. A log that cannot be opened costs the daemon's words, not the daemon.
 """
 
 from __future__ import annotations
@@ -13,14 +17,16 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
 
-from umktls.errors import WorldError
+from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.events import Trace
+from umktls.kernel.refusals import NoThread, in_thread, refusal_text
 
 __all__ = ["Child", "DaemonCommand", "program_path"]
 
@@ -29,6 +35,8 @@ PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 # One that has lived so long (seconds) has earned a fresh start.
 STEADY = 30.0
 TERMINATE_GRACE = 3.0
+# Without a thread that waits for a process, it is looked at so often (seconds).
+LOOK_SECONDS = 0.5
 LOG_TAIL = 2048
 
 
@@ -64,15 +72,16 @@ class Child:
     """One daemon process, kept alive.
 
     `run` starts it, waits for its end and starts it again after growing pauses, until the task is
-    cancelled; it then ends the process. `first_failure` holds why the first start of the command
-    failed, if it ended before it had registered: a host that comes up reports that instead of going
-    on.
+    cancelled; it then ends the process. Before each start it calls `prepare`, which has the run
+    directory there. `first_failure` holds why the first start of the command failed, if it ended
+    before it had registered: a host that comes up reports that instead of going on.
     """
 
     command: DaemonCommand
     rundir: Path
     trace: Trace
     registered: Callable[[int], bool]
+    prepare: Callable[[], Awaitable[None]]
     pid: int | None = None
     starts: int = 0
     first_failure: WorldError | None = None
@@ -86,17 +95,28 @@ class Child:
 
     async def run(self) -> None:
         pauses = iter(PAUSES)
-        pause = PAUSES[0]
+        told = ("", 0.0)
         while True:
             started, command = trio.current_time(), self.command
-            await self._live()
+            refusal = await self._live()
             if command is not self.command:
                 pauses = iter(PAUSES)
                 continue
             if trio.current_time() - started > STEADY:
                 pauses = iter(PAUSES)
             pause = next(pauses, PAUSES[-1])
+            if refusal and told != (refusal, pause):
+                told = refusal, pause
+                self._tell_of_refusal(refusal, pause)
             await trio.sleep(pause)
+
+    def _tell_of_refusal(self, refusal: str, pause: float) -> None:
+        """Once for each reason and pause: the last pause is repeated for ever."""
+        name = self.command.name
+        self.trace.emit("daemon-refused", daemon=name, reason=refusal, pause=pause)
+        if self.starts == 0:
+            self.first_failure = WorldError(f"{name} cannot be started: {refusal}", errno.ESRCH)
+            self.failed.set()
 
     def replace(self, command: DaemonCommand) -> None:
         """End the process, and keep one alive that is started by another command."""
@@ -104,21 +124,27 @@ class Child:
         self.first_failure, self.failed = None, trio.Event()
         self._life.cancel()
 
-    async def _live(self) -> None:
-        """Start the daemon once, and return when it has ended."""
-        process = self._start()
+    async def _live(self) -> str:
+        """Start the daemon once, and return when it has ended; why it could not be started."""
+        try:
+            await self.prepare()
+            process = self._start()
+        except (OSError, UmktlsError) as error:
+            return refusal_text(error)
         try:
             # A thread waits, because trio's own waiting for a process needs trio to have started
             # it; abandoning the thread is safe, the process is ended below.
             with trio.CancelScope() as self._life:
-                await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+                await ended(process)
         finally:
             with trio.CancelScope(shield=True):
                 await self._end(process)
         self._report(process)
+        return ""
 
     def _start(self) -> subprocess.Popen[bytes]:
-        with open(self.log, "ab") as log:
+        log = self._open_log()
+        try:
             # A session of its own: Ctrl-C on the terminal is for the host, which ends it in order.
             process = subprocess.Popen(
                 self.command.line(self.rundir),
@@ -128,11 +154,23 @@ class Child:
                 stderr=log,
                 start_new_session=True,
             )
+        finally:
+            if log != subprocess.DEVNULL:
+                os.close(log)
         self.pid = process.pid
         self._process = process
         self.starts += 1
         self.trace.emit("daemon-started", daemon=self.command.name, pid=process.pid)
         return process
+
+    def _open_log(self) -> int:
+        """Where the daemon's output goes: nowhere, if it can be written down nowhere."""
+        try:
+            return os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            reason = f"what {self.command.name} says is lost: {refusal_text(error)}"
+            self.trace.emit("warning", None, reason=reason)
+            return subprocess.DEVNULL
 
     def _report(self, process: subprocess.Popen[bytes]) -> None:
         reason = describe_end(process.returncode)
@@ -149,7 +187,8 @@ class Child:
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the process, if there is one."""
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(number)
+            with suppress(OSError):  # one that has made itself another user's
+                self._process.send_signal(number)
 
     def last_words(self) -> str:
         """The last line of its log."""
@@ -165,9 +204,21 @@ class Child:
         for number, grace in ((signal.SIGTERM, TERMINATE_GRACE), (signal.SIGKILL, TERMINATE_GRACE)):
             if process.poll() is not None:
                 return
-            process.send_signal(number)
+            with suppress(OSError):
+                process.send_signal(number)
             with trio.move_on_after(grace):
-                await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+                await ended(process)
+
+
+async def ended(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the end of a process, in a thread if there is one to be had."""
+    try:
+        await in_thread(process.wait, abandon_on_cancel=True)
+    except NoThread:
+        while True:
+            if process.poll() is not None:
+                return
+            await trio.sleep(LOOK_SECONDS)
 
 
 def own_environment() -> dict[str, str]:
@@ -179,5 +230,6 @@ def own_environment() -> dict[str, str]:
 def describe_end(returncode: int) -> str:
     """How a process ended, for people."""
     if returncode < 0:
-        return f"was ended by {signal.Signals(-returncode).name}"
+        known = [each.name for each in signal.Signals if each == -returncode]
+        return f"was ended by {known[0] if known else f'signal {-returncode}'}"
     return f"ended with exit code {returncode}"

@@ -30,6 +30,7 @@ TEXTS = {
     "daemon-started": "{daemon} started as process {pid}",
     "daemon-registered": "process {pid} registered as {daemon} at {path}",
     "daemon-unregistered": "process {pid} is no {daemon} any more",
+    "daemon-refused": "{daemon} cannot be started: {reason}; the next try is in {pause} s",
     "daemon-gone": "{daemon} (process {pid}) is gone: {reason}",
     "tcp-connect": "TCP connection to {peer} from {local}",
     "tcp-accept": "TCP connection from {peer}",

@@ -120,7 +120,7 @@ class Handover:
     def _tell_others(self, daemon: str) -> None:
         """Have the daemons of that name that are left look for orphans, if there are any."""
         if any(sock.orphan and sock.orphan.daemon == daemon for sock in self._orphans()):
-            self._host.nursery.start_soon(self._call_others, daemon)
+            self._host.spawn(self._call_others, daemon)
 
     async def _call_others(self, daemon: str) -> None:
         async with trio.open_nursery() as nursery:
@@ -144,7 +144,7 @@ class Handover:
         self.end(sock)
         self.totals["cut_off"] += 1
         self._host.trace.emit("cut-off", sock.name, reason=reason)
-        self._host.nursery.start_soon(cut, sock)
+        self._host.spawn(cut, sock)
 
     def end(self, sock: KernelSocket) -> None:
         """The connection ends: who waits for its adoption need not wait any more."""

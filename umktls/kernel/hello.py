@@ -30,6 +30,7 @@ import trio
 from umktls.errors import WorldError
 from umktls.kernel.daemons import PATIENCE, address_of
 from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.stream import readable
 
 __all__ = ["Clients"]
 
@@ -72,7 +73,7 @@ class Client:
                     errno.ETIMEDOUT,
                 )
             with trio.move_on_at(since + patience):
-                await readable(sock)
+                await readable(sock.sock)
                 return
 
     @contextmanager
@@ -84,10 +85,3 @@ class Client:
         finally:
             self._heard -= 1
             self._over = trio.current_time()
-
-
-async def readable(sock: KernelSocket) -> None:
-    try:
-        await trio.lowlevel.wait_readable(sock.sock)
-    except trio.ClosedResourceError:
-        raise WorldError("the connection was closed here", errno.ECONNABORTED) from None

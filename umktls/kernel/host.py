@@ -27,6 +27,7 @@ from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.abi.rpctls import DEFAULT_CONNECTS
 from umktls.errors import CallerError, WorldError
 from umktls.kernel import knobs, tls
+from umktls.kernel.accepting import Serve, accept_loop, listen_unix
 from umktls.kernel.card import retransmitted_pct
 from umktls.kernel.children import Child, DaemonCommand
 from umktls.kernel.control import ControlServer
@@ -39,6 +40,7 @@ from umktls.kernel.handover import Handover
 from umktls.kernel.hello import Clients
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.memory import keep_large_buffers
+from umktls.kernel.refusals import outlived
 from umktls.kernel.registered import RegisteredDaemon
 from umktls.kernel.rundir import RunDirectory
 from umktls.kernel.syscalls import Process, SyscallServer
@@ -95,7 +97,7 @@ class Host:
         self.means = Means(
             chosen_engines(config.engine),
             config.bounce,
-            nursery.start_soon,
+            self.spawn,
             trio.CapacityLimiter(os.cpu_count() or 1),
             self._retransmitted_pct,
         )
@@ -122,6 +124,7 @@ class Host:
         )
         self.syscalls = SyscallServer(self)
         self.children: list[Child] = []
+        self._doors: list[trio.CancelScope] = []
         self._numbers = itertools.count(1)
         self._cookies = itertools.count(FIRST_COOKIE, COOKIE_STEP)
         self._closed: deque[str] = deque()
@@ -137,6 +140,10 @@ class Host:
     def offers_tls(self) -> bool:
         """Whether the AUTH_TLS probe is answered with STARTTLS, as far as daemons are concerned."""
         return bool(self.handles["rpctlssd"]) or not self.personality.probe_needs_daemon
+
+    def spawn(self, function: Callable[..., Awaitable[object]], *args: Any) -> None:
+        """Start a task that lives as long as the host, and whose failure the host outlives."""
+        self.nursery.start_soon(outlived, self.trace, function, *args)
 
     # ---- sockets
 
@@ -179,7 +186,7 @@ class Host:
         token = trio.lowlevel.current_trio_token()
 
         def renew() -> None:  # in whatever thread a record was sealed
-            token.run_sync_soon(self.nursery.start_soon, tls.rekey, self, sock)
+            token.run_sync_soon(self.spawn, tls.rekey, self, sock)
 
         sock.state.tx.on_wants_rekey = sock.state.rx.on_wants_rekey = renew
 
@@ -204,9 +211,7 @@ class Host:
         text = os.fsdecode(path).rstrip("\0")
         if not text or len(path) >= 108:
             raise CallerError(f"{name}: {text!r} is no address of an upcall socket")
-        self.daemons[name].add(
-            RegisteredDaemon(name, text, process.pid, self.trace, self.nursery.start_soon)
-        )
+        self.daemons[name].add(RegisteredDaemon(name, text, process.pid, self.trace, self.spawn))
 
     def process_gone(self, process: Process) -> None:
         """A daemon's system-call connection ended: it is no daemon any more.
@@ -304,25 +309,48 @@ class Host:
 
     # ---- doors
 
-    async def serve_control(self) -> None:
-        """Open the control socket, and serve it."""
+    async def open_doors(self) -> None:
+        """Open the sockets in the run directory, and serve them. Raises `WorldError`."""
         control = ControlServer(self)
-        listener = await listen_unix(self.rundir.control_socket, socket.SOCK_STREAM)
 
-        async def serve(sock: trio.socket.SocketType) -> None:
+        async def serve_control(sock: trio.socket.SocketType) -> None:
             await control.serve_client(trio.SocketStream(sock))
 
-        self.nursery.start_soon(accept_loop, listener, self.nursery, serve)
+        # First: who finds a host by its description can ask it.
+        await self._open_door(self.rundir.control_socket, socket.SOCK_STREAM, serve_control)
+        self.rundir.describe({**self.describe(), **self.config.facts})
+        syscalls = self.syscalls.serve_process
+        await self._open_door(self.rundir.syscall_socket, socket.SOCK_SEQPACKET, syscalls)
 
-    async def serve_syscalls(self) -> None:
-        """Open the system-call socket, and serve it."""
-        listener = await listen_unix(self.rundir.syscall_socket, socket.SOCK_SEQPACKET)
-        self.nursery.start_soon(accept_loop, listener, self.nursery, self.syscalls.serve_process)
+    async def _open_door(self, path: Path, kind: socket.SocketKind, serve: Serve) -> None:
+        listener = await listen_unix(path, kind)
+        scope = trio.CancelScope()
+        self._doors.append(scope)
+
+        async def accept() -> None:
+            with scope:
+                await accept_loop(listener, self.spawn, serve, self.trace)
+
+        self.nursery.start_soon(accept)
+
+    async def mend_doors(self) -> None:
+        """Where somebody has removed the run directory, or a socket in it, make it anew: no daemon
+        could find the host. Raises `UmktlsError`."""
+        if self.rundir.syscall_socket.exists() and self.rundir.control_socket.exists():
+            return
+        while self._doors:
+            self._doors.pop().cancel()
+        self.rundir.make()
+        await self.open_doors()
+        reason = f"run directory {self.rundir.path} was removed: it was made anew"
+        self.trace.emit("warning", None, reason=reason)
 
     def start_daemons(self) -> None:
         for command in self.config.daemons:
             command.line(self.rundir.path)  # a missing program is an error now, not in a task
-            child = Child(command, self.rundir.path, self.trace, self.has_registered)
+            child = Child(
+                command, self.rundir.path, self.trace, self.has_registered, self.mend_doors
+            )
             self.children.append(child)
             self.nursery.start_soon(child.run)
 
@@ -391,37 +419,6 @@ async def first_of(events: Sequence[trio.Event]) -> None:
             nursery.start_soon(one, event)
 
 
-async def listen_unix(path: Path, kind: socket.SocketKind) -> trio.socket.SocketType:
-    """A listening AF_UNIX socket at `path`, mode 0600."""
-    sock = trio.socket.socket(socket.AF_UNIX, kind)
-    try:
-        await sock.bind(str(path))
-        os.chmod(path, 0o600)
-        sock.listen(64)
-    except OSError as error:
-        sock.close()
-        raise WorldError(f"cannot listen on {path}: {error.strerror}", error.errno) from error
-    return sock
-
-
-async def accept_loop(
-    listener: trio.socket.SocketType,
-    nursery: trio.Nursery,
-    serve: Callable[[trio.socket.SocketType], Awaitable[None]],
-) -> None:
-    """Accept for ever; each connection gets a task. Out of descriptors: wait, then go on."""
-    with listener:
-        while True:
-            try:
-                sock, _ = await listener.accept()
-            except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    continue
-                await trio.sleep(0.1)
-                continue
-            nursery.start_soon(serve, sock)
-
-
 @asynccontextmanager
 async def booted(config: HostConfig) -> AsyncIterator[Host]:
     """A running host inside the block.
@@ -442,9 +439,7 @@ async def booted(config: HostConfig) -> AsyncIterator[Host]:
 
 async def bring_up(host: Host) -> None:
     keep_large_buffers()
-    await host.serve_control()  # first: who finds a host by its description can ask it
-    host.rundir.describe({**host.describe(), **host.config.facts})
-    await host.serve_syscalls()
+    await host.open_doors()
     host.trace.emit("host-up", role=host.config.role, rundir=str(host.rundir.path))
     host.start_daemons()
 
@@ -455,5 +450,6 @@ async def shut_down(host: Host) -> None:
     with trio.CancelScope(shield=True):
         async with trio.open_nursery() as nursery:
             for sock in list(host.sockets.values()):
-                nursery.start_soon(tls.disconnect, host, sock, "the host goes down")
+                end = (tls.disconnect, host, sock, "the host goes down")
+                nursery.start_soon(outlived, host.trace, *end)
     host.rundir.remove()

@@ -14,7 +14,7 @@ import trio
 
 from umktls.errors import PeerError, WorldError
 from umktls.kernel.ktls_socket import KernelSocket
-from umktls.kernel.stream import broken
+from umktls.kernel.stream import broken, readable
 from umktls.kernel.tls import TlsRefused
 from umktls.rpc.message import (
     NULL_AUTH,
@@ -78,7 +78,7 @@ async def one_reply(sock: KernelSocket) -> Call | AcceptedReply | DeniedReply:
     """The reply, read byte by byte where a byte too many would be the daemon's."""
     reader = RecordReader(PROBE_REPLY_LIMIT)
     while True:
-        await trio.lowlevel.wait_readable(sock.sock)
+        await readable(sock.sock)
         # The mark says how long the reply is: byte by byte up to there, then what it says.
         wanted = reader.direct_space() or 1
         try:

@@ -25,6 +25,7 @@ import trio
 from umktls.errors import PeerError, UmktlsError, WorldError
 from umktls.kernel.events import Trace
 from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.refusals import refusal_text
 from umktls.kernel.tls import TlsRefused
 from umktls.rpc.client import AuthRejected, CallTable, raise_for_reply
 from umktls.rpc.message import (
@@ -182,7 +183,9 @@ class RpcClient:
             except TlsRefused as error:
                 self._fail_all(error)
                 return None
-            except UmktlsError as error:
+            except (UmktlsError, OSError) as error:
+                if not isinstance(error, UmktlsError):
+                    error = WorldError(f"no connection: {refusal_text(error)}", error.errno)
                 self._last_error = error
                 if attempt == 0:
                     self._trace.emit("warning", None, reason=str(error))
@@ -233,10 +236,10 @@ class RpcClient:
 
         try:
             await sock.pump(reader, deliver, control)
-        except (PeerError, WorldError) as error:
+        except (PeerError, WorldError, OSError, MemoryError) as error:
             if isinstance(error, PeerError):
                 self._trace.emit("garbage", sock.name, where="the connection", reason=str(error))
-            return str(error)
+            return refusal_text(error)
         return sock.why_it_ended("the server closed the connection")
 
     def _answer(self, sock: KernelSocket, message: memoryview) -> None:

@@ -111,11 +111,14 @@ class RunDirectory:
             )
 
     def describe(self, facts: dict[str, Any]) -> None:
-        """Write `host.json`, whole or not at all."""
+        """Write `host.json`, whole or not at all. Raises `WorldError`."""
         target = self.path / "host.json"
         temporary = target.with_suffix(".new")
-        temporary.write_text(json.dumps(facts, indent=2) + "\n")
-        temporary.replace(target)
+        try:
+            temporary.write_text(json.dumps(facts, indent=2) + "\n")
+            temporary.replace(target)
+        except OSError as error:
+            raise WorldError(f"cannot write {target}: {error.strerror}", error.errno) from error
 
     def remove(self) -> None:
         """Remove the directory and all in it."""

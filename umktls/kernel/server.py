@@ -25,10 +25,12 @@ from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.abi.rpctls import DEFAULT_CONNECTS
 from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
 from umktls.kernel import tls
+from umktls.kernel.accepting import accept_loop, taken_from_trio
 from umktls.kernel.children import DaemonCommand
-from umktls.kernel.host import Host, HostConfig, accept_loop, booted
+from umktls.kernel.host import Host, HostConfig, booted
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.probe import check_probe
+from umktls.kernel.refusals import NoThread, first_text, in_thread
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.message import (
@@ -54,6 +56,8 @@ logger = logging.getLogger(__name__)
 CALL_LIMIT = 2 * 1024 * 1024
 # Jobs of one connection that run in threads at a time (fsync and the like).
 BLOCKING_JOBS = 8
+# Where there is no thread for one, the next look is so many seconds later.
+THREAD_SECONDS = 0.2
 # The engine for the connections from an address; None: the host's.
 EngineFor = Callable[[Any], EngineChoice | None]
 # Connections that may wait to be accepted; Linux takes no more than net.core.somaxconn, 4096.
@@ -185,7 +189,7 @@ class Connection:
         except* PeerError as group:
             reason = first_text(group)
             self.host.trace.emit("garbage", self.sock.name, where="the connection", reason=reason)
-        except* WorldError as group:
+        except* (WorldError, OSError, MemoryError) as group:
             reason = first_text(group)
         finally:
             await tls.disconnect(self.host, self.sock, reason)
@@ -222,8 +226,20 @@ class Connection:
         # Also when the connection is gone: the client repeats the call on another one, where it
         # waits for this reply.
         with trio.CancelScope(shield=True):
-            reply = await trio.to_thread.run_sync(job.run, limiter=self._slots)
+            reply = await self._reply_from_thread(job)
         self._send(reply)
+
+    async def _reply_from_thread(self, job: Job) -> list[Buffer]:
+        """The reply; where the system has no thread now, as soon as it has."""
+        told = False
+        while True:
+            try:
+                return await in_thread(job.run, limiter=self._slots)
+            except NoThread as error:
+                if not told:
+                    self.host.trace.emit("warning", self.sock.name, reason=f"calls wait: {error}")
+                    told = True
+            await trio.sleep(THREAD_SECONDS)
 
     def _reject(self, call: Call, status: AuthStat) -> None:
         self.sock.rpc["rejected"] += 1
@@ -279,13 +295,6 @@ def flavor_name(flavor: int) -> str:
     return known[0] if known else f"flavor {flavor}"
 
 
-def first_text(group: BaseExceptionGroup[UmktlsError]) -> str:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return str(error)
-
-
 @asynccontextmanager
 async def boot_server(
     config: ServerConfig, services: Iterable[Service]
@@ -320,7 +329,7 @@ async def boot_server(
                 await serve_client(listening, config.offer_tls, dispatcher, sock)
 
             for listener in listeners:
-                host.nursery.start_soon(accept_loop, listener, host.nursery, serve)
+                host.nursery.start_soon(accept_loop, listener, host.spawn, serve, host.trace)
             yield listening
     finally:
         for listener in listeners:
@@ -332,15 +341,15 @@ async def serve_client(
 ) -> None:
     """One client, from accept to close; whatever it does, the host lives."""
     host = listening.host
+    plain = taken_from_trio(sock)
     try:
-        address = sock.getpeername()
+        address = plain.getpeername()
         engine = listening.engine_for(address)
-        plain = socket.socket(fileno=sock.detach())
         adopted = host.adopt(plain, listening.security, engine=engine)
-    except OSError:
-        return
-    except UmktlsError as error:
-        host.trace.emit("warning", None, reason=f"a connection was not accepted: {error}")
+    except (OSError, UmktlsError) as error:
+        plain.close()
+        if isinstance(error, UmktlsError):  # else it is gone already
+            host.trace.emit("warning", None, reason=f"a connection was not accepted: {error}")
         return
     host.trace.emit("tcp-accept", adopted.name, peer=adopted.peer)
     adopted.phase = "clear"

@@ -52,6 +52,8 @@ async def readable(sock: socket.socket) -> None:
         await trio.lowlevel.wait_readable(sock)
     except trio.ClosedResourceError:
         raise WorldError("the connection was closed here", errno.ECONNABORTED) from None
+    except OSError as error:  # of epoll_ctl(2)
+        raise broken("receive", error) from error
 
 
 def broken(action: str, error: OSError) -> WorldError:

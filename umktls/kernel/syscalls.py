@@ -21,6 +21,7 @@ import trio
 
 from umktls.abi import rpctls
 from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError, WorldError
+from umktls.kernel.accepting import taken_from_trio
 from umktls.kernel.control import allowed, peer_credentials
 from umktls.kernel.ktls_socket import Failure, KernelSocket, TlsFacts
 from umktls.kernel.netlink import NetlinkSocket
@@ -42,6 +43,10 @@ CALLS_PER_TURN = 32
 # Descriptors of one emulated process; FreeBSD's kern.maxfilesperproc is larger, but a daemon that
 # holds so many has a leak.
 DESCRIPTOR_LIMIT = 65536
+# sendmsg(2), unix(7): what the system may have again in a moment; so often and so long (seconds)
+# it is asked.
+PASSING = (errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)
+SEND_TRIES, SEND_PAUSE = 20, 0.1
 # What a daemon may put into the trace by utrace: event -> fields that are kept.
 UTRACE_EVENTS = {
     "handshake": ("version", "suite", "alpn", "peer", "resumed", "verified"),
@@ -159,15 +164,18 @@ class SyscallServer:
 
     async def serve_process(self, sock: trio.socket.SocketType) -> None:
         """Answers one process until it goes; then what it held is released."""
-        pid, uid, _ = peer_credentials(sock)
-        process = Process(pid, uid, socket.socket(fileno=sock.detach()))
+        with sock:  # until it is the process's
+            pid, uid, _ = peer_credentials(sock)
+            process = Process(pid, uid, taken_from_trio(sock))
         self.processes.append(process)
         try:
             with process.sock:
                 if not allowed(uid):
                     self._garbage(f"process {pid} of user {uid} is not allowed to call")
                     return
-                await self._serve(process)
+                # A process that cannot be answered is better told so by the end.
+                with contextlib.suppress(OSError):
+                    await self._serve(process)
         finally:
             self.processes.remove(process)
             for netlink in process.netlink.values():
@@ -184,8 +192,6 @@ class SyscallServer:
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(process.sock)
                 continue
-            except OSError:
-                return
             if not datagram:
                 return
             try:
@@ -205,8 +211,7 @@ class SyscallServer:
         answer, reply = await self._carry_out(process, request)
         with answer.give_away or contextlib.nullcontext() as given:
             descriptor = answer.pass_descriptor if given is None else given.fileno()
-            with contextlib.suppress(OSError):
-                await send_with_descriptor(process.sock, reply, descriptor)
+            await send_with_descriptor(process.sock, reply, descriptor)
 
     async def _carry_out(self, process: Process, request: wire.Request) -> tuple[Answer, bytes]:
         """One call, and its reply."""
@@ -218,6 +223,8 @@ class SyscallServer:
             answer = called if isinstance(called, Answer) else await called
         except UmktlsError as error:
             number = self._host.personality.errno(error.errno)
+        except OSError as error:  # the machine's own kernel has refused what the call needs
+            number = self._host.personality.errno(error.errno or errno.EIO)
         return answer, wire.encode_reply(request.sequence, number, answer.result, request.number)
 
     async def _together(self, process: Process, args: wire.TogetherArgs) -> Answer:
@@ -305,7 +312,7 @@ class SyscallServer:
             theirs.close()
             made.close()
             raise
-        self._host.nursery.start_soon(made.run)
+        self._host.spawn(made.run)
         return Answer(number, give_away=theirs)
 
     def _offer_of(self, process: Process, daemon: str) -> Request[Any] | None:
@@ -433,7 +440,22 @@ def note(sock: KernelSocket, event: str, fields: dict[str, Any]) -> None:
 
 
 async def send_with_descriptor(sock: socket.socket, data: bytes, descriptor: int | None) -> None:
-    """Send one datagram, with a descriptor beside it if there is one."""
+    """Send one datagram, with a descriptor beside it if there is one.
+
+    The other end waits for it: what the system lacks now is waited for, a little. Raises `OSError`.
+    """
+    for _ in range(SEND_TRIES):
+        try:
+            await send_now(sock, data, descriptor)
+            return
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+        await trio.sleep(SEND_PAUSE)
+    raise OSError(errno.ENOBUFS, "the answer to a system call could not be sent")
+
+
+async def send_now(sock: socket.socket, data: bytes, descriptor: int | None) -> None:
     while True:
         try:
             if descriptor is None:

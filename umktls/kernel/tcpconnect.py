@@ -10,6 +10,7 @@ from typing import Any
 import trio
 
 from umktls.errors import UmktlsError, WorldError
+from umktls.kernel.accepting import taken_from_trio
 from umktls.kernel.tls import TlsRefused
 
 __all__ = ["FAMILIES", "UnknownHost", "connect", "may_pass"]
@@ -86,6 +87,8 @@ async def look_up(
         why = f"it may have no address of {name}" if name else "check its name"
         text = f"cannot find host {server!r}: {error.strerror}; {why}"
         raise UnknownHost(text, errno.EHOSTUNREACH) from error
+    except RuntimeError as error:  # it is done in a thread, if there is one
+        raise WorldError(f"cannot look up host {server!r} now: {error}", errno.EAGAIN) from error
     return [(one, address) for one, _, _, _, address in found]
 
 
@@ -102,7 +105,7 @@ async def connect_address(
             await sock.connect(address)
         if scope.cancelled_caught:
             raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-        return socket.socket(fileno=sock.detach())
+        return taken_from_trio(sock)
     except BaseException:
         sock.close()
         raise

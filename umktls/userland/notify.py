@@ -16,7 +16,8 @@ def notify(*states: str) -> None:
     if not address:
         return
     name = address.encode().replace(b"@", b"\0", 1) if address.startswith("@") else address
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+    # Also where there is no descriptor for it: a service goes on.
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.sendto("\n".join(states).encode(), name)
 
 

@@ -1,0 +1,83 @@
+"""accept(2) fails: a listener neither spins nor ends, unless it is closed."""
+
+from __future__ import annotations
+
+import errno
+import os
+from types import TracebackType
+from typing import cast
+
+import pytest
+import trio
+import trio.lowlevel
+import trio.testing
+
+from umktls.kernel.accepting import OF_THE_CONNECTION, PAUSES, accept_loop
+from umktls.kernel.events import Trace
+
+Clock = trio.testing.MockClock
+
+
+class Played:
+    """A listener: errno numbers are what accept fails by, in turn; 0 is a connection."""
+
+    def __init__(self, *outcomes: int) -> None:
+        self.outcomes = list(outcomes)
+        self.closed = False
+
+    def __enter__(self) -> Played:
+        return self
+
+    def __exit__(self, *exc: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.closed = True
+
+    async def accept(self) -> tuple[str, str]:
+        await trio.lowlevel.checkpoint()
+        number = self.outcomes.pop(0)
+        if number:
+            raise OSError(number, os.strerror(number))
+        return "connection", "address"
+
+
+async def serve(sock: trio.socket.SocketType) -> None:
+    raise AssertionError("nobody starts the task")
+
+
+async def accepted(*outcomes: int, room: bool = False) -> tuple[int, float, list[str]]:
+    """How many connections came, in how many seconds, and what was said."""
+    listener, served, trace = Played(*outcomes, errno.EBADF), [], Trace("h", "server")
+    began = trio.current_time()
+    await accept_loop(
+        cast(trio.socket.SocketType, listener),
+        lambda serve, sock: served.append(sock),
+        serve,
+        trace,
+        lambda: room,
+    )
+    assert listener.closed
+    return len(served), trio.current_time() - began, [event["text"] for event in trace.since()]
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, 999])
+async def test_what_is_lacking_is_waited_for(autojump_clock: Clock, number: int) -> None:
+    count, seconds, (text,) = await accepted(*[number] * 7, 0, 0)
+    assert count == 2
+    assert seconds == pytest.approx(sum(PAUSES) + 2 * PAUSES[-1])
+    assert "a connection cannot be accepted" in text
+    assert "again and again" in text
+
+
+async def test_each_time_it_is_said_once(autojump_clock: Clock) -> None:
+    count, seconds, texts = await accepted(errno.EMFILE, errno.EMFILE, 0, errno.EMFILE, 0)
+    assert (count, len(texts)) == (2, 2)
+    assert seconds == pytest.approx(2 * PAUSES[0] + PAUSES[1])
+
+
+async def test_a_connection_that_is_gone_costs_nothing(autojump_clock: Clock) -> None:
+    assert await accepted(*OF_THE_CONNECTION, 0) == (1, 0.0, [])
+
+
+async def test_room_is_made_at_once(autojump_clock: Clock) -> None:
+    count, seconds, (text,) = await accepted(errno.EMFILE, 0, room=True)
+    assert (count, seconds) == (1, 0.0)
+    assert "the longest idle one ends for it" in text

@@ -1,0 +1,184 @@
+"""A host whose daemon cannot be started again goes on, says so, and tries again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from umktls.errors import WorldError
+from umktls.kernel import children, refusals
+from umktls.kernel.children import DaemonCommand, describe_end
+from umktls.kernel.host import Host, HostConfig, booted
+
+NAME = "rpc-played"  # the program: it is there, and does nothing
+SECONDS = 20.0
+
+
+@pytest.fixture(autouse=True)
+def _program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / NAME
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho it runs\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(children, "PAUSES", (0.001, 0.002, 0.003))
+
+
+@asynccontextmanager
+async def host_with_daemon(base: Path) -> AsyncIterator[Host]:
+    config = HostConfig("server", base / "h", daemons=(DaemonCommand(NAME),))
+    with trio.fail_after(SECONDS):
+        async with booted(config) as host:
+            await happened(host, "daemon-started")
+            yield host
+
+
+def found(host: Host, event: str) -> list[dict[str, Any]]:
+    return [each for each in host.trace.since() if each["event"] == event]
+
+
+async def happened(host: Host, event: str, times: int = 1) -> dict[str, Any]:
+    came = trio.Event()
+    with host.trace.subscribed(lambda event: came.set()):
+        while len(found(host, event)) < times:
+            await came.wait()
+            came = trio.Event()
+    return found(host, event)[-1]
+
+
+def kill(host: Host) -> None:
+    pid = host.children[0].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+
+
+REFUSED = {
+    errno.EMFILE: "no descriptors are left to this process",
+    errno.EAGAIN: "no processes or threads are left",
+    errno.ENOMEM: "no memory is left",
+    errno.ENOENT: "No such file or directory",
+}
+
+
+@pytest.mark.parametrize("number", REFUSED, ids=errno.errorcode.get)
+async def test_no_process_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    async with host_with_daemon(tmp_path) as host:
+        with monkeypatch.context() as patch:
+
+            def refuse(*args: Any, **options: Any) -> None:
+                raise OSError(number, os.strerror(number))
+
+            patch.setattr(subprocess, "Popen", refuse)
+            kill(host)
+            event = await happened(host, "daemon-refused", 2)
+            assert REFUSED[number] in event["text"]
+            assert "the next try is in 0.003 s" in event["text"]
+        await happened(host, "daemon-started", 2)
+        # Said once for each pause, not each time.
+        assert len(found(host, "daemon-refused")) == 2
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open("/dev/null", os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_really_no_descriptors(tmp_path: Path) -> None:
+    async with host_with_daemon(tmp_path) as host:
+        with no_descriptors():
+            kill(host)
+            event = await happened(host, "daemon-refused")
+            assert "no descriptors are left to this process" in event["reason"]
+        await happened(host, "daemon-started", 2)
+
+
+async def test_the_run_directory_was_removed(tmp_path: Path) -> None:
+    """It is made anew with its sockets, or no daemon could come back."""
+    async with host_with_daemon(tmp_path) as host:
+        shutil.rmtree(host.rundir.path)
+        kill(host)
+        await happened(host, "daemon-started", 2)
+        assert (host.rundir.path / "host.json").exists()
+        for path, kind in (("control.sock", "STREAM"), ("syscall.sock", "SEQPACKET")):
+            with trio.socket.socket(
+                trio.socket.AF_UNIX, getattr(trio.socket, f"SOCK_{kind}")
+            ) as sock:
+                await sock.connect(str(host.rundir.path / path))
+        assert "was made anew" in found(host, "warning")[-1]["text"]
+    assert not host.rundir.path.exists()
+
+
+async def test_the_run_directory_cannot_be_made_now(tmp_path: Path) -> None:
+    async with host_with_daemon(tmp_path) as host:
+        shutil.rmtree(host.rundir.path)
+        host.rundir.path.write_text("in its place\n")
+        kill(host)
+        assert "run directory" in (await happened(host, "daemon-refused"))["text"]
+        host.rundir.path.unlink()
+        await happened(host, "daemon-started", 2)
+
+
+async def test_the_disk_of_the_log_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with host_with_daemon(tmp_path) as host:
+        log, true_open = host.children[0].log, os.open
+
+        def refuse(path: Any, *args: Any, **options: Any) -> int:
+            if path == log:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            return true_open(path, *args, **options)
+
+        monkeypatch.setattr(os, "open", refuse)
+        kill(host)
+        await happened(host, "daemon-started", 2)
+        (warning,) = found(host, "warning")
+        assert warning["text"] == f"what {NAME} says is lost: {log}: the disk is full"
+
+
+async def test_a_host_that_comes_up_says_why_it_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    config = HostConfig("server", tmp_path / "h", daemons=(DaemonCommand(NAME),))
+    with pytest.raises(WorldError, match=f"{NAME} cannot be started: no processes or threads"):
+        async with booted(config) as host:
+            await host.daemon_ready("rpctlssd")
+
+
+async def test_without_a_thread_to_wait_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
+        raise RuntimeError(refusals.NO_THREAD)
+
+    async with host_with_daemon(tmp_path) as host:
+        monkeypatch.setattr(children, "LOOK_SECONDS", 0.001)
+        monkeypatch.setattr(trio.to_thread, "run_sync", refuse)
+        kill(host)
+        await happened(host, "daemon-started", 2)
+        kill(host)
+        await happened(host, "daemon-started", 3)
+
+
+def test_how_it_ended() -> None:
+    assert describe_end(3) == "ended with exit code 3"
+    assert describe_end(-signal.SIGKILL) == "was ended by SIGKILL"
+    assert describe_end(-(signal.SIGRTMIN + 3)) == f"was ended by signal {signal.SIGRTMIN + 3}"
