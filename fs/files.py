@@ -221,7 +221,8 @@ class Files:
         if place != offset:
             self._kernel.drop_pages(inode)
         if self._through:
-            await self.flush(fh)
+            await writer.flush()
+            self._report(file)
         elif file.direct:
             await writer.drain()
             self._report(file)
@@ -232,6 +233,7 @@ class Files:
         file = self[fh]
         if file.writable and file.inode.writer is not None:
             await file.inode.writer.flush()
+            await self._kernel.dropped(file.inode)
             self._report(file)
 
     def _report(self, file: OpenFile) -> None:

@@ -109,7 +109,10 @@ class KernelCache:
 
     async def dropped(self, inode: Inode) -> None:
         """Wait until pages that are being dropped are gone; for some time only, since a page that
-        is being read when the server goes away may take long."""
+        is being read when the server goes away may take long. Not for the answer to a WRITE: the
+        kernel holds the pages of that until it is there."""
+        if inode.number not in self._dropping:
+            return
         with trio.move_on_after(DROP_SECONDS):
             while inode.number in self._dropping:
                 await self._dropped.park()

@@ -56,9 +56,8 @@ class NfsOperations(pyfuse3.Operations):
         self.inodes = InodeTable(caller.root)
         self.attributes = AttributeCache(options, clock)
         self.kernel = KernelCache(self.attributes, start, invalidate)
-        self.behind = WriteBehind(
-            calls, self.attributes, start, clock, min(options.wsize, sizes.wtmax)
-        )
+        wsize = min(options.wsize, sizes.wtmax)
+        self.behind = WriteBehind(calls, self.attributes, self.kernel, start, clock, wsize)
         self._credentials = credentials or Credentials(clock)
         silly = SillyRenames(calls, self.attributes)
         self._names = Namespace(calls, self.inodes, self.attributes, silly, options.missing_seconds)

@@ -11,6 +11,7 @@ from trio.lowlevel import ParkingLot
 from .attributes import AttributeCache
 from .calls import Calls
 from .inodes import Inode
+from .kernelcache import KernelCache
 from .slots import Slots
 from .writer import Writer
 
@@ -35,6 +36,7 @@ class WriteBehind:
         self,
         calls: Calls,
         attributes: AttributeCache,
+        kernel: KernelCache,
         start: Callable[..., Any],
         clock: Callable[[], float],
         wsize: int,
@@ -42,6 +44,7 @@ class WriteBehind:
     ) -> None:
         self.calls = calls
         self.attributes = attributes
+        self.kernel = kernel
         self.start = start
         self.clock = clock
         self.wsize = wsize

@@ -27,7 +27,8 @@ Reads are laid over with what is not stable, unstable data too: should the serve
 missing there until it has been written again.
 
 Data whose WRITE or COMMIT fails is given up, as kernels do, and the failure is counted. Each open
-file remembers the count that it has told its user about (`OpenFile.report`).
+file remembers the count that it has told its user about (`OpenFile.failures`). The machine's kernel
+has the data in its pages, and would go on showing it: these are dropped at once (kernelcache.py).
 """
 
 from __future__ import annotations
@@ -269,6 +270,7 @@ class Writer:
         log.warning("written data is lost: %s", error)
         self._behind.give_back(sum(extent.cost for extent in extents))
         self._behind.attributes.expire(self.inode)
+        self._behind.kernel.drop_pages(self.inode)
         self.failures += 1
         self.failure = error
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -23,12 +24,15 @@ from umktls_fs.options import parse_options
 from umktls_fs.source import Source
 
 from tests.conftest import KERNEL_LACKS
-from tests.fs.peer import LocalCaller
+from tests.fs.peer import Between, LocalCaller, Proceed
 from umktls.kernel.mountinfo import mounts
+from umktls.nfs.types import WRITE3resfail, nfsstat3
+from umktls.rpc.message import OpaqueAuth
 
 START_SECONDS = 20.0
 END_SECONDS = 20.0
 READY = b"ready\n"
+FAILURE = "failure"  # a file below `top`: the status that every WRITE has while it is there
 
 
 def needs_fuse() -> None:
@@ -45,6 +49,16 @@ class Mounted:
     path: Path
     export: Path
     log: Path
+
+    @contextmanager
+    def failing(self, status: nfsstat3) -> Iterator[None]:
+        """Every WRITE fails inside the block."""
+        order = self.export.parent / FAILURE
+        order.write_text(status.name)
+        try:
+            yield
+        finally:
+            order.unlink()
 
     def ended(self) -> int:
         """Wait for the end of the mount's process: its exit code."""
@@ -97,11 +111,23 @@ def take_away(process: subprocess.Popen[bytes], path: Path) -> None:
         process.stdout.close()
 
 
+def failing_on_order(order: Path) -> Between:
+    def ordered() -> nfsstat3 | None:
+        return nfsstat3[order.read_text()] if order.exists() else None
+
+    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        status = ordered()
+        return await proceed(args) if status is None else WRITE3resfail(status)
+
+    return between
+
+
 async def serve(top: Path, options: list[str]) -> None:
     """The program: mount `top`/export on `top`/mnt until SIGTERM or an unmount."""
     parsed = parse_options(options)
     source = Source("local", None, str(top / "export"))
     caller = LocalCaller(top / "export", top / "state", remember=False)
+    caller.between["WRITE"] = failing_on_order(top / FAILURE)
     stop = trio.Event()
 
     async def wait_for_signal() -> None:

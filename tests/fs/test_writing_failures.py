@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.conftest import patience
+from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
 from tests.fs.restarting import Restarting
 from tests.fs.world import World, fails
@@ -74,6 +76,70 @@ async def test_each_open_file_is_told_and_one_opened_later_is_not(world: World) 
     await world.ops.flush(third)
     for fh in (first, second, third):
         await world.close(fh)
+
+
+async def pages_kept(world: World) -> bool:
+    info = await world.ops.open(await world.number("file"), os.O_RDONLY, world.ctx)
+    await world.close(info.fh)
+    return info.keep_cache
+
+
+@pytest.mark.parametrize("procedure", ["WRITE", "COMMIT"])
+@pytest.mark.parametrize("name", ["ROFS", "STALE", "NOSPC", "DQUOT", "IO"])
+async def test_pages_of_what_was_not_written_are_dropped(
+    world: World, name: str, procedure: str
+) -> None:
+    (world.export / "file").write_bytes(b"as it was")
+    assert not await pages_kept(world)
+    assert await pages_kept(world)
+    fh = await world.open("file", os.O_RDWR)
+    failing(world, nfsstat3[f"NFS3ERR_{name}"], procedure)
+    await world.ops.write(fh, 0, b"unwritten")
+    await world.ops.write(fh, 4096, b"unwritten")
+    assert await fails(world.ops.fsync(fh, False)) == getattr(errno, f"E{name}")
+    assert (await world.number("file"), False) in world.dropped
+    assert not await pages_kept(world)
+    await world.close(fh)
+    world.caller.between.clear()
+    assert await pages_kept(world)
+
+
+async def test_pages_are_dropped_again_for_what_fails_while_they_are_dropped(
+    world: World,
+) -> None:
+    """It may have been read into new pages since."""
+    fh = await world.create("file")
+    number = await world.number("file")
+    inode = world.ops.inodes[number]
+    failing(world, nfsstat3.NFS3ERR_IO)
+    go_on = threading.Event()
+    world.dropping = go_on.wait
+    world.ops.kernel.drop_pages(inode)
+    await wait_all_tasks_blocked()
+    await world.ops.write(fh, 0, b"data")
+    world.nursery.start_soon(world.ops.behind.flush)
+    await wait_all_tasks_blocked()
+    go_on.set()
+    assert await fails(world.ops.flush(fh)) == errno.EIO
+    await world.ops.kernel.dropped(inode)
+    assert world.dropped == [(number, False)] * 2
+    await world.close(fh)
+
+
+async def test_a_write_that_is_made_at_once_does_not_wait_for_its_own_pages(
+    make_world: MakeWorld,
+) -> None:
+    """The kernel keeps them locked until WRITE is answered, so dropping waits for the answer."""
+    world = make_world("sync")
+    fh = await world.create("file")
+    failing(world, nfsstat3.NFS3ERR_IO)
+    answered = threading.Event()
+    world.dropping = answered.wait
+    with trio.fail_after(1):
+        assert await fails(world.ops.write(fh, 0, b"data")) == errno.EIO
+    answered.set()
+    await world.ops.kernel.dropped(world.ops.files[fh].inode)
+    await world.close(fh)
 
 
 async def test_a_reader_is_not_told(world: World) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -72,6 +72,7 @@ class World:
         self.groups: dict[int, tuple[int, ...]] = {}
         self.me = Somebody()
         self.dropped: list[tuple[int, bool]] = []  # what FUSE was told to drop
+        self.dropping: Callable[[], object] = lambda: None  # waits in its place while it does
         self.ops = NfsOperations(
             self.caller,
             options,
@@ -87,6 +88,7 @@ class World:
 
     def _invalidate(self, number: int, attributes_only: bool) -> None:
         """In the place of pyfuse3.invalidate_inode."""
+        self.dropping()
         self.dropped.append((number, attributes_only))
 
     async def lookup(self, name: str, parent: int = ROOT) -> EntryAttributes:
