@@ -13,7 +13,7 @@ STAMPS := .make
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up demo test test-long lint bench fuzz kernel clean
+.PHONY: help set-up demo smoke test test-long lint man bench fuzz kernel clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -22,6 +22,9 @@ set-up: $(VENV)/.project-test ## Install everything, the tests' tools too
 
 demo: $(VENV)/.project ## The main job, on this machine alone (KEEP=1 leaves the mount up)
 	@$(BIN)/umktls demo $(if $(KEEP),--keep)
+
+smoke: $(STAMPS)/packages-mount ## Try another Python (PYTHON=python3.13): install as users do, demo, a few tests
+	@bash .ci/smoke
 
 # A file's tests stay together, for its fixtures. Not those with the most tests first: the slowest
 # have few.
@@ -45,6 +48,9 @@ bench: $(VENV)/.project-test ## Measure, side by side with sshfs (ONLY=name for 
 fuzz: $(VENV)/.project-test ## Feed the receiving path any bytes for SECONDS=600 (needs atheris, installed into .venv)
 	@$(BIN)/python -m pip install --disable-pip-version-check -q atheris
 	$(BIN)/python -m tests.fuzz -max_total_time=$(or $(SECONDS),600)
+
+man: $(VENV)/.project-test ## Write the manual pages in docs/man from the texts of --help
+	@$(BIN)/python -m tests.manual
 
 kernel: $(VENV)/.project-test $(STAMPS)/packages-kernel ## Ask a real Linux, in an emulated machine, what the model says of it (as root)
 	@$(BIN)/python -m tests.realkernel $(ARGS)

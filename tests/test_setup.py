@@ -6,6 +6,7 @@ The system's programs are replaced by a PATH that has only what a test puts ther
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import patience
+from umktls.cli.system_packages import COLUMNS, TABLE
 
 TOP = Path(__file__).parents[1]
 # What .ci/packages itself needs of the system.
@@ -77,13 +79,52 @@ def test_not_root_says_in_one_line_what_to_install(programs: Path, sudo: str | N
     )
 
 
-def test_without_apt_it_names_the_packages_too(programs: Path) -> None:
+@pytest.mark.parametrize(
+    ("tool", "line"),
+    [
+        ("dnf", "dnf install fuse3-devel gcc glibc-devel"),
+        ("pacman", "pacman -S fuse3 gcc glibc"),
+        ("zypper", "zypper install fuse3-devel gcc glibc-devel"),
+        ("apk", "apk add fuse3-dev gcc musl-dev"),
+    ],
+)
+def test_without_apt_it_names_the_packages_as_the_distribution_does(
+    programs: Path, tool: str, line: str
+) -> None:
+    provide(programs)
+    (programs / "gcc").unlink()
+    fake(programs, "pkg-config", "exit 1")
+    fake(programs, "id", "echo 0")
+    fake(programs, tool, "exit 9")
+    code, _, said = packages(programs, "mount")
+    assert code == 1
+    assert said == (
+        "umktls needs system packages that only root can install; as root, run: " + line + "\n"
+    )
+
+
+def test_without_any_known_tool_it_names_them_for_all(programs: Path) -> None:
     provide(programs)
     (programs / "gcc").unlink()
     fake(programs, "id", "echo 0")
     code, _, said = packages(programs, "mount")
     assert code == 1
-    assert said.endswith("--no-install-recommends gcc libc6-dev\n")
+    assert said.splitlines()[1:] == [
+        "  apt-get install --no-install-recommends gcc libc6-dev",
+        "  dnf install gcc glibc-devel",
+        "  pacman -S gcc glibc",
+        "  zypper install gcc glibc-devel",
+        "  apk add gcc musl-dev",
+    ]
+
+
+def test_every_package_has_its_names() -> None:
+    """Whatever .ci/packages may ask for is in the table of names, for all distributions."""
+    script = (TOP / ".ci" / "packages").read_text()
+    asked = set(re.findall(r"^([a-z0-9-]+): has", script, re.MULTILINE))
+    rows = [line.split() for line in TABLE.read_text().splitlines() if line[:1] != "#"]
+    assert {row[0] for row in rows} == asked
+    assert {len(row) for row in rows} == {len(COLUMNS)}
 
 
 @pytest.mark.parametrize("root", [True, False])
@@ -125,7 +166,17 @@ def test_every_tool_of_the_tests_is_looked_for(programs: Path) -> None:
     fake(programs, "id", "echo 1000")
     code, _, said = packages(programs, "mount", "test")
     assert code == 1
-    for package in ("attr", "fio", "git", "gnutls-bin", "openssl", "sqlite3", "sshfs", "tshark"):
+    for package in (
+        "attr",
+        "fio",
+        "git",
+        "gnutls-bin",
+        "openssl",
+        "sqlite3",
+        "sshfs",
+        "systemd",
+        "tshark",
+    ):
         assert f" {package}" in said
 
 
@@ -182,5 +233,5 @@ def test_help_lists_every_target(checkout: Path) -> None:
     said = subprocess.run(
         command, capture_output=True, text=True, timeout=patience(30), check=True
     ).stdout
-    for target in ("set-up", "demo", "test", "test-long", "lint", "bench", "clean", "help"):
+    for target in ("set-up", "demo", "smoke", "test", "test-long", "lint", "man", "bench", "clean"):
         assert f"make {target} " in said

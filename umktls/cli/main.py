@@ -20,6 +20,7 @@ SOURCE_MARK = ":/"  # HOST[:PORT]:/EXPORT
 OWN = (
     "certs",
     "demo",
+    "doctor",
     "engines",
     "lesson",
     "probe",
