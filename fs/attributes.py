@@ -22,6 +22,7 @@ from umktls.nfs.types import fattr3, ftype3, nfstime3
 
 from .inodes import Inode
 from .options import MountOptions
+from .owners import Owners
 
 __all__ = ["AttributeCache", "entry_attributes", "time_ns"]
 
@@ -80,6 +81,7 @@ class AttributeCache:
             True: (options.acdirmin, options.acdirmax),
         }
         self._off = options.noac
+        self.owners = Owners(options)
         self._serial = 0
 
     def stamp(self) -> int:
@@ -102,6 +104,8 @@ class AttributeCache:
         inode.updated = self._serial
         inode.version = version
         inode.attributes = entry_attributes(attr, inode.number, self._block_size)
+        if self.owners.active:
+            self.owners.show(inode.attributes)
 
     def _lend(self, inode: Inode, unchanged: bool, directory: bool) -> None:
         """Say until when the attributes may be believed."""

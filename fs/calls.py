@@ -25,6 +25,7 @@ from umktls.nfs.program import (
     NFSPROC3_MKNOD,
     NFSPROC3_PATHCONF,
     NFSPROC3_READ,
+    NFSPROC3_READDIR,
     NFSPROC3_READDIRPLUS,
     NFSPROC3_READLINK,
     NFSPROC3_REMOVE,
@@ -58,6 +59,8 @@ from umktls.nfs.types import (
     PATHCONF3resok,
     READ3args,
     READ3resok,
+    READDIR3args,
+    READDIR3resok,
     READDIRPLUS3args,
     READDIRPLUS3resok,
     READLINK3args,
@@ -277,6 +280,9 @@ class Calls:
         self, args: READDIRPLUS3args, credential: OpaqueAuth
     ) -> READDIRPLUS3resok:
         return cast(READDIRPLUS3resok, await self._call(NFSPROC3_READDIRPLUS, args, credential))
+
+    async def readdir(self, args: READDIR3args, credential: OpaqueAuth) -> READDIR3resok:
+        return cast(READDIR3resok, await self._call(NFSPROC3_READDIR, args, credential))
 
     async def fsstat(self, credential: OpaqueAuth) -> FSSTAT3resok:
         return cast(

@@ -15,6 +15,8 @@ from typing import Protocol
 
 from umktls.rpc.message import AuthSys, OpaqueAuth
 
+from .owners import Owners
+
 __all__ = ["Caller", "Credentials", "supplementary_groups"]
 
 MAX_GIDS = 16  # of an AUTH_SYS credential
@@ -62,6 +64,7 @@ class Credentials:
         groups: Callable[[int], tuple[int, ...]] = supplementary_groups,
     ) -> None:
         self._clock = clock
+        self.owners: Owners | None = None  # who translates the ids, if somebody does
         self._groups = groups
         self._stamp = secrets.randbits(32)
         self._machine = socket.gethostname().encode()[:MAX_MACHINENAME]
@@ -76,6 +79,8 @@ class Credentials:
         if known is not None and known[0] > now:
             return known[1]
         credential = self.of_user(caller.uid, caller.gid, self._groups(caller.pid))
+        if self.owners is not None and not self.owners.settled:
+            return credential
         self._processes[key] = (now + KEEP_SECONDS, credential)
         self._processes.move_to_end(key)
         if len(self._processes) > KEEP_PROCESSES:
@@ -84,6 +89,9 @@ class Credentials:
 
     def of_user(self, uid: int, gid: int, groups: tuple[int, ...] = ()) -> OpaqueAuth:
         """The credential of a user; of more than 16 supplementary groups the first 16 count."""
+        if self.owners is not None:
+            uid, gid = self.owners.sent_uid(uid), self.owners.sent_gid(gid)
+            groups = tuple(map(self.owners.sent_gid, groups))
         gids = tuple(group for group in groups if group != gid)[:MAX_GIDS]
         key = (uid, gid, gids)
         credential = self._users.get(key)

@@ -1,4 +1,4 @@
-"""Listing directories: FUSE's readdir with attributes is NFS's READDIRPLUS.
+"""Listing directories: FUSE's readdir with attributes is NFS's READDIRPLUS (or READDIR, if asked).
 
 Theory of operation. FUSE asks for a few entries at a time and names a place in the listing by a
 signed 64-bit number of our choice; NFS cookies are unsigned and may not fit. So a place is the
@@ -17,7 +17,14 @@ from dataclasses import dataclass, field
 from pyfuse3 import EntryAttributes, ReaddirToken
 
 from umktls.errors import CallerError
-from umktls.nfs.types import READDIRPLUS3args, entryplus3, fattr3
+from umktls.nfs.types import (
+    READDIR3args,
+    READDIRPLUS3args,
+    READDIRPLUS3resok,
+    dirlistplus3,
+    entryplus3,
+    fattr3,
+)
 from umktls.rpc.message import OpaqueAuth
 
 from .attributes import AttributeCache, entry_attributes
@@ -75,12 +82,15 @@ class Directories:
         attributes: AttributeCache,
         emit: Emit,
         clock: Callable[[], float],
+        *,
+        plus: bool = True,
     ) -> None:
         self._calls = calls
         self._inodes = inodes
         self._attributes = attributes
         self._emit = emit
         self._clock = clock
+        self._plus = plus
         self._open: dict[int, OpenDirectory] = {}
         self._last = 0
         self._maxcount = max(LEAST_REPLY_BYTES, min(calls.fsinfo.dtpref, REPLY_BYTES))
@@ -123,12 +133,7 @@ class Directories:
         cookie = directory.cookies[place - 1] if place else 0
         verifier = directory.verifier if place else NO_VERIFIER
         started = self._attributes.stamp()
-        result = await self._calls.readdirplus(
-            READDIRPLUS3args(
-                directory.inode.handle, cookie, verifier, self._maxcount // 4, self._maxcount
-            ),
-            directory.credential,
-        )
+        result = await self._list(directory, cookie, verifier)
         self._attributes.update(directory.inode, result.dir_attributes, started)
         directory.base = place
         directory.entries = result.reply.entries
@@ -138,6 +143,24 @@ class Directories:
         directory.fetched = self._clock()
         del directory.cookies[place:]
         directory.cookies.extend(entry.cookie for entry in result.reply.entries)
+
+    async def _list(
+        self, directory: OpenDirectory, cookie: int, verifier: bytes
+    ) -> READDIRPLUS3resok:
+        """One call: READDIRPLUS, or with nordirplus READDIR, whose entries are names alone."""
+        handle, size = directory.inode.handle, self._maxcount
+        if self._plus:
+            args = READDIRPLUS3args(handle, cookie, verifier, size // 4, size)
+            return await self._calls.readdirplus(args, directory.credential)
+        names = await self._calls.readdir(
+            READDIR3args(handle, cookie, verifier, size), directory.credential
+        )
+        entries = [
+            entryplus3(entry.fileid, entry.name, entry.cookie, None, None)
+            for entry in names.reply.entries
+        ]
+        listed = dirlistplus3(entries, names.reply.eof)
+        return READDIRPLUS3resok(names.dir_attributes, names.cookieverf, listed)
 
     def _offer(
         self, directory: OpenDirectory, entry: entryplus3, place: int, token: ReaddirToken

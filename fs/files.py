@@ -36,7 +36,7 @@ from umktls.rpc.xdr import Buffer
 from .attributes import AttributeCache
 from .calls import Calls
 from .extents import overlay
-from .inodes import Inode, InodeTable
+from .inodes import Granted, Inode, InodeTable
 from .kernelcache import KernelCache
 from .readahead import ReadAhead, Reader
 from .silly import SillyRenames
@@ -85,7 +85,8 @@ class Opened:
 class Files:
     """All open files of a mount, by the number (fh) that FUSE has for them.
 
-    through: writes are made at once, not behind. caching: pages may be kept from open to open.
+    through: writes are made at once, not behind. caching: pages may be kept from open to open. cto:
+    each open asks the server; otherwise what is cached will do (nfs(5), nocto).
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Files:
         *,
         through: bool = False,
         caching: bool = True,
+        cto: bool = True,
     ) -> None:
         self._calls = calls
         self._inodes = inodes
@@ -110,6 +112,7 @@ class Files:
         self._kernel = kernel
         self._through = through
         self._caching = caching
+        self._cto = cto
         self._open: dict[int, OpenFile] = {}
         self._last = 0
 
@@ -165,6 +168,8 @@ class Files:
         wanted = _ACCESS_OF_MODE.get(flags & os.O_ACCMODE, ACCESS3_READ)
         if flags & _FMODE_EXEC:
             wanted = ACCESS3_EXECUTE
+        if not self._cto and self._known_to_permit(inode, wanted, credential):
+            return
         started = self._attributes.stamp()
         result = await self._calls.access(inode.handle, wanted, credential)
         if result.access & wanted != wanted:
@@ -173,6 +178,18 @@ class Files:
         if attr is None:
             attr = await self._calls.getattr(inode.handle, credential)
         self._attributes.update(inode, attr, started)
+        if not self._cto:
+            if inode.granted.version != inode.version:
+                inode.granted = Granted(inode.version, {})
+            known = inode.granted.access.get(credential, 0)
+            inode.granted.access[credential] = known | wanted
+
+    def _known_to_permit(self, inode: Inode, wanted: int, credential: OpaqueAuth) -> bool:
+        """Whether attributes that may be believed are those of which the server permitted it."""
+        version, access = inode.granted
+        if not self._attributes.fresh(inode) or version != inode.version:
+            return False
+        return access.get(credential, 0) & wanted == wanted
 
     async def _truncate(self, inode: Inode, credential: OpaqueAuth) -> None:
         if inode.writer is not None:

@@ -16,17 +16,18 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyfuse3 import ROOT_INODE, EntryAttributes
 
 from umktls.errors import CallerError
+from umktls.rpc.message import OpaqueAuth
 
 if TYPE_CHECKING:
     from .silly import SillyName
     from .writer import Writer
 
-__all__ = ["Inode", "InodeTable"]
+__all__ = ["Granted", "Inode", "InodeTable"]
 
 Name = tuple[int, bytes]  # number of the directory, name in it
 
@@ -34,9 +35,17 @@ Name = tuple[int, bytes]  # number of the directory, name in it
 FIRST_SPARE = 1 << 63
 
 
+class Granted(NamedTuple):
+    """Answers to ACCESS, by credential; they count as long as the file has this version."""
+
+    version: tuple[int, int, int] | None
+    access: dict[OpaqueAuth, int]
+
+
 class Inode:
     """A file as this mount knows it. The attribute cache owns the fields from `attributes` on.
 
+    granted: what the server has permitted to whom (ACCESS3_*), of this version.
     told_size, told_version: what FUSE was told last, or has concluded from our answers; told: when
     (AttributeCache.stamp).
     """
@@ -45,6 +54,7 @@ class Inode:
         "attributes",
         "data_version",
         "expires",
+        "granted",
         "handle",
         "lease",
         "lookups",
@@ -71,6 +81,7 @@ class Inode:
         self.writer: Writer | None = None
         self.attributes: EntryAttributes | None = None
         self.expires = 0.0
+        self.granted = Granted(None, {})
         self.lease = 0.0
         self.updated = 0
         self.version: tuple[int, int, int] | None = None

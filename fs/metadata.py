@@ -24,6 +24,7 @@ from umktls.rpc.message import OpaqueAuth
 from .attributes import AttributeCache
 from .calls import Calls, NfsFailure
 from .inodes import Inode
+from .owners import Owners
 
 __all__ = ["Metadata"]
 
@@ -74,7 +75,7 @@ class Metadata:
         if inode.writer is not None:
             await (inode.writer.flush() if fields.update_size else inode.writer.drain())
         started = self._attributes.stamp()
-        wanted = _sattr3(entry, fields)
+        wanted = _sattr3(entry, fields, self._attributes.owners)
         try:
             result = await self._calls.setattr(inode.handle, wanted, credential)
         except NfsFailure as failure:
@@ -122,11 +123,11 @@ class Metadata:
         return stats
 
 
-def _sattr3(entry: EntryAttributes, fields: SetattrFields) -> sattr3:
+def _sattr3(entry: EntryAttributes, fields: SetattrFields, owners: Owners) -> sattr3:
     return sattr3(
         mode=entry.st_mode & PERMISSIONS if fields.update_mode else None,
-        uid=entry.st_uid if fields.update_uid else None,
-        gid=entry.st_gid if fields.update_gid else None,
+        uid=owners.sent_uid(entry.st_uid) if fields.update_uid else None,
+        gid=owners.sent_gid(entry.st_gid) if fields.update_gid else None,
         size=entry.st_size if fields.update_size else None,
         atime=_time(entry.st_atime_ns) if fields.update_atime else None,
         mtime=_time(entry.st_mtime_ns) if fields.update_mtime else None,

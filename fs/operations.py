@@ -59,10 +59,13 @@ class NfsOperations(pyfuse3.Operations):
         wsize = min(options.wsize, sizes.wtmax)
         self.behind = WriteBehind(calls, self.attributes, self.kernel, start, clock, wsize)
         self._credentials = credentials or Credentials(clock)
+        self._credentials.owners = self.attributes.owners
         silly = SillyRenames(calls, self.attributes)
         self._names = Namespace(calls, self.inodes, self.attributes, silly, options.missing_seconds)
         self._metadata = Metadata(calls, self.attributes)
-        self._directories = Directories(calls, self.inodes, self.attributes, emit, clock)
+        self._directories = Directories(
+            calls, self.inodes, self.attributes, emit, clock, plus=options.rdirplus
+        )
         ahead = ReadAhead(
             calls, self.attributes, start, min(options.rsize, sizes.rtmax), options.readahead
         )
@@ -76,6 +79,7 @@ class NfsOperations(pyfuse3.Operations):
             self.kernel,
             through=options.sync or options.noac,
             caching=not options.noac,
+            cto=options.cto,
         )
 
     async def run(self) -> None:
