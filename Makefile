@@ -13,7 +13,7 @@ STAMPS := .make
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up demo smoke test test-long lint man bench fuzz kernel clean
+.PHONY: help set-up demo smoke test test-long lint man bench fuzz mutants kernel clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -51,6 +51,10 @@ fuzz: $(VENV)/.project-test ## Feed the receiving path any bytes for SECONDS=600
 
 man: $(VENV)/.project-test ## Write the manual pages in docs/man from the texts of --help
 	@$(BIN)/python -m tests.manual
+
+mutants: $(VENV)/.project-test ## Damage lines that security and data hang on: is there a test for each? (ARGS="umktls/rpc")
+	@$(BIN)/python -m pip install --disable-pip-version-check -q 'coverage>=7.10'
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 kernel: $(VENV)/.project-test $(STAMPS)/packages-kernel ## Ask a real Linux, in an emulated machine, what the model says of it (as root)
 	@$(BIN)/python -m tests.realkernel $(ARGS)
