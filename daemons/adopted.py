@@ -20,12 +20,13 @@ from __future__ import annotations
 
 from cryptography import x509
 
+from umktls.abi.alerts import AlertLevel, TlsAlert
 from umktls.errors import PeerError
 from umktls.ktls.suites import OTHER_SUITES, SUITES, TLS_1_3, Suite
 from umktls.upcall.deposit import Deposit, KeyState
 from umktls.userland.libc import Record, Socket
 
-from .alerts import CLOSE_NOTIFY, ILLEGAL_PARAMETER, UNEXPECTED_MESSAGE, WARNING, Alert, Breach
+from .alerts import Alert, Breach
 from .established import EstablishedSession, Tracer
 from .records import KEY_UPDATE, NEW_SESSION_TICKET, HandshakeMessage, HandshakeMessages, Ratchet
 from .ways import PlainReceiving, PlainSending
@@ -83,24 +84,20 @@ class AdoptedSession(EstablishedSession):
 
     def _judge(self, record: Record, messages: list[HandshakeMessage]) -> None:
         for message in messages:
-            if message.type == KEY_UPDATE:
-                self._judge_key_update(message)
-            elif message.type != NEW_SESSION_TICKET or self._server:
-                raise Breach(f"a handshake message of type {message.type}", UNEXPECTED_MESSAGE)
+            if message.type != KEY_UPDATE and (message.type != NEW_SESSION_TICKET or self._server):
+                raise Breach(
+                    f"a handshake message of type {message.type}", TlsAlert.UNEXPECTED_MESSAGE
+                )
         if self._messages.unfinished and any(one.type == KEY_UPDATE for one in messages):
             raise Breach(
-                "a message begins under one key and ends under another", UNEXPECTED_MESSAGE
+                "a message begins under one key and ends under another", TlsAlert.UNEXPECTED_MESSAGE
             )
-
-    def _judge_key_update(self, message: HandshakeMessage) -> None:
-        if message.body not in (b"\x00", b"\x01"):
-            raise Breach(f"a KeyUpdate that says {message.body.hex()}", ILLEGAL_PARAMETER)
 
     def _keep_ticket(self) -> bool:
         return False
 
     def _send_close_notify(self) -> None:
-        self._sending.alert(Alert(WARNING, CLOSE_NOTIFY).encode())
+        self._sending.alert(Alert(AlertLevel.WARNING, TlsAlert.CLOSE_NOTIFY).encode())
 
 
 def adopt(sock: Socket, trace: Tracer, *, server: bool, handover: bool) -> AdoptedSession:

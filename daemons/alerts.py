@@ -1,80 +1,17 @@
-"""TLS alerts: their names, and what one that arrives means to whoever runs this side.
+"""TLS alerts: what one that arrives means, to the session and to whoever runs this side.
 
-Numbers and names: RFC 8446 section 6, RFC 7301 section 3.2.
+Their numbers and names are in `umktls.abi.alerts`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from umktls.abi.alerts import AlertLevel, TlsAlert, alert_name
 from umktls.errors import PeerError
+from umktls.ktls.suites import TLS_1_3
 
-__all__ = [
-    "DECODE_ERROR",
-    "UNEXPECTED_MESSAGE",
-    "Breach",
-    "CERTIFICATE_EXPIRED",
-    "CERTIFICATE_REQUIRED",
-    "CERTIFICATE_REVOKED",
-    "CERTIFICATE_UNKNOWN",
-    "CLOSE_NOTIFY",
-    "ILLEGAL_PARAMETER",
-    "INTERNAL_ERROR",
-    "NO_APPLICATION_PROTOCOL",
-    "PROTOCOL_VERSION",
-    "UNKNOWN_CA",
-    "WARNING",
-    "Alert",
-    "advice_for",
-    "alert_name",
-]
-
-WARNING = 1
-FATAL = 2
-
-CLOSE_NOTIFY = 0
-UNEXPECTED_MESSAGE = 10
-BAD_RECORD_MAC = 20
-DECODE_ERROR = 50
-INTERNAL_ERROR = 80
-PROTOCOL_VERSION = 70
-CERTIFICATE_REVOKED = 44
-CERTIFICATE_EXPIRED = 45
-CERTIFICATE_UNKNOWN = 46
-UNKNOWN_CA = 48
-CERTIFICATE_REQUIRED = 116
-NO_APPLICATION_PROTOCOL = 120
-ILLEGAL_PARAMETER = 47
-
-NAMES = {
-    CLOSE_NOTIFY: "close_notify",
-    UNEXPECTED_MESSAGE: "unexpected_message",
-    20: "bad_record_mac",
-    22: "record_overflow",
-    40: "handshake_failure",
-    42: "bad_certificate",
-    43: "unsupported_certificate",
-    CERTIFICATE_REVOKED: "certificate_revoked",
-    CERTIFICATE_EXPIRED: "certificate_expired",
-    CERTIFICATE_UNKNOWN: "certificate_unknown",
-    ILLEGAL_PARAMETER: "illegal_parameter",
-    UNKNOWN_CA: "unknown_ca",
-    49: "access_denied",
-    DECODE_ERROR: "decode_error",
-    51: "decrypt_error",
-    PROTOCOL_VERSION: "protocol_version",
-    71: "insufficient_security",
-    INTERNAL_ERROR: "internal_error",
-    86: "inappropriate_fallback",
-    90: "user_canceled",
-    109: "missing_extension",
-    110: "unsupported_extension",
-    112: "unrecognized_name",
-    113: "bad_certificate_status_response",
-    115: "unknown_psk_identity",
-    CERTIFICATE_REQUIRED: "certificate_required",
-    NO_APPLICATION_PROTOCOL: "no_application_protocol",
-}
+__all__ = ["OLDER_TLS", "Alert", "Breach", "advice_for"]
 
 # These words are read in a mount's error, in the daemon's log and by who probes: they name the
 # options of a mount or server, and those of a daemon that was started by hand behind them.
@@ -99,14 +36,10 @@ ADVICE = {
     "no_application_protocol": "the peer does not speak the ALPN protocol sunrpc: it is no "
     "RPC-with-TLS endpoint, or one that predates RFC 9289",
     "unrecognized_name": "the server has no certificate for the name that was asked for",
-    "access_denied": "the peer knows us and refuses us: look at its access rules",
+    "access_denied": "the peer refuses us. Linux's tlshd says so of every certificate that it does "
+    "not like, whatever the reason (CA, name, dates): look into its log, which is in syslog there",
     "internal_error": "something failed on the peer's side; look into its log",
 }
-
-
-def alert_name(number: int) -> str:
-    """The RFC's name of alert `number`, or ``alert N``."""
-    return NAMES.get(number, f"alert {number}")
 
 
 def advice_for(number: int) -> str:
@@ -136,23 +69,40 @@ class Alert:
     @property
     def level_name(self) -> str:
         """TLS 1.3 ignores the level: everything but a closure is fatal (section 6.2)."""
-        return "warning" if self.level == WARNING else "fatal"
+        return "warning" if self.level == AlertLevel.WARNING else "fatal"
 
     @property
     def closes(self) -> bool:
         """Whether this is an orderly end."""
-        return self.description == CLOSE_NOTIFY
+        return self.description == TlsAlert.CLOSE_NOTIFY
+
+    def ends(self, version: int) -> bool:
+        """Whether a session of that TLS version (such as 0x0304) ends by it.
+
+        In TLS 1.3 each does but user_canceled, which announces a close_notify (RFC 8446 section
+        6.1), those that nobody knows too (section 6). Before, it is as the level says (RFC 5246
+        section 7.2).
+        """
+        if self.closes:
+            return True
+        if version >= TLS_1_3:
+            return self.description != TlsAlert.USER_CANCELED
+        return self.level != AlertLevel.WARNING
 
     def encode(self) -> bytes:
         return bytes((self.level, self.description))
 
     @classmethod
     def fatal(cls, description: int) -> Alert:
-        return cls(FATAL, description)
+        return cls(AlertLevel.FATAL, description)
 
     @classmethod
     def decode_untrusted(cls, data: bytes) -> Alert:
-        """An alert record's content; `Breach` unless it is exactly one alert."""
+        """An alert record's content; `Breach` unless it is exactly one alert (RFC 8446 sections
+        5.1 and 5.4)."""
         if len(data) != 2:
-            raise Breach(f"an alert record with {len(data)} bytes instead of 2", DECODE_ERROR)
+            raise Breach(
+                f"an alert record with {len(data)} bytes instead of 2",
+                TlsAlert.DECODE_ERROR if data else TlsAlert.UNEXPECTED_MESSAGE,
+            )
         return cls(data[0], data[1])

@@ -21,13 +21,14 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from umktls.abi.alerts import TlsAlert, alert_name
 from umktls.errors import UmktlsError
 from umktls.ktls.suites import TLS_1_3
 from umktls.upcall.deposit import LAYOUT, Deposit
 from umktls.userland.libc import Record, Socket, SystemCallError
 from umktls.userland.streams import Deadline
 
-from .alerts import INTERNAL_ERROR, UNEXPECTED_MESSAGE, Alert, Breach, advice_for, alert_name
+from .alerts import Alert, Breach, advice_for
 from .failure import VerifyProblem
 from .handshake import TrafficKeys
 from .records import (
@@ -184,7 +185,7 @@ class EstablishedSession:
                 if isinstance(error, SystemCallError) and error.errno in CONNECTION_OVER:
                     self._lose(str(error))
                 else:
-                    self._fail(str(error), INTERNAL_ERROR)
+                    self._fail(str(error), TlsAlert.INTERNAL_ERROR)
                 return False
             return True
 
@@ -192,10 +193,24 @@ class EstablishedSession:
         """DISCONNECT: close_notify, shut down, close. Never fails."""
         with self._lock:
             if not self._said_goodbye:
-                self._say_goodbye()
+                self._say_last_words()
         self._release()
         with contextlib.suppress(UmktlsError):
             self._sock.close()
+
+    def _say_last_words(self) -> None:
+        """close_notify, or the alert that the kernel wants said where it cannot do so itself."""
+        owed = self._owed_alert()
+        if not owed:
+            self._say_goodbye()
+            return
+        with contextlib.suppress(UmktlsError):
+            self._sending.alert(Alert.fatal(owed).encode())
+        self._shut_down()
+
+    def _owed_alert(self) -> int:
+        """The alert that the kernel cannot seal itself; 0 for none."""
+        return 0
 
     def _release(self) -> None:
         """Give up what the kind has besides."""
@@ -208,8 +223,7 @@ class EstablishedSession:
             self._fail(
                 f"the certificate {subject} is not good any more: {problem.text}", problem.alert
             )
-            with contextlib.suppress(UmktlsError):
-                self._sock.shutdown(socket.SHUT_RD)
+            self._stop_reading()
 
     def _handle_head(self) -> None:
         record = self._sock.receive_record()
@@ -217,18 +231,34 @@ class EstablishedSession:
             self._on_control(record)
 
     def _on_control(self, record: Record) -> None:
+        if self._version >= TLS_1_3 and record.type != HANDSHAKE and self._messages.unfinished:
+            raise Breach(
+                f"a record of type {record.type} in the middle of a handshake message (RFC 8446 "
+                "section 5.1)",
+                TlsAlert.UNEXPECTED_MESSAGE,
+            )
         if record.type == ALERT:
             self._on_alert(Alert.decode_untrusted(record.data), record)
         elif record.type == HANDSHAKE:
             self._on_handshake(record)
         else:
-            raise Breach(f"a record of type {record.type} after the handshake", UNEXPECTED_MESSAGE)
+            raise Breach(
+                f"a record of type {record.type} after the handshake", TlsAlert.UNEXPECTED_MESSAGE
+            )
 
     # Handshake messages.
 
     def _on_handshake(self, record: Record) -> None:
+        if not record.data:
+            raise Breach(
+                "a record of the handshake's type with nothing in it (RFC 8446 section 5.4)",
+                TlsAlert.UNEXPECTED_MESSAGE,
+            )
         before = bool(self._messages.unfinished)
         messages = self._messages.feed_untrusted(record.data)
+        for message in messages:
+            if message.type == KEY_UPDATE and self._version == TLS_1_3:
+                judge_key_update(message)
         self._judge(record, messages)
         for message in messages:
             if message.type == NEW_SESSION_TICKET:
@@ -272,15 +302,28 @@ class EstablishedSession:
     # Alerts.
 
     def _on_alert(self, alert: Alert, record: Record) -> None:
+        """After a closure nothing that comes counts any more, and after any other that ends the
+        session nothing may (RFC 8446 sections 6.1 and 6.2): so reading ends here too."""
         if alert.closes:
             self._emit("alert", level="warning", description=alert.name, reason="the peer closes")
             self._say_goodbye()
+        elif not alert.ends(self._version):
+            reason = f"the peer says {alert.name}, which ends nothing"
+            logger.info("%s: %s", self, reason)
+            self._emit("alert", level="warning", description=alert.name, reason=reason)
             return
-        reason = f"the peer ended the session with the alert {alert.name}"
-        reason = f"{reason}; {advice_for(alert.description)}"
-        logger.warning("%s failed in phase alert: %s", self, reason)
-        self._emit("alert", level=alert.level_name, description=alert.name, reason=reason)
-        self._shut_down()
+        else:
+            reason = f"the peer ended the session with the alert {alert.name}"
+            reason = f"{reason}; {advice_for(alert.description)}"
+            logger.warning("%s failed in phase alert: %s", self, reason)
+            self._emit("alert", level="fatal", description=alert.name, reason=reason)
+            self._shut_down()
+        self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        """Have the kernel take nothing more of what the peer sends."""
+        with contextlib.suppress(UmktlsError):
+            self._sock.shutdown(socket.SHUT_RD)
 
     def _say_goodbye(self) -> None:
         """Our close_notify, and the end of sending."""
@@ -313,6 +356,7 @@ class EstablishedSession:
         with contextlib.suppress(UmktlsError):
             self._emit("alert", level="fatal", description=alert_name(sent), reason=reason)
         self._shut_down()
+        self._stop_reading()
 
     def _alert_sent(self) -> int | None:
         """The alert that has been sent already by somebody else, if one has."""
@@ -325,3 +369,12 @@ class EstablishedSession:
 
     def _emit(self, event: str, **fields: Any) -> None:
         self._trace({"event": event, "fd": self.number, **fields})
+
+
+def judge_key_update(message: HandshakeMessage) -> None:
+    """Raises `Breach` for one that is none (RFC 8446 section 4.6.3). OpenSSL says illegal_parameter
+    where the length is wrong, which is decode_error (section 6)."""
+    if len(message.body) != 1:
+        raise Breach(f"a KeyUpdate of {len(message.body)} bytes", TlsAlert.DECODE_ERROR)
+    if message.body[0] > 1:
+        raise Breach(f"a KeyUpdate that says {message.body.hex()}", TlsAlert.ILLEGAL_PARAMETER)

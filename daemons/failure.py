@@ -12,16 +12,10 @@ from typing import Any
 
 from cryptography import x509
 
+from umktls.abi.alerts import TlsAlert, alert_name
 from umktls.errors import PeerError
 
-from .alerts import (
-    CERTIFICATE_EXPIRED,
-    CERTIFICATE_REVOKED,
-    CERTIFICATE_UNKNOWN,
-    UNKNOWN_CA,
-    advice_for,
-    alert_name,
-)
+from .alerts import advice_for
 
 __all__ = [
     "PHASES",
@@ -90,7 +84,7 @@ class VerifyProblem:
     @property
     def alert(self) -> int:
         """The alert that tells the peer."""
-        return VERIFY_ALERTS.get(self.code, CERTIFICATE_UNKNOWN)
+        return VERIFY_ALERTS.get(self.code, TlsAlert.CERTIFICATE_UNKNOWN)
 
 
 # Where the trusted CAs and the revocation lists are given: to a mount or server, or to a daemon.
@@ -152,10 +146,16 @@ VERIFY_TEXTS = {
         "mount by one of these names, or get a certificate with an IP subjectAltName for {asked}",
     ),
 }
+# What the peer is told, as RFC 8446 section 6.2 describes the alerts. Where a list is missing, out
+# of date or wrong, that says nothing about the peer's certificate or CA, and it cannot mend it.
 VERIFY_ALERTS = {
-    **dict.fromkeys((2, 18, 19, 20, 21), UNKNOWN_CA),
-    10: CERTIFICATE_EXPIRED,
-    23: CERTIFICATE_REVOKED,
+    **dict.fromkeys((2, 18, 19, 20, 21, 30), TlsAlert.UNKNOWN_CA),
+    **dict.fromkeys((3, 5, 8, 11, 12, 15, 16, 33, 35, 36, 44, 54), TlsAlert.CERTIFICATE_UNKNOWN),
+    7: TlsAlert.BAD_CERTIFICATE,
+    **dict.fromkeys((9, 10), TlsAlert.CERTIFICATE_EXPIRED),
+    23: TlsAlert.CERTIFICATE_REVOKED,
+    26: TlsAlert.UNSUPPORTED_CERTIFICATE,
+    **dict.fromkeys((62, 64), TlsAlert.BAD_CERTIFICATE),
 }
 _OTHER_PROBLEM = ("{whose} does not verify: {text}", "get another certificate for the peer")
 _NAME_CODES = (62, 64)

@@ -23,27 +23,29 @@ import contextlib
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from umktls.abi.alerts import TlsAlert, alert_name
 from umktls.errors import PeerError, UmktlsError
 from umktls.ktls.session import Session
 from umktls.ktls.suites import SUITES
 from umktls.userland.libc import Record
-from umktls.userland.streams import Deadline, DeadlinePassed, EndOfStream, NotTls
+from umktls.userland.streams import (
+    CONTENT_TYPES,
+    Deadline,
+    DeadlinePassed,
+    EndOfStream,
+    NotTls,
+)
 
 from . import tls12
-from .alerts import (
-    CERTIFICATE_REQUIRED,
-    NO_APPLICATION_PROTOCOL,
-    OLDER_TLS,
-    PROTOCOL_VERSION,
-    Alert,
-    alert_name,
-)
+from .alerts import OLDER_TLS, Alert
 from .failure import HandshakeFailure, VerifyProblem, alert_received, verify_failure
 from .records import ALERT, proven_count, seal_record, split_records
 from .tlsadapter import ALPN, Endpoint, TlsError
 
 # How a peer that does not speak ALPN is accepted, by a client and by a server.
 ACCEPT_IT = ("-o alpn=compat (rpctlscd --alpn compat)", "--alpn compat (of serve, or of rpctlssd)")
+# The header of an alert record in clear.
+IN_CLEAR = bytes((ALERT, 3, 3, 0, 2))
 # What OpenSSL says in TLS 1.2, which has no alert of its own for it.
 NO_CERTIFICATE = "peer did not return a certificate"
 
@@ -98,6 +100,8 @@ def handshake(
         attempt.flush_quietly()
         raise _explain(error, endpoint, expected) from error
     except (EndOfStream, DeadlinePassed, NotTls) as error:
+        if isinstance(error, NotTls):
+            attempt.answer(error.head)
         raise _lost(error, len(attempt.received)) from error
     keys = attempt.keys()
     refusal = _refusal(endpoint, expected)
@@ -149,6 +153,27 @@ class _Attempt:
         with contextlib.suppress(UmktlsError):
             self.flush()
 
+    def answer(self, head: bytes) -> None:
+        """What is no record gets the alert that OpenSSL has for its header: unexpected_message,
+        record_overflow and so on (RFC 8446 sections 5, 5.1 and 5.2).
+
+        A client that does not begin a handshake gets no answer (RFC 9289 section 5.1.1).
+        """
+        unknown = head[0] not in CONTENT_TYPES
+        if unknown and self._expected.server and not self.received:
+            return
+        self._endpoint.feed(head)
+        with contextlib.suppress(TlsError):
+            self._endpoint.handshake()
+        self.flush_quietly()
+        if unknown and not self.received and self._endpoint.findings.alert_sent is None:
+            # OpenSSL waits for the rest of it.
+            self._write_quietly(IN_CLEAR + Alert.fatal(TlsAlert.UNEXPECTED_MESSAGE).encode())
+
+    def _write_quietly(self, data: bytes) -> None:
+        with contextlib.suppress(UmktlsError):
+            self._stream.write_all(data, self._deadline)
+
     def keys(self) -> TrafficKeys:
         """The keys; both sequence numbers proven by opening what they count."""
         if self._endpoint.version == "TLSv1.2":
@@ -198,22 +223,21 @@ class _Attempt:
     def send_alert(self, keys: TrafficKeys, description: int) -> None:
         """Tell the peer, under the application keys, why we hang up."""
         alert = Record(ALERT, Alert.fatal(description).encode())
-        with contextlib.suppress(UmktlsError):
-            self._stream.write_all(seal_record(keys.tx, alert), self._deadline)
+        self._write_quietly(seal_record(keys.tx, alert))
 
 
 def _refusal(endpoint: Endpoint, expected: Expectations) -> tuple[int, HandshakeFailure] | None:
     """Why a finished handshake is not good enough, with the alert for it."""
     if endpoint.alpn != ALPN and (expected.alpn_demanded or endpoint.alpn):
         whose = "client offered" if expected.server else "server chose"
-        return NO_APPLICATION_PROTOCOL, HandshakeFailure(
+        return TlsAlert.NO_APPLICATION_PROTOCOL, HandshakeFailure(
             "alpn",
             f"the {whose} no application protocol; it must be sunrpc (RFC 9289 section 4.2)",
             f"the {'client' if expected.server else 'server'} predates RFC 9289 or is no "
             f"RPC-with-TLS endpoint: update it, or accept it with {ACCEPT_IT[expected.server]}",
         )
     if expected.certificate_demanded and endpoint.peer_certificate is None:
-        return CERTIFICATE_REQUIRED, _no_client_certificate()
+        return TlsAlert.CERTIFICATE_REQUIRED, _no_client_certificate()
     # A full handshake has verified the certificate just now.
     problem = endpoint.problem() if endpoint.resumed else None
     return (problem.alert, _unverified(problem, expected)) if problem is not None else None
@@ -241,15 +265,15 @@ def _explain(error: TlsError, endpoint: Endpoint, expected: Expectations) -> Han
         return _unverified(findings.problem, expected)
     if findings.alert_received is not None:
         return alert_received(findings.alert_received)
-    if findings.alert_sent == NO_APPLICATION_PROTOCOL:
+    if findings.alert_sent == TlsAlert.NO_APPLICATION_PROTOCOL:
         return HandshakeFailure(
             "alpn",
             f"{error}; only sunrpc is spoken here (RFC 9289 section 4.2)",
             "the client is no RPC-with-TLS client",
         )
-    if findings.alert_sent == CERTIFICATE_REQUIRED or NO_CERTIFICATE in str(error):
+    if findings.alert_sent == TlsAlert.CERTIFICATE_REQUIRED or NO_CERTIFICATE in str(error):
         return _no_client_certificate()
-    if findings.alert_sent == PROTOCOL_VERSION:
+    if findings.alert_sent == TlsAlert.PROTOCOL_VERSION:
         return HandshakeFailure(
             "tls",
             f"the peer cannot do {endpoint.oldest}",

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+from umktls.abi.alerts import TlsAlert
 from umktls.errors import PeerError
 from umktls.ktls.engines import DEST_SHORTER_BY, Opener, Sealer
 from umktls.ktls.engines.software import SoftwareEngine
@@ -24,7 +25,7 @@ from umktls.ktls.suites import TLS_1_2, Suite
 from umktls.userland.libc import Record
 from umktls.userland.streams import RECORD_HEADER, record_length_untrusted
 
-from .alerts import DECODE_ERROR, Breach
+from .alerts import Breach
 
 __all__ = [
     "APPLICATION_DATA",
@@ -224,7 +225,7 @@ class HandshakeMessages:
         while len(self.unfinished) >= MESSAGE_HEADER:
             length = int.from_bytes(self.unfinished[1:MESSAGE_HEADER], "big")
             if length > MAX_MESSAGE:
-                raise Breach(f"a handshake message of {length} bytes", DECODE_ERROR)
+                raise Breach(f"a handshake message of {length} bytes", TlsAlert.DECODE_ERROR)
             end = MESSAGE_HEADER + length
             if len(self.unfinished) < end:
                 break

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from umktls.abi.alerts import TlsAlert
 from umktls.abi.freebsd import TCP_TLS_MODE_NONE
 from umktls.abi.rpctls import (
     RPCTLSERR_NOCLOSE,
@@ -38,7 +39,7 @@ from umktls.userland.streams import Deadline
 from umktls.userland.upcalls import Connect, Upcalls
 
 from .adopted import adopt
-from .alerts import INTERNAL_ERROR, Alert
+from .alerts import Alert
 from .established import EstablishedSession, first_deposit
 from .facts import subject_of
 from .failure import HandshakeFailure, VerifyProblem
@@ -382,7 +383,7 @@ def _kernel_tls_refusal(mode: int | UmktlsError) -> str | None:
 
 def _apologize(sock: Socket, keys: TrafficKeys) -> None:
     """The peer thinks that all is well; tell it by an alert that it is not."""
-    alert = Record(ALERT, Alert.fatal(INTERNAL_ERROR).encode())
+    alert = Record(ALERT, Alert.fatal(TlsAlert.INTERNAL_ERROR).encode())
     with contextlib.suppress(UmktlsError):
         if sock.tls_mode("tx") == TCP_TLS_MODE_NONE:
             sock.write_all(seal_record(keys.tx, alert), sock.deadline())

@@ -30,12 +30,14 @@ import socket
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 
+from umktls.abi.alerts import TlsAlert
+from umktls.errors import UmktlsError
 from umktls.ktls.engines import Buffer
 from umktls.ktls.errors import RecordError
 from umktls.ktls.session import Direction
 from umktls.userland.libc import Record, Socket
 
-from .alerts import BAD_RECORD_MAC, Alert, Breach
+from .alerts import Alert, Breach
 from .bounce import Relay
 from .established import EstablishedSession, Tracer
 from .handshake import TrafficKeys
@@ -112,6 +114,12 @@ class LiveSession(EstablishedSession):
             self._relay.finish_sending()
         super().disconnect()
 
+    def _owed_alert(self) -> int:
+        if self._relay is not None and self._relay.sends:
+            with contextlib.suppress(UmktlsError):
+                return self._sock.owed_alert()
+        return 0
+
     def _release(self) -> None:
         with self._lock:
             self._endpoint.release()
@@ -139,9 +147,14 @@ class LiveSession(EstablishedSession):
         return True
 
     def _on_alert(self, alert: Alert, record: Record) -> None:
-        with contextlib.suppress(TlsError):
-            # For a fatal alert the object raises what the alert itself says better.
+        try:
             self._feed(record)
+        except TlsError as error:
+            # For a fatal alert the object raises what the alert itself says better. But some it
+            # does not take, and answers them with one of its own: too many warnings, for one.
+            answer = self._alert_sent()
+            if answer is not None:
+                raise Breach(f"the alert {alert.name} was not taken: {error}", answer) from error
         super()._on_alert(alert, record)
 
     def _send_close_notify(self) -> None:
@@ -190,7 +203,7 @@ class LiveSession(EstablishedSession):
         try:
             return bounced.read(self._endpoint, sealed)
         except RecordError as error:
-            raise Breach(str(error), BAD_RECORD_MAC) from error
+            raise Breach(str(error), TlsAlert.BAD_RECORD_MAC) from error
         finally:
             self._flush()
 

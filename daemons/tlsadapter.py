@@ -29,12 +29,13 @@ from OpenSSL import SSL, crypto
 from OpenSSL._util import ffi as _ffi
 from OpenSSL._util import lib as _lib
 
+from umktls.abi.alerts import TlsAlert
 from umktls.errors import CallerError, PeerError, UnsupportedError
 from umktls.ktls.engines import MAX_PLAINTEXT, Buffer
 from umktls.ktls.suites import SUITES
 
 from . import tls12
-from .failure import VerifyProblem
+from .failure import VERIFY_ALERTS, VerifyProblem
 from .identity import (
     ConfigurationError,
     Identity,
@@ -208,7 +209,7 @@ class TlsContext:
         context.set_options(SSL.OP_NO_RENEGOTIATION)
         context.set_keylog_callback(self._on_keylog)
         context.set_info_callback(_on_info)
-        context.set_verify(SSL.VERIFY_PEER, _on_verify)
+        _lib.SSL_CTX_set_verify(context._context, SSL.VERIFY_PEER, _on_verify)
         # Session tickets are stateless; a cache of sessions would only fill memory.
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         if self._server:
@@ -344,7 +345,7 @@ class Endpoint:
 
     def accept_any_certificate(self) -> None:
         """For looking at a server, and nothing else: what is wrong is in `findings.problems`."""
-        self.connection.set_verify(SSL.VERIFY_PEER, _on_verify_leniently)
+        _lib.SSL_set_verify(_ssl(self.connection), SSL.VERIFY_PEER, _on_verify_leniently)
 
     def handshake(self) -> bool:
         """Go on as far as the bytes allow; True when finished. Raises `TlsError`."""
@@ -522,22 +523,51 @@ def _on_info(connection: SSL.Connection, where: int, value: int) -> None:
         connection.get_app_data().alert_sent = value & 0xFF
 
 
-def _on_verify(
-    connection: SSL.Connection, certificate: crypto.X509, code: int, depth: int, good: int
-) -> bool:
-    findings: Findings = connection.get_app_data()
+# OpenSSL makes an alert of the verification's code (ssl_x509err2alert), which is not always what
+# `VERIFY_ALERTS` says: a missing revocation list is unknown_ca there. So it gets a code that stands
+# for the right one; what was found stays in the findings.
+_CODE_FOR_ALERT = {
+    TlsAlert.UNKNOWN_CA: 20,
+    TlsAlert.BAD_CERTIFICATE: 28,  # X509_V_ERR_CERT_REJECTED
+    TlsAlert.CERTIFICATE_EXPIRED: 10,
+    TlsAlert.CERTIFICATE_REVOKED: 23,
+    TlsAlert.UNSUPPORTED_CERTIFICATE: 26,
+    TlsAlert.CERTIFICATE_UNKNOWN: 54,  # as each code that is not in OpenSSL's table
+}
+_VERIFY_CALLBACK = "int (*)(int, X509_STORE_CTX *)"
+
+
+def _note_problem(store: Any) -> int:
+    """Put what verification has found into the connection's findings; its code."""
+    ssl = _lib.X509_STORE_CTX_get_ex_data(store, _lib.SSL_get_ex_data_X509_STORE_CTX_idx())
+    findings: Findings = SSL.Connection._reverse_mapping[ssl].get_app_data()
+    shown = _lib.X509_STORE_CTX_get_current_cert(store)
+    _lib.X509_up_ref(shown)
+    certificate = crypto.X509._from_raw_x509_ptr(shown).to_cryptography()
+    code: int = _lib.X509_STORE_CTX_get_error(store)
+    text = _ffi.string(_lib.X509_verify_cert_error_string(code)).decode()
+    depth = _lib.X509_STORE_CTX_get_error_depth(store)
+    findings.problems.append(VerifyProblem(code, text, depth, certificate))
+    findings.problem = findings.problem or findings.problems[0]
+    return code
+
+
+# pyOpenSSL's own callback cannot say which alert is sent. What goes wrong in here is a refusal.
+@_ffi.callback(_VERIFY_CALLBACK, error=0)  # type: ignore[untyped-decorator]
+def _on_verify(good: int, store: Any) -> int:
     if not good:
-        text = _ffi.string(_lib.X509_verify_cert_error_string(code)).decode()
-        findings.problems.append(VerifyProblem(code, text, depth, certificate.to_cryptography()))
-        findings.problem = findings.problem or findings.problems[0]
-    return bool(good)
+        alert = VERIFY_ALERTS.get(_note_problem(store))
+        if alert is not None:
+            _lib.X509_STORE_CTX_set_error(store, _CODE_FOR_ALERT[alert])
+    return good
 
 
-def _on_verify_leniently(
-    connection: SSL.Connection, certificate: crypto.X509, code: int, depth: int, good: int
-) -> bool:
-    _on_verify(connection, certificate, code, depth, good)
-    return True
+@_ffi.callback(_VERIFY_CALLBACK, error=0)  # type: ignore[untyped-decorator]
+def _on_verify_leniently(good: int, store: Any) -> int:
+    if not good:
+        _note_problem(store)
+        _lib.X509_STORE_CTX_set_error(store, 0)
+    return 1
 
 
 def _select_alpn(connection: SSL.Connection, offered: list[bytes]) -> bytes:

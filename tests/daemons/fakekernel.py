@@ -92,6 +92,7 @@ class FakeSocket:
         self.has_own_options = True
         self.certificate: PeerCertificate | None = None
         self.deposit = b""
+        self._reading_ended = False
         self._sink = Collector()
 
     # What RPC would use.
@@ -122,7 +123,7 @@ class FakeSocket:
 
     def pump(self, done: Callable[[], bool], control: Callable[[FakeSocket], None]) -> None:
         """Receive until `done`, the end of the stream, or a KeyUpdate that nobody answers."""
-        while not done():
+        while not done() and not self._reading_ended:
             with self.lock:
                 result = self.state.rx.pull(self._sink)
             if result in (PullResult.EOF, PullResult.REKEY):
@@ -224,6 +225,7 @@ class FakeSocket:
         return wire.RecvmsgResult(*self.state.recvmsg(args.length, args.controllen, args.flags))
 
     def shutdown(self, args: wire.ShutdownArgs) -> None:
+        self._reading_ended |= args.how != socket.SHUT_WR
         try:
             self.sock.shutdown(args.how)
         except OSError as error:

@@ -162,7 +162,7 @@ def forge(end: End, record_type: int, content: bytes) -> None:
     ("record_type", "content", "alert"),
     [
         (22, b"\x18\x00\x00\x01\x02", "illegal_parameter"),  # KeyUpdate with neither 0 nor 1
-        (22, b"\x18\x00\x00\x02\x00\x00", "illegal_parameter"),  # KeyUpdate of two bytes
+        (22, b"\x18\x00\x00\x02\x00\x00", "decode_error"),  # KeyUpdate of two bytes
         (22, b"\x01\x00\x00\x00", "unexpected_message"),  # ClientHello
         (22, b"\x04\xff\xff\xff", "decode_error"),  # a ticket of 16 MiB
         (21, b"\x02", "decode_error"),  # half an alert

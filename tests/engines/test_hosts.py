@@ -302,3 +302,24 @@ async def test_a_failed_handshake_is_explained_with_every_engine(
             await both.event("server", "closed")
             for connection in both.server.stat()["connections"]:
                 assert connection["rpc"]["calls"] <= 1
+
+
+SPOILT = b"\x17\x03\x03\x00\x30" + bytes(48)
+
+
+@pytest.mark.parametrize("server", ["software", "ifnet", *BOUNCES])
+async def test_a_spoilt_record_is_told_and_survived(
+    certs: Path, tmp_path: Path, server: str
+) -> None:
+    """RFC 8446 section 5.2: bad_record_mac, whoever opens the records and whoever seals them. To
+    the client it is no refusal: it makes a new connection and goes on."""
+    with trio.fail_after(patience(30)):
+        async with pair(certs, tmp_path, {}, engine(server)) as both:
+            assert await both.rpc.call(COUNT, 1, NULL_AUTH) == 1
+            assert both.rpc.socket is not None
+            both.rpc.socket.sock.send(SPOILT)
+            heard = await both.event("client", "alert")
+            assert (heard["level"], heard["description"]) == ("fatal", "bad_record_mac")
+            said = await both.event("server", "alert")
+            assert said["description"] == "bad_record_mac"
+            assert await both.rpc.call(COUNT, 2, NULL_AUTH) == 2

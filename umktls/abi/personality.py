@@ -102,6 +102,11 @@ class ReceiveRules:
         early_header: a header is judged before the rest of its record is there.
         bad_record: one that does not verify is dropped, or stays and fails every read.
         bad_header: costs the connection, or only stops reception.
+        fault_told: what the peer hears of either: the alert that RFC 8446 has for it, or nothing of
+            it. FreeBSD resets the connection of a bad header, and its daemon says close_notify
+            where a record did not verify; Linux's RPC says close_notify (tls_handshake_close).
+        interleaved: a record of another type in the middle of a handshake message (RFC 8446 section
+            5.1). Real kernels do not follow messages, and pass it on.
         reset_waits: options and sendmsg know of a reset only when all that came before it was
             read. The alert in front of it, which says why, is heard then, even if it comes before
             the key that opens it was set.
@@ -126,6 +131,8 @@ class ReceiveRules:
     early_header: bool = False
     bad_record: Literal["dropped", "stays"] = "dropped"
     bad_header: Literal["drops", "stops"] = "drops"
+    fault_told: Literal["alert", "no"] = "no"
+    interleaved: Literal["refused", "passed"] = "passed"
     reset_waits: bool = False
     truncated: Literal["error, then end", "error, then wait", "end"] = "error, then wait"
     control_needed: bool = False
@@ -256,6 +263,8 @@ PERSONALITIES = {
                 framing="strict",
                 decrypts_ahead=False,
                 early_header=True,
+                fault_told="alert",
+                interleaved="refused",
                 reset_waits=True,
                 truncated="error, then end",
                 control_needed=True,

@@ -126,6 +126,7 @@ UMKTLS_RX_FALLBACK = 7
 UMKTLS_TX_BOUNCE = 8
 UMKTLS_RX_BOUNCE = 9
 UMKTLS_PEERADDR = 10  # get: b"ADDRESS PORT" of the peer, where the descriptor cannot tell
+UMKTLS_ALERT = 11  # get: u32, the fatal alert that is to be said at DISCONNECT; 0, a close_notify
 # What a successor needs (umktls.upcall.deposit). set and get: the deposit, bytes that the kernel
 # does not look into. get: how far its keys are. set: the adopted session's new name.
 UMKTLS_SESSION = 17

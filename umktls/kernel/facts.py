@@ -20,11 +20,13 @@ class TlsFacts:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why TLS failed on this connection, as the daemon told it."""
+    """Why TLS failed on this connection, as the daemon told it. `final`: another connection would
+    fare no better."""
 
     phase: str
     reason: str
     advice: str = ""
+    final: bool = True
 
     def __str__(self) -> str:
         return f"{self.reason}; {self.advice}" if self.advice else self.reason

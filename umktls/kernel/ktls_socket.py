@@ -38,6 +38,7 @@ from umktls.kernel.lanes import Intake, receive
 from umktls.kernel.stream import SEND_QUEUE_LIMIT, SendQueue
 from umktls.kernel.tcpstate import TCP_CLOSE, TCP_ESTABLISHED, take_error, tcp_state
 from umktls.ktls.engines import Route
+from umktls.ktls.errors import RecordError
 from umktls.ktls.rx import PullResult, Receiver
 from umktls.ktls.session import Direction
 from umktls.ktls.socket import KtlsSocketState
@@ -112,6 +113,8 @@ class KernelSocket:
         self.phase = "connected"
         self.deposit: Deposited | None = None
         self.orphan: Orphan | None = None
+        self.owed_alert = 0  # what the daemon is to say at the end, where it seals
+        self.fault: RecordError | None = None  # the record that has ended reception
         self.cut_off = ""  # why the kernel itself has ended the connection
         self.tls: TlsFacts | None = None
         self.failure: Failure | None = None
@@ -183,7 +186,7 @@ class KernelSocket:
         """
         rx = self.state.rx
         while not self._reading_ended:
-            result = rx.pull(reader)
+            result = self._pull(reader)
             delivered = False
             for message in reader.messages():
                 if not self._receiving_data:
@@ -191,6 +194,8 @@ class KernelSocket:
                 await deliver(message)
                 delivered = True
                 del message  # so that nobody keeps it while nothing comes
+            if self.fault is not None:
+                raise self.fault
             # One of them may have been the probe, and the daemon has given back what it had read.
             if delivered and (rx.waiting_bytes() or rx.parked):
                 continue
@@ -202,6 +207,9 @@ class KernelSocket:
                         await receive(self.sock, rx, reader)
                     else:
                         await self.intake.fill(rx, reader)
+                except RecordError as error:
+                    self.fault = error
+                    raise
                 except WorldError as error:
                     self.state.connection_lost(error)
                 if rx.spacious and not self._trimming:
@@ -214,6 +222,14 @@ class KernelSocket:
                 await control()
         if self.cut_off:
             raise WorldError(self.cut_off, errno.ECONNABORTED)
+
+    def _pull(self, reader: RecordReader) -> PullResult:
+        """As the receiver's, but a bad record becomes `fault`: what came before it counts."""
+        try:
+            return self.state.rx.pull(reader)
+        except RecordError as error:
+            self.fault = error
+            return PullResult.EOF
 
     async def _trim_when_idle(self) -> None:
         """Give the receive buffer's memory back as soon as nothing has come for a while.
@@ -338,6 +354,7 @@ class KernelSocket:
             rpctls.UMKTLS_PEERADDR: self._peer_address,
             rpctls.UMKTLS_SESSION: lambda: bytes(self.deposit.data) if self.deposit else b"",
             rpctls.UMKTLS_KEYS: lambda: self._key_state().to_bytes(),
+            rpctls.UMKTLS_ALERT: lambda: struct.pack("<I", self.owed_alert),
             rpctls.UMKTLS_TX_FALLBACK: lambda: self.detours.fallback("tx").encode(),
             rpctls.UMKTLS_RX_FALLBACK: lambda: self.detours.fallback("rx").encode(),
         }
@@ -402,9 +419,14 @@ class KernelSocket:
         if held is None and not self._awaits_key:
             self._release_held()
 
+    @property
+    def seals_alerts(self) -> bool:
+        """Whether the kernel has the keys to seal an alert of its own."""
+        return self.state.mode("tx") != freebsd.TCP_TLS_MODE_NONE and not self._awaits_key
+
     async def send_alert(self, alert: bytes) -> None:
-        """An alert of the kernel's own, where it has the keys to seal one. Raises `UmktlsError`."""
-        if self.state.mode("tx") == freebsd.TCP_TLS_MODE_NONE or self._awaits_key:
+        """An alert of the kernel's own, where it can seal one. Raises `UmktlsError`."""
+        if not self.seals_alerts:
             return
         abi = self.state.personality.messages
         await self.sendmsg(alert, abi.layout.pack(*abi.set_record_type, bytes((ALERT,))))

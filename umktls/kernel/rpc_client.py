@@ -206,7 +206,8 @@ class RpcClient:
             self.socket = None
             with trio.CancelScope(shield=True):
                 await self._disconnect(sock, reason)
-        if sock.failure is not None and sock.failure.phase == "alert":
+        failure = sock.failure
+        if failure is not None and failure.phase == "alert" and failure.final:
             self._fail_all(ended_by_alert(sock))
         elif len(self._table):
             self._note_fruitless(sock, reason)

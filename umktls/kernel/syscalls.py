@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from umktls.abi import rpctls
+from umktls.abi.alerts import TlsAlert, alert_name
 from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError, WorldError
 from umktls.kernel.accepting import taken_from_trio
 from umktls.kernel.control import allowed, peer_credentials
@@ -61,6 +62,20 @@ UTRACE_EVENTS = {
 }
 # The phases of failures: of one whose daemon names none, and of a fatal alert behind the handshake.
 SOME_PHASE, ALERT_PHASE = "handshake", "alert"
+# Alerts about what was said on one connection, by names and numbers: a byte that the network has
+# spoilt is one. All others are about who the peers are, or what they can.
+PASSING_ALERTS = frozenset(
+    text
+    for alert in (
+        TlsAlert.UNEXPECTED_MESSAGE,
+        TlsAlert.BAD_RECORD_MAC,
+        TlsAlert.RECORD_OVERFLOW,
+        TlsAlert.ILLEGAL_PARAMETER,
+        TlsAlert.DECODE_ERROR,
+        TlsAlert.DECRYPT_ERROR,
+    )
+    for text in (alert_name(alert), str(alert.value))
+)
 
 
 @dataclass(eq=False)
@@ -433,10 +448,13 @@ def note(sock: KernelSocket, event: str, fields: dict[str, Any]) -> None:
         sock.tls = TlsFacts(**text, resumed=bool(fields.get("resumed")))
     elif event == "handshake-failed":
         names = ("phase", "reason", "advice")
-        sock.fail(Failure(*(str(fields.get(name, "")) for name in names)))
+        phase, reason, advice = (str(fields.get(name, "")) for name in names)
+        sock.fail(Failure(phase, reason, advice))
     elif event == "alert" and fields.get("level") == "fatal":
         reason = fields.get("reason") or fields.get("description") or "a fatal alert"
-        sock.fail(Failure(ALERT_PHASE, str(reason)))
+        sock.fail(
+            Failure(ALERT_PHASE, str(reason), final=fields.get("description") not in PASSING_ALERTS)
+        )
 
 
 async def send_with_descriptor(sock: socket.socket, data: bytes, descriptor: int | None) -> None:

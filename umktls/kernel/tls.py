@@ -13,14 +13,17 @@ only drops its own reference.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from umktls.abi import rpctls
+from umktls.abi.alerts import AlertLevel, alert_name
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError, WorldError
 from umktls.kernel.handover import say_goodbye
@@ -260,6 +263,26 @@ async def rekey(host: Host, sock: KernelSocket) -> bool:
     return await upcall_session(host, sock, "REKEY", "rekey") == rpctls.RPCTLSERR_OK
 
 
+async def tell_fault(host: Host, sock: KernelSocket) -> None:
+    """Tell the peer of the record that cannot be, by the alert that RFC 8446 has for it.
+
+    Nothing may be said after it (section 6.2), a close_notify neither. Where the daemon seals what
+    is sent, the alert is left for it (UMKTLS_ALERT).
+    """
+    fault = sock.fault
+    if fault is None or fault.alert is None or sock.state.rx.rules.fault_told != "alert":
+        return
+    description, reason = alert_name(fault.alert), str(fault)
+    host.trace.emit("alert", sock.name, level="fatal", description=description, reason=reason)
+    if not sock.seals_alerts:
+        sock.owed_alert = fault.alert
+        return
+    with contextlib.suppress(UmktlsError):
+        await sock.send_alert(bytes((AlertLevel.FATAL, fault.alert)))
+        await sock.queue.emptied()
+        sock.shutdown(socket.SHUT_WR)
+
+
 async def disconnect(host: Host, sock: KernelSocket, reason: str) -> None:
     """End a connection: the daemon says close_notify and closes, then the kernel lets go."""
     if sock.closed or sock.phase == "closing":
@@ -269,6 +292,7 @@ async def disconnect(host: Host, sock: KernelSocket, reason: str) -> None:
         host.trace.emit("disconnect", sock.name, reason=reason)
         with trio.CancelScope(shield=True), trio.move_on_after(DISCONNECT_SECONDS):
             await sock.detours.finish_sending()
+            await tell_fault(host, sock)
             # An orphan need not be adopted for its last moment.
             host.handover.end(sock)
             if await upcall_session(host, sock, "DISCONNECT", "disconnect"):

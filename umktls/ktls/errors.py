@@ -3,23 +3,35 @@
 `fatal` on a receive error says that nothing behind it can be read: where a header is wrong, nobody
 knows where the next one is. FreeBSD drops the connection then; a record that merely does not open
 is thrown away, and the next one is read as if nothing had happened (ktls_decrypt of uipc_ktls.c).
+
+`alert` is what RFC 8446 has the peer told; None where nobody is there to be told.
 """
 
 from __future__ import annotations
 
 import errno
 
+from umktls.abi.alerts import TlsAlert
 from umktls.errors import PeerError, UmktlsError, WorldError
 
 
 class RecordError(PeerError):
-    """A TLS record that cannot be delivered. Only the subclasses are raised."""
+    """A TLS record that cannot be delivered. Only the subclasses are raised. `alert`: another one
+    than the class's."""
 
     fatal = True
+    alert: TlsAlert | None = TlsAlert.BAD_RECORD_MAC
+
+    def __init__(
+        self, text: str, errno: int | None = None, *, alert: TlsAlert | None = None
+    ) -> None:
+        super().__init__(text, errno)
+        if alert is not None:
+            self.alert = alert
 
 
 class BadRecord(RecordError):
-    """EBADMSG: tag, MAC, padding or inner type wrong. RFC 8446: alert bad_record_mac."""
+    """EBADMSG: tag, MAC, padding or inner type wrong (RFC 8446 sections 5.2 and 5.4)."""
 
     fatal = False
 
@@ -28,12 +40,22 @@ class RecordVersion(RecordError):
     """EINVAL: not the session's version, or TLS 1.3 with an outer type that is not 23."""
 
     default_errno = errno.EINVAL
+    alert = TlsAlert.PROTOCOL_VERSION
+
+
+class RecordInterleaved(RecordError):
+    """EINVAL: another type of record in the middle of a handshake message (RFC 8446 section 5.1).
+    No kernel looks; this is ours."""
+
+    default_errno = errno.EINVAL
+    alert = TlsAlert.UNEXPECTED_MESSAGE
 
 
 class RecordSize(RecordError):
-    """EMSGSIZE: shorter or longer than any record may be. RFC 8446: alert record_overflow."""
+    """EMSGSIZE: shorter or longer than any record may be (RFC 8446 sections 5.1 and 5.2)."""
 
     default_errno = errno.EMSGSIZE
+    alert: TlsAlert | None = TlsAlert.RECORD_OVERFLOW
 
 
 class RecordTooShort(RecordError):
@@ -50,6 +72,8 @@ class RecordMisfit(RecordError):
 
 class RecordTruncated(RecordSize):
     """EMSGSIZE: the stream ended inside a record."""
+
+    alert = None
 
 
 class WouldBlock(UmktlsError):

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from umktls.abi.alerts import TlsAlert
 from umktls.ktls.errors import RecordError, RecordMisfit, RecordSize, RecordTooShort, RecordVersion
 from umktls.ktls.session import Session
 from umktls.ktls.suites import CBC_BLOCK, TLS_1_3
@@ -75,13 +76,13 @@ class Framing:
             faults.append(RecordVersion(text))
         elif self.outer_type not in (None, outer_type):
             text = f"a record of outer type {outer_type}; TLS 1.3 has only {self.outer_type}"
-            faults.append(RecordVersion(text))
+            faults.append(RecordVersion(text, alert=TlsAlert.UNEXPECTED_MESSAGE))
         if length > self.longest:
             text = f"a record of {length} bytes; there are at most {self.longest}"
             faults.append(RecordSize(text))
         elif length < self.shortest:
             text = f"a record of {length} bytes; there are at least {self.shortest}"
-            faults.append(self.too_short(text))
+            faults.append(self.too_short(text, alert=TlsAlert.BAD_RECORD_MAC))
         return faults[-1 if self.length_first else 0]
 
     def check_body(self, length: int) -> None:

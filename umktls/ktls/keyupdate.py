@@ -25,6 +25,11 @@ class KeyUpdates:
         self._header = b""  # of the message that is being followed, as far as it is there
         self._left = 0  # bytes of its body that are still to come
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether the last record of handshake messages ended in the middle of one."""
+        return bool(self._header)
+
     def in_record(self, content: Buffer) -> bool:
         """Whether a KeyUpdate ends in the content of the next handshake record."""
         if self._first_byte:

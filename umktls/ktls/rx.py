@@ -44,7 +44,7 @@ from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.errors import CallerError, UmktlsError
 from umktls.ktls.counters import Counters, Tally
 from umktls.ktls.engines import DEST_SHORTER_BY, RECORD_HEADER_LENGTH, Buffer, Opener
-from umktls.ktls.errors import KeyExpired, RecordError, RecordTruncated
+from umktls.ktls.errors import KeyExpired, RecordError, RecordInterleaved, RecordTruncated
 from umktls.ktls.keyupdate import HANDSHAKE, KeyUpdates
 from umktls.ktls.received import APPLICATION_DATA as APPLICATION_DATA
 from umktls.ktls.received import PullResult as PullResult
@@ -71,6 +71,7 @@ class Receiver:
         error: a fault, or the loss of the connection, that waits for its reader.
         truncated: the stream ended inside a record.
         wants_rekey, on_wants_rekey: as Transmitter's, for the peer's key.
+        interleaves: other records may come in the middle of a handshake message, as in TLS 1.2.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Receiver:
         self.tally = Tally()
         self.error: UmktlsError | None = None
         self.truncated = False
+        self.interleaves = False
         self.wants_rekey = False
         self.on_wants_rekey: Callable[[], None] | None = None
         self.rules = personality.receiving
@@ -276,7 +278,7 @@ class Receiver:
         """Whether a control record stopped it, rather than the lack of a whole record."""
         while size := self._next_size(opener):
             space = sink.direct_space()
-            if size - opener.overhead <= space:
+            if size - opener.overhead <= space and not self._updates.unfinished:
                 self._open_run(sink, opener, size, space)
             else:
                 head = self._open_next(opener, size)
@@ -508,12 +510,22 @@ class Receiver:
         self._counters.decrypt_retries += padded or record.type != APPLICATION_DATA
 
     def _park(self, record: Record) -> Record:
+        if record.type != HANDSHAKE and self._updates.unfinished:
+            self._refuse_interleaved(record)
         self._parked.append(record)
         if record.type != APPLICATION_DATA:
             self.control_records += 1
             if record.type == HANDSHAKE:
                 self._look_for_key_update(record)
         return record
+
+    def _refuse_interleaved(self, record: Record) -> None:
+        """A handshake message was begun and something else follows (RFC 8446 section 5.1)."""
+        if self.interleaves or self.rules.interleaved == "passed":
+            return
+        error = RecordInterleaved(f"a record of type {record.type} amid a handshake message")
+        self._fault(error)
+        raise error
 
     def _look_for_key_update(self, record: Record) -> None:
         record.key_update = self._updates.in_record(record.payload)

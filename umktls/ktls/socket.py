@@ -31,7 +31,7 @@ from umktls.ktls.receiving import READABLE, RECEIVERS, Call, Received
 from umktls.ktls.rx import Receiver
 from umktls.ktls.sending import SENDERS, Message, Sent, close_record
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.suites import TLS_1_2
+from umktls.ktls.suites import TLS_1_2, TLS_1_3
 from umktls.ktls.tx import Transmitter
 
 SEND_HIGH_WATER = 2 * 1024 * 1024
@@ -237,6 +237,7 @@ class KtlsSocketState:
             needed = framing_of(session).needed
             set_opener(engine.opener(session), session.suite, needed)
             self.rx.tally = self.counters.tally(session, engine.mode)
+            self.rx.interleaves = session.version < TLS_1_3
         self._sessions[direction] = session
         self.keys_set[direction] += 1
         if again:

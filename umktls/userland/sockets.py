@@ -12,6 +12,7 @@ from umktls.abi.leftover import Leftover
 from umktls.abi.rpctls import (
     SOL_UMKTLS,
     UMKTLS_ADOPTED,
+    UMKTLS_ALERT,
     UMKTLS_CONNECTION,
     UMKTLS_DEADLINE,
     UMKTLS_KEYS,
@@ -282,6 +283,11 @@ class Socket:
     def deadline(self, otherwise: float = UPCALL_TIMEOUT) -> Deadline:
         """UMKTLS_DEADLINE: until when the upcall must be answered."""
         return _deadline(self._own_option(UMKTLS_DEADLINE), otherwise)
+
+    def owed_alert(self) -> int:
+        """UMKTLS_ALERT: the fatal alert to be said at DISCONNECT, 0 for none. Only where sending is
+        bounced: otherwise the kernel has said it."""
+        return int.from_bytes(self._own_option(UMKTLS_ALERT), "little")
 
     def about(self) -> About:
         """What a handshake begins with, in one go. To be asked at once: the first answer has come

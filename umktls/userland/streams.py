@@ -14,6 +14,7 @@ import time
 from umktls.errors import PeerError, WorldError
 
 __all__ = [
+    "CONTENT_TYPES",
     "MAX_RECORD",
     "RECORD_HEADER",
     "Deadline",

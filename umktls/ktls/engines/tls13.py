@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 from cryptography.exceptions import InvalidTag
 
+from umktls.abi.alerts import TlsAlert
 from umktls.ktls.engines import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Buffer
 from umktls.ktls.engines.aeads import NONCE_LENGTH, TAG_LENGTH, Aead
 from umktls.ktls.engines.cutting import (
@@ -159,5 +160,7 @@ def _strip_padding(inner: memoryview, sequence: int) -> tuple[int, int]:
     """Type and length of an inner plaintext with zeros behind the type (RFC 8446 section 5.4)."""
     stripped = bytes(inner).rstrip(b"\0")
     if not stripped:
-        raise BadRecord(f"record {sequence} holds nothing but padding")
+        raise BadRecord(
+            f"record {sequence} holds nothing but padding", alert=TlsAlert.UNEXPECTED_MESSAGE
+        )
     return stripped[-1], len(stripped) - 1
