@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from umktls.errors import CallerError
-from umktls.rpc.record import SLACK, RecordLimitError, RecordReader, mark
+from umktls.rpc.record import FRAGMENT_LIMIT, SLACK, RecordLimitError, RecordReader, mark
 
 LIMIT = 1000
 
@@ -109,10 +110,11 @@ def test_a_message_that_waits_is_not_idle() -> None:
 
 
 def test_bulk_data_lands_in_the_message() -> None:
+    """When the first quarter has come, the rest is written where it belongs."""
     reader = RecordReader(1 << 20)
-    reader.feed(mark(1 << 20) + b"head")
+    reader.feed(mark(1 << 20) + b"head".ljust(1 << 18))
     assert not reader.idle
-    assert reader.direct_space() == (1 << 20) - 4
+    assert reader.direct_space() == (1 << 20) - (1 << 18)
     buffer = reader.get_buffer(16384)
     assert len(buffer) == reader.direct_space() + SLACK
     buffer[:4] = b"next"
@@ -120,7 +122,7 @@ def test_bulk_data_lands_in_the_message() -> None:
     rest = reader.get_buffer(1)
     reader.advance(reader.direct_space())
     (message,) = reader.messages()
-    assert bytes(message[:8]) == b"headnext"
+    assert (bytes(message[:4]), bytes(message[1 << 18 :][:4])) == (b"head", b"next")
     assert message.obj is buffer.obj is rest.obj
     assert len(message) == 1 << 20
 
@@ -167,9 +169,41 @@ def test_a_message_over_the_limit_takes_no_memory(word: str) -> None:
         reader.advance(4)
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("arrived", [0, 1, 5000, 100_000])
+def test_memory_follows_what_has_arrived(
+    way: Callable[[RecordReader, bytes], None], arrived: int
+) -> None:
+    """Four bytes announce 2 MiB, before anything is known of who sends them."""
+    tracemalloc.start()
+    try:
+        reader = RecordReader(1 << 21)
+        way(reader, bytes.fromhex("80200000") + bytes(arrived))
+        held, _ = tracemalloc.get_traced_memory()
+        assert held < 6 * arrived + 30_000
+        reader.close()
+        kept, _ = tracemalloc.get_traced_memory()
+        assert kept < 10_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_large_message_is_moved_a_few_times_at_most() -> None:
+    reader = RecordReader(1 << 21)
+    reader.feed(mark(1 << 21))
+    buffers: list[object] = []
+    for _ in range((1 << 21) // 1024):
+        now = reader.get_buffer(1).obj
+        if not any(now is buffer for buffer in buffers):
+            buffers.append(now)
+        reader.feed(bytes(1024))
+    assert len(buffers) <= 7
+    assert [len(message) for message in reader.messages()] == [1 << 21]
+
+
 def test_many_small_fragments_do_not_cost_more_and_more() -> None:
     """Each growth at least doubles the buffer, so that a byte is moved a few times at most."""
-    reader = RecordReader(1 << 16)
+    reader = RecordReader(1 << 16, fragments=1 << 15)
     growths, buffer = 0, None
     for _ in range(1 << 14):
         reader.feed(b"\0\0\0\1")
@@ -180,6 +214,41 @@ def test_many_small_fragments_do_not_cost_more_and_more() -> None:
     assert growths <= 15
     reader.feed(mark(0))
     assert [bytes(m) for m in reader.messages()] == [b"x" * (1 << 14)]
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_a_message_has_so_many_fragments_at_most(length: int) -> None:
+    """Empty ones would come for ever, since no length is ever over the limit."""
+    fragment = mark(length, last=False) + bytes(length)
+    reader = RecordReader(1 << 16)
+    reader.feed(fragment * (FRAGMENT_LIMIT - 1) + mark(0))
+    assert [len(m) for m in reader.messages()] == [length * (FRAGMENT_LIMIT - 1)]
+    reader.feed(fragment * FRAGMENT_LIMIT)
+    assert not reader.idle
+    for _ in range(2):
+        with pytest.raises(RecordLimitError, match=f"more than {FRAGMENT_LIMIT} fragments"):
+            reader.feed(fragment)
+
+
+def test_small_messages_are_taken_apart_as_they_are_taken() -> None:
+    """A message of four bytes costs hundreds when it waits by itself."""
+    stream = framed(b"call") * 30_000
+    tracemalloc.start()
+    try:
+        reader = RecordReader(1000)
+        reader.feed(stream[:-1])
+        held, _ = tracemalloc.get_traced_memory()
+        assert held < 1.5 * len(stream)
+    finally:
+        tracemalloc.stop()
+    messages = reader.messages()
+    assert bytes(next(messages)) == b"call"
+    assert not reader.idle
+    assert reader.direct_space() == 0
+    reader.get_buffer(1)[:1] = stream[-1:]
+    reader.advance(1)
+    assert sum(bytes(message) == b"call" for message in messages) == 29_999
+    assert reader.idle
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6))

@@ -11,8 +11,12 @@ content by copying.
 Behind the end of a fragment a message buffer has SLACK bytes to spare, because a TLS 1.3 record
 that is decrypted in place leaves its inner type byte there.
 
-Memory follows the data that the peer has announced, never beyond `limit`; a message in many small
-fragments grows its buffer by doubling, so its cost stays linear.
+Memory follows what has arrived, not what a mark announces: four bytes can announce megabytes. A
+message's buffer begins small and grows fourfold, up to what is announced, so that most of a large
+message is written once and a message in many small fragments costs no more than its length. A
+message is refused beyond `limit` bytes or `fragments` fragments, of which any number may be empty.
+Of small messages that come together only so many are taken apart at a time; the rest waits as it
+came.
 """
 
 from __future__ import annotations
@@ -23,16 +27,23 @@ from collections.abc import Iterator
 from umktls.errors import CallerError, PeerError
 from umktls.rpc.xdr import Buffer
 
-__all__ = ["MARK_BYTES", "SLACK", "RecordLimitError", "RecordReader", "mark"]
+__all__ = ["FRAGMENT_LIMIT", "MARK_BYTES", "SLACK", "RecordLimitError", "RecordReader", "mark"]
 
 MARK_BYTES = 4
 SLACK = 32
+# The first buffer of a message, and how many times what has come a later one may have.
+FIRST_ROOM = 4096
+GROWTH = 4
+# libtirpc makes fragments of 9000 bytes, unless it is told otherwise; 2 MiB have 234 of them.
+FRAGMENT_LIMIT = 1024
+# So many complete messages wait at a time.
+APART = 64
 LAST_FRAGMENT = 0x80000000
 MAX_FRAGMENT = 0x7FFFFFFF
 
 
 class RecordLimitError(PeerError):
-    """The peer announced a message over the limit. The stream cannot be followed any further."""
+    """The peer announced a message over a limit. The stream cannot be followed any further."""
 
 
 def mark(length: int, last: bool = True) -> bytes:
@@ -43,15 +54,20 @@ def mark(length: int, last: bool = True) -> bytes:
 
 
 class RecordReader:
-    """Takes a stream apart into messages of at most `limit` bytes, whatever its splits."""
+    """Takes a stream apart into messages of at most `limit` bytes in at most `fragments` fragments,
+    whatever its splits."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, fragments: int = FRAGMENT_LIMIT) -> None:
         self._limit = limit
+        self._fragment_limit = fragments
         self._complete: deque[memoryview] = deque()
+        self._unsplit = memoryview(b"")  # of the stream, behind the complete messages
         self._mark = bytearray()  # of the next fragment, while it is incomplete
         self._message = memoryview(b"")  # with SLACK behind
+        self._room = 0  # of the message's buffer, without the SLACK
         self._filled = 0
         self._end = 0  # of the current fragment, in the message
+        self._fragments = 0
         self._in_fragment = False
         self._last = False
         self._scratch = bytearray()
@@ -59,17 +75,21 @@ class RecordReader:
         self._failure: str | None = None
 
     def direct_space(self) -> int:
-        """How many stream bytes still fit the current fragment; 0 when a mark is awaited."""
-        return self._end - self._filled
+        """How many bytes of the current fragment may go into the message's own buffer as it is now;
+        0 when a mark is awaited, or the buffer has to grow."""
+        if not self._in_fragment or self._unsplit:
+            return 0
+        return min(self._end, self._room) - self._filled
 
     def get_buffer(self, size_hint: int = 1) -> memoryview:
         """Where the next bytes of the stream may be written; at least `size_hint` bytes long.
 
         It is the message's own buffer, with SLACK bytes more than `direct_space`, if that is long
         enough, and scratch otherwise. Good until the next call of any method."""
-        if self._in_fragment and self._end - self._filled + SLACK >= size_hint:
+        space = self.direct_space()
+        if space and space + SLACK >= size_hint:
             self._lent = None
-            return self._message[self._filled : self._end + SLACK]
+            return self._message[self._filled : self._filled + space + SLACK]
         if len(self._scratch) < size_hint:
             self._scratch = bytearray(size_hint)
         self._lent = memoryview(self._scratch)
@@ -81,34 +101,57 @@ class RecordReader:
         if lent is not None:
             self.feed(lent[:count])
             return
-        space = self._end - self._filled
+        space = self.direct_space()
         if count <= space:
             self._filled += count
             self._finish_fragment()
             return
-        beyond = self._message[self._end : self._filled + count].tobytes()
-        self._filled = self._end
+        beyond = self._message[self._filled + space : self._filled + count].tobytes()
+        self._filled += space
         self._finish_fragment()
         self.feed(beyond)
 
     def feed(self, data: Buffer) -> None:
         """Take bytes by copying; any number, which may hold several messages."""
-        view = memoryview(data)
-        while len(view):
-            view = view[self._take_content(view) if self._in_fragment else self._take_mark(view) :]
+        if self._unsplit:
+            self._unsplit = memoryview(bytes(self._unsplit) + bytes(data))
+            return
+        rest = self._split(memoryview(data))
+        self._unsplit = memoryview(bytes(rest))
 
     def messages(self) -> Iterator[memoryview]:
         """The complete messages that were not given out yet, each in a buffer of its own."""
-        while self._complete:
-            yield self._complete.popleft()
+        while True:
+            while self._complete:
+                yield self._complete.popleft()
+            if not self._unsplit:
+                return
+            waiting, self._unsplit = self._unsplit, memoryview(b"")
+            self._unsplit = self._split(waiting)
+
+    def close(self) -> None:
+        """Give all memory back. Nothing can be fed any more."""
+        self._complete.clear()
+        self._unsplit = self._message = memoryview(b"")
+        self._scratch, self._lent = bytearray(), None
+        self._room = self._filled = self._end = self._fragments = 0
+        self._in_fragment, self._failure = False, "the reader was closed"
 
     @property
     def idle(self) -> bool:
         """Whether the stream could end here: no message has begun, and none waits."""
-        return not (self._complete or self._in_fragment or self._mark or self._filled)
+        begun = self._in_fragment or self._mark or self._filled or self._fragments
+        return not (self._complete or self._unsplit or begun)
+
+    def _split(self, view: memoryview) -> memoryview:
+        """Take messages apart until enough wait; returns what is left."""
+        while len(view) and len(self._complete) < APART:
+            view = view[self._take_content(view) if self._in_fragment else self._take_mark(view) :]
+        return view
 
     def _take_content(self, view: memoryview) -> int:
         count = min(len(view), self._end - self._filled)
+        self._make_room(self._filled + count)
         self._message[self._filled : self._filled + count] = view[:count]
         self._filled += count
         self._finish_fragment()
@@ -127,19 +170,25 @@ class RecordReader:
 
     def _begin_fragment(self, length: int, last: bool) -> None:
         end = self._filled + length
+        self._fragments += 1
         if end > self._limit:
-            self._failure = f"a message of {end} bytes or more is over the limit of {self._limit}"
-            raise RecordLimitError(self._failure)
-        self._reserve(end)
+            self._fail(f"a message of {end} bytes or more is over the limit of {self._limit}")
+        if self._fragments > self._fragment_limit:
+            self._fail(f"a message in more than {self._fragment_limit} fragments")
         self._end, self._last, self._in_fragment = end, last, True
         self._finish_fragment()
 
-    def _reserve(self, end: int) -> None:
-        """Make room for `end` bytes and SLACK; views of the old buffer may still be lent out."""
-        if end + SLACK <= len(self._message):
+    def _fail(self, text: str) -> None:
+        self._failure = text
+        raise RecordLimitError(text)
+
+    def _make_room(self, arrived: int) -> None:
+        """Have a buffer for that many bytes; views of the old one may still be lent out."""
+        if arrived <= self._room:
             return
-        size = end if not self._filled else min(max(end, 2 * self._filled), self._limit)
-        larger = memoryview(bytearray(size + SLACK))
+        announced = self._end if self._last else self._limit
+        self._room = min(max(FIRST_ROOM, GROWTH * arrived), announced)
+        larger = memoryview(bytearray(self._room + SLACK))
         larger[: self._filled] = self._message[: self._filled]
         self._message = larger
 
@@ -149,4 +198,5 @@ class RecordReader:
         self._in_fragment = False
         if self._last:
             self._complete.append(self._message[: self._end])
-            self._message, self._filled, self._end = memoryview(b""), 0, 0
+            self._message = memoryview(b"")
+            self._room = self._filled = self._end = self._fragments = 0
