@@ -24,6 +24,7 @@ from umktls.kernel.client import MountConfig
 from umktls.kernel.engines import chosen_engines
 from umktls.kernel.hosttls import BoundEngine, HostIntake
 from umktls.kernel.stream import SendQueue
+from umktls.kernel.turns import Turn
 from umktls.ktls.crypto_info import crypto_info
 from umktls.ktls.engines import MAX_PLAINTEXT, get_engine
 from umktls.ktls.engines.choice import EngineChoice
@@ -133,7 +134,7 @@ async def test_a_bad_record_of_the_real_kernel(ends: tuple[socket.socket, socket
         engine_.opener(SESSION)
         ends[1].sendall(b"\x17\x03\x03\x00\x20" + bytes(32))
         with trio.fail_after(patience(5)), pytest.raises(BadRecord, match="EBADMSG"):
-            await HostIntake(sock).fill(Receiver(), RecordReader(1000))
+            await HostIntake(sock).fill(Receiver(), RecordReader(1000), Turn())
 
 
 async def test_a_real_kernel_that_takes_part_of_a_long_message(

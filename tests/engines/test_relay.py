@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from umktls_daemons.bounce import Relay
 
 from umktls.kernel.lanes import ClearIntake, CountingQueue, PlainIntake
+from umktls.kernel.turns import Turn
 from umktls.ktls.engines import Buffer
 from umktls.ktls.rx import PullResult, Receiver
 from umktls.rpc.record import RecordReader, mark
@@ -225,7 +226,7 @@ async def drain(intake: PlainIntake) -> list[bytes]:
         found += [bytes(message) for message in reader.messages()]
         if result is PullResult.EOF:
             return found
-        await intake.fill(rx, reader)
+        await intake.fill(rx, reader, Turn())
 
 
 def test_clear_bytes_are_counted() -> None:

@@ -18,6 +18,7 @@ import trio
 from umktls.abi import linux
 from umktls.errors import UnsupportedError
 from umktls.kernel.stream import SendQueue, broken, readable
+from umktls.kernel.turns import Turn
 from umktls.ktls.crypto_info import crypto_info
 from umktls.ktls.engines import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Opener, Sealer
 from umktls.ktls.engines.linux import (
@@ -109,29 +110,29 @@ class HostIntake:
         self._sock = sock
         self.bytes = 0  # the receiver counts
 
-    async def fill(self, rx: Receiver, reader: RecordReader) -> None:
+    async def fill(self, rx: Receiver, reader: RecordReader, turn: Turn) -> int:
         while True:
             try:
-                self._fill(rx)
+                return self._fill(rx)
             except BlockingIOError:
                 await readable(self._sock)
-            else:
-                return
+                turn.begin()
 
-    def _fill(self, rx: Receiver) -> None:
-        """Receive a record, or a part of one. Raises as `_receive`."""
+    def _fill(self, rx: Receiver) -> int:
+        """Receive a record, or a part of one; how many bytes. Raises as `_receive`."""
         room = rx.get_buffer(MAX_PLAINTEXT + WRAPPING)
         limit = min(len(room) - WRAPPING, MAX_PLAINTEXT)
         payload = room[RECORD_HEADER_LENGTH : RECORD_HEADER_LENGTH + limit]
         count, record_type = self._receive(payload)
         if record_type is None:
             rx.buffer_filled(0)
-            return
+            return 0
         header, trailer = wrap(record_type, count)
         end = RECORD_HEADER_LENGTH + count
         room[:RECORD_HEADER_LENGTH] = header
         room[end : end + len(trailer)] = trailer
         rx.buffer_filled(end + len(trailer))
+        return count
 
     def _receive(self, payload: memoryview) -> tuple[int, int | None]:
         """Length and type of what was received; no type at the end of the stream.

@@ -37,6 +37,7 @@ from umktls.kernel.facts import TlsFacts as TlsFacts
 from umktls.kernel.lanes import Intake, receive
 from umktls.kernel.stream import SEND_QUEUE_LIMIT, SendQueue
 from umktls.kernel.tcpstate import TCP_CLOSE, TCP_ESTABLISHED, take_error, tcp_state
+from umktls.kernel.turns import Turn
 from umktls.ktls.engines import Route
 from umktls.ktls.errors import RecordError
 from umktls.ktls.rx import PullResult, Receiver
@@ -66,8 +67,8 @@ TX_KEYS = ((freebsd.IPPROTO_TCP, freebsd.TCP_TXTLS_ENABLE), (linux.SOL_TLS, linu
 RX_KEYS = ((freebsd.IPPROTO_TCP, freebsd.TCP_RXTLS_ENABLE), (linux.SOL_TLS, linux.TLS_RX))
 # What a TLS 1.3 record adds to its content: header, inner type, tag (RFC 8446 section 5.2).
 RECORD_OVERHEAD = 5 + 1 + 16
-# So many reads in a row without waiting, then other tasks get their turn.
-READS_PER_TURN = 8
+# So many records are opened before RPC gets what was in them.
+RECORDS_PER_PULL = 16
 # A connection on which so long nothing came is idle, and keeps no large buffer.
 IDLE_SECONDS = 1.0
 TOO_LATE = "the peer ended the connection before kernel TLS had its keys"
@@ -184,7 +185,7 @@ class KernelSocket:
 
         Raises `PeerError` for bad records, `WorldError` when the connection broke.
         """
-        rx = self.state.rx
+        rx, turn = self.state.rx, Turn()
         while not self._reading_ended:
             result = self._pull(reader)
             delivered = False
@@ -194,6 +195,7 @@ class KernelSocket:
                 await deliver(message)
                 delivered = True
                 del message  # so that nobody keeps it while nothing comes
+                await turn.did()
             if self.fault is not None:
                 raise self.fault
             # One of them may have been the probe, and the daemon has given back what it had read.
@@ -201,35 +203,41 @@ class KernelSocket:
                 continue
             if result is PullResult.EOF:
                 break
+            count = 0
             if result is PullResult.MORE_NEEDED:
-                try:
-                    if self.intake is None:
-                        await receive(self.sock, rx, reader)
-                    else:
-                        await self.intake.fill(rx, reader)
-                except RecordError as error:
-                    self.fault = error
-                    raise
-                except WorldError as error:
-                    self.state.connection_lost(error)
-                if rx.spacious and not self._trimming:
-                    self._trimming = True
-                    self._spawn(self._trim_when_idle)
-                self._reads += 1
-                if self._reads % READS_PER_TURN == 0:
-                    await trio.lowlevel.checkpoint()
-            else:
+                count = await self._receive(reader, turn)
+            elif result is not PullResult.ENOUGH:
                 await control()
+            await turn.did(count)
         if self.cut_off:
             raise WorldError(self.cut_off, errno.ECONNABORTED)
 
     def _pull(self, reader: RecordReader) -> PullResult:
         """As the receiver's, but a bad record becomes `fault`: what came before it counts."""
         try:
-            return self.state.rx.pull(reader)
+            return self.state.rx.pull(reader, RECORDS_PER_PULL)
         except RecordError as error:
             self.fault = error
             return PullResult.EOF
+
+    async def _receive(self, reader: RecordReader, turn: Turn) -> int:
+        """Wait for bytes from wherever they come, and have them in the receive buffer; how many."""
+        rx, count = self.state.rx, 0
+        try:
+            if self.intake is None:
+                count = await receive(self.sock, rx, reader, turn)
+            else:
+                count = await self.intake.fill(rx, reader, turn)
+        except RecordError as error:
+            self.fault = error
+            raise
+        except WorldError as error:
+            self.state.connection_lost(error)
+        if rx.spacious and not self._trimming:
+            self._trimming = True
+            self._spawn(self._trim_when_idle)
+        self._reads += 1
+        return count
 
     async def _trim_when_idle(self) -> None:
         """Give the receive buffer's memory back as soon as nothing has come for a while.

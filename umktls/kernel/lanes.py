@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from umktls.kernel.stream import SendQueue, Start, broken, read_some, readable
+from umktls.kernel.turns import Turn
 from umktls.ktls.engines import RECORD_HEADER_LENGTH
 from umktls.ktls.rx import Receiver
 from umktls.rpc.record import RecordReader
@@ -23,10 +24,11 @@ __all__ = ["ClearIntake", "CountingQueue", "Intake", "PlainIntake", "receive"]
 APPLICATION_DATA = 23
 
 
-async def receive(sock: socket.socket, rx: Receiver, reader: RecordReader) -> int:
+async def receive(sock: socket.socket, rx: Receiver, reader: RecordReader, turn: Turn) -> int:
     """Put what comes from `sock` into `rx`, at least one byte; 0 at the end of the stream.
 
-    While it waits it holds no buffer, so that the memory can be given back.
+    While it waits it holds no buffer, so that the memory can be given back. `turn` begins anew
+    where it had to wait.
 
     Raises `WorldError` when the connection broke.
     """
@@ -35,6 +37,7 @@ async def receive(sock: socket.socket, rx: Receiver, reader: RecordReader) -> in
             count = sock.recv_into(rx.get_buffer(1, reader))
         except BlockingIOError:
             await readable(sock)
+            turn.begin()
         except OSError as error:
             raise broken("receive", error) from error
         else:
@@ -47,10 +50,11 @@ class Intake(Protocol):
 
     bytes: int
 
-    async def fill(self, rx: Receiver, reader: RecordReader) -> None:
+    async def fill(self, rx: Receiver, reader: RecordReader, turn: Turn) -> int:
         """Wait for bytes and put them into `rx`; at the end of the stream, say so.
 
-        No buffer of `rx` is held while it waits.
+        Returns how many were read. No buffer of `rx` is held while it waits; where it had to wait,
+        `turn` begins anew.
         """
 
 
@@ -73,8 +77,10 @@ class PlainIntake:
         self.sock = sock
         self.bytes = 0
 
-    async def fill(self, rx: Receiver, reader: RecordReader) -> None:
-        self.bytes += await receive(self.sock, rx, reader)
+    async def fill(self, rx: Receiver, reader: RecordReader, turn: Turn) -> int:
+        count = await receive(self.sock, rx, reader, turn)
+        self.bytes += count
+        return count
 
 
 class ClearIntake(PlainIntake):
@@ -91,10 +97,9 @@ class ClearIntake(PlainIntake):
         self._dropped = dropped
         self._head: bytearray | None = bytearray()
 
-    async def fill(self, rx: Receiver, reader: RecordReader) -> None:
+    async def fill(self, rx: Receiver, reader: RecordReader, turn: Turn) -> int:
         if self._head is None:
-            await super().fill(rx, reader)
-            return
+            return await super().fill(rx, reader, turn)
         wanted = missing(self._head)
         scratch = memoryview(bytearray(wanted))
         count = await read_some(self.sock, scratch)
@@ -103,11 +108,12 @@ class ClearIntake(PlainIntake):
             if not missing(self._head):
                 self._dropped(len(self._head))
                 self._head.clear()
-            return
+            return count
         head, self._head = self._head, None
         self._hand_on(head, rx)
         if not count:
             rx.buffer_filled(0)
+        return count
 
     def _hand_on(self, head: bytearray, rx: Receiver) -> None:
         if head:

@@ -22,6 +22,7 @@ import trio
 from umktls.abi import netlink as nl
 from umktls.abi.freebsd import ERRNO
 from umktls.errors import CallerError, PeerError, UnsupportedError
+from umktls.kernel.turns import Turn
 from umktls.kernel.upcalls import DaemonGone, DaemonHandle
 from umktls.upcall.netlink import (
     MAX_DATAGRAM,
@@ -45,8 +46,6 @@ FAMILY = Family(nl.RPC_FAMILY_ID, nl.RPC_FAMILY, nl.RPC_GROUPS)
 DAEMONS = {nl.RPC_GROUPS["tlsclnt"]: "rpctlscd", nl.RPC_GROUPS["tlsserv"]: "rpctlssd"}
 MEMBERSHIP = (nl.NETLINK_ADD_MEMBERSHIP, nl.NETLINK_DROP_MEMBERSHIP)
 GROUP_NAMES = {number: name for name, number in nl.RPC_GROUPS.items()}
-# So many messages are read in a row before others get their turn.
-READS_PER_TURN = 64
 
 
 class NetlinkDaemon(DaemonHandle):
@@ -105,16 +104,19 @@ class NetlinkSocket:
 
     async def run(self) -> None:
         """Deal with the daemon's messages until either end is closed."""
+        turn = Turn()
         try:
-            while await self._readable():
-                for _ in range(READS_PER_TURN):
-                    try:
-                        datagram = self._sock.recv(MAX_DATAGRAM)
-                    except BlockingIOError:
-                        break
-                    if not datagram:
-                        return
-                    await self._deal_with(datagram)
+            while True:
+                try:
+                    datagram = self._sock.recv(MAX_DATAGRAM)
+                except BlockingIOError:
+                    await trio.lowlevel.wait_readable(self._sock)
+                    turn.begin()
+                    continue
+                if not datagram:
+                    return
+                await self._deal_with(datagram)
+                await turn.did(len(datagram))
         except PeerError as error:
             reason = f"process {self.pid}: {error}"
             self._host.trace.emit("garbage", None, where="the netlink socket", reason=reason)
@@ -122,10 +124,6 @@ class NetlinkSocket:
             return
         finally:
             self.close()
-
-    async def _readable(self) -> bool:
-        await trio.lowlevel.wait_readable(self._sock)
-        return True
 
     async def _deal_with(self, datagram: bytes) -> None:
         message = parse_untrusted(datagram)

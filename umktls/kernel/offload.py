@@ -19,6 +19,7 @@ import trio
 
 from umktls.errors import WorldError
 from umktls.kernel.stream import read_some
+from umktls.kernel.turns import Turn
 from umktls.ktls.engines import RECORD_HEADER_LENGTH
 from umktls.ktls.engines.toe import HoldBack, record_size
 from umktls.ktls.rx import Receiver
@@ -106,9 +107,11 @@ class Offload:
 
     async def receive(self) -> None:
         """The task of this direction."""
+        turn = Turn()
         with self._receiving, contextlib.suppress(trio.ClosedResourceError, OSError):
             with contextlib.suppress(WorldError):  # a reset is an end, too
                 while await self._next_record():
+                    await turn.did(len(self._partial))
                     if self._watch.holding:
                         return
                     if record_size(self._partial) is not None:

@@ -25,6 +25,7 @@ from umktls.abi.rpctls import RPC_MAXDATASIZE
 from umktls.errors import PeerError
 from umktls.kernel.control import allowed, peer_credentials
 from umktls.kernel.events import Trace
+from umktls.kernel.turns import Turn
 from umktls.kernel.upcalls import DaemonGone, DaemonHandle, Request
 from umktls.rpc.record import RecordReader, mark
 
@@ -97,12 +98,14 @@ class RegisteredDaemon(DaemonHandle):
 
     async def _read(self, stream: trio.SocketStream) -> None:
         """Reads answers until the daemon hangs up; then everybody who waits is told."""
-        reader = RecordReader(RPC_MAXDATASIZE)
+        reader, turn = RecordReader(RPC_MAXDATASIZE), Turn()
         try:
             async for data in stream:
+                turn.begin()
                 reader.feed(data)
                 for message in reader.messages():
                     self._answer(message)
+                    await turn.did()
         except PeerError as error:
             self.trace.emit("garbage", None, where="the upcall socket", reason=str(error))
         except (trio.BrokenResourceError, trio.ClosedResourceError):

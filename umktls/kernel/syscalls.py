@@ -27,6 +27,7 @@ from umktls.kernel.control import allowed, peer_credentials
 from umktls.kernel.ktls_socket import Failure, KernelSocket, TlsFacts
 from umktls.kernel.netlink import NetlinkSocket
 from umktls.kernel.registered import RegisteredDaemon
+from umktls.kernel.turns import Turn
 from umktls.kernel.upcalls import Request
 from umktls.ktls.session import Direction
 from umktls.upcall import syscalls as wire
@@ -39,8 +40,6 @@ __all__ = ["Process", "SyscallServer"]
 T = TypeVar("T")
 
 DATAGRAM_LIMIT = 128 * 1024
-# So many calls in a row of one process without waiting, then other tasks get their turn.
-CALLS_PER_TURN = 32
 # Descriptors of one emulated process; FreeBSD's kern.maxfilesperproc is larger, but a daemon that
 # holds so many has a leak.
 DESCRIPTOR_LIMIT = 65536
@@ -200,12 +199,13 @@ class SyscallServer:
     async def _serve(self, process: Process) -> None:
         """Answer calls in their order; those that wait already, without a trip to the scheduler."""
         process.sock.setblocking(False)
-        calls = 0
+        turn = Turn()
         while True:
             try:
                 datagram = process.sock.recv(DATAGRAM_LIMIT)
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(process.sock)
+                turn.begin()
                 continue
             if not datagram:
                 return
@@ -215,9 +215,7 @@ class SyscallServer:
                 self._garbage(f"process {process.pid}: {error}")
                 return
             await self._answer(process, request)
-            calls += 1
-            if calls % CALLS_PER_TURN == 0:
-                await trio.lowlevel.checkpoint()
+            await turn.did(len(datagram))
 
     def _garbage(self, reason: str) -> None:
         self._host.trace.emit("garbage", None, where="the system-call socket", reason=reason)

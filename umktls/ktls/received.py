@@ -30,6 +30,7 @@ class PullResult(Enum):
     """Why `pull` stopped."""
 
     MORE_NEEDED = auto()  # the peer has to send more
+    ENOUGH = auto()  # there may be more, but no more was wanted at a time
     CONTROL = auto()  # a record of another type is at the head
     REKEY = auto()  # a KeyUpdate went by; `rekey` has to come first
     EOF = auto()  # nothing more will come, and everything was delivered

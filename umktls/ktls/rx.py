@@ -37,6 +37,7 @@ at the first touch.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable
 
@@ -57,6 +58,7 @@ from umktls.ktls.suites import Suite
 SEQUENCE_END = 2**64
 
 LEND_AT_LEAST = 4096  # below this a copy is cheaper than a system call of its own
+CLEAR_RECORD = 4096  # what counts as a record where there are none
 
 
 class Receiver:
@@ -245,8 +247,9 @@ class Receiver:
 
     # Everything into a sink
 
-    def pull(self, sink: Sink) -> PullResult:
-        """Move all application data there is into the sink, and say why it stopped.
+    def pull(self, sink: Sink, records: int = sys.maxsize) -> PullResult:
+        """Move all application data there is into the sink, and say why it stopped; at the latest
+        after that many more records were opened, each of which may hold nothing.
 
         Raises:
             RecordError: what came before the bad record is in the sink, unless somebody had
@@ -255,6 +258,7 @@ class Receiver:
         if self._hole is not None:
             error, self._hole, self.error = self._hole, None, None
             raise error
+        until = self.records + records
         while True:
             while self._parked:
                 head = self._parked[0]
@@ -263,23 +267,27 @@ class Receiver:
                 self._parked.popleft()
                 sink.feed(head.rest)
             if self._opener is None:
-                self._pull_clear(sink)
+                self._pull_clear(sink, records * CLEAR_RECORD)
+                return PullResult.ENOUGH if self._buffer else self._out_of_data()
+            if self._state is not State.SEALED:
                 return self._out_of_data()
-            if self._state is not State.SEALED or not self._pull_records(sink, self._opener):
-                return self._out_of_data()
+            if not self._pull_records(sink, self._opener, until):
+                return PullResult.ENOUGH if self.records >= until else self._out_of_data()
 
-    def _pull_clear(self, sink: Sink) -> None:
+    def _pull_clear(self, sink: Sink, limit: int) -> None:
         buffer = self._buffer
         if buffer:
-            sink.feed(buffer.view[buffer.start : buffer.end])
-            buffer.start = buffer.end
+            end = min(buffer.end, buffer.start + limit)
+            sink.feed(buffer.view[buffer.start : end])
+            buffer.start = end
 
-    def _pull_records(self, sink: Sink, opener: Opener) -> bool:
-        """Whether a control record stopped it, rather than the lack of a whole record."""
-        while size := self._next_size(opener):
+    def _pull_records(self, sink: Sink, opener: Opener, until: int) -> bool:
+        """Whether a control record stopped it, rather than the lack of a whole record, or that
+        there were enough."""
+        while self.records < until and (size := self._next_size(opener)):
             space = sink.direct_space()
             if size - opener.overhead <= space and not self._updates.unfinished:
-                self._open_run(sink, opener, size, space)
+                self._open_run(sink, opener, size, space, until - self.records)
             else:
                 head = self._open_next(opener, size)
                 if head.type == APPLICATION_DATA:
@@ -289,8 +297,9 @@ class Receiver:
                 return True
         return False
 
-    def _open_run(self, sink: Sink, opener: Opener, size: int, space: int) -> None:
-        """Open records one behind the other into the sink's buffer while they fit `space`.
+    def _open_run(self, sink: Sink, opener: Opener, size: int, space: int, most: int) -> None:
+        """Open records one behind the other into the sink's buffer while they fit `space`, `most`
+        at most.
 
         `size` is the first record's. What an engine may write behind a payload goes where the next
         payload will be, or behind `space`, where a sink has a few bytes to spare.
@@ -301,7 +310,7 @@ class Receiver:
         view = buffer.view
         landed = records = 0
         try:
-            while size and landed + size <= limit:
+            while size and landed + size <= limit and records < most:
                 start = buffer.start
                 buffer.start = end = start + size
                 try:
