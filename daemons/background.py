@@ -16,7 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
-from umktls.errors import WorldError
+from umktls.errors import CallerError, WorldError
+from umktls.private import open_file
 from umktls.userland.notify import notify
 
 __all__ = ["Launch", "PidFile", "PidFileError"]
@@ -42,7 +43,9 @@ class PidFile:
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._fd = open_file(path, os.O_RDWR, "pid file")
+        except CallerError as error:
+            raise PidFileError(str(error), error.errno) from error
         except OSError as error:
             raise PidFileError(f"pid file {path}: {error.strerror}", error.errno) from error
         try:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from umktls.errors import CallerError
+from umktls.private import open_file
+
 from .identity import ConfigurationError
 
 __all__ = ["KeyLogFile"]
@@ -21,11 +24,15 @@ LABELS = {
 
 
 class KeyLogFile:
-    """Appends to `path`, mode 0600. Raises `ConfigurationError` when it cannot be opened."""
+    """Appends to `path`, mode 0600, also where it is there already. Raises `ConfigurationError`
+    when it cannot be opened, or when others could read or exchange it."""
 
     def __init__(self, path: Path) -> None:
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._fd = open_file(path, os.O_WRONLY | os.O_APPEND, "key log")
+            os.fchmod(self._fd, 0o600)
+        except CallerError as error:
+            raise ConfigurationError(str(error), error.errno) from error
         except OSError as error:
             raise ConfigurationError(f"key log {path}: {error.strerror}", error.errno) from error
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from umktls.errors import UmktlsError, WorldError
+from umktls.private import open_file
 
 __all__ = ["Report", "in_background", "send_output_to"]
 
@@ -137,7 +138,7 @@ def _judge(word: bytes, child: int) -> str | None:
 def send_output_to(path: Path) -> None:
     """From now on standard output and error go to a file, and input comes from nowhere."""
     _replace((0,), os.open(os.devnull, os.O_RDONLY))
-    _replace((1, 2), os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+    _replace((1, 2), open_file(path, os.O_WRONLY | os.O_APPEND, "log"))
 
 
 def _replace(targets: tuple[int, ...], descriptor: int) -> None:

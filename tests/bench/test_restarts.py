@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.bench.restarts import run
+
+pytestmark = pytest.mark.long
 
 
 def test_no_rpc_fails() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import patience
 from umktls.certs import layout
+from umktls.certs.revocation import revoke
 from umktls.errors import CallerError, WorldError
 
 NAMES = {
@@ -84,3 +85,45 @@ def test_find_says_what_it_cannot_read(tmp_path: Path) -> None:
     ) as caught:
         layout.find(tmp_path, "server")
     assert caught.value.errno == errno.EISDIR
+
+
+def test_a_directory_that_is_made_is_closed_to_others(tmp_path: Path) -> None:
+    layout.create(tmp_path / "pki")
+    for part in ("", "server", "client"):
+        assert (tmp_path / "pki" / part).stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("part", ["pki", "pki/server"])
+def test_create_follows_nobody_elses_link(tmp_path: Path, part: str) -> None:
+    """In /tmp another user may have been there first."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / part).parent.mkdir(exist_ok=True)
+    (tmp_path / part).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CallerError, match=f"{part}: it is a symbolic link; name ano") as caught:
+        layout.create(tmp_path / "pki")
+    assert caught.value.errno == errno.EPERM
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_create_and_revoke_where_others_can_write(tmp_path: Path) -> None:
+    layout.create(tmp_path / "pki")
+    (tmp_path / "pki").chmod(0o777)
+    with pytest.raises(CallerError, match=r"others can write to it \(mode 0777\)"):
+        layout.create(tmp_path / "pki", force=True)
+    with pytest.raises(CallerError, match=r"others can write to it \(mode 0777\)"):
+        revoke(tmp_path / "pki", ["client"])
+
+
+def test_a_link_in_place_of_a_file_is_replaced(tmp_path: Path) -> None:
+    """And not written through."""
+    (tmp_path / "precious").write_text("kept")
+    layout.create(tmp_path / "pki")
+    for name in ("cakey.pem", "ca.pem"):
+        (tmp_path / "pki" / name).unlink()
+        (tmp_path / "pki" / name).symlink_to(tmp_path / "precious")
+    layout.create(tmp_path / "pki", force=True)
+    (tmp_path / "pki" / "crl.pem").symlink_to(tmp_path / "precious2")
+    revoke(tmp_path / "pki")
+    assert (tmp_path / "precious").read_text() == "kept"
+    assert not (tmp_path / "precious2").exists()
+    assert not (tmp_path / "pki" / "crl.pem").is_symlink()

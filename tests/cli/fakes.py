@@ -49,6 +49,9 @@ def _serve(listener: socket.socket, answers: Answers, requests: list[Any]) -> No
             return
         with client, client.makefile("rb") as lines:
             client.settimeout(10)
-            request = json.loads(lines.readline())
+            line = lines.readline()
+            if not line:  # gone without a request
+                continue
+            request = json.loads(line)
             requests.append(request)
             client.sendall(b"".join(line + b"\n" for line in answers[request["op"]]))

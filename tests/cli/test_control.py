@@ -126,6 +126,37 @@ def test_a_host_that_hangs_up_is_an_error(tmp_path: Path) -> None:
             host.stat()
 
 
+def test_a_host_of_another_user_is_not_listened_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SO_PEERCRED tells who listens, whatever lies in the run directory."""
+    with fake_host(tmp_path, "server-1", {"stat": [b'{"schema": 1}']}) as requests:
+        (host,) = control.find_hosts(tmp_path)
+        monkeypatch.setattr(control, "peer_credentials", lambda sock: (99, 4711, 4711))
+        with pytest.raises(CallerError, match=r"process 99 of another user .*4711.* listens on"):
+            host.stat()
+        with pytest.raises(CallerError, match="listens on"):
+            list(host.trace())
+    assert requests == []
+
+
+@pytest.mark.parametrize("owner", [4711, 4712])
+def test_root_may_ask_the_host_of_whose_the_directory_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: int
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a directory away")
+    with fake_host(tmp_path, "server-1", {"stat": [b'{"schema": 1}']}):
+        os.chown(tmp_path / "server-1", owner, owner)
+        monkeypatch.setattr(control, "peer_credentials", lambda sock: (99, 4711, 4711))
+        (host,) = control.choose(str(tmp_path / "server-1"))
+        if owner == 4711:
+            assert host.stat() == {"schema": 1}
+            return
+        with pytest.raises(CallerError, match="listens on"):
+            host.stat()
+
+
 def test_a_silent_host_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "ANSWER_SECONDS", 0.05)
     rundir = describe(tmp_path, "server-1")

@@ -15,6 +15,7 @@ SECONDS = 20
 
 SCRIPT = """
 import json, os, sys
+from pathlib import Path
 from umktls.errors import WorldError
 from umktls_fs.background import in_background, send_output_to
 
@@ -49,7 +50,7 @@ def test_the_parent_returns_when_the_child_works_and_the_child_lives_on(tmp_path
     os.mkfifo(tmp_path / "gate")
     parent = run(
         f"""
-send_output_to({str(tmp_path / "log")!r})
+send_output_to(Path({str(tmp_path / "log")!r}))
 report.ready()
 print(json.dumps({{"pid": os.getpid(), "sid": os.getsid(0), "cwd": os.getcwd()}}), flush=True)
 open({str(tmp_path / "gate")!r}).read()
@@ -82,10 +83,19 @@ def test_a_mistake_is_reported_and_its_traceback_kept(
     assert failed.startswith("ZeroDivisionError: division by zero; ")
     kept = Path(failed.split()[-1])
     assert kept.parent == tmp_path
+    assert kept.stat().st_mode & 0o777 == 0o600
     assert "1 / 0" not in failed
     assert "in child\n" in kept.read_text()
     said = run('raise ExceptionGroup("", [ExceptionGroup("", [KeyError("k")])])', tmp_path)
     assert said["failed"].startswith("KeyError: 'k'; ")
+
+
+def test_the_log_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "log").symlink_to("precious")
+    said = run(f"send_output_to(Path({str(tmp_path / 'log')!r}))", tmp_path)
+    assert "log: it is a symbolic link" in said["failed"]
+    assert (tmp_path / "precious").read_text() == "kept"
 
 
 def test_where_no_traceback_can_be_kept(tmp_path: Path) -> None:

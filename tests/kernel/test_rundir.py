@@ -6,12 +6,15 @@ import errno
 import json
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from umktls.cli import control
 from umktls.errors import CallerError, WorldError
-from umktls.kernel.rundir import RunDirectory, run_base
+from umktls.kernel import kept, rundir
+from umktls.kernel.rundir import RunDirectory, checked_base, run_base
 
 
 def test_base_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -55,6 +58,57 @@ def test_refuses_the_directory_of_a_living_host(tmp_path: Path) -> None:
 def test_refuses_a_name_too_long_for_a_socket(tmp_path: Path) -> None:
     with pytest.raises(CallerError, match="too long for a socket address"):
         RunDirectory("server", tmp_path / ("x" * 100))
+
+
+@pytest.fixture
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The base of a user without a runtime directory: in /tmp, where others were before."""
+    monkeypatch.delenv("UMKTLS_RUNDIR")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    tmp_path.chmod(0o1777)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    return tmp_path / "umktls-4711"
+
+
+def test_a_base_that_another_user_has_made_first(in_tmp: Path) -> None:
+    in_tmp.mkdir(mode=0o700)  # by the user who really runs this
+    for use in (RunDirectory("client").make, checked_base, kept.kept, control.find_hosts):
+        with pytest.raises(CallerError, match=f"^run base {in_tmp}: it belongs to the user"):
+            use()
+    assert list(in_tmp.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["elsewhere", "nowhere"])
+def test_a_base_that_is_a_link(in_tmp: Path, target: str) -> None:
+    (in_tmp.parent / "elsewhere").mkdir(mode=0o700)
+    in_tmp.symlink_to(target)
+    for use in (RunDirectory("client").make, checked_base, kept.kept, control.find_hosts):
+        with pytest.raises(CallerError, match=f"^run base {in_tmp}: it is a symbolic link"):
+            use()
+    assert list((in_tmp.parent / "elsewhere").iterdir()) == []
+
+
+def test_our_own_base_is_closed_to_others(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.delenv("UMKTLS_RUNDIR")
+    monkeypatch.setattr(rundir, "run_base", lambda: in_tmp)
+    RunDirectory("client").make()
+    assert stat.S_IMODE(in_tmp.stat().st_mode) == 0o700
+    in_tmp.chmod(0o755)
+    RunDirectory("server").make()
+    assert stat.S_IMODE(in_tmp.stat().st_mode) == 0o700
+    in_tmp.chmod(0o777)
+    with pytest.raises(CallerError, match="others can write to it"):
+        RunDirectory("server").make()
+
+
+def test_a_run_directory_that_is_a_link(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").symlink_to("elsewhere")
+    with pytest.raises(CallerError, match=r"run: it is a symbolic link; choose .* --rundir"):
+        RunDirectory("server", tmp_path / "run").make()
 
 
 def test_says_why_it_cannot_be_made(tmp_path: Path) -> None:

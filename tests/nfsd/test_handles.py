@@ -195,13 +195,30 @@ def test_the_secret_is_for_the_owner_alone(serve: Serve, tmp_path: Path) -> None
 def test_a_damaged_secret_is_said(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "handles.key").write_bytes(b"short")
+    (tmp_path / "state" / "handles.key").chmod(0o600)
     with pytest.raises(WorldError, match="is damaged"):
+        serve()
+
+
+def test_a_secret_that_others_know_is_none(serve: Serve, tmp_path: Path) -> None:
+    serve().close()
+    (tmp_path / "state" / "handles.key").chmod(0o644)
+    with pytest.raises(CallerError, match=r"handles\.key: others can read it"):
+        serve()
+
+
+def test_the_state_directory_is_closed_to_others(serve: Serve, tmp_path: Path) -> None:
+    serve().close()
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+    (tmp_path / "state").rename(tmp_path / "elsewhere")
+    (tmp_path / "state").symlink_to("elsewhere")
+    with pytest.raises(CallerError, match="it is a symbolic link; choose another with --state"):
         serve()
 
 
 def test_a_state_directory_that_cannot_be(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "state").touch()
-    with pytest.raises(WorldError, match="cannot keep the key"):
+    with pytest.raises(CallerError, match="it is no directory; choose another with --state"):
         serve()
 
 

@@ -27,6 +27,8 @@ from umktls.scenarios.runner import choose
 from umktls.scenarios.subject import Subject
 from umktls.scenarios.table import SCENARIOS
 
+pytestmark = pytest.mark.long
+
 ROLES: tuple[Role, ...] = ("client", "server")
 UPCALL_SECONDS = 2.0
 

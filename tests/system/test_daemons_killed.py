@@ -20,6 +20,8 @@ from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
 from umktls.kernel.children import program_path
 
+pytestmark = pytest.mark.long
+
 SECONDS = 50
 # Two threads write files and read them from the server again, until they are told to stop; what is
 # read must be what was written, and each round is told by a byte.

@@ -20,6 +20,8 @@ from tests.system.live import Live, daemon_pid, ended, event, kill, live, now, u
 from tests.system.relay import Relay, Way, relaying, shut
 from umktls.cli.tree import differences, digests, survey
 
+pytestmark = pytest.mark.long
+
 MEBIBYTE = 1 << 20
 LARGE = 96 * MEBIBYTE
 SECONDS = 50

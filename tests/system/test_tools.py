@@ -19,6 +19,8 @@ from tests.conftest import patience
 from tests.system.conftest import tool
 from tests.system.live import Live, on_server, run
 
+pytestmark = pytest.mark.long
+
 
 def grow_tree(top: Path) -> Path:
     """A tree with what a tree may have."""

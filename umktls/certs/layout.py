@@ -15,17 +15,19 @@ from __future__ import annotations
 import datetime
 import errno
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from umktls.errors import CallerError, WorldError
+from umktls.private import own_directory
 
 if TYPE_CHECKING:
     from umktls.certs.pki import Credential
 
-__all__ = ["LOCAL_HOSTS", "Part", "Role", "create", "find"]
+__all__ = ["LOCAL_HOSTS", "Part", "Role", "create", "find", "write_file"]
 
 Role = Literal["server", "client"]
 
@@ -61,15 +63,16 @@ def create(
     """Make a CA, a server and a client certificate below `directory`; the paths written.
 
     `hosts` are the server's names and addresses, `user` (`name@domain`) goes into the client's
-    certificate. Raises CallerError with EEXIST where a file is there already, unless `force`.
+    certificate. Raises CallerError with EEXIST where a file is there already, unless `force`, and
+    with EPERM for a directory to which others can write.
     """
     files = list(_files(directory, hosts, days, user))
     if not force:
         _refuse_existing(path for path, _, _ in files)
     for path, content, mode in files:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, content, mode)
+            own_directory(path.parent, "certificates directory", "name another one")
+            write_file(path, content, mode)
         except OSError as error:
             raise WorldError(f"cannot write {path}: {error.strerror}", error.errno) from error
     return [path for path, _, _ in files]
@@ -117,12 +120,18 @@ def _refuse_existing(paths: Iterator[Path]) -> None:
             )
 
 
-def _write(path: Path, content: bytes, mode: int) -> None:
-    """A new file that has its mode from the start: a key is never readable, not even briefly."""
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with open(descriptor, "wb") as file:
-        file.write(content)
+def write_file(path: Path, content: bytes, mode: int = _PUBLIC) -> None:
+    """A new file, whole or not at all, in the place of one that is there. It has its mode from the
+    start: a key is never readable for others, not even briefly. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _require_readable(path: Path, directory: Path) -> None:

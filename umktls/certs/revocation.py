@@ -10,9 +10,10 @@ from pathlib import Path
 
 from cryptography import x509
 
-from umktls.certs.layout import Role
+from umktls.certs.layout import Role, write_file
 from umktls.certs.pki import Authority
 from umktls.errors import CallerError, WorldError
+from umktls.private import check_directory
 
 __all__ = ["revoke", "revoked_serials"]
 
@@ -27,7 +28,8 @@ def revoke(directory: Path, roles: Iterable[Role] = ()) -> Path:
     serials = revoked_serials(path) if path.exists() else set()
     serials |= {_serial(directory / role / "cert.pem") for role in roles}
     try:
-        path.write_bytes(authority.crl_of(sorted(serials)))
+        check_directory(directory, "certificates directory", "name another one")
+        write_file(path, authority.crl_of(sorted(serials)))
     except OSError as error:
         raise WorldError(f"cannot write {path}: {error.strerror}", error.errno) from error
     return path

@@ -7,6 +7,7 @@ here: a command does one thing at a time.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from umktls.errors import CallerError, PeerError, WorldError
-from umktls.kernel.rundir import run_base, running
+from umktls.kernel.rundir import checked_base, run_base, running
+from umktls.private import peer_credentials
 
 __all__ = ["Host", "choose", "find_hosts"]
 
@@ -74,7 +76,8 @@ class Host:
     def ask(self, request: dict[str, Any], seconds: float | None) -> Iterator[dict[str, Any]]:
         """Send one request; the lines of the answer, each within `seconds`.
 
-        Raises PeerError where an answer is an error, WorldError where there is none.
+        Raises PeerError where an answer is an error, WorldError where there is none, CallerError
+        where somebody else would answer.
         """
         try:
             with connect(self.rundir / "control.sock") as sock:
@@ -93,10 +96,26 @@ def connect(path: Path) -> socket.socket:
     try:
         sock.settimeout(ANSWER_SECONDS)
         sock.connect(str(path))
-    except OSError:
+        check_host(sock, path)
+    except BaseException:
         sock.close()
         raise
     return sock
+
+
+def check_host(sock: socket.socket, path: Path) -> None:
+    """Whoever listens must be this user or root; root also asks the host of whose the run directory
+    is. Raises CallerError."""
+    pid, uid, _ = peer_credentials(sock)
+    trusted = {0, os.geteuid()}
+    if os.geteuid() == 0:
+        trusted.add(path.parent.lstat().st_uid)
+    if uid not in trusted:
+        raise CallerError(
+            f"process {pid} of another user (number {uid}) listens on {path}: it is no host of "
+            "yours, and what it says is not shown",
+            errno.EPERM,
+        )
 
 
 def parse_answer_untrusted(line: bytes) -> dict[str, Any]:
@@ -113,8 +132,11 @@ def parse_answer_untrusted(line: bytes) -> dict[str, Any]:
 
 
 def find_hosts(base: Path | None = None) -> list[Host]:
-    """The hosts that run below `base`. What a dead host has left there is removed."""
-    directories = sorted((base or run_base()).glob("*/host.json"))
+    """The hosts that run below `base`. What a dead host has left there is removed.
+
+    Raises CallerError where somebody else could have put some there.
+    """
+    directories = sorted(checked_base(base).glob("*/host.json"))
     hosts = (read_host(path.parent) for path in directories)
     return [host for host in hosts if host is not None and alive(host)]
 
@@ -133,7 +155,7 @@ def alive(host: Host) -> bool:
     if running(host.pid):
         return True
     with contextlib.suppress(FileNotFoundError):
-        if host.rundir.stat().st_uid == os.geteuid():
+        if host.rundir.lstat().st_uid == os.geteuid():
             shutil.rmtree(host.rundir, ignore_errors=True)
     return False
 

@@ -24,9 +24,10 @@ from pathlib import Path
 
 import trio
 
-from umktls.errors import UmktlsError, WorldError
+from umktls.errors import CallerError, UmktlsError, WorldError
 from umktls.kernel.events import Trace
 from umktls.kernel.refusals import NoThread, in_thread, refusal_text
+from umktls.private import open_file
 
 __all__ = ["Child", "DaemonCommand", "program_path"]
 
@@ -166,9 +167,10 @@ class Child:
     def _open_log(self) -> int:
         """Where the daemon's output goes: nowhere, if it can be written down nowhere."""
         try:
-            return os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            reason = f"what {self.command.name} says is lost: {refusal_text(error)}"
+            return open_file(self.log, os.O_WRONLY | os.O_APPEND, "log")
+        except (OSError, CallerError) as error:
+            why = refusal_text(error) if isinstance(error, OSError) else str(error)
+            reason = f"what {self.command.name} says is lost: {why}"
             self.trace.emit("warning", None, reason=reason)
             return subprocess.DEVNULL
 

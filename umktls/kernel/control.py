@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import socket
-import struct
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -18,8 +16,9 @@ import trio
 
 from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.events import Event, Trace
+from umktls.private import peer_credentials
 
-__all__ = ["ControlServer", "Controlled", "peer_credentials"]
+__all__ = ["ControlServer", "Controlled", "allowed"]
 
 LINE_LIMIT = 65536
 # Events that wait for a slow reader of the trace; older ones are lost for it, never for the host.
@@ -38,14 +37,6 @@ class Controlled(Protocol):
     def sysctl(self, values: dict[str, Any]) -> dict[str, Any]: ...
 
     async def tx_mode(self, mode: str, connection: str | None) -> int: ...
-
-
-def peer_credentials(sock: socket.socket | trio.socket.SocketType) -> tuple[int, int, int]:
-    """(pid, uid, gid) of the process at the other end of an AF_UNIX socket (SO_PEERCRED)."""
-    layout = struct.Struct("3i")
-    value = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size)
-    pid, uid, gid = layout.unpack(value)
-    return pid, uid, gid
 
 
 def allowed(uid: int) -> bool:

@@ -7,9 +7,7 @@ Only the newest few are kept.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from umktls.errors import UmktlsError
+from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.events import Event, Trace
 from umktls.kernel.groups import single_error
-from umktls.kernel.rundir import RunDirectory, run_base
+from umktls.kernel.rundir import RunDirectory, checked_base, own_base
+from umktls.private import own_directory
 
 __all__ = ["Kept", "keeping", "kept"]
 
@@ -47,7 +46,7 @@ def keeping(host: Failing) -> Iterator[None]:
     except UmktlsError as error:
         try:
             place = keep(host.rundir.path, host.describe(), host.trace.since())
-        except OSError as problem:
+        except (OSError, CallerError) as problem:
             error.args = (f"{error} (logs and trace could not be kept: {problem})",)
         else:
             error.args = (f"{error} (logs and trace are kept in {place})",)
@@ -55,15 +54,12 @@ def keeping(host: Failing) -> Iterator[None]:
 
 
 def keep(rundir: Path, facts: Mapping[str, Any], events: Iterable[Event]) -> Path:
-    """Keep a host's logs, with its trace; where they are. Raises OSError.
+    """Keep a host's logs, with its trace; where they are. Raises OSError, CallerError.
 
     They are moved, so that the last words of a daemon that still runs get there too.
     """
-    base = run_base() / FAILED
-    base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = base.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise PermissionError(f"{base} is not a directory of this user")
+    base = own_base() / FAILED
+    own_directory(base, "directory for logs", "remove it", tighten=True)
     making = Path(tempfile.mkdtemp(prefix=".", dir=base))
     for log in rundir.glob("*.log"):
         shutil.move(log, making / log.name)
@@ -111,9 +107,9 @@ class Kept:
 
 
 def kept(base: Path | None = None) -> list[Kept]:
-    """What was kept below `base`, oldest first."""
+    """What was kept below `base`, oldest first. Raises as `checked_base`."""
     found = []
-    for path in (base or run_base()).glob(f"{FAILED}/[!.]*/{DESCRIPTION}"):
+    for path in checked_base(base).glob(f"{FAILED}/[!.]*/{DESCRIPTION}"):
         try:
             found.append((path.stat().st_mtime, Kept(path.parent, json.loads(path.read_bytes()))))
         except (OSError, ValueError):

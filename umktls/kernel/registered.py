@@ -23,10 +23,11 @@ import trio
 
 from umktls.abi.rpctls import RPC_MAXDATASIZE
 from umktls.errors import PeerError
-from umktls.kernel.control import allowed, peer_credentials
+from umktls.kernel.control import allowed
 from umktls.kernel.events import Trace
 from umktls.kernel.turns import Turn
 from umktls.kernel.upcalls import DaemonGone, DaemonHandle, Request
+from umktls.private import peer_credentials
 from umktls.rpc.record import RecordReader, mark
 
 __all__ = ["RegisteredDaemon"]

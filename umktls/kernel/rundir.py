@@ -1,7 +1,8 @@
 """A host's run directory: where its sockets are, and who may look.
 
 `<base>/<role>-<pid>`, mode 0700. The base is `$UMKTLS_RUNDIR`, else `/run/umktls` for root, else
-`$XDG_RUNTIME_DIR/umktls`, else `/tmp/umktls-<uid>`.
+`$XDG_RUNTIME_DIR/umktls`, else `/tmp/umktls-<uid>`. Both are this user's own and no symbolic links:
+anybody could have made the last one first.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import errno
 import json
 import os
 import shutil
-import stat
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from umktls.errors import CallerError, WorldError
+from umktls.private import check_directory, own_directory
 
-__all__ = ["RunDirectory", "run_base", "running"]
+__all__ = ["RunDirectory", "checked_base", "own_base", "run_base", "running"]
 
 # struct sockaddr_un holds 108 bytes with the final NUL; the longest name we put below the
 # directory is "rpctlssd.sock.15".
@@ -38,6 +39,33 @@ def run_base() -> Path:
     return Path(tempfile.gettempdir()) / f"umktls-{os.getuid()}"
 
 
+CHOOSE_BASE = "remove it, or choose another with UMKTLS_RUNDIR"
+
+
+def own_base() -> Path:
+    """`run_base`, made if it is not there. Raises `CallerError` where others could exchange what is
+    in it, `OSError` where it cannot be made.
+
+    One that somebody chose may be readable for others if that is how he has it.
+    """
+    base = run_base()
+    own_directory(base, "run base", CHOOSE_BASE, tighten="UMKTLS_RUNDIR" not in os.environ)
+    return base
+
+
+def checked_base(base: Path | None = None) -> Path:
+    """`base`, or `run_base`, to look for hosts in, if it is there. Raises `CallerError` where
+    somebody else could have put some there."""
+    base = base or run_base()
+    try:
+        check_directory(base, "run base", CHOOSE_BASE)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise WorldError(f"run base {base}: {error.strerror}", error.errno) from error
+    return base
+
+
 def running(pid: int) -> bool:
     """Whether the process is there and is no zombie, which nobody may ever have waited for."""
     try:
@@ -56,6 +84,7 @@ class RunDirectory:
     """
 
     def __init__(self, role: str, path: Path | None = None, pid: int | None = None) -> None:
+        self._below_base = path is None
         self.path = path or run_base() / f"{role}-{os.getpid() if pid is None else pid}"
         if len(os.fsencode(self.path)) + LONGEST_SOCKET_NAME >= SUN_PATH:
             raise CallerError(
@@ -75,12 +104,11 @@ class RunDirectory:
     def make(self) -> None:
         """Make the directory, or take over one that a dead host left behind."""
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.path.mkdir(mode=0o700, exist_ok=True)
-            status = self.path.lstat()
-            self._check_owner(status)
+            if self._below_base:
+                own_base()
+            advice = "choose another with --rundir"
+            own_directory(self.path, "run directory", advice, tighten=True)
             self._check_free()
-            self.path.chmod(0o700)
         except OSError as error:
             raise WorldError(
                 f"run directory {self.path}: {error.strerror}; choose another with --rundir",
@@ -88,14 +116,6 @@ class RunDirectory:
             ) from error
         for name in ("syscall.sock", "control.sock", "host.json"):
             (self.path / name).unlink(missing_ok=True)
-
-    def _check_owner(self, status: os.stat_result) -> None:
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-            raise CallerError(
-                f"run directory {self.path}: it is not a directory of this user; "
-                "choose another with --rundir",
-                errno.EPERM,
-            )
 
     def _check_free(self) -> None:
         """Refuse a directory whose host is alive: two hosts would take each other's sockets."""

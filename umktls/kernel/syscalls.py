@@ -23,13 +23,14 @@ from umktls.abi import rpctls
 from umktls.abi.alerts import TlsAlert, alert_name
 from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError, WorldError
 from umktls.kernel.accepting import taken_from_trio
-from umktls.kernel.control import allowed, peer_credentials
+from umktls.kernel.control import allowed
 from umktls.kernel.ktls_socket import Failure, KernelSocket, TlsFacts
 from umktls.kernel.netlink import NetlinkSocket
 from umktls.kernel.registered import RegisteredDaemon
 from umktls.kernel.turns import Turn
 from umktls.kernel.upcalls import Request
 from umktls.ktls.session import Direction
+from umktls.private import peer_credentials
 from umktls.upcall import syscalls as wire
 
 if TYPE_CHECKING:

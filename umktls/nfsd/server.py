@@ -24,6 +24,7 @@ from umktls.nfsd.handles import Handles
 from umktls.nfsd.locate import Locator
 from umktls.nfsd.mountd import Mountd
 from umktls.nfsd.volume import Volume, best_locator
+from umktls.private import own_directory, read_secret
 from umktls.rpc.server import CallContext, Handler, Service
 
 __all__ = ["NfsServer"]
@@ -210,10 +211,10 @@ def _secret(state_dir: Path) -> bytes:
     """Read the secret; make it the first time. Two servers that start at once agree on one."""
     path = state_dir / "handles.key"
     try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own_directory(state_dir, "state directory", "choose another with --state")
         if not path.exists():
             _write_new(path, secrets.token_bytes(SECRET_LENGTH))
-        secret = path.read_bytes()
+        secret = read_secret(path, "key of file handles")
     except OSError as error:
         raise WorldError(
             f"cannot keep the key of file handles in {path}: {error.strerror}; "

@@ -1,0 +1,79 @@
+"""Key logs and pid files: what others may have put where they are to be."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from umktls_daemons.background import PidFile, PidFileError
+from umktls_daemons.identity import ConfigurationError
+from umktls_daemons.keylog import KeyLogFile
+
+LINE = b"CLIENT_TRAFFIC_SECRET_0 00 11"
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A directory like /tmp, with something that must not be touched."""
+    (tmp_path / "precious").write_text("kept")
+    path = tmp_path / "shared"
+    path.mkdir()
+    path.chmod(0o1777)
+    return path
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("before", [None, 0o644, 0o666])
+def test_a_key_log_is_closed_to_others(shared: Path, before: int | None) -> None:
+    path = shared / "keys"
+    if before is not None:
+        path.touch()
+        path.chmod(before)
+    log = KeyLogFile(path)
+    assert mode(path) == 0o600
+    log(LINE)
+    log.close()
+    assert path.read_bytes() == LINE + b"\n"
+
+
+def test_a_key_log_by_a_link(shared: Path) -> None:
+    (shared / "keys").symlink_to("../precious")
+    with pytest.raises(ConfigurationError, match=r"key log .*/keys: it is a symbolic link"):
+        KeyLogFile(shared / "keys")
+    assert (shared.parent / "precious").read_text() == "kept"
+
+
+def test_a_key_log_that_somebody_else_has_made(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shared / "keys").touch()
+    (shared / "keys").chmod(0o666)
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    with pytest.raises(ConfigurationError, match="keys: it belongs to the user") as told:
+        KeyLogFile(shared / "keys")
+    assert told.value.errno == errno.EPERM
+
+
+def test_a_pid_file_is_as_those_of_freebsd(shared: Path) -> None:
+    with PidFile(shared / "pid") as file:
+        file.write()
+        assert (shared / "pid").read_text() == f"{os.getpid()}\n"
+        assert mode(shared / "pid") == 0o600
+    assert not (shared / "pid").exists()
+
+
+@pytest.mark.parametrize("kind", ["symbolic", "hard"])
+def test_a_pid_file_that_is_another_file(shared: Path, kind: str) -> None:
+    if kind == "symbolic":
+        (shared / "pid").symlink_to("../precious")
+    else:
+        (shared / "pid").hardlink_to(shared.parent / "precious")
+    with pytest.raises(PidFileError, match=r"pid file .*/pid: it (is a symbolic link|has 2 names)"):
+        PidFile(shared / "pid")
+    assert (shared.parent / "precious").read_text() == "kept"
