@@ -529,6 +529,8 @@ static void prepare(SSL *ssl, int fd)
         SSL_set_accept_state(ssl);
         return;
     }
+    if (strcmp(security, "mtls") != 0)
+        SSL_certs_clear(ssl); /* with tls the client shows nothing, even if it is asked */
     SSL_set_verify(ssl, SSL_VERIFY_PEER, NULL);
     if (X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), name) != 1) {
         SSL_set_hostflags(ssl, X509_CHECK_FLAG_NEVER_CHECK_SUBJECT | X509_CHECK_FLAG_NO_WILDCARDS);

@@ -133,6 +133,32 @@ async def mutual(bench: Bench) -> str:
         return f"flags {sock.flags:#x}, VERIFIED among them"
 
 
+@scenario("tls-shows-nothing", "a session, without a certificate", ("client",), needs=(SESSION,))
+async def tls_shows_nothing(bench: Bench) -> str:
+    """The server asks for a certificate and does without, and the mount is one with `tls`: who the
+    client is must not be told to a server to which the mount did not want to tell it."""
+    context = context_of(bench, mutual=True)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    async with bench.meeting() as meeting:
+        await shake_hands(meeting, context=context)
+        await meeting.talk()
+        if meeting.peer.certificate:
+            raise Unexpected("the daemon showed a certificate, though the mount is not one by mtls")
+        return "the server was shown no certificate"
+
+
+@scenario("mtls-not-asked", "a session, without a certificate", ("client",), needs=(SESSION,))
+async def mtls_not_asked(bench: Bench) -> str:
+    """The mount is one with `mtls`, and the server never asks for a certificate. TLS gives a client
+    no way to show one then (RFC 8446 section 4.4.2), so this is a session like any other."""
+    async with bench.meeting("mtls") as meeting:
+        await shake_hands(meeting)
+        await meeting.talk()
+        if meeting.peer.certificate:
+            raise Unexpected("the daemon showed a certificate for which nobody had asked")
+        return "the server was shown no certificate"
+
+
 @scenario("no-certificate", "refused", ("server",))
 async def no_certificate(bench: Bench) -> str:
     """The export demands a client certificate, and the client shows none."""
