@@ -194,14 +194,16 @@ async def test_mountd_somewhere_else(tmp_path: Path, security: str) -> None:
         host = await stack.enter_async_context(boot_client(config))
         mount = await stack.enter_async_context(mounted(host, config))
         assert mount.root
-        sockets = host.sockets.values()
-        assert [(sock.security, sock.closed) for sock in sockets] == [
-            (security, False),
-            (security, True),
+        (sock,) = host.sockets.values()
+        assert sock.security == security
+        stats = host.stat()["connections"]
+        assert [(each["state"] == "closed", each["tls"] is not None) for each in stats] == [
+            (False, security != "none"),
+            (True, security != "none"),
         ]
         for side in (a, b):
-            (accepted,) = side.host.sockets.values()
-            assert accepted.rpc["calls"]
+            (accepted,) = side.host.stat()["connections"]
+            assert accepted["rpc"]["calls"]
 
 
 async def test_mountd_is_reached_as_the_options_say() -> None:

@@ -210,7 +210,8 @@ def daemon(target: Target, directory: Path) -> Subject:
 
 def note(report: Report, phase: str, error: UmktlsError, host: Host) -> None:
     """The phase that an error ended."""
-    sock = host.sockets.get(report.connection)
+    name = report.connection
+    sock = host.sockets.get(name) or host.closed.get(name)
     failure = sock.failure if sock is not None else None
     if phase == "tls" and failure is not None:
         report.set("tls", False, failure.reason, failure.advice)

@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from umktls.abi.rpctls import DEFAULT_CONNECTS
 from umktls.errors import CallerError, WorldError
 from umktls.kernel import knobs, tls
 from umktls.kernel.accepting import Serve, accept_loop, listen_unix
+from umktls.kernel.budget import Budget
 from umktls.kernel.card import retransmitted_pct
 from umktls.kernel.children import Child, DaemonCommand
 from umktls.kernel.control import ControlServer
@@ -35,6 +35,7 @@ from umktls.kernel.daemons import Daemons
 from umktls.kernel.detours import Means
 from umktls.kernel.engines import bound, chosen_engines
 from umktls.kernel.events import Trace
+from umktls.kernel.facts import Failure
 from umktls.kernel.groups import single_error
 from umktls.kernel.handover import Handover
 from umktls.kernel.hello import Clients
@@ -84,6 +85,15 @@ class HostConfig:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What there is to say of a connection that was closed; the socket itself holds buffers."""
+
+    stat: dict[str, Any]
+    traffic: dict[str, int]
+    failure: Failure | None
+
+
 class Host:
     """A running host. Made by `booted`."""
 
@@ -106,6 +116,8 @@ class Host:
         self.rexmit_pct: float | None = None  # what to believe instead of TCP
         self.started = time.time()
         self.sockets: dict[str, KernelSocket] = {}
+        self.closed: dict[str, Remembered] = {}
+        self.requests = Budget()
         self.clients = Clients()
         self.handover = Handover(self)
         self.daemons = {
@@ -127,7 +139,6 @@ class Host:
         self._doors: list[trio.CancelScope] = []
         self._numbers = itertools.count(1)
         self._cookies = itertools.count(FIRST_COOKIE, COOKIE_STEP)
-        self._closed: deque[str] = deque()
         self._forgotten = dict.fromkeys(TRAFFIC, 0)
 
     @property
@@ -168,7 +179,7 @@ class Host:
         self._renew_at_limit(adopted)
         self.sockets[name] = adopted
         self.totals["connections"] += 1
-        adopted.on_close = self._forget_old
+        adopted.on_close = self._remember
         return adopted
 
     def _new_state(
@@ -193,11 +204,12 @@ class Host:
     def _retransmitted_pct(self, sock: socket.socket) -> float:
         return retransmitted_pct(sock) if self.rexmit_pct is None else self.rexmit_pct
 
-    def _forget_old(self, closed: KernelSocket) -> None:
-        """One more is closed: of those before it, keep only so many."""
-        self._closed.append(closed.name)
-        if len(self._closed) > REMEMBERED:
-            for key, value in traffic(self.sockets.pop(self._closed.popleft())).items():
+    def _remember(self, closed: KernelSocket) -> None:
+        """One more is closed: keep what there is to say of it, for the last ones, and not it."""
+        del self.sockets[closed.name]
+        self.closed[closed.name] = Remembered(closed.stat(), traffic(closed), closed.failure)
+        if len(self.closed) > REMEMBERED:
+            for key, value in self.closed.pop(next(iter(self.closed))).traffic.items():
                 self._forgotten[key] += value
 
     # ---- daemons
@@ -258,9 +270,12 @@ class Host:
     def stat(self) -> dict[str, Any]:
         """The state of the host, as `umktls stat --json` prints it."""
         totals = dict(self._forgotten)
-        for sock in self.sockets.values():
-            for key, value in traffic(sock).items():
+        counted = [traffic(sock) for sock in self.sockets.values()]
+        for each in (*counted, *(closed.traffic for closed in self.closed.values())):
+            for key, value in each.items():
                 totals[key] += value
+        shown = [closed.stat for closed in self.closed.values()]
+        shown += [sock.stat() for sock in self.sockets.values()]
         return {
             "schema": STAT_SCHEMA,
             "host": self.describe(),
@@ -276,7 +291,7 @@ class Host:
                 for handles in self.handles.values()
                 for handle in handles
             ],
-            "connections": [sock.stat() for sock in self.sockets.values()],
+            "connections": sorted(shown, key=lambda each: int(each["id"][1:])),
             "totals": {**self.totals, **self.handover.totals, **totals},
         }
 
@@ -290,7 +305,8 @@ class Host:
 
     def established(self, connection: str | None) -> list[KernelSocket]:
         """The connection of that name, or all, with TLS. Raises `CallerError` if there is none."""
-        if connection is not None and connection not in self.sockets:
+        known = connection is None or connection in self.sockets or connection in self.closed
+        if not known:
             raise CallerError(f"no connection {connection!r} here", errno.ENOENT)
         return [
             sock

@@ -29,6 +29,7 @@ import trio
 from umktls.abi import freebsd, linux, rpctls
 from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
 from umktls.kernel import hosttls
+from umktls.kernel.budget import LARGE
 from umktls.kernel.detours import WORDS, Detours, Means
 from umktls.kernel.events import Trace
 from umktls.kernel.facts import Deposited as Deposited
@@ -68,7 +69,7 @@ RX_KEYS = ((freebsd.IPPROTO_TCP, freebsd.TCP_RXTLS_ENABLE), (linux.SOL_TLS, linu
 # What a TLS 1.3 record adds to its content: header, inner type, tag (RFC 8446 section 5.2).
 RECORD_OVERHEAD = 5 + 1 + 16
 # So many records are opened before RPC gets what was in them.
-RECORDS_PER_PULL = 16
+RECORDS_PER_PULL = 8
 # A connection on which so long nothing came is idle, and keeps no large buffer.
 IDLE_SECONDS = 1.0
 TOO_LATE = "the peer ended the connection before kernel TLS had its keys"
@@ -179,9 +180,11 @@ class KernelSocket:
         reader: RecordReader,
         deliver: Callable[[memoryview], Awaitable[None]],
         control: Callable[[], Awaitable[None]],
+        admit: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
         """Receive until the end of the stream: `deliver` gets each RPC message in order,
-        `control` is called while a control record is parked at the head of the queue.
+        `control` is called while a control record is parked at the head of the queue, `admit`
+        with the bytes that a large message may come to, before more of it is read.
 
         Raises `PeerError` for bad records, `WorldError` when the connection broke.
         """
@@ -204,6 +207,8 @@ class KernelSocket:
             if result is PullResult.EOF:
                 break
             count = 0
+            if admit is not None and reader.awaited > LARGE:
+                await admit(reader.awaited)
             if result is PullResult.MORE_NEEDED:
                 count = await self._receive(reader, turn)
             elif result is not PullResult.ENOUGH:
@@ -539,6 +544,7 @@ class KernelSocket:
         self.sock.close()
         self.detours.close()
         self.state.close()
+        self.state.rx.close()
         self.trace.emit("closed", self.name, reason=reason)
         self.on_close(self)
 

@@ -26,6 +26,7 @@ from umktls.abi.rpctls import DEFAULT_CONNECTS
 from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
 from umktls.kernel import tls
 from umktls.kernel.accepting import accept_loop, taken_from_trio
+from umktls.kernel.budget import ARRIVAL_SECONDS, Share
 from umktls.kernel.children import DaemonCommand
 from umktls.kernel.host import Host, HostConfig, booted
 from umktls.kernel.ktls_socket import KernelSocket
@@ -54,8 +55,14 @@ __all__ = ["Connection", "Listening", "ServerConfig", "boot_server"]
 logger = logging.getLogger(__name__)
 
 CALL_LIMIT = 2 * 1024 * 1024
-# Jobs of one connection that run in threads at a time (fsync and the like).
+# Jobs of one connection that run in threads at a time (fsync and the like). While one more waits
+# for its turn, the connection is not read.
 BLOCKING_JOBS = 8
+# What a job in a thread costs besides its arguments.
+JOB_BYTES = 16 * 1024
+TOO_SLOW = (
+    f"a message has been arriving for more than {ARRIVAL_SECONDS:g} s while others have to wait"
+)
 # Where there is no thread for one, the next look is so many seconds later.
 THREAD_SECONDS = 0.2
 # The engine for the connections from an address; None: the host's.
@@ -135,6 +142,8 @@ class Connection:
         self._in_clear = False
         self._refused: set[tuple[str, str]] = set()
         self._token = trio.lowlevel.current_trio_token()
+        self._jobs = trio.Semaphore(BLOCKING_JOBS)
+        self._share = Share(host.requests, self._drop)
 
     @cached_property
     def _slots(self) -> trio.CapacityLimiter:
@@ -184,7 +193,7 @@ class Connection:
                 deliver = partial(self._deliver, dispatcher, offer_tls, nursery)
                 self._reader = RecordReader(CALL_LIMIT)
                 control = partial(tls.handle_control, self.host, self.sock)
-                await self.sock.pump(self._reader, deliver, control)
+                await self.sock.pump(self._reader, deliver, control, self._share.receive)
                 reason = self.sock.why_it_ended(reason)
         except* PeerError as group:
             reason = first_text(group)
@@ -192,41 +201,65 @@ class Connection:
         except* (WorldError, OSError, MemoryError) as group:
             reason = first_text(group)
         finally:
+            self._share.close()
+            self._reader.close()
             await tls.disconnect(self.host, self.sock, reason)
+
+    def _drop(self) -> None:
+        """End the connection: it holds memory that others wait for."""
+        self.host.handover.cut_off(self.sock, TOO_SLOW)
 
     async def _deliver(
         self, dispatcher: Dispatcher, offer_tls: bool, nursery: trio.Nursery, message: memoryview
     ) -> None:
+        held = self._share.arrived()
+        try:
+            job = await self._answer(dispatcher, offer_tls, message)
+            if job is not None:
+                await self._jobs.acquire()
+                held = held or await self.host.requests.take(len(message) + JOB_BYTES)
+                nursery.start_soon(self._run_in_thread, job, held)
+                held = 0
+        finally:
+            if held:
+                self.host.requests.give(held)
+        if self.sock.queue.size or self.sock.card is not None:
+            await self.sock.queue.drained()
+
+    async def _answer(
+        self, dispatcher: Dispatcher, offer_tls: bool, message: memoryview
+    ) -> Job | None:
+        """Answer a message here and now, or return the job that does it in a thread."""
         call = parse_untrusted(message)
         if not isinstance(call, Call):
             raise PeerError("a client sent an RPC reply", errno.EPROTO)
         self.sock.rpc["calls"] += 1
         if call.credential.flavor == AuthFlavor.AUTH_TLS:
             await self._probe(call, offer_tls)
-            return
+            return None
         if self.disabled and call.credential.flavor != AuthFlavor.AUTH_NONE:
             # As FreeBSD: AUTH_NONE is good enough for the NULL procedure and little else.
             self._reject(call, AuthStat.AUTH_REJECTEDCRED)
-            return
+            return None
         if self.sock.session is None and not self._in_clear:
             # Who looks after the server must be able to see it (RFC 9289 section 7.1).
             self._in_clear = True
             self.host.trace.emit("clear-text", self.sock.name, peer=self.sock.peer)
         work = dispatcher.dispatch(call, self)
-        if not isinstance(work, Job):
-            self._send(work)
-        elif work.blocking:
-            nursery.start_soon(self._run_in_thread, work)
-        else:
-            self._send(work.run())
-        if self.sock.queue.size or self.sock.card is not None:
-            await self.sock.queue.drained()
+        if isinstance(work, Job) and work.blocking:
+            return work
+        self._send(work.run() if isinstance(work, Job) else work)
+        return None
 
-    async def _run_in_thread(self, job: Job) -> None:
+    async def _run_in_thread(self, job: Job, held: int) -> None:
         # Also when the connection is gone: the client repeats the call on another one, where it
         # waits for this reply.
-        with trio.CancelScope(shield=True):
-            reply = await self._reply_from_thread(job)
+        try:
+            with trio.CancelScope(shield=True):
+                reply = await self._reply_from_thread(job)
+        finally:
+            self.host.requests.give(held)
+            self._jobs.release()
         self._send(reply)
 
     async def _reply_from_thread(self, job: Job) -> list[Buffer]:

@@ -229,6 +229,12 @@ class Receiver:
         """Give memory back on an idle connection. Not between get_buffer and buffer_filled."""
         self._buffer.trim()
 
+    def close(self) -> None:
+        """Nobody reads any more: give memory back."""
+        self._buffer.clear()
+        self._buffer.trim()
+        self._parked.clear()
+
     # Bytes that were taken out too far
 
     def give_back(self, wire: Buffer, records: int) -> None:

@@ -143,6 +143,13 @@ class RecordReader:
         begun = self._in_fragment or self._mark or self._filled or self._fragments
         return not (self._complete or self._unsplit or begun)
 
+    @property
+    def awaited(self) -> int:
+        """How many bytes the message that is arriving may come to; 0 where none has begun."""
+        if not self._fragments:
+            return 0
+        return self._end if self._in_fragment and self._last else self._limit
+
     def _split(self, view: memoryview) -> memoryview:
         """Take messages apart until enough wait; returns what is left."""
         while len(view) and len(self._complete) < APART:

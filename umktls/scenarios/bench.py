@@ -24,7 +24,7 @@ from umktls.kernel import tls
 from umktls.kernel.client import MountConfig, secure
 from umktls.kernel.events import Event
 from umktls.kernel.host import Host
-from umktls.kernel.ktls_socket import KernelSocket, format_address
+from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.rpc_client import RpcClient
 from umktls.kernel.server import Connection
 from umktls.kernel.tls import TlsRefused
@@ -138,16 +138,9 @@ class KernelEnd:
         self.bench = bench
         self.security = security
         self.raw = sock
-        # By these the kernel's socket is found.
-        self.addresses = (sock.getsockname(), sock.getpeername())
+        self.sock: KernelSocket | None = None
         self.ended = trio.Event()
         self.error: UmktlsError | None = None
-
-    @property
-    def sock(self) -> KernelSocket | None:
-        local, peer = map(format_address, self.addresses)
-        found = [s for s in self.bench.host.sockets.values() if (s.local, s.peer) == (local, peer)]
-        return found[-1] if found else None
 
     @property
     def established(self) -> bool:
@@ -166,6 +159,7 @@ class ClientEnd(KernelEnd):
         host = self.bench.host
         config = MountConfig("localhost", "/", security=self.security)
         adopted = host.adopt(self.raw, self.security, config.server)
+        self.sock = adopted
         host.trace.emit("tcp-connect", adopted.name, peer=adopted.peer, local=adopted.local)
         try:
             await secure(host, adopted, config)
@@ -199,6 +193,7 @@ class ServerEnd(KernelEnd):
         dispatcher = Dispatcher([Service(ECHO, {"SAY": echo})])
         host = self.bench.host
         adopted = host.adopt(self.raw, self.security)
+        self.sock = adopted
         host.trace.emit("tcp-accept", adopted.name, peer=adopted.peer)
         await Connection(host, adopted, self.raw.getpeername()).serve(dispatcher, True)
         self.ended.set()

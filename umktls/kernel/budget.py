@@ -1,0 +1,117 @@
+"""So many bytes for all connections of a server together.
+
+Counted are requests: those that are being received, once they are larger than LARGE, by what they
+may come to, and those that wait for a thread or are executed in one. Who wants more than is left
+has to wait and is read no further, so that TCP stops the peer; the first who came is the first to
+go on. What is executed ends by itself. What is received ends when its peer likes: so while somebody
+waits, the connection is dropped whose message has been arriving for the longest, if that is longer
+than ARRIVAL_SECONDS.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+__all__ = ["ARRIVAL_SECONDS", "LARGE", "REQUEST_BYTES", "Budget", "Share"]
+
+# A server's default: 128 of the largest requests.
+REQUEST_BYTES = 256 * 1024 * 1024
+# A smaller request costs no more than a connection does anyhow.
+LARGE = 64 * 1024
+# 2 MiB in this time are less than two megabits a second.
+ARRIVAL_SECONDS = 10.0
+
+
+class Budget:
+    """See the module. `limit` is in bytes; a single request may have all of it."""
+
+    def __init__(self, limit: int = REQUEST_BYTES) -> None:
+        self.limit = limit
+        self.used = 0
+        self._changed = trio.Event()
+        self._waiting: deque[object] = deque()
+        self._arriving: dict[Share, float] = {}  # since when (trio's time), the oldest first
+
+    async def take(self, size: int) -> int:
+        """Wait until so much is left, and take it; how much that is, to be given back."""
+        size = min(size, self.limit)
+        if self._waiting or self.used + size > self.limit:
+            await self._wait_for(size)
+        self.used += size
+        return size
+
+    def give(self, size: int) -> None:
+        """It is not needed any more."""
+        self.used -= size
+        self._wake()
+
+    async def _wait_for(self, size: int) -> None:
+        ticket = object()
+        self._waiting.append(ticket)
+        try:
+            while self._waiting[0] is not ticket or self.used + size > self.limit:
+                with trio.move_on_at(self._patience()):
+                    await self._changed.wait()
+                self._drop_slow()
+        finally:
+            self._waiting.remove(ticket)
+            self._wake()
+
+    def _patience(self) -> float:
+        """Until when nobody is dropped."""
+        return next(iter(self._arriving.values()), math.inf) + ARRIVAL_SECONDS
+
+    def _drop_slow(self) -> None:
+        if trio.current_time() >= self._patience():
+            next(iter(self._arriving)).drop()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    def arriving(self, share: Share) -> None:
+        self._arriving[share] = trio.current_time()
+        self._wake()
+
+    def arrived(self, share: Share) -> None:
+        self._arriving.pop(share, None)
+        self._wake()
+
+
+class Share:
+    """One connection's part: what it holds for the message that is arriving. `cut` ends the
+    connection."""
+
+    def __init__(self, budget: Budget, cut: Callable[[], None]) -> None:
+        self._budget = budget
+        self._cut = cut
+        self._held = 0
+
+    async def receive(self, size: int) -> None:
+        """The message that arrives may come to so many bytes; wait until it may be read on."""
+        if not self._held:
+            self._held = await self._budget.take(size)
+            self._budget.arriving(self)
+
+    def arrived(self) -> int:
+        """The message is there: what was held for it, which is the caller's to give back."""
+        if not self._held:
+            return 0
+        held, self._held = self._held, 0
+        self._budget.arrived(self)
+        return held
+
+    def drop(self) -> None:
+        """It has taken too long: others wait."""
+        self.close()
+        self._cut()
+
+    def close(self) -> None:
+        """The connection has ended."""
+        held = self.arrived()
+        if held:
+            self._budget.give(held)
