@@ -195,6 +195,9 @@ class EstablishedSession:
             if not self._said_goodbye:
                 self._say_last_words()
         self._release()
+        for half in (self._sending, self._receiving):
+            if isinstance(half, PlainSending | PlainReceiving):
+                half.ratchet.wipe()
         with contextlib.suppress(UmktlsError):
             self._sock.close()
 

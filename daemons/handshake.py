@@ -187,7 +187,9 @@ class _Attempt:
             raise self._no_secrets()
         tx = Session.from_secret(suite, secrets[ours])
         rx = Session.from_secret(suite, secrets[theirs])
-        return TrafficKeys(secrets[ours], secrets[theirs], *self._numbered(tx, rx))
+        keys = TrafficKeys(secrets[ours], secrets[theirs], *self._numbered(tx, rx))
+        secrets.clear()
+        return keys
 
     def _keys_of_tls12(self) -> TrafficKeys:
         """The secrets are empty: nothing follows from them in TLS 1.2."""
@@ -197,6 +199,7 @@ class _Attempt:
             raise self._no_secrets()
         client, server = tls12.sessions(suite, master, *self._endpoint.randoms)
         tx, rx = (server, client) if self._expected.server else (client, server)
+        self._endpoint.findings.secrets.clear()
         return TrafficKeys(b"", b"", *self._numbered(tx, rx))
 
     def _no_secrets(self) -> HandshakeFailure:

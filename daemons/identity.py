@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from umktls.errors import CallerError
+from umktls.ktls.session import wipe
 
 __all__ = [
     "ConfigurationError",
@@ -28,6 +29,7 @@ __all__ = [
 
 # How OpenSSL finds a CA or a CRL in a directory: by the hash of its name (openssl-rehash(1)).
 HASHED_NAME = re.compile(r"[0-9a-f]{8}\.r?\d+")
+CHUNK = 65536
 PEM_CRL = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 
 PrivateKey: TypeAlias = (
@@ -114,12 +116,28 @@ def _read(path: Path, what: str) -> bytes:
         ) from error
 
 
+def _read_secret(path: Path, what: str) -> bytearray:
+    """The same as what can be wiped."""
+    data, buffer = bytearray(), bytearray(CHUNK)
+    try:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                data += memoryview(buffer)[:count]
+    except OSError as error:
+        raise ConfigurationError(
+            f"{what} {path}: {error.strerror}", error.errno or errno.EIO
+        ) from error
+    finally:
+        wipe(buffer)
+    return data
+
+
 def load_private_key(path: Path, passphrase: Callable[[], bytes]) -> PrivateKey:
     """The key in a PEM file; `passphrase` is asked if it is encrypted.
 
     Raises `ConfigurationError`, also from `passphrase`.
     """
-    data = _read(path, "key")
+    data = _read_secret(path, "key")
     try:
         try:
             key = load_pem_private_key(data, None)
@@ -128,10 +146,12 @@ def load_private_key(path: Path, passphrase: Callable[[], bytes]) -> PrivateKey:
             return _decrypt(path, data, passphrase())
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigurationError(f"key {path}: not a PEM private key ({error})") from error
+    finally:
+        wipe(data)
     return _checked(path, key)
 
 
-def _decrypt(path: Path, data: bytes, passphrase: bytes) -> PrivateKey:
+def _decrypt(path: Path, data: bytearray, passphrase: bytes) -> PrivateKey:
     try:
         key = load_pem_private_key(data, passphrase)
     except ValueError as error:

@@ -20,7 +20,7 @@ from umktls.ktls.engines import DEST_SHORTER_BY, Opener, Sealer
 from umktls.ktls.engines.software import SoftwareEngine
 from umktls.ktls.errors import RecordError
 from umktls.ktls.schedule import next_traffic_secret
-from umktls.ktls.session import Session
+from umktls.ktls.session import Session, wipe
 from umktls.ktls.suites import TLS_1_2, Suite
 from umktls.userland.libc import Record
 from umktls.userland.streams import RECORD_HEADER, record_length_untrusted
@@ -136,12 +136,23 @@ class Ratchet:
 
     def __init__(self, suite: Suite, secret: bytes) -> None:
         self.suite = suite
-        self.secret = secret
+        self._secret = bytearray(secret)
+
+    @property
+    def secret(self) -> bytes:
+        """The present one."""
+        return bytes(self._secret)
 
     def turn(self) -> Session:
         """The next keys, from their first record on; there is no way back."""
-        self.secret = next_traffic_secret(self.suite, self.secret)
-        return Session.from_secret(self.suite, self.secret)
+        following = bytearray(next_traffic_secret(self.suite, self._secret))
+        self.wipe()
+        self._secret = following
+        return Session.from_secret(self.suite, following)
+
+    def wipe(self) -> None:
+        """Overwrite it: at the end, nobody needs it any more."""
+        wipe(self._secret)
 
 
 class ShadowReceiver:

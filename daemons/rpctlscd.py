@@ -76,6 +76,11 @@ class ClientTls:
         if options.mutualverf or identity.certificate.exists():
             self._named[""] = self._make(identity)
 
+    def log_remarks(self) -> None:
+        """What there is to say of the certificates that are loaded."""
+        for context in self._named.values():
+            context.log_remarks()
+
     def context(self, certname: str | None) -> TlsContext:
         """The context with the certificate of that name: "" is cert.pem, None is none."""
         if certname is None:
@@ -91,7 +96,7 @@ class ClientTls:
         try:
             if Path(certname).name != certname:
                 raise ConfigurationError(f"{certname!r} is no certificate's name")
-            return self._make(identity)
+            context = self._make(identity)
         except ConfigurationError as error:
             raise HandshakeFailure(
                 "setup",
@@ -99,6 +104,8 @@ class ClientTls:
                 f"put {identity.certificate.name} and {identity.key.name} into "
                 f"{self._options.certdir}, or mount without -o mtls",
             ) from error
+        context.log_remarks()
+        return context
 
 
 class ClientService(HandshakeService):
@@ -114,6 +121,7 @@ class ClientService(HandshakeService):
 
     def load(self) -> None:
         self._tls = ClientTls(self._options, self._keylog)
+        self._tls.log_remarks()
 
     def problem_with(self, chain: Chain) -> VerifyProblem | None:
         return self._tls.anonymous.problem_with(chain)

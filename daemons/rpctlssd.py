@@ -66,8 +66,7 @@ class ServerService(HandshakeService):
 
     def load(self) -> None:
         self._context = server_context(self._options, self._keylog)
-        for remark in self._context.remarks:
-            logger.warning("%s", remark)
+        self._context.log_remarks()
 
     def problem_with(self, chain: Chain) -> VerifyProblem | None:
         return self._context.problem_with(chain)

@@ -24,7 +24,7 @@ import click
 
 from umktls.errors import UmktlsError, WorldError
 from umktls.userland.libc import Kernel, KernelGone
-from umktls.userland.limits import raise_descriptor_limit
+from umktls.userland.limits import keep_memory_private, raise_descriptor_limit
 from umktls.userland.notify import notify, reloading
 from umktls.userland.upcalls import Upcalls
 
@@ -167,6 +167,7 @@ def begin(
         pidfile = None
         if start.pidfile is not None:
             pidfile = stack.enter_context(PidFile(start.pidfile))
+        keep_memory_private()
         check()
         set_up_logging(name, start.level, SYSLOG_SOCKET if start.to_syslog else None)
         if start.in_background:

@@ -15,6 +15,7 @@ nobody gets past a new revocation list by an old ticket.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from umktls.abi.alerts import TlsAlert
 from umktls.errors import CallerError, PeerError, UnsupportedError
 from umktls.ktls.engines import MAX_PLAINTEXT, Buffer
 from umktls.ktls.suites import SUITES
+from umktls.private import exposure
 
 from . import tls12
 from .failure import VERIFY_ALERTS, VerifyProblem
@@ -59,6 +61,8 @@ __all__ = [
     "Versions",
     "missing_features",
 ]
+
+logger = logging.getLogger(__name__)
 
 ALPN = b"sunrpc"
 
@@ -257,6 +261,11 @@ class TlsContext:
             "certificates may choose the wrong one"
         )
 
+    def log_remarks(self) -> None:
+        """Into the log, for whoever looks after this side."""
+        for remark in self.remarks:
+            logger.warning("%s", remark)
+
     def _load_identity(self, identity: Identity, passphrase: Callable[[], bytes]) -> None:
         check_readable(identity.certificate, "certificate")
         try:
@@ -265,6 +274,9 @@ class TlsContext:
             raise ConfigurationError(
                 f"certificate {identity.certificate}: not a PEM certificate ({_reasons(error)})"
             ) from error
+        warning = exposure(identity.key)
+        if warning is not None:
+            self.remarks.append(f"key {warning}")
         try:
             self._context.use_privatekey(load_private_key(identity.key, passphrase))
         except SSL.Error as error:

@@ -91,8 +91,9 @@ def run_workers(name: str, rundir: Path, count: int, work: Work, ready: Callable
 
 def set_title(title: str) -> None:
     """Show `title` (15 bytes of it) as this process's name in ps(1) and top(1)."""
+    # Not /proc/self/comm, which is root's where the memory is nobody's to look at (prctl(2)).
     with contextlib.suppress(OSError):
-        Path("/proc/self/comm").write_text(title)
+        Path(f"/proc/self/task/{os.getpid()}/comm").write_text(title)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from umktls.certs.layout import Part, exposed_keys
 from umktls.errors import UmktlsError
 
 from .background import Report, in_background, send_output_to
@@ -146,6 +147,10 @@ def _warn(options: MountOptions) -> None:
     """Say what has no effect; and in red, what whoever uses the chosen engines has to know."""
     if options.warning is not None:
         click.echo(f"umktls mount: warning: {options.warning}", err=True)
+    if options.certs is not None:
+        part = Part(options.certs / "client", options.certs / "ca.pem")
+        for text in exposed_keys(part):
+            click.echo(f"umktls mount: warning: {text}", err=True)
     if options.security != "none":
         for text in options.engine.warnings():
             click.secho(f"umktls mount: warning: {text}", fg="red", bold=True, err=True)
@@ -158,10 +163,13 @@ def _absolute(path: Path | None) -> Path | None:
 def _mount(plan: MountPlan) -> None:
     import trio
 
+    from umktls.userland.limits import keep_memory_private
+
     from .mount import News, run_mount
 
     plan = replace(plan, mountpoint=check_mountpoint(plan.mountpoint))
     if plan.foreground:
+        keep_memory_private()
         news = News(lambda rundir: None, partial(click.echo, "mounted"), partial(_say_later, plan))
         trio.run(run_mount, plan, news)
         return
@@ -175,8 +183,11 @@ def _mount(plan: MountPlan) -> None:
 def _mount_in_background(plan: MountPlan, report: Report) -> None:
     import trio
 
+    from umktls.userland.limits import keep_memory_private
+
     from .mount import News, run_mount
 
+    keep_memory_private()
     # The terminal is the caller's; what is worth saying before there is a log goes to `report`.
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)

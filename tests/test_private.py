@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from umktls.errors import CallerError
-from umktls.private import check_directory, open_file, own_directory, read_secret
+from umktls.private import check_directory, exposure, open_file, own_directory, read_secret
 
 STRANGER = 4711
 
@@ -155,3 +155,24 @@ def test_a_secret_that_others_can_read(tmp_path: Path, monkeypatch: pytest.Monke
     as_stranger(monkeypatch)
     with pytest.raises(CallerError, match="it belongs to the user"):
         read_secret(path, "key")
+
+
+@pytest.mark.parametrize("given", [0o600, 0o400, 0o640, 0o644, 0o660])
+def test_a_key_that_others_can_read(tmp_path: Path, given: int) -> None:
+    path = tmp_path / "key"
+    path.touch()
+    path.chmod(given)
+    warning = exposure(path)
+    if given & 0o077:
+        assert warning is not None
+        assert f"(mode {given:04o}): chmod 600 {path}" in warning
+    else:
+        assert warning is None
+
+
+def test_a_key_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "key").touch(mode=0o600)
+    assert exposure(tmp_path / "nothing") is None
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "key", STRANGER, STRANGER)
+        assert "it belongs to the user 4711" in str(exposure(tmp_path / "key"))

@@ -22,6 +22,7 @@ from umktls.errors import CallerError
 
 __all__ = [
     "check_directory",
+    "exposure",
     "is_private_to",
     "open_file",
     "own_directory",
@@ -162,6 +163,20 @@ def peer_credentials(sock: UnixSocket) -> tuple[int, int, int]:
         sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size)
     )
     return pid, uid, gid
+
+
+def exposure(path: Path) -> str | None:
+    """A warning about a file with a secret that others can read or exchange; None without one."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    if status.st_uid not in (0, os.geteuid()):
+        return f"{path}: {_owner(status)}"
+    if status.st_mode & NOT_OURS:
+        mode = f"{stat.S_IMODE(status.st_mode):04o}"
+        return f"{path}: others can get at this key (mode {mode}): chmod 600 {path}"
+    return None
 
 
 def is_private_to(directory: os.stat_result) -> bool:

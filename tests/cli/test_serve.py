@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,7 +25,7 @@ from umktls.cli.serve import ready_line, serve
 from umktls.cli.serve_options import ServeOptions
 from umktls.kernel.children import program_path
 from umktls.kernel.server import ServerConfig
-from umktls.nfsd.exports import Export, Security
+from umktls.nfsd.exports import Export, Security, Squash
 
 
 def refused(*arguments: str) -> str:
@@ -182,7 +183,7 @@ def test_missing_directory_is_wrong_usage(tmp_path: Path) -> None:
         ("none", True, "/pki", "ready: umktls mount h:7:/x MOUNTPOINT --certs /pki   (TLS is off"),
         ("tls", True, "/pki", "ready: umktls mount h:7:/x MOUNTPOINT --certs /pki   (TLS is req"),
         ("mtls", True, "/pki", "ready: umktls mount h:7:/x MOUNTPOINT --certs /pki -o mtls   (T"),
-        ("tls", True, None, "ready: umktls mount h:7:/x MOUNTPOINT   (TLS is required)"),
+        ("tls", True, None, "ready: umktls mount h:7:/x MOUNTPOINT   (TLS is required; "),
     ],
 )
 def test_ready_line(
@@ -193,6 +194,57 @@ def test_ready_line(
     )
     export = Export(str(tmp_path), name="/x", security=security)
     assert ready_line(config, (export,), 7).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("squash", "words"),
+    [
+        ("root", "; root of a client is nobody here)"),
+        ("none", "; root of a client is root here)"),
+        ("all", "; everybody is nobody here)"),
+    ],
+)
+def test_as_whom_calls_are_done_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, squash: Squash, words: str
+) -> None:
+    export = Export(str(tmp_path), name="/x", squash=squash)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    for offer_tls in (True, False):
+        config = ServerConfig(host="h", offer_tls=offer_tls)
+        assert ready_line(config, (export,), 7).endswith(words)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    words = "every call is done as the user who serves, number 1000)"
+    assert ready_line(ServerConfig(host="h"), (export,), 7).endswith(words)
+
+
+def test_exports_that_squash_in_different_ways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    (tmp_path / "b").mkdir()
+    exports = (
+        Export(str(tmp_path), name="/a"),
+        Export(str(tmp_path / "b"), name="/b", squash="all", anonymous=(7, 7)),
+    )
+    line = ready_line(ServerConfig(host="h"), exports, 7)
+    assert "; root of a client is nobody here in /a, everybody is user 7 here in /b; also" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "squash"),
+    [
+        ((), "root"),
+        (("--no-root-squash",), "none"),
+        (("--squash", "none"), "none"),
+        (("--squash", "all"), "all"),
+        (("--no-root-squash", "--squash", "all"), "all"),
+    ],
+)
+def test_root_is_squashed_as_exports_has_it(
+    tmp_path: Path, flags: tuple[str, ...], squash: str
+) -> None:
+    (export,) = options(str(tmp_path), "--no-tls", *flags).exports()
+    assert export.squash == squash
 
 
 def test_ready_line_leaves_out_the_usual_port(tmp_path: Path) -> None:
@@ -214,7 +266,11 @@ def test_serve_answers_stat_and_ends_by_sigterm(tmp_path: Path) -> None:
         assert state["host"]["role"] == "server"
         assert state["exports"] == [str(sandbox.export)]
         assert [daemon["name"] for daemon in state["daemons"]] == ["rpctlssd"]
-        assert len(sandbox.processes()) == 2
+        processes = sandbox.processes()
+        assert len(processes) == 2
+        for pid in processes:  # the host and its daemon
+            limits = Path(f"/proc/{pid}/limits").read_text()
+            assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)
         sandbox.stop_server()
         assert sandbox.processes() == {}
         assert sandbox.hosts() == []
@@ -386,3 +442,16 @@ def serving(
 
 def wait_for_event(events: Iterator[dict[str, Any]], name: str) -> dict[str, Any]:
     return next(event for event in events if event["event"] == name)
+
+
+def test_keys_that_others_can_read_are_told_of(tmp_path: Path) -> None:
+    with Sandbox("t") as sandbox:
+        layout.create(sandbox.certs)
+        for name in ("cakey.pem", "server/certkey.pem"):
+            (sandbox.certs / name).chmod(0o644)
+        sandbox.serve("--certs", str(sandbox.certs))
+        complaints = sandbox.server_log.read_text()
+        for name in ("cakey.pem", "server/certkey.pem"):
+            path = sandbox.certs / name
+            words = f"umktls: key {path}: others can get at this key (mode 0644): chmod 600 {path}"
+            assert words in complaints.splitlines()

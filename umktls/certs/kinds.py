@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from umktls.certs.layout import LOCAL_HOSTS
+from umktls.certs.layout import LOCAL_HOSTS, write_file
 from umktls.certs.pki import CLIENT_USAGE, Authority, Credential, Leaf, self_signed
 
 __all__ = ["KINDS", "Kind", "Wallet"]
@@ -144,4 +144,4 @@ class Wallet:
         """Make a directory with cert.pem and certkey.pem, the key encrypted with a passphrase."""
         path.mkdir()
         (path / "cert.pem").write_bytes(credential.certificate_pem())
-        (path / "certkey.pem").write_bytes(credential.key_pem(passphrase))
+        write_file(path / "certkey.pem", credential.key_pem(passphrase), 0o600)

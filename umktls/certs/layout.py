@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from umktls.errors import CallerError, WorldError
-from umktls.private import own_directory
+from umktls.private import exposure, own_directory
 
 if TYPE_CHECKING:
     from umktls.certs.pki import Credential
 
-__all__ = ["LOCAL_HOSTS", "Part", "Role", "create", "find", "write_file"]
+__all__ = ["LOCAL_HOSTS", "Part", "Role", "create", "exposed_keys", "find", "write_file"]
 
 Role = Literal["server", "client"]
 
@@ -88,6 +88,12 @@ def find(directory: Path, role: Role, own: bool = True) -> Part:
     for path in (part.ca, part.certificate, part.key) if own else (part.ca,):
         _require_readable(path, directory)
     return part
+
+
+def exposed_keys(part: Part) -> list[str]:
+    """Warnings about private keys that others can read: the part's, and the CA's beside it."""
+    keys = (part.key, part.ca.with_name("cakey.pem"))
+    return [f"key {text}" for text in map(exposure, keys) if text is not None]
 
 
 def _files(

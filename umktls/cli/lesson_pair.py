@@ -27,7 +27,7 @@ from umktls.abi.freebsd import (
     parse_control_untrusted,
 )
 from umktls.abi.personality import DEFAULT_PERSONALITY
-from umktls.certs.layout import LOCAL_HOSTS
+from umktls.certs.layout import LOCAL_HOSTS, write_file
 from umktls.certs.pki import Authority, Leaf
 from umktls.errors import CallerError, PeerError, WorldError
 from umktls.ktls.engines import get_engine
@@ -304,4 +304,4 @@ def write_certificates(directory: Path) -> None:
     leaf = authority.leaf(Leaf("localhost", LOCAL_HOSTS))
     (directory / "ca.pem").write_bytes(authority.certificate_pem())
     (directory / "cert.pem").write_bytes(leaf.certificate_pem())
-    (directory / "certkey.pem").write_bytes(leaf.key_pem())
+    write_file(directory / "certkey.pem", leaf.key_pem(), 0o600)

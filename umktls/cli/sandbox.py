@@ -74,7 +74,8 @@ class Sandbox:
         """Start a server for the export, or for those of the options, on a free port; its host, and
         its line when ready."""
         own = ("--host", "127.0.0.1", "--port", "0", "--state", str(self.top / "state"))
-        what = () if "--exports" in options else (str(self.export),)
+        # What is served is this user's own, who may be root, and nobody else can get at it.
+        what = () if "--exports" in options else (str(self.export), "--no-root-squash")
         command = [program_path("umktls"), "serve", *what, *own, *options]
         # A session of its own: Ctrl-C on the terminal is for us, and we end it in order.
         with self.server_log.open("w") as log:
@@ -198,16 +199,24 @@ class Sandbox:
 
     def processes(self) -> dict[int, str]:
         """The processes, except this one, that were started in here: number -> command."""
-        mark = f"UMKTLS_RUNDIR={self.run}".encode()
         found = {}
         for directory in Path("/proc").iterdir():
             if directory.name.isdigit() and int(directory.name) != os.getpid():
                 try:
-                    if mark in (directory / "environ").read_bytes().split(b"\0"):
+                    if self._is_in_here(directory):
                         found[int(directory.name)] = (directory / "comm").read_text().strip()
                 except OSError:
                     continue
         return found
+
+    def _is_in_here(self, process: Path) -> bool:
+        """A process that keeps its memory to itself shows its environment to root only: then its
+        arguments have to do. OSError for one that has gone."""
+        try:
+            mark = f"UMKTLS_RUNDIR={self.run}".encode()
+            return mark in (process / "environ").read_bytes().split(b"\0")
+        except PermissionError:
+            return os.fsencode(self.top) in (process / "cmdline").read_bytes()
 
 
 def _end(pid: int) -> None:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from umktls.certs import layout
 from umktls.cli.engines import warn
 from umktls.cli.serve_options import NFS_PORT, ServeOptions, handshake_security, serve_options
 from umktls.errors import UmktlsError
-from umktls.userland.limits import raise_descriptor_limit
+from umktls.userland.limits import keep_memory_private, raise_descriptor_limit
 from umktls.userland.notify import notify, reloading
 
 # What a server needs is imported where it is used: wrong usage is told at once, and help is too.
@@ -33,6 +34,12 @@ LEVELS = {
     "mtls": "TLS with a client certificate is required",
     "certuser": "TLS with a user's certificate is required",
 }
+# Whose calls are not done as who they say they are.
+SQUASHED = {
+    "none": "root of a client is root here",
+    "root": "root of a client is {whom} here",
+    "all": "everybody is {whom} here",
+}
 
 
 @click.command()
@@ -46,15 +53,17 @@ LEVELS = {
 def serve(**values: Any) -> None:
     """Serve directories by NFS until Ctrl-C.
 
-    Prints one line when it is ready, with what to type to mount it. Without -tls, -tlscert or
-    -tlscertuser, clients may use TLS and need not. SIGHUP has the exports file, certificates, keys
-    and revocation lists read again; nobody is dropped but who has been revoked.
+    Prints one line when it is ready, with what to type to mount it, and as whom calls are done.
+    Without -tls, -tlscert or -tlscertuser, clients may use TLS and need not. Root of a client is
+    nobody here unless --no-root-squash says otherwise. SIGHUP has the exports file, certificates,
+    keys and revocation lists read again; nobody is dropped but who has been revoked.
 
     \b
     Examples:
       umktls serve /srv/data --certs /tmp/pki -tlscert
       umktls serve --exports /etc/umktls/exports --certs /tmp/pki
       umktls serve /srv/data --no-tls --port 2049
+      umktls serve /srv/scratch --certs /tmp/pki --no-root-squash    (root may do all there)
     """
     options = ServeOptions.of(values)
     exports = options.exports()
@@ -67,6 +76,9 @@ def serve(**values: Any) -> None:
     if options.offer_tls:
         warn(config.engine)
     complain_about(exports)
+    if options.certs is not None:
+        complain(*layout.exposed_keys(layout.find(options.certs, "server")))
+    keep_memory_private()
     nfsd = NfsServer(exports, options.state_dir or default_state())
     raise_descriptor_limit()
     trio.run(run, options, config, nfsd)
@@ -180,9 +192,29 @@ def ready_line(config: ServerConfig, exports: tuple[Export, ...], port: int) -> 
     where = host if port == NFS_PORT else f"{host}:{port}"
     what = f"umktls mount {where}:{exports[0].name} MOUNTPOINT"
     others = "".join(f", {export.name}" for export in exports[1:])
-    also = f"; also exported: {others[2:]}" if others else ""
+    also = f"; {acting(exports)}"
+    also += f"; also exported: {others[2:]}" if others else ""
     if not config.offer_tls:
         return f"ready: {what} -o notls   (no TLS: everything goes in clear{also})"
     certs = f" --certs {config.certs}" if config.certs else ""
     options = " -o mtls" if exports[0].wants_certificate else ""
     return f"ready: {what}{certs}{options}   ({LEVELS[least_security(exports)]}{also})"
+
+
+def acting(exports: Sequence[Export]) -> str:
+    """As whom calls are done."""
+    if os.geteuid() != 0:
+        return f"every call is done as the user who serves, number {os.geteuid()}"
+    said = {
+        export.name: SQUASHED[export.squash].format(whom=whom(export.anonymous[0]))
+        for export in exports
+    }
+    if len(set(said.values())) == 1:
+        return said[exports[0].name]
+    return ", ".join(f"{words} in {name}" for name, words in said.items())
+
+
+def whom(number: int) -> str:
+    from umktls.nfsd.exports import NOBODY_ID
+
+    return "nobody" if number == NOBODY_ID else f"user {number}"

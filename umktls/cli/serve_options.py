@@ -35,7 +35,7 @@ OLDER_TLS = frozenset({"-2", "--allowtls1_2"})
 ABOUT_EXPORTS = {
     "level": "-tls, -tlscert and -tlscertuser",
     "read_only": "--read-only",
-    "squash": "--squash",
+    "squash": "--no-root-squash and --squash",
     "insecure": "--insecure",
 }
 
@@ -108,7 +108,7 @@ class ServeOptions:
                 str(directory),
                 read_only=self.read_only,
                 security=SECURITY.get(self.level, "none"),
-                squash=self.squash or "none",
+                squash=self.squash or "root",
                 secure=not self.insecure,
             )
             for directory in self.directories
@@ -261,7 +261,13 @@ ABOUT_WHAT_IS_SERVED: list[Decorator] = [
     click.option(
         "--squash",
         type=click.Choice(["none", "root", "all"]),
-        help="Whose calls are done as the user nobody.  [default: none]",
+        help="Whose calls are done as the user nobody, as exports(5) has it.  [default: root]",
+    ),
+    click.option(
+        "--no-root-squash",
+        "squash",
+        flag_value="none",
+        help="Let root of a client be root here: the same as --squash none.",
     ),
     click.option(
         "--insecure",

@@ -13,7 +13,7 @@ def hkdf_extract(hash_name: str, salt: bytes, key_material: bytes) -> bytes:
     return hmac.digest(salt or bytes(_hash_length(hash_name)), key_material, hash_name)
 
 
-def hkdf_expand(hash_name: str, secret: bytes, info: bytes, length: int) -> bytes:
+def hkdf_expand(hash_name: str, secret: bytes | bytearray, info: bytes, length: int) -> bytes:
     """HKDF-Expand, RFC 5869 section 2.3: `length` bytes, at most 255 times the hash's length."""
     output = block = b""
     counter = 1
@@ -25,7 +25,7 @@ def hkdf_expand(hash_name: str, secret: bytes, info: bytes, length: int) -> byte
 
 
 def hkdf_expand_label(
-    hash_name: str, secret: bytes, label: str, context: bytes, length: int
+    hash_name: str, secret: bytes | bytearray, label: str, context: bytes, length: int
 ) -> bytes:
     """HKDF-Expand-Label, RFC 8446 section 7.1; `label` without its prefix ``tls13``."""
     full_label = b"tls13 " + label.encode("ascii")
@@ -35,13 +35,13 @@ def hkdf_expand_label(
     return hkdf_expand(hash_name, secret, info, length)
 
 
-def derive_secret(hash_name: str, secret: bytes, label: str, messages: bytes) -> bytes:
+def derive_secret(hash_name: str, secret: bytes | bytearray, label: str, messages: bytes) -> bytes:
     """Derive-Secret, RFC 8446 section 7.1; `messages` is the transcript itself, not its hash."""
     transcript_hash = hashlib.new(hash_name, messages).digest()
     return hkdf_expand_label(hash_name, secret, label, transcript_hash, len(transcript_hash))
 
 
-def traffic_key_iv(suite: Suite, secret: bytes) -> tuple[bytes, bytes]:
+def traffic_key_iv(suite: Suite, secret: bytes | bytearray) -> tuple[bytes, bytes]:
     """Record key and IV of a traffic secret, RFC 8446 section 7.3."""
     return (
         hkdf_expand_label(suite.hash_name, secret, "key", b"", suite.key_length),
@@ -49,7 +49,7 @@ def traffic_key_iv(suite: Suite, secret: bytes) -> tuple[bytes, bytes]:
     )
 
 
-def next_traffic_secret(suite: Suite, secret: bytes) -> bytes:
+def next_traffic_secret(suite: Suite, secret: bytes | bytearray) -> bytes:
     """The secret after a KeyUpdate, RFC 8446 section 7.2."""
     return hkdf_expand_label(
         suite.hash_name, secret, "traffic upd", b"", _hash_length(suite.hash_name)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from umktls.errors import CallerError
 from umktls.ktls.schedule import traffic_key_iv
 from umktls.ktls.suites import TLS_1_3, Suite
 
 Direction = Literal["tx", "rx"]
+
+
+def wipe(secret: bytearray) -> None:
+    """Overwrite a secret that is not needed any more."""
+    secret[:] = bytes(len(secret))
+
+
 NONCES = 2**64
+SECRETS = ("key", "iv", "mac_key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +30,10 @@ class Session:
     one and somebody has chosen it (it counts up with the sequence number). `mac_key` is for CBC.
     `framing` says whose judgement of record headers is asked for (umktls.ktls.framing). `wraps`:
     behind 2^64 - 1 the sequence numbers begin anew. Keys and IV never show in a repr.
+
+    Whoever keeps a session for long keeps it as `kept` makes it, and calls `wipe` at the end. What
+    Python cannot overwrite is what it has as bytes on the way (arguments of system calls, what a
+    derivation returns) and what OpenSSL has in its own objects, which it clears when they go.
     """
 
     version: int
@@ -49,8 +61,20 @@ class Session:
             nonce = (nonce + sequence - self.sequence) % NONCES
         return replace(self, sequence=sequence, nonce=nonce)
 
+    def kept(self) -> Session:
+        """The same, with keys of its own that can be wiped."""
+        secrets: dict[str, Any] = {name: bytearray(getattr(self, name)) for name in SECRETS}
+        return replace(self, **secrets)
+
+    def wipe(self) -> None:
+        """Overwrite the keys of a session that `kept` has made, and of those made of it by `at`."""
+        for name in SECRETS:
+            secret: Any = getattr(self, name)
+            if isinstance(secret, bytearray):
+                wipe(secret)
+
     @classmethod
-    def from_secret(cls, suite: Suite, secret: bytes, sequence: int = 0) -> Session:
+    def from_secret(cls, suite: Suite, secret: bytes | bytearray, sequence: int = 0) -> Session:
         """A TLS 1.3 session from its traffic secret (RFC 8446 section 7.3)."""
         key, iv = traffic_key_iv(suite, secret)
         return cls(TLS_1_3, suite, key, iv, sequence)

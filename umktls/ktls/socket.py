@@ -238,7 +238,9 @@ class KtlsSocketState:
             set_opener(engine.opener(session), session.suite, needed)
             self.rx.tally = self.counters.tally(session, engine.mode)
             self.rx.interleaves = session.version < TLS_1_3
-        self._sessions[direction] = session
+        if again:
+            self._sessions[direction].wipe()
+        self._sessions[direction] = session.kept()
         self.keys_set[direction] += 1
         if again:
             self.counters.rekeys[direction] += 1
@@ -372,3 +374,4 @@ class KtlsSocketState:
         self.open_record.clear()
         for direction, session in self._sessions.items():
             self.counters.closes(direction, self._engines[direction].mode, session.suite)
+            session.wipe()

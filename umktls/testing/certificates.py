@@ -6,7 +6,7 @@ import datetime
 from dataclasses import replace
 from pathlib import Path
 
-from umktls.certs.layout import LOCAL_HOSTS
+from umktls.certs.layout import LOCAL_HOSTS, write_file
 from umktls.certs.pki import CLIENT_USAGE, Authority, Credential, Leaf
 
 __all__ = ["CLIENT", "EXPIRED", "SERVER", "directory"]
@@ -42,6 +42,6 @@ def directory(
     for name, credential in parts.items():
         (path / name).mkdir(parents=True)
         (path / name / "cert.pem").write_bytes(credential.certificate_pem())
-        (path / name / "certkey.pem").write_bytes(credential.key_pem(passphrase))
+        write_file(path / name / "certkey.pem", credential.key_pem(passphrase), 0o600)
     (path / "ca.pem").write_bytes((trusted or authority).certificate_pem())
     return path

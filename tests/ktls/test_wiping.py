@@ -1,0 +1,59 @@
+"""Keys that are not needed any more are overwritten where they were kept."""
+
+from __future__ import annotations
+
+import pytest
+from umktls_daemons.records import Ratchet
+
+from umktls.abi.personality import personality
+from umktls.ktls.engines import get_engine
+from umktls.ktls.session import Direction, Session
+from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.suites import SUITES
+
+SUITE = SUITES["TLS_AES_128_GCM_SHA256"]
+SECRET = bytes(range(32))
+
+
+def is_wiped(session: Session) -> bool:
+    return not any(session.key) and not any(session.iv)
+
+
+def test_what_is_kept_is_a_copy_and_can_be_wiped() -> None:
+    given = Session.from_secret(SUITE, SECRET)
+    kept = given.kept()
+    assert kept == given
+    assert kept.at(7).key is kept.key
+    kept.wipe()
+    assert is_wiped(kept)
+    assert is_wiped(kept.at(7))
+    assert not is_wiped(given)
+    assert len(kept.key) == SUITE.key_length
+
+
+@pytest.mark.parametrize("which", ["tx", "rx"])
+def test_a_socket_forgets_its_old_keys(which: Direction) -> None:
+    engine = get_engine("software")
+    state = KtlsSocketState(engine, engine, personality("umktls"))
+    state.install(which, Session.from_secret(SUITE, SECRET))
+    first = state.session(which)
+    assert first is not None
+    assert not is_wiped(first)
+    state.install(which, Session.from_secret(SUITE, bytes(32)))
+    second = state.session(which)
+    assert second is not None
+    assert (is_wiped(first), is_wiped(second)) == (True, False)
+    state.close()
+    assert is_wiped(second)
+
+
+def test_a_traffic_secret_is_overwritten_by_the_next() -> None:
+    ratchet = Ratchet(SUITE, SECRET)
+    first = ratchet._secret
+    keys = ratchet.turn()
+    assert not any(first)
+    assert keys == Session.from_secret(SUITE, ratchet.secret)
+    assert ratchet.secret != SECRET
+    second = ratchet._secret
+    ratchet.wipe()
+    assert not any(second)
