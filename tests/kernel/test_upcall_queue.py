@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import trio
@@ -18,8 +20,17 @@ from umktls.abi import rpctls
 from umktls.abi.freebsd import ERRNO
 from umktls.errors import CallerError
 from umktls.kernel import tls
-from umktls.kernel.daemons import PATIENCE
-from umktls.kernel.upcalls import UNTAKEN_SECONDS, ConnectionGone, DaemonGone, UpcallTimeout
+from umktls.kernel.daemons import PATIENCE, Daemons
+from umktls.kernel.events import Trace
+from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.upcalls import (
+    UNTAKEN_SECONDS,
+    ConnectionGone,
+    DaemonGone,
+    DaemonHandle,
+    UpcallTimeout,
+    connect_life,
+)
 from umktls.testing.played import Refused
 from umktls.testing.standin import StandIn
 
@@ -260,3 +271,74 @@ async def test_in_version_1_who_hangs_up_leaves_the_daemon_unasked(
         assert isinstance(first.error, ConnectionGone)
         (handle,) = w.host.handles["rpctlscd"]
         assert (handle.places, handle.room) == (0, False)
+
+
+def connection(near: socket.socket, peer: str) -> KernelSocket:
+    return cast(KernelSocket, SimpleNamespace(sock=near, peer=peer, name=peer))
+
+
+async def test_a_crowd_leaves_places_to_others(autojump_clock: Clock) -> None:
+    """Of its network, and still more to those of others; and then the turn goes round."""
+    trace = Trace("h", "server")
+    daemons = Daemons("rpctlssd", trace, "", lambda handle: None)
+    handle = DaemonHandle("rpctlssd", 1, trace, limit=8)
+    handle.version, handle.path = 2, "played"
+    daemons.add(handle)
+    order: list[str] = []
+    free: dict[str, trio.Event] = {}
+
+    async def connect(name: str, host: str) -> None:
+        sock = connection(near, f"{host}:{name}")
+        handle = await daemons.turn(sock, connect_life(), SECONDS)
+        with daemons.occupied(handle, sock):
+            order.append(name)
+            free[name] = trio.Event()
+            await free[name].wait()
+
+    near, far = socket.socketpair()
+    with near, far:
+        async with trio.open_nursery() as nursery:
+
+            async def come(name: str, host: str) -> None:
+                nursery.start_soon(connect, name, host)
+                await trio.testing.wait_all_tasks_blocked()
+
+            for number in range(10):
+                await come(f"a{number}", "192.0.2.1")
+            assert order == [f"a{number}" for number in range(6)]
+            for name, host in (("b0", "192.0.2.2"), ("b1", "192.0.2.2"), ("c0", "198.51.100.1")):
+                await come(name, host)
+            assert order[6:] == ["b0", "c0"]
+            for name, host in (("b2", "192.0.2.2"), ("c1", "198.51.100.1")):
+                await come(name, host)
+            for name in ("a0", "a1", "a2", "b0"):
+                free[name].set()
+                await trio.testing.wait_all_tasks_blocked()
+            assert order[8:] == ["a6", "c1", "b1", "a7"]
+            nursery.cancel_scope.cancel()
+
+
+async def test_whose_socket_was_closed_here_costs_nobody_else_his_turn(
+    autojump_clock: Clock,
+) -> None:
+    """As when a host goes down while connections wait."""
+    trace = Trace("h", "server")
+    daemons = Daemons("rpctlssd", trace, "", lambda handle: None)
+    handle = DaemonHandle("rpctlssd", 1, trace, limit=1)
+    handle.version, handle.path = 2, "played"
+    daemons.add(handle)
+    near, far = socket.socketpair()
+    with near, far:
+        sock = connection(near, "192.0.2.1:1")
+        async with trio.open_nursery() as nursery:
+            turn = await daemons.turn(sock, connect_life(), SECONDS)
+            with daemons.occupied(turn, sock):
+                closed = connection(socket.socket(), "192.0.2.1:2")
+
+                async def wait() -> None:
+                    with pytest.raises(ConnectionGone):
+                        await daemons.turn(closed, connect_life(), SECONDS)
+
+                nursery.start_soon(wait)
+                await trio.testing.wait_all_tasks_blocked()
+                closed.sock.close()

@@ -93,6 +93,9 @@ PROBE_TIMEOUT = 30.0
 RPC_MAXDATASIZE = 9000
 # What a daemon of version 2 is given at once. More are no faster: the daemon's work is computing.
 DEFAULT_CONNECTS = 32
+# An idle connection ends after so many seconds: xp_idletimeout in FreeBSD's svc_vc.c,
+# svc_conn_age_period in Linux's svc_xprt.c.
+DEFAULT_IDLE_SECONDS = 360.0
 
 # System call numbers.
 SYS_close = 6

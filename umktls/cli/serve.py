@@ -66,6 +66,7 @@ def serve(**values: Any) -> None:
       umktls serve /srv/scratch --certs /tmp/pki --no-root-squash    (root may do all there)
     """
     options = ServeOptions.of(values)
+    raise_descriptor_limit()  # before anything asks how many there are
     exports = options.exports()
     config = options.config(exports)
 
@@ -80,7 +81,6 @@ def serve(**values: Any) -> None:
         complain(*layout.exposed_keys(layout.find(options.certs, "server")))
     keep_memory_private()
     nfsd = NfsServer(exports, options.state_dir or default_state())
-    raise_descriptor_limit()
     trio.run(run, options, config, nfsd)
 
 

@@ -13,7 +13,7 @@ import click
 
 from umktls.abi.freebsd import TLS_MINOR_VER_THREE
 from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, personality
-from umktls.abi.rpctls import DEFAULT_CONNECTS
+from umktls.abi.rpctls import DEFAULT_CONNECTS, DEFAULT_IDLE_SECONDS
 from umktls.certs import layout
 from umktls.errors import CallerError
 from umktls.ktls.engines import Route, get_engine, route_of
@@ -60,6 +60,9 @@ class ServeOptions:
     daemons: int
     upcall_timeout: float | None
     upcalls: int
+    max_connections: int | None
+    max_startups: int | None
+    idle_timeout: float
     crl: Path | None
     alpn: str
     certuser: bool
@@ -120,10 +123,13 @@ class ServeOptions:
         Raises CallerError for options that do not go together, UnsupportedError for an engine that
         cannot run here.
         """
+        from umktls.kernel.admission import Limits
         from umktls.kernel.server import ServerConfig
         from umktls.nfsd.exports_engines import engine_for
 
         self._check(exports)
+        limits = Limits(self.max_connections, self.max_startups, self.idle_timeout)
+        limits.check()
         return ServerConfig(
             host=self.host,
             port=self.port,
@@ -138,6 +144,7 @@ class ServeOptions:
             daemons=self.daemons,
             upcall_seconds=self.upcall_timeout,
             connects=self.upcalls,
+            limits=limits,
             rundir=self.rundir,
             keylog=self.keylog,
             daemon_arguments=self._daemon_arguments(exports),
@@ -224,6 +231,29 @@ ABOUT_THE_NETWORK: list[Decorator] = [
         default=NFS_PORT,
         show_default=True,
         help="0 takes a free one.",
+    ),
+    click.option(
+        "--max-connections",
+        type=click.IntRange(1),
+        metavar="N",
+        help="So many clients' connections at most.  [default: as many as there are descriptors "
+        "for, 4096 at most]",
+    ),
+    click.option(
+        "--max-startups",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Of these, so many that have neither a TLS session nor made a call yet, as sshd has "
+        "it; for one more the longest silent one ends.  [default: half of all]",
+    ),
+    click.option(
+        "--idle-timeout",
+        type=click.FloatRange(0),
+        default=DEFAULT_IDLE_SECONDS,
+        show_default=True,
+        metavar="SECONDS",
+        help="End connections that were idle for so long, as FreeBSD and Linux do; their clients "
+        "connect again when they have a call. 0: never.",
     ),
     click.option(
         "--host", default="localhost", show_default=True, help="Name or address to listen on."

@@ -46,6 +46,8 @@ OF_THE_CONNECTION = (
 )
 OF_THE_LISTENER = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK)
 NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+# So long it takes until what was let go is closed, at least.
+ROOM_SECONDS = 0.01
 PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -83,7 +85,7 @@ async def accept_loop(
                 room = error.errno in NO_DESCRIPTORS and make_room()
                 if not refused:
                     tell(trace, error, room)
-                await trio.sleep(0.0 if room else PAUSES[min(refused, len(PAUSES) - 1)])
+                await trio.sleep(ROOM_SECONDS if room else PAUSES[min(refused, len(PAUSES) - 1)])
                 refused += 1
             else:
                 refused = 0

@@ -13,17 +13,19 @@ state.
 
 A daemon gets no more CONNECTs at once than its limit: 1 in version 1 of the transport, a setting
 in version 2. A thousand connections at once make a queue here and no thousand threads there. The
-queue is served in order of arrival. An upcall's deadline counts from when it is sent; the time in
-the queue is bounded because every CONNECT that is out ends at its deadline, and because the queue
-has to move: whoever waits fails when for a little more than an upcall's time nobody got his turn (a
-little more, so that peers who keep all places busy until the deadline cost nobody else). Whose peer
-has hung up meanwhile does not cost a daemon anything: he is sorted out when his turn comes.
+turn goes round among networks and addresses (`kernel/peers.py`), and on a server no address gets
+more than three quarters of all places, no network more than seven eighths: who begins a thousand
+handshakes and ends none keeps nobody else waiting. An upcall's deadline counts from when it is
+sent; the time in the queue is bounded because every CONNECT that is out ends at its deadline, and
+because the queue has to move: whoever waits fails when for a little more than an upcall's time
+nobody got his turn (a little more, so that peers who keep all places busy until the deadline cost
+nobody else). Whose peer has hung up meanwhile does not cost a daemon anything: he is sorted out
+when his turn comes.
 """
 
 from __future__ import annotations
 
 import errno
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +37,7 @@ from umktls.abi import rpctls
 from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.events import Trace
 from umktls.kernel.hangup import hung_up
+from umktls.kernel.peers import Crowd, FairQueue, Who, who
 from umktls.kernel.upcalls import (
     EVENT_OF,
     ConnectionGone,
@@ -65,6 +68,10 @@ class Turn:
     daemon: DaemonHandle | None = None
     error: UmktlsError | None = None
 
+    @property
+    def who(self) -> Who:
+        return who(address_of(self.sock))
+
     def call(self, daemon: DaemonHandle | None, error: UmktlsError | None = None) -> None:
         self.daemon, self.error = daemon, error
         self.called.set()
@@ -94,7 +101,8 @@ class Daemons:
         self._trace = trace
         self._advice = advice
         self._patient = patient
-        self._queue: deque[Turn] = deque()
+        self._queue: FairQueue[Turn] = FairQueue()
+        self._out = Crowd()  # CONNECTs that are with a daemon
         self._moved = 0.0
         self._next = 0
         self._last_with: dict[str, DaemonHandle] = {}
@@ -160,8 +168,8 @@ class Daemons:
             handle.gone.set()
             self._left(handle)
         if not self.handles and not self._patient:
-            while self._queue:
-                self._queue.popleft().call(None, self._nobody())
+            for turn in self._queue.clear():
+                turn.call(None, self._nobody())
 
     def of(self, pid: int) -> Iterator[DaemonHandle]:
         """Those of one process."""
@@ -176,9 +184,10 @@ class Daemons:
         when the queue does not move, `ConnectionGone` when the peer has; the upcall has
         ended then.
         """
-        handle = None if self._queue else self._free(sock)
+        # Whoever waits has no share left, or there is no room: nobody is overtaken.
+        handle = self._free(sock)
         if handle is not None:
-            handle.places += 1
+            self._occupy(handle, sock)
             return handle
         event = UpcallEvent.CANCEL
         try:
@@ -191,16 +200,33 @@ class Daemons:
             raise
 
     @contextmanager
-    def occupied(self, handle: DaemonHandle) -> Iterator[None]:
-        """Around a CONNECT to `handle`: its place is free again afterwards."""
+    def occupied(self, handle: DaemonHandle, sock: KernelSocket) -> Iterator[None]:
+        """Around a CONNECT to `handle` about `sock`: its place is free again afterwards."""
         try:
             yield
         finally:
-            handle.places -= 1
-            self._serve_queue()
+            self._vacate(handle, sock)
+
+    def _occupy(self, handle: DaemonHandle, sock: KernelSocket) -> None:
+        handle.places += 1
+        self._out.add(who(address_of(sock)))
+
+    def _vacate(self, handle: DaemonHandle, sock: KernelSocket) -> None:
+        handle.places -= 1
+        self._out.add(who(address_of(sock)), -1)
+        self._serve_queue()
+
+    def _has_share(self, one: Who) -> bool:
+        """Whether an address, and its network, may have one place more: see the head of this
+        file. A client's own connections may have all."""
+        if self.name == "rpctlscd":
+            return True
+        total = sum(handle.limit for handle in self.handles)
+        of_network, of_address = self._out.of(one)
+        return of_network < total - total // 8 and of_address < total - total // 4
 
     async def _queued(self, turn: Turn, seconds: float) -> DaemonHandle:
-        self._queue.append(turn)
+        self._queue.add(turn.who, turn)
         self._trace.emit("queued", turn.sock.name, daemon=self.name, waiting=len(self._queue))
         try:
             while not turn.called.is_set():
@@ -221,25 +247,34 @@ class Daemons:
 
     def _leave(self, turn: Turn) -> None:
         if turn.daemon is not None:
-            turn.daemon.places -= 1
-            self._serve_queue()
-        elif turn in self._queue:
-            self._queue.remove(turn)
+            self._vacate(turn.daemon, turn.sock)
+        else:
+            self._queue.remove(turn.who, turn)
 
     def _serve_queue(self) -> None:
         """Whose turn it is, as long as there is room."""
-        while self._queue:
-            handle = self._free(self._queue[0].sock)
-            if handle is None:
-                return
-            turn = self._queue.popleft()
+        while (found := self._next_turn()) is not None:
+            turn, handle = found
             if hung_up(turn.sock.sock):
                 text = f"{turn.sock.peer} hung up before a daemon had time for it"
                 turn.call(None, ConnectionGone(text))
                 continue
             self._moved = trio.current_time()
-            handle.places += 1
+            self._occupy(handle, turn.sock)
             turn.call(handle)
+
+    def _next_turn(self) -> tuple[Turn, DaemonHandle] | None:
+        """Take the next one out of the queue for whom there is room, with the daemon that has it.
+
+        Nobody is looked at as long as no daemon has any.
+        """
+        if not any(handle.room for handle in self.handles):
+            return None
+        for one, turn in self._queue.turns():
+            handle = self._free(turn.sock)
+            if handle is not None:
+                return self._queue.take(one), handle
+        return None
 
     def made_session(self, sock: KernelSocket, handle: DaemonHandle) -> None:
         """The CONNECT about `sock` has succeeded: the next from there is best given to `handle`."""
@@ -251,6 +286,8 @@ class Daemons:
 
     def _free(self, sock: KernelSocket) -> DaemonHandle | None:
         """The daemon with room that `sock` is given to: see the head of this file."""
+        if not self._has_share(who(address_of(sock))):
+            return None
         if len(self.handles) == 1:
             return self.handles[0] if self.handles[0].room else None
         self._next += 1

@@ -34,6 +34,7 @@ TEXTS = {
     "daemon-gone": "{daemon} (process {pid}) is gone: {reason}",
     "tcp-connect": "TCP connection to {peer} from {local}",
     "tcp-accept": "TCP connection from {peer}",
+    "crowded": "{connections} connections, of which {strangers} have shown nothing: {outcome}",
     "probe": "probe: NULL call with credential flavor AUTH_TLS",
     "starttls": "STARTTLS answered; reading stops, the socket waits for the daemon",
     "queued": "no {daemon} has time now; {waiting} connections wait for one",

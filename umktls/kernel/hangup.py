@@ -11,7 +11,9 @@ __all__ = ["hangs_up", "hung_up"]
 
 
 def hung_up(sock: socket.socket) -> bool:
-    """Whether the peer has closed the connection, or its side of it."""
+    """Whether the peer has closed the connection, or its side of it; or it was closed here."""
+    if sock.fileno() < 0:
+        return True
     poller = select.poll()
     poller.register(sock, select.POLLRDHUP)
     try:

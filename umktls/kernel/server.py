@@ -26,10 +26,12 @@ from umktls.abi.rpctls import DEFAULT_CONNECTS
 from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
 from umktls.kernel import tls
 from umktls.kernel.accepting import accept_loop, taken_from_trio
+from umktls.kernel.admission import DEFAULT_LIMITS, Admission, Limits
 from umktls.kernel.budget import ARRIVAL_SECONDS, Share
 from umktls.kernel.children import DaemonCommand
 from umktls.kernel.host import Host, HostConfig, booted
 from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.peers import who
 from umktls.kernel.probe import check_probe
 from umktls.kernel.refusals import NoThread, first_text, in_thread
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
@@ -80,8 +82,8 @@ class ServerConfig:
 
     `certs` has `ca.pem`, `server/cert.pem` and `server/certkey.pem`. `engine_for` names another
     engine than `engine` for some clients. `bounce` allows to bounce a direction that its engine
-    does not take. `personality` is the kernel that is emulated. `daemon_seconds` is how long is
-    waited for an rpctlssd; `daemon_arguments` are more for it.
+    does not take. `limits` are those of connections. `personality` is the kernel that is emulated.
+    `daemon_seconds` is how long is waited for an rpctlssd; `daemon_arguments` are more for it.
     """
 
     host: str = "localhost"
@@ -95,6 +97,7 @@ class ServerConfig:
     engine: EngineChoice = DEFAULT_CHOICE
     engine_for: EngineFor = lambda address: None
     bounce: bool = False
+    limits: Limits = DEFAULT_LIMITS
     personality: Personality = DEFAULT_PERSONALITY
     upcall_seconds: float | None = None
     connects: int = DEFAULT_CONNECTS
@@ -129,6 +132,7 @@ class Listening:
     port: int
     security: str
     engine_for: EngineFor
+    admission: Admission
 
 
 class Connection:
@@ -139,6 +143,12 @@ class Connection:
         self.sock = sock
         self.address = address
         self.reserved_port = len(address) > 1 and address[1] < 1024
+        self.who = who(str(address[0])) if address else who("")
+        self.last = trio.current_time()
+        self._proven = False
+        self._under_way = 0
+        self._life = trio.CancelScope()
+        self._ending = ""
         self._in_clear = False
         self._refused: set[tuple[str, str]] = set()
         self._token = trio.lowlevel.current_trio_token()
@@ -148,6 +158,21 @@ class Connection:
     @cached_property
     def _slots(self) -> trio.CapacityLimiter:
         return trio.CapacityLimiter(BLOCKING_JOBS)
+
+    @property
+    def proven(self) -> bool:
+        """Whether it has shown who it is: see `umktls.kernel.admission`."""
+        return self._proven or self.sock.session is not None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call or a handshake is under way."""
+        return self._under_way > 0
+
+    def end(self, reason: str) -> None:
+        """End soon. What runs in threads comes to its end, and is not answered."""
+        self._ending = reason
+        self._life.cancel()
 
     @property
     def tls(self) -> bool:
@@ -189,12 +214,9 @@ class Connection:
         """Serve until the connection ends."""
         reason = "the client closed the connection"
         try:
-            async with trio.open_nursery() as nursery:
-                deliver = partial(self._deliver, dispatcher, offer_tls, nursery)
-                self._reader = RecordReader(CALL_LIMIT)
-                control = partial(tls.handle_control, self.host, self.sock)
-                await self.sock.pump(self._reader, deliver, control, self._share.receive)
-                reason = self.sock.why_it_ended(reason)
+            with self._life:
+                await self._serve(dispatcher, offer_tls)
+            reason = self._ending or self.sock.why_it_ended(reason)
         except* PeerError as group:
             reason = first_text(group)
             self.host.trace.emit("garbage", self.sock.name, where="the connection", reason=reason)
@@ -208,6 +230,13 @@ class Connection:
     def _drop(self) -> None:
         """End the connection: it holds memory that others wait for."""
         self.host.handover.cut_off(self.sock, TOO_SLOW)
+
+    async def _serve(self, dispatcher: Dispatcher, offer_tls: bool) -> None:
+        async with trio.open_nursery() as nursery:
+            deliver = partial(self._deliver, dispatcher, offer_tls, nursery)
+            self._reader = RecordReader(CALL_LIMIT)
+            control = partial(tls.handle_control, self.host, self.sock)
+            await self.sock.pump(self._reader, deliver, control, self._share.receive)
 
     async def _deliver(
         self, dispatcher: Dispatcher, offer_tls: bool, nursery: trio.Nursery, message: memoryview
@@ -230,6 +259,7 @@ class Connection:
         self, dispatcher: Dispatcher, offer_tls: bool, message: memoryview
     ) -> Job | None:
         """Answer a message here and now, or return the job that does it in a thread."""
+        self.last = trio.current_time()
         call = parse_untrusted(message)
         if not isinstance(call, Call):
             raise PeerError("a client sent an RPC reply", errno.EPROTO)
@@ -246,20 +276,27 @@ class Connection:
             self._in_clear = True
             self.host.trace.emit("clear-text", self.sock.name, peer=self.sock.peer)
         work = dispatcher.dispatch(call, self)
-        if isinstance(work, Job) and work.blocking:
+        if not isinstance(work, Job):
+            self._send(work)
+            return None
+        self._proven = self._proven or call.credential.flavor == AuthFlavor.AUTH_SYS
+        if work.blocking:
             return work
-        self._send(work.run() if isinstance(work, Job) else work)
+        self._send(work.run())
         return None
 
     async def _run_in_thread(self, job: Job, held: int) -> None:
         # Also when the connection is gone: the client repeats the call on another one, where it
         # waits for this reply.
+        self._under_way += 1
         try:
             with trio.CancelScope(shield=True):
                 reply = await self._reply_from_thread(job)
         finally:
             self.host.requests.give(held)
             self._jobs.release()
+            self._under_way -= 1
+            self.last = trio.current_time()
         self._send(reply)
 
     async def _reply_from_thread(self, job: Job) -> list[Buffer]:
@@ -315,8 +352,11 @@ class Connection:
         try:
             await client.speaks(self.sock, self.host.upcall_seconds)
             phase = "upcall"
+            self._under_way += 1
             with client.heard():
                 await tls.handshake_server(self.host, self.sock)
+            self._under_way -= 1
+            self.last = trio.current_time()
         except UmktlsError as error:
             text = tls.note_failure(self.host, self.sock, phase, error)
             raise WorldError(text, error.errno) from error
@@ -356,13 +396,16 @@ async def boot_server(
             if config.daemon():
                 await host.daemon_ready("rpctlssd")
 
-            listening = Listening(host, port, config.security, config.engine_for)
+            admission = Admission(config.limits, host.trace)
+            host.spawn(admission.end_idle)
+            listening = Listening(host, port, config.security, config.engine_for, admission)
 
             async def serve(sock: trio.socket.SocketType) -> None:
                 await serve_client(listening, config.offer_tls, dispatcher, sock)
 
+            room = admission.make_room
             for listener in listeners:
-                host.nursery.start_soon(accept_loop, listener, host.spawn, serve, host.trace)
+                host.nursery.start_soon(accept_loop, listener, host.spawn, serve, host.trace, room)
             yield listening
     finally:
         for listener in listeners:
@@ -375,6 +418,9 @@ async def serve_client(
     """One client, from accept to close; whatever it does, the host lives."""
     host = listening.host
     plain = taken_from_trio(sock)
+    if not listening.admission.admits():
+        plain.close()
+        return
     try:
         address = plain.getpeername()
         engine = listening.engine_for(address)
@@ -386,7 +432,9 @@ async def serve_client(
         return
     host.trace.emit("tcp-accept", adopted.name, peer=adopted.peer)
     adopted.phase = "clear"
-    await Connection(host, adopted, address).serve(dispatcher, offer_tls)
+    connection = Connection(host, adopted, address)
+    with listening.admission.present(connection):
+        await connection.serve(dispatcher, offer_tls)
 
 
 async def listen(config: ServerConfig) -> list[trio.socket.SocketType]:

@@ -150,7 +150,7 @@ async def connect_upcall(
     """
     daemons, seconds, life = host.daemons[daemon], host.upcall_seconds, connect_life()
     handle = await daemons.turn(sock, life, seconds)
-    with daemons.occupied(handle):
+    with daemons.occupied(handle, sock):
         version = VERSIONS[handle.version]
         argument = version.connect_argument[daemon](sock.cookie, certname)
         procedure = handle.procedure("CONNECT")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import resource
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from umktls.errors import CallerError, WorldError
+from umktls.kernel.admission import shares
 from umktls.nfs import types
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfsd import creation, files, listing, names
@@ -70,7 +70,6 @@ HANDLE_FIELDS = ("object", "file", "where", "from_", "to", "link")
 
 OPEN_FILES = 4096
 DESCRIPTORS_PER_FILE = 2
-OTHER_DESCRIPTORS = 256
 IDLE_SECONDS = 5.0
 SECRET_LENGTH = 32
 
@@ -259,7 +258,4 @@ def _umask() -> int:
 
 def _capacity() -> int:
     """How many files may be kept open: this process needs descriptors for other things too."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY:
-        return OPEN_FILES
-    return max(16, min(OPEN_FILES, (limit - OTHER_DESCRIPTORS) // DESCRIPTORS_PER_FILE))
+    return max(16, min(OPEN_FILES, shares().files // DESCRIPTORS_PER_FILE))
