@@ -118,7 +118,7 @@ class Launch:
         if self._word is None:
             return
         with contextlib.suppress(BrokenPipeError):
-            os.write(self._word, bytes([code]) + text.encode())
+            os.write(self._word, bytes([code]) + os.fsencode(text))
         os.close(self._word)
         self._word = None
 
@@ -126,7 +126,9 @@ class Launch:
 def _wait_and_end(read: int) -> NoReturn:
     """The parent's part: no exit handler may run here, what there is to clean up is the child's."""
     word = os.read(read, WORD_LIMIT)
-    code, text = (word[0], word[1:].decode()) if word else (1, "the daemon died before it served")
+    code, text = (
+        (word[0], os.fsdecode(word[1:])) if word else (1, "the daemon died before it served")
+    )
     if text:
         print(text, file=sys.stderr, flush=True)
     os._exit(code)

@@ -25,8 +25,15 @@ def set_up_logging(name: str, level: int, syslog: Path | None) -> None:
         handler = _syslog_handler(syslog)
         # The syslog daemon has a clock of its own.
         form = f"{name}[%(process)d]: %(message)s"
-    handler.setFormatter(logging.Formatter(form))
+    handler.setFormatter(TextFormatter(form))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+class TextFormatter(logging.Formatter):
+    """The same with escapes for the bytes in names that are no text: a log is text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).encode("utf-8", "backslashreplace").decode()
 
 
 def _syslog_handler(path: Path) -> SysLogHandler:

@@ -269,7 +269,7 @@ class TlsContext:
     def _load_identity(self, identity: Identity, passphrase: Callable[[], bytes]) -> None:
         check_readable(identity.certificate, "certificate")
         try:
-            self._context.use_certificate_chain_file(str(identity.certificate))
+            self._context.use_certificate_chain_file(os.fsencode(identity.certificate))
         except SSL.Error as error:
             raise ConfigurationError(
                 f"certificate {identity.certificate}: not a PEM certificate ({_reasons(error)})"

@@ -101,6 +101,6 @@ def own_domain() -> str:
 def _canonical_name(name: str) -> str:
     try:
         found = socket.getaddrinfo(name, None, flags=socket.AI_CANONNAME)
-    except OSError:
+    except (OSError, UnicodeError):
         return ""
     return found[0][3]

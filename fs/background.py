@@ -90,7 +90,8 @@ def _be_child(run: Callable[[Report], None], report: Report) -> NoReturn:
     except Exception as error:
         log.exception("the mount process failed")
         line = f"{_headline(error)}; {_kept_traceback(error)}"
-        syslog.syslog(syslog.LOG_ERR, f"the process of a mount failed: {line}")
+        said = f"the process of a mount failed: {line}"
+        syslog.syslog(syslog.LOG_ERR, said.encode("utf-8", "backslashreplace").decode())
         report.failed(WorldError(line))
     finally:
         os._exit(code)

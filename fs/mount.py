@@ -240,6 +240,15 @@ async def serving(stop: trio.Event, operations: NfsOperations) -> AsyncIterator[
         yield
 
 
+class FuseOption(str):
+    """An option for libfuse. pyfuse3 has it encoded as ASCII; the names in it are bytes."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "", errors: str = "") -> bytes:
+        return super().encode(sys.getfilesystemencoding(), "surrogateescape")
+
+
 @contextmanager
 def fuse_session(
     operations: pyfuse3.Operations, mountpoint: str, options: set[str]
@@ -248,7 +257,7 @@ def fuse_session(
     said: list[str] = []
     try:
         with captured_errors(said):
-            pyfuse3.init(operations, mountpoint, options)
+            pyfuse3.init(operations, mountpoint, set(map(FuseOption, options)))
     except RuntimeError as error:
         reason = "; ".join(said) or str(error)
         raise WorldError(f"cannot mount on {mountpoint}: {reason}") from None

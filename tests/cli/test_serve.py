@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +20,7 @@ from click.testing import CliRunner
 from tests.conftest import patience
 from umktls.abi.personality import PERSONALITIES
 from umktls.certs import layout
+from umktls.certs.kinds import Wallet
 from umktls.cli.control import Host
 from umktls.cli.main import main
 from umktls.cli.sandbox import Sandbox
@@ -190,7 +193,7 @@ def test_ready_line(
     tmp_path: Path, security: Security, offer_tls: bool, certs: str | None, line: str
 ) -> None:
     config = ServerConfig(
-        host="h", security=security, offer_tls=offer_tls, certs=Path(certs) if certs else None
+        hosts=("h",), security=security, offer_tls=offer_tls, certs=Path(certs) if certs else None
     )
     export = Export(str(tmp_path), name="/x", security=security)
     assert ready_line(config, (export,), 7).startswith(line)
@@ -210,11 +213,11 @@ def test_as_whom_calls_are_done_is_said(
     export = Export(str(tmp_path), name="/x", squash=squash)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     for offer_tls in (True, False):
-        config = ServerConfig(host="h", offer_tls=offer_tls)
+        config = ServerConfig(hosts=("h",), offer_tls=offer_tls)
         assert ready_line(config, (export,), 7).endswith(words)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     words = "every call is done as the user who serves, number 1000)"
-    assert ready_line(ServerConfig(host="h"), (export,), 7).endswith(words)
+    assert ready_line(ServerConfig(hosts=("h",)), (export,), 7).endswith(words)
 
 
 def test_exports_that_squash_in_different_ways(
@@ -226,7 +229,7 @@ def test_exports_that_squash_in_different_ways(
         Export(str(tmp_path), name="/a"),
         Export(str(tmp_path / "b"), name="/b", squash="all", anonymous=(7, 7)),
     )
-    line = ready_line(ServerConfig(host="h"), exports, 7)
+    line = ready_line(ServerConfig(hosts=("h",)), exports, 7)
     assert "; root of a client is nobody here in /a, everybody is user 7 here in /b; also" in line
 
 
@@ -248,13 +251,56 @@ def test_root_is_squashed_as_exports_has_it(
 
 
 def test_ready_line_leaves_out_the_usual_port(tmp_path: Path) -> None:
-    config = ServerConfig(host="h", offer_tls=False)
+    config = ServerConfig(hosts=("h",), offer_tls=False)
     assert " h:/x " in ready_line(config, (Export(str(tmp_path), name="/x"),), 2049)
 
 
+def test_ready_line_can_be_typed(tmp_path: Path) -> None:
+    config = ServerConfig(hosts=("h",), certs=Path("/p k/i"))
+    line = ready_line(config, (Export(str(tmp_path), name="/my 'x'"),), 7, "nfs.example.org")
+    words = shlex.split(line)
+    assert words[3:7] == ["nfs.example.org:7:/my 'x'", "MOUNTPOINT", "--certs", "/p k/i"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hosts"),
+    [
+        ((), ("localhost",)),
+        (("--host", "::"), ("::",)),
+        (("--host", "127.0.0.1", "--host", "nfs.example.org"), ("127.0.0.1", "nfs.example.org")),
+    ],
+)
+def test_hosts_to_listen_on(
+    tmp_path: Path, arguments: tuple[str, ...], hosts: tuple[str, ...]
+) -> None:
+    told = options(str(tmp_path), "--no-tls", *arguments)
+    assert told.config(told.exports()).hosts == hosts
+
+
+def test_a_server_on_all_addresses_prints_a_name_of_its_certificate(tmp_path: Path) -> None:
+    with Sandbox("t") as sandbox:
+        layout.create(sandbox.certs)
+        told = ("--certs", str(sandbox.certs), "--host", "0.0.0.0", "--host", "127.0.0.1")
+        host, ready = sandbox.serve(*told)
+        assert ready.startswith(f"ready: umktls mount 127.0.0.1:{host.facts['port']}:")
+        assert sandbox.server_log.read_text() == ""
+
+
+def test_a_server_whose_certificate_has_no_name_for_it_says_so(tmp_path: Path) -> None:
+    with Sandbox("t") as sandbox:
+        sandbox.certs.rmdir()
+        shutil.copytree(Wallet(tmp_path / "w").directory("elsewhere").parent, sandbox.certs)
+        shutil.rmtree(sandbox.certs / "server")
+        (sandbox.certs / "elsewhere").rename(sandbox.certs / "server")
+        sandbox.serve("--certs", str(sandbox.certs), "--host", "0.0.0.0")
+        assert "clients will refuse it: make one with `umktls certs" in (
+            sandbox.server_log.read_text()
+        )
+
+
 def test_ready_line_puts_ipv6_in_brackets(tmp_path: Path) -> None:
-    config = ServerConfig(host="::1", offer_tls=False)
-    assert " [::1]:7:/x " in ready_line(config, (Export(str(tmp_path), name="/x"),), 7)
+    config = ServerConfig(hosts=("::1",), offer_tls=False)
+    assert " '[::1]:7:/x' " in ready_line(config, (Export(str(tmp_path), name="/x"),), 7)
 
 
 def test_serve_answers_stat_and_ends_by_sigterm(tmp_path: Path) -> None:

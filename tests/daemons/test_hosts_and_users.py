@@ -72,7 +72,7 @@ async def serving_files(
     """A server host with nfsd, and a way to mount it."""
     nfsd = NfsServer([export], tmp_path / "state")
     config = ServerConfig(
-        "127.0.0.1",
+        ("127.0.0.1",),
         0,
         security="mtls",
         certs=certs,

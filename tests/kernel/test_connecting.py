@@ -23,7 +23,7 @@ from umktls.kernel.events import Trace
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.probe import NotOffered
 from umktls.kernel.server import ServerConfig, boot_server
-from umktls.kernel.tcpconnect import UnknownHost, connect, may_pass
+from umktls.kernel.tcpconnect import UnknownHost, connect, look_up, may_pass
 from umktls.nfsd import Export, NfsServer
 from umktls.testing.certificates import directory
 
@@ -38,6 +38,12 @@ async def reached(server: str, family: str | None, reserved: bool | None) -> tup
         with await connect(server, port, family, reserved, SECONDS) as sock:
             name = sock.getsockname()
             return name[0], name[1]
+
+
+@pytest.mark.parametrize("name", ["h\udcff", "a" * 70, "a..b"])
+async def test_what_cannot_be_a_name_is_said(name: str) -> None:
+    with pytest.raises(UnknownHost, match="cannot be the name of a host: check it"):
+        await look_up(name, 1, None)
 
 
 async def test_proto_tcp_means_ipv4() -> None:
@@ -173,7 +179,7 @@ async def test_mountd_somewhere_else(tmp_path: Path, security: str) -> None:
     nfsd = NfsServer([Export(str(tmp_path))], tmp_path / "state")
     nfs, mountd = nfsd.services()
     common: dict[str, Any] = {"security": security, "certs": certs}
-    server = ServerConfig("127.0.0.1", 0, **common)
+    server = ServerConfig(("127.0.0.1",), 0, **common)
     async with AsyncExitStack() as stack:
         stack.callback(nfsd.close)
         stack.enter_context(trio.fail_after(patience(SECONDS)))

@@ -29,7 +29,7 @@ from umktls.testing.echo import BREAK, COUNT, SAY, SLOW, WAIT, Echo
 async def serving(
     path: Path, echo: Echo, port: int = 0, name: str = "server"
 ) -> AsyncIterator[Listening]:
-    config = ServerConfig("127.0.0.1", port, offer_tls=False, rundir=path / name)
+    config = ServerConfig(("127.0.0.1",), port, offer_tls=False, rundir=path / name)
     async with boot_server(config, [echo.service()]) as listening:
         yield listening
 

@@ -123,6 +123,71 @@ def test_names(serve: Serve, root: Path, other: Path) -> None:
     assert [export.ex_dir for export in exports] == [b"/a", b"/a/b"]
 
 
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("d/sub", b"/a/link"),
+        ("d", b"/a/link/sub"),
+        ("./d/../d/./sub/", b"/a/link"),
+        ("ROOT/d/sub", b"/a/link"),
+        ("/a/d/sub", b"/a/link"),
+        ("d/up/d/sub", b"/a/link"),
+        ("d/round", b"/a/link/d/sub"),
+        ("second", b"/a/link"),
+    ],
+)
+def test_a_symbolic_link_within_the_export(
+    serve: Serve, root: Path, target: str, path: bytes
+) -> None:
+    """RFC 1813 section 5.2.1: what a path means is the server's to say; mountd(8) resolves it."""
+    (root / "d" / "sub").mkdir(parents=True)
+    (root / "d" / "up").symlink_to("..")
+    (root / "d" / "round").symlink_to(root)
+    (root / "second").symlink_to("third")
+    (root / "third").symlink_to("d/sub")
+    (root / "link").symlink_to(target.replace("ROOT", str(root)))
+    client = Client(serve(Export(str(root), "/a", squash="none")))
+    handle = client.mount(path)
+    assert client.ok("GETATTR", handle).obj_attributes.fileid == (root / "d/sub").stat().st_ino
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("/", mountstat3.MNT3ERR_ACCES),
+        ("/etc", mountstat3.MNT3ERR_ACCES),
+        ("..", mountstat3.MNT3ERR_ACCES),
+        ("d/../../other", mountstat3.MNT3ERR_ACCES),
+        ("ROOT/../other", mountstat3.MNT3ERR_ACCES),
+        ("ROOTer", mountstat3.MNT3ERR_ACCES),
+        ("d/out", mountstat3.MNT3ERR_ACCES),
+        ("link", mountstat3.MNT3ERR_INVAL),
+        ("nothing", mountstat3.MNT3ERR_NOENT),
+        ("f", mountstat3.MNT3ERR_NOTDIR),
+    ],
+)
+def test_a_symbolic_link_that_leads_out_or_nowhere(
+    serve: Serve, root: Path, other: Path, target: str, status: mountstat3
+) -> None:
+    (root / "d").mkdir()
+    (root / "f").touch()
+    (root / "d" / "out").symlink_to("../../other")
+    (root / "link").symlink_to(target.replace("ROOT", str(root)))
+    client = Client(serve(Export(str(root), "/a", squash="none")))
+    assert client.result(MOUNT3, "MNT", b"/a/link").status is status
+
+
+def test_names_are_bytes(serve: Serve, root: Path) -> None:
+    """In an export's path, and below it."""
+    odd = root / os.fsdecode(b"d\xc3\xa4t\xff")
+    (odd / os.fsdecode(b"\xfe")).mkdir(parents=True)
+    client = Client(serve(Export(str(odd), squash="none")))
+    (export,) = client.result(MOUNT3, "EXPORT", None)
+    assert export.ex_dir == os.fsencode(odd)
+    client.mount(os.fsencode(odd) + b"/\xfe")
+    assert client.result(MOUNT3, "DUMP", None)[0].ml_directory == os.fsencode(odd) + b"/\xfe"
+
+
 def test_below_an_export(serve: Serve, root: Path) -> None:
     (root / "d" / "sub").mkdir(parents=True)
     (root / "f").touch()
@@ -133,8 +198,8 @@ def test_below_an_export(serve: Serve, root: Path) -> None:
     for path, status in (
         (b"/a/none", mountstat3.MNT3ERR_NOENT),
         (b"/a/f", mountstat3.MNT3ERR_NOTDIR),
-        (b"/a/out", mountstat3.MNT3ERR_NOTDIR),
-        (b"/a/out/etc", mountstat3.MNT3ERR_NOTDIR),
+        (b"/a/out", mountstat3.MNT3ERR_ACCES),
+        (b"/a/out/etc", mountstat3.MNT3ERR_ACCES),
         (b"/a/..", mountstat3.MNT3ERR_ACCES),
         (b"/a/d/../..", mountstat3.MNT3ERR_ACCES),
         (b"/a/" + b"n" * 300, mountstat3.MNT3ERR_NAMETOOLONG),

@@ -272,3 +272,15 @@ def test_any_text(text: str) -> None:
         except ExportsFileError:
             return
     assert found
+
+
+def test_names_are_bytes(tmp_path: Path) -> None:
+    """Also those that are no text, whatever the encoding of this process."""
+    odd = tmp_path / os.fsdecode(b"d\xc3\xa4t\xff x")
+    odd.mkdir()
+    (tmp_path / "exports").write_bytes(b"# \xe9t\xe9\n'" + os.fsencode(odd) + b"' -ro\n")
+    (export,) = read_exports(tmp_path / "exports")
+    assert (os.fsencode(export.path), export.read_only) == (os.fsencode(odd), True)
+    (tmp_path / "exports").write_bytes(b"/nowhere/\xff\n")
+    with pytest.raises(ExportsFileError, match="exports:1: export /nowhere/\udcff: not a dir"):
+        read_exports(tmp_path / "exports")

@@ -60,7 +60,7 @@ def target(port: int, wallet: Wallet, **more: Any) -> Target:
 @asynccontextmanager
 async def server(wallet: Wallet, rundir: Path, **config: Any) -> AsyncIterator[int]:
     """One of our own; its port."""
-    settings = ServerConfig("127.0.0.1", 0, certs=wallet.path, rundir=rundir, **config)
+    settings = ServerConfig(("127.0.0.1",), 0, certs=wallet.path, rundir=rundir, **config)
     async with boot_server(settings, SERVICES) as listening:
         yield listening.port
 

@@ -386,7 +386,7 @@ def test_ipv6(other: Sandbox) -> None:
         pytest.skip(f"{KERNEL_LACKS} IPv6")
     host, line = other.serve("--certs", str(other.certs), "--host", "::1")
     where = f"[::1]:{host.facts['port']}:{other.export}"
-    assert where in line
+    assert f"'{where}'" in line
     client = other.mount(where, "--certs", str(other.certs), "-o", "mtls")
     assert (other.mountpoint / "file").read_text() == TEXT
     (connection,) = client.stat()["connections"]

@@ -71,6 +71,7 @@ def pyfuse3(name: str) -> Check:
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
+        errors="surrogateescape",
         timeout=SECONDS,
         check=False,
     )

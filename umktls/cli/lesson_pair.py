@@ -291,6 +291,7 @@ def pair() -> Iterator[Pair]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            errors="surrogateescape",
             env=os.environ | {"OPENSSL_CONF": str(directory / "openssl.cnf")},
         ) as peer:
             try:

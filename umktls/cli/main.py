@@ -6,6 +6,8 @@ the file system, and where a part of umktls cannot be imported the other command
 
 from __future__ import annotations
 
+import io
+import sys
 from importlib.metadata import EntryPoint, entry_points
 from typing import IO, Any
 
@@ -119,3 +121,6 @@ def main() -> None:
 
     Exit codes: 0 done, 1 failed (one line says why), 2 wrong usage.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files are bytes, and are printed so
+            stream.reconfigure(errors="surrogateescape")

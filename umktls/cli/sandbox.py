@@ -73,7 +73,9 @@ class Sandbox:
     def serve(self, *options: str) -> tuple[Host, str]:
         """Start a server for the export, or for those of the options, on a free port; its host, and
         its line when ready."""
-        own = ("--host", "127.0.0.1", "--port", "0", "--state", str(self.top / "state"))
+        own: tuple[str, ...] = ("--port", "0", "--state", str(self.top / "state"))
+        if "--host" not in options:
+            own += ("--host", "127.0.0.1")
         # What is served is this user's own, who may be root, and nobody else can get at it.
         what = () if "--exports" in options else (str(self.export), "--no-root-squash")
         command = [program_path("umktls"), "serve", *what, *own, *options]
@@ -86,6 +88,7 @@ class Sandbox:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                errors="surrogateescape",
                 start_new_session=True,
             )
         return self._ready(self._server)
@@ -103,7 +106,7 @@ class Sandbox:
             if ready and host.pid == server.pid:
                 return host, ready
         self.stop_server()
-        said = self.server_log.read_text().strip()
+        said = self.server_log.read_text(errors="surrogateescape").strip()
         raise WorldError(f"the server did not start: {said or 'it said nothing'}")
 
     def mount(self, source: str, *options: str, at: Path | None = None) -> Host:
@@ -213,7 +216,7 @@ class Sandbox:
         """A process that keeps its memory to itself shows its environment to root only: then its
         arguments have to do. OSError for one that has gone."""
         try:
-            mark = f"UMKTLS_RUNDIR={self.run}".encode()
+            mark = os.fsencode(f"UMKTLS_RUNDIR={self.run}")
             return mark in (process / "environ").read_bytes().split(b"\0")
         except PermissionError:
             return os.fsencode(self.top) in (process / "cmdline").read_bytes()

@@ -127,7 +127,8 @@ async def run(options: ServeOptions, config: ServerConfig, nfsd: NfsServer) -> N
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with trio.open_signal_receiver(*numbers) as signals, closing(nfsd):
         async with boot_server(config, nfsd.services()) as server, trio.open_nursery() as nursery:
-            tell(ready_line(config, nfsd.exports, server.port))
+            name = await reachable(config)
+            tell(ready_line(config, nfsd.exports, server.port, name))
             notify("READY=1")
             nursery.start_soon(expire, nfsd)
             async for number in signals:
@@ -184,19 +185,38 @@ async def expire(nfsd: NfsServer) -> None:
         nfsd.expire()
 
 
-def ready_line(config: ServerConfig, exports: tuple[Export, ...], port: int) -> str:
-    """The one line that is printed when clients may come."""
+async def reachable(config: ServerConfig) -> str:
+    """By which name clients may mount; complains if they would not."""
+    import trio
+
+    from umktls.cli.reachable import reachable_name
+
+    certificate = None
+    if config.offer_tls and config.certs is not None:
+        certificate = layout.find(config.certs, "server").certificate
+    # In a thread: names are looked up.
+    name, warning = await trio.to_thread.run_sync(reachable_name, config.hosts, certificate)
+    if warning is not None:
+        complain(warning)
+    return name
+
+
+def ready_line(
+    config: ServerConfig, exports: tuple[Export, ...], port: int, name: str | None = None
+) -> str:
+    """The one line that is printed when clients may come. `name`: by which they may mount."""
     from umktls.nfsd.exports import least_security
 
-    host = f"[{config.host}]" if ":" in config.host else config.host
+    name = name or config.hosts[0]
+    host = f"[{name}]" if ":" in name else name
     where = host if port == NFS_PORT else f"{host}:{port}"
-    what = f"umktls mount {where}:{exports[0].name} MOUNTPOINT"
+    what = f"umktls mount {shlex.quote(f'{where}:{exports[0].name}')} MOUNTPOINT"
     others = "".join(f", {export.name}" for export in exports[1:])
     also = f"; {acting(exports)}"
     also += f"; also exported: {others[2:]}" if others else ""
     if not config.offer_tls:
         return f"ready: {what} -o notls   (no TLS: everything goes in clear{also})"
-    certs = f" --certs {config.certs}" if config.certs else ""
+    certs = f" --certs {shlex.quote(str(config.certs))}" if config.certs else ""
     options = " -o mtls" if exports[0].wants_certificate else ""
     return f"ready: {what}{certs}{options}   ({LEVELS[least_security(exports)]}{also})"
 

@@ -47,7 +47,7 @@ class ServeOptions:
     directories: tuple[Path, ...]
     exports_file: Path | None
     port: int
-    host: str
+    hosts: tuple[str, ...]
     certs: Path | None
     level: str | None
     engine: str
@@ -131,7 +131,7 @@ class ServeOptions:
         limits = Limits(self.max_connections, self.max_startups, self.idle_timeout)
         limits.check()
         return ServerConfig(
-            host=self.host,
+            hosts=self.hosts,
             port=self.port,
             security=handshake_security(exports),
             offer_tls=self.offer_tls,
@@ -256,7 +256,14 @@ ABOUT_THE_NETWORK: list[Decorator] = [
         "connect again when they have a call. 0: never.",
     ),
     click.option(
-        "--host", default="localhost", show_default=True, help="Name or address to listen on."
+        "--host",
+        "hosts",
+        multiple=True,
+        default=("localhost",),
+        show_default="localhost",
+        metavar="NAME|ADDRESS",
+        help="What to listen on; may be given more than once. 0.0.0.0 is all addresses of IPv4, :: "
+        "all of IPv4 and IPv6.",
     ),
 ]
 ABOUT_WHAT_IS_SERVED: list[Decorator] = [

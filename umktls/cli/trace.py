@@ -17,6 +17,7 @@ from umktls.kernel.rundir import run_base
 
 __all__ = ["line", "printable", "trace"]
 
+SURROGATES = 0xDC00
 COLOURS = {"client": "cyan", "server": "yellow"}
 
 
@@ -76,5 +77,11 @@ def line(event: dict[str, Any], colour: bool = True) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` without control characters: a peer's name must not drive the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    """`text` without control characters: a peer's name must not drive the terminal. A byte of a
+    name that is no text is shown as ``\\xff``."""
+    return "".join(c if c.isprintable() else byte_escape(c) for c in text)
+
+
+def byte_escape(character: str) -> str:
+    number = ord(character) - SURROGATES  # of a byte, by PEP 383
+    return f"\\x{number:02x}" if 0x80 <= number <= 0xFF else "?"

@@ -116,7 +116,9 @@ def process_end(host: Host | None) -> Iterator[Callable[[float], bool]]:
 def run_fusermount(path: Path, lazy: bool) -> None:
     command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", str(path)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="surrogateescape", check=False
+        )
     except FileNotFoundError as error:
         text = "fusermount3 is not there: install Debian's package fuse3"
         raise WorldError(text, errno.ENOENT) from error

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
-import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -23,7 +21,7 @@ import trio
 from umktls.abi import rpctls
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.abi.rpctls import DEFAULT_CONNECTS
-from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
+from umktls.errors import PeerError, UmktlsError, WorldError
 from umktls.kernel import tls
 from umktls.kernel.accepting import accept_loop, taken_from_trio
 from umktls.kernel.admission import DEFAULT_LIMITS, Admission, Limits
@@ -31,6 +29,7 @@ from umktls.kernel.budget import ARRIVAL_SECONDS, Share
 from umktls.kernel.children import DaemonCommand
 from umktls.kernel.host import Host, HostConfig, booted
 from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.listening import listen
 from umktls.kernel.peers import who
 from umktls.kernel.probe import check_probe
 from umktls.kernel.refusals import NoThread, first_text, in_thread
@@ -69,10 +68,6 @@ TOO_SLOW = (
 THREAD_SECONDS = 0.2
 # The engine for the connections from an address; None: the host's.
 EngineFor = Callable[[Any], EngineChoice | None]
-# Connections that may wait to be accepted; Linux takes no more than net.core.somaxconn, 4096.
-BACKLOG = 4096
-# A name such as localhost may have addresses of a family that this machine does not have.
-ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +75,14 @@ class ServerConfig:
     """What to serve, and how. `security` is "none", "tls" or "mtls": what every export asks for at
     least; `offer_tls` false answers the probe as a server without TLS does.
 
-    `certs` has `ca.pem`, `server/cert.pem` and `server/certkey.pem`. `engine_for` names another
-    engine than `engine` for some clients. `bounce` allows to bounce a direction that its engine
-    does not take. `limits` are those of connections. `personality` is the kernel that is emulated.
+    `hosts` are names and addresses to listen on: see `umktls.kernel.listening`. `certs` has
+    `ca.pem`, `server/cert.pem` and `server/certkey.pem`. `engine_for` names another engine than
+    `engine` for some clients. `bounce` allows to bounce a direction that its engine does not take.
+    `limits` are those of connections. `personality` is the kernel that is emulated.
     `daemon_seconds` is how long is waited for an rpctlssd; `daemon_arguments` are more for it.
     """
 
-    host: str = "localhost"
+    hosts: tuple[str, ...] = ("localhost",)
     port: int = 2049
     security: str = "none"
     offer_tls: bool = True
@@ -376,7 +372,7 @@ async def boot_server(
 
     Raises `UmktlsError` when it cannot come up.
     """
-    listeners = await listen(config)
+    listeners = await listen(config.hosts, config.port)
     port = listeners[0].getsockname()[1]
     dispatcher = Dispatcher(services)
     host_config = HostConfig(
@@ -435,51 +431,3 @@ async def serve_client(
     connection = Connection(host, adopted, address)
     with listening.admission.present(connection):
         await connection.serve(dispatcher, offer_tls)
-
-
-async def listen(config: ServerConfig) -> list[trio.socket.SocketType]:
-    """Listening sockets on all addresses of the host's name, on one port."""
-    try:
-        found = await trio.socket.getaddrinfo(
-            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except OSError as error:
-        raise CallerError(f"cannot listen on {config.host!r}: {error.strerror}") from error
-    listeners: list[trio.socket.SocketType] = []
-    port = config.port
-    problem: OSError | None = None
-    for family, kind, protocol, _, address in found:
-        try:
-            listeners.append(await listen_address(family, kind, protocol, str(address[0]), port))
-        except OSError as error:
-            if error.errno not in ABSENT:
-                problem = error
-                break
-            continue
-        port = port or listeners[0].getsockname()[1]
-    if problem is None and listeners:
-        return listeners
-    for opened in listeners:
-        opened.close()
-    number = problem.errno if problem is not None else errno.EADDRNOTAVAIL
-    raise WorldError(
-        f"cannot listen on {config.host} port {port}: {os.strerror(number or 0)}; "
-        "choose another with --port or --host",
-        number,
-    )
-
-
-async def listen_address(
-    family: int, kind: int, protocol: int, address: str, port: int
-) -> trio.socket.SocketType:
-    listener = trio.socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        await listener.bind((address, port))
-        listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener

@@ -87,6 +87,9 @@ async def look_up(
         why = f"it may have no address of {name}" if name else "check its name"
         text = f"cannot find host {server!r}: {error.strerror}; {why}"
         raise UnknownHost(text, errno.EHOSTUNREACH) from error
+    except UnicodeError as error:
+        text = f"{server!r} cannot be the name of a host: check it"
+        raise UnknownHost(text, errno.EHOSTUNREACH) from error
     except RuntimeError as error:  # it is done in a thread, if there is one
         raise WorldError(f"cannot look up host {server!r} now: {error}", errno.EAGAIN) from error
     return [(one, address) for one, _, _, _, address in found]

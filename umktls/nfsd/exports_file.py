@@ -93,7 +93,7 @@ class Line:
 def read_exports(path: Path) -> list[Export]:
     """The exports of a file. Raises `ExportsFileError`."""
     try:
-        text = path.read_text(errors="surrogateescape")
+        text = os.fsdecode(path.read_bytes())  # names are bytes, whatever their encoding
     except OSError as error:
         raise ExportsFileError(f"{path}: {error.strerror}", error.errno) from error
     return parse_exports(text, str(path))

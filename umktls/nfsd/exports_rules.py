@@ -155,7 +155,7 @@ def fingerprint(text: str) -> bytes:
 def ca_fingerprints(path: Path) -> frozenset[bytes]:
     """The fingerprints of the certificates in a PEM file. Raises `CallerError`."""
     try:
-        blocks = PEM_CERTIFICATE.findall(path.read_text())
+        blocks = PEM_CERTIFICATE.findall(path.read_text(errors="replace"))
         found = frozenset(
             hashlib.sha256(base64.b64decode("".join(block.split()), validate=True)).digest()
             for block in blocks

@@ -1,6 +1,9 @@
 """The MOUNT protocol, version 3 (RFC 1813 section 5): from an export's name to a handle.
 
-A directory below an export may be mounted too. Who has mounted what is kept only for DUMP, and only
+A directory below an export may be mounted too, also by a symbolic link in the export that leads to
+one in it: mountd(8) resolves the path, and a client has no other way to. A link never leads out:
+each name is opened in its directory, an absolute target has to begin with the export's path, and
+above the root there is nothing. Who has mounted what is kept only for DUMP, and only
 of the latest: nothing depends on it.
 """
 
@@ -17,7 +20,7 @@ from umktls.nfs.types import nfsstat3
 from umktls.nfsd.calls import Call, Site, status_of_error
 from umktls.nfsd.errors import NfsError
 from umktls.nfsd.handles import Node
-from umktls.nfsd.names import component, open_entry
+from umktls.nfsd.names import DOTS, component, open_entry
 from umktls.nfsd.volume import Volume
 from umktls.rpc.message import AuthFlavor
 from umktls.rpc.server import CallContext, Handler
@@ -25,6 +28,7 @@ from umktls.rpc.server import CallContext, Handler
 __all__ = ["Mountd"]
 
 KEPT_MOUNTS = 256
+LINKS_LIMIT = 40  # as path_resolution(7) has it
 
 
 class Mountd:
@@ -62,10 +66,9 @@ class Mountd:
 
     def _find(self, context: CallContext, path: bytes) -> Node:
         volume, names = self._split(path)
-        call = Call(self._site, context)
-        node = call.node(volume.root_handle)
         for name in names:
-            node = open_entry(call, node, component(name, nfsstat3.NFS3ERR_ACCES))
+            component(name, nfsstat3.NFS3ERR_ACCES)
+        node = _walk(Call(self._site, context), volume, names)
         if stat.S_IFMT(node.stat().st_mode) != stat.S_IFDIR:
             raise NfsError(nfsstat3.NFS3ERR_NOTDIR)
         return node
@@ -97,6 +100,44 @@ class Mountd:
 
     def export(self, args: None, context: CallContext) -> list[exportnode]:
         return [exportnode(name, []) for name in self._volumes]
+
+
+def _walk(call: Call, volume: Volume, names: Sequence[bytes]) -> Node:
+    """What the names lead to from the root of the volume, symbolic links followed."""
+    way = [call.node(volume.root_handle)]
+    left, links = list(reversed(names)), 0
+    while left:
+        name = left.pop()
+        if name in DOTS:
+            if name == b"..":
+                way.pop()
+            if not way:
+                raise NfsError(nfsstat3.NFS3ERR_ACCES)
+            continue
+        node = open_entry(call, way[-1], component(name, nfsstat3.NFS3ERR_ACCES))
+        if node.type != stat.S_IFLNK:
+            way.append(node)
+            continue
+        links += 1
+        if links > LINKS_LIMIT:
+            raise NfsError(nfsstat3.NFS3ERR_INVAL)
+        target = os.readlink(b"", dir_fd=node.fd)
+        if target.startswith(b"/"):
+            del way[1:]
+            left += reversed(_below(volume, target))
+        else:
+            left += reversed(_names(target))
+    return way[-1]
+
+
+def _below(volume: Volume, target: bytes) -> list[bytes]:
+    """The names behind the export's path in an absolute one."""
+    names = _names(target)
+    for path in (volume.export.path, volume.export.name):
+        own = _names(os.fsencode(path))
+        if names[: len(own)] == own:
+            return names[len(own) :]
+    raise NfsError(nfsstat3.NFS3ERR_ACCES)
 
 
 def _names(path: bytes) -> list[bytes]:

@@ -23,7 +23,7 @@ from umktls.nfsd.errors import NfsError
 from umktls.nfsd.handles import Descriptor, Node
 from umktls.nfsd.locate import PATH_FLAGS
 
-__all__ = ["component", "link", "lookup", "open_entry", "remove", "rename", "rmdir"]
+__all__ = ["DOTS", "component", "link", "lookup", "open_entry", "remove", "rename", "rmdir"]
 
 DOTS = (b".", b"..")
 

@@ -46,7 +46,7 @@ class Pair:
 
 @asynccontextmanager
 async def serving(rundir: Path, **changes: Any) -> AsyncIterator[Listening]:
-    config = ServerConfig("127.0.0.1", 0, security="tls", rundir=rundir)
+    config = ServerConfig(("127.0.0.1",), 0, security="tls", rundir=rundir)
     async with boot_server(replace(config, **changes), [Echo().service()]) as listening:
         yield listening
 

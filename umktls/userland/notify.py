@@ -15,7 +15,7 @@ def notify(*states: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
-    name = address.encode().replace(b"@", b"\0", 1) if address.startswith("@") else address
+    name = os.fsencode(address).replace(b"@", b"\0", 1) if address.startswith("@") else address
     # Also where there is no descriptor for it: a service goes on.
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.sendto("\n".join(states).encode(), name)
