@@ -98,7 +98,7 @@ def signals_interrupt() -> Iterator[None]:
 
 
 def start_server(console: Console, sandbox: Sandbox, personality: str) -> Host:
-    say(console, 2, f"a server host that exports {sandbox.export}")
+    say(console, 2, f"a server host that exports {sandbox.export} with --no-root-squash")
     server, ready = sandbox.serve(
         "--certs", str(sandbox.certs), "--mtls-required", "--personality", personality
     )
