@@ -19,6 +19,7 @@ from umktls.nfsd import Export, NfsServer
 from umktls.nfsd.volume import best_locator
 from umktls.rpc.message import AcceptedReply, AuthStat, DeniedReply, RejectStat
 from umktls.rpc.program import Program
+from umktls.rpc.server import Lane
 
 CLEAR = FakePeer(tls=False, verified=False)
 TLS = FakePeer(verified=False)
@@ -270,16 +271,16 @@ def test_between_exports(serve: Serve, root: Path, other: Path) -> None:
 
 def test_calls_that_wait_for_the_disk_are_marked(serve: Serve) -> None:
     nfs, mount = serve().services()
-    assert set(nfs.blocking) == {"COMMIT", "WRITE"}
     waits = {
         stable: nfs.blocking["WRITE"](types.WRITE3args(b"", 0, 1, stable, b"x"))
         for stable in types.stable_how
     }
     assert waits == {
-        types.stable_how.UNSTABLE: False,
-        types.stable_how.DATA_SYNC: True,
-        types.stable_how.FILE_SYNC: True,
+        types.stable_how.UNSTABLE: Lane.HERE,
+        types.stable_how.DATA_SYNC: Lane.DISK,
+        types.stable_how.FILE_SYNC: Lane.DISK,
     }
+    assert nfs.blocking["COMMIT"](types.COMMIT3args(b"", 0, 0)) is Lane.DISK
     assert nfs.cache
     assert nfs.program is NFS3
     assert mount.program is MOUNT3

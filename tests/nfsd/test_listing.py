@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.nfsd.client import Client, Pages
+from tests.nfsd.client import Client, Pages, user
 from tests.nfsd.conftest import Serve
 from umktls.nfs.program import NFS3
 from umktls.nfs.types import ftype3, nfsstat3
 from umktls.nfsd import directory
-from umktls.nfsd.directory import FIRST_COOKIE, Entry, Listings
+from umktls.nfsd.directory import FIRST_COOKIE, SETTLED_NS, Entry, Listings, _Listing
 from umktls.nfsd.index import IndexLocator
 from umktls.nfsd.locate import Locator
 from umktls.nfsd.volume import best_locator
@@ -259,6 +260,9 @@ def test_once_each(at_first: set[int], changes: list[list[Change]], size: int, k
     listings._read = lambda fd: sorted(  # type: ignore[method-assign]
         Entry(listings._cookie(name), name, 0) for name in present
     )
+    listings._fresh = lambda fd, kept: _Listing(  # type: ignore[method-assign]
+        0.0, listings._read(fd), None
+    )
     seen: list[bytes] = []
     cookie = 0
     for change in [*changes, *[[]] * 50]:
@@ -275,3 +279,77 @@ def test_once_each(at_first: set[int], changes: list[list[Change]], size: int, k
             listings.expire(0)
     assert len(seen) == len(set(seen))
     assert always <= set(seen)
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """What it is called for: time enough has passed for a directory's times to tell a change."""
+    now = time.time_ns
+
+    def pass_time() -> None:
+        monkeypatch.setattr(time, "time_ns", lambda: now() + 2 * SETTLED_NS)
+
+    return pass_time
+
+
+class Reads:
+    """Listings of one directory that count how often it was read."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.listings, self.count, self._root = Listings(bytes(32)), 0, root
+        read = self.listings._read
+
+        def counted(fd: int) -> list[Entry]:
+            self.count += 1
+            return read(fd)
+
+        monkeypatch.setattr(self.listings, "_read", counted)
+
+    def names(self, cookie: int = 0) -> set[bytes]:
+        fd = os.open(self._root, os.O_RDONLY)
+        try:
+            return {entry.name for entry in self.listings.behind(b"handle", fd, cookie)}
+        finally:
+            os.close(fd)
+
+
+def test_what_has_not_changed_is_not_read_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch, settled: Callable[[], None]
+) -> None:
+    reads, names = Reads(root, monkeypatch), set(fill(root, 5))
+    settled()
+    assert [reads.names() for _ in range(20)] == [names] * 20
+    assert reads.count == 1
+    for change in (Path.touch, Path.unlink):
+        change(root / "more")
+        os.utime(root, ns=(0, 0))  # whoever sets the time back changes the other one
+        reads.names()
+    assert reads.names() == names
+    assert reads.count == 3
+    reads.listings.expire(0)
+    reads.names()
+    assert reads.count == 4
+
+
+def test_what_may_have_changed_just_now_is_read_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time of a change is as fine as the file system's clock: two may have one time."""
+    reads = Reads(root, monkeypatch)
+    for number in range(5):
+        (root / str(number)).touch()
+        os.utime(root, ns=(0, 0))
+        assert len(reads.names()) == number + 1
+    assert reads.count == 5
+
+
+def test_who_may_not_read_it_gets_nothing_that_is_kept(serve: Serve, root: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("callers are told apart by root only")
+    fill(root, 2)
+    client = Client(serve())
+    top = client.mount()
+    client.ok("READDIR", top, 0, bytes(8), 4096)
+    root.chmod(0o700)
+    stranger = client.as_user(user(1000))
+    assert stranger.status("READDIR", top, 0, bytes(8), 4096) is nfsstat3.NFS3ERR_ACCES

@@ -22,8 +22,8 @@ from umktls.nfs.program import NFS3
 from umktls.nfs.types import createhow3, createmode3, diropargs3, nfsstat3, sattr3
 from umktls.nfsd import Export
 from umktls.nfsd.exports_rules import Rules, name_pattern
-from umktls.nfsd.server import HANDLE_FIELDS, handles_in
 from umktls.nfsd.volume import best_locator
+from umktls.nfsd.waiting import HANDLE_FIELDS, handles_in
 
 TLS = FakePeer(verified=False)
 CLEAR = FakePeer(tls=False, verified=False)

@@ -33,7 +33,7 @@ from umktls.rpc.message import (
 )
 from umktls.rpc.program import Procedure, Program
 from umktls.rpc.replycache import ReplyCache, Running, call_key
-from umktls.rpc.server import CallContext, Copy, Dispatcher, Job, Service, asker
+from umktls.rpc.server import CallContext, Copy, Dispatcher, Job, Lane, Service, asker
 
 COUNTER = Program(0x20000001, 2, "COUNTER")
 NULL = COUNTER.add(0, "NULL", xdr.VOID, xdr.VOID)
@@ -224,10 +224,10 @@ def test_jobs_say_whether_they_block() -> None:
     dispatcher = Dispatcher([Counter().service(blocking={"ADD": lambda number: number > 1})])
     calls = [call_of(message(ADD, 2)), call_of(message(ADD, 1)), call_of(message(GET))]
     jobs = [dispatcher.dispatch(call, FakePeer()) for call in calls]
-    assert [(j.procedure.name, j.blocking) for j in jobs if isinstance(j, Job)] == [
-        ("ADD", True),
-        ("ADD", False),
-        ("GET", False),
+    assert [(j.procedure.name, j.lane) for j in jobs if isinstance(j, Job)] == [
+        ("ADD", Lane.DISK),
+        ("ADD", Lane.HERE),
+        ("GET", Lane.HERE),
     ]
 
 
@@ -402,7 +402,7 @@ def test_a_copy_of_a_call_that_is_being_executed_gets_its_reply() -> None:
     copy = dispatcher.dispatch(call, FakePeer(address=("192.0.2.1", 999)))
     assert isinstance(first, Job)
     assert isinstance(copy, Job)
-    assert copy.blocking
+    assert copy.lane is Lane.COPY
     with ThreadPoolExecutor(2) as pool:
         replies = [pool.submit(job.run) for job in (copy, first)]
         try:

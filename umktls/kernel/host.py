@@ -46,6 +46,7 @@ from umktls.kernel.registered import RegisteredDaemon
 from umktls.kernel.rundir import RunDirectory
 from umktls.kernel.syscalls import Process, SyscallServer
 from umktls.kernel.upcalls import DaemonGone
+from umktls.kernel.workers import Workers
 from umktls.ktls.counters import Counters, Sysctls
 from umktls.ktls.engines import Engine, Route, get_engine, route_of
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
@@ -118,6 +119,7 @@ class Host:
         self.sockets: dict[str, KernelSocket] = {}
         self.closed: dict[str, Remembered] = {}
         self.requests = Budget()
+        self.workers = Workers()
         self.clients = Clients()
         self.handover = Handover(self)
         self.daemons = {

@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.listening import listen
 from umktls.kernel.peers import who
 from umktls.kernel.probe import check_probe
-from umktls.kernel.refusals import NoThread, first_text, in_thread
+from umktls.kernel.refusals import NoThread, first_text
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.message import (
@@ -150,10 +150,6 @@ class Connection:
         self._token = trio.lowlevel.current_trio_token()
         self._jobs = trio.Semaphore(BLOCKING_JOBS)
         self._share = Share(host.requests, self._drop)
-
-    @cached_property
-    def _slots(self) -> trio.CapacityLimiter:
-        return trio.CapacityLimiter(BLOCKING_JOBS)
 
     @property
     def proven(self) -> bool:
@@ -276,7 +272,7 @@ class Connection:
             self._send(work)
             return None
         self._proven = self._proven or call.credential.flavor == AuthFlavor.AUTH_SYS
-        if work.blocking:
+        if work.lane:
             return work
         self._send(work.run())
         return None
@@ -300,7 +296,7 @@ class Connection:
         told = False
         while True:
             try:
-                return await in_thread(job.run, limiter=self._slots)
+                return await self.host.workers.run(self.who, job.lane, job.run)
             except NoThread as error:
                 if not told:
                     self.host.trace.emit("warning", self.sock.name, reason=f"calls wait: {error}")

@@ -10,8 +10,13 @@ nobody can make names that collide, and has 63 bits, because clients hand cookie
 offsets. The verifier is a digest of the key: a cookie of another server is BAD_COOKIE.
 
 Reading a whole directory for each page would cost too much. The entries are kept from the first
-page (cookie 0, which always reads afresh) for the pages behind it. A page whose entries are not
-kept any more is made from the directory as it is then, to the same effect.
+page (cookie 0) for the pages behind it. A page whose entries are not kept any more is made from the
+directory as it is then, to the same effect.
+
+A first page reads afresh unless nothing has changed: the directory has the times of modification
+and change that it had before it was read the last time, and these lay some time back then. (Times
+of a file system are as fine as its clock is: what changes right after a look may leave the time as
+it was. Two seconds are the coarsest that there are.)
 """
 
 from __future__ import annotations
@@ -39,9 +44,13 @@ class Entry(NamedTuple):
     inode: int
 
 
+SETTLED_NS = 2_000_000_000
+
+
 class _Listing(NamedTuple):
     used: float  # on the monotonic clock
     entries: list[Entry]
+    version: tuple[int, int] | None  # of the directory (times, ns), if it had settled
 
 
 class Listings:
@@ -57,10 +66,19 @@ class Listings:
     def behind(self, handle: bytes, fd: int, cookie: int) -> Sequence[Entry]:
         """The entries (without the dots) that come behind a cookie; `fd`: open for reading."""
         with self._lock:
-            kept = self._kept.get(handle) if cookie else None
-        entries = self._read(fd) if kept is None else kept.entries
-        self._keep(handle, entries)
+            kept = self._kept.get(handle)
+        if kept is None or not cookie:
+            kept = self._fresh(fd, kept)
+        self._keep(handle, kept._replace(used=time.monotonic()))
+        entries = kept.entries
         return entries[bisect_right(entries, cookie, key=itemgetter(0)) :]
+
+    def _fresh(self, fd: int, kept: _Listing | None) -> _Listing:
+        """The directory as it is now: what is kept, if that is known to be so."""
+        version = _version(fd)
+        if kept is not None and version is not None and version == kept.version:
+            return kept
+        return _Listing(0.0, self._read(fd), version)
 
     def _read(self, fd: int) -> list[Entry]:
         with os.scandir(fd) as found:
@@ -76,11 +94,11 @@ class Listings:
         keyed.update(name)
         return max(int.from_bytes(keyed.digest(), "big") >> 1, FIRST_COOKIE)
 
-    def _keep(self, handle: bytes, entries: list[Entry]) -> None:
+    def _keep(self, handle: bytes, listing: _Listing) -> None:
         with self._lock:
             self._forget(handle)
-            self._kept[handle] = _Listing(time.monotonic(), entries)
-            self._count += len(entries)
+            self._kept[handle] = listing
+            self._count += len(listing.entries)
             while self._count > KEPT_ENTRIES and len(self._kept) > 1:
                 self._forget(next(iter(self._kept)))
 
@@ -98,3 +116,12 @@ class Listings:
                 if kept.used > oldest:
                     break
                 self._forget(handle)
+
+
+def _version(fd: int) -> tuple[int, int] | None:
+    """The times by which a change of a directory is known; None if it may have changed just now.
+    To be asked for before it is read."""
+    status = os.fstat(fd)
+    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < SETTLED_NS:
+        return None
+    return status.st_mtime_ns, status.st_ctime_ns

@@ -140,6 +140,16 @@ class Handles:
         """The volume that a handle from a client says it is of; None if that is not exported."""
         return self._volumes.get(handle[:HEAD_LENGTH])
 
+    def searches(self, handle: bytes) -> bool:
+        """Whether to find the file of a handle may take a search of the whole export."""
+        volume = self._volumes.get(handle[:HEAD_LENGTH])
+        return (
+            volume is not None
+            and volume.locator.needs_places
+            and handle not in self._nodes
+            and handle != volume.root_handle
+        )
+
     def node(self, handle: bytes) -> Node:
         """The file of a handle from a client; NfsError BADHANDLE, OSError ESTALE."""
         with self._lock:

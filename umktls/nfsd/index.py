@@ -16,6 +16,12 @@ file again the locator looks, in this order,
 
 A handle once given for a file stays the same while the file is remembered, wherever it is moved.
 What was looked for in vain is remembered too, until something of that identity is seen again.
+
+The last of these costs as much as the export has files, and anybody can have it done for the handle
+of a file that is gone. So one thread does it at a time, for all who have asked until then; whoever
+comes meanwhile is told to come again (EAGAIN, which is NFS3ERR_JUKEBOX). And when it took long, it
+is not done again before REST times as long have passed: a fifth of one thread at most, whatever
+there is to be looked for.
 """
 
 from __future__ import annotations
@@ -23,6 +29,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -37,7 +44,12 @@ __all__ = ["IndexLocator"]
 KEY_LENGTH = 16
 TRAIL_LIMIT = IDENT_LIMIT - KEY_LENGTH
 PLACES_LIMIT = 65536
-GONE_LIMIT = 4096
+GONE_LIMIT = 65536
+# What is looked for in one search through everything.
+WANTED_LIMIT = 4096
+# Behind a search through everything that took longer (seconds), there is a rest, so many times as
+# long.
+QUICK, REST = 0.05, 4
 DEPTH_LIMIT = 4096
 
 Path = tuple[bytes, ...]  # names from the root down
@@ -74,6 +86,9 @@ class IndexLocator:
         self._lock = Lock()
         self._places: dict[bytes, _Place] = {}
         self._gone: dict[bytes, None] = {}
+        self._wanted: dict[bytes, bytes] = {}  # keys to be looked for everywhere, with their trails
+        self._searching = Lock()
+        self._rested = 0.0  # from then on (monotonic clock) it may be searched again
         self._distinguish = _distinguisher(self._root_fd)
         _, self._mount = self._distinguish(self._root_fd)
         self.root = self._key(self._root_fd)
@@ -149,25 +164,64 @@ class IndexLocator:
         return tuple(reversed(names))
 
     def _find(self, key: bytes, trail: bytes) -> int:
-        inode = int.from_bytes(key[:8], "big")
-        for guide in (trail, None):
-            for path in self._search(inode, guide):
+        for path, _ in self._search({_inode(key)}, trail):
+            fd = self._open_if(key, path)
+            if fd is not None:
+                self._note(path, trail)
+                return fd
+        with self._lock:
+            if len(self._wanted) < WANTED_LIMIT:
+                self._wanted[key] = trail
+        self._search_everywhere()
+        remembered = self._remembered(key)
+        fd = self._open_if(key, remembered) if remembered else None
+        if fd is None:
+            self.forget(key)
+            raise _stale()
+        return fd
+
+    def _search_everywhere(self) -> None:
+        """Look for all that is wanted; each is remembered afterwards, or gone. OSError EAGAIN if
+        it has to wait."""
+        began = time.monotonic()
+        if began < self._rested or not self._searching.acquire(blocking=False):
+            raise OSError(errno.EAGAIN, "too much is looked for at present")
+        try:
+            with self._lock:
+                wanted, self._wanted = self._wanted, {}
+            self._find_all(wanted)
+            took = time.monotonic() - began
+            self._rested = began + (1 + REST) * took if took > QUICK else 0.0
+        finally:
+            self._searching.release()
+
+    def _find_all(self, wanted: dict[bytes, bytes]) -> None:
+        """One walk for these keys (with the trails of their handles)."""
+        left: dict[int, list[bytes]] = {}
+        for key in wanted:
+            left.setdefault(_inode(key), []).append(key)
+        for path, inode in self._search(set(left), None):
+            for key in left[inode]:
                 fd = self._open_if(key, path)
                 if fd is not None:
-                    self._note(path, trail)
-                    return fd
-        self.forget(key)
-        raise _stale()
+                    os.close(fd)
+                    self._note(path, wanted.pop(key))
+                    left[inode].remove(key)
+                    break
+            if not wanted:
+                return
+        for key in wanted:
+            self.forget(key)
 
-    def _search(self, inode: int, trail: bytes | None) -> Iterator[Path]:
-        """Paths of entries with this inode number, by a trail or everywhere."""
+    def _search(self, inodes: set[int], trail: bytes | None) -> Iterator[tuple[Path, int]]:
+        """Paths of entries with one of these inode numbers, and it, by a trail or everywhere."""
         branches = [_Branch((), trail)]
         while branches:
             branch = branches.pop()
             for entry in self._entries(branch.path):
                 path = (*branch.path, entry.name)
-                if not branch.trail and entry.inode == inode:
-                    yield path
+                if not branch.trail and entry.inode in inodes:
+                    yield path, entry.inode
                 if entry.is_directory and _leads_to(branch.trail, entry.inode):
                     branches.append(_Branch(path, _rest(branch.trail, len(path))))
 
@@ -232,6 +286,10 @@ def _distinguisher(fd: int) -> Callable[[int], tuple[bytes, int]]:
             distinguish(fd)
             return distinguish
     return hostcalls.birth
+
+
+def _inode(key: bytes) -> int:
+    return int.from_bytes(key[:8], "big")
 
 
 def _stale() -> OSError:

@@ -23,8 +23,9 @@ from umktls.nfsd.handles import Handles
 from umktls.nfsd.locate import Locator
 from umktls.nfsd.mountd import Mountd
 from umktls.nfsd.volume import Volume, best_locator
+from umktls.nfsd.waiting import handles_in, lane_of
 from umktls.private import own_directory, read_secret
-from umktls.rpc.server import CallContext, Handler, Service
+from umktls.rpc.server import CallContext, Handler, Lane, Service
 
 __all__ = ["NfsServer"]
 
@@ -57,16 +58,6 @@ OPERATIONS: dict[str, _Row] = {
     "PATHCONF": _Row(files.pathconf, types.PATHCONF3resfail),
     "COMMIT": _Row(files.commit, types.COMMIT3resfail),
 }
-# What waits for the disk.
-BLOCKING: dict[str, Callable[[Any], bool]] = {
-    "COMMIT": lambda args: True,
-    "WRITE": lambda args: args.stable != types.stable_how.UNSTABLE,
-}
-
-# The arguments, of procedures that are not idempotent, that are or have in them a file handle (RFC
-# 1813 section 3.3).
-HANDLE_FIELDS = ("object", "file", "where", "from_", "to", "link")
-
 OPEN_FILES = 4096
 DESCRIPTORS_PER_FILE = 2
 IDLE_SECONDS = 5.0
@@ -146,13 +137,18 @@ class NfsServer:
             Service(
                 NFS3,
                 handlers,
-                blocking=BLOCKING,
+                blocking=self._lanes(),
                 gate=self._gate,
                 cache=True,
                 entitled=self._entitled,
             ),
             Service(MOUNT3, self._mountd.handlers(), gate=self._gate),
         ]
+
+    def _lanes(self) -> dict[str, Callable[[Any], Lane]]:
+        """Of each procedure where it is executed, by its arguments."""
+        searches = self._handles.searches
+        return {name: lane_of(name, searches) for name in OPERATIONS}
 
     def _entitled(self, args: Any, context: CallContext) -> bool:
         """Whether the caller may use all exports that a call is about, as they are now."""
@@ -180,16 +176,6 @@ def _check(exports: Sequence[Export]) -> None:
         values = {getattr(export, what) for export in exports}
         if len(values) < len(exports):
             raise CallerError(f"two exports have the same {what}: give one of them another")
-
-
-def handles_in(args: Any) -> list[bytes]:
-    """The file handles in the arguments of a procedure that is not idempotent."""
-    values = (getattr(args, name, None) for name in HANDLE_FIELDS)
-    return [
-        value.dir if isinstance(value, types.diropargs3) else value
-        for value in values
-        if value is not None
-    ]
 
 
 def _handler(site: Site, row: _Row) -> Handler:

@@ -11,6 +11,7 @@ import logging
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
@@ -35,7 +36,7 @@ from umktls.rpc.program import Procedure, Program
 from umktls.rpc.replycache import Asker, CallKey, ReplyCache, Running, call_key
 from umktls.rpc.xdr import Buffer, XdrError
 
-__all__ = ["CallContext", "Copy", "Dispatcher", "Gate", "Handler", "Job", "Peer", "Service"]
+__all__ = ["CallContext", "Copy", "Dispatcher", "Gate", "Handler", "Job", "Lane", "Peer", "Service"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +88,23 @@ class CallContext:
 Handler = Callable[[Any, CallContext], Any]
 Gate = Callable[[Procedure[Any, Any], CallContext], AuthStat | None]
 Entitled = Callable[[Any, CallContext], bool]
-Blocking = Callable[[Any], bool]
+Blocking = Callable[[Any], int]
 Entry = tuple[Procedure[Any, Any], Handler, Blocking]
+
+
+class Lane(IntEnum):
+    """Where a call is executed: on the spot, or in a thread, with how many others besides."""
+
+    HERE = 0
+    DISK = 1
+    """It waits for a disk."""
+    SCAN = 2
+    """It goes through many files, and so computes for long."""
+    COPY = 3
+    """It waits for another call."""
+
+
+LANES = tuple(Lane)
 
 
 @dataclass(frozen=True)
@@ -96,7 +112,8 @@ class Service:
     """A program and the functions that execute its procedures, by procedure name.
 
     NULL needs no handler; another procedure without one is PROC_UNAVAIL. `blocking` names those
-    that may take long, each with a look at the arguments that says so. `gate` may reject a call
+    that may take long, each with a look at the arguments that says so, and in which `Lane` (True is
+    DISK). `gate` may reject a call
     before its arguments are looked at. With `cache`, replies of procedures that are not idempotent
     are kept and given again to a repeated call, unless `entitled` says of its arguments that the
     caller has no right to a reply any more: then it is executed, and refused."""
@@ -124,9 +141,9 @@ class Service:
         return table
 
 
-def _never(args: Any) -> bool:
+def _never(args: Any) -> Lane:
     """Of a procedure that does not take long."""
-    return False
+    return Lane.HERE
 
 
 def _nothing(args: None, context: CallContext) -> None:
@@ -137,7 +154,7 @@ _SUCCESS = struct.Struct(">6I")
 
 
 class Job:
-    """A call that is to be executed: on the spot, or in a worker thread if it is `blocking`."""
+    """A call that is to be executed: in its `lane`, on the spot or in a worker thread."""
 
     __slots__ = (
         "__weakref__",
@@ -146,7 +163,7 @@ class Job:
         "_handler",
         "_keep",
         "_xid",
-        "blocking",
+        "lane",
         "procedure",
     )
 
@@ -159,7 +176,7 @@ class Job:
         keep: Callable[[list[Buffer]], None] | None,
     ) -> None:
         self.procedure, self._handler, blocking = entry
-        self.blocking = blocking(args)
+        self.lane = LANES[blocking(args)]
         self._xid = xid
         self._args = args
         self._context = context
@@ -188,7 +205,7 @@ class Copy(Job):
 
     def __init__(self, procedure: Procedure[Any, Any], running: Running) -> None:
         self.procedure = procedure
-        self.blocking = True
+        self.lane = Lane.COPY
         self._running = running
 
     def run(self) -> list[Buffer]:

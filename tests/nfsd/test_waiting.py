@@ -1,0 +1,143 @@
+"""Cheap calls that cost much: they leave the event loop to others, and are bounded."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.nfsd.client import Client
+from tests.nfsd.conftest import Serve
+from umktls.nfs import types
+from umktls.nfs.program import NFS3
+from umktls.nfs.types import diropargs3, nfsstat3, sattr3
+from umktls.nfsd.index import QUICK, REST, IndexLocator
+from umktls.rpc.server import Job, Lane
+
+
+def lane(client: Client, name: str, *args: object) -> Lane:
+    job = client.job(NFS3, name, getattr(types, f"{name}3args")(*args))
+    assert isinstance(job, Job)
+    return job.lane
+
+
+def test_listings_and_the_way_up_are_for_threads(client: Client) -> None:
+    top = client.mount()
+    client.mkdir(top, b"d")
+    slow: list[tuple[str, tuple[object, ...]]] = [
+        ("READDIR", (top, 0, bytes(8), 4096)),
+        ("READDIRPLUS", (top, 0, bytes(8), 4096, 4096)),
+        ("LOOKUP", (diropargs3(top, b".."),)),
+    ]
+    for name, args in slow:
+        assert lane(client, name, *args) is Lane.SCAN
+    quick: list[tuple[str, tuple[object, ...]]] = [
+        ("LOOKUP", (diropargs3(top, b"d"),)),
+        ("GETATTR", (top,)),
+        ("MKNOD", (diropargs3(top, b"p"), types.mknoddata3(types.ftype3.NF3FIFO, sattr3(), None))),
+        ("SYMLINK", (diropargs3(top, b"l"), types.symlinkdata3(sattr3(), b"target"))),
+    ]
+    for name, args in quick:
+        assert lane(client, name, *args) is Lane.HERE
+
+
+def test_a_handle_whose_file_may_have_to_be_searched_for(client: Client, root: Path) -> None:
+    handle = client.create(client.mount(), b"f")
+    assert lane(client, "GETATTR", handle) is Lane.HERE
+    client.server.expire(0)
+    searched = client.server._volume(client.server.exports[0]).locator.needs_places
+    expected = Lane.SCAN if searched else Lane.HERE
+    assert lane(client, "GETATTR", handle) is expected
+    assert lane(client, "REMOVE", diropargs3(handle, b"x")) is expected
+    assert lane(client, "COMMIT", handle, 0, 0) is Lane.DISK
+    assert lane(client, "GETATTR", client.mount()) is Lane.HERE
+    assert lane(client, "GETATTR", b"no handle at all") is Lane.HERE
+
+
+class Walks:
+    """How often everything is searched, and how long it seems to take (seconds)."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count, self.seconds, self.now = 0, 0.0, time.monotonic()
+        find_all = IndexLocator._find_all
+
+        def counted(locator: IndexLocator, wanted: dict[bytes, bytes]) -> None:
+            self.count += 1
+            self.now += self.seconds
+            find_all(locator, wanted)
+
+        monkeypatch.setattr(IndexLocator, "_find_all", counted)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> Walks:
+    return Walks(monkeypatch)
+
+
+def gone(client: Client, root: Path, count: int) -> list[bytes]:
+    """Handles of files that were removed behind the server's back."""
+    top = client.mount()
+    handles = [client.create(top, b"%d" % number) for number in range(count)]
+    for number in range(count):
+        (root / str(number)).unlink()
+    client.server.expire(0)
+    return handles
+
+
+@pytest.fixture
+def locate() -> type[IndexLocator]:
+    return IndexLocator
+
+
+def test_stale_handles_share_one_search_that_takes_long(
+    client: Client, root: Path, walks: Walks
+) -> None:
+    """The rest is told to come again, and gets its answer from what that one has found."""
+    handles = gone(client, root, 50)
+    walks.seconds = 2 * QUICK
+    first, *others = [client.status("GETATTR", handle) for handle in handles]
+    assert first is nfsstat3.NFS3ERR_STALE
+    assert set(others) == {nfsstat3.NFS3ERR_JUKEBOX}
+    assert walks.count == 1
+    walks.now += REST * walks.seconds + 0.001
+    assert {client.status("GETATTR", handle) for handle in handles[1:]} == {nfsstat3.NFS3ERR_STALE}
+    assert walks.count == 2
+    assert {client.status("GETATTR", handle) for handle in handles} == {nfsstat3.NFS3ERR_STALE}
+    assert walks.count == 2
+
+
+def test_a_search_that_is_quick_needs_no_rest(client: Client, root: Path, walks: Walks) -> None:
+    handles = gone(client, root, 3)
+    assert {client.status("GETATTR", handle) for handle in handles} == {nfsstat3.NFS3ERR_STALE}
+
+
+def test_files_that_were_moved_are_found_by_one_search(
+    client: Client, root: Path, walks: Walks
+) -> None:
+    top = client.mount()
+    (root / "a" / "b").mkdir(parents=True)
+    handles = {name: client.create(top, name) for name in (b"x", b"y", b"z")}
+    for name in handles:
+        os.rename(root / os.fsdecode(name), root / "a" / "b" / f"moved-{os.fsdecode(name)}")
+    client.server.expire(0)
+    walks.seconds = 2 * QUICK
+    assert client.status("GETATTR", handles[b"x"]) is nfsstat3.NFS3_OK
+    assert client.status("GETATTR", handles[b"y"]) is nfsstat3.NFS3ERR_JUKEBOX
+    assert client.status("GETATTR", handles[b"z"]) is nfsstat3.NFS3ERR_JUKEBOX
+    walks.now += REST * walks.seconds + 0.001
+    assert client.status("GETATTR", handles[b"z"]) is nfsstat3.NFS3_OK
+    assert client.status("GETATTR", handles[b"y"]) is nfsstat3.NFS3_OK
+    assert walks.count == 2
+
+
+def test_while_one_searches_nobody_waits(serve: Serve, client: Client, root: Path) -> None:
+    (handle, other) = gone(client, root, 2)
+    locator = client.server._volume(client.server.exports[0]).locator
+    assert isinstance(locator, IndexLocator)
+    with locator._searching:
+        assert client.status("GETATTR", handle) is nfsstat3.NFS3ERR_JUKEBOX
+    assert client.status("GETATTR", other) is nfsstat3.NFS3ERR_STALE
+    assert client.status("GETATTR", handle) is nfsstat3.NFS3ERR_STALE

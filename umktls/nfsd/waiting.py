@@ -1,0 +1,84 @@
+"""Which calls do not go through the event loop, and where else they are executed.
+
+What changes the disk for good waits for it. What looks at many files, for a few bytes that a client
+has sent, computes for long: listings, the way down from the root to what ".." leads to, and, where
+files are found again without the kernel's help, every handle whose file is not open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from umktls.nfs import types
+from umktls.rpc.server import Lane
+
+__all__ = ["HANDLE_FIELDS", "handles_in", "lane_of"]
+
+# The arguments that are or have in them a file handle (RFC 1813 section 3.3).
+HANDLE_FIELDS = (
+    "object",
+    "file",
+    "dir",
+    "what",
+    "where",
+    "from_",
+    "to",
+    "link",
+    "symlink",
+    "fsroot",
+)
+
+
+def _always(lane: Lane) -> Callable[[Any], Lane]:
+    return lambda args: lane
+
+
+def _written(args: types.WRITE3args) -> Lane:
+    return Lane.HERE if args.stable == types.stable_how.UNSTABLE else Lane.DISK
+
+
+def _looked_up(args: types.LOOKUP3args) -> Lane:
+    return Lane.SCAN if args.what.name == b".." else Lane.HERE
+
+
+LANES: dict[str, Callable[[Any], Lane]] = {
+    "COMMIT": _always(Lane.DISK),
+    "WRITE": _written,
+    "LOOKUP": _looked_up,
+    "READDIR": _always(Lane.SCAN),
+    "READDIRPLUS": _always(Lane.SCAN),
+}
+
+
+def lane_of(procedure: str, searches: Callable[[bytes], bool]) -> Callable[[Any], Lane]:
+    """The look at a procedure's arguments that tells its lane. `searches` says of a handle whether
+    its file may have to be searched for."""
+    own = LANES.get(procedure, _always(Lane.HERE))
+
+    def look(args: Any) -> Lane:
+        lane = own(args)
+        if lane is Lane.HERE and any(map(searches, handles_in(args))):
+            return Lane.SCAN
+        return lane
+
+    return look
+
+
+def handles_in(args: Any) -> list[bytes]:
+    """The file handles in the arguments of a procedure."""
+    handles = []
+    kind: type = type(args)
+    for name in _fields_of(kind):
+        value = getattr(args, name)
+        if isinstance(value, types.diropargs3):
+            value = value.dir
+        if isinstance(value, bytes):  # else it is what is to be made (SYMLINK, MKNOD)
+            handles.append(value)
+    return handles
+
+
+@cache
+def _fields_of(kind: type) -> list[str]:
+    return [name for name in HANDLE_FIELDS if hasattr(kind, name)]
