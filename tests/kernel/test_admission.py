@@ -13,8 +13,9 @@ import trio
 import trio.testing
 
 from umktls.errors import CallerError
-from umktls.kernel.admission import SETTLED, Admission, Limits, shares
+from umktls.kernel.admission import SETTLED, Admission, Limits
 from umktls.kernel.client import boot_client
+from umktls.kernel.descriptors import shares
 from umktls.kernel.events import Trace
 from umktls.kernel.peers import Who, who
 from umktls.kernel.rpc_client import RpcClient

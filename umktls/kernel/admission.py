@@ -23,51 +23,27 @@ If there is no such connection, the new one is not taken.
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import trio
 
 from umktls.abi.rpctls import DEFAULT_IDLE_SECONDS
 from umktls.errors import CallerError
+from umktls.kernel.descriptors import MOST_CONNECTIONS, shares
 from umktls.kernel.events import Trace
 from umktls.kernel.peers import Crowd, Who
 
-__all__ = ["DEFAULT_LIMITS", "Admission", "Guest", "Limits", "Shares", "shares"]
+__all__ = ["DEFAULT_LIMITS", "Admission", "Guest", "Limits"]
 
-MOST_CONNECTIONS = 4096
-# Descriptors for the host's own work; a fourth of them all where there are few.
-OWN = 64
-# Those of open files: more are of no use to the table of handles (umktls.nfsd.server).
-MOST_FILES = 8192
 # A connection that has shown who it is ends for another one if it has been idle for so long (s).
 SETTLED = 10.0
 # It is said once in so many seconds that connections end for others.
 TELL_SECONDS = 60.0
 # How often it is looked for idle ones: so many times while one becomes idle.
 LOOKS = 4
-
-
-class Shares(NamedTuple):
-    """What becomes of the descriptors of this process."""
-
-    own: int
-    files: int
-    connections: int
-
-
-def shares(limit: int | None = None) -> Shares:
-    """Divide `limit` descriptors; None: as many as this process may have now (RLIMIT_NOFILE)."""
-    if limit is None:
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY:
-        limit = OWN + MOST_FILES + MOST_CONNECTIONS
-    own = min(OWN, limit // 4)
-    files = min(MOST_FILES, (limit - own) // 2)
-    return Shares(own, files, min(MOST_CONNECTIONS, limit - own - files))
 
 
 @dataclass(frozen=True, slots=True)

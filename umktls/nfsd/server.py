@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from umktls.errors import CallerError, WorldError
+from umktls.kernel.descriptors import shares
 from umktls.nfs import types
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfsd import creation, files, listing, names
@@ -244,6 +245,4 @@ def _umask() -> int:
 def _capacity() -> int:
     """How many files may be kept open: this process needs descriptors for other things too."""
     # Late, since it brings trio along: what is wrong with the command line is said before.
-    from umktls.kernel.admission import shares
-
     return max(16, min(OPEN_FILES, shares().files // DESCRIPTORS_PER_FILE))
