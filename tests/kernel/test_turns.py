@@ -17,9 +17,10 @@ import trio
 import trio.testing
 
 from tests.conformance.world import ALERT, DATA, ENGINE, keys
+from tests.conftest import patience
 from tests.kernel.clientworld import Clock, world
 from umktls.abi import netlink as nl
-from umktls.errors import PeerError
+from umktls.errors import PeerError, UmktlsError
 from umktls.kernel.detours import Means
 from umktls.kernel.events import Event, Trace
 from umktls.kernel.host import Host
@@ -27,13 +28,15 @@ from umktls.kernel.ktls_socket import RECORDS_PER_PULL, KernelSocket
 from umktls.kernel.lanes import ClearIntake, Intake, PlainIntake
 from umktls.kernel.netlink import NetlinkSocket
 from umktls.kernel.registered import RegisteredDaemon
+from umktls.kernel.rpc_client import RpcClient
 from umktls.kernel.syscalls import Process
 from umktls.kernel.turns import BYTES_PER_TURN, SECONDS_PER_TURN, STEPS_PER_TURN, Turn
 from umktls.ktls.rxbuffer import MAX_SIZE
 from umktls.ktls.socket import KtlsSocketState
-from umktls.rpc.message import NULL_AUTH, encode_call
+from umktls.rpc.message import NULL_AUTH, AcceptStat, encode_accepted, encode_call
 from umktls.rpc.record import RecordReader, mark
 from umktls.rpc.xdr import Buffer
+from umktls.testing.echo import SAY
 from umktls.upcall import syscalls as wire
 from umktls.upcall.netlink import encode_get_family
 
@@ -277,3 +280,41 @@ async def test_answers_of_a_registered_daemon() -> None:
         read = partial(daemon._read, trio.SocketStream(near))
         steps = await steps_of(read, lambda: daemon.answers)
     assert max(steps) <= MOST
+
+
+# ---- a client
+
+
+REPLY = encode_accepted(1, NULL_AUTH, AcceptStat.SUCCESS)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [mark(len(REPLY)) + REPLY, mark(0, last=False), mark(1 << 20) + bytes(1 << 20)],
+    ids=["replies to nothing", "empty fragments", "no replies at all"],
+)
+async def test_a_server_that_floods_its_client(piece: bytes) -> None:
+    """A call ends by its deadline, and the client when it is told to."""
+    ends: list[socket.socket] = []
+
+    async def connect() -> KernelSocket:
+        watched = Watched(repeat(piece), keyed=False)
+        ends.extend((watched.near, watched.far))
+        return watched.socket(nursery)
+
+    async def disconnect(sock: KernelSocket, reason: str) -> None:
+        sock.close(reason)
+
+    async def control(sock: KernelSocket) -> None:
+        raise AssertionError("there are no control records in clear")
+
+    with trio.fail_after(patience(30)):
+        async with trio.open_nursery() as nursery:
+            trace = Trace("test", "client")
+            rpc = RpcClient(connect, disconnect, control, trace, 0.5, "the server")
+            nursery.start_soon(rpc.run)
+            with pytest.raises(UmktlsError):
+                await rpc.call(SAY, b"", NULL_AUTH)
+            nursery.cancel_scope.cancel()
+    for end in ends:
+        end.close()
