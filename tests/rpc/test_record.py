@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from umktls.errors import CallerError
-from umktls.rpc.record import FRAGMENT_LIMIT, SLACK, RecordLimitError, RecordReader, mark
+from umktls.rpc.record import BEGUN, FRAGMENT_LIMIT, SLACK, RecordLimitError, RecordReader, mark
 
 LIMIT = 1000
 
@@ -110,11 +110,16 @@ def test_a_message_that_waits_is_not_idle() -> None:
 
 
 def test_bulk_data_lands_in_the_message() -> None:
-    """When the first quarter has come, the rest is written where it belongs."""
+    """When its first part has come, the rest is written where it belongs."""
     reader = RecordReader(1 << 20)
-    reader.feed(mark(1 << 20) + b"head".ljust(1 << 18))
+    reader.feed(mark(1 << 20) + b"head")
     assert not reader.idle
-    assert reader.direct_space() == (1 << 20) - (1 << 18)
+    assert reader.awaited == 0
+    reader.feed(bytes(BEGUN))
+    assert reader.awaited == 1 << 20
+    assert reader.direct_space() < 4 * (BEGUN + 4)
+    reader.reserve()
+    assert reader.direct_space() == (1 << 20) - BEGUN - 4
     buffer = reader.get_buffer(16384)
     assert len(buffer) == reader.direct_space() + SLACK
     buffer[:4] = b"next"
@@ -122,7 +127,7 @@ def test_bulk_data_lands_in_the_message() -> None:
     rest = reader.get_buffer(1)
     reader.advance(reader.direct_space())
     (message,) = reader.messages()
-    assert (bytes(message[:4]), bytes(message[1 << 18 :][:4])) == (b"head", b"next")
+    assert (bytes(message[:4]), bytes(message[BEGUN + 4 :][:4])) == (b"head", b"next")
     assert message.obj is buffer.obj is rest.obj
     assert len(message) == 1 << 20
 

@@ -207,8 +207,10 @@ class KernelSocket:
             if result is PullResult.EOF:
                 break
             count = 0
-            if admit is not None and reader.awaited > LARGE:
-                await admit(reader.awaited)
+            if reader.awaited > LARGE:
+                if admit is not None:
+                    await admit(reader.awaited)
+                reader.reserve()
             if result is PullResult.MORE_NEEDED:
                 count = await self._receive(reader, turn)
             elif result is not PullResult.ENOUGH:

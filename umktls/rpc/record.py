@@ -12,11 +12,11 @@ Behind the end of a fragment a message buffer has SLACK bytes to spare, because 
 that is decrypted in place leaves its inner type byte there.
 
 Memory follows what has arrived, not what a mark announces: four bytes can announce megabytes. A
-message's buffer begins small and grows fourfold, up to what is announced, so that most of a large
-message is written once and a message in many small fragments costs no more than its length. A
-message is refused beyond `limit` bytes or `fragments` fragments, of which any number may be empty.
-Of small messages that come together only so many are taken apart at a time; the rest waits as it
-came.
+message's buffer begins small and grows fourfold, up to what is announced, so a message in many
+small fragments costs no more than its length. When a part of a large message has come, whoever
+answers for the memory says so (`reserve`), and the rest is written once where it belongs. A message
+is refused beyond `limit` bytes or `fragments` fragments, of which any number may be empty. Of small
+messages that come together only so many are taken apart at a time; the rest waits as it came.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ SLACK = 32
 # The first buffer of a message, and how many times what has come a later one may have.
 FIRST_ROOM = 4096
 GROWTH = 4
+# With so many bytes a large message has begun to come.
+BEGUN = 16 * 1024
 # libtirpc makes fragments of 9000 bytes, unless it is told otherwise; 2 MiB have 234 of them.
 FRAGMENT_LIMIT = 1024
 # So many complete messages wait at a time.
@@ -145,10 +147,15 @@ class RecordReader:
 
     @property
     def awaited(self) -> int:
-        """How many bytes the message that is arriving may come to; 0 where none has begun."""
-        if not self._fragments:
+        """How many bytes the message that is arriving may come to; 0 while little of one has."""
+        if self._filled < BEGUN:
             return 0
         return self._end if self._in_fragment and self._last else self._limit
+
+    def reserve(self) -> None:
+        """Have room for all that is announced of the message that is arriving."""
+        if self._in_fragment and self._last:
+            self._resize(self._end)
 
     def _split(self, view: memoryview) -> memoryview:
         """Take messages apart until enough wait; returns what is left."""
@@ -194,7 +201,12 @@ class RecordReader:
         if arrived <= self._room:
             return
         announced = self._end if self._last else self._limit
-        self._room = min(max(FIRST_ROOM, GROWTH * arrived), announced)
+        self._resize(min(max(FIRST_ROOM, GROWTH * arrived), announced))
+
+    def _resize(self, room: int) -> None:
+        if room <= self._room:
+            return
+        self._room = room
         larger = memoryview(bytearray(self._room + SLACK))
         larger[: self._filled] = self._message[: self._filled]
         self._message = larger
