@@ -19,6 +19,12 @@ def _no_handles(fd: int) -> Any:
     return hostcalls.birth
 
 
+@pytest.fixture(autouse=True)
+def _searches_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much else the machine does."""
+    monkeypatch.setattr(index, "QUICK", 60.0)
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """The directory that is exported."""

@@ -13,7 +13,8 @@ from tests.nfsd.conftest import Serve
 from umktls.nfs import types
 from umktls.nfs.program import NFS3
 from umktls.nfs.types import diropargs3, nfsstat3, sattr3
-from umktls.nfsd.index import QUICK, REST, IndexLocator
+from umktls.nfsd import index
+from umktls.nfsd.index import REST, IndexLocator
 from umktls.rpc.server import Job, Lane
 
 
@@ -97,7 +98,7 @@ def test_stale_handles_share_one_search_that_takes_long(
 ) -> None:
     """The rest is told to come again, and gets its answer from what that one has found."""
     handles = gone(client, root, 50)
-    walks.seconds = 2 * QUICK
+    walks.seconds = 2 * index.QUICK
     first, *others = [client.status("GETATTR", handle) for handle in handles]
     assert first is nfsstat3.NFS3ERR_STALE
     assert set(others) == {nfsstat3.NFS3ERR_JUKEBOX}
@@ -123,7 +124,7 @@ def test_files_that_were_moved_are_found_by_one_search(
     for name in handles:
         os.rename(root / os.fsdecode(name), root / "a" / "b" / f"moved-{os.fsdecode(name)}")
     client.server.expire(0)
-    walks.seconds = 2 * QUICK
+    walks.seconds = 2 * index.QUICK
     assert client.status("GETATTR", handles[b"x"]) is nfsstat3.NFS3_OK
     assert client.status("GETATTR", handles[b"y"]) is nfsstat3.NFS3ERR_JUKEBOX
     assert client.status("GETATTR", handles[b"z"]) is nfsstat3.NFS3ERR_JUKEBOX

@@ -8,6 +8,7 @@ which they were named, which is the order that RFC 1813 gives to the fields.
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -25,9 +26,20 @@ from umktls.nfsd.handles import READ, WRITE, Descriptor, Handles, Node
 from umktls.nfsd.volume import Volume
 from umktls.rpc.server import CallContext
 
-__all__ = ["Call", "Changed", "Operation", "Site", "status_of_error"]
+__all__ = ["Call", "Changed", "Operation", "Site", "WriteVerifier", "status_of_error"]
 
 ResultT = TypeVar("ResultT")
+
+
+class WriteVerifier:
+    """The `value` by which clients know whether what they have written UNSTABLE may be lost."""
+
+    def __init__(self, value: bytes) -> None:
+        self.value = value
+
+    def renew(self) -> None:
+        """Something is lost: have all clients send again what they have not committed."""
+        self.value = secrets.token_bytes(len(self.value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +49,7 @@ class Site:
     handles: Handles
     listings: Listings
     actor: Actor
-    write_verifier: bytes
+    write_verifier: WriteVerifier
     umask: int
 
 

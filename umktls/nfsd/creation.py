@@ -128,7 +128,11 @@ def _open_exclusive(directory: Node, name: bytes, times: tuple[int, int]) -> int
     except OSError:
         # Not every file system can; and where something else is wrong, this tells it better.
         fd = os.open(name, CREATE_FLAGS, FILE_MODE, dir_fd=directory.fd)
-    os.utime(fd, ns=times)
+    try:
+        os.utime(fd, ns=times)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 

@@ -4,8 +4,9 @@ RFC 1813 sections 3.3.1, 3.3.2, 3.3.4 to 3.3.7, 3.3.18 to 3.3.21.
 
 Data is read and written by pread and pwrite, so that what an UNSTABLE write has put into the host's
 page cache is safe from the end of this server's process: only a crash of the host's own kernel can
-lose it. The write verifier is therefore made of the host's boot id: it changes when, and only when,
-clients must send their uncommitted data again. A server that restarts keeps it.
+lose it, or a disk that fails. The write verifier is therefore made of the host's boot id, and anew
+when fsync fails: it changes when, and only when, clients must send their uncommitted data again. A
+server that restarts keeps it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 
 from umktls.nfs import types
 from umktls.nfs.types import nfsstat3, nfstime3, stable_how
@@ -107,8 +109,8 @@ def write(call: Call, args: types.WRITE3args) -> types.WRITE3resok:
     descriptor = call.open(changed.node, WRITE, changed.before)
     with call.acting(changed.node.volume):
         count = _write_all(descriptor.fd, data, args.offset)
-    SYNCS[args.stable](descriptor.fd)
-    verifier = call.site.write_verifier
+    _sync(call, SYNCS[args.stable], descriptor.fd)
+    verifier = call.site.write_verifier.value
     return types.WRITE3resok(changed.wcc(), count, args.stable, verifier)
 
 
@@ -140,8 +142,18 @@ def commit(call: Call, args: types.COMMIT3args) -> types.COMMIT3resok:
     """All of the file, whatever range is asked for: fdatasync knows no ranges."""
     changed = call.change(args.file)
     descriptor = call.open(changed.node, WRITE, changed.before)
-    os.fdatasync(descriptor.fd)
-    return types.COMMIT3resok(changed.wcc(), call.site.write_verifier)
+    _sync(call, os.fdatasync, descriptor.fd)
+    return types.COMMIT3resok(changed.wcc(), call.site.write_verifier.value)
+
+
+def _sync(call: Call, sync: Callable[[int], None], fd: int) -> None:
+    """fsync(2) tells of lost data once; the next one, perhaps for another client, succeeds. So all
+    have to send theirs again, as with Linux (commit_reset_write_verifier in fs/nfsd/vfs.c)."""
+    try:
+        sync(fd)
+    except OSError:
+        call.site.write_verifier.renew()
+        raise
 
 
 def fsstat(call: Call, args: types.FSSTAT3args) -> types.FSSTAT3resok:

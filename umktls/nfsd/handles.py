@@ -16,6 +16,7 @@ import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from threading import Lock
 
 from umktls.nfs.basic import nfsstat3
@@ -41,7 +42,18 @@ class Descriptor:
         self.access = access
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        close(self.fd)
+        # It is closed whatever close(2) says; what was written is asked for by COMMIT's fsync.
+        with suppress(OSError):
+            close(self.fd)
+
+
+def has_names(fd: int) -> bool:
+    """Whether an open file has a name left. The call that asks has done its work: a file system
+    that cannot tell has not said no."""
+    try:
+        return os.fstat(fd).st_nlink > 0
+    except OSError:
+        return True
 
 
 class Node:
@@ -211,7 +223,7 @@ class Handles:
         """A name of this (device, inode) was removed: let it go if it was the last."""
         with self._lock:
             for node in self._by_file.get(file, [])[:]:
-                if not os.fstat(node.fd).st_nlink:
+                if not has_names(node.fd):
                     self._drop(node)
                     node.volume.locator.forget(node.identity)
 

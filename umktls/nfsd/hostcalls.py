@@ -8,6 +8,7 @@ setfsuid(2), setgroups(2).
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import struct
@@ -130,10 +131,22 @@ def device_and_inode(dir_fd: int, name: bytes) -> tuple[int, int]:
     return os.makedev(major, minor), inode
 
 
+# What access(2) says where the answer is no.
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY)
+
+
 def access(fd: int, mode: int) -> bool:
-    """Whether this thread as it is now (fsuid, fsgid, groups) has os.R_OK, W_OK, X_OK on a file."""
+    """Whether this thread as it is now (fsuid, fsgid, groups) has os.R_OK, W_OK, X_OK on a file.
+
+    A file system that cannot tell has not said no: OSError.
+    """
     flags = _AT_EACCESS | _AT_EMPTY_PATH
-    return bool(_short.syscall(_SYS_FACCESSAT2, fd, b"", mode, flags) == 0)
+    if _short.syscall(_SYS_FACCESSAT2, fd, b"", mode, flags) == 0:
+        return True
+    error = _fail()
+    if error.errno in _DENIED:
+        return False
+    raise error
 
 
 _TIMES = struct.Struct("=qqqq")  # struct timespec[2]: access, modification

@@ -31,10 +31,9 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from umktls.nfsd import hostcalls
 from umktls.nfsd.locate import DIRECTORY_FLAGS, IDENT_LIMIT, PATH_FLAGS, not_served
@@ -49,8 +48,20 @@ GONE_LIMIT = 65536
 WANTED_LIMIT = 4096
 # Behind a search through everything that took longer (seconds), there is a rest, so many times as
 # long.
-QUICK, REST = 0.05, 4
+QUICK, REST = 0.2, 4
 DEPTH_LIMIT = 4096
+ABSENT = frozenset(
+    {
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ESTALE,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EXDEV,
+    }
+)
 
 Path = tuple[bytes, ...]  # names from the root down
 
@@ -190,9 +201,9 @@ class IndexLocator:
             with self._lock:
                 wanted, self._wanted = self._wanted, {}
             self._find_all(wanted)
+        finally:
             took = time.monotonic() - began
             self._rested = began + (1 + REST) * took if took > QUICK else 0.0
-        finally:
             self._searching.release()
 
     def _find_all(self, wanted: dict[bytes, bytes]) -> None:
@@ -214,16 +225,27 @@ class IndexLocator:
             self.forget(key)
 
     def _search(self, inodes: set[int], trail: bytes | None) -> Iterator[tuple[Path, int]]:
-        """Paths of entries with one of these inode numbers, and it, by a trail or everywhere."""
+        """Paths of entries with one of these inode numbers, and it, by a trail or everywhere.
+
+        Raises OSError at the end if there was a directory that could not be looked into.
+        """
         branches = [_Branch((), trail)]
+        problem: OSError | None = None
         while branches:
             branch = branches.pop()
-            for entry in self._entries(branch.path):
+            try:
+                entries = self._entries(branch.path)
+            except OSError as error:
+                problem = problem or error
+                continue
+            for entry in entries:
                 path = (*branch.path, entry.name)
                 if not branch.trail and entry.inode in inodes:
                     yield path, entry.inode
                 if entry.is_directory and _leads_to(branch.trail, entry.inode):
                     branches.append(_Branch(path, _rest(branch.trail, len(path))))
+        if problem is not None:
+            raise problem
 
     def _entries(self, path: Path) -> list[_Entry]:
         """What is in a directory; nothing if it is away, closed to us, or on another mount."""
@@ -233,8 +255,8 @@ class IndexLocator:
         try:
             self._key(fd)
             return _read_directory(fd)
-        except OSError:
-            return []
+        except OSError as error:
+            return absent(error, [])
         finally:
             os.close(fd)
 
@@ -244,8 +266,8 @@ class IndexLocator:
         for name in path:
             try:
                 below = os.open(name, PATH_FLAGS, dir_fd=fd)
-            except OSError:
-                return None
+            except OSError as error:
+                return absent(error, None)
             finally:
                 os.close(fd)
             fd = below
@@ -255,12 +277,15 @@ class IndexLocator:
         """Open a path if it is the file with this key."""
         fd = self._reach(path)
         if fd is not None:
+            found = False
             try:
-                if self._key(fd) == key:
-                    return fd
-            except OSError:
-                pass  # another mount is there now
-            os.close(fd)
+                found = self._key(fd) == key
+            except OSError as error:
+                absent(error, None)  # another mount is there now
+            finally:
+                if not found:
+                    os.close(fd)
+            return fd if found else None
         return None
 
     def _note(self, path: Path, trail: bytes) -> None:
@@ -278,12 +303,29 @@ class IndexLocator:
             parent = key + self._remember(key, parent[:KEY_LENGTH], name, way)
 
 
+Nothing = TypeVar("Nothing")
+
+
+def absent(error: OSError, nothing: Nothing) -> Nothing:
+    """`nothing`, if the error says that what was looked for is not there, or closed to us.
+
+    Raises it otherwise: a file that could not be looked for is not gone.
+    """
+    if error.errno in ABSENT:
+        return nothing
+    raise error
+
+
 def _distinguisher(fd: int) -> Callable[[int], tuple[bytes, int]]:
     """What gives (bytes that change when an inode number is used again, mount) of an open file."""
     for flags in (0, hostcalls.AT_HANDLE_FID):
         distinguish = partial(hostcalls.file_handle, flags=flags)
-        with suppress(OSError):
+        try:
             distinguish(fd)
+        except OSError as error:
+            if error.errno in (errno.EIO, errno.ENOMEM):  # of what it can, that says nothing
+                raise
+        else:
             return distinguish
     return hostcalls.birth
 

@@ -124,7 +124,9 @@ def _entry_plus(call: Call, directory: Node, entry: Entry) -> entryplus3:
         return entryplus3(inode, name, cookie, None, None)
     try:
         attributes, handle = _glance(call, directory, name)
-    except PermissionError:  # may not be searched, or is not served
+    except FileNotFoundError:
+        raise
+    except OSError:  # may not be searched, or is not served, or is broken: LOOKUP will say so
         return entryplus3(inode, name, cookie, None, None)
     return entryplus3(attributes.fileid, name, cookie, attributes, handle)
 

@@ -15,7 +15,7 @@ from umktls.kernel.descriptors import shares
 from umktls.nfs import types
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfsd import creation, files, listing, names
-from umktls.nfsd.calls import Call, Operation, Site
+from umktls.nfsd.calls import Call, Operation, Site, WriteVerifier
 from umktls.nfsd.credentials import Actor
 from umktls.nfsd.directory import Listings
 from umktls.nfsd.errors import NfsError
@@ -95,7 +95,9 @@ class NfsServer:
             self._handles = Handles(volumes, _capacity())
             stack.callback(self._handles.clear)
             self._opened = stack.pop_all()
-        self._site = Site(self._handles, self._listings, actor, _write_verifier(), _umask())
+        self._site = Site(
+            self._handles, self._listings, actor, WriteVerifier(_write_verifier()), _umask()
+        )
         self._mountd = Mountd(self._site, volumes)
 
     def prepare_exports(self, exports: Sequence[Export]) -> None:
@@ -244,5 +246,4 @@ def _umask() -> int:
 
 def _capacity() -> int:
     """How many files may be kept open: this process needs descriptors for other things too."""
-    # Late, since it brings trio along: what is wrong with the command line is said before.
     return max(16, min(OPEN_FILES, shares().files // DESCRIPTORS_PER_FILE))

@@ -34,14 +34,21 @@ IDENTITY_START = HEAD_LENGTH + AUTHENTICATOR_LENGTH
 assert IDENTITY_START + IDENT_LIMIT == NFS3_FHSIZE
 
 DEPTH_LIMIT = 4096
+# Errors that say nothing of what a file system can do.
+PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 U64 = (1 << 64) - 1
 
 
 def best_locator(path: str) -> Locator:
-    """The better of the two locators that work for this directory."""
+    """The better of the two locators that work for this directory.
+
+    OSError if it could not be found out: with another locator all handles would be others.
+    """
     try:
         return KernelLocator(path)
-    except OSError:
+    except OSError as error:
+        if error.errno in PASSING:
+            raise
         return IndexLocator(path)
 
 
