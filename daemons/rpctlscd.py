@@ -61,7 +61,8 @@ class ClientTls:
     """What handshakes are made with: a context per certificate, and the sessions to resume, which
     are bound to their contexts. A reload makes all of it anew. Raises `ConfigurationError`.
 
-    cert.pem may be missing without -m; then it is missed when a mount asks for mutual TLS.
+    Without -m cert.pem is read when a mount asks for mutual TLS: other mounts need neither it nor
+    its key, which may be for root's eyes only.
     """
 
     def __init__(self, options: ClientOptions, keylog: KeyLogFile | None = None) -> None:
@@ -72,9 +73,8 @@ class ClientTls:
         self.cache = SessionCache()
         self._lock = threading.Lock()
         self._named: dict[str, TlsContext] = {}
-        identity = options.identity()
-        if options.mutualverf or identity.certificate.exists():
-            self._named[""] = self._make(identity)
+        if options.mutualverf:
+            self._named[""] = self._make(options.identity())
 
     def log_remarks(self) -> None:
         """What there is to say of the certificates that are loaded."""

@@ -17,9 +17,10 @@ from umktls.certs.layout import Part, exposed_keys
 from umktls.errors import UmktlsError
 
 from .background import Report, in_background, send_output_to
-from .mountpoint import check_mountpoint
+from .mountpoint import check_may_mount, check_mountpoint
 from .optionhelp import complete, help_rows
 from .options import MountOptions, engine_fields, parse_options
+from .remount import remount
 from .source import Source
 
 # What a mount needs is imported where it is used: wrong usage is told at once, and help is too.
@@ -92,6 +93,8 @@ def _complete(ctx: click.Context, param: click.Parameter, typed: str) -> list[Co
 @click.option("--rundir", type=click.Path(path_type=Path), help="Run directory of the host.")
 @click.option("--keylog", type=click.Path(path_type=Path), help="Append the TLS secrets here.")
 @click.option("-s", "sloppy", is_flag=True, help="Bear with unknown mount options.")
+@click.option("--fake", is_flag=True, help="Only check options and mount point.")
+@click.option("--by-mount-fuse", is_flag=True, hidden=True, help="Called by mount.fuse3(8).")
 @click.option("-n", "-v", "_ignored", is_flag=True, hidden=True)
 def mount(
     source: str,
@@ -105,6 +108,8 @@ def mount(
     rundir: Path | None,
     keylog: Path | None,
     sloppy: bool,
+    fake: bool,
+    by_mount_fuse: bool,
     _ignored: bool,
 ) -> None:
     """Mount what an NFS server exports, protected by TLS.
@@ -123,7 +128,8 @@ def mount(
     try:
         given: dict[str, Any] = engine_fields(engine) if engine is not None else {}
         given |= {"certs": _absolute(certs), "keylog": _absolute(keylog)}
-        parsed = parse_options(options, sloppy=sloppy, **given)
+        texts = map(without_defaults, options) if by_mount_fuse else options
+        parsed = parse_options(texts, sloppy=sloppy, **given)
         where = Source.parse(source)
         stays = foreground or debug
         from .mount import MountPlan
@@ -138,9 +144,18 @@ def mount(
         format="%(asctime)s %(name)s %(levelname)s: %(message)s",
     )
     try:
-        _mount(plan)
+        _check(plan) if fake else _mount(plan)
     except UmktlsError as error:
         raise MountFailed(f"{source} on {mountpoint}: {error}") from error
+
+
+def without_defaults(text: str) -> str:
+    """mount.fuse3(8) puts `dev` and `suid` behind all other options unless one of them is nodev or
+    nosuid; whoever typed `suid` himself has it twice. A mount has the same defaults by any way."""
+    for word in ("suid", "dev"):
+        if text == word or text.endswith(f",{word}"):
+            text = text[: -len(word)].removesuffix(",")
+    return text
 
 
 def _warn(options: MountOptions) -> None:
@@ -160,14 +175,25 @@ def _absolute(path: Path | None) -> Path | None:
     return None if path is None else path.absolute()
 
 
+def _check(plan: MountPlan) -> MountPlan:
+    """All that can be known before the server is asked; the plan with the real mount point."""
+    real = check_mountpoint(plan.mountpoint)
+    check_may_mount(plan.options)
+    return replace(plan, mountpoint=real)
+
+
 def _mount(plan: MountPlan) -> None:
+    if plan.options.remount:
+        remount(plan.mountpoint, plan.options)
+        return
+    plan = _check(plan)
+
     import trio
 
     from umktls.userland.limits import keep_memory_private
 
     from .mount import News, run_mount
 
-    plan = replace(plan, mountpoint=check_mountpoint(plan.mountpoint))
     if plan.foreground:
         keep_memory_private()
         news = News(lambda rundir: None, partial(click.echo, "mounted"), partial(_say_later, plan))

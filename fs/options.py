@@ -71,7 +71,7 @@ class MountOptions:
     rdirplus: bool = True
     lookupcache: str = "positive"  # "all", "positive" or "none"
     sync: bool = False
-    read_only: bool = False
+    read_only: bool | None = None  # None: no, or with remount as it is
     readahead: int = 8 * MEBIBYTE
     allow_other: bool | None = None  # None: as it suits who mounts
     default_permissions: bool = False

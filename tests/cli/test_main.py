@@ -34,8 +34,9 @@ def working() -> None:
 @click.argument("source")
 @click.argument("mountpoint")
 @click.option("-o", "options")
-def mounting(source: str, mountpoint: str, options: str) -> None:
-    click.echo(f"{source} {mountpoint} {options}")
+@click.option("--by-mount-fuse", is_flag=True)
+def mounting(source: str, mountpoint: str, options: str, by_mount_fuse: bool) -> None:
+    click.echo(f"{source} {mountpoint} {options} {by_mount_fuse}")
 
 
 HERE = "tests.cli.test_main"
@@ -68,7 +69,7 @@ def test_error_is_one_line_and_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_source_in_place_of_a_command_is_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
     add(monkeypatch, mount=f"{HERE}:mounting")
     result = CliRunner().invoke(main, ["[::1]:2049:/srv", "/mnt", "-o", "rw,tls"])
-    assert result.output == "[::1]:2049:/srv /mnt rw,tls\n"
+    assert result.output == "[::1]:2049:/srv /mnt rw,tls True\n"
 
 
 def test_command_from_outside_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +106,31 @@ def test_a_part_that_is_missing_says_so(
 def test_unknown_command_is_wrong_usage() -> None:
     result = CliRunner().invoke(main, ["nonsense"])
     assert result.exit_code == 2
-    assert "No such command 'nonsense'" in result.stderr
+    assert "No such command 'nonsense'; `umktls --help` lists them" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("muont", "mount"),
+        ("umout", "umount"),
+        ("stats", "stat"),
+        ("rundaemon", "run-daemon"),
+        ("tarce", "trace"),
+        ("unmount", "umount"),
+        ("exportfs", "serve"),
+    ],
+)
+def test_a_typing_error_is_understood(typed: str, meant: str) -> None:
+    result = CliRunner().invoke(main, [typed])
+    assert result.exit_code == 2
+    assert f"No such command '{typed}'; did you mean {meant}?" in result.stderr
+    assert CliRunner().invoke(main, [meant, "--help"]).exit_code == 0
+
+
+def test_habits_are_commands_that_do_not_exist_and_lead_to_some_that_do() -> None:
+    assert not set(module.HABITS) & set(module.found())
+    assert set(module.HABITS.values()) <= set(module.found())
 
 
 def test_caller_error_keeps_its_text(monkeypatch: pytest.MonkeyPatch) -> None:

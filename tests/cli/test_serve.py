@@ -394,11 +394,15 @@ def test_daemons_by_hand_have_to_be_started_again_for_users(tmp_path: Path) -> N
         file = sandbox.top / "exports"
         file.write_text(f"{sandbox.export}\n")
         with serving(sandbox, "--exports", str(file), "--no-daemon") as server:
+            assert server.stderr is not None
+            (host,) = sandbox.hosts()
+            line = f"rpctlssd --rundir {host.rundir} -l CERTS/ca.pem -D CERTS/server -m"
+            advice = f"TLS needs an rpctlssd; start one: {line} --alpn strict\n"
+            assert server.stderr.readline().endswith(advice)
             file.write_text(f"{sandbox.export} -tlscertuser\n")
             server.send_signal(signal.SIGHUP)
-            assert server.stderr is not None
             told = server.stderr.readline()
-            assert told.endswith("an rpctlssd with --alpn strict --certuser: start it again so\n")
+            assert told.endswith(f"end it, and start it so: {line} --alpn strict --certuser\n")
 
 
 def test_an_export_s_engine_is_that_of_its_clients(tmp_path: Path) -> None:

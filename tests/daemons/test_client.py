@@ -357,6 +357,25 @@ def test_a_late_refusal(client: Harness) -> None:
         server.result(SECONDS)
 
 
+def test_a_key_that_a_mount_does_not_use_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be for root's eyes only, or locked. Who asks for mutual TLS is told about it."""
+    monkeypatch.delenv("UMKTLS_KEY_PASSPHRASE", raising=False)
+    with daemon("client", tmp_path, "locked") as client:
+        sock, peer = client.connection()
+        server = peer.tls(server_context(), echo, **SERVER)
+        assert client.kernel.connect(sock).reterr == rpctls.RPCTLSERR_OK
+        ping(client, sock)
+        assert client.kernel.about(sock, "DISCONNECT") == rpctls.RPCTLSERR_OK
+        server.result(SECONDS)
+        sock, peer = client.connection(security="mtls")
+        assert client.kernel.connect(sock).reterr != rpctls.RPCTLSERR_OK
+        failed = client.kernel.event("handshake-failed")
+        assert "UMKTLS_KEY_PASSPHRASE" in failed["reason"]
+        assert "or mount without -o mtls" in failed["advice"]
+
+
 def test_an_encrypted_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UMKTLS_KEY_PASSPHRASE", PASSPHRASE.decode())
     with daemon("client", tmp_path, "locked", mutualverf=True) as client:

@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from umktls_fs import command
 from umktls_fs.command import mount
+from umktls_fs.helper import helper
 from umktls_fs.mount import MountPlan, fuse_options, heeded
 from umktls_fs.options import OPTIONS, parse_options
 from umktls_fs.source import Source
@@ -101,6 +102,46 @@ def test_the_shell_completes_options() -> None:
     words = {"COMP_WORDS": "mount -o ro,nos", "COMP_CWORD": "2", "_MOUNT_COMPLETE": "bash_complete"}
     result = CliRunner().invoke(mount, [], prog_name="mount", env=words)
     assert "plain,ro,nosuid" in result.output.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("typed", "put", "left"),
+    [
+        ("rw,noatime", "rw,noatime,dev,suid", "rw,noatime"),
+        ("", "dev,suid", ""),
+        ("rw,nosuid,nodev", "rw,nosuid,nodev", "rw,nosuid,nodev"),
+        ("rw,nodev", "rw,nodev,suid", "rw,nodev"),
+        ("rw,suid", "rw,suid,dev,suid", "rw,suid"),
+        ("rw,suid,dev", "rw,suid,dev,dev,suid", "rw,suid,dev"),
+    ],
+)
+def test_what_mount_fuse_puts_behind_is_not_what_was_typed(
+    plans: list[MountPlan], typed: str, put: str, left: str
+) -> None:
+    assert command.without_defaults(put) == left
+    assert invoke("host:/x", "/mnt", "-o", put, "--by-mount-fuse").exit_code == 0
+    assert invoke("host:/x", "/mnt", "-o", typed).exit_code == 0
+    assert plans[0].options == plans[1].options
+
+
+def test_the_helper_of_mount_takes_what_mount_gives(plans: list[MountPlan]) -> None:
+    """mount(8), external helpers: -sfnv, -N, -o, -t."""
+    words = ["host:/x", "/mnt", "-s", "-n", "-v", "-t", "fuse.umktls", "-o", "rw,frob,noatime"]
+    result = CliRunner().invoke(helper, words)
+    assert result.exit_code == 0, result.output
+    assert plans[0].options.fuse == {"noatime"}
+    refused = CliRunner().invoke(helper, ["host:/x", "/mnt", "-N", "/proc/1/ns/mnt"])
+    assert refused.exit_code == 1
+    assert "nsenter(1)" in refused.output
+
+
+def test_mount_f_mounts_nothing_and_checks_all_the_same(
+    plans: list[MountPlan], tmp_path: Path
+) -> None:
+    needs_fuse()
+    for place, code in ((tmp_path, 0), (tmp_path / "missing", 32)):
+        assert CliRunner().invoke(helper, ["host:/x", str(place), "-f"]).exit_code == code
+    assert plans == []
 
 
 def test_help_lists_every_option() -> None:

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from umktls_fs.mountpoint import check_mountpoint, set_readahead
+from umktls_fs import mountpoint
+from umktls_fs.mountpoint import check_may_mount, check_mountpoint, set_readahead
+from umktls_fs.options import parse_options
 
 from tests.fs.mounted import needs_fuse
-from umktls.errors import CallerError
+from umktls.errors import CallerError, WorldError
 from umktls.kernel import mountinfo
 from umktls.kernel.mountinfo import Mount, mounts
 
@@ -84,9 +87,92 @@ def test_autofs_may_be_covered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_without_fuse_there_is_one_line_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os.path, "exists", lambda path: path != "/dev/fuse")
-    with pytest.raises(Exception, match="modprobe fuse"):
+    monkeypatch.setattr(mountpoint, "FUSE", Path("/no/such/fuse"))
+    with pytest.raises(WorldError, match="modprobe fuse") as caught:
         check_mountpoint("/tmp")
+    assert caught.value.errno == errno.ENOENT
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EACCES, "this user may not mount (as root: chmod 666 /dev/fuse)"),
+        (errno.EPERM, "a container forbids it (start it with --device /dev/fuse"),
+        (errno.EBUSY, "`umktls doctor` looks for what this machine lacks"),
+    ],
+)
+def test_a_closed_fuse_says_what_to_do(
+    number: int, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def refuse(path: object, *arguments: int, **more: int) -> int:
+        if str(path) == "/dev/fuse":
+            raise OSError(number, os.strerror(number))
+        return opened(str(path), *arguments, **more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(WorldError) as caught:
+        check_mountpoint("/tmp")
+    assert f"/dev/fuse cannot be opened: {os.strerror(number)}; {advice}" in str(caught.value)
+
+
+@pytest.fixture
+def ordinary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Somebody who is not root, on a machine where he may mount; its fuse.conf."""
+    program = tmp_path / "fusermount3"
+    program.touch(mode=0o755)
+    program.chmod(0o4755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(mountpoint, "FUSE_CONF", tmp_path / "fuse.conf")
+    return tmp_path / "fuse.conf"
+
+
+@pytest.mark.parametrize("word", ["allow_other", "allow_root"])
+def test_who_is_not_root_lets_others_in_only_if_fuse_conf_says_so(
+    ordinary: Path, word: str
+) -> None:
+    options = parse_options([word])
+    for text in (None, "# user_allow_other\nmount_max = 3\n"):
+        if text is not None:
+            ordinary.write_text(text)
+        with pytest.raises(CallerError, match=rf"-o {word}: .*echo user_allow_other >>{ordinary}"):
+            check_may_mount(options)
+    subprocess.run(f"echo user_allow_other >>{ordinary}", shell=True, check=True)  # as it says
+    check_may_mount(options)
+
+
+@pytest.mark.parametrize("word", ["suid", "dev"])
+def test_only_root_may_ask_for_suid_and_dev(ordinary: Path, word: str) -> None:
+    with pytest.raises(CallerError, match="only root may ask for it"):
+        check_may_mount(parse_options([word]))
+    check_may_mount(parse_options([f"no{word}"]))
+
+
+def test_who_is_not_root_needs_a_setuid_fusermount3(ordinary: Path) -> None:
+    program = ordinary.with_name("fusermount3")
+    program.chmod(0o755)
+    with pytest.raises(WorldError, match=rf"chmod u\+s {program}"):
+        check_may_mount(parse_options([]))
+    program.unlink()
+    with pytest.raises(WorldError, match="install the package fuse3"):
+        check_may_mount(parse_options([]))
+
+
+def test_who_is_not_root_mounts_on_directories_of_his_own(
+    ordinary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs_fuse()
+    mine, closed, sticky = (tmp_path / name for name in ("mine", "closed", "sticky"))
+    for path, mode in ((mine, 0o755), (closed, 0o555), (sticky, 0o1777)):
+        path.mkdir()
+        path.chmod(mode)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(closed))
+    assert check_mountpoint(str(mine)) == str(mine)
+    for path in (closed, sticky):
+        with pytest.raises(CallerError, match=r"not yours to mount on.*mkdir ~/mnt"):
+            check_mountpoint(str(path))
 
 
 def test_readahead_of_what_is_not_mounted_is_not_set(tmp_path: Path) -> None:

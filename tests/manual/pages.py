@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from umktls_daemons import rpctlscd, rpctlssd
 from umktls_daemons.running import EPILOG
+from umktls_fs.helper import helper
 
 from tests.manual.roff import Roff, markdown, page
 from umktls.cli.main import main
@@ -29,6 +30,7 @@ def pages() -> dict[str, str]:
 
 def made() -> Iterator[tuple[str, int, str]]:
     yield from command_pages("umktls", main, 1)
+    yield from command_pages("mount.umktls", helper, 8)
     for command in (rpctlscd.command, rpctlssd.command):
         command.epilog = EPILOG
         yield from command_pages(str(command.name), command, 8)

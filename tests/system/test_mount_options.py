@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import signal
 import socket
+import sys
+from pathlib import Path
+
+import pytest
 
 from tests.system.conftest import Command
-from tests.system.live import event, kill, until
+from tests.system.live import event, kill, run, until
 from umktls.cli.control import find_hosts
 from umktls.cli.sandbox import Sandbox
 from umktls.cli.umount import mounts
+from umktls.kernel import mountinfo
+from umktls.kernel.children import program_path
 
 
 def free_port() -> int:
@@ -59,3 +67,58 @@ def test_fg_tries_for_as_long_as_it_is_told(umktls: Command, sandbox: Sandbox) -
         done = umktls("mount", source, sandbox.mountpoint, "-o", options)
         assert done.code == 32
         assert "nothing listens there" in done.line
+
+
+WAYS = {
+    "umktls mount": ["umktls", "mount", "{source}", "{place}", "-o", "{options}"],
+    "mount -t umktls": ["mount.umktls", "{source}", "{place}", "-o", "rw,{options}"],
+    "mount -t fuse.umktls": [
+        *("/sbin/mount.fuse3", "{source}", "{place}", "-t", "fuse.umktls", "-o", "rw,{options}")
+    ],
+}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mount(8) is root's")
+@pytest.mark.parametrize("way", WAYS)
+def test_the_defaults_are_the_same_whichever_way_it_is_mounted(sandbox: Sandbox, way: str) -> None:
+    """The helpers are called as mount(8) calls them; it would look for them in /sbin only."""
+    host, _ = sandbox.serve("--no-tls")
+    source = f"127.0.0.1:{host.facts['port']}:{sandbox.export}"
+    here = Path(program_path("umktls")).parent
+    environment = sandbox.environment() | {"PATH": f"{here}:{os.environ['PATH']}"}
+    for options, flags in (("notls", {"nosuid", "nodev"}), ("notls,suid", {"nodev"})):
+        place = sandbox.directory(options.replace(",", "-"))
+        words = [word.format(source=source, place=place, options=options) for word in WAYS[way]]
+        program = shutil.which(words[0], path=environment["PATH"])
+        assert program is not None, f"{words[0]} is not installed"
+        run(program, *words[1:], env=environment)
+        (found,) = [one for one in mountinfo.mounts() if one.mountpoint == str(place)]
+        assert found.kind == mountinfo.FSTYPE
+        assert found.options & {"nosuid", "nodev"} == flags
+
+
+# Imported before the rights go: the project's files may be closed to other users.
+AS_SOMEBODY = """
+import os, sys
+import umktls_fs.mount
+from umktls_fs.command import mount
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+mount(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_who_may_not_mount_is_told_before_the_server_is_asked(sandbox: Sandbox) -> None:
+    if os.stat("/dev/fuse").st_mode & 0o006 == 0o006:
+        pytest.skip("this machine's /dev/fuse is open to everybody")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        source = f"127.0.0.1:{listener.getsockname()[1]}:/"
+        words = (source, "/tmp", "--certs", sandbox.certs)
+        said = run(sys.executable, "-c", AS_SOMEBODY, *words, code=32, env=sandbox.environment())
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert said.endswith("this user may not mount (as root: chmod 666 /dev/fuse)\n")
+    assert said.count("\n") == 1

@@ -6,6 +6,7 @@ the file system, and where a part of umktls cannot be imported the other command
 
 from __future__ import annotations
 
+import difflib
 import io
 import sys
 from importlib.metadata import EntryPoint, entry_points
@@ -37,6 +38,20 @@ OWN = (
 )
 
 
+# What other programs call it.
+HABITS = {
+    "unmount": "umount",
+    "export": "serve",
+    "exportfs": "serve",
+    "log": "trace",
+    "check": "doctor",
+    "status": "stat",
+    "keys": "certs",
+    "nfsstat": "stat",
+    "test": "demo",
+}
+
+
 class Failure(click.ClickException):
     """A `UmktlsError` on its way to the terminal; exit code 1."""
 
@@ -58,8 +73,11 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """`mount -t fuse.umktls` has mount.fuse3(8) call `umktls SOURCE DIRECTORY -o OPTIONS`."""
-        if SOURCE_MARK in args[0]:
-            args = ["mount", *args]
+        name = args[0]
+        if SOURCE_MARK in name:
+            args = ["mount", "--by-mount-fuse", *args]
+        elif name not in found():
+            ctx.fail(f"No such command {name!r}; {meant(name)}")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -67,6 +85,12 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except UmktlsError as error:
             raise Failure(str(error)) from error
+
+
+def meant(name: str) -> str:
+    """What whoever typed a wrong command should type."""
+    word = HABITS.get(name) or next(iter(difflib.get_close_matches(name, found(), n=1)), None)
+    return f"did you mean {word}?" if word else "`umktls --help` lists them"
 
 
 def found() -> dict[str, EntryPoint]:

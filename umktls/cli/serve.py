@@ -129,6 +129,8 @@ async def run(options: ServeOptions, config: ServerConfig, nfsd: NfsServer) -> N
         async with boot_server(config, nfsd.services()) as server, trio.open_nursery() as nursery:
             name = await reachable(config)
             tell(ready_line(config, nfsd.exports, server.port, name))
+            if config.offer_tls and config.no_daemon:
+                complain(f"TLS needs an rpctlssd; start one: {server.host.by_hand('rpctlssd')}")
             notify("READY=1")
             nursery.start_soon(expire, nfsd)
             async for number in signals:
@@ -149,6 +151,7 @@ async def reload(
     Where they have users for the first time, or none any more, so have the daemons. A mistake
     changes nothing. `config` is what the server was started with.
     """
+    from umktls.kernel.host import CERTS_PLACE
     from umktls.kernel.refusals import in_thread
 
     server.host.reload_daemons()
@@ -167,8 +170,8 @@ async def reload(
         return
     complain_about(exports)
     if config.no_daemon and wanted.daemon_arguments != config.daemon_arguments:
-        arguments = shlex.join(wanted.daemon_arguments)
-        complain(f"the exports ask for an rpctlssd with {arguments}: start it again so")
+        line = server.host.by_hand("rpctlssd", wanted.daemon_line(wanted.certs or CERTS_PLACE))
+        complain(f"the exports ask for another rpctlssd; end it, and start it so: {line}")
     names = [export.name for export in exports]
     server.security = handshake_security(exports)
     server.engine_for = wanted.engine_for

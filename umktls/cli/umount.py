@@ -18,8 +18,6 @@ from umktls.kernel import mountinfo
 
 __all__ = ["mounts", "umount", "unmount"]
 
-FSTYPE = "fuse.umktls"
-
 
 @click.command()
 # No click.Path: it looks at what is there, and a mount whose server is away does not answer.
@@ -78,7 +76,7 @@ def require_ours(path: Path) -> None:
     fstype = mounts().get(path)
     if fstype is None:
         raise CallerError(f"nothing is mounted at {path}: `umktls stat` lists the mounts")
-    if fstype != FSTYPE:
+    if fstype != mountinfo.FSTYPE:
         raise CallerError(f"{path} is a mount of type {fstype}, not of umktls: see umount(8)")
 
 

@@ -25,7 +25,7 @@ from umktls.kernel import tcpconnect, tls
 from umktls.kernel.children import DaemonCommand
 from umktls.kernel.events import Trace
 from umktls.kernel.groups import single_error
-from umktls.kernel.host import Host, HostConfig, booted
+from umktls.kernel.host import CERTS_PLACE, Host, HostConfig, booted
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.probe import NotOffered, probe
 from umktls.kernel.repeated import done_already
@@ -96,15 +96,18 @@ class MountConfig:
         """How the host starts its rpctlscd; nothing when it needs none or must not."""
         if self.security == "none" or self.no_daemon:
             return ()
-        arguments: list[str] = ["-v"]
-        if self.certs is not None:
-            arguments += ["-l", str(self.certs / "ca.pem"), "-D", str(self.certs / "client")]
-        if self.security == "mtls":
+        return (DaemonCommand("rpctlscd", ("-v", *self.daemon_line(self.certs))),)
+
+    def daemon_line(self, certs: Path | None) -> tuple[str, ...]:
+        """The arguments that rpctlscd needs for this mount, with the certificates in `certs`."""
+        arguments: list[str] = []
+        if certs is not None:
+            arguments += ["-l", str(certs / "ca.pem"), "-D", str(certs / "client")]
+        if self.security == "mtls" and not self.certname:
             arguments.append("-m")
         if self.keylog is not None:
             arguments += ["--keylog", str(self.keylog)]
-        arguments += self.daemon_arguments
-        return (DaemonCommand("rpctlscd", tuple(arguments)),)
+        return (*arguments, *self.daemon_arguments)
 
 
 class NfsClient:
@@ -150,6 +153,7 @@ async def boot_client(config: MountConfig) -> AsyncIterator[Host]:
         "client",
         config.rundir,
         daemons=config.daemon(),
+        by_hand={"rpctlscd": config.daemon_line(config.certs or CERTS_PLACE)},
         engine=config.engine,
         bounce=config.bounce,
         personality=config.personality,
@@ -172,11 +176,22 @@ def check_config(config: MountConfig) -> None:
             "(make some with: umktls certs DIR), or -o notls for clear text"
         )
     wanted = [config.certs / "ca.pem"]
-    if config.security == "mtls" and not config.certname:
-        wanted += [config.certs / "client" / name for name in ("cert.pem", "certkey.pem")]
+    if config.security == "mtls":
+        stem = config.certname or "cert"
+        wanted += [config.certs / "client" / f"{stem}{end}.pem" for end in ("", "key")]
     for path in wanted:
-        if not path.is_file():
-            raise CallerError(f"certificates: {path} is missing (make some with: umktls certs DIR)")
+        check_certificate_file(path)
+
+
+def check_certificate_file(path: Path) -> None:
+    try:
+        with path.open("rb"):
+            return
+    except FileNotFoundError:
+        why = "is missing (make some with: umktls certs DIR)"
+    except OSError as error:
+        why = f"cannot be read: {error.strerror} (it must belong to who mounts)"
+    raise CallerError(f"certificates: {path} {why}")
 
 
 @asynccontextmanager

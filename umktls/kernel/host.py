@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import shlex
 import signal
 import socket
 import time
@@ -53,8 +54,10 @@ from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 from umktls.ktls.session import Direction
 from umktls.ktls.socket import KtlsSocketState
 
-__all__ = ["Host", "HostConfig", "booted"]
+__all__ = ["CERTS_PLACE", "Host", "HostConfig", "booted"]
 
+# In advice, where nobody has said which directory.
+CERTS_PLACE = Path("CERTS")
 STAT_SCHEMA = 1
 # Closed connections that `umktls stat` still shows.
 REMEMBERED = 64
@@ -71,7 +74,8 @@ class HostConfig:
     daemon has to register by itself. `bounce` allows to bounce a direction that its engine does not
     take. `upcall_seconds` is the deadline of each upcall, None for the personality's. `connects` is
     how many CONNECTs a daemon of version 2 is given at once. `daemon_seconds` is how long is waited
-    for a daemon to register. Seconds are seconds.
+    for a daemon to register. `by_hand` has the arguments, by daemon, with which to start one by
+    hand. Seconds are seconds.
     """
 
     role: str
@@ -83,6 +87,7 @@ class HostConfig:
     upcall_seconds: float | None = None
     connects: int = DEFAULT_CONNECTS
     daemon_seconds: float = 15.0
+    by_hand: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -218,7 +223,13 @@ class Host:
 
     def _advice(self, name: str) -> str:
         rundir = self.rundir.path
-        return f"(run directory {rundir}); start one: {name} --rundir {rundir}"
+        return f"(run directory {rundir}); start one: {self.by_hand(name)}"
+
+    def by_hand(self, name: str, arguments: tuple[str, ...] | None = None) -> str:
+        """What to type to start a daemon for this host, with these arguments or the host's own."""
+        if arguments is None:
+            arguments = self.config.by_hand.get(name, ())
+        return shlex.join((name, "--rundir", str(self.rundir.path), *arguments))
 
     def register_daemon(self, process: Process, name: str, path: bytes) -> None:
         """CLSETPATH, SRVSETPATH: from now on upcalls of this direction go to `path`."""
@@ -252,8 +263,9 @@ class Host:
                     raise failure
             return
         raise DaemonGone(
-            f"no {name} registered within {self.config.daemon_seconds:g} s; "
-            f"start one by hand: {name} --rundir {self.rundir.path}"
+            f"no {name} registered within {self.config.daemon_seconds:g} s; try again with "
+            f"--rundir {shlex.quote(str(self.rundir.path))} and start one meanwhile: "
+            f"{self.by_hand(name)}"
         )
 
     # ---- the control socket

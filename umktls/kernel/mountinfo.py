@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Mount", "mounts"]
+__all__ = ["FSTYPE", "Mount", "mounts"]
+
+FSTYPE = "fuse.umktls"
 
 MOUNTINFO = Path("/proc/self/mountinfo")
 _OCTAL = re.compile(r"\\([0-7]{3})")
@@ -15,11 +17,13 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line: device as major:minor, mount point, type of file system."""
+    """One line: device as major:minor, mount point, type of file system, options of the mount and
+    of the file system."""
 
     device: str
     mountpoint: str
     kind: str
+    options: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 def mounts(text: str | None = None) -> Iterator[Mount]:
@@ -30,7 +34,9 @@ def mounts(text: str | None = None) -> Iterator[Mount]:
         fields, _, rest = line.partition(" - ")
         words = fields.split(" ")
         if len(words) >= 5 and rest:
-            yield Mount(words[2], _plain(words[4]), rest.split(" ")[0])
+            kind, *others = rest.split(" ")
+            options = ",".join([*words[5:6], *others[1:2]]).split(",")
+            yield Mount(words[2], _plain(words[4]), kind, frozenset(options))
 
 
 def _plain(text: str) -> str:

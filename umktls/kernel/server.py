@@ -27,7 +27,7 @@ from umktls.kernel.accepting import accept_loop, taken_from_trio
 from umktls.kernel.admission import DEFAULT_LIMITS, Admission, Limits
 from umktls.kernel.budget import ARRIVAL_SECONDS, Share
 from umktls.kernel.children import DaemonCommand
-from umktls.kernel.host import Host, HostConfig, booted
+from umktls.kernel.host import CERTS_PLACE, Host, HostConfig, booted
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.listening import listen
 from umktls.kernel.peers import who
@@ -105,15 +105,18 @@ class ServerConfig:
     def daemon(self) -> tuple[DaemonCommand, ...]:
         if not self.offer_tls or self.no_daemon:
             return ()
-        arguments: list[str] = ["-v"]
-        if self.certs is not None:
-            arguments += ["-l", str(self.certs / "ca.pem"), "-D", str(self.certs / "server"), "-m"]
+        return (DaemonCommand("rpctlssd", ("-v", *self.daemon_line(self.certs))),)
+
+    def daemon_line(self, certs: Path | None) -> tuple[str, ...]:
+        """The arguments that rpctlssd needs for this server, with the certificates in `certs`."""
+        arguments: list[str] = []
+        if certs is not None:
+            arguments += ["-l", str(certs / "ca.pem"), "-D", str(certs / "server"), "-m"]
         if self.keylog is not None:
             arguments += ["--keylog", str(self.keylog)]
         if self.daemons > 1:
             arguments += ["-N", str(self.daemons)]
-        arguments += self.daemon_arguments
-        return (DaemonCommand("rpctlssd", tuple(arguments)),)
+        return (*arguments, *self.daemon_arguments)
 
 
 @dataclass(slots=True)
@@ -375,6 +378,7 @@ async def boot_server(
         "server",
         config.rundir,
         daemons=config.daemon(),
+        by_hand={"rpctlssd": config.daemon_line(config.certs or CERTS_PLACE)},
         engine=config.engine,
         bounce=config.bounce,
         personality=config.personality,

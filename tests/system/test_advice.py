@@ -1,0 +1,51 @@
+"""Advice that is typed as it stands: what umktls says to do has to work."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.system.conftest import MOUNT_SECONDS, Command
+from tests.system.live import until
+from umktls.cli.sandbox import Sandbox
+from umktls.kernel.children import program_path
+
+
+@contextmanager
+def typed(box: Sandbox, line: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command line that runs in the background meanwhile."""
+    name, *words = shlex.split(line)
+    process = subprocess.Popen(
+        [program_path(name), *words], stdin=subprocess.DEVNULL, env=box.environment()
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(MOUNT_SECONDS)
+
+
+def test_daemons_are_started_by_hand_as_both_hosts_say(umktls: Command, sandbox: Sandbox) -> None:
+    """With the certificates that they need, and for a run directory that will be there."""
+    certs = str(sandbox.certs)
+    server, _ = sandbox.serve("--certs", certs, "--no-daemon", "--mtls-required")
+    source = f"127.0.0.1:{server.facts['port']}:{sandbox.export}"
+    mounting = ["mount", source, str(sandbox.mountpoint), "--certs", certs, "--no-daemon"]
+    done = umktls(*mounting, "-o", "mtls,daemonwait=1")
+    advice = re.search(r"(--rundir \S+) and start one meanwhile: (rpctlscd .*?) \(logs", done.line)
+    assert advice is not None, done.line
+    of_server = re.search(r"TLS needs an rpctlssd; start one: (.*)", sandbox.server_log.read_text())
+    assert of_server is not None
+    again = shlex.join(["umktls", *mounting, "-o", "mtls", *shlex.split(advice[1])])
+    with typed(sandbox, of_server[1]), typed(sandbox, again) as mount:
+        until(lambda: server.stat()["daemons"], "rpctlssd is registered")
+        rundir = Path(shlex.split(advice[1])[1])
+        until((rundir / "syscall.sock").exists, "the client's host is up")
+        with typed(sandbox, advice[2]):
+            assert mount.wait(MOUNT_SECONDS) == 0
+            assert sandbox.mountpoint.is_mount()
+            sandbox.unmount()
