@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 from umktls.errors import CallerError, WorldError
+from umktls.printable import printable
 from umktls.private import open_file
 from umktls.userland.notify import notify
 
@@ -109,7 +110,7 @@ class Launch:
         if self._started:
             logger.error("%s", text)
         elif self._word is None:
-            print(text, file=sys.stderr)
+            print(printable(text), file=sys.stderr)
         else:
             self._tell(code, text)
         sys.exit(code)
@@ -130,5 +131,5 @@ def _wait_and_end(read: int) -> NoReturn:
         (word[0], os.fsdecode(word[1:])) if word else (1, "the daemon died before it served")
     )
     if text:
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
     os._exit(code)

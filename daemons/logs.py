@@ -7,6 +7,8 @@ import sys
 from logging.handlers import SysLogHandler
 from pathlib import Path
 
+from umktls.printable import PrintableFormatter
+
 from .identity import ConfigurationError
 
 __all__ = ["SYSLOG_SOCKET", "set_up_logging"]
@@ -25,15 +27,8 @@ def set_up_logging(name: str, level: int, syslog: Path | None) -> None:
         handler = _syslog_handler(syslog)
         # The syslog daemon has a clock of its own.
         form = f"{name}[%(process)d]: %(message)s"
-    handler.setFormatter(TextFormatter(form))
+    handler.setFormatter(PrintableFormatter(form))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-
-
-class TextFormatter(logging.Formatter):
-    """The same with escapes for the bytes in names that are no text: a log is text."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return super().format(record).encode("utf-8", "backslashreplace").decode()
 
 
 def _syslog_handler(path: Path) -> SysLogHandler:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import click
 
 from umktls.errors import UmktlsError, WorldError
+from umktls.printable import printable_lines
 from umktls.userland.libc import Kernel, KernelGone
 from umktls.userland.limits import keep_memory_private, raise_descriptor_limit
 from umktls.userland.notify import notify, reloading
@@ -138,7 +139,7 @@ def program(command: click.Command) -> None:
     try:
         sys.exit(command.main(standalone_mode=False))
     except click.ClickException as error:
-        print(f"{command.name}: {error.format_message()}", file=sys.stderr)
+        print(printable_lines(f"{command.name}: {error.format_message()}"), file=sys.stderr)
         sys.exit(EX_USAGE)
     except click.Abort:
         # Ctrl-C where the passphrase was asked for.

@@ -315,7 +315,7 @@ class HandshakeService:
             "fd": taken.sock.number,
             "version": endpoint.version,
             "suite": endpoint.suite,
-            "alpn": endpoint.alpn.decode("ascii", "replace"),
+            "alpn": endpoint.alpn.decode("ascii", "surrogateescape"),
             "peer": peer,
             "resumed": endpoint.resumed,
             "verified": certificate is not None,

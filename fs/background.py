@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from umktls.errors import UmktlsError, WorldError
+from umktls.printable import printable, printable_lines
 from umktls.private import open_file
 
 __all__ = ["Report", "in_background", "send_output_to"]
@@ -43,7 +44,7 @@ class Report:
     def failed(self, error: UmktlsError) -> None:
         """It does not, and this is why. The system's log is told if the parent has gone."""
         if self._descriptor < 0:
-            syslog.syslog(syslog.LOG_ERR, f"the process of a mount ended: {error}")
+            tell_system(f"the process of a mount ended: {error}")
         self._say({"ready": False, "text": str(error), "errno": error.errno})
 
     def _say(self, word: dict[str, Any]) -> None:
@@ -90,11 +91,15 @@ def _be_child(run: Callable[[Report], None], report: Report) -> NoReturn:
     except Exception as error:
         log.exception("the mount process failed")
         line = f"{_headline(error)}; {_kept_traceback(error)}"
-        said = f"the process of a mount failed: {line}"
-        syslog.syslog(syslog.LOG_ERR, said.encode("utf-8", "backslashreplace").decode())
+        tell_system(f"the process of a mount failed: {line}")
         report.failed(WorldError(line))
     finally:
         os._exit(code)
+
+
+def tell_system(text: str) -> None:
+    """A line for the system's log: nobody else is there."""
+    syslog.syslog(syslog.LOG_ERR, printable(text))
 
 
 def _headline(error: Exception) -> str:
@@ -109,7 +114,7 @@ def _kept_traceback(error: Exception) -> str:
     try:
         descriptor, path = tempfile.mkstemp(prefix="umktls-mount-", suffix=".log")
         with open(descriptor, "w", errors="replace") as file:
-            traceback.print_exception(error, file=file)
+            file.write(printable_lines("".join(traceback.format_exception(error))))
     except OSError as problem:
         return f"the traceback could not be kept: {problem}"
     return f"this should not happen, its traceback is in {path}"

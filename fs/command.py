@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 
 from umktls.certs.layout import Part, exposed_keys
 from umktls.errors import UmktlsError
+from umktls.printable import PrintableFormatter, printable
 
 from .background import Report, in_background, send_output_to
 from .mountpoint import check_may_mount, check_mountpoint
@@ -38,7 +39,7 @@ class WrongOptions(click.ClickException):
     exit_code = USAGE
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"umktls mount: {self.message}", file=file, err=True)
+        click.echo(f"umktls mount: {printable(self.message)}", file=file, err=True)
 
 
 class MountFailed(WrongOptions):
@@ -139,10 +140,9 @@ def mount(
     except UmktlsError as error:
         raise WrongOptions(str(error)) from error
     _warn(parsed)
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.INFO,
-        format="%(asctime)s %(name)s %(levelname)s: %(message)s",
-    )
+    log = logging.StreamHandler()
+    log.setFormatter(PrintableFormatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[log])
     try:
         _check(plan) if fake else _mount(plan)
     except UmktlsError as error:
@@ -161,7 +161,7 @@ def without_defaults(text: str) -> str:
 def _warn(options: MountOptions) -> None:
     """Say what has no effect; and in red, what whoever uses the chosen engines has to know."""
     if options.warning is not None:
-        click.echo(f"umktls mount: warning: {options.warning}", err=True)
+        click.echo(f"umktls mount: warning: {printable(options.warning)}", err=True)
     if options.certs is not None:
         part = Part(options.certs / "client", options.certs / "ca.pem")
         for text in exposed_keys(part):
@@ -203,7 +203,7 @@ def _mount(plan: MountPlan) -> None:
     sys.stderr.flush()
     later = in_background(partial(_mount_in_background, plan))
     if later is not None:
-        click.echo(later, err=True)
+        click.echo(printable(later), err=True)
 
 
 def _mount_in_background(plan: MountPlan, report: Report) -> None:
@@ -232,7 +232,7 @@ def _mount_in_background(plan: MountPlan, report: Report) -> None:
 
 
 def _say_later(plan: MountPlan, error: UmktlsError) -> None:
-    click.echo(_later(plan, error), err=True)
+    click.echo(printable(_later(plan, error)), err=True)
 
 
 def _later(plan: MountPlan, error: UmktlsError) -> str:

@@ -325,9 +325,9 @@ def test_the_report_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     show(report)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["ok", "TCP", "connected", "to", "192.0.2.1:1"]
-    assert lines[1].startswith("FAIL  AUTH_TLS probe  no ?[2J answer")
+    assert lines[1].startswith("FAIL  AUTH_TLS probe  no \\x1b[2J answer")
     assert lines[2].split() == ["-", "TLS", "not", "reached"]
     assert lines[-2:] == [
         "note: a note",
-        "verdict: a mount with TLS fails in phase probe: no ?[2J answer; try again",
+        "verdict: a mount with TLS fails in phase probe: no \\x1b[2J answer; try again",
     ]

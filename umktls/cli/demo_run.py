@@ -23,9 +23,10 @@ from umktls.cli.progress import progress
 from umktls.cli.sandbox import Sandbox
 from umktls.cli.stat_view import amount, host_view
 from umktls.cli.story import first_connection, life, missing
-from umktls.cli.trace import line, printable
+from umktls.cli.trace import line
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.children import program_path
+from umktls.printable import printable
 
 __all__ = ["LEAVE_OUT", "run_demo", "usual_trees"]
 

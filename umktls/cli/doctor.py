@@ -6,6 +6,8 @@ import json
 
 import click
 
+from umktls.printable import printable
+
 __all__ = ["doctor"]
 
 SCHEMA = 1
@@ -38,7 +40,7 @@ def doctor(as_json: bool) -> None:
     else:
         for one in found:
             mark, colour = MARKS[one.state]
-            click.echo(f"{click.style(f'{mark:6}', fg=colour)} {one.name:13} {one.text}")
+            click.echo(f"{click.style(f'{mark:6}', fg=colour)} {one.name:13} {printable(one.text)}")
             if one.mend:
                 click.echo(f"{'':20} {one.mend}")
         click.secho("nothing is lacking" if good else "see what LACKS above", bold=True)

@@ -12,6 +12,7 @@ from umktls.abi.freebsd import TCP_TLS_MODE_NAMES
 from umktls.errors import CallerError
 from umktls.ktls.engines import engine_names, get_engine, others_engines, route_of
 from umktls.ktls.engines.choice import EngineChoice
+from umktls.printable import printable
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -130,4 +131,4 @@ def refusals(able: dict[str, Any]) -> dict[str, list[str]]:
 def warn(choice: EngineChoice) -> None:
     """Say on stderr, in red, what whoever uses these engines has to know every time."""
     for text in choice.warnings():
-        click.secho(f"umktls: warning: {text}", fg="red", bold=True, err=True)
+        click.secho(f"umktls: warning: {printable(text)}", fg="red", bold=True, err=True)

@@ -15,10 +15,16 @@ from typing import IO, Any
 import click
 
 from umktls.errors import UmktlsError
+from umktls.printable import clean_what_python_prints, printable
 
 __all__ = ["main"]
 
 GROUP = "umktls.commands"
+# Click's own words: they quote nobody. The second came with 8.2.
+OF_CLICK = (
+    click.MissingParameter,
+    getattr(click.exceptions, "NoArgsIsHelpError", click.MissingParameter),
+)
 SOURCE_MARK = ":/"  # HOST[:PORT]:/EXPORT
 OWN = (
     "certs",
@@ -56,7 +62,7 @@ class Failure(click.ClickException):
     """A `UmktlsError` on its way to the terminal; exit code 1."""
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"umktls: {self.message}", err=file is None, file=file)
+        click.echo(f"umktls: {printable(self.message)}", err=file is None, file=file)
 
 
 class Commands(click.Group):
@@ -85,6 +91,21 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except UmktlsError as error:
             raise Failure(str(error)) from error
+        except click.UsageError as error:
+            raise cleaned(error) from error.__cause__
+
+
+def cleaned(error: click.UsageError) -> click.UsageError:
+    """The same, if it can be shown; another one that says it in one line where it quotes what
+    cannot. Help and lists of choices have lines of their own."""
+    text = error.format_message()
+    if text.isprintable() or isinstance(error, OF_CLICK):
+        return error
+    kind = type(
+        "Shown", (click.UsageError,), {"exit_code": error.exit_code}
+    )  # mount(8) has its own
+    shown: click.UsageError = kind(printable(text), error.ctx)
+    return shown
 
 
 def meant(name: str) -> str:
@@ -145,6 +166,7 @@ def main() -> None:
 
     Exit codes: 0 done, 1 failed (one line says why), 2 wrong usage.
     """
+    clean_what_python_prints()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files are bytes, and are printed so
             stream.reconfigure(errors="surrogateescape")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from umktls.cli.trace import printable
 from umktls.errors import CallerError
+from umktls.printable import printable
 
 if TYPE_CHECKING:
     from umktls.cli.probe_run import Report

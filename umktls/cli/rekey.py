@@ -6,6 +6,7 @@ import click
 
 from umktls.cli.control import choose
 from umktls.errors import PeerError, WorldError
+from umktls.printable import printable
 
 __all__ = ["rekey"]
 
@@ -29,9 +30,9 @@ def rekey(host: str | None, connection: str | None) -> None:
         try:
             count = chosen.rekey(connection)
         except PeerError as error:
-            click.echo(f"{chosen.name}: {error}", err=True)
+            click.echo(printable(f"{chosen.name}: {error}"), err=True)
             continue
-        click.echo(f"{chosen.name}: {count} connections have new keys")
+        click.echo(f"{printable(chosen.name)}: {count} connections have new keys")
         done += count
     if not done:
         raise WorldError("no connection got new keys: is one open, and does it use TLS 1.3?")

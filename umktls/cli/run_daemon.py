@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, Personality
-from umktls.cli.trace import printable
 from umktls.errors import CallerError, WorldError
+from umktls.printable import printable, printable_lines
 
 if TYPE_CHECKING:
     from umktls.scenarios.bench import Role
@@ -200,7 +200,7 @@ def show_end(card: dict[str, Any]) -> None:
     """The log, where it may say more than the results; and how many there are of each."""
     if card["failed"] or card["error"]:
         log = card["log"][-LOG_TAIL:].strip()
-        click.echo("the end of the daemon's log:\n" + textwrap.indent(log or "(nothing)", "  "))
+        click.echo("the end of the daemon's log:\n" + printable_lines(log or "(nothing)", "  "))
     click.echo("{passed} passed, {failed} failed, {skipped} skipped".format_map(card))
     if card["error"]:
         click.secho(printable(card["error"]), fg="red")

@@ -16,6 +16,7 @@ from umktls.certs import layout
 from umktls.cli.engines import warn
 from umktls.cli.serve_options import NFS_PORT, ServeOptions, handshake_security, serve_options
 from umktls.errors import UmktlsError
+from umktls.printable import printable
 from umktls.userland.limits import keep_memory_private, raise_descriptor_limit
 from umktls.userland.notify import notify, reloading
 
@@ -93,7 +94,7 @@ def complain(*texts: str) -> None:
 def tell(text: str, *, err: bool = False) -> None:
     """Whoever started the server may have gone since: that is no reason to stop serving."""
     try:
-        click.echo(text, err=err)
+        click.echo(printable(text) if err else text, err=err)
     except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2 if err else 1)

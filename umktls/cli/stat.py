@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from umktls.cli.control import Host, choose, find_hosts
-from umktls.cli.trace import printable
 from umktls.errors import UmktlsError
+from umktls.printable import printable
 
 __all__ = ["stat"]
 
@@ -71,7 +71,7 @@ def show_counters(hosts: list[Host], table: str, as_json: bool) -> None:
         click.echo(NOBODY)
     for name, shown in lines.items():
         if len(lines) > 1:
-            click.echo(f"{name}:")
+            click.echo(f"{printable(name)}:")
         for line in shown:
             click.echo(printable_line(line))
 
@@ -86,4 +86,4 @@ def read(hosts: list[Host]) -> Iterator[dict[str, Any]]:
         try:
             yield host.stat()
         except UmktlsError as error:
-            click.echo(f"umktls: {error}", err=True)
+            click.echo(f"umktls: {printable(error)}", err=True)

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from umktls.cli.trace import printable
+from umktls.printable import printable
 
 __all__ = ["amount", "host_view"]
 
@@ -30,7 +30,7 @@ def heading(state: dict[str, Any]) -> Text:
     started = datetime.fromtimestamp(float(host.get("started") or 0)).strftime("%H:%M:%S")
     text = Text()
     text.append(printable(str(host.get("name"))), style="bold")
-    text.append(f"  process {host.get('pid')}, since {started}")
+    text.append(printable(f"  process {host.get('pid')}, since {started}"))
     text.append(f", personality {printable(str(host.get('personality')))}")
     for label, value in (
         ("mount", state.get("mount") and mount_words(state["mount"])),
@@ -95,7 +95,7 @@ def calls_line(connection: dict[str, Any]) -> Text:
     rpc, upcalls = connection.get("rpc") or {}, connection.get("upcalls") or {}
     asked = ", ".join(f"{name} {count}" for name, count in upcalls.items() if count)
     line = f"       {rpc.get('calls', 0)} calls, {rpc.get('replies', 0)} replies"
-    line = f"{line}, upcalls: {asked}" if asked else line
+    line = printable(f"{line}, upcalls: {asked}" if asked else line)
     who = connection.get("daemon") or "none"
     if who == "orphan":
         return Text(f"{line}; orphan: its daemon has gone, and another one may adopt it", "yellow")

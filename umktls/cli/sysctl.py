@@ -6,6 +6,7 @@ import click
 
 from umktls.cli.control import choose
 from umktls.errors import CallerError
+from umktls.printable import printable
 
 __all__ = ["sysctl"]
 
@@ -30,10 +31,10 @@ def sysctl(words: tuple[str, ...], host: str | None) -> None:
     hosts = choose(host)
     for one in hosts:
         if len(hosts) > 1:
-            click.echo(f"{one.name}:")
+            click.echo(f"{printable(one.name)}:")
         for line in one.sysctl(values)["sysctl"]:
             if not wanted or any(below(line, name) for name in wanted):
-                click.echo(line)
+                click.echo("\t".join(map(printable, line.split("\t"))))
 
 
 def assignment(word: str) -> tuple[str, int]:

@@ -14,10 +14,10 @@ import click
 from umktls.cli.control import choose, find_hosts
 from umktls.cli.following import follow_all, follow_hosts, past, with_failed
 from umktls.kernel.rundir import run_base
+from umktls.printable import printable
 
-__all__ = ["line", "printable", "trace"]
+__all__ = ["line", "trace"]
 
-SURROGATES = 0xDC00
 COLOURS = {"client": "cyan", "server": "yellow"}
 
 
@@ -74,14 +74,3 @@ def line(event: dict[str, Any], colour: bool = True) -> str:
         shown = click.style(shown, fg=COLOURS[side])
     connection = printable(str(event.get("connection") or "-"))
     return f"{clock} {shown} {connection:<4} {printable(str(event.get('text', event)))}"
-
-
-def printable(text: str) -> str:
-    """`text` without control characters: a peer's name must not drive the terminal. A byte of a
-    name that is no text is shown as ``\\xff``."""
-    return "".join(c if c.isprintable() else byte_escape(c) for c in text)
-
-
-def byte_escape(character: str) -> str:
-    number = ord(character) - SURROGATES  # of a byte, by PEP 383
-    return f"\\x{number:02x}" if 0x80 <= number <= 0xFF else "?"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from umktls.cli.control import choose
+from umktls.printable import printable
 
 __all__ = ["txmode"]
 
@@ -26,4 +27,4 @@ def txmode(mode: str, host: str | None, connection: str | None) -> None:
     """
     for chosen in choose(host):
         count = chosen.tx_mode(mode, connection)
-        click.echo(f"{chosen.name}: {count} connections asked for {mode.upper()}")
+        click.echo(f"{printable(chosen.name)}: {count} connections asked for {mode.upper()}")

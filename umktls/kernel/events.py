@@ -2,6 +2,7 @@
 
 Events are plain dictionaries, so that they go to a terminal, a test or the control socket as they
 are. A ring keeps the newest; subscribers get each one as it happens. Secrets are never put in.
+An event's line for people is clean of control characters; its fields are as they came.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from umktls.printable import printable
 
 __all__ = ["Event", "Trace", "describe"]
 
@@ -134,7 +137,7 @@ class Trace:
             "side": self.side,
             "connection": connection,
             "event": event,
-            "text": describe(event, fields),
+            "text": printable(describe(event, fields)),
         }
         self._ring.append(record)
         logger.info("%s %s", connection or "-", record["text"])
