@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import socket
+import subprocess
+import sys
 import threading
 import tracemalloc
 import weakref
@@ -17,8 +19,9 @@ import pytest
 import trio
 import trio.testing
 
+from tests.conftest import patience
 from tests.kernel.clientworld import Clock
-from umktls.kernel.budget import ARRIVAL_SECONDS, Budget, Share
+from umktls.kernel.budget import ARRIVAL_SECONDS, MUCH, QUIET_SECONDS, Budget, Share, afterwards
 from umktls.kernel.host import REMEMBERED, Host, HostConfig, booted
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.server import BLOCKING_JOBS, JOB_BYTES, Connection
@@ -108,6 +111,55 @@ async def test_who_has_had_its_message_is_not_dropped(autojump_clock: Clock) -> 
     assert scope.cancelled_caught
     budget.give(held)
     assert await budget.take(1) == 1
+
+
+async def test_memory_is_given_back_when_it_is_over(autojump_clock: Clock) -> None:
+    """Not after little, not while more comes, and each time once."""
+    budget, given = Budget(), []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(afterwards, budget, lambda: given.append(trio.current_time()))
+        budget.give(await budget.take(MUCH - 1))
+        await trio.sleep(10 * QUIET_SECONDS)
+        assert given == []
+        for expected in (1, 2):
+            first, second = await budget.take(MUCH // 2), await budget.take(MUCH // 2)
+            budget.give(first)
+            await trio.sleep(10 * QUIET_SECONDS)
+            assert len(given) == expected - 1
+            budget.give(second)
+            held = await budget.take(1)
+            await trio.sleep(10 * QUIET_SECONDS)
+            assert len(given) == expected - 1
+            budget.give(held)
+            over = trio.current_time()
+            await trio.sleep(10 * QUIET_SECONDS)
+            assert given[expected - 1 :] == [pytest.approx(over + QUIET_SECONDS)]
+        nursery.cancel_scope.cancel()
+
+
+GIVING = """
+import os
+from umktls.kernel.memory import give_back, keep_large_buffers
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+assert keep_large_buffers()
+before = resident()
+buffers = [bytearray(b"x") * (2 << 20) for _ in range(100)]
+kept = [buffers[-1], bytearray(b"y") * 4096]
+del buffers
+print(before, resident(), give_back(), resident())
+"""
+
+
+def test_pages_below_what_stays_are_given_back() -> None:
+    run = [sys.executable, "-c", GIVING]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=patience(30), check=True)
+    before, held, given, after = done.stdout.split()
+    assert int(held) - int(before) > 190
+    assert given == "True"
+    assert int(after) - int(before) < 40
 
 
 # ---- a server

@@ -6,6 +6,8 @@ has to wait and is read no further, so that TCP stops the peer; the first who ca
 go on. What is executed ends by itself. What is received ends when its peer likes: so while somebody
 waits, the connection is dropped whose message has been arriving for the longest, if that is longer
 than ARRIVAL_SECONDS.
+
+When much was in use and nothing is any more, the process gives its memory back (`afterwards`).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Callable
 
 import trio
 
-__all__ = ["ARRIVAL_SECONDS", "LARGE", "REQUEST_BYTES", "Budget", "Share"]
+__all__ = ["ARRIVAL_SECONDS", "LARGE", "REQUEST_BYTES", "Budget", "Share", "afterwards"]
 
 # A server's default: 128 of the largest requests.
 REQUEST_BYTES = 256 * 1024 * 1024
@@ -24,6 +26,10 @@ REQUEST_BYTES = 256 * 1024 * 1024
 LARGE = 64 * 1024
 # 2 MiB in this time are less than two megabits a second.
 ARRIVAL_SECONDS = 10.0
+# So many bytes in use are more than a few clients that write have.
+MUCH = 64 * 1024 * 1024
+# Nothing is in use for so long: then its memory is not needed again at once.
+QUIET_SECONDS = 1.0
 
 
 class Budget:
@@ -32,7 +38,9 @@ class Budget:
     def __init__(self, limit: int = REQUEST_BYTES) -> None:
         self.limit = limit
         self.used = 0
+        self._most = 0
         self._changed = trio.Event()
+        self._over = trio.Event()
         self._waiting: deque[object] = deque()
         self._arriving: dict[Share, float] = {}  # since when (trio's time), the oldest first
 
@@ -42,12 +50,25 @@ class Budget:
         if self._waiting or self.used + size > self.limit:
             await self._wait_for(size)
         self.used += size
+        self._most = max(self._most, self.used)
         return size
 
     def give(self, size: int) -> None:
         """It is not needed any more."""
         self.used -= size
         self._wake()
+        if not self.used and self._most >= MUCH:
+            self._over.set()
+
+    async def over(self) -> None:
+        """Wait until much was in use, and nothing has been for a while."""
+        while True:
+            await self._over.wait()
+            await trio.sleep(QUIET_SECONDS)
+            self._over = trio.Event()
+            if not self.used:
+                self._most = 0
+                return
 
     async def _wait_for(self, size: int) -> None:
         ticket = object()
@@ -115,3 +136,10 @@ class Share:
         held = self.arrived()
         if held:
             self._budget.give(held)
+
+
+async def afterwards(budget: Budget, give_back: Callable[[], object]) -> None:
+    """The task that calls `give_back` whenever much was in use and nothing is any more."""
+    while True:
+        await budget.over()
+        give_back()

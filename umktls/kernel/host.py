@@ -28,7 +28,7 @@ from umktls.abi.rpctls import DEFAULT_CONNECTS
 from umktls.errors import CallerError, WorldError
 from umktls.kernel import knobs, tls
 from umktls.kernel.accepting import Serve, accept_loop, listen_unix
-from umktls.kernel.budget import Budget
+from umktls.kernel.budget import Budget, afterwards
 from umktls.kernel.card import retransmitted_pct
 from umktls.kernel.children import Child, DaemonCommand
 from umktls.kernel.control import ControlServer
@@ -41,7 +41,7 @@ from umktls.kernel.groups import single_error
 from umktls.kernel.handover import Handover
 from umktls.kernel.hello import Clients
 from umktls.kernel.ktls_socket import KernelSocket
-from umktls.kernel.memory import keep_large_buffers
+from umktls.kernel.memory import give_back, keep_large_buffers
 from umktls.kernel.refusals import outlived
 from umktls.kernel.registered import RegisteredDaemon
 from umktls.kernel.rundir import RunDirectory
@@ -468,7 +468,8 @@ async def booted(config: HostConfig) -> AsyncIterator[Host]:
 
 
 async def bring_up(host: Host) -> None:
-    keep_large_buffers()
+    if keep_large_buffers():
+        host.spawn(afterwards, host.requests, give_back)
     await host.open_doors()
     host.trace.emit("host-up", role=host.config.role, rundir=str(host.rundir.path))
     host.start_daemons()

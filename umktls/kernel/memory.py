@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 
-__all__ = ["keep_large_buffers"]
+__all__ = ["give_back", "keep_large_buffers"]
 
 # malloc.h of glibc; mmap(2) from 32 MiB on is the highest limit it takes.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -24,3 +24,13 @@ def keep_large_buffers() -> bool:
     except (OSError, AttributeError):
         return False  # not glibc: slower, and right all the same
     return bool(mallopt(M_MMAP_THRESHOLD, MMAP_FROM) and mallopt(M_TRIM_THRESHOLD, KEEP_FREE))
+
+
+def give_back() -> bool:
+    """Give the system back what is free of the heap, wherever it lies, but for `KEEP_FREE` bytes at
+    its end; whether there was something."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return False
+    return bool(trim(ctypes.c_size_t(KEEP_FREE)))
