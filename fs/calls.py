@@ -8,6 +8,7 @@ take.
 from __future__ import annotations
 
 import errno
+from itertools import chain, repeat
 from typing import Any, Protocol, TypeVar, cast
 
 import trio
@@ -149,6 +150,16 @@ class Calls:
         self._slots = Slots(CALLS_IN_FLIGHT)
 
     @property
+    def patience(self) -> float:
+        """Seconds that the server has for one thing, be it done by one call or by several."""
+        return self._patience
+
+    @property
+    def timeout_errno(self) -> int:
+        """What it is to the caller when that is not enough."""
+        return self._timeout_errno
+
+    @property
     def root(self) -> bytes:
         """The root's file handle."""
         return self._caller.root
@@ -159,21 +170,26 @@ class Calls:
         return self._caller.fsinfo
 
     async def _call(self, procedure: Procedure[A, Any], args: A, credential: OpaqueAuth) -> Any:
+        result = await self._call_once(procedure, args, credential)
+        if result.status == nfsstat3.NFS3ERR_JUKEBOX:
+            result = await self._call_again(procedure, args, credential)
+        if result.status == nfsstat3.NFS3_OK:
+            return result
+        raise NfsFailure(procedure.name, result.status)
+
+    async def _call_once(
+        self, procedure: Procedure[A, Any], args: A, credential: OpaqueAuth
+    ) -> Any:
         if not self._slots.take():
             await self._wait_for_slot(procedure.name)
         try:
-            result = await self._caller.call(procedure, args, credential)
+            return await self._caller.call(procedure, args, credential)
         except WorldError as error:
             if error.errno in UNREACHABLE:
                 raise WorldError(str(error), self._timeout_errno) from error
             raise
         finally:
             self._slots.release()
-        if result.status == nfsstat3.NFS3_OK:
-            return result
-        if result.status == nfsstat3.NFS3ERR_JUKEBOX:
-            return await self._call_again(procedure, args, credential)
-        raise NfsFailure(procedure.name, result.status)
 
     async def _wait_for_slot(self, name: str) -> None:
         """Calls under way end by their deadlines, but whoever waits behind them has one too."""
@@ -186,15 +202,12 @@ class Calls:
     async def _call_again(
         self, procedure: Procedure[A, Any], args: A, credential: OpaqueAuth
     ) -> Any:
-        start, tries = trio.current_time(), 0
-        while trio.current_time() - start < self._patience:
-            await trio.sleep(JUKEBOX_PAUSES[min(tries, len(JUKEBOX_PAUSES) - 1)])
-            tries += 1
-            result = await self._caller.call(procedure, args, credential)
-            if result.status == nfsstat3.NFS3_OK:
-                return result
-            if result.status != nfsstat3.NFS3ERR_JUKEBOX:
-                raise NfsFailure(procedure.name, result.status)
+        with trio.move_on_after(self._patience):
+            for pause in chain(JUKEBOX_PAUSES, repeat(JUKEBOX_PAUSES[-1])):
+                await trio.sleep(pause)
+                result = await self._call_once(procedure, args, credential)
+                if result.status != nfsstat3.NFS3ERR_JUKEBOX:
+                    return result
         text = f"{procedure.name}: the server was busy for {self._patience:g} s"
         raise WorldError(text, self._timeout_errno)
 

@@ -16,6 +16,7 @@ from typing import Protocol
 from umktls.rpc.message import AuthSys, OpaqueAuth
 
 from .owners import Owners
+from .requests import process_of
 
 __all__ = ["Caller", "Credentials", "supplementary_groups"]
 
@@ -62,14 +63,17 @@ class Credentials:
         self,
         clock: Callable[[], float],
         groups: Callable[[int], tuple[int, ...]] = supplementary_groups,
+        process: Callable[[int], int] = process_of,
     ) -> None:
         self._clock = clock
         self.owners: Owners | None = None  # who translates the ids, if somebody does
         self._groups = groups
+        self._process = process
         self._stamp = secrets.randbits(32)
         self._machine = socket.gethostname().encode()[:MAX_MACHINENAME]
         self._users: dict[tuple[int, int, tuple[int, ...]], OpaqueAuth] = {}
         self._processes: OrderedDict[tuple[int, int, int], tuple[float, OpaqueAuth]] = OrderedDict()
+        self._owning: OrderedDict[int, tuple[float, int]] = OrderedDict()
 
     def of(self, caller: Caller) -> OpaqueAuth:
         """The credential of the process that made a request."""
@@ -86,6 +90,19 @@ class Credentials:
         if len(self._processes) > KEEP_PROCESSES:
             self._processes.popitem(last=False)
         return credential
+
+    def process(self, caller: Caller) -> int:
+        """The process of the thread that made a request; 0 if that cannot be seen."""
+        now = self._clock()
+        known = self._owning.get(caller.pid)
+        if known is not None and known[0] > now:
+            return known[1]
+        process = self._process(caller.pid) if caller.pid else 0
+        self._owning[caller.pid] = (now + KEEP_SECONDS, process)
+        self._owning.move_to_end(caller.pid)
+        if len(self._owning) > KEEP_PROCESSES:
+            self._owning.popitem(last=False)
+        return process
 
     def of_user(self, uid: int, gid: int, groups: tuple[int, ...] = ()) -> OpaqueAuth:
         """The credential of a user; of more than 16 supplementary groups the first 16 count."""

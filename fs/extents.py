@@ -18,12 +18,14 @@ class Extent:
     """Contiguous bytes written by one user.
 
     serial orders extents as they were written. `stable` is what the next WRITE asks for; `verf` the
-    server's write verifier that came back, `sends` how often it went out, `since` when it began.
+    server's write verifier that came back, `sends` how often it went out, `since` when it began;
+    `due` is when the server must have all of it, 0 before the first WRITE.
     """
 
     __slots__ = (
         "_parts",
         "credential",
+        "due",
         "length",
         "offset",
         "sends",
@@ -44,6 +46,7 @@ class Extent:
         self.stable = stable_how.UNSTABLE
         self.verf = b""
         self.sends = 0
+        self.due = 0.0
         self._parts: list[Buffer] = [data]
 
     @property
@@ -73,7 +76,7 @@ class Extent:
         """Cut off everything behind the first `length` bytes, as an extent of the same age."""
         view = memoryview(self.data())
         rest = Extent(self.serial, self.offset + length, view[length:], self.credential, self.since)
-        rest.stable, rest.sends = self.stable, self.sends
+        rest.stable, rest.sends, rest.due = self.stable, self.sends, self.due
         self._parts = [view[:length]]
         self.length = length
         return rest

@@ -136,8 +136,11 @@ class Files:
                 agreed = True
             else:
                 agreed = self._kernel.agrees(inode, pid)
-        except BaseException:
+        except UmktlsError:
             await self._closed(inode)
+            raise
+        except BaseException:  # cancelled, and so would be any call from here
+            self._behind.start(self._closed, inode)
             raise
         keep = self._caching and inode.pages_version == inode.version
         inode.pages_version = inode.version

@@ -2,9 +2,10 @@
 
 The end comes from outside (somebody unmounts) or by SIGTERM or SIGINT, and in the foreground by
 SIGHUP, which in the background has the daemon read its files again. In all cases what was
-written is sent and made stable first. After a signal the requests that are under way get some time
-to be answered, then they are cancelled, because a process that waits for an answer cannot even be
-killed; and at last the mount point is released.
+written is sent and made stable first. After an unmount that may take as long as an RPC may. After a
+signal it may take FINISH_SECONDS, and then the requests under way get GRACE_SECONDS to be answered;
+behind these the mount ends, whatever the server does and whatever is left. A signal that comes
+before the mount works ends everything at once, and so does a second one.
 """
 
 from __future__ import annotations
@@ -12,18 +13,17 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyfuse3
 import trio
 
 from umktls.abi.personality import personality
-from umktls.errors import CallerError, UmktlsError, WorldError
+from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.client import MountConfig, boot_client, mounted
 from umktls.kernel.groups import single_error
 from umktls.kernel.kept import keeping
@@ -34,6 +34,7 @@ from .credentials import Credentials
 from .mountpoint import set_readahead
 from .operations import NfsOperations
 from .options import MountOptions
+from .session import fuse_session
 from .source import Source
 
 __all__ = ["MountPlan", "News", "fuse_options", "run_mount", "serve_fuse"]
@@ -84,6 +85,7 @@ class MountPlan:
             bounce=options.bounce,
             personality=personality(options.personality),
             deadline=options.deadline,
+            mount_seconds=options.patience,
             daemon_seconds=options.daemon_seconds,
             upcall_seconds=options.upcall_seconds,
             probe_seconds=options.probe_seconds,
@@ -185,8 +187,12 @@ async def _run(plan: MountPlan, news: News, control: Control) -> None:
             async with mounted(host, config, news.delayed) as client:
                 control.mounted = True
                 fuse = fuse_options(plan.source, plan.options, os.geteuid() == 0)
+
+                def show(facts: Callable[[], dict[str, Any]]) -> None:
+                    host.views["work"] = facts
+
                 await serve_fuse(
-                    client, plan.mountpoint, plan.options, fuse, news.ready, control.stop
+                    client, plan.mountpoint, plan.options, fuse, news.ready, control.stop, show
                 )
 
 
@@ -197,20 +203,37 @@ async def serve_fuse(
     fuse: set[str],
     ready: Callable[[], None],
     stop: trio.Event,
+    show: Callable[[Callable[[], dict[str, Any]]], None] = lambda facts: None,
 ) -> None:
-    """Serve FUSE requests until somebody unmounts or `stop` is set. Raises UmktlsError."""
+    """Serve FUSE requests until somebody unmounts or `stop` is set. Raises UmktlsError.
+
+    show: is given a function that says, for people, what the mount has to do.
+    """
     async with trio.open_nursery() as background:
         operations = NfsOperations(client, options, background.start_soon)
+        show(operations.facts)
         background.start_soon(operations.run)
-        with fuse_session(operations, mountpoint, fuse):
-            async with serving(stop, operations):
-                await operations.ready.wait()
-                await operations.check(_own_credential())
-                set_readahead(mountpoint, READAHEAD_KIB)
-                ready()
-            with trio.move_on_after(FINISH_SECONDS):
+        with fuse_session(operations, mountpoint, fuse) as connected:
+            operations.requests.connected = connected
+            with trio.CancelScope() as life:
+                background.start_soon(_bounded, stop, life)
+                async with serving(stop, operations):
+                    await operations.ready.wait()
+                    await operations.check(_own_credential())
+                    set_readahead(mountpoint, READAHEAD_KIB)
+                    ready()
+                life.deadline = min(life.deadline, trio.current_time() + options.deadline)
                 await operations.finish()
+        if life.cancelled_caught and operations.behind.held:
+            log.error("the mount ends, and %d written bytes are lost", operations.behind.held)
         background.cancel_scope.cancel()
+
+
+async def _bounded(stop: trio.Event, life: trio.CancelScope) -> None:
+    """From a signal on the mount's end is near, whatever it waits for."""
+    await stop.wait()
+    limit = trio.current_time() + FINISH_SECONDS + GRACE_SECONDS
+    life.deadline = min(life.deadline, limit)
 
 
 def _own_credential() -> OpaqueAuth:
@@ -231,6 +254,8 @@ async def serving(stop: trio.Event, operations: NfsOperations) -> AsyncIterator[
             await stop.wait()
             with trio.move_on_after(FINISH_SECONDS):
                 await operations.behind.flush()
+            if not operations.requests.connected():
+                return  # unmounted before; what is left is for `finish`
             pyfuse3.terminate()
             await trio.sleep(GRACE_SECONDS)
             nursery.cancel_scope.cancel()
@@ -238,46 +263,3 @@ async def serving(stop: trio.Event, operations: NfsOperations) -> AsyncIterator[
         nursery.start_soon(answer)
         nursery.start_soon(end)
         yield
-
-
-class FuseOption(str):
-    """An option for libfuse. pyfuse3 has it encoded as ASCII; the names in it are bytes."""
-
-    __slots__ = ()
-
-    def encode(self, encoding: str = "", errors: str = "") -> bytes:
-        return super().encode(sys.getfilesystemencoding(), "surrogateescape")
-
-
-@contextmanager
-def fuse_session(
-    operations: pyfuse3.Operations, mountpoint: str, options: set[str]
-) -> Iterator[None]:
-    """A FUSE session is open inside the block. Raises WorldError with what libfuse had to say."""
-    said: list[str] = []
-    try:
-        with captured_errors(said):
-            pyfuse3.init(operations, mountpoint, set(map(FuseOption, options)))
-    except RuntimeError as error:
-        reason = "; ".join(said) or str(error)
-        raise WorldError(f"cannot mount on {mountpoint}: {reason}") from None
-    try:
-        yield
-    finally:
-        pyfuse3.close(unmount=True)
-
-
-@contextmanager
-def captured_errors(lines: list[str]) -> Iterator[None]:
-    """libfuse and fusermount3 say on standard error why they fail, and nowhere else."""
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as file:
-        saved = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            file.seek(0)
-            lines += file.read().decode(errors="replace").splitlines()

@@ -132,7 +132,11 @@ class Namespace:
         inode = await self._create(parent, name, how, credential)
         attributes = sattr3(mode=wanted.mode, atime=SERVER_TIME, mtime=SERVER_TIME)
         started = self._attributes.stamp()
-        result = await self._calls.setattr(inode.handle, attributes, credential)
+        try:
+            result = await self._calls.setattr(inode.handle, attributes, credential)
+        except BaseException:
+            self._inodes.forget(inode.number, 1)  # FUSE will not be told of it
+            raise
         self._attributes.update(inode, result.obj_wcc.after, started)
         return inode
 
@@ -239,7 +243,9 @@ class Namespace:
         started = self._attributes.stamp()
         try:
             result = await self._calls.rename(source, target, credential)
-        except BaseException:
+        except NfsFailure:
+            # After any other failure nobody knows what the server has done, and the second name may
+            # be all that the open file has.
             if saved and replaced is not None:
                 await self._silly.remove(replaced)
             raise

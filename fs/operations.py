@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+import functools
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
 import pyfuse3
 import trio
-from pyfuse3 import EntryAttributes, FileInfo, ReaddirToken, RequestContext, SetattrFields
+from pyfuse3 import (
+    EntryAttributes,
+    FileInfo,
+    FUSEError,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+)
 
 from umktls.rpc.message import OpaqueAuth
 
@@ -23,10 +31,45 @@ from .metadata import Metadata
 from .namespace import Namespace
 from .options import MountOptions
 from .readahead import ReadAhead
+from .requests import Request, Requests
 from .silly import SillyRenames
 from .writeback import WriteBehind
 
 __all__ = ["NfsOperations"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Method = Callable[Concatenate["NfsOperations", P], Coroutine[Any, Any, T]]
+Kind = Literal["file", "directory"]
+
+
+def waited(of: Kind | None = None, patient: bool = False) -> Callable[[Method[P, T]], Method[P, T]]:
+    """Make a FUSE request handler of a method whose caller waits: see requests.py.
+
+    of: the request is about something open, its first argument, and comes without its caller's
+    context; else that is the last argument. patient: it waits for written data.
+    """
+
+    def make(method: Method[P, T]) -> Method[P, T]:
+        @handler
+        @functools.wraps(method)
+        async def tracked(self: NfsOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            request = Request(method.__name__, self.requests.clock(), patient=patient)
+            if of is None:
+                request.thread = cast(RequestContext, args[-1]).pid
+            else:
+                request.process = self.openers.get((of, cast(int, args[0])), 0)
+            self.requests.begin(request)
+            try:
+                with request.scope:
+                    return await method(self, *args, **kwargs)
+            finally:
+                self.requests.end(request)
+            raise FUSEError(request.number)
+
+        return tracked
+
+    return make
 
 
 class NfsOperations(pyfuse3.Operations):
@@ -58,6 +101,10 @@ class NfsOperations(pyfuse3.Operations):
         self.kernel = KernelCache(self.attributes, start, invalidate)
         wsize = min(options.wsize, sizes.wtmax)
         self.behind = WriteBehind(calls, self.attributes, self.kernel, start, clock, wsize)
+        self.requests = Requests(
+            clock, options.deadline, options.timeout_errno, lambda: self.behind.progress
+        )
+        self.openers: dict[tuple[Kind, int], int] = {}  # what is open: the process that did it
         self._credentials = credentials or Credentials(clock)
         self._credentials.owners = self.attributes.owners
         silly = SillyRenames(calls, self.attributes)
@@ -84,7 +131,13 @@ class NfsOperations(pyfuse3.Operations):
 
     async def run(self) -> None:
         """The mount's own work beside requests, until cancelled."""
-        await self.behind.run()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.requests.run)
+            await self.behind.run()
+
+    def facts(self) -> dict[str, Any]:
+        """What there is to wait for, for people: requests, and bytes that are not stable."""
+        return {"requests": self.requests.facts(), "unwritten": self.behind.held}
 
     async def finish(self) -> None:
         """At the end of the mount: close what is open, so that nothing written is lost."""
@@ -100,7 +153,7 @@ class NfsOperations(pyfuse3.Operations):
 
     # ---- names
 
-    @handler
+    @waited()
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         return await self._names.lookup(self.inodes[parent_inode], name, self._credentials.of(ctx))
 
@@ -108,28 +161,28 @@ class NfsOperations(pyfuse3.Operations):
         for number, lookups in inode_list:
             self.inodes.forget(number, lookups)
 
-    @handler
+    @waited()
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         parent = self.inodes[parent_inode]
         return await self._names.mknod(parent, name, mode, rdev, self._credentials.of(ctx))
 
-    @handler
+    @waited()
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext
     ) -> EntryAttributes:
         parent = self.inodes[parent_inode]
         return await self._names.mkdir(parent, name, mode, self._credentials.of(ctx))
 
-    @handler
+    @waited()
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
     ) -> EntryAttributes:
         parent = self.inodes[parent_inode]
         return await self._names.symlink(parent, name, target, self._credentials.of(ctx))
 
-    @handler
+    @waited()
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
@@ -137,15 +190,15 @@ class NfsOperations(pyfuse3.Operations):
         credential = self._credentials.of(ctx)
         return await self._names.link(self.inodes[inode], parent, new_name, credential)
 
-    @handler
+    @waited()
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         await self._names.unlink(self.inodes[parent_inode], name, self._credentials.of(ctx))
 
-    @handler
+    @waited()
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
         await self._names.rmdir(self.inodes[parent_inode], name, self._credentials.of(ctx))
 
-    @handler
+    @waited()
     async def rename(
         self,
         parent_inode_old: int,
@@ -161,11 +214,11 @@ class NfsOperations(pyfuse3.Operations):
 
     # ---- attributes
 
-    @handler
+    @waited(patient=True)
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         return await self._metadata.getattr(self.inodes[inode], self._credentials.of(ctx))
 
-    @handler
+    @waited(patient=True)
     async def setattr(
         self,
         inode: int,
@@ -181,30 +234,33 @@ class NfsOperations(pyfuse3.Operations):
             credential = self._credentials.of(ctx)
         return await self._metadata.setattr(self.inodes[inode], attr, fields, credential)
 
-    @handler
+    @waited()
     async def access(self, inode: int, mode: int, ctx: RequestContext) -> bool:
         return await self._metadata.access(self.inodes[inode], mode, self._credentials.of(ctx))
 
-    @handler
+    @waited()
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
         return await self._metadata.readlink(self.inodes[inode], self._credentials.of(ctx))
 
-    @handler
+    @waited()
     async def statfs(self, ctx: RequestContext) -> pyfuse3.StatvfsData:
         return await self._metadata.statfs(self._credentials.of(ctx))
 
     # ---- directories
 
-    @handler
+    @waited()
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
-        return self._directories.open(self.inodes[inode], self._credentials.of(ctx))
+        fh = self._directories.open(self.inodes[inode], self._credentials.of(ctx))
+        self.openers["directory", fh] = self._credentials.process(ctx)
+        return fh
 
-    @handler
+    @waited("directory")
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         await self._directories.read(fh, start_id, token)
 
     @handler
     async def releasedir(self, fh: int) -> None:
+        self.openers.pop(("directory", fh), None)
         self._directories.release(fh)
 
     @handler
@@ -213,13 +269,14 @@ class NfsOperations(pyfuse3.Operations):
 
     # ---- files
 
-    @handler
+    @waited(patient=True)
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         credential = self._credentials.of(ctx)
         opened = await self.files.open(self.inodes[inode], flags, credential, ctx.pid)
+        self.openers["file", opened.fh] = self._credentials.process(ctx)
         return FileInfo(fh=opened.fh, keep_cache=opened.keep, direct_io=opened.around)
 
-    @handler
+    @waited()
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
@@ -227,25 +284,27 @@ class NfsOperations(pyfuse3.Operations):
         parent = self.inodes[parent_inode]
         inode = await self._names.create(parent, name, mode, flags, credential)
         fh = self.files.created(inode, flags, credential)
+        self.openers["file", fh] = self._credentials.process(ctx)
         return FileInfo(fh=fh, keep_cache=False), self.attributes.reply(inode)
 
-    @handler
+    @waited("file", patient=True)
     async def read(self, fh: int, off: int, size: int) -> bytes:
         # Any buffer will do for pyfuse3, which says bytes.
         return cast(bytes, await self.files.read(fh, off, size))
 
-    @handler
+    @waited("file", patient=True)
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         return await self.files.write(fh, off, buf)
 
-    @handler
+    @waited("file", patient=True)
     async def flush(self, fh: int) -> None:
         await self.files.flush(fh)
 
-    @handler
+    @waited("file", patient=True)
     async def fsync(self, fh: int, datasync: bool) -> None:
         await self.files.flush(fh)
 
     @handler
     async def release(self, fh: int) -> None:
+        self.openers.pop(("file", fh), None)
         await self.files.release(fh)

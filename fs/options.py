@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -121,10 +122,14 @@ class MountOptions:
 
     @property
     def deadline(self) -> float:
-        """Seconds after which an RPC fails. Never infinite: a process that waits for a FUSE
-        request cannot be killed, so even ``hard`` only means ten times as long."""
-        patience = self.timeo * (self.retrans + 1)
-        return patience * 10 if self.recovery == "hard" else patience
+        """Seconds after which an RPC fails, and what is made of several RPCs. With ``hard`` never,
+        as nfs(5) has it; a process that waits can be killed (requests.py)."""
+        return math.inf if self.recovery == "hard" else self.patience
+
+    @property
+    def patience(self) -> float:
+        """Seconds for all tries of a call, where there is an end to them."""
+        return self.timeo * (self.retrans + 1)
 
     @property
     def timeout_errno(self) -> int:

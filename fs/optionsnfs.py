@@ -220,11 +220,9 @@ PATIENCE = (
         convert=values.number(0, 100),
         takes="COUNT",
     ),
-    Option("hard", "wait ten times as long for the server", ("recovery",), "hard"),
-    Option("soft", "EIO when the server stays away", ("recovery",), "soft"),
-    Option(
-        "softerr", "ETIMEDOUT when the server stays away (the default)", ("recovery",), "softerr"
-    ),
+    Option("hard", "wait for the server for ever", ("recovery",), "hard"),
+    Option("soft", "EIO when the server is away for timeo * (retrans + 1)", ("recovery",), "soft"),
+    Option("softerr", "ETIMEDOUT then instead (the default)", ("recovery",), "softerr"),
     Option(
         "bg",
         "if the server is not there yet, go on trying in the background",

@@ -20,7 +20,7 @@ from typing import Any
 
 import trio
 
-from umktls.errors import UmktlsError
+from umktls.errors import UmktlsError, WorldError
 from umktls.rpc.message import OpaqueAuth
 from umktls.rpc.xdr import Buffer
 
@@ -85,7 +85,11 @@ class ReadAhead:
         if end or len(data) == count:
             return data
         parts, got = [data], len(data)
+        until = trio.current_time() + self._calls.patience
         while got < count and not end:
+            if trio.current_time() >= until:
+                text = f"READ: {got} of {count} bytes in {self._calls.patience:g} s"
+                raise WorldError(text, self._calls.timeout_errno)
             data, end = await self._read(inode, offset + got, count - got, credential)
             parts.append(data)
             got += len(data)

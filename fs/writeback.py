@@ -50,6 +50,7 @@ class WriteBehind:
         self.wsize = wsize
         self.slots = Slots(WRITES_IN_FLIGHT)
         self.held = 0
+        self.progress = 0.0  # when the server last had a whole extent, or made some stable
         self.active: set[Writer] = set()
         self._memory = memory
         self._short = ParkingLot()

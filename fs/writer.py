@@ -128,14 +128,14 @@ class Writer:
     async def drain(self) -> None:
         """Wait until the server has all that was written before."""
         last = self._serial
-        await self._send_out(alone=not self._sent)
+        self._send_out(alone=not self._sent)
         while self._lacks(last):
             await self._changed.park()
 
     async def flush(self) -> None:
         """Wait until all that was written before is stable on the server, or has failed."""
         last = self._serial
-        await self._send_out(alone=True)
+        self._send_out(alone=True)
         while True:
             if self._lacks(last) or self._committing or self._recovering:
                 await self._changed.park()
@@ -193,9 +193,9 @@ class Writer:
 
     # ---- sending
 
-    async def _send_out(self, alone: bool) -> None:
-        """Push; or, if `alone` and there is one extent, ask for FILE_SYNC and wait for it here:
-        most files are small, and a task of its own would cost more than the rest."""
+    def _send_out(self, alone: bool) -> None:
+        """Push; or, if `alone` and there is one extent, ask for FILE_SYNC. Never in the task of who
+        waits: that may be killed, and the data must not go with it."""
         extent = self._growing
         if extent is None or not alone or not self.small or self._unstable:
             self.push()
@@ -203,7 +203,7 @@ class Writer:
         extent.stable = stable_how.FILE_SYNC
         self._growing = None
         self._flying.append(extent)
-        await self._fly(extent)
+        self._behind.start(self._fly, extent)
 
     def _lacks(self, last: int) -> bool:
         return any(extent.serial <= last for extent in self._flying) or (
@@ -220,9 +220,10 @@ class Writer:
             self._behind.start(self._fly, extent)
 
     async def _fly(self, extent: Extent) -> None:
-        """One WRITE. May run as a task of its own, so nothing but Cancelled may leave it."""
+        """One WRITE. Runs as a task of its own, so nothing but Cancelled may leave it."""
         behind = self._behind
         extent.sends += 1
+        extent.due = extent.due or behind.clock() + behind.calls.patience
         self._sent = True
         try:
             async with behind.slots:
@@ -255,7 +256,12 @@ class Writer:
             text = f"the server says that it wrote {result.count} of {extent.length} bytes"
             self._lost([extent], WorldError(text))
             return
-        if result.count < extent.length:
+        if result.count == extent.length:
+            self._behind.progress = self._behind.clock()
+        elif self._behind.clock() >= extent.due:
+            self._lost([extent], self._too_slow(extent))
+            return
+        else:
             self._queued.appendleft(extent.split(result.count))
             self._behind.charge(OVERHEAD)
         if result.committed == stable_how.UNSTABLE:
@@ -264,6 +270,11 @@ class Writer:
             self._touched = self._behind.clock()
         else:
             self._behind.give_back(extent.cost)
+
+    def _too_slow(self, extent: Extent) -> WorldError:
+        calls = self._behind.calls
+        text = f"WRITE: {extent.length} bytes are still not taken after {calls.patience:g} s"
+        return WorldError(text, calls.timeout_errno)
 
     def _lost(self, extents: list[Extent], error: UmktlsError) -> None:
         """Give data up, and remember why."""
@@ -301,12 +312,13 @@ class Writer:
             self._committed(extents, result.verf)
         finally:
             self._committing = False
-        self._settle()
+            self._settle()
 
     def _committed(self, extents: list[Extent], verf: bytes) -> None:
         if all(extent.verf == verf for extent in extents):
             self._forget(extents)
             self._behind.give_back(sum(extent.cost for extent in extents))
+            self._behind.progress = self._behind.clock()
         elif max(extent.sends for extent in extents) >= MAX_SENDS:
             self._forget(extents)
             text = f"the server lost written data {MAX_SENDS} times over"
@@ -326,6 +338,7 @@ class Writer:
         self._recovering = False
         for extent in self._unstable:
             extent.stable = stable_how.UNSTABLE
+            extent.due = 0.0
         self._queued = deque(sorted([*self._unstable, *self._queued], key=_serial))
         self._unstable = []
         self._pump()

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 from tests.cli.fakes import fake_host
 from umktls.cli import umount
+from umktls.cli.away import amount
 from umktls.cli.main import main
-from umktls.cli.stat_view import amount
 from umktls.cli.trace import line
 from umktls.errors import WorldError
 from umktls.kernel import mountinfo

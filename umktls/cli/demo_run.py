@@ -17,11 +17,12 @@ from rich.console import Console
 
 from umktls.certs import layout
 from umktls.cli import tree
+from umktls.cli.away import amount
 from umktls.cli.control import Host
 from umktls.cli.following import past
 from umktls.cli.progress import progress
 from umktls.cli.sandbox import Sandbox
-from umktls.cli.stat_view import amount, host_view
+from umktls.cli.stat_view import host_view
 from umktls.cli.story import first_connection, life, missing
 from umktls.cli.trace import line
 from umktls.errors import UmktlsError, WorldError

@@ -15,7 +15,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from umktls.cli.stat_view import amount
+from umktls.cli.away import amount
 
 __all__ = ["progress"]
 

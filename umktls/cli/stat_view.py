@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
 from typing import Any
 
@@ -9,9 +10,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from umktls.cli.away import amount, server_words, waiting_words, work_words
 from umktls.printable import printable
 
-__all__ = ["amount", "host_view"]
+__all__ = ["host_view"]
 
 
 def host_view(state: dict[str, Any]) -> Group:
@@ -34,6 +36,9 @@ def heading(state: dict[str, Any]) -> Text:
     text.append(f", personality {printable(str(host.get('personality')))}")
     for label, value in (
         ("mount", state.get("mount") and mount_words(state["mount"])),
+        ("server", state.get("server") and server_words(state["server"], time.time())),
+        ("waiting", state.get("server") and waiting_words(state["server"])),
+        ("work", state.get("work") and work_words(state["work"])),
         ("exports", ", ".join(map(str, state.get("exports") or []))),
         ("daemons", ", ".join(map(daemon_words, state.get("daemons") or []))),
     ):
@@ -114,13 +119,3 @@ def totals_line(totals: dict[str, Any]) -> Text:
         f"{count('handshakes_failed')} failed, {count('adopted')} handed over)",
         style="dim",
     )
-
-
-def amount(count: int) -> str:
-    """A number of bytes for people, in units of 1024: `1.5 MiB`."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import select
+import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain, repeat
 from pathlib import Path
 
 import click
 
+from umktls.cli.away import amount, server_words, waiting_words, work_words
 from umktls.cli.control import Host, find_hosts
-from umktls.errors import CallerError, WorldError
+from umktls.errors import CallerError, UmktlsError, WorldError
 from umktls.kernel import mountinfo
 
-__all__ = ["mounts", "umount", "unmount"]
+__all__ = ["force_unmount", "mounts", "umount", "unmount"]
+
+FUSECTL = Path("/sys/fs/fuse/connections")
+# When it is first said what is waited for, and how often after that.
+SAY_SECONDS, SAY_AGAIN_SECONDS = 2.0, 10.0
+# For a process that may be stuck to answer, and to do what it is told.
+QUICK_SECONDS, FORCE_SECONDS = 1.0, 2.0
+# <sys/mount.h>
+MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 1, 2, 8
 
 
 @click.command()
@@ -24,24 +37,36 @@ __all__ = ["mounts", "umount", "unmount"]
 @click.argument("mountpoint", type=Path)
 @click.option("-l", "--lazy", is_flag=True, help="Detach now, even if something still uses it.")
 @click.option(
+    "-f",
+    "--force",
+    is_flag=True,
+    help="End all requests and the mount at once; what was not written yet may be lost.",
+)
+@click.option(
     "--timeout",
     default=60.0,
     show_default=True,
     metavar="SECONDS",
     help="How long the mount's process may take to write what is left.",
 )
-def umount(mountpoint: Path, lazy: bool, timeout: float) -> None:
+def umount(mountpoint: Path, lazy: bool, force: bool, timeout: float) -> None:
     """End the mount at MOUNTPOINT.
 
-    Returns when everything has been written to the server and the mount's process has ended; with
-    -l it does not wait, and the process ends when nothing uses the mount any more.
-    `fusermount3 -u MOUNTPOINT` ends it as well, and does not wait either.
+    Returns when everything has been written to the server and the mount's process has ended, and
+    says on stderr what it waits for; with -l it does not wait, and the process ends when nothing
+    uses the mount any more. `fusermount3 -u MOUNTPOINT` ends it as well, and does not wait either.
+
+    With -f whoever waits for the mount gets an error at once, the mount is gone, and its process is
+    killed if it does not end within a few seconds, be the server away or the process stuck.
 
     \b
     Example:
       umktls umount /mnt
     """
-    unmount(mountpoint, lazy, timeout)
+    if force:
+        force_unmount(mountpoint)
+    else:
+        unmount(mountpoint, lazy, timeout)
 
 
 def unmount(
@@ -53,12 +78,96 @@ def unmount(
     host = mount_host(path, base)
     with process_end(host) as ended:
         run_fusermount(path, lazy)
-        if not lazy and not ended(timeout):
+        if not lazy and host is not None and not wait(host, ended, timeout):
             raise WorldError(
-                f"{path} is unmounted, but its process {host.pid if host else '?'} has not ended "
-                f"after {timeout:g} s: it may still be writing; `umktls trace` shows what it does",
+                f"{path} is unmounted, but its process {host.pid} has not ended after "
+                f"{timeout:g} s: {why_not(host)}; it goes on, `umktls trace` shows what it does, "
+                f"and `kill -KILL {host.pid}` ends it and loses that",
                 errno.ETIMEDOUT,
             )
+
+
+def wait(host: Host, ended: Callable[[float], bool], timeout: float) -> bool:
+    """Wait for the end of the process; say soon, and now and then, what for and for how long."""
+    start = time.monotonic()
+    for pause in chain((SAY_SECONDS,), repeat(SAY_AGAIN_SECONDS)):
+        left = timeout - (time.monotonic() - start)
+        if ended(max(0.0, min(pause, left))):
+            return True
+        if left <= pause:
+            return False
+        left = timeout - (time.monotonic() - start)
+        say(f"waiting for process {host.pid}, for {left:.0f} s at most: {why_not(host)}")
+    return False
+
+
+def why_not(host: Host) -> str:
+    """What keeps a mount's process from ending, as far as it says so."""
+    try:
+        state = host.answer({"op": "stat"}, QUICK_SECONDS)
+    except UmktlsError as error:
+        return f"what it does is not known ({error})"
+    server, work = state.get("server") or {}, state.get("work") or {}
+    away = server_words(server, time.time())
+    words = [f"the server is {away}" if away else "", waiting_words(server), work_words(work)]
+    return "; ".join(filter(None, words)) or "it is about to end"
+
+
+def say(text: str) -> None:
+    click.echo(f"umktls umount: {text}", err=True)
+
+
+def force_unmount(mountpoint: Path, base: Path | None = None) -> None:
+    """What the command does with -f. Raises CallerError, WorldError."""
+    path = resolved(mountpoint)
+    require_ours(path)
+    host = mount_host(path, base)
+    with process_end(host) as ended:
+        lost = unwritten(host)
+        if not detached_by_force(path):
+            abort(path)
+            run_fusermount(path, lazy=True)
+        if host is not None:
+            end_process(host.pid, ended)
+    if lost:
+        say(f"{amount(lost)} of written data may be lost")
+
+
+def unwritten(host: Host | None) -> int:
+    """Bytes that the process says it has not written; 0 where it says nothing."""
+    try:
+        state = host.answer({"op": "stat"}, QUICK_SECONDS) if host else {}
+    except UmktlsError:
+        return 0
+    return int((state.get("work") or {}).get("unwritten") or 0)
+
+
+def detached_by_force(path: Path) -> bool:
+    """umount2(2), which for FUSE ends all requests first (fs/fuse/inode.c, fuse_umount_begin);
+    False where this user may not."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    flags = MNT_FORCE | MNT_DETACH | UMOUNT_NOFOLLOW
+    return bool(libc.umount2(os.fsencode(path), flags) == 0)
+
+
+def abort(path: Path) -> None:
+    """Have the kernel end all requests of a mount, where fusectl is mounted (Linux's
+    Documentation/filesystems/fuse.rst); else they end with the mount's process."""
+    for mount in mountinfo.mounts():
+        if Path(mount.mountpoint) == path and mount.kind == mountinfo.FSTYPE:
+            number = mount.device.partition(":")[2]
+            with suppress(OSError):
+                (FUSECTL / number / "abort").write_text("1")
+
+
+def end_process(pid: int, ended: Callable[[float], bool]) -> None:
+    """It ends by itself, without requests; if not it is told to, twice, and then killed."""
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+        if ended(FORCE_SECONDS):
+            return
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+    ended(FORCE_SECONDS)
 
 
 def resolved(mountpoint: Path) -> Path:

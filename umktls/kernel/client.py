@@ -60,6 +60,8 @@ class MountConfig:
     `daemon_arguments` are more for rpctlscd. `family` and `reserved_port` are as in
     `tcpconnect.connect`; `mount_host` and `mount_port` say where the MOUNT protocol is spoken, if
     not where NFS is. `retry_seconds` is how long to go on trying while the server is not there.
+    `deadline` is a call's, which may be infinite; those that make the mount have `mount_seconds`,
+    if that is given.
     """
 
     server: str
@@ -79,6 +81,7 @@ class MountConfig:
     bounce: bool = False
     personality: Personality = DEFAULT_PERSONALITY
     deadline: float = 60.0
+    mount_seconds: float | None = None
     connect_seconds: float = 10.0
     daemon_seconds: float = 15.0
     probe_seconds: float = rpctls.PROBE_TIMEOUT
@@ -206,9 +209,12 @@ async def mounted(
     if config.security != "none":
         await host.daemon_ready("rpctlscd")
     async with calls_to(host, config, NFS3, delayed) as rpc:
+        host.views["server"] = rpc.facts
         root = await find_root(host, config, rpc)
+        info = await file_system_info(rpc, root)
+        rpc.deadline = config.deadline
         host.trace.emit("mounted", None, what=f"{config.url} with {config.security}")
-        yield NfsClient(rpc, root, await file_system_info(rpc, root))
+        yield NfsClient(rpc, root, info)
 
 
 @asynccontextmanager
@@ -233,7 +239,8 @@ async def calls_to(
             # It was offered before, so it may be again: its daemon is being restarted.
             raise WorldError(str(error), error.errno) from error
 
-    rpc = RpcClient(connect_again, disconnect, control, host.trace, config.deadline, config.url)
+    deadline = config.deadline if config.mount_seconds is None else config.mount_seconds
+    rpc = RpcClient(connect_again, disconnect, control, host.trace, deadline, config.url)
     # The first connection is made here and not by a call: its failure is the mount's, at once.
     rpc.offer(await patiently(connect, host.trace, config.retry_seconds, delayed))
     with single_error():

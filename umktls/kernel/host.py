@@ -138,6 +138,8 @@ class Host:
             for name in ("rpctlscd", "rpctlssd")
         }
         self.handles = {name: daemons.handles for name, daemons in self.daemons.items()}
+        # What else `stat` shows, by its name there.
+        self.views: dict[str, Callable[[], Any]] = {}
         self.totals = dict.fromkeys(
             ("connections", "handshakes", "handshakes_failed", "resumed"), 0
         )
@@ -305,6 +307,7 @@ class Host:
                 for handles in self.handles.values()
                 for handle in handles
             ],
+            **{name: view() for name, view in self.views.items()},
             "connections": sorted(shown, key=lambda each: int(each["id"][1:])),
             "totals": {**self.totals, **self.handover.totals, **totals},
         }

@@ -7,7 +7,8 @@ and nothing is done twice. One task makes connections and reads from them; a sec
 deadlines, because a cancel scope per call costs more than the rest of the call.
 
 A connection is made when a call needs one. Failures that may pass (refused, reset, timed out) are
-tried again with growing pauses as long as calls wait, and every call has a deadline. Failures that
+tried again with growing pauses as long as calls wait (reachable.py), and a call has a deadline,
+which is infinite for a mount that is `hard`. Failures that
 would not pass (TLS refused) end all waiting calls at once. So does a server that has answered
 nothing yet and ends one connection after another: what it does not understand it will not
 understand next time.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import outcome
 import trio
@@ -25,6 +26,7 @@ import trio
 from umktls.errors import PeerError, UmktlsError, WorldError
 from umktls.kernel.events import Trace
 from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.reachable import SILENT_SECONDS, Reachable
 from umktls.kernel.refusals import refusal_text
 from umktls.kernel.tls import TlsRefused
 from umktls.rpc.client import AuthRejected, CallTable, raise_for_reply
@@ -47,7 +49,6 @@ R = TypeVar("R")
 Reply = AcceptedReply | DeniedReply
 # So many connections may end before the first answer.
 FIRST_TRIES = 3
-PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 DEADLINE_TICK = 0.25
 # READ and WRITE carry 1 MiB; the rest is headers and attributes.
 REPLY_LIMIT = 2 * 1024 * 1024
@@ -57,14 +58,23 @@ Connector = Callable[[], Awaitable[KernelSocket]]
 
 
 class PendingCall:
-    """A call on its way: its bytes, its task, its deadline (trio's time), how often it was sent."""
+    """A call on its way: its bytes, its task, since when it waits and until when (trio's time),
+    how often it was sent."""
 
-    __slots__ = ("denied_on", "expires", "name", "parts", "sends", "task")
+    __slots__ = ("denied_on", "expires", "name", "parts", "sends", "since", "task")
 
-    def __init__(self, name: str, parts: list[Buffer], task: trio.lowlevel.Task, expires: float):
+    def __init__(
+        self,
+        name: str,
+        parts: list[Buffer],
+        task: trio.lowlevel.Task,
+        since: float,
+        expires: float,
+    ):
         self.name = name
         self.parts = parts
         self.task = task
+        self.since = since
         self.expires = expires
         self.sends = 0
         self.denied_on = ""  # the connection
@@ -94,6 +104,8 @@ class RpcClient:
         self._last_error: UmktlsError | None = None
         self._answered = False
         self._fruitless = 0  # connections, as long as nothing was answered
+        self._reachable = Reachable(trace, server)
+        self._heard = 0.0  # when the server last answered, or had a new connection
         self.socket: KernelSocket | None = None
         self._offered: KernelSocket | None = None
 
@@ -122,7 +134,8 @@ class RpcClient:
             procedure.name,
             [mark(length) + header, *arguments],
             trio.lowlevel.current_task(),
-            trio.current_time() + self.deadline,
+            (now := trio.current_time()),
+            now + self.deadline,
         )
         self._table.add(xid, pending)
         self.calls += 1
@@ -176,21 +189,20 @@ class RpcClient:
 
     async def _connected(self) -> KernelSocket | None:
         """A new connection; None when there will be none, or nobody waits for it any more."""
-        attempt = 0
         while len(self._table):
+            self._reachable.trying()
             try:
                 return await self._connect()
             except TlsRefused as error:
+                self._reachable.refused(str(error), len(self._table))
                 self._fail_all(error)
                 return None
             except (UmktlsError, OSError) as error:
                 if not isinstance(error, UmktlsError):
                     error = WorldError(f"no connection: {refusal_text(error)}", error.errno)
                 self._last_error = error
-                if attempt == 0:
-                    self._trace.emit("warning", None, reason=str(error))
-            await trio.sleep(PAUSES[min(attempt, len(PAUSES) - 1)])
-            attempt += 1
+                pause = self._reachable.failed(str(error), len(self._table))
+            await trio.sleep(pause)
         return None
 
     async def _live(self, sock: KernelSocket) -> None:
@@ -199,6 +211,8 @@ class RpcClient:
         try:
             self.socket = sock
             self._last_error = None
+            self._heard = trio.current_time()
+            self._reachable.connected()
             for pending in self._table.waiting():
                 self._send(pending)
             reason = await self._read(sock)
@@ -250,6 +264,9 @@ class RpcClient:
         pending, reply = matched
         sock.rpc["replies"] += 1
         self._answered = True
+        self._heard = trio.current_time()
+        if self._reachable.since is not None:
+            self._reachable.answered()
         if isinstance(reply, DeniedReply):
             sock.rpc["rejected"] += 1
             pending.denied_on = sock.name
@@ -267,10 +284,32 @@ class RpcClient:
         while True:
             await trio.sleep(DEADLINE_TICK)
             now = trio.current_time()
+            self._watch_silence(now)
             for xid, pending in self._table.items():
                 if pending.expires <= now:
                     self._table.remove(xid)
                     trio.lowlevel.reschedule(pending.task, outcome.Error(self._expired(pending)))
+
+    def _watch_silence(self, now: float) -> None:
+        """Say once that a server has a connection and does not answer."""
+        if self.socket is None or not len(self._table) or self._reachable.since is not None:
+            return
+        _, oldest = self._table.items()[0]
+        seconds = now - max(self._heard, oldest.since)
+        if seconds >= SILENT_SECONDS:
+            self._reachable.silent(seconds, len(self._table))
+
+    def facts(self) -> dict[str, Any]:
+        """For `stat`: whether the server answers, and what waits for it."""
+        waiting = self._table.waiting()
+        seconds = trio.current_time() - waiting[0].since if waiting else 0.0
+        return {
+            "what": self._server,
+            **self._reachable.facts(),
+            "connected": self.socket is not None,
+            "waiting": len(waiting),
+            "waiting_seconds": round(seconds, 3),
+        }
 
     def _expired(self, pending: PendingCall) -> WorldError:
         why = f": {self._last_error}" if self._last_error is not None else ""

@@ -17,6 +17,7 @@ __all__ = ["FAMILIES", "UnknownHost", "connect", "may_pass"]
 
 # Ports below 1024 are root's; a server may want one as a weak proof that root sends (RFC 2623).
 RESERVED_PORTS = range(1023, 664, -1)
+KEEPALIVE_SECONDS, KEEPALIVE_TRIES = 30, 3
 # By the mount option: the family, and what the option is called in messages.
 FAMILIES = {
     None: (socket.AF_UNSPEC, ""),
@@ -104,6 +105,7 @@ async def connect_address(
             bound = await bind_reserved(sock, family)
             if reserved and not bound:
                 raise no_reserved_port()
+        notice_silence(sock)
         with trio.move_on_after(seconds) as scope:
             await sock.connect(address)
         if scope.cancelled_caught:
@@ -112,6 +114,17 @@ async def connect_address(
     except BaseException:
         sock.close()
         raise
+
+
+def notice_silence(sock: trio.socket.SocketType) -> None:
+    """Have TCP end a connection whose other end is gone without a word, as Linux's NFS client does
+    (net/sunrpc/xprtsock.c, xs_tcp_set_socket_timeouts): else calls might wait on it for ever."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_TRIES)
+    milliseconds = 1000 * KEEPALIVE_SECONDS * KEEPALIVE_TRIES
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
 def no_reserved_port() -> WorldError:
