@@ -116,7 +116,11 @@ class News:
 
 
 def fuse_options(source: Source, options: MountOptions, root: bool) -> set[str]:
-    """What FUSE is told. root: other users may use the mount unless the options say otherwise."""
+    """What FUSE is told. root: other users may use the mount unless the options say otherwise.
+
+    Where they may, the kernel has to check modes (default_permissions) beside the server: FUSE asks
+    nobody when a FIFO, a socket or a directory is opened, or a directory is walked that is cached.
+    """
     chosen = set(options.fuse)
     if not any(option.startswith("fsname=") for option in chosen):
         name = str(source).replace("\\", "\\\\").replace(",", "\\,")
@@ -125,11 +129,12 @@ def fuse_options(source: Source, options: MountOptions, root: bool) -> set[str]:
         chosen.add("subtype=umktls")
     if options.read_only:
         chosen.add("ro")
-    if options.default_permissions:
-        chosen.add("default_permissions")
     others = root if options.allow_other is None else options.allow_other
     if others and "allow_root" not in chosen:
         chosen.add("allow_other")
+    let_in = not chosen.isdisjoint({"allow_other", "allow_root"})
+    if let_in if options.default_permissions is None else options.default_permissions:
+        chosen.add("default_permissions")
     return chosen
 
 

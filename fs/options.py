@@ -75,7 +75,7 @@ class MountOptions:
     read_only: bool | None = None  # None: no, or with remount as it is
     readahead: int = 8 * MEBIBYTE
     allow_other: bool | None = None  # None: as it suits who mounts
-    default_permissions: bool = False
+    default_permissions: bool | None = None  # None: where other users are let in
     uid: int | None = None  # shown as every file's
     gid: int | None = None
     umask: int | None = None

@@ -92,7 +92,18 @@ OWNERS = (
         True,
     ),
     *to_fuse("root may use the mount, too", "allow_root"),
-    Option("default_permissions", "check modes here too", ("default_permissions",), True),
+    Option(
+        "default_permissions",
+        "the kernel checks modes, too (the default where other users are let in)",
+        ("default_permissions",),
+        True,
+    ),
+    Option(
+        "nodefault_permissions",
+        "the server alone checks: for what it grants against the mode",
+        ("default_permissions",),
+        False,
+    ),
     Option("uid", "show all files as this user's", ("uid",), convert=values.user, takes="USER"),
     Option("gid", "show all files as this group's", ("gid",), convert=values.group, takes="GROUP"),
     Option(

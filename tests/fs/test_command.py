@@ -195,14 +195,28 @@ def told(text: str, root: bool, source: str = "host:/x") -> set[str]:
 
 
 def test_roots_mount_is_for_everybody_and_others_are_not() -> None:
-    assert told("", root=True) == {"fsname=host:/x", "subtype=umktls", "allow_other"}
+    everybody = {"allow_other", "default_permissions"}
+    assert told("", root=True) == {"fsname=host:/x", "subtype=umktls"} | everybody
     assert told("", root=False) == {"fsname=host:/x", "subtype=umktls"}
     assert "allow_other" in told("allow_other", root=False)
 
 
-def test_the_server_decides_unless_told_otherwise() -> None:
-    assert "default_permissions" not in told("", root=True)
-    assert "default_permissions" in told("default_permissions", root=True)
+@pytest.mark.parametrize(
+    ("options", "root", "checks"),
+    [
+        ("", True, True),
+        ("", False, False),
+        ("allow_other", False, True),
+        ("allow_root", False, True),
+        ("default_permissions", False, True),
+        ("nodefault_permissions", True, False),
+        ("allow_other,nodefault_permissions", False, False),
+    ],
+)
+def test_the_kernel_checks_modes_where_others_are_let_in(
+    options: str, root: bool, checks: bool
+) -> None:
+    assert ("default_permissions" in told(options, root)) is checks
 
 
 def test_fuses_own_options_are_handed_on() -> None:

@@ -271,6 +271,43 @@ def test_groups(serve: Serve, root: Path) -> None:
 
 
 @root_only
+@pytest.mark.parametrize("wanted", [sattr3(uid=1000), sattr3(gid=2000), sattr3(uid=1000, gid=2000)])
+def test_ids_that_a_file_has_already_are_set_by_its_owner_and_root_only(
+    serve: Serve, root: Path, wanted: sattr3
+) -> None:
+    """chown(2): whoever may not change the owner may not "change" it to what it is, either."""
+    (root / "f").touch()
+    os.chown(root / "f", 1000, 2000)
+    owner = Client(serve(), user(1000))
+    file = owner.walk(b"f")
+    for credential in (user(1005), user(1005, 2000), user(1005, 1005, (2000,))):
+        assert owner.as_user(credential).status("SETATTR", file, wanted) is nfsstat3.NFS3ERR_PERM
+    for credential in (user(1000), ROOT):
+        (root / "f").chmod(0o6755)
+        owner.as_user(credential).ok("SETATTR", file, wanted)
+        assert stat.S_IMODE((root / "f").stat().st_mode) == 0o755
+
+
+@root_only
+@pytest.mark.parametrize("change", ["WRITE", "SETATTR"])
+def test_the_bits_of_setuid_go_with_a_write_or_truncation(
+    serve: Serve, root: Path, change: str
+) -> None:
+    """write(2), inode(7): for whoever has not CAP_FSETID, the owner too. Clients leave it to us."""
+    (root / "f").touch()
+    os.chown(root / "f", 1000, 2000)
+    for credential, mode in ((user(1005, 2000), 0o775), (user(1000), 0o775), (ROOT, 0o6775)):
+        (root / "f").chmod(0o6775)
+        client = Client(serve(), credential)
+        file = client.walk(b"f")
+        if change == "WRITE":
+            client.write(file, 0, b"data")
+        else:
+            client.ok("SETATTR", file, sattr3(size=1))
+        assert stat.S_IMODE((root / "f").stat().st_mode) == mode
+
+
+@root_only
 def test_owner_and_group_may_be_set_by_whom_the_host_lets(serve: Serve, root: Path) -> None:
     root.chmod(0o777)
     client = Client(serve(), user(1000, 1000, (2000,)))

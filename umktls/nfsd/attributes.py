@@ -106,19 +106,18 @@ def set_attributes(
     with acting:
         if data is not None and wanted.size is not None:
             os.ftruncate(data.fd, wanted.size)
-        _set_owner(node, wanted, now)
+        if wanted.uid is not None or wanted.gid is not None:
+            os.chown(node.path, _id(wanted.uid), _id(wanted.gid))
         if wanted.mode is not None:
             os.chmod(node.path, wanted.mode & MODE_BITS)
         if wanted.atime is not None or wanted.mtime is not None:
             hostcalls.set_times(node.path, _timespec(wanted.atime), _timespec(wanted.mtime))
 
 
-def _set_owner(node: Node, wanted: sattr3, now: os.stat_result) -> None:
-    """Only what differs: a caller who is not root may "change" an owner to what it is."""
-    uid = -1 if wanted.uid in (None, now.st_uid) else wanted.uid
-    gid = -1 if wanted.gid in (None, now.st_gid) else wanted.gid
-    if (uid, gid) != (-1, -1):
-        os.chown(node.path, uid, gid)
+def _id(wanted: int | None) -> int:
+    """For chown(2). That the file has this owner already is no reason not to ask: only the owner
+    and root may say so, and bits of the mode go by it."""
+    return -1 if wanted is None else wanted
 
 
 def _timespec(wanted: nfstime3 | time_how | None) -> tuple[int, int]:
