@@ -319,13 +319,15 @@ class HandshakeService:
             "peer": peer,
             "resumed": endpoint.resumed,
             "verified": certificate is not None,
+            "client_certificate": endpoint.client_certificate,
         }
         logger.info(
-            "handshake with %s (%s): %s %s%s",
+            "handshake with %s (%s): %s %s, client certificate %s%s",
             taken,
             peer,
             event["version"],
             event["suite"],
+            event["client_certificate"],
             ", resumed" if endpoint.resumed else "",
         )
         self._kernel.utrace_later(event, partial(_not_traced, "handshake"))

@@ -66,6 +66,11 @@ logger = logging.getLogger(__name__)
 
 ALPN = b"sunrpc"
 
+# What became of the client's certificate, as trace and `umktls stat` say it.
+CERTIFICATE_SHOWN = "shown"
+CERTIFICATE_ASKED = "asked for, none shown"
+CERTIFICATE_NOT_ASKED = "not asked for"
+
 _NEEDED = (
     "SSL_get0_param",
     "SSL_session_reused",
@@ -78,8 +83,6 @@ _NEEDED = (
 _X509_CHECK_FLAG_NO_WILDCARDS = 0x2
 _X509_CHECK_FLAG_NEVER_CHECK_SUBJECT = 0x20
 
-# A TLS 1.3 session with its ticket. It must be used with the context that made it.
-TlsSession: TypeAlias = SSL.Session
 KeyLog: TypeAlias = Callable[[bytes], None]
 # A verified peer: its certificate first, the trusted CA last. Empty where it showed none.
 Chain: TypeAlias = tuple[x509.Certificate, ...]
@@ -125,6 +128,15 @@ class Progress(Enum):
     CLOSED = "closed"  # the peer's close_notify
 
 
+@dataclass(frozen=True, slots=True)
+class TlsSession:
+    """A client's session with its ticket, to be used with the context that made it; and what became
+    of the client's certificate when it began, which a resumed handshake does not ask for again."""
+
+    made: SSL.Session = field(repr=False)
+    client_certificate: str
+
+
 @dataclass(slots=True)
 class Findings:
     """What OpenSSL's callbacks told about one connection."""
@@ -135,6 +147,8 @@ class Findings:
     alert_received: int | None = None
     alert_sent: int | None = None
     offered: list[bytes] = field(default_factory=list)
+    certificate_asked: bool = False
+    certificate_shown: bool = False
 
 
 def missing_features() -> list[str]:
@@ -165,7 +179,7 @@ class TlsContext:
             raise UnsupportedError(
                 f"this pyOpenSSL lacks {', '.join(lacking)}; install 26.3 or later"
             )
-        self._server = server
+        self._server = self.is_server = server
         self._keylog = keylog
         self.trust = str(trust)
         self.remarks: list[str] = []
@@ -297,13 +311,15 @@ class TlsContext:
         connection = endpoint.connection
         _expect_name(connection, name)
         if session is not None:
-            connection.set_session(session)
+            connection.set_session(session.made)
+            endpoint.begun = session.client_certificate
         connection.set_connect_state()
         return endpoint
 
     def server(self, certificates: ClientCertificates) -> Endpoint:
         """A connection from a client."""
         endpoint = Endpoint(self, self._context)
+        endpoint.findings.certificate_asked = certificates is not ClientCertificates.IGNORE
         mode = {
             ClientCertificates.IGNORE: SSL.VERIFY_NONE,
             ClientCertificates.REQUEST: SSL.VERIFY_PEER,
@@ -352,6 +368,7 @@ class Endpoint:
         self.findings = Findings()
         self._verified: Chain = ()
         self._chain: Chain | None = None
+        self.begun: str | None = None  # what the session to resume says of our certificate
         self.connection = SSL.Connection(context, None)
         self.connection.set_app_data(self.findings)
 
@@ -433,7 +450,19 @@ class Endpoint:
 
     def session(self) -> TlsSession | None:
         """The session with the newest ticket."""
-        return self.connection.get_session()
+        made = self.connection.get_session()
+        return None if made is None else TlsSession(made, self.client_certificate)
+
+    @property
+    def client_certificate(self) -> str:
+        """What became of the client's certificate, on whichever side: "shown", "asked for, none
+        shown" or "not asked for". A resumed session says what its first handshake has said."""
+        found = self.findings
+        if self.resumed and self.begun is not None:
+            return self.begun
+        if found.certificate_shown or (self._owner.is_server and self.peer_certificate is not None):
+            return CERTIFICATE_SHOWN
+        return CERTIFICATE_ASKED if found.certificate_asked else CERTIFICATE_NOT_ASKED
 
     @property
     def version(self) -> str:
@@ -528,11 +557,23 @@ def _dns_name(name: str) -> bytes:
     return encoded
 
 
+# SSL_state_string_long(3): a client reads CertificateRequest; and proves that the certificate that
+# it has sent is its own, which it does not where it has sent an empty one.
+_ASKED_STATE = b"SSLv3/TLS read server certificate request"
+_SHOWN_STATE = b"SSLv3/TLS write certificate verify"
+
+
 def _on_info(connection: SSL.Connection, where: int, value: int) -> None:
     if where == SSL.SSL_CB_READ_ALERT:
         connection.get_app_data().alert_received = value & 0xFF
     elif where == SSL.SSL_CB_WRITE_ALERT:
         connection.get_app_data().alert_sent = value & 0xFF
+    elif where == SSL.SSL_CB_CONNECT_LOOP:
+        state = connection.get_state_string()
+        if state == _ASKED_STATE:
+            connection.get_app_data().certificate_asked = True
+        elif state == _SHOWN_STATE:
+            connection.get_app_data().certificate_shown = True
 
 
 # OpenSSL makes an alert of the verification's code (ssl_x509err2alert), which is not always what

@@ -32,10 +32,15 @@ class Report:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        self._remark: str | None = None
 
     def ready(self) -> None:
         """It works."""
-        self._say({"ready": True})
+        self._say({"ready": True, "text": self._remark})
+
+    def remark(self, text: str) -> None:
+        """It will work, and this is worth knowing: told with `ready`."""
+        self._remark = text
 
     def later(self, text: str) -> None:
         """It does not yet; it will be tried again, as this line says."""

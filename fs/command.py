@@ -196,7 +196,12 @@ def _mount(plan: MountPlan) -> None:
 
     if plan.foreground:
         keep_memory_private()
-        news = News(lambda rundir: None, partial(click.echo, "mounted"), partial(_say_later, plan))
+        news = News(
+            booted=lambda rundir: None,
+            ready=partial(click.echo, "mounted"),
+            delayed=partial(_say_later, plan),
+            remark=lambda text: click.echo(printable(_warning(text)), err=True),
+        )
         trio.run(run_mount, plan, news)
         return
     sys.stdout.flush()
@@ -228,7 +233,12 @@ def _mount_in_background(plan: MountPlan, report: Report) -> None:
             report.later(f"{_later(plan, error)} in the background ({end})")
 
     os.umask(0o077)
-    trio.run(run_mount, plan, News(booted, report.ready, delayed))
+    news = News(booted, report.ready, delayed, lambda text: report.remark(_warning(text)))
+    trio.run(run_mount, plan, news)
+
+
+def _warning(text: str) -> str:
+    return f"umktls mount: warning: {text}"
 
 
 def _say_later(plan: MountPlan, error: UmktlsError) -> None:

@@ -24,7 +24,7 @@ import trio
 
 from umktls.abi.personality import personality
 from umktls.errors import CallerError, UmktlsError
-from umktls.kernel.client import MountConfig, boot_client, mounted
+from umktls.kernel.client import MountConfig, boot_client, certificate_unshown, mounted
 from umktls.kernel.groups import single_error
 from umktls.kernel.kept import keeping
 from umktls.rpc.message import OpaqueAuth
@@ -107,12 +107,14 @@ class News:
     """Whom a mount tells how it goes.
 
     booted: called with the host's run directory. ready: called when the mount works. delayed: the
-    server is not there yet, as the error says, and will be tried again.
+    server is not there yet, as the error says, and will be tried again. remark: called before
+    `ready` with what whoever mounts should know of it.
     """
 
     booted: Callable[[Path], None]
     ready: Callable[[], None]
     delayed: Callable[[UmktlsError], None]
+    remark: Callable[[str], None]
 
 
 def fuse_options(source: Source, options: MountOptions, root: bool) -> set[str]:
@@ -191,6 +193,9 @@ async def _run(plan: MountPlan, news: News, control: Control) -> None:
         with keeping(host):
             async with mounted(host, config, news.delayed) as client:
                 control.mounted = True
+                remark = certificate_unshown(host)
+                if remark is not None:
+                    news.remark(remark)
                 fuse = fuse_options(plan.source, plan.options, os.geteuid() == 0)
 
                 def show(facts: Callable[[], dict[str, Any]]) -> None:

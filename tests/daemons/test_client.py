@@ -82,6 +82,17 @@ def test_the_certificate_is_shown_when_it_should_be(client: Harness, security: s
     ping(client, sock)
     certificate = server.result(SECONDS)
     assert bool(certificate) == (security == "mtls")
+    said = client.kernel.event("handshake")["client_certificate"]
+    assert said == ("shown" if certificate else "asked for, none shown")
+
+
+def test_a_certificate_that_nobody_asks_for_is_not_said_to_be_shown(client: Harness) -> None:
+    sock, peer = client.connection(security="mtls")
+    server = peer.tls(server_context(), echo, **SERVER)
+    assert client.kernel.connect(sock).reterr == rpctls.RPCTLSERR_OK
+    ping(client, sock)
+    server.result(SECONDS)
+    assert client.kernel.event("handshake")["client_certificate"] == "not asked for"
 
 
 def test_certificates_by_name(client: Harness) -> None:

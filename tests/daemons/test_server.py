@@ -49,6 +49,7 @@ def test_a_good_handshake(server: Harness) -> None:
     event = server.kernel.event("handshake")
     assert event["version"] == "TLSv1.3"
     assert (event["alpn"], event["resumed"], event["verified"]) == ("sunrpc", False, False)
+    assert event["client_certificate"] == "asked for, none shown"
 
 
 def test_a_mutual_handshake(server: Harness) -> None:
@@ -58,6 +59,7 @@ def test_a_mutual_handshake(server: Harness) -> None:
     ping_pong(server, sock)
     assert client.result(SECONDS) == b"pong"
     assert server.kernel.event("handshake")["peer"] == "CN=umktls client"
+    assert server.kernel.event("handshake")["client_certificate"] == "shown"
 
 
 def test_a_certificate_that_was_not_demanded(server: Harness) -> None:

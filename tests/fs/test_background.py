@@ -23,11 +23,11 @@ def child(report):
 {child}
 
 try:
-    in_background(child)
+    text = in_background(child)
 except WorldError as error:
     print(json.dumps({{"failed": str(error), "errno": error.errno}}))
 else:
-    print(json.dumps({{"pid": os.getpid(), "sid": os.getsid(0)}}))
+    print(json.dumps({{"pid": os.getpid(), "sid": os.getsid(0), "text": text}}))
 """
 
 
@@ -68,6 +68,13 @@ open({str(tmp_path / "gate")!r}).read()
 def test_the_childs_reason_is_the_parents_error(tmp_path: Path) -> None:
     said = run('raise WorldError("no such server", 111)', tmp_path)
     assert said == {"failed": "no such server", "errno": 111}
+
+
+def test_what_is_worth_knowing_is_told_with_the_success(tmp_path: Path) -> None:
+    assert (
+        run('report.remark("no certificate")\nreport.ready()', tmp_path)["text"] == "no certificate"
+    )
+    assert run("report.ready()", tmp_path)["text"] is None
 
 
 def test_only_the_first_word_counts(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def heading(state: dict[str, Any]) -> Text:
     text.append(printable(f"  process {host.get('pid')}, since {started}"))
     text.append(f", personality {printable(str(host.get('personality')))}")
     for label, value in (
-        ("mount", state.get("mount") and mount_words(state["mount"])),
+        ("mount", state.get("mount") and mount_words(state["mount"], certificate(state))),
         ("server", state.get("server") and server_words(state["server"], time.time())),
         ("waiting", state.get("server") and waiting_words(state["server"])),
         ("work", state.get("work") and work_words(state["work"])),
@@ -47,8 +47,18 @@ def heading(state: dict[str, Any]) -> Text:
     return text
 
 
-def mount_words(mount: dict[str, Any]) -> str:
-    return f"{mount.get('what')} at {mount.get('mountpoint') or '-'} ({mount.get('security')})"
+def mount_words(mount: dict[str, Any], shown: str | None) -> str:
+    """What is mounted; a mount by mtls that showed no certificate does not look like one."""
+    security = str(mount.get("security"))
+    if security == "mtls" and shown not in (None, "shown", "unknown"):
+        security = f"{security}, but the client's certificate was {shown}"
+    return f"{mount.get('what')} at {mount.get('mountpoint') or '-'} ({security})"
+
+
+def certificate(state: dict[str, Any]) -> str | None:
+    """What became of the client's certificate on the newest connection that has TLS."""
+    known = [one["tls"] for one in state.get("connections") or [] if one.get("tls")]
+    return known[-1].get("client_certificate") if known else None
 
 
 def daemon_words(daemon: dict[str, Any]) -> str:
@@ -61,6 +71,8 @@ def connection_line(connection: dict[str, Any]) -> Text:
     words = [connection.get("state"), tls.get("version") or "clear text", tls.get("suite")]
     if tls.get("peer"):
         words.append(f"peer {tls['peer']}")
+    if tls.get("client_certificate"):
+        words.append(f"client certificate {tls['client_certificate']}")
     shown = ", ".join(str(word) for word in words if word)
     text = Text(f"  {printable(str(connection.get('id')))}", style="bold")
     text.append(printable(f"  {connection.get('peer')}  {shown}"), style="not bold")

@@ -213,8 +213,15 @@ async def mounted(
         root = await find_root(host, config, rpc)
         info = await file_system_info(rpc, root)
         rpc.deadline = config.deadline
-        host.trace.emit("mounted", None, what=f"{config.url} with {config.security}")
+        how = certificate_unshown(host) or config.security
+        host.trace.emit("mounted", None, what=f"{config.url} with {how}")
         yield NfsClient(rpc, root, info)
+
+
+def certificate_unshown(host: Host) -> str | None:
+    """What a mount with mtls should say of itself where the server was shown no certificate."""
+    told = [sock.tls.unshown(sock.security) for sock in host.sockets.values() if sock.tls]
+    return told[-1] if told else None
 
 
 @asynccontextmanager

@@ -43,7 +43,8 @@ TEXTS = {
     "queued": "no {daemon} has time now; {waiting} connections wait for one",
     "upcall": "upcall {procedure} to {daemon}",
     "socket-taken": "socket taken by process {pid} as descriptor {fd}",
-    "handshake": "handshake done: {version}, {suite}, ALPN {alpn}, peer {peer}, resumed: {resumed}",
+    "handshake": "handshake done: {version}, {suite}, ALPN {alpn}, peer {peer}, "
+    "client certificate {client_certificate}, resumed: {resumed}",
     "handshake-failed": "handshake failed in phase {phase}: {reason}",
     "tx-keys": "TX keys set: {suite}, first sequence number {sequence}",
     "rx-keys": "RX keys set: {suite}, first sequence number {sequence}, "

@@ -9,13 +9,26 @@ __all__ = ["Deposited", "Failure", "TlsFacts"]
 
 @dataclass(frozen=True, slots=True)
 class TlsFacts:
-    """What the daemon told about the handshake (by utrace), for people."""
+    """What the daemon told about the handshake (by utrace), for people.
+
+    client_certificate: "shown", "asked for, none shown", "not asked for", or "unknown" where the
+    daemon does not say.
+    """
 
     version: str
     suite: str
     alpn: str
     peer: str
     resumed: bool
+    client_certificate: str = "unknown"
+
+    def unshown(self, security: str) -> str | None:
+        """What whoever has mounted with `security` mtls should know: that the server was not shown
+        who the client is, because it did not ask (RFC 8446 section 4.3.2), or for another reason.
+        None where there is nothing to say."""
+        if security != "mtls" or self.client_certificate in ("shown", "unknown"):
+            return None
+        return f"mtls, but the client's certificate was {self.client_certificate}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ PASSING = (errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)
 SEND_TRIES, SEND_PAUSE = 20, 0.1
 # What a daemon may put into the trace by utrace: event -> fields that are kept.
 UTRACE_EVENTS = {
-    "handshake": ("version", "suite", "alpn", "peer", "resumed", "verified"),
+    "handshake": ("version", "suite", "alpn", "peer", "resumed", "verified", "client_certificate"),
     "handshake-failed": ("phase", "reason", "advice"),
     "ticket": ("lifetime", "bytes"),
     "ticket-dropped": ("lifetime", "bytes"),
@@ -444,7 +444,10 @@ def note(sock: KernelSocket, event: str, fields: dict[str, Any]) -> None:
     """Keep what concerns the connection itself: what was agreed, or why it failed."""
     if event == "handshake":
         text = {key: str(fields.get(key, "?")) for key in ("version", "suite", "alpn", "peer")}
-        sock.tls = TlsFacts(**text, resumed=bool(fields.get("resumed")))
+        certificate = str(fields.get("client_certificate", "unknown"))
+        sock.tls = TlsFacts(
+            **text, resumed=bool(fields.get("resumed")), client_certificate=certificate
+        )
     elif event == "handshake-failed":
         names = ("phase", "reason", "advice")
         phase, reason, advice = (str(fields.get(name, "")) for name in names)

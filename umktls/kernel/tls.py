@@ -112,6 +112,9 @@ async def handshake_client(host: Host, sock: KernelSocket, certname: str) -> Non
         lambda result: bool(result.reterr == rpctls.RPCTLSERR_OK),
     )
     established(host, sock)
+    remark = sock.tls and sock.tls.unshown(sock.security)
+    if remark:
+        host.trace.emit("warning", sock.name, reason=remark)
 
 
 async def handshake_server(host: Host, sock: KernelSocket) -> None:
