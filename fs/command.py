@@ -14,14 +14,14 @@ import click
 from click.shell_completion import CompletionItem
 
 from umktls.certs.layout import Part, exposed_keys
-from umktls.errors import UmktlsError
+from umktls.errors import CallerError, UmktlsError
 from umktls.printable import PrintableFormatter, printable
 
 from .background import Report, in_background, send_output_to
 from .mountpoint import check_may_mount, check_mountpoint
 from .optionhelp import complete, help_rows
 from .options import MountOptions, engine_fields, parse_options
-from .remount import remount
+from .remount import mounted_at, remount
 from .source import Source
 
 # What a mount needs is imported where it is used: wrong usage is told at once, and help is too.
@@ -73,7 +73,7 @@ def _complete(ctx: click.Context, param: click.Parameter, typed: str) -> list[Co
 
 @click.command(cls=MountCommand)
 @click.argument("source", metavar="HOST[:PORT]:/EXPORT")
-@click.argument("mountpoint")  # no click.Path: it would touch a mount that is there already
+@click.argument("mountpoint", required=False)  # no click.Path: it would touch what is mounted
 @click.option(
     "-o",
     "options",
@@ -99,7 +99,7 @@ def _complete(ctx: click.Context, param: click.Parameter, typed: str) -> list[Co
 @click.option("-n", "-v", "_ignored", is_flag=True, hidden=True)
 def mount(
     source: str,
-    mountpoint: str,
+    mountpoint: str | None,
     options: tuple[str, ...],
     certs: Path | None,
     engine: str | None,
@@ -125,12 +125,14 @@ def mount(
       umktls mount 127.0.0.1:2049:/ /mnt --certs /tmp/pki
       umktls mount server:/srv/data /mnt --certs /tmp/pki -o mtls,ro
       umktls mount [::1]:2049:/ /mnt -o notls -f
+      umktls mount -o remount,ro /mnt
     """
     try:
         given: dict[str, Any] = engine_fields(engine) if engine is not None else {}
         given |= {"certs": _absolute(certs), "keylog": _absolute(keylog)}
         texts = map(without_defaults, options) if by_mount_fuse else options
         parsed = parse_options(texts, sloppy=sloppy, **given)
+        source, mountpoint = both(source, mountpoint, parsed)
         where = Source.parse(source)
         stays = foreground or debug
         from .mount import MountPlan
@@ -147,6 +149,18 @@ def mount(
         _check(plan) if fake else _mount(plan)
     except UmktlsError as error:
         raise MountFailed(f"{source} on {mountpoint}: {error}") from error
+
+
+def both(source: str, mountpoint: str | None, options: MountOptions) -> tuple[str, str]:
+    """Source and mount point. A mount that is there is remounted by its mount point alone, and
+    its source is known. Raises UmktlsError."""
+    if mountpoint is not None:
+        return source, mountpoint
+    if options.remount:
+        return mounted_at(source).source, source
+    raise CallerError(
+        f"{source}: where is it to be mounted? `umktls mount HOST[:PORT]:/EXPORT MOUNTPOINT`"
+    )
 
 
 def without_defaults(text: str) -> str:

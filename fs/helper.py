@@ -22,7 +22,8 @@ __all__ = ["helper", "main"]
 @click.option("-N", "namespace", metavar="NAMESPACE", hidden=True)
 @click.pass_context
 def helper(context: click.Context, /, fake: bool, namespace: str | None, **words: Any) -> None:
-    """Mount as `umktls mount` does, called by mount(8).
+    """Mount as `umktls mount` does, called by mount(8), which looks for it in /sbin alone:
+    `umktls doctor` has the line that puts it there.
 
     \b
     Examples:

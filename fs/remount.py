@@ -11,11 +11,11 @@ import errno
 import os
 
 from umktls.errors import CallerError, WorldError
-from umktls.kernel.mountinfo import FSTYPE, mounts
+from umktls.kernel.mountinfo import FSTYPE, Mount, mounts
 
 from .options import MountOptions
 
-__all__ = ["remount"]
+__all__ = ["mounted_at", "remount"]
 
 # From linux/mount.h: what sets a flag, and what takes it away.
 MS_REMOUNT = 32
@@ -40,6 +40,18 @@ FLAGS: dict[str, tuple[int, bool]] = {
 
 def remount(mountpoint: str, options: MountOptions) -> None:
     """Change the flags of the mount at `mountpoint`. Raises CallerError, WorldError."""
+    found = mounted_at(mountpoint)
+    if os.geteuid() != 0:
+        raise CallerError(
+            "remount: only root may change a mount; unmount it (umktls umount "
+            f"{mountpoint}) and mount it again",
+            errno.EPERM,
+        )
+    call_mount(found.mountpoint, changed(found.options, options))
+
+
+def mounted_at(mountpoint: str) -> Mount:
+    """Without touching it: who touches a dead mount may wait for ever. Raises CallerError."""
     parent, name = os.path.split(os.path.abspath(mountpoint))
     path = os.path.join(os.path.realpath(parent), name)
     found = [mount for mount in mounts() if mount.mountpoint == path]
@@ -47,13 +59,7 @@ def remount(mountpoint: str, options: MountOptions) -> None:
         raise CallerError(
             f"remount: no umktls is mounted at {mountpoint} (`umktls stat` lists the mounts)"
         )
-    if os.geteuid() != 0:
-        raise CallerError(
-            "remount: only root may change a mount; unmount it (umktls umount "
-            f"{mountpoint}) and mount it again",
-            errno.EPERM,
-        )
-    call_mount(path, changed(found[-1].options, options))
+    return found[-1]
 
 
 def changed(before: frozenset[str], options: MountOptions) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import resource
+import subprocess
 import sys
 from pathlib import Path
 
@@ -139,6 +140,19 @@ def test_mount_finds_no_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert check.mend.startswith("ln -s /")
     (tmp_path / "umktls").touch()
     assert found("fstab").state == "ok"
+
+
+def test_mount_finds_no_helper_until_the_line_is_typed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(checks, "HELPER", tmp_path / "mount.umktls")
+    check = found("mount -t umktls")
+    assert check.state == "could"
+    assert check.mend is not None
+    subprocess.run(check.mend, shell=True, check=True)
+    assert found("mount -t umktls").state == "ok"
+    done = subprocess.run([checks.HELPER, "--help"], capture_output=True, text=True, check=True)
+    assert "called by mount(8)" in done.stdout
 
 
 def test_no_kernel_tls(monkeypatch: pytest.MonkeyPatch) -> None:

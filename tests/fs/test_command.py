@@ -74,7 +74,8 @@ def test_relative_paths_are_meant_from_here(
         (["host:/x", "/mnt", "-o", "nonsense"], "unknown mount option"),
         (["host:/x", "/mnt", "--certs", "/a", "-o", "certs=/b"], "contradict"),
         (["host:1:/x", "/mnt", "-o", "port=2"], "port 1"),
-        (["host:/x"], "Missing argument"),
+        ([], "Missing argument"),
+        (["host:/x"], "where is it to be mounted?"),
         (["host:/x", "/mnt", "--nonsense"], "No such option"),
     ],
 )

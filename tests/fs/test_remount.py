@@ -55,26 +55,36 @@ def test_only_a_mount_of_umktls_and_only_by_root(
     assert caught.value.errno == errno.EPERM
 
 
+def test_a_mount_point_alone_is_for_remounts(tmp_path: Path) -> None:
+    for options, said in (
+        ("ro", "where is it to be mounted?"),
+        ("remount", "no umktls is mounted"),
+    ):
+        result = CliRunner().invoke(mount, [str(tmp_path), "-o", options])
+        assert result.exit_code == 1
+        assert said in result.output
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may change a mount")
 def test_read_only_and_back(tmp_path: Path) -> None:
     with mounted(tmp_path) as there:
         file = there.path / "file"
         file.write_text("1")
+        place = str(there.path)
 
-        def asked(options: str, code: int = 0) -> str:
-            words = ["local:/", str(there.path), "-o", options]
-            result = CliRunner().invoke(mount, words)
+        def asked(options: str, *words: str, code: int = 0) -> str:
+            result = CliRunner().invoke(mount, ["-o", options, *words])
             assert result.exit_code == code, result.output
             return result.output
 
         with file.open("w"):
-            assert f"fuser -vm {there.path}" in asked("remount,ro", 32)
-        asked("remount,ro")
+            assert f"fuser -vm {there.path}" in asked("remount,ro", place, code=32)
+        asked("remount,ro", "local:/", place)
         with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
             file.write_text("2")
         (info,) = [one for one in mountinfo.mounts() if one.mountpoint == str(there.path)]
         assert {"ro", "nosuid", "nodev"} <= info.options
-        asked("remount,rw,noexec")
+        asked("remount,rw,noexec", place)
         file.write_text("3")
         assert (there.export / "file").read_text() == "3"
 

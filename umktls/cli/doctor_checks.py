@@ -29,6 +29,7 @@ FUSE_CONF = Path("/etc/fuse.conf")
 DESCRIPTORS = 4096
 # Where mount(8) looks for programs, whatever PATH says.
 SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+HELPER = Path("/sbin/mount.umktls")
 SECONDS = 20.0
 
 
@@ -186,6 +187,17 @@ def fstab(name: str) -> Check:
     return Check(name, "could", "for mount(8) and fstab(5), which look for umktls there", line)
 
 
+def mount_helper(name: str) -> Check:
+    """mount(8) looks for its helpers in one place."""
+    if HELPER.exists():
+        return Check(name, "ok", f"mount(8) finds {HELPER}")
+    try:
+        line = f"ln -s {program_path(HELPER.name)} {HELPER}"
+    except UmktlsError as error:
+        return Check(name, "could", f"for `mount -t umktls`: {error}")
+    return Check(name, "could", f"for `mount -t umktls`, which calls {HELPER}", line)
+
+
 def places(program: str) -> Iterator[Path]:
     return (Path(directory) / program for directory in SYSTEM_PATH)
 
@@ -213,5 +225,6 @@ CHECKS: dict[str, Callable[[str], Check]] = {
     "other users": other_users,
     "descriptors": descriptors,
     "fstab": fstab,
+    "mount -t umktls": mount_helper,
     "kernel TLS": kernel_tls,
 }

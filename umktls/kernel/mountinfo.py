@@ -17,12 +17,13 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line: device as major:minor, mount point, type of file system, options of the mount and
-    of the file system."""
+    """One line: device as major:minor, mount point, type of file system, what is mounted, options
+    of the mount and of the file system."""
 
     device: str
     mountpoint: str
     kind: str
+    source: str = field(default="", compare=False)
     options: frozenset[str] = field(default=frozenset(), compare=False)
 
 
@@ -35,8 +36,9 @@ def mounts(text: str | None = None) -> Iterator[Mount]:
         words = fields.split(" ")
         if len(words) >= 5 and rest:
             kind, *others = rest.split(" ")
+            source = _plain("".join(others[:1]))
             options = ",".join([*words[5:6], *others[1:2]]).split(",")
-            yield Mount(words[2], _plain(words[4]), kind, frozenset(options))
+            yield Mount(words[2], _plain(words[4]), kind, source, frozenset(options))
 
 
 def _plain(text: str) -> str:
