@@ -6,13 +6,14 @@ short time, because a program that opens a thousand files has the same groups ea
 
 from __future__ import annotations
 
-import os
+import errno
 import secrets
 import socket
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
+from umktls.errors import WorldError
 from umktls.rpc.message import AuthSys, OpaqueAuth
 
 from .owners import Owners
@@ -37,19 +38,25 @@ class Caller(Protocol):
     def pid(self) -> int: ...
 
 
+# proc(5): the process is gone, or is hidden from us.
+_UNSEEN = (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM)
+
+
 def supplementary_groups(pid: int) -> tuple[int, ...]:
-    """The supplementary groups of a process; none if it is gone or not ours to see (pid 0)."""
+    """The supplementary groups of a process; none if it is gone or not ours to see (pid 0).
+
+    Raises `WorldError` where they could not be read (no descriptor, no memory): a credential
+    without them would have the server refuse what the user may do.
+    """
     try:
-        descriptor = os.open(f"/proc/{pid}/status", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return ()
-    try:
-        status = os.read(descriptor, 16384)
-    except OSError:
-        return ()
-    finally:
-        os.close(descriptor)
-    _, _, rest = status.partition(b"\nGroups:")
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+            status = file.read(16384)
+    except OSError as error:
+        if error.errno in _UNSEEN:
+            return ()
+        text = f"cannot read the groups of process {pid}: {error.strerror}"
+        raise WorldError(text, error.errno) from error
+    _, _, rest = (status or b"").partition(b"\nGroups:")
     return tuple(int(gid) for gid in rest.partition(b"\n")[0].split())
 
 

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import builtins
+import errno
 import os
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from umktls_fs.credentials import KEEP_PROCESSES, KEEP_SECONDS, Credentials, supplementary_groups
 
 from tests.fs.world import Somebody
+from umktls.errors import WorldError
 from umktls.rpc.message import AuthSys
 
 
@@ -83,6 +87,25 @@ def test_this_process_has_its_groups() -> None:
 def test_a_process_that_is_gone_or_hidden_has_none() -> None:
     assert supplementary_groups(0) == ()
     assert supplementary_groups(2**22 + 1) == ()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO])
+def test_groups_that_cannot_be_read_are_not_none(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Without them the server would say EACCES; the caller is to know what it is."""
+
+    def fail(*args: object, **options: object) -> object:
+        raise OSError(number, os.strerror(number))
+
+    credentials = Credentials(lambda: 0.0)
+    monkeypatch.setattr(builtins, "open", fail)
+    with pytest.raises(WorldError, match="groups of process") as caught:
+        credentials.of(Somebody(pid=os.getpid()))
+    assert caught.value.errno == number
+    monkeypatch.undo()
+    seen = AuthSys.from_opaque_untrusted(credentials.of(Somebody(pid=os.getpid())))
+    assert set(seen.gids) <= set(os.getgroups())
 
 
 @given(
