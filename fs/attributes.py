@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from pyfuse3 import EntryAttributes
 
-from umktls.nfs.types import fattr3, ftype3, nfstime3
+from umktls.nfs.types import fattr3, ftype3, nfstime3, specdata3
 
 from .inodes import Inode
 from .options import MountOptions
@@ -27,6 +27,9 @@ from .owners import Owners
 __all__ = ["AttributeCache", "entry_attributes", "time_ns"]
 
 _NANOSECONDS = 1_000_000_000
+LAST_OFFSET = (1 << 63) - 1
+# include/linux/kdev_t.h
+LAST_MAJOR, LAST_MINOR = (1 << 12) - 1, (1 << 20) - 1
 
 _TYPE_BITS: dict[int, int] = {
     ftype3.NF3REG: 0o100000,
@@ -46,6 +49,18 @@ def time_ns(time: nfstime3) -> int:
     return time.seconds * _NANOSECONDS + time.nseconds
 
 
+def file_size(attr: fattr3) -> int:
+    """Bytes, at most what off_t can say, as Linux has it (nfs_size_to_loff_t)."""
+    return min(attr.size, LAST_OFFSET)
+
+
+def device(number: specdata3) -> int:
+    """A device number, or 0 for one that Linux cannot have (fs/nfs/nfs3xdr.c, decode_fattr3)."""
+    if number.specdata1 > LAST_MAJOR or number.specdata2 > LAST_MINOR:
+        return 0
+    return os.makedev(number.specdata1, number.specdata2)
+
+
 def entry_attributes(attr: fattr3, number: int, block_size: int) -> EntryAttributes:
     """The server's attributes as FUSE wants them; timeouts are not set."""
     entry = EntryAttributes()
@@ -54,8 +69,8 @@ def entry_attributes(attr: fattr3, number: int, block_size: int) -> EntryAttribu
     entry.st_nlink = attr.nlink
     entry.st_uid = attr.uid
     entry.st_gid = attr.gid
-    entry.st_rdev = os.makedev(attr.rdev.specdata1, attr.rdev.specdata2)
-    entry.st_size = attr.size
+    entry.st_rdev = device(attr.rdev)
+    entry.st_size = file_size(attr)
     entry.st_blksize = block_size
     entry.st_blocks = -(-attr.used // 512)
     entry.st_atime_ns = time_ns(attr.atime)
@@ -93,7 +108,7 @@ class AttributeCache:
         """A reply to a call that was started at `started` carried attributes (or none)."""
         if attr is None:
             return
-        version = (time_ns(attr.ctime), attr.size, time_ns(attr.mtime))
+        version = (time_ns(attr.ctime), file_size(attr), time_ns(attr.mtime))
         known = inode.version
         if started < inode.updated and known is not None and version[:2] <= known[:2]:
             return

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from pyfuse3 import EntryAttributes, ReaddirToken
 
-from umktls.errors import CallerError
+from umktls.errors import CallerError, PeerError
 from umktls.nfs.types import (
     READDIR3args,
     READDIRPLUS3args,
@@ -47,7 +47,8 @@ Emit = Callable[[ReaddirToken, bytes, EntryAttributes, int], bool]
 @dataclass(slots=True, eq=False)
 class OpenDirectory:
     """One open of a directory. `entries` are those from place `base` on, fetched by a call that
-    was `started` (see AttributeCache.stamp) and answered at the time `fetched`."""
+    was `started` (see AttributeCache.stamp) and answered at the time `fetched`. `ends`: the cookies
+    with which answers ended, and the places behind them."""
 
     inode: Inode
     credential: OpaqueAuth
@@ -55,6 +56,7 @@ class OpenDirectory:
     base: int = 0
     complete: bool = False  # nothing comes behind `entries`
     cookies: array[int] = field(default_factory=lambda: array("Q"))
+    ends: dict[int, int] = field(default_factory=dict)
     verifier: bytes = NO_VERIFIER
     started: int = 0
     fetched: float = 0.0
@@ -64,7 +66,20 @@ class OpenDirectory:
         self.base = 0
         self.complete = False
         self.cookies = array("Q")
+        self.ends = {}
         self.verifier = NO_VERIFIER
+
+    def cut(self, place: int) -> None:
+        """Forget what is known of the entries from a place on."""
+        if place < len(self.cookies):
+            del self.cookies[place:]
+            self.ends = {cookie: end for cookie, end in self.ends.items() if end <= place}
+
+    def goes_round(self, entries: list[entryplus3]) -> bool:
+        """Whether these, which come next, end where others before them have ended: then a server
+        would have us go through the same entries for ever."""
+        place = len(self.cookies) + len(entries)
+        return self.ends.setdefault(entries[-1].cookie, place) != place
 
     def holds(self, place: int) -> bool:
         """Whether the entry at a place is here, or is known not to exist."""
@@ -135,13 +150,15 @@ class Directories:
         started = self._attributes.stamp()
         result = await self._list(directory, cookie, verifier)
         self._attributes.update(directory.inode, result.dir_attributes, started)
+        directory.cut(place)
+        if result.reply.entries and directory.goes_round(result.reply.entries):
+            raise PeerError("READDIR: the server's listing goes round in a circle", errno.ELOOP)
         directory.base = place
         directory.entries = result.reply.entries
         directory.complete = result.reply.eof or not result.reply.entries
         directory.verifier = result.cookieverf
         directory.started = started
         directory.fetched = self._clock()
-        del directory.cookies[place:]
         directory.cookies.extend(entry.cookie for entry in result.reply.entries)
 
     async def _list(

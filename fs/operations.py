@@ -41,6 +41,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Method = Callable[Concatenate["NfsOperations", P], Coroutine[Any, Any, T]]
 Kind = Literal["file", "directory"]
+LEAST_TRANSFER = 512
+
+
+def transfer_size(wanted: int, most: int) -> int:
+    """Bytes of a READ or WRITE, of which the server says that it takes so many at most. As Linux
+    has it (fs/nfs/client.c, nfs_server_set_fsinfo), what it says is not heeded below 512."""
+    return min(wanted, most) if most >= LEAST_TRANSFER else wanted
 
 
 def waited(of: Kind | None = None, patient: bool = False) -> Callable[[Method[P, T]], Method[P, T]]:
@@ -99,7 +106,7 @@ class NfsOperations(pyfuse3.Operations):
         self.inodes = InodeTable(caller.root)
         self.attributes = AttributeCache(options, clock)
         self.kernel = KernelCache(self.attributes, start, invalidate)
-        wsize = min(options.wsize, sizes.wtmax)
+        wsize = transfer_size(options.wsize, sizes.wtmax)
         self.behind = WriteBehind(calls, self.attributes, self.kernel, start, clock, wsize)
         self.requests = Requests(
             clock, options.deadline, options.timeout_errno, lambda: self.behind.progress
@@ -114,7 +121,11 @@ class NfsOperations(pyfuse3.Operations):
             calls, self.inodes, self.attributes, emit, clock, plus=options.rdirplus
         )
         ahead = ReadAhead(
-            calls, self.attributes, start, min(options.rsize, sizes.rtmax), options.readahead
+            calls,
+            self.attributes,
+            start,
+            transfer_size(options.rsize, sizes.rtmax),
+            options.readahead,
         )
         self.files = Files(
             calls,

@@ -73,10 +73,15 @@ class World:
         self.me = Somebody()
         self.dropped: list[tuple[int, bool]] = []  # what FUSE was told to drop
         self.dropping: Callable[[], object] = lambda: None  # waits in its place while it does
+        self._options = options
+        self.remake()
+
+    def remake(self) -> None:
+        """The mount anew: it knows nothing of before."""
         self.ops = NfsOperations(
             self.caller,
-            options,
-            nursery.start_soon,
+            self._options,
+            self.nursery.start_soon,
             credentials=Credentials(trio.current_time, lambda pid: self.groups.get(pid, ())),
             emit=emit,
             invalidate=self._invalidate,
