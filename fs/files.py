@@ -125,6 +125,10 @@ class Files:
         except KeyError:
             raise CallerError(f"no open file {fh}", errno.EBADF) from None
 
+    def being_written(self, inode: Inode) -> bool:
+        """Whether somebody has the file open for writing."""
+        return any(file.writable and file.inode is inode for file in self._open.values())
+
     async def open(self, inode: Inode, flags: int, credential: OpaqueAuth, pid: int) -> Opened:
         """pid: of the thread that opens, 0 if unknown. CallerError ESTALE has FUSE look up again
         what has changed."""

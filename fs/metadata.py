@@ -21,6 +21,7 @@ from umktls.nfs.types import (
 )
 from umktls.rpc.message import OpaqueAuth
 
+from . import killpriv
 from .attributes import AttributeCache
 from .calls import Calls, NfsFailure
 from .inodes import Inode
@@ -71,7 +72,10 @@ class Metadata:
     async def setattr(
         self, inode: Inode, entry: EntryAttributes, fields: SetattrFields, credential: OpaqueAuth
     ) -> EntryAttributes:
-        """Change attributes. What was written before comes before: it would change mtime again."""
+        """Change attributes. What was written before comes before: it would change mtime again.
+
+        The server sees to the bits of a mode that go with a truncation (killpriv.py).
+        """
         if inode.writer is not None:
             await (inode.writer.flush() if fields.update_size else inode.writer.drain())
         started = self._attributes.stamp()
@@ -88,6 +92,13 @@ class Metadata:
         attr = result.obj_wcc.after or await self._calls.getattr(inode.handle, credential)
         self._attributes.update(inode, attr, started)
         return self._attributes.reply(inode)
+
+    def without_bits(self, inode: Inode) -> EntryAttributes:
+        """The attributes when a write has taken the bits of the mode (killpriv.py) away."""
+        self._attributes.expire(inode)
+        entry = self._attributes.reply(inode)
+        entry.st_mode &= ~killpriv.BITS
+        return entry
 
     async def access(self, inode: Inode, mode: int, credential: OpaqueAuth) -> bool:
         """access(2): whether the server would permit all that `mode` (R_OK...) asks about."""
@@ -125,7 +136,7 @@ class Metadata:
 
 def _sattr3(entry: EntryAttributes, fields: SetattrFields, owners: Owners) -> sattr3:
     return sattr3(
-        mode=entry.st_mode & PERMISSIONS if fields.update_mode else None,
+        mode=entry.st_mode & PERMISSIONS if fields.update_mode and not fields.update_size else None,
         uid=owners.sent_uid(entry.st_uid) if fields.update_uid else None,
         gid=owners.sent_gid(entry.st_gid) if fields.update_gid else None,
         size=entry.st_size if fields.update_size else None,

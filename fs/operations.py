@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
@@ -19,13 +20,14 @@ from pyfuse3 import (
 
 from umktls.rpc.message import OpaqueAuth
 
+from . import killpriv
 from .attributes import AttributeCache
-from .calls import Calls, NfsCaller
+from .calls import Calls, NfsCaller, NfsFailure
 from .credentials import Credentials
 from .directories import Directories, Emit
 from .errors import handler
 from .files import Files
-from .inodes import InodeTable
+from .inodes import Inode, InodeTable
 from .kernelcache import Invalidate, KernelCache
 from .metadata import Metadata
 from .namespace import Namespace
@@ -243,7 +245,26 @@ class NfsOperations(pyfuse3.Operations):
             credential = self.files[fh].credential
         else:
             credential = self._credentials.of(ctx)
-        return await self._metadata.setattr(self.inodes[inode], attr, fields, credential)
+        file, mode = self.inodes[inode], attr.st_mode
+        try:
+            return await self._metadata.setattr(file, attr, fields, credential)
+        except NfsFailure as failure:
+            if failure.errno not in (errno.EPERM, errno.EACCES) or not fields.update_mode:
+                raise
+            if not self._written_by(ctx.pid, file, mode):
+                raise
+            return self._metadata.without_bits(file)
+
+    def _written_by(self, pid: int, file: Inode, mode: int) -> bool:
+        """Whether a change of the mode that the server has refused is not the caller's wish, but
+        the kernel's, because the caller writes to the file (killpriv.py)."""
+        known = file.attributes
+        return (
+            known is not None
+            and killpriv.takes_bits_only(known.st_mode, mode)
+            and self.files.being_written(file)
+            and not killpriv.in_chmod(pid)
+        )
 
     @waited()
     async def access(self, inode: int, mode: int, ctx: RequestContext) -> bool:

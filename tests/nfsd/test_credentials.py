@@ -14,7 +14,15 @@ from tests.nfsd.client import ROOT, Client, FakePeer, user
 from tests.nfsd.conftest import Serve
 from umktls.errors import UnsupportedError
 from umktls.nfs import types
-from umktls.nfs.types import createhow3, createmode3, diropargs3, nfsstat3, sattr3, stable_how
+from umktls.nfs.types import (
+    createhow3,
+    createmode3,
+    diropargs3,
+    nfsstat3,
+    nfstime3,
+    sattr3,
+    stable_how,
+)
 from umktls.nfsd import Export, credentials, hostcalls
 from umktls.nfsd.credentials import NOBODY, Actor, Identity, believed
 from umktls.nfsd.volume import best_locator
@@ -305,6 +313,33 @@ def test_the_bits_of_setuid_go_with_a_write_or_truncation(
         else:
             client.ok("SETATTR", file, sattr3(size=1))
         assert stat.S_IMODE((root / "f").stat().st_mode) == mode
+
+
+@root_only
+def test_a_refused_change_truncates_nothing(serve: Serve, root: Path) -> None:
+    (root / "f").write_bytes(b"data")
+    (root / "f").chmod(0o4777)
+    client = Client(serve(), user(1005))
+    file = client.walk(b"f")
+    for wanted in (sattr3(size=1, mode=0o777), sattr3(size=1, uid=0), sattr3(size=1, gid=0)):
+        assert client.status("SETATTR", file, wanted) is nfsstat3.NFS3ERR_PERM
+        assert (root / "f").read_bytes() == b"data"
+        assert stat.S_IMODE((root / "f").stat().st_mode) == 0o4777
+    times = sattr3(size=1, mtime=nfstime3(5, 0))
+    assert client.status("SETATTR", file, times) is nfsstat3.NFS3ERR_PERM
+    assert (root / "f").read_bytes() == b"data"
+
+
+@root_only
+def test_mode_and_times_are_as_asked_for_beside_a_size(serve: Serve, root: Path) -> None:
+    """Truncation itself would take bits of the mode away, and set mtime."""
+    (root / "f").write_bytes(b"data")
+    os.chown(root / "f", 1000, 1000)
+    client = Client(serve(), user(1000))
+    wanted = sattr3(mode=0o6755, size=1, mtime=nfstime3(5, 0))
+    client.ok("SETATTR", client.walk(b"f"), wanted)
+    status = (root / "f").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_size, status.st_mtime) == (0o6755, 1, 5)
 
 
 @root_only

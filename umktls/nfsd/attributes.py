@@ -96,7 +96,9 @@ def set_attributes(
     """Do what `wanted` says to a file whose stat(2) is `now`, with the caller's rights (`acting`).
 
     The size is set through a descriptor of the server's: whether the caller may write has been
-    found out before. The mode comes behind the owner, because a change of owner clears bits of it.
+    found out before. It comes behind what is refused to who is not the owner, so that a refused
+    SETATTR truncates nothing; and since truncation sets times and takes bits of the mode away from
+    whoever has not CAP_FSETID (inode(7)), the rest is done once more behind it.
     """
     if wanted.size is not None and wanted.size > OFFSET_MAX:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
@@ -104,14 +106,20 @@ def set_attributes(
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     data = node.open(WRITE) if wanted.size is not None else None
     with acting:
+        _set_all_but_size(node, wanted)
         if data is not None and wanted.size is not None:
             os.ftruncate(data.fd, wanted.size)
-        if wanted.uid is not None or wanted.gid is not None:
-            os.chown(node.path, _id(wanted.uid), _id(wanted.gid))
-        if wanted.mode is not None:
-            os.chmod(node.path, wanted.mode & MODE_BITS)
-        if wanted.atime is not None or wanted.mtime is not None:
-            hostcalls.set_times(node.path, _timespec(wanted.atime), _timespec(wanted.mtime))
+            _set_all_but_size(node, wanted)
+
+
+def _set_all_but_size(node: Node, wanted: sattr3) -> None:
+    """The mode comes behind the owner, because a change of owner clears bits of it."""
+    if wanted.uid is not None or wanted.gid is not None:
+        os.chown(node.path, _id(wanted.uid), _id(wanted.gid))
+    if wanted.mode is not None:
+        os.chmod(node.path, wanted.mode & MODE_BITS)
+    if wanted.atime is not None or wanted.mtime is not None:
+        hostcalls.set_times(node.path, _timespec(wanted.atime), _timespec(wanted.mtime))
 
 
 def _id(wanted: int | None) -> int:

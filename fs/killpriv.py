@@ -1,0 +1,53 @@
+"""The set-user-ID and set-group-ID bits of files that are written to.
+
+Who writes to such a file, or truncates it, succeeds, and the bits go, unless he has CAP_FSETID
+(write(2), inode(7)). An NFS server takes them away itself when it does a WRITE or a SETATTR of the
+size for such a user (Linux' does, and ours), so a client has nothing to do about them: Linux'
+leaves the mode out of what it sends (nfs_setattr in fs/nfs/inode.c). FUSE does so for file systems
+that ask for it (FUSE_HANDLE_KILLPRIV), but pyfuse3 has no setting for that. For us the kernel
+(fuse_setattr in fs/fuse/dir.c; seen on Linux 6.18) first asks for the attributes and then sends, in
+the name of the process that writes, whoever owns the file:
+
+    truncate, ftruncate     SETATTR of size and mode
+    write, before the data  SETATTR of the mode alone
+    open with O_TRUNC       nothing: the server has truncated when the kernel looks at the mode
+
+Size and mode together are never sent for anything else; so the mode is left out. The mode alone may
+also be a chmod(2), which only the owner and root may do. It is sent: from the owner it does no
+harm. If the server refuses it, then it counts as done if it takes nothing away but these bits, from
+a file that is open for writing here, and the caller is not in chmod(2). Where the kernel checks
+modes (default_permissions) it has refused others' chmod(2) before, so that what the server refuses
+comes from writers, or from a root whom the server squashes; elsewhere /proc tells (proc(5),
+/proc/PID/syscall). If it does not, the writer is believed: all that chmod(2) gets by that is a
+success that changes nothing. The attributes that are answered have the bits off, as they will be
+when the data has reached the server, and are asked for again at the next look.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+__all__ = ["BITS", "in_chmod", "takes_bits_only"]
+
+BITS = stat.S_ISUID | stat.S_ISGID
+_MODE = 0o7777
+# Numbers of chmod, fchmod, fchmodat and fchmodat2, where there are such (arch/*/syscall.tbl).
+_GENERIC = frozenset({52, 53, 452})
+_CHMODS = {"x86_64": frozenset({90, 91, 268, 452}), "aarch64": _GENERIC, "riscv64": _GENERIC}
+
+
+def takes_bits_only(before: int, after: int) -> bool:
+    """Whether a change of st_mode takes away set-user-ID, set-group-ID or both, and no more."""
+    return (before ^ after) & _MODE in (stat.S_ISUID, stat.S_ISGID, BITS) and not after & ~before
+
+
+def in_chmod(pid: int, machine: str = os.uname().machine) -> bool:
+    """Whether a thread is known to be in chmod(2) or one of its kind: False also if it is hidden
+    (of another user or pid namespace), or in a system call of a 32-bit program."""
+    try:
+        with open(f"/proc/{pid}/syscall", "rb") as file:
+            number = file.read(64).split(b" ", 1)[0]
+    except OSError:
+        return False
+    return number.isdigit() and int(number) in _CHMODS.get(machine, ())
