@@ -74,7 +74,8 @@ class Metadata:
     ) -> EntryAttributes:
         """Change attributes. What was written before comes before: it would change mtime again.
 
-        The server sees to the bits of a mode that go with a truncation (killpriv.py).
+        What a server may refuse to who is not the owner is asked for again in the way in which he
+        may have it: times as the server's now, a size without the mode (killpriv.py).
         """
         if inode.writer is not None:
             await (inode.writer.flush() if fields.update_size else inode.writer.drain())
@@ -83,10 +84,10 @@ class Metadata:
         try:
             result = await self._calls.setattr(inode.handle, wanted, credential)
         except NfsFailure as failure:
-            wanted_now = _as_now(wanted)
-            if failure.errno not in (errno.EPERM, errno.EACCES) or wanted_now is None:
+            instead = _without_mode(wanted) or _as_now(wanted)
+            if failure.errno not in (errno.EPERM, errno.EACCES) or instead is None:
                 raise
-            result = await self._calls.setattr(inode.handle, wanted_now, credential)
+            result = await self._calls.setattr(inode.handle, instead, credential)
         if fields.update_size:
             inode.data_version += 1
         attr = result.obj_wcc.after or await self._calls.getattr(inode.handle, credential)
@@ -136,7 +137,7 @@ class Metadata:
 
 def _sattr3(entry: EntryAttributes, fields: SetattrFields, owners: Owners) -> sattr3:
     return sattr3(
-        mode=entry.st_mode & PERMISSIONS if fields.update_mode and not fields.update_size else None,
+        mode=entry.st_mode & PERMISSIONS if fields.update_mode else None,
         uid=owners.sent_uid(entry.st_uid) if fields.update_uid else None,
         gid=owners.sent_gid(entry.st_gid) if fields.update_gid else None,
         size=entry.st_size if fields.update_size else None,
@@ -153,6 +154,13 @@ def _time(nanoseconds: int) -> nfstime3:
     if seconds > LAST_SECOND:
         return nfstime3(LAST_SECOND, 999_999_999)
     return nfstime3(seconds, rest)
+
+
+def _without_mode(wanted: sattr3) -> sattr3 | None:
+    """The same for who may truncate, but not change the mode; None if it is no truncation."""
+    if wanted.size is None or wanted.mode is None:
+        return None
+    return sattr3(None, wanted.uid, wanted.gid, wanted.size, wanted.atime, wanted.mtime)
 
 
 def _as_now(wanted: sattr3) -> sattr3 | None:

@@ -78,9 +78,26 @@ async def test_who_does_not_write_is_refused(program: World, flags: int | None) 
         await program.close(fh)
 
 
-async def test_a_truncation_has_no_mode(program: World) -> None:
-    await change(program, "file", mode=0o100755, size=3)
+async def test_a_truncation_that_is_refused_is_asked_for_without_the_mode(program: World) -> None:
+    with program.caller.watch():
+        await change(program, "file", mode=0o100755, size=3)
+        assert program.caller.names().count("SETATTR") == 2
     assert (program.export / "file").read_bytes() == b"012"
+
+
+async def test_an_owners_truncation_says_the_mode(world: World) -> None:
+    """For servers that truncate and leave the bits."""
+    sent: list[SETATTR3args] = []
+
+    async def seen(args: SETATTR3args, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        sent.append(args)
+        return await proceed(args)
+
+    (world.export / "file").write_bytes(b"0123456789")
+    (world.export / "file").chmod(0o6755)
+    world.caller.between["SETATTR"] = seen
+    await change(world, "file", mode=0o100755, size=3)
+    assert [(a.new_attributes.mode, a.new_attributes.size) for a in sent] == [(0o755, 3)]
 
 
 async def test_other_failures_are_told(make_world: MakeWorld) -> None:
