@@ -99,6 +99,7 @@ class Directories:
         clock: Callable[[], float],
         *,
         plus: bool = True,
+        cto: bool = True,
     ) -> None:
         self._calls = calls
         self._inodes = inodes
@@ -106,6 +107,7 @@ class Directories:
         self._emit = emit
         self._clock = clock
         self._plus = plus
+        self._cto = cto
         self._open: dict[int, OpenDirectory] = {}
         self._last = 0
         self._maxcount = max(LEAST_REPLY_BYTES, min(calls.fsinfo.dtpref, REPLY_BYTES))
@@ -113,8 +115,16 @@ class Directories:
     def __len__(self) -> int:
         return len(self._open)
 
-    def open(self, inode: Inode, credential: OpaqueAuth) -> int:
-        """Returns fh. The server checks the permission when it is read."""
+    async def open(self, inode: Inode, credential: OpaqueAuth) -> int:
+        """Returns fh. The server checks the permission when it is read.
+
+        It is asked whether the directory is still there: the machine's kernel looks its name up
+        again upon ESTALE, and finds what has taken its place (close-to-open, nfs(5)).
+        """
+        if self._cto:
+            started = self._attributes.stamp()
+            attr = await self._calls.getattr(inode.handle, credential)
+            self._attributes.update(inode, attr, started)
         inode.opens += 1
         self._last += 1
         self._open[self._last] = OpenDirectory(inode, credential)

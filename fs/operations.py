@@ -116,11 +116,17 @@ class NfsOperations(pyfuse3.Operations):
         self.openers: dict[tuple[Kind, int], int] = {}  # what is open: the process that did it
         self._credentials = credentials or Credentials(clock)
         self._credentials.owners = self.attributes.owners
-        silly = SillyRenames(calls, self.attributes)
+        silly = SillyRenames(calls, self.attributes, self.kernel)
         self._names = Namespace(calls, self.inodes, self.attributes, silly, options.missing_seconds)
         self._metadata = Metadata(calls, self.attributes)
         self._directories = Directories(
-            calls, self.inodes, self.attributes, emit, clock, plus=options.rdirplus
+            calls,
+            self.inodes,
+            self.attributes,
+            emit,
+            clock,
+            plus=options.rdirplus,
+            cto=options.cto,
         )
         ahead = ReadAhead(
             calls,
@@ -282,7 +288,7 @@ class NfsOperations(pyfuse3.Operations):
 
     @waited()
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
-        fh = self._directories.open(self.inodes[inode], self._credentials.of(ctx))
+        fh = await self._directories.open(self.inodes[inode], self._credentials.of(ctx))
         self.openers["directory", fh] = self._credentials.process(ctx)
         return fh
 

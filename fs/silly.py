@@ -22,6 +22,7 @@ from umktls.rpc.message import OpaqueAuth
 from .attributes import AttributeCache
 from .calls import Calls, NfsFailure
 from .inodes import Inode
+from .kernelcache import KernelCache
 
 __all__ = ["SillyName", "SillyRenames"]
 
@@ -42,9 +43,10 @@ class SillyName:
 class SillyRenames:
     """Gives and removes the names."""
 
-    def __init__(self, calls: Calls, attributes: AttributeCache) -> None:
+    def __init__(self, calls: Calls, attributes: AttributeCache, kernel: KernelCache) -> None:
         self._calls = calls
         self._attributes = attributes
+        self._kernel = kernel
         self._removing: dict[int, int] = {}  # directory's number -> removals under way
         self._removed = ParkingLot()
 
@@ -68,6 +70,8 @@ class SillyRenames:
         result = await self._calls.rename(source, diropargs3(parent.handle, silly.name), credential)
         self._attributes.update(parent, result.todir_wcc.after, started)
         inode.silly = silly
+        # The kernel takes a link off its own count, and the server has as many as before.
+        self._kernel.drop_attributes(inode)
 
     async def link(self, inode: Inode, parent: Inode, name: bytes, credential: OpaqueAuth) -> None:
         """Before `name` is replaced."""

@@ -123,7 +123,7 @@ async def test_nordirplus_lists_names_alone(make_world: MakeWorld) -> None:
     with world.caller.watch():
         assert await world.listdir(room=50) == names
         asked = set(world.caller.names())
-    assert asked == {"READDIR"}
+    assert asked == {"GETATTR", "READDIR"}
     assert (await world.lookup("name-0001")).st_size == 0
 
 

@@ -198,3 +198,26 @@ async def test_forgotten_inodes_are_gone(world: World) -> None:
     await world.ops.getattr(number, world.ctx)
     await world.ops.forget([(number, 1), (4711, 1)])
     assert await fails(world.ops.getattr(number, world.ctx)) == errno.ESTALE
+
+
+async def test_a_directory_that_was_made_anew_is_found_by_the_next_opendir(world: World) -> None:
+    """ESTALE has the machine's kernel look the name up again."""
+    (world.export / "d").mkdir()
+    number = await world.number("d")
+    (world.export / "d").rmdir()
+    (world.export / "d").mkdir()
+    (world.export / "d" / "new").touch()
+    assert await fails(world.ops.opendir(number, world.ctx)) == errno.ESTALE
+    again = await world.number("d")
+    assert again != number
+    assert await world.listdir(again) == [b"new"]
+
+
+async def test_after_a_silly_rename_the_kernel_asks_for_the_links(world: World) -> None:
+    """It has taken one off by itself, and the file has as many as before."""
+    fh = await world.create("file")
+    number = world.ops.files[fh].inode.number
+    await world.ops.unlink(ROOT, b"file", world.ctx)
+    assert (number, True) in world.dropped
+    assert (await world.ops.getattr(number, world.ctx)).st_nlink == 1
+    await world.close(fh)

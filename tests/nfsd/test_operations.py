@@ -351,6 +351,19 @@ def test_create_exclusive(client: Client, root: Path) -> None:
     assert client.status("CREATE", where, how) is nfsstat3.NFS3ERR_EXIST
 
 
+@pytest.mark.parametrize("bit", range(64))
+def test_create_exclusive_tells_verifiers_that_differ_in_one_bit(client: Client, bit: int) -> None:
+    where = diropargs3(client.mount(), b"f")
+    verifier = 0x812345678ABCDEF0
+    mine, other = (
+        createhow3(createmode3.EXCLUSIVE, None, number.to_bytes(8))
+        for number in (verifier, verifier ^ 1 << bit)
+    )
+    first = client.ok("CREATE", where, mine)
+    assert client.status("CREATE", where, other) is nfsstat3.NFS3ERR_EXIST
+    assert client.ok("CREATE", where, mine).obj == first.obj
+
+
 class Died(BaseException):
     """The server has been killed."""
 

@@ -9,6 +9,18 @@ when what is there now is what was asked for. That is wrong where somebody else 
 same at the same moment; file systems look a name up before they make, remove or rename it, so the
 moment is short. Real clients do the same (FreeBSD's even for calls that were sent once).
 
+What the caller of a call that is sent again can see that would not have been seen otherwise:
+
+    MKDIR             success where somebody else has made the directory meanwhile
+    SYMLINK, MKNOD    the same, where it is the same link or node
+    LINK              the same, where the name leads to the same file
+    REMOVE, RMDIR     success where somebody else has removed the name; and what somebody has made
+                      anew under the name meanwhile is removed too
+    RENAME            success where somebody else has renamed or removed the file, and something
+                      has the new name; what has got the old name meanwhile is renamed too
+    CREATE UNCHECKED  with size 0 (O_TRUNC) what others have written meanwhile is cut off
+    CREATE GUARDED    EEXIST for the caller's own file: nothing tells whose it is
+
 An exclusive CREATE needs none of this: its verifier says whose work a file is (RFC 1813 section
 3.3.8).
 """

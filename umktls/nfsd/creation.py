@@ -111,8 +111,7 @@ def _create_exclusive(call: Call, directory: Node, name: bytes, how: types.creat
     except FileExistsError:
         node = open_entry(call, directory, name)
         status = node.stat()
-        kept = status.st_atime_ns, status.st_mtime_ns
-        if node.type != stat.S_IFREG or status.st_size or kept != times:
+        if node.type != stat.S_IFREG or status.st_size or not _keeps(status, times):
             raise
         return node, fattr(status, node.volume)
     node = call.site.handles.adopt(directory, name, Descriptor(fd, WRITE))
@@ -148,10 +147,24 @@ def _open_and_name(directory: Node, name: bytes, times: tuple[int, int]) -> int:
 
 
 def _times_of(verifier: bytes) -> tuple[int, int]:
-    """Times (ns) that stand for a verifier. Whole seconds of 31 bits are what every file system
-    keeps; of the 64 bits two are lost."""
+    """Times (ns) that stand for a verifier: each half is whole seconds of 31 bits, which is what
+    every file system keeps, and the bit that is left is half a second."""
     number = int.from_bytes(verifier, "big")
-    return (number >> 32 & 0x7FFFFFFF) * SECOND, (number & 0x7FFFFFFF) * SECOND
+    return _time_of(number >> 32), _time_of(number & 0xFFFFFFFF)
+
+
+def _time_of(half: int) -> int:
+    return (half & 0x7FFFFFFF) * SECOND + (half >> 31) * SECOND // 2
+
+
+def _keeps(status: os.stat_result, times: tuple[int, int]) -> bool:
+    """Whether a file has these times, as far as its file system keeps them. One whose own times
+    are whole seconds may be one that keeps no more, and then two bits of 64 do not count."""
+    kept = status.st_atime_ns, status.st_mtime_ns
+    if kept == times:
+        return True
+    coarse = status.st_ctime_ns % SECOND == 0
+    return coarse and kept == tuple(time // SECOND * SECOND for time in times)
 
 
 CREATE_MODES: dict[createmode3, Callable[[Call, Node, bytes, types.createhow3], Created]] = {
