@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from click.testing import CliRunner, Result
 from tests.cli.fakes import fake_host
 from umktls.cli import umount
 from umktls.cli.away import amount
+from umktls.cli.control import nobody
 from umktls.cli.main import main
 from umktls.cli.trace import line
 from umktls.errors import WorldError
@@ -73,7 +75,10 @@ def test_certs_lists_what_it_made_and_refuses_a_second_time(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("table", [(), ("--sysctl",), ("--tls_stat",)])
 def test_stat_without_hosts(base: Path, table: tuple[str, ...]) -> None:
-    assert run("stat", *table).output == "no host runs\n"
+    assert (
+        run("stat", *table).output
+        == f"no host runs (looked in {base}; UMKTLS_RUNDIR=DIR looks in another place)\n"
+    )
     assert json.loads(run("stat", "--json", *table).output) == {"schema": 1, "hosts": []}
 
 
@@ -107,11 +112,14 @@ def test_stat_goes_on_where_one_host_is_deaf(base: Path) -> None:
 
 
 def test_trace_past_prints_one_line_each(base: Path) -> None:
-    event = {"time": 1.5, "side": "client", "connection": "c1", "event": "probe", "text": "p\n\x1b"}
+    fields = {"side": "client", "host": "client-7", "connection": "c1", "event": "probe"}
+    event = {"time": 1.5, **fields, "text": "p\n\x1b"}
     with fake_host(base, "client-7", {"trace": [json.dumps(event).encode()]}):
         people = run("trace", "--past").output
         programs = run("trace", "--past", "--json").output
-    assert people.endswith("01.500000 client c1   p\\x0a\\x1b\n")
+    day = datetime.fromtimestamp(1.5).strftime("%Y-%m-%d")
+    assert people.startswith(day)
+    assert people.endswith("01.500000 client-7     c1   p\\x0a\\x1b\n")
     assert json.loads(programs) == event
 
 
@@ -125,7 +133,7 @@ def test_trace_follows_to_the_end(base: Path) -> None:
 def test_trace_without_hosts_says_so(base: Path, arguments: list[str]) -> None:
     result = run("trace", *arguments)
     assert result.exit_code == 1
-    assert result.stderr == f"umktls: no host runs (looked in {base})\n"
+    assert result.stderr == f"umktls: {nobody(base)}\n"
 
 
 def test_stat_names_the_personality(base: Path) -> None:
@@ -171,7 +179,7 @@ def test_amounts(count: int, text: str) -> None:
 
 
 def test_line_of_an_event_without_fields() -> None:
-    assert line({}) == "--:--:--.------ ?      -    {}"
+    assert line({}) == "---------- --:--:--.------ ?            -    {}"
 
 
 MOUNTINFO = r"""21 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw

@@ -182,3 +182,37 @@ def test_how_it_ended() -> None:
     assert describe_end(3) == "ended with exit code 3"
     assert describe_end(-signal.SIGKILL) == "was ended by SIGKILL"
     assert describe_end(-(signal.SIGRTMIN + 3)) == f"was ended by signal {signal.SIGRTMIN + 3}"
+
+
+LOG_LINE = "2026-11-29 06:00:00,123 rpc-played[7]: "
+
+
+@pytest.mark.parametrize(
+    ("said", "end", "cause"),
+    [
+        (f"{LOG_LINE}handshake done", "kill -KILL $$", "was ended by SIGKILL"),
+        (f"{LOG_LINE}handshake done", "exit 3", "ended with exit code 3"),
+        ("anything", "exit 0", "ended with exit code 0"),
+        (f"{LOG_LINE}{NAME}: no key", "exit 3", f"ended with exit code 3: {NAME}: no key"),
+        ("ValueError: no", "exit 1", "ended with exit code 1: ValueError: no"),
+    ],
+)
+async def test_a_line_of_the_log_is_no_cause_of_death(
+    tmp_path: Path, said: str, end: str, cause: str
+) -> None:
+    """Nor is what its predecessor has said."""
+    (tmp_path / "bin" / NAME).write_text(
+        f"#!/bin/sh\n[ -e {tmp_path}/again ] && kill -KILL $$\n"
+        f"touch {tmp_path}/again; echo '{said}'\n{end}\n"
+    )
+    async with host_with_daemon(tmp_path) as host:
+        await happened(host, "daemon-gone", 2)
+        first, second = found(host, "daemon-gone")[:2]
+        assert first["reason"] == cause
+        assert second["reason"] == "was ended by SIGKILL"
+
+
+async def test_a_log_that_is_lost_has_no_last_words(tmp_path: Path) -> None:
+    async with host_with_daemon(tmp_path) as host:
+        host.children[0].log.unlink()
+        assert host.children[0].last_words() == ""

@@ -37,7 +37,7 @@ def trace(sandbox: Sandbox) -> Iterator[Iterator[dict[str, Any]]]:
     try:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert process.stderr.readline() == f"no host runs yet (looking in {sandbox.run})\n"
+        assert process.stderr.readline().startswith(f"no host runs yet (looked in {sandbox.run};")
         yield map(json.loads, process.stdout)
     finally:
         watch.cancel()

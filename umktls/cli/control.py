@@ -21,7 +21,7 @@ from umktls.errors import CallerError, PeerError, WorldError
 from umktls.kernel.rundir import checked_base, run_base, running
 from umktls.private import peer_credentials
 
-__all__ = ["Host", "choose", "find_hosts"]
+__all__ = ["Host", "choose", "find_hosts", "nobody"]
 
 ANSWER_SECONDS = 10.0
 REKEY_SECONDS = 60.0
@@ -175,5 +175,10 @@ def choose(name: str | None, base: Path | None = None) -> list[Host]:
     if not chosen:
         running = ", ".join(host.name for host in hosts)
         what = f"no host is called {name}; there are: {running}" if running else "no host runs"
-        raise CallerError(f"{what} (looked in {base or run_base()})")
+        raise CallerError(nobody(base or run_base(), what))
     return chosen
+
+
+def nobody(base: Path, what: str = "no host runs") -> str:
+    """What there is to say where no host was found: also where they were looked for."""
+    return f"{what} (looked in {base}; UMKTLS_RUNDIR=DIR looks in another place)"

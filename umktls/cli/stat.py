@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from umktls.cli.control import Host, choose, find_hosts
+from umktls.cli.control import Host, choose, find_hosts, nobody
 from umktls.errors import UmktlsError
+from umktls.kernel.rundir import run_base
 from umktls.printable import printable
 
 __all__ = ["stat"]
 
 SCHEMA = 1
-NOBODY = "no host runs"
 
 
 @click.command()
@@ -44,7 +44,7 @@ def stat(host: str | None, as_json: bool, table: str | None) -> None:
     if as_json:
         click.echo(json.dumps({"schema": SCHEMA, "hosts": states}, indent=2))
     elif not states:
-        click.echo(NOBODY)
+        click.echo(nobody(run_base()))
     else:
         show_states(states)
 
@@ -68,7 +68,7 @@ def show_counters(hosts: list[Host], table: str, as_json: bool) -> None:
         click.echo(json.dumps({"schema": SCHEMA, "hosts": counters}, indent=2))
         return
     if not lines:
-        click.echo(NOBODY)
+        click.echo(nobody(run_base()))
     for name, shown in lines.items():
         if len(lines) > 1:
             click.echo(f"{printable(name)}:")

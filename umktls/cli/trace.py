@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from umktls.cli.control import choose, find_hosts
+from umktls.cli.control import choose, find_hosts, nobody
 from umktls.cli.following import follow_all, follow_hosts, past, with_failed
 from umktls.kernel.rundir import run_base
 from umktls.printable import printable
@@ -51,7 +51,7 @@ def trace(host: str | None, as_json: bool, since: float | None, only_past: bool)
         return
     begin = now - (since or 0.0)
     if host is None and not find_hosts():
-        click.echo(f"no host runs yet (looking in {run_base()})", err=True)
+        click.echo(nobody(run_base(), "no host runs yet"), err=True)
     events = follow_all(begin) if host is None else follow_hosts(choose(host), begin)
     with suppress(KeyboardInterrupt):  # the way to end it, and no failure
         show(events, as_json)
@@ -63,13 +63,13 @@ def show(events: Iterable[dict[str, Any]], as_json: bool) -> None:
 
 
 def line(event: dict[str, Any], colour: bool = True) -> str:
-    """The event for people: time, side, connection, text."""
+    """The event for people: date and time here, host, connection, text."""
     when = event.get("time")
-    clock = "--:--:--.------"
+    clock = "---------- --:--:--.------"
     if isinstance(when, int | float):
-        clock = datetime.fromtimestamp(when).strftime("%H:%M:%S.%f")
-    side = str(event.get("side") or event.get("host") or "?")
-    shown = f"{printable(side):<6}"
+        clock = datetime.fromtimestamp(when).strftime("%Y-%m-%d %H:%M:%S.%f")
+    side = str(event.get("side"))
+    shown = f"{printable(str(event.get('host') or event.get('side') or '?')):<12}"
     if colour and side in COLOURS:
         shown = click.style(shown, fg=COLOURS[side])
     connection = printable(str(event.get("connection") or "-"))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -39,6 +40,8 @@ TERMINATE_GRACE = 3.0
 # Without a thread that waits for a process, it is looked at so often (seconds).
 LOOK_SECONDS = 0.5
 LOG_TAIL = 2048
+# How a line of a daemon's log begins (umktls_daemons.logs).
+ORDINARY = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\S* \S+\[\d+\]: ")
 
 
 def program_path(name: str) -> str:
@@ -89,6 +92,7 @@ class Child:
     failed: trio.Event = field(default_factory=trio.Event)
     _process: subprocess.Popen[bytes] | None = None
     _life: trio.CancelScope = field(default_factory=trio.CancelScope)
+    _log_begin: int = 0  # where its log begins in the file, in bytes
 
     @property
     def log(self) -> Path:
@@ -145,6 +149,7 @@ class Child:
 
     def _start(self) -> subprocess.Popen[bytes]:
         log = self._open_log()
+        self._log_begin = 0 if log == subprocess.DEVNULL else os.fstat(log).st_size
         try:
             # A session of its own: Ctrl-C on the terminal is for the host, which ends it in order.
             process = subprocess.Popen(
@@ -176,7 +181,7 @@ class Child:
 
     def _report(self, process: subprocess.Popen[bytes]) -> None:
         reason = describe_end(process.returncode)
-        said = self.last_words()
+        said = self.last_words() if process.returncode > 0 else ""
         if said:
             reason += f": {said}"
         self.trace.emit("daemon-gone", daemon=self.command.name, pid=process.pid, reason=reason)
@@ -193,14 +198,23 @@ class Child:
                 self._process.send_signal(number)
 
     def last_words(self) -> str:
-        """The last line of its log."""
+        """Why it ended, in its own words: the last line since it was started that is not an
+        ordinary one of its log. A daemon of this project names itself where it gives up."""
         try:
             with open(self.log, "rb") as log:
-                log.seek(max(0, os.fstat(log.fileno()).st_size - LOG_TAIL))
+                size = os.fstat(log.fileno()).st_size
+                log.seek(max(self._log_begin, size - LOG_TAIL))
                 lines = log.read().decode(errors="replace").split("\n")
         except OSError:
             return ""
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        said = (ORDINARY.sub("", line).strip() for line in lines)
+        own = f"{self.command.name}: "
+        causes = [
+            words
+            for line, words in zip(lines, said, strict=True)
+            if words and (words == line.strip() or words.startswith(own))
+        ]
+        return causes[-1] if causes else ""
 
     async def _end(self, process: subprocess.Popen[bytes]) -> None:
         for number, grace in ((signal.SIGTERM, TERMINATE_GRACE), (signal.SIGKILL, TERMINATE_GRACE)):
