@@ -285,20 +285,23 @@ async def test_answers_of_a_registered_daemon() -> None:
 # ---- a client
 
 
+RECORD = 16384
 REPLY = encode_accepted(1, NULL_AUTH, AcceptStat.SUCCESS)
 
 
+@pytest.mark.parametrize("keyed", [False, True], ids=["in clear", "in a session"])
 @pytest.mark.parametrize(
     "piece",
     [mark(len(REPLY)) + REPLY, mark(0, last=False), mark(1 << 20) + bytes(1 << 20)],
     ids=["replies to nothing", "empty fragments", "no replies at all"],
 )
-async def test_a_server_that_floods_its_client(piece: bytes) -> None:
+async def test_a_server_that_floods_its_client(piece: bytes, keyed: bool) -> None:
     """A call ends by its deadline, and the client when it is told to."""
     ends: list[socket.socket] = []
 
     async def connect() -> KernelSocket:
-        watched = Watched(repeat(piece), keyed=False)
+        source = sealed(DATA, piece[:RECORD]) if keyed else repeat(piece)
+        watched = Watched(source, keyed=keyed)
         ends.extend((watched.near, watched.far))
         return watched.socket(nursery)
 
