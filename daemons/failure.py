@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from umktls.abi.alerts import TlsAlert, alert_name
 from umktls.errors import PeerError
@@ -159,6 +161,7 @@ VERIFY_ALERTS = {
 }
 _OTHER_PROBLEM = ("{whose} does not verify: {text}", "get another certificate for the peer")
 _NAME_CODES = (62, 64)
+_ISSUER_CODES = (2, 7, 20, 21, 30)
 
 
 def verify_failure(
@@ -181,10 +184,48 @@ def verify_failure(
         "text": problem.text,
     }
     reason, advice = VERIFY_TEXTS.get(problem.code, _OTHER_PROBLEM)
+    if problem.code in _ISSUER_CODES:
+        reason += _another_of_the_name(certificate, trust)
     phase = "certificate" if of_server else "client-certificate"
     if problem.code in _NAME_CODES:
         phase = "name"
     return HandshakeFailure(phase, reason.format(**fields), advice.format(**fields))
+
+
+def _another_of_the_name(certificate: x509.Certificate, trust: str) -> str:
+    """Names do not tell apart two CAs that are called the same: what does, of those in the file
+    `trust`, and of the one that signed, as far as the certificate says it."""
+    try:
+        known = x509.load_pem_x509_certificates(Path(trust).read_bytes())
+    except (OSError, ValueError):
+        return ""
+    namesakes = [one for one in known if one.subject == certificate.issuer]
+    if not namesakes:
+        return ""
+    listed = ", ".join(one.fingerprint(hashes.SHA256()).hex(":") for one in namesakes)
+    signer = _signing_key(certificate)
+    keys = ""
+    if signer is not None:
+        own = ", ".join(_own_key(one).hex(":") for one in namesakes)
+        keys = f"; key identifier {own}, and the certificate names {signer.hex(':')}"
+    return f" (the CA of that name there is another one: SHA-256 fingerprint {listed}{keys})"
+
+
+def _signing_key(certificate: x509.Certificate) -> bytes | None:
+    """The identifier of the key that signed it (RFC 5280 section 4.2.1.1)."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+    return found.value.key_identifier
+
+
+def _own_key(authority: x509.Certificate) -> bytes:
+    try:
+        found = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    except (x509.ExtensionNotFound, ValueError):
+        return x509.SubjectKeyIdentifier.from_public_key(authority.public_key()).digest
+    return found.value.digest
 
 
 def certificate_names(certificate: x509.Certificate) -> str:

@@ -187,6 +187,7 @@ async def test_null_goes_in_clear_and_says_so(certs: Path, tmp_path: Path) -> No
             (connection,) = both.client.stat()["connections"]
     assert handshake["version"] == "TLSv1.3"
     assert any("CLEAR TEXT" in event["reason"] for event in warnings)
+    assert all("the other side needs engine null, too" in event["reason"] for event in warnings)
     # The tickets are sealed by the server's TLS library, whatever comes behind them.
     assert len(dropped) == TICKETS
     assert (early["records"], early["bytes"]) == (TICKETS, sum(event["bytes"] for event in dropped))

@@ -355,7 +355,7 @@ async def mount_root(rpc: RpcClient, config: MountConfig) -> bytes:
     names = ", ".join(os.fsdecode(bytes(export.ex_dir)) for export in exports) or "nothing"
     text = f"{config.server} does not give {config.export}: {os.strerror(number)}"
     if number == errno.EACCES:
-        text += " (its trace and log say why)"
+        text += f" (on {config.server}, `umktls trace --past` says why, or another server's log)"
     raise CallerError(f"{text}; it exports {names}", number)
 
 

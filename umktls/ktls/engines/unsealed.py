@@ -48,5 +48,6 @@ class NullEngine(UnsealedEngine):
     note = "no TLS at all behind the handshake: everything goes IN CLEAR; for testing the rest"
     warning = (
         "engine null: the handshake is done, but everything behind it goes over the network in "
-        "CLEAR TEXT, without any protection; this is for testing only"
+        "CLEAR TEXT, without any protection; this is for testing only, and the other side needs "
+        "engine null, too (mount -o engine=null, umktls serve --engine null)"
     )
