@@ -35,7 +35,7 @@ PHASES = {
     "certificate": "the server's certificate",
     "name": "the server certificate's names against the name that was asked for",
     "client-certificate": "the client's certificate",
-    "alpn": "the application protocol, which must be sunrpc (RFC 9289 section 4.2)",
+    "alpn": "the application protocol, which must be sunrpc (RFC 9289), if any",
     "keys": "deriving the keys and proving the sequence numbers",
     "ktls": "putting the keys into the kernel",
     "alert": "a fatal alert behind the handshake: so TLS 1.3 servers refuse a client's certificate",

@@ -11,9 +11,9 @@ At that moment some records may already have gone under the application keys: a 
 have. All protected records of both directions are kept until the end; those that open under the
 application keys are counted, and the counts are where the kernel's sequence numbers begin.
 
-What TLS itself does not insist on is checked afterwards: ALPN (a client may leave it out, RFC 9289
-section 4.2 does not allow it) and, for a resumed session, the peer's certificate: whether there is
-one, and whether it is still good. The keys are there by then, so the peer is told by a proper
+What TLS itself does not insist on is checked afterwards: ALPN (RFC 9289 does not allow to leave it
+out, and real kernels' daemons do) and, for a resumed session, the peer's certificate: whether there
+is one, and whether it is still good. The keys are there by then, so the peer is told by a proper
 alert.
 """
 
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from umktls.abi.alerts import TlsAlert, alert_name
 from umktls.errors import PeerError, UmktlsError
@@ -42,14 +42,16 @@ from .failure import HandshakeFailure, VerifyProblem, alert_received, verify_fai
 from .records import ALERT, proven_count, seal_record, split_records
 from .tlsadapter import ALPN, Endpoint, TlsError
 
-# How a peer that does not speak ALPN is accepted, by a client and by a server.
-ACCEPT_IT = ("-o alpn=compat (rpctlscd --alpn compat)", "--alpn compat (of serve, or of rpctlssd)")
+# What of a peer that does not speak ALPN: go on and tell, turn it down, or go on and be silent.
+Alpn = Literal["auto", "strict", "compat"]
+# How that is said to a client and to a server.
+ALPN_OPTION = ("-o alpn={0} (rpctlscd --alpn {0})", "--alpn {0} (of serve, or of rpctlssd)")
 # The header of an alert record in clear.
 IN_CLEAR = bytes((ALERT, 3, 3, 0, 2))
 # What OpenSSL says in TLS 1.2, which has no alert of its own for it.
 NO_CERTIFICATE = "peer did not return a certificate"
 
-__all__ = ["Expectations", "RecordStream", "TrafficKeys", "handshake"]
+__all__ = ["Alpn", "Expectations", "RecordStream", "TrafficKeys", "handshake", "refusal", "remark"]
 
 
 class RecordStream(Protocol):
@@ -66,14 +68,14 @@ class Expectations:
 
     `server`: this side is the server. `name`: the server's name as asked for. `trust`: where the
     trusted CAs come from. `certificate_demanded`: the client must have shown a certificate.
-    `alpn_demanded`: the peer must have said ``sunrpc``, or at least nothing else.
+    `alpn`: what of a peer that does not say ``sunrpc``; one that says something else is refused.
     """
 
     server: bool
     name: str
     trust: str
     certificate_demanded: bool = False
-    alpn_demanded: bool = True
+    alpn: Alpn = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +106,9 @@ def handshake(
             attempt.answer(error.head)
         raise _lost(error, len(attempt.received)) from error
     keys = attempt.keys()
-    refusal = _refusal(endpoint, expected)
-    if refusal is not None:
-        description, failure = refusal
+    found = refusal(endpoint, expected)
+    if found is not None:
+        description, failure = found
         attempt.send_alert(keys, description)
         raise failure
     return keys
@@ -229,21 +231,44 @@ class _Attempt:
         self._write_quietly(seal_record(keys.tx, alert))
 
 
-def _refusal(endpoint: Endpoint, expected: Expectations) -> tuple[int, HandshakeFailure] | None:
+def refusal(endpoint: Endpoint, expected: Expectations) -> tuple[int, HandshakeFailure] | None:
     """Why a finished handshake is not good enough, with the alert for it."""
-    if endpoint.alpn != ALPN and (expected.alpn_demanded or endpoint.alpn):
-        whose = "client offered" if expected.server else "server chose"
-        return TlsAlert.NO_APPLICATION_PROTOCOL, HandshakeFailure(
-            "alpn",
-            f"the {whose} no application protocol; it must be sunrpc (RFC 9289 section 4.2)",
-            f"the {'client' if expected.server else 'server'} predates RFC 9289 or is no "
-            f"RPC-with-TLS endpoint: update it, or accept it with {ACCEPT_IT[expected.server]}",
-        )
+    if endpoint.alpn != ALPN and (expected.alpn == "strict" or endpoint.alpn):
+        return TlsAlert.NO_APPLICATION_PROTOCOL, _not_sunrpc(endpoint.alpn, expected.server)
     if expected.certificate_demanded and endpoint.peer_certificate is None:
         return TlsAlert.CERTIFICATE_REQUIRED, _no_client_certificate()
     # A full handshake has verified the certificate just now.
     problem = endpoint.problem() if endpoint.resumed else None
     return (problem.alert, _unverified(problem, expected)) if problem is not None else None
+
+
+def _not_sunrpc(spoken: bytes, server: bool) -> HandshakeFailure:
+    """`spoken`: the protocol that was agreed upon, empty for none."""
+    whose, verb = ("client", "offered") if server else ("server", "chose")
+    if spoken:
+        what = f"the application protocol {spoken.decode('ascii', 'backslashreplace')}"
+        advice = f"the {whose} is no RPC-with-TLS endpoint: check the address and the port"
+    else:
+        what = "no application protocol"
+        advice = (
+            f"the {whose} predates RFC 9289, or is a kernel's whose daemon does not say it: update "
+            f"it, or accept it with {ALPN_OPTION[server].format('auto')}"
+        )
+    return HandshakeFailure(
+        "alpn", f"the {whose} {verb} {what}; it must be sunrpc (RFC 9289)", advice
+    )
+
+
+def remark(endpoint: Endpoint, expected: Expectations) -> str:
+    """What people should know of a handshake that is good enough; empty where there is nothing."""
+    if endpoint.alpn == ALPN or expected.alpn != "auto":
+        return ""
+    whose = "client" if expected.server else "server"
+    option = "--alpn " if expected.server else "alpn="
+    return (
+        f"the {whose} does not say sunrpc by ALPN, as RFC 9289 says it MUST ({option}strict turns "
+        f"it down, {option}compat says nothing of it)"
+    )
 
 
 def _unverified(problem: VerifyProblem, expected: Expectations) -> HandshakeFailure:
@@ -271,7 +296,7 @@ def _explain(error: TlsError, endpoint: Endpoint, expected: Expectations) -> Han
     if findings.alert_sent == TlsAlert.NO_APPLICATION_PROTOCOL:
         return HandshakeFailure(
             "alpn",
-            f"{error}; only sunrpc is spoken here (RFC 9289 section 4.2)",
+            f"{error}; only sunrpc is spoken here (RFC 9289)",
             "the client is no RPC-with-TLS client",
         )
     if findings.alert_sent == TlsAlert.CERTIFICATE_REQUIRED or NO_CERTIFICATE in str(error):

@@ -11,10 +11,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self, get_args
 
 import click
 
+from .handshake import Alpn
 from .hostnames import Wildcards
 from .identity import ConfigurationError, Identity, Trust
 from .keylog import KeyLogFile
@@ -110,7 +111,7 @@ class Options:
     mutualverf: bool = False
     tls1_2: bool = False
     ciphers: str | None = None
-    alpn: Literal["strict", "compat"] = "strict"
+    alpn: Alpn = "auto"
     keylog: Path | None = None
     handover: bool = True
     passphrase: Passphrase = field(default_factory=Passphrase, repr=False)
@@ -138,11 +139,6 @@ class Options:
     @property
     def trust(self) -> Trust:
         return Trust(self.verifylocs, self.verifydir, self.crl)
-
-    @property
-    def alpn_demanded(self) -> bool:
-        """Whether a peer without ALPN, which RFC 9289 does not allow, is turned away."""
-        return self.alpn == "strict"
 
     def identity(self, name: str = "") -> Identity:
         """The certificate called `name`: cert.pem and certkey.pem when it is empty.
@@ -228,11 +224,12 @@ def flag(*names: str, help: str) -> Decorator:
 _OURS: list[Decorator] = [
     click.option(
         "--alpn",
-        type=click.Choice(["strict", "compat"]),
-        default="strict",
+        type=click.Choice(get_args(Alpn)),
+        default="auto",
         show_default=True,
-        help="Turn away peers that do not say `sunrpc` by ALPN (RFC 9289), or bear with them: "
-        "the daemons of FreeBSD and Linux do not say it.",
+        help="What of peers that do not say `sunrpc` by ALPN, as RFC 9289 says they MUST, and as "
+        "the daemons of FreeBSD and Linux do not: go on and tell (auto), turn them away (strict), "
+        "or go on and be silent (compat). Who says something else is turned away by all three.",
     ),
     click.option(
         "--keylog",

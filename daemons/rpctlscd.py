@@ -147,7 +147,7 @@ class ClientService(HandshakeService):
                 server=False,
                 name=server,
                 trust=context.trust,
-                alpn_demanded=self._options.alpn_demanded,
+                alpn=self._options.alpn,
             ),
             keep=partial(tls.cache.put, key),
         )

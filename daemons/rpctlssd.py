@@ -137,7 +137,7 @@ class ServerService(HandshakeService):
                 name="",
                 trust=context.trust,
                 certificate_demanded=certificates is ClientCertificates.DEMAND,
-                alpn_demanded=self._options.alpn_demanded,
+                alpn=self._options.alpn,
             ),
         )
 

@@ -43,7 +43,7 @@ from .alerts import Alert
 from .established import EstablishedSession, first_deposit
 from .facts import subject_of
 from .failure import HandshakeFailure, VerifyProblem
-from .handshake import Expectations, TrafficKeys, handshake
+from .handshake import Expectations, TrafficKeys, handshake, remark
 from .identity import ConfigurationError
 from .records import ALERT, seal_record
 from .session import LiveSession
@@ -232,7 +232,7 @@ class HandshakeService:
         sock, endpoint = taken.sock, attempt.endpoint
         deadline = Deadline.after(taken.deadline.left() * HANDSHAKE_SHARE)
         keys = handshake(sock, endpoint, deadline, attempt.expected)
-        self._report_handshake(taken, endpoint)
+        self._report_handshake(taken, endpoint, remark(endpoint, attempt.expected))
         self.tell_more(taken, endpoint.chain)
         if self._handover:
             self._deposit(taken, keys, endpoint.chain)
@@ -307,7 +307,8 @@ class HandshakeService:
             raise
         return pairs, clear
 
-    def _report_handshake(self, taken: Taken, endpoint: Endpoint) -> None:
+    def _report_handshake(self, taken: Taken, endpoint: Endpoint, said: str) -> None:
+        """`said`: what people should know besides; may be empty."""
         certificate = endpoint.peer_certificate
         peer = subject_of(certificate) if certificate else "without a certificate"
         event = {
@@ -330,6 +331,9 @@ class HandshakeService:
             event["client_certificate"],
             ", resumed" if endpoint.resumed else "",
         )
+        if said:
+            event["remark"] = said
+            logger.info("%s: %s", taken, said)
         self._kernel.utrace_later(event, partial(_not_traced, "handshake"))
 
     def _report_failure(self, taken: Taken, failure: HandshakeFailure) -> None:

@@ -24,7 +24,7 @@ import trio
 
 from umktls.abi.personality import personality
 from umktls.errors import CallerError, UmktlsError
-from umktls.kernel.client import MountConfig, boot_client, certificate_unshown, mounted
+from umktls.kernel.client import MountConfig, boot_client, mounted, remarks
 from umktls.kernel.groups import single_error
 from umktls.kernel.kept import keeping
 from umktls.rpc.message import OpaqueAuth
@@ -193,8 +193,7 @@ async def _run(plan: MountPlan, news: News, control: Control) -> None:
         with keeping(host):
             async with mounted(host, config, news.delayed) as client:
                 control.mounted = True
-                remark = certificate_unshown(host)
-                if remark is not None:
+                for remark in remarks(host):
                     news.remark(remark)
                 fuse = fuse_options(plan.source, plan.options, os.geteuid() == 0)
 

@@ -38,7 +38,7 @@ class MountOptions:
     certs: Path | None = None
     certname: str | None = None
     crl: Path | None = None
-    alpn: str = "strict"
+    alpn: str = "auto"
     reverse_dns: bool = False
     tls1_2: bool = False
     keylog: Path | None = None

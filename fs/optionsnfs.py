@@ -46,10 +46,10 @@ TLS = (
     ),
     words(
         "alpn",
-        "what of servers that do not say `sunrpc`, as FreeBSD's and Linux's: strict (the default) "
-        "turns them down, compat bears with them",
+        "what of servers that do not say `sunrpc`, as FreeBSD's and Linux's: go on and tell (auto, "
+        "the default), turn them down (strict), or go on and be silent (compat)",
         ("alpn",),
-        same("strict compat"),
+        same("auto strict compat"),
     ),
     Option("reversedns", "a server's address stands for its name in DNS", ("reverse_dns",), True),
     Option("tls1_2", "TLS 1.2, for servers that have nothing newer", ("tls1_2",), True),

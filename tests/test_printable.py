@@ -272,7 +272,9 @@ def _(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
         "connections": [
             {
                 **dict.fromkeys(("id", "peer", "state", "daemon"), text),
-                "tls": dict.fromkeys(("version", "suite", "alpn", "peer", "certificate"), text),
+                "tls": dict.fromkeys(
+                    ("version", "suite", "alpn", "peer", "client_certificate", "remark"), text
+                ),
                 "tx": dict.fromkeys(("engine", "mode", "sequence", "records"), text),
                 "rpc": dict.fromkeys(("calls", "replies"), text),
                 "upcalls": {text: 1},

@@ -115,7 +115,7 @@ def test_what_becomes_of_the_flags(
     config = told.config(exports)
     assert [export.security for export in exports] == [security]
     assert config.security == handshake
-    arguments = ("--alpn", "strict", *sorted(more, key=more.index))
+    arguments = ("--alpn", "auto", *sorted(more, key=more.index))
     assert config.daemon_arguments == arguments
     assert config.daemon()[0].arguments[-len(arguments) :] == arguments
 
@@ -397,12 +397,12 @@ def test_daemons_by_hand_have_to_be_started_again_for_users(tmp_path: Path) -> N
             assert server.stderr is not None
             (host,) = sandbox.hosts()
             line = f"rpctlssd --rundir {host.rundir} -l CERTS/ca.pem -D CERTS/server -m"
-            advice = f"TLS needs an rpctlssd; start one: {line} --alpn strict\n"
+            advice = f"TLS needs an rpctlssd; start one: {line} --alpn auto\n"
             assert server.stderr.readline().endswith(advice)
             file.write_text(f"{sandbox.export} -tlscertuser\n")
             server.send_signal(signal.SIGHUP)
             told = server.stderr.readline()
-            assert told.endswith(f"end it, and start it so: {line} --alpn strict --certuser\n")
+            assert told.endswith(f"end it, and start it so: {line} --alpn auto --certuser\n")
 
 
 def test_an_export_s_engine_is_that_of_its_clients(tmp_path: Path) -> None:

@@ -170,16 +170,6 @@ def test_an_address_that_the_certificate_lacks(client: Harness) -> None:
         server.result(SECONDS)
 
 
-@pytest.mark.parametrize("alpn", [(), ("h2",)])
-def test_a_server_without_alpn(client: Harness, alpn: tuple[str, ...]) -> None:
-    sock, peer = client.connection()
-    server = peer.tls(server_context(alpn=alpn), wait_for_end, **SERVER)
-    assert client.kernel.connect(sock).reterr == rpctls.RPCTLSERR_NOSSL
-    assert "server chose no application protocol" in failed(client, "alpn")
-    with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
-        server.result(SECONDS)
-
-
 def test_an_old_server(client: Harness) -> None:
     context = server_context()
     context.maximum_version = ssl.TLSVersion.TLSv1_2

@@ -187,7 +187,7 @@ def test_s_client(tmp_path: Path) -> None:
 @needs_openssl
 def test_s_client_without_alpn(tmp_path: Path) -> None:
     with (
-        host("rpctlssd", tmp_path) as server,
+        host("rpctlssd", tmp_path, "--alpn", "strict") as server,
         accepted_from(s_client()) as (raw, client),
     ):
         assert server.kernel.connect(FakeSocket(raw)).flags == 0
@@ -247,7 +247,8 @@ def test_s_server(tmp_path: Path) -> None:
 
 @needs_openssl
 def test_s_server_without_alpn(tmp_path: Path) -> None:
-    with host("rpctlscd", tmp_path) as client, running(s_server()) as server:
+    strict = ("--alpn", "strict")
+    with host("rpctlscd", tmp_path, *strict) as client, running(s_server()) as server:
         with connected_to(server, port_of(server)) as sock:
             assert client.kernel.connect(sock).reterr == rpctls.RPCTLSERR_NOSSL
         assert client.kernel.event("handshake-failed")["phase"] == "alpn"

@@ -107,15 +107,6 @@ def test_clients_that_are_refused(
         client.result(SECONDS)
 
 
-def test_no_alpn(server: Harness) -> None:
-    sock, peer = server.connection()
-    client = peer.tls(client_context(alpn=()), read_to_end, **NAME)
-    assert server.kernel.connect(sock).flags == 0
-    assert "offered no application protocol" in failed(server, "alpn")
-    with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
-        client.result(SECONDS)
-
-
 def test_another_alpn(server: Harness) -> None:
     sock, peer = server.connection()
     client = peer.tls(client_context(alpn=("h2", "http/1.1")), read_to_end, **NAME)

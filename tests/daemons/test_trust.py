@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 from OpenSSL import crypto
+from umktls_daemons.handshake import Alpn, Expectations, refusal, remark
 from umktls_daemons.identity import ConfigurationError, Identity, Trust, load_crls
 from umktls_daemons.tlsadapter import ClientCertificates, Endpoint, TlsContext
 
@@ -14,12 +16,14 @@ from tests.daemons.fakekernel import SECONDS
 from tests.daemons.harness import (
     ENCRYPTED,
     RESULT_OK,
+    Harness,
     client_context,
     daemon,
     exchange,
     server_context,
 )
 from tests.daemons.pki import certificates
+from umktls.abi.alerts import TlsAlert
 
 NAME = {"server_hostname": "localhost"}
 
@@ -131,46 +135,97 @@ def test_only_a_file_of_cas_is_told_to_clients(tmp_path: Path) -> None:
     assert names_sent(Trust(directory=cas)) == []
 
 
-# --alpn compat
+# --alpn
+
+SILENT_OR_NOT = [("strict", False, False), ("auto", True, True), ("compat", True, False)]
 
 
-@pytest.mark.parametrize(
-    ("alpn", "offered", "good"),
-    [
-        ("strict", (), False),
-        ("compat", (), True),
-        ("compat", ("sunrpc",), True),
-        ("compat", ("h2",), False),
-    ],
-)
-def test_clients_without_alpn(
-    tmp_path: Path, alpn: str, offered: tuple[str, ...], good: bool
-) -> None:
+def said_of_alpn(harness: Harness) -> str:
+    """What people are told of the handshake."""
+    said: str = harness.kernel.event("handshake").get("remark", "")
+    return said
+
+
+@pytest.mark.parametrize(("alpn", "good", "told"), SILENT_OR_NOT)
+def test_clients_without_alpn(tmp_path: Path, alpn: str, good: bool, told: bool) -> None:
     with daemon("server", tmp_path, "server", alpn=alpn) as server:
         sock, peer = server.connection()
-        client = peer.tls(client_context(alpn=offered), exchange, **NAME)
+        client = peer.tls(client_context(alpn=()), exchange, **NAME)
         assert server.kernel.connect(sock).flags == (ENCRYPTED if good else 0)
         if good:
             assert server.receive(sock, 4) == b"ping"
             sock.send(b"pong")
             assert client.result(SECONDS) == b"pong"
-        else:
-            with pytest.raises(ssl.SSLError):
-                client.result(SECONDS)
+            assert ("client does not say sunrpc" in said_of_alpn(server)) is told
+            return
+        failure = server.kernel.event("handshake-failed")
+        assert "client offered no application protocol" in failure["reason"]
+        assert "--alpn auto (of serve, or of rpctlssd)" in failure["advice"]
+        with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
+            client.result(SECONDS)
 
 
-@pytest.mark.parametrize(("alpn", "good"), [("strict", False), ("compat", True)])
-def test_servers_without_alpn(tmp_path: Path, alpn: str, good: bool) -> None:
+@pytest.mark.parametrize("alpn", ["strict", "auto", "compat"])
+def test_clients_of_another_protocol(tmp_path: Path, alpn: str) -> None:
+    """And of ours: who says sunrpc among others means it."""
+    with daemon("server", tmp_path, "server", alpn=alpn) as server:
+        sock, peer = server.connection()
+        client = peer.tls(client_context(alpn=("h2",)), exchange, **NAME)
+        assert server.kernel.connect(sock).flags == 0
+        assert server.kernel.event("handshake-failed")["phase"] == "alpn"
+        with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
+            client.result(SECONDS)
+        sock, peer = server.connection()
+        client = peer.tls(client_context(alpn=("h2", "sunrpc")), exchange, **NAME)
+        assert server.kernel.connect(sock).flags == ENCRYPTED
+        assert said_of_alpn(server) == ""
+        assert server.receive(sock, 4) == b"ping"
+        sock.send(b"pong")
+        assert client.result(SECONDS) == b"pong"
+
+
+@pytest.mark.parametrize(("alpn", "good", "told"), SILENT_OR_NOT)
+@pytest.mark.parametrize("spoken", [(), ("h2",)])
+def test_servers_without_alpn(
+    tmp_path: Path, alpn: str, good: bool, told: bool, spoken: tuple[str, ...]
+) -> None:
+    """The ssl module chooses nothing where it has nothing in common with the client."""
     with daemon("client", tmp_path, alpn=alpn) as client:
         sock, peer = client.connection()
-        server = peer.tls(server_context(alpn=()), lambda tls: tls.recv(1), server_side=True)
+        server = peer.tls(server_context(alpn=spoken), lambda tls: tls.recv(1), server_side=True)
         assert (client.kernel.connect(sock).reterr == RESULT_OK) is good
         if good:
             assert client.kernel.event("handshake")["alpn"] == ""
+            assert ("server does not say sunrpc" in said_of_alpn(client)) is told
             client.kernel.about(sock, "DISCONNECT")
             assert server.result(SECONDS) == b""
-        else:
-            advice = client.kernel.event("handshake-failed")["advice"]
-            assert "-o alpn=compat (rpctlscd --alpn compat)" in advice
-            with pytest.raises(ssl.SSLError):
-                server.result(SECONDS)
+            return
+        failure = client.kernel.event("handshake-failed")
+        assert "server chose no application protocol" in failure["reason"]
+        assert "-o alpn=auto (rpctlscd --alpn auto)" in failure["advice"]
+        with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
+            server.result(SECONDS)
+
+
+class Chosen:
+    """A finished handshake, as far as ALPN is concerned."""
+
+    peer_certificate = None
+    resumed = False
+
+    def __init__(self, alpn: bytes) -> None:
+        self.alpn = alpn
+
+
+@pytest.mark.parametrize("alpn", ["strict", "auto", "compat"])
+def test_servers_that_choose_another_protocol(alpn: Alpn) -> None:
+    """One that was not offered (RFC 7301 section 3.2), which OpenSSL may let pass."""
+    expected = Expectations(server=False, name="", trust="", alpn=alpn)
+    endpoint: Any = Chosen(b"h2")
+    found = refusal(endpoint, expected)
+    assert found is not None
+    assert found[0] == TlsAlert.NO_APPLICATION_PROTOCOL
+    assert "server chose the application protocol h2" in found[1].reason
+    endpoint = Chosen(b"sunrpc")
+    assert refusal(endpoint, expected) is None
+    assert remark(endpoint, expected) == ""

@@ -92,7 +92,7 @@ def test_an_option_sets_its_field(word: str, field: str, value: object) -> None:
 
 
 def test_what_the_daemon_is_told() -> None:
-    assert MountOptions().daemon_arguments == ("--alpn", "strict")
+    assert MountOptions().daemon_arguments == ("--alpn", "auto")
     options = parse_options(["alpn=compat,crl=/crl,reversedns,tls1_2"])
     expected = ("--alpn", "compat", "--crl", "/crl", "--reverse-dns", "--usetls1_2")
     assert options.daemon_arguments == expected

@@ -320,7 +320,7 @@ def test_15_no_suite_without_confidentiality(tmp_path: Path, side: str, suite: s
 def test_16_alpn_is_sunrpc_on_both_sides(tmp_path: Path) -> None:
     for name in ("client", "server"):
         (tmp_path / name).mkdir()
-    with daemon("client", tmp_path / "client") as client:
+    with daemon("client", tmp_path / "client", alpn="strict") as client:
         for alpn, good in ((("sunrpc", "h2"), True), (("h2",), False), ((), False)):
             sock, peer = client.connection()
             answer = peer.tls(server_context(alpn=alpn), selected, server_side=True)
@@ -331,7 +331,7 @@ def test_16_alpn_is_sunrpc_on_both_sides(tmp_path: Path) -> None:
             sock.sock.close()
             if good:
                 assert answer.result(SECONDS) == "sunrpc"
-    with daemon("server", tmp_path / "server", "server") as harness:
+    with daemon("server", tmp_path / "server", "server", alpn="strict") as harness:
         for alpn, flags in ((("h2", "sunrpc"), ENCRYPTED), (("h2",), 0), ((), 0)):
             sock, peer = harness.connection()
             answer = peer.tls(client_context(alpn=alpn), selected, **NAME)

@@ -368,11 +368,11 @@ ABOUT_TLS: list[Decorator] = [
     ),
     click.option(
         "--alpn",
-        type=click.Choice(["strict", "compat"]),
-        default="strict",
+        type=click.Choice(["auto", "strict", "compat"]),
+        default="auto",
         show_default=True,
-        help="`compat` bears with clients that do not say `sunrpc` by ALPN, such as those of "
-        "FreeBSD and Linux.",
+        help="What of clients that do not say `sunrpc` by ALPN, such as those of FreeBSD and "
+        "Linux: go on and tell, turn them down, or go on and be silent.",
     ),
     click.option(
         "--certuser",

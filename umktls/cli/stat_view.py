@@ -21,9 +21,7 @@ def host_view(state: dict[str, Any]) -> Group:
     parts: list[Text | Table] = [heading(state)]
     for connection in state.get("connections") or []:
         parts += [connection_line(connection), directions(connection), calls_line(connection)]
-        warning = clear_warning(connection)
-        if warning is not None:
-            parts.append(warning)
+        parts += [line for line in (remark_line(connection), clear_warning(connection)) if line]
     return Group(*parts, totals_line(state.get("totals") or {}), Text())
 
 
@@ -93,6 +91,12 @@ def directions(connection: dict[str, Any]) -> Table:
         style = "bold red" if half.get("route") == "clear" else ""
         table.add_row("     ", *(Text(printable(str(cell)), style) for cell in cells))
     return table
+
+
+def remark_line(connection: dict[str, Any]) -> Text | None:
+    """What the handshake daemon wants to be known of the connection."""
+    said = (connection.get("tls") or {}).get("remark")
+    return Text(f"       {printable(str(said))}", "yellow") if said else None
 
 
 def clear_warning(connection: dict[str, Any]) -> Text | None:

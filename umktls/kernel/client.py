@@ -37,7 +37,15 @@ from umktls.nfs.types import FSINFO3args, FSINFO3resok
 from umktls.rpc.message import AuthSys, OpaqueAuth
 from umktls.rpc.program import Procedure, Program
 
-__all__ = ["MountConfig", "NfsClient", "boot_client", "make_connection", "mounted", "secure"]
+__all__ = [
+    "MountConfig",
+    "NfsClient",
+    "boot_client",
+    "make_connection",
+    "mounted",
+    "remarks",
+    "secure",
+]
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -222,6 +230,12 @@ def certificate_unshown(host: Host) -> str | None:
     """What a mount with mtls should say of itself where the server was shown no certificate."""
     told = [sock.tls.unshown(sock.security) for sock in host.sockets.values() if sock.tls]
     return told[-1] if told else None
+
+
+def remarks(host: Host) -> list[str]:
+    """What whoever mounts should know of the newest connection that has TLS."""
+    told = [sock.tls.remarks(sock.security) for sock in host.sockets.values() if sock.tls]
+    return told[-1] if told else []
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ class TlsFacts:
     """What the daemon told about the handshake (by utrace), for people.
 
     client_certificate: "shown", "asked for, none shown", "not asked for", or "unknown" where the
-    daemon does not say.
+    daemon does not say. remark: what people should know of the handshake besides, or empty.
     """
 
     version: str
@@ -21,6 +21,7 @@ class TlsFacts:
     peer: str
     resumed: bool
     client_certificate: str = "unknown"
+    remark: str = ""
 
     def unshown(self, security: str) -> str | None:
         """What whoever has mounted with `security` mtls should know: that the server was not shown
@@ -29,6 +30,10 @@ class TlsFacts:
         if security != "mtls" or self.client_certificate in ("shown", "unknown"):
             return None
         return f"mtls, but the client's certificate was {self.client_certificate}"
+
+    def remarks(self, security: str) -> list[str]:
+        """All that whoever made a connection with `security` should know of it."""
+        return [text for text in (self.unshown(security), self.remark) if text]
 
 
 @dataclass(frozen=True, slots=True)

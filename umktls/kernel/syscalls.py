@@ -50,7 +50,10 @@ PASSING = (errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)
 SEND_TRIES, SEND_PAUSE = 20, 0.1
 # What a daemon may put into the trace by utrace: event -> fields that are kept.
 UTRACE_EVENTS = {
-    "handshake": ("version", "suite", "alpn", "peer", "resumed", "verified", "client_certificate"),
+    "handshake": (
+        *("version", "suite", "alpn", "peer"),
+        *("resumed", "verified", "client_certificate", "remark"),
+    ),
     "handshake-failed": ("phase", "reason", "advice"),
     "ticket": ("lifetime", "bytes"),
     "ticket-dropped": ("lifetime", "bytes"),
@@ -446,7 +449,10 @@ def note(sock: KernelSocket, event: str, fields: dict[str, Any]) -> None:
         text = {key: str(fields.get(key, "?")) for key in ("version", "suite", "alpn", "peer")}
         certificate = str(fields.get("client_certificate", "unknown"))
         sock.tls = TlsFacts(
-            **text, resumed=bool(fields.get("resumed")), client_certificate=certificate
+            **text,
+            resumed=bool(fields.get("resumed")),
+            client_certificate=certificate,
+            remark=str(fields.get("remark") or ""),
         )
     elif event == "handshake-failed":
         names = ("phase", "reason", "advice")

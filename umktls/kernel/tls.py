@@ -112,9 +112,6 @@ async def handshake_client(host: Host, sock: KernelSocket, certname: str) -> Non
         lambda result: bool(result.reterr == rpctls.RPCTLSERR_OK),
     )
     established(host, sock)
-    remark = sock.tls and sock.tls.unshown(sock.security)
-    if remark:
-        host.trace.emit("warning", sock.name, reason=remark)
 
 
 async def handshake_server(host: Host, sock: KernelSocket) -> None:
@@ -192,6 +189,8 @@ def established(host: Host, sock: KernelSocket) -> None:
     host.totals["handshakes"] += 1
     if sock.tls is not None and sock.tls.resumed:
         host.totals["resumed"] += 1
+    for remark in sock.tls.remarks(sock.security) if sock.tls is not None else ():
+        host.trace.emit("warning", sock.name, reason=remark)
 
 
 async def handle_control(host: Host, sock: KernelSocket) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
@@ -33,7 +33,11 @@ class PeerStops(Exception):
 
 
 def context_of(
-    bench: Bench, kind: str | None = None, *, mutual: bool = False, alpn: bool = True
+    bench: Bench,
+    kind: str | None = None,
+    *,
+    mutual: bool = False,
+    alpn: Sequence[str] = ("sunrpc",),
 ) -> ssl.SSLContext:
     """The peer's context with the certificate of that kind, the good one unless said."""
     if bench.role == "client":
@@ -212,11 +216,24 @@ async def name_mismatch(bench: Bench) -> str:
         return f"{await meeting.refused(bench.seconds * AT_ONCE)}; {seen}"
 
 
-@scenario("no-alpn", "refused")
+@scenario("no-alpn", "refused, or borne with")
 async def no_alpn(bench: Bench) -> str:
-    """The peer knows nothing of ALPN, so it does not say `sunrpc` (RFC 9289 section 4.2: the client
-    must offer it, and must not go on when the server does not choose it)."""
-    return await refused_handshake(bench, context=context_of(bench, alpn=False))
+    """The peer knows nothing of ALPN, so it does not say `sunrpc`. RFC 9289 has the client offer
+    it, and not go on when the server does not choose it; the daemons of FreeBSD and Linux do not
+    say it, and whoever wants to talk to them bears with that. Either is good, if it is at once."""
+    async with bench.meeting() as meeting:
+        context = context_of(bench, alpn=())
+        seen = await what_the_peer_saw(meeting, lambda: shake_hands(meeting, context=context))
+        if meeting.kernel.established:
+            return "borne with: a session"
+        return f"{await meeting.refused(bench.seconds * AT_ONCE)}; {seen}"
+
+
+@scenario("other-alpn", "refused", ("server",))
+async def other_alpn(bench: Bench) -> str:
+    """The client offers another protocol by ALPN, and not `sunrpc`: it wants to talk to something
+    else than an RPC server (RFC 7301: no_application_protocol)."""
+    return await refused_handshake(bench, context=context_of(bench, alpn=("h2",)))
 
 
 @scenario("byte-by-byte", "a session, and calls on it", needs=(SESSION,))

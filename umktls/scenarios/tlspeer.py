@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import trio
@@ -288,7 +288,7 @@ def server_context(
     kind: str = "server",
     *,
     mutual: bool = False,
-    alpn: bool = True,
+    alpn: Sequence[str] = ("sunrpc",),
     tickets: int = 2,
 ) -> ssl.SSLContext:
     """A server with the certificate of that kind."""
@@ -301,7 +301,7 @@ def server_context(
 
 
 def client_context(
-    wallet: Wallet, kind: str | None = "client", *, alpn: bool = True
+    wallet: Wallet, kind: str | None = "client", *, alpn: Sequence[str] = ("sunrpc",)
 ) -> ssl.SSLContext:
     """A client that trusts the good CA, with the certificate of that kind."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -310,11 +310,11 @@ def client_context(
 
 
 def _finish(
-    context: ssl.SSLContext, wallet: Wallet, kind: str | None, alpn: bool
+    context: ssl.SSLContext, wallet: Wallet, kind: str | None, alpn: Sequence[str]
 ) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     if alpn:
-        context.set_alpn_protocols(["sunrpc"])
+        context.set_alpn_protocols(alpn)
     if kind is not None:
         directory = wallet.directory(kind)
         context.load_cert_chain(directory / "cert.pem", directory / "certkey.pem")
