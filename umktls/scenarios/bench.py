@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,13 +43,10 @@ from umktls.rpc.message import (
 from umktls.rpc.program import Program
 from umktls.rpc.record import RecordReader, mark
 from umktls.rpc.server import Dispatcher, Service
-from umktls.scenarios.subject import Subject
+from umktls.scenarios.subject import DAEMONS, Role, Subject
 from umktls.scenarios.tlspeer import APPLICATION_DATA, TlsPeer, keylog_in
 
-__all__ = ["DAEMONS", "Bench", "Meeting", "Role", "Unexpected", "expand"]
-
-Role = Literal["client", "server"]
-DAEMONS: dict[str, str] = {"client": "rpctlscd", "server": "rpctlssd"}
+__all__ = ["DAEMONS", "Bench", "Meeting", "Role", "Unexpected"]
 
 ECHO = Program(0x20756D6B, 1, "ECHO")
 """What is said over the finished connections; the number is one of those for everybody's use."""
@@ -309,11 +306,3 @@ class Meeting:
         if sock is not None and sock.failure is not None:
             return f"{sock.failure.phase}: {sock.failure.reason}"
         return str(self.kernel.error or "no reason given")
-
-
-def expand(command: Sequence[str], values: dict[str, str]) -> list[str]:
-    """The command with {certdir} and its like filled in."""
-    words = list(command)
-    for name, value in values.items():
-        words = [word.replace("{" + name + "}", value) for word in words]
-    return words

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,8 +15,8 @@ from umktls.certs.kinds import Wallet
 from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.host import HostConfig, booted
 from umktls.scenarios import handshakes, sessions
-from umktls.scenarios.bench import Bench, Role, expand
-from umktls.scenarios.subject import Subject
+from umktls.scenarios.bench import Bench, Role
+from umktls.scenarios.subject import Subject, places
 from umktls.scenarios.table import SCENARIOS, Scenario, Skipped
 
 __all__ = ["Result", "choose", "run"]
@@ -74,10 +73,8 @@ async def run(
     config = HostConfig(role, rundir, personality, upcall_seconds=seconds)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with booted(config) as host:
-            subject = Subject(
-                expand(command, places(role, rundir, wallet)),
-                environment(role, rundir, wallet),
-                directory / "daemon.log",
+            subject = Subject.of(
+                command, places(role, rundir, wallet.path), directory / "daemon.log"
             )
             bench = Bench(role, host, subject, wallet, directory, seconds, listener)
             try:
@@ -94,25 +91,6 @@ async def play_on(bench: Bench, scenario: Scenario, tell: Callable[[Result], Non
     result = await play(scenario, bench)
     tell(result)
     return result
-
-
-def places(role: Role, rundir: Path, wallet: Wallet) -> dict[str, str]:
-    """What the placeholders in the command stand for."""
-    return {
-        "role": role,
-        "rundir": str(rundir),
-        "certdir": str(wallet.directory(role)),
-        "ca": str(wallet.ca),
-        "crl": str(wallet.crl),
-    }
-
-
-def environment(role: Role, rundir: Path, wallet: Wallet) -> dict[str, str]:
-    """The daemon's environment: where its host is, and the same places by name."""
-    named = {
-        "UMKTLS_" + name.upper(): value for name, value in places(role, rundir, wallet).items()
-    }
-    return os.environ | named | {"UMKTLS_RUNDIR_HOST": str(rundir)}
 
 
 async def play(scenario: Scenario, bench: Bench) -> Result:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, Self
 
 import trio
 
@@ -14,9 +15,31 @@ from umktls.errors import WorldError
 from umktls.kernel.host import Host
 from umktls.kernel.upcalls import DaemonGone
 
-__all__ = ["Subject"]
+__all__ = ["DAEMONS", "Role", "Subject", "places"]
+
+Role = Literal["client", "server"]
+DAEMONS: dict[str, str] = {"client": "rpctlscd", "server": "rpctlssd"}
 
 END_SECONDS = 5.0
+
+
+def places(role: Role, rundir: Path, certs: Path) -> dict[str, str]:
+    """What the placeholders in a command stand for; `certs` is as `umktls certs` makes it."""
+    return {
+        "role": role,
+        "rundir": str(rundir),
+        "certdir": str(certs / role),
+        "ca": str(certs / "ca.pem"),
+        "crl": str(certs / "crl.pem"),
+    }
+
+
+def expand(command: Sequence[str], values: dict[str, str]) -> list[str]:
+    """The command with {certdir} and its like filled in."""
+    words = list(command)
+    for name, value in values.items():
+        words = [word.replace("{" + name + "}", value) for word in words]
+    return words
 
 
 class Subject:
@@ -27,6 +50,13 @@ class Subject:
         self.environment = environment
         self.log = log
         self.process: trio.Process | None = None
+
+    @classmethod
+    def of(cls, command: Sequence[str], values: dict[str, str], log: Path) -> Self:
+        """By a command with placeholders for `values`, which are in its environment too."""
+        named = {"UMKTLS_" + name.upper(): value for name, value in values.items()}
+        environment = os.environ | named | {"UMKTLS_RUNDIR_HOST": values["rundir"]}
+        return cls(expand(command, values), environment, log)
 
     async def start(self, host: Host, name: str) -> None:
         """Start it (again), and wait until it has registered. Raises `WorldError` when it does

@@ -14,21 +14,40 @@ The first three kinds of hosts are real: daemons as processes, sockets on this m
 (`umktls.testing.standin`) and set keys that both sides know. So time may be trio's MockClock, and
 deadlines cost nothing:
 
+    import pytest
+
+    from umktls.abi.personality import PERSONALITIES
+    from umktls.errors import UmktlsError
+    from umktls.rpc.message import NULL_AUTH
+    from umktls.testing.echo import SAY
+    from umktls.testing.wire import alter
+
     async def test_a_daemon_that_sleeps(umktls_joined, autojump_clock):
         async with umktls_joined() as both:
             both.client_daemon.silent = True
             with pytest.raises(UmktlsError):
                 await both.rpc.call(SAY, b"hello", NULL_AUTH)
 
-    async def test_a_record_is_lost(umktls_joined, autojump_clock):
+    async def test_a_record_is_spoilt(umktls_joined, autojump_clock):
         async with umktls_joined() as both:
-            both.wire.fault("to_server", drop(), skip=2)   # probe and first call go through
-            ...
+            both.wire.fault("to_server", alter(), skip=2)  # probe and first call get through
+            for _ in range(3):
+                assert await both.rpc.call(SAY, b"hello", NULL_AUTH) == b"hello"
+            assert both.events("client", "reconnect")
 
 Any host can have another kernel's behaviour (`umktls.abi.personality`):
 
-        async with umktls_pair(server={"personality": PERSONALITIES["freebsd14"]}) as both: ...
-        async with umktls_joined(client=PERSONALITIES["linux"]) as both: ...
+    async def test_other_kernels(umktls_joined, autojump_clock):
+        kernels = {"client": PERSONALITIES["linux"], "server": PERSONALITIES["freebsd14"]}
+        async with umktls_joined(**kernels) as both:
+            assert await both.rpc.call(SAY, b"hello", NULL_AUTH) == b"hello"
 
-Everything is an async context manager for trio; no fixture needs pytest-trio by itself.
+(With `umktls_pair`: `umktls_pair(server={"personality": PERSONALITIES["freebsd14"]})`.)
+
+A daemon of one's own takes the place of ours, in all real hosts, by a fixture in conftest.py:
+
+    umktls_daemons     {"client": command, "server": command}, or one of them
+
+docs/writing-a-daemon.md has an example. Everything is an async context manager for trio; no fixture
+needs pytest-trio by itself, the tests above do, with its `trio_mode = true`.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +16,10 @@ from umktls.kernel.host import Host
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.rpc_client import RpcClient
 from umktls.kernel.server import Listening, ServerConfig, boot_server
+from umktls.scenarios.subject import DAEMONS, Role, Subject, places
 from umktls.testing.echo import Echo
 
-__all__ = ["Pair", "client_of", "mount_config", "pair", "serving"]
+__all__ = ["Pair", "client_of", "mount_config", "mounting", "pair", "serving"]
 
 
 @dataclass
@@ -45,10 +46,53 @@ class Pair:
 
 
 @asynccontextmanager
-async def serving(rundir: Path, **changes: Any) -> AsyncIterator[Listening]:
+async def serving(
+    rundir: Path, daemon: Sequence[str] | None = None, /, **changes: Any
+) -> AsyncIterator[Listening]:
+    """A server host. `daemon` is the command of its rpctlssd, if it is not ours."""
     config = ServerConfig(("127.0.0.1",), 0, security="tls", rundir=rundir)
-    async with boot_server(replace(config, **changes), [Echo().service()]) as listening:
+    if daemon:
+        changes["no_daemon"] = True
+    config = replace(config, **changes)
+    async with (
+        boot_server(config, [Echo().service()]) as listening,
+        own_daemon("server", listening.host, daemon, config.certs),
+    ):
         yield listening
+
+
+@asynccontextmanager
+async def mounting(config: MountConfig, daemon: Sequence[str] | None = None) -> AsyncIterator[Host]:
+    """A client host. `daemon` is the command of its rpctlscd, if it is not ours."""
+    async with (
+        boot_client(replace(config, no_daemon=True) if daemon else config) as host,
+        own_daemon("client", host, daemon, config.certs),
+    ):
+        yield host
+
+
+@asynccontextmanager
+async def own_daemon(
+    role: Role, host: Host, command: Sequence[str] | None, certs: Path | None
+) -> AsyncIterator[None]:
+    """Start somebody's daemon for the host, wait until it has registered, and end it in the end.
+
+    The command's placeholders are those of `umktls run-daemon`, with the certificates in `certs`.
+    What it says is in ROLE-daemon.log beside the run directory. Raises `WorldError` when it does
+    not register.
+    """
+    if not command:
+        yield
+        return
+    rundir = host.rundir.path
+    log = rundir.parent / f"{role}-daemon.log"
+    subject = Subject.of(command, places(role, rundir, certs or rundir), log)
+    try:
+        await subject.start(host, DAEMONS[role])
+        yield
+    finally:
+        with trio.CancelScope(shield=True):
+            await subject.end()
 
 
 def mount_config(port: int, rundir: Path, **changes: Any) -> MountConfig:
@@ -58,15 +102,21 @@ def mount_config(port: int, rundir: Path, **changes: Any) -> MountConfig:
 
 @asynccontextmanager
 async def pair(
-    certs: Path, tmp_path: Path, client: dict[str, Any], server: dict[str, Any]
+    certs: Path,
+    tmp_path: Path,
+    client: dict[str, Any],
+    server: dict[str, Any],
+    daemons: Mapping[str, Sequence[str]] | None = None,
 ) -> AsyncIterator[Pair]:
+    """Both hosts; `daemons` has the commands of those daemons that are not ours, by role."""
+    own = daemons or {}
     async with AsyncExitStack() as stack:
         listening = await stack.enter_async_context(
-            serving(tmp_path / "s", **{"certs": certs, **server})
+            serving(tmp_path / "s", own.get("server"), **{"certs": certs, **server})
         )
         config = mount_config(listening.port, tmp_path / "c", **{"certs": certs, **client})
-        host = await stack.enter_async_context(boot_client(config))
-        if config.daemon():
+        host = await stack.enter_async_context(mounting(config, own.get("client")))
+        if config.daemon() and not own.get("client"):
             await host.daemon_ready("rpctlscd")
         nursery = await stack.enter_async_context(trio.open_nursery())
         rpc = client_of(host, config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -37,35 +37,43 @@ def umktls_rundir() -> Iterator[Path]:
 
 
 @pytest.fixture
+def umktls_daemons() -> Mapping[str, Sequence[str]]:
+    """The commands of daemons that are not ours, by role ("client", "server"): none, unless a
+    conftest.py or a test file has a fixture of this name."""
+    return {}
+
+
+@pytest.fixture
 def umktls_server(
-    umktls_rundir: Path, umktls_wallet: Wallet
+    umktls_rundir: Path, umktls_wallet: Wallet, umktls_daemons: Mapping[str, Sequence[str]]
 ) -> Callable[..., AbstractAsyncContextManager[Listening]]:
     """Boots a server host with its daemon and the service of `umktls.testing.echo`; arguments are
     those of `ServerConfig`."""
     from umktls.testing.hosts import serving
 
-    return partial(serving, umktls_rundir / "s", certs=umktls_wallet.path)
+    daemon = umktls_daemons.get("server")
+    return partial(serving, umktls_rundir / "s", daemon, certs=umktls_wallet.path)
 
 
 @pytest.fixture
 def umktls_client(
-    umktls_rundir: Path, umktls_wallet: Wallet
+    umktls_rundir: Path, umktls_wallet: Wallet, umktls_daemons: Mapping[str, Sequence[str]]
 ) -> Callable[..., AbstractAsyncContextManager[Host]]:
     """Boots a client host with its daemon, for the server at a port; other arguments are those of
     `MountConfig`."""
-    from umktls.kernel.client import boot_client
-    from umktls.testing.hosts import mount_config
+    from umktls.testing.hosts import mount_config, mounting
 
     def boot(port: int, **changes: Any) -> AbstractAsyncContextManager[Host]:
         settings = {"certs": umktls_wallet.path, **changes}
-        return boot_client(mount_config(port, umktls_rundir / "c", **settings))
+        config = mount_config(port, umktls_rundir / "c", **settings)
+        return mounting(config, umktls_daemons.get("client"))
 
     return boot
 
 
 @pytest.fixture
 def umktls_pair(
-    umktls_rundir: Path, umktls_wallet: Wallet
+    umktls_rundir: Path, umktls_wallet: Wallet, umktls_daemons: Mapping[str, Sequence[str]]
 ) -> Callable[..., AbstractAsyncContextManager[Pair]]:
     """Boots both hosts with their daemons, and RPC between them. Arguments: `client` and `server`,
     what is to be changed in their configurations."""
@@ -74,7 +82,7 @@ def umktls_pair(
     def boot(
         client: dict[str, Any] | None = None, server: dict[str, Any] | None = None
     ) -> AbstractAsyncContextManager[Pair]:
-        return pair(umktls_wallet.path, umktls_rundir, client or {}, server or {})
+        return pair(umktls_wallet.path, umktls_rundir, client or {}, server or {}, umktls_daemons)
 
     return boot
 
