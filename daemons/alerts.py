@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from umktls.abi.alerts import AlertLevel, TlsAlert, alert_name
 from umktls.errors import PeerError
+from umktls.ktls.errors import NULL_ON_ONE_SIDE
 from umktls.ktls.suites import TLS_1_3
 
 __all__ = ["OLDER_TLS", "Alert", "Breach", "advice_for"]
@@ -42,9 +43,17 @@ ADVICE = {
 }
 
 
-def advice_for(number: int) -> str:
-    """What a person can do when the peer sent alert `number`."""
-    return ADVICE.get(alert_name(number), "look into the peer's log for the reason")
+# Behind the handshake these are about a record, and no version is at issue any more.
+ADVICE_BEHIND = dict.fromkeys(
+    ("protocol_version", "unexpected_message", "record_overflow"),
+    f"the peer cannot read what it is sent; {NULL_ON_ONE_SIDE}",
+)
+
+
+def advice_for(number: int, *, behind: bool = False) -> str:
+    """What a person can do when the peer sent alert `number`, `behind` the handshake or in it."""
+    advice = ADVICE | ADVICE_BEHIND if behind else ADVICE
+    return advice.get(alert_name(number), "look into the peer's log for the reason")
 
 
 class Breach(PeerError):

@@ -27,10 +27,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Protocol
 
-from umktls.errors import UmktlsError
 from umktls.ktls.engines import RECORD_HEADER_LENGTH, Buffer
 from umktls.ktls.session import Direction
-from umktls.userland.streams import record_length_untrusted
+from umktls.userland.streams import NotTls, record_length_untrusted
 
 __all__ = ["Bounced", "Relay"]
 
@@ -49,6 +48,9 @@ class Bounced(Protocol):
 
     def open(self, sealed: bytes) -> bytes | None:
         """The data in one record; None when there will be no more."""
+
+    def broken(self, reason: str) -> None:
+        """What came is no record at all."""
 
 
 class Relay:
@@ -189,7 +191,9 @@ class Relay:
                     chunk = self._connection.recv(READ_SIZE)
                     waiting += chunk
                     going = bool(chunk) and self._open_all(waiting, pair)
-        except (OSError, UmktlsError) as error:
+        except NotTls as error:
+            self._session.broken(str(error))
+        except OSError as error:
             logger.info("bouncing ends: %s", error)
         shut(pair, socket.SHUT_WR)
 

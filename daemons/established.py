@@ -317,7 +317,7 @@ class EstablishedSession:
             return
         else:
             reason = f"the peer ended the session with the alert {alert.name}"
-            reason = f"{reason}; {advice_for(alert.description)}"
+            reason = f"{reason}; {advice_for(alert.description, behind=True)}"
             logger.warning("%s failed in phase alert: %s", self, reason)
             self._emit("alert", level="fatal", description=alert.name, reason=reason)
             self._shut_down()

@@ -33,7 +33,7 @@ from types import MappingProxyType
 from umktls.abi.alerts import TlsAlert
 from umktls.errors import UmktlsError
 from umktls.ktls.engines import Buffer
-from umktls.ktls.errors import RecordError
+from umktls.ktls.errors import NULL_ON_ONE_SIDE, RecordError
 from umktls.ktls.session import Direction
 from umktls.userland.libc import Record, Socket
 
@@ -198,6 +198,14 @@ class LiveSession(EstablishedSession):
                 self._on_control(outcome)
 
         return data if self._try(work) and not self._said_goodbye else None
+
+    def broken(self, reason: str) -> None:
+        """What came is no record: unexpected_message (RFC 8446 section 5)."""
+
+        def work() -> None:
+            raise Breach(f"{reason}; {NULL_ON_ONE_SIDE}", TlsAlert.UNEXPECTED_MESSAGE)
+
+        self._try(work)
 
     def _open(self, bounced: BounceReceiving, sealed: bytes) -> bytes | Record:
         try:

@@ -20,8 +20,9 @@ from umktls_daemons.records import (
     split_records,
 )
 
-from umktls.abi.alerts import alert_name
+from umktls.abi.alerts import TlsAlert, alert_name
 from umktls.errors import PeerError
+from umktls.ktls.errors import NULL_ON_ONE_SIDE
 from umktls.ktls.schedule import next_traffic_secret
 from umktls.ktls.session import Session
 from umktls.ktls.suites import SUITES, Suite
@@ -152,3 +153,10 @@ def test_alert_names(number: int, name: str) -> None:
 def test_an_alert_without_a_name() -> None:
     assert alert_name(250) == "alert 250"
     assert "log" in advice_for(250)
+
+
+def test_behind_the_handshake_versions_are_not_at_issue() -> None:
+    assert "TLS 1.3" in advice_for(TlsAlert.PROTOCOL_VERSION)
+    assert NULL_ON_ONE_SIDE in advice_for(TlsAlert.PROTOCOL_VERSION, behind=True)
+    for number in (TlsAlert.UNKNOWN_CA, TlsAlert.CERTIFICATE_REQUIRED, 250):
+        assert advice_for(number, behind=True) == advice_for(number)

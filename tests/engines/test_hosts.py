@@ -17,6 +17,7 @@ from umktls.errors import UmktlsError
 from umktls.kernel import tls
 from umktls.kernel.host import Host
 from umktls.ktls.engines.choice import parse_engines
+from umktls.ktls.errors import NULL_ON_ONE_SIDE
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.certificates import directory
 from umktls.testing.echo import COUNT, SAY
@@ -199,31 +200,48 @@ async def test_null_goes_in_clear_and_says_so(certs: Path, tmp_path: Path) -> No
     assert connection["tx"]["bytes"] > 300_000
 
 
+ENDS = "ends every connection before it answers a call: "
+ALERT = "the peer ended the session with the alert "
+
+
 @pytest.mark.parametrize(
-    ("client", "server", "reason"),
+    ("client", "server", "reason", "seen_by_server"),
     [
-        ("null", "software", "the server closed the connection"),
-        ("software", "tx=null,rx=software", "a record says version"),
+        ("null", "software", ENDS, "garbage"),
+        ("software", "null", ENDS, "garbage"),
+        ("null", "bounce", ENDS, "alert"),
+        ("bounce", "null", ENDS, "garbage"),
+        ("tx=null,rx=software", "software", ALERT + "protocol_version", "garbage"),
+        ("software", "tx=null,rx=software", ENDS + ".*a record says version", "alert"),
+        ("software", "tx=software,rx=null", ENDS + ".*" + ALERT + "unexpected_message", "garbage"),
     ],
 )
 async def test_null_does_not_talk_to_tls(
-    certs: Path, tmp_path: Path, client: str, server: str, reason: str
+    certs: Path, tmp_path: Path, client: str, server: str, reason: str, seen_by_server: str
 ) -> None:
-    """The first call fails after a few connections, whatever its deadline is."""
-    text = f"ends every connection before it answers a call: .*{reason}"
+    """The first call fails after a few connections, whatever its deadline is, and both sides name
+    the likely cause."""
     with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, engine(client, deadline=1000), engine(server)) as both:
-            with pytest.raises(UmktlsError, match=text):
+            with pytest.raises(UmktlsError, match=reason) as failed:
                 await both.rpc.call(SAY, b"", NULL_AUTH)
+            seen = await both.event("server", seen_by_server)
+    assert str(failed.value).count(NULL_ON_ONE_SIDE) == 1
+    assert NULL_ON_ONE_SIDE in seen["reason"]
+    assert "phase ?" not in seen["text"]
 
 
-async def test_tls_does_not_talk_to_null(certs: Path, tmp_path: Path) -> None:
-    """What is sealed is taken for tickets, and dropped."""
+async def test_null_that_receives_names_itself_when_the_deadline_passes(
+    certs: Path, tmp_path: Path
+) -> None:
+    """What is sealed is taken for tickets there, and dropped."""
+    client = engine("tx=software,rx=null", deadline=2)
     with trio.fail_after(patience(30)):
-        async with pair(certs, tmp_path, engine("software", deadline=2), engine("null")) as both:
-            with pytest.raises(UmktlsError, match="no answer"):
+        async with pair(certs, tmp_path, client, engine("software")) as both:
+            with pytest.raises(UmktlsError, match="no answer") as failed:
                 await both.rpc.call(SAY, b"", NULL_AUTH)
-            await both.event("server", "dropped-record")
+            await both.event("client", "dropped-record", TICKETS + 1)
+    assert NULL_ON_ONE_SIDE in str(failed.value)
 
 
 @pytest.mark.parametrize("client", BOUNCES)

@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from umktls_daemons.bounce import Relay
 
-from umktls.kernel.lanes import ClearIntake, CountingQueue, PlainIntake
+from umktls.kernel.lanes import LONGEST_OF_CLIENT, ClearIntake, CountingQueue, PlainIntake
 from umktls.kernel.turns import Turn
 from umktls.ktls.engines import Buffer
+from umktls.ktls.errors import RecordInClear
 from umktls.ktls.rx import PullResult, Receiver
 from umktls.rpc.record import RecordReader, mark
 
@@ -39,6 +40,7 @@ class Case:
         self.relay: Relay | None = None
         self.lock = threading.Lock()
         self.fails = False
+        self.reason = ""
 
     def seal(self, data: Buffer) -> bool:
         with self.lock:
@@ -50,6 +52,9 @@ class Case:
 
     def open(self, record: bytes) -> bytes | None:
         return None if record == GOODBYE else record[5:].lower()
+
+    def broken(self, reason: str) -> None:
+        self.reason = reason
 
 
 class Bench:
@@ -149,6 +154,7 @@ def test_a_reset_ends_both_directions(bench: Bench) -> None:
 def test_bytes_that_are_no_tls_end_what_rpc_reads(bench: Bench) -> None:
     bench.peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     assert bench.rpc_rx.recv(1) == b""
+    assert "48 54 54 50 2f" in bench.session.reason
 
 
 def test_a_session_that_failed_takes_nothing_more(bench: Bench) -> None:
@@ -216,6 +222,18 @@ def test_sealed_records_in_front_are_dropped_whatever_the_split(
     assert trio.run(drain, intake) == messages
     assert dropped == list(map(len, records))
     assert intake.bytes == len(stream) - sum(dropped)
+
+
+@pytest.mark.parametrize("cut", [1, 5, 200])
+def test_a_client_s_sealed_call_is_not_taken_for_a_ticket(cut: int) -> None:
+    """close_notify and KeyUpdate have no 64 bytes, and a call has more."""
+    dropped: list[int] = []
+    records = [b"\x17\x03\x03\0" + bytes([length, *bytes(length)]) for length in (19, 59, 60)]
+    sock = Chopped(b"".join(records), lambda: cut)
+    intake = ClearIntake(sock, dropped.append, LONGEST_OF_CLIENT)  # type: ignore[arg-type]
+    with pytest.raises(RecordInClear, match="65 bytes"):
+        trio.run(drain, intake)
+    assert dropped == [24, 64]
 
 
 async def drain(intake: PlainIntake) -> list[bytes]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from importlib.metadata import EntryPoint, EntryPoints
+from typing import Literal
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
@@ -16,7 +18,15 @@ from umktls.errors import CallerError
 from umktls.ktls import engines
 from umktls.ktls.engines import DEST_SHORTER_BY, engine_names, get_engine
 from umktls.ktls.engines.tls13 import Tls13Opener
-from umktls.ktls.errors import BadRecord, KeyExhausted, RecordError, RecordSize, RecordVersion
+from umktls.ktls.errors import (
+    NULL_ON_ONE_SIDE,
+    BadRecord,
+    KeyExhausted,
+    RecordError,
+    RecordSize,
+    RecordVersion,
+)
+from umktls.ktls.framing import framing_of
 from umktls.ktls.session import Session
 from umktls.ktls.suites import SUITES, TLS_1_2
 
@@ -157,6 +167,19 @@ def test_headers(header: str, error: type[RecordError] | None) -> None:
     with pytest.raises(error) as caught:
         opener.check_header(data)
     assert type(caught.value) is error
+    assert NULL_ON_ONE_SIDE not in str(caught.value)
+
+
+@pytest.mark.parametrize("framing", ["strict", "freebsd", "linux"])
+@pytest.mark.parametrize("header", ["80 00 00 2c 5a", "80 00 04 4c 00", "00 10 00 00 5a"])
+def test_clear_rpc_is_told_from_a_bad_record(
+    header: str, framing: Literal["strict", "freebsd", "linux"]
+) -> None:
+    """A record mark and the first byte of an xid, whichever fault a kernel tells of them."""
+    checked = framing_of(replace(session(), framing=framing))
+    with pytest.raises(RecordError) as caught:
+        checked.check(bytes.fromhex(header))
+    assert NULL_ON_ONE_SIDE in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,13 @@ from umktls.abi import freebsd, linux, rpctls
 from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.card import CardQueue
 from umktls.kernel.hosttls import HostIntake
-from umktls.kernel.lanes import ClearIntake, CountingQueue, PlainIntake
+from umktls.kernel.lanes import (
+    LONGEST_OF_CLIENT,
+    MAX_RECORD,
+    ClearIntake,
+    CountingQueue,
+    PlainIntake,
+)
 from umktls.kernel.offload import Offload, unread
 from umktls.ktls.engines import Engine, Route, route_of
 from umktls.ktls.session import Direction
@@ -82,6 +88,7 @@ class Detours:
         self._means = means
         self._bounced: dict[Direction, socket.socket] = {}
         self._offload: Offload | None = None
+        self._server = False
 
     def _route(self, direction: Direction) -> Route:
         return route_of(self._means.engines[direction])
@@ -203,6 +210,7 @@ class Detours:
 
     def hand_over(self, *, server: bool) -> int:
         """The real descriptor for the daemon that takes the socket: TCP's, or the card's."""
+        self._server = server
         if self._route("rx") is not Route.OFFLOAD:
             return self._sock.sock.fileno()
         self._offload = Offload(self._sock, server=server)
@@ -254,7 +262,8 @@ class Detours:
             if direction == "tx":
                 self._replace_queue(sock.sock)
             else:
-                sock.intake = ClearIntake(sock.sock, sock.count_dropped)
+                longest = LONGEST_OF_CLIENT if self._server else MAX_RECORD
+                sock.intake = ClearIntake(sock.sock, sock.count_dropped, longest)
 
     async def finish_sending(self) -> None:
         """Where sending is bounced, tell the daemon that nothing more will come."""

@@ -15,13 +15,25 @@ from typing import Protocol
 from umktls.kernel.stream import SendQueue, Start, broken, read_some, readable
 from umktls.kernel.turns import Turn
 from umktls.ktls.engines import RECORD_HEADER_LENGTH
+from umktls.ktls.errors import NULL_ON_ONE_SIDE, RecordInClear
 from umktls.ktls.rx import Receiver
 from umktls.rpc.record import RecordReader
 from umktls.rpc.xdr import Buffer
 
-__all__ = ["ClearIntake", "CountingQueue", "Intake", "PlainIntake", "receive"]
+__all__ = [
+    "LONGEST_OF_CLIENT",
+    "MAX_RECORD",
+    "ClearIntake",
+    "CountingQueue",
+    "Intake",
+    "PlainIntake",
+    "receive",
+]
 
 APPLICATION_DATA = 23
+MAX_RECORD = RECORD_HEADER_LENGTH + 0xFFFF
+# A KeyUpdate has 27 bytes; the shortest call, 40 bytes and its mark, has 66.
+LONGEST_OF_CLIENT = 64
 
 
 async def receive(sock: socket.socket, rx: Receiver, reader: RecordReader, turn: Turn) -> int:
@@ -90,11 +102,17 @@ class ClearIntake(PlainIntake):
     does (23, 3, 3): as a record mark that is a first fragment of 387 MB, far over every limit. So
     what looks like sealed records at the head is dropped, and `dropped` is called with the length
     of each; from the first other byte on nothing is looked at any more.
+
+    A client sends no tickets: of what it may seal there, close_notify and KeyUpdate, nothing is
+    longer than LONGEST_OF_CLIENT. A longer record is a call that it has sealed: RecordInClear.
     """
 
-    def __init__(self, sock: socket.socket, dropped: Callable[[int], None]) -> None:
+    def __init__(
+        self, sock: socket.socket, dropped: Callable[[int], None], longest: int = MAX_RECORD
+    ) -> None:
         super().__init__(sock)
         self._dropped = dropped
+        self._longest = longest
         self._head: bytearray | None = bytearray()
 
     async def fill(self, rx: Receiver, reader: RecordReader, turn: Turn) -> int:
@@ -105,6 +123,9 @@ class ClearIntake(PlainIntake):
         count = await read_some(self.sock, scratch)
         self._head += scratch[:count]
         if looks_sealed(self._head) and count:
+            whole = len(self._head) + missing(self._head)
+            if whole > self._longest:
+                raise RecordInClear(f"a sealed record of {whole} bytes came; {NULL_ON_ONE_SIDE}")
             if not missing(self._head):
                 self._dropped(len(self._head))
                 self._head.clear()

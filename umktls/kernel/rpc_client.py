@@ -29,6 +29,7 @@ from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.reachable import SILENT_SECONDS, Reachable
 from umktls.kernel.refusals import refusal_text
 from umktls.kernel.tls import TlsRefused
+from umktls.ktls.errors import NULL_ON_ONE_SIDE
 from umktls.rpc.client import AuthRejected, CallTable, raise_for_reply
 from umktls.rpc.message import (
     NULL_AUTH,
@@ -103,6 +104,7 @@ class RpcClient:
         self._wanted = trio.Event()
         self._last_error: UmktlsError | None = None
         self._answered = False
+        self._sealed = False  # whether the last connection had TLS
         self._fruitless = 0  # connections, as long as nothing was answered
         self._reachable = Reachable(trace, server)
         self._heard = 0.0  # when the server last answered, or had a new connection
@@ -210,6 +212,7 @@ class RpcClient:
         reason = "the mount ended"
         try:
             self.socket = sock
+            self._sealed = sock.session is not None
             self._last_error = None
             self._heard = trio.current_time()
             self._reachable.connected()
@@ -237,7 +240,12 @@ class RpcClient:
         if self._fruitless == FIRST_TRIES:
             self._fruitless = 0
             what = f"{sock.peer} ends every connection before it answers a call: {reason}"
-            self._fail_all(WorldError(what, errno.ECONNRESET))
+            self._fail_all(WorldError(self._with_doubt(what), errno.ECONNRESET))
+
+    def _with_doubt(self, what: str) -> str:
+        """A failure, and what may be its cause where TLS was made and nothing was ever answered."""
+        known = self._answered or not self._sealed or NULL_ON_ONE_SIDE in what
+        return what if known else f"{what}; {NULL_ON_ONE_SIDE}"
 
     async def _read(self, sock: KernelSocket) -> str:
         """Read replies until the connection ends; returns why it did."""
@@ -314,9 +322,8 @@ class RpcClient:
     def _expired(self, pending: PendingCall) -> WorldError:
         why = f": {self._last_error}" if self._last_error is not None else ""
         number = errno.ETIMEDOUT if self._last_error is None else self._last_error.errno
-        return WorldError(
-            f"{pending.name}: no answer from {self._server} within {self.deadline:g} s{why}", number
-        )
+        what = f"{pending.name}: no answer from {self._server} within {self.deadline:g} s{why}"
+        return WorldError(self._with_doubt(what), number)
 
 
 def ended_by_alert(sock: KernelSocket) -> TlsRefused:

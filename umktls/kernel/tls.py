@@ -275,7 +275,9 @@ async def tell_fault(host: Host, sock: KernelSocket) -> None:
     if fault is None or fault.alert is None or sock.state.rx.rules.fault_told != "alert":
         return
     description, reason = alert_name(fault.alert), str(fault)
-    host.trace.emit("alert", sock.name, level="fatal", description=description, reason=reason)
+    host.trace.emit(
+        "alert", sock.name, level="fatal", phase="alert", description=description, reason=reason
+    )
     if not sock.seals_alerts:
         sock.owed_alert = fault.alert
         return

@@ -14,6 +14,11 @@ import errno
 from umktls.abi.alerts import TlsAlert
 from umktls.errors import PeerError, UmktlsError, WorldError
 
+# Where the two sides do not agree on what comes behind the handshake, this is the likely cause.
+NULL_ON_ONE_SIDE = (
+    "has one side alone engine null, and clear text behind the handshake? Both need it, or neither"
+)
+
 
 class RecordError(PeerError):
     """A TLS record that cannot be delivered. Only the subclasses are raised. `alert`: another one
@@ -28,6 +33,13 @@ class RecordError(PeerError):
         super().__init__(text, errno)
         if alert is not None:
             self.alert = alert
+
+
+class RecordInClear(RecordError):
+    """EINVAL: sealed data where a kernel without KERN_TLS takes clear text (engine null). Ours."""
+
+    default_errno = errno.EINVAL
+    alert = TlsAlert.UNEXPECTED_MESSAGE
 
 
 class BadRecord(RecordError):

@@ -14,7 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from umktls.abi.alerts import TlsAlert
-from umktls.ktls.errors import RecordError, RecordMisfit, RecordSize, RecordTooShort, RecordVersion
+from umktls.ktls.errors import (
+    NULL_ON_ONE_SIDE,
+    RecordError,
+    RecordMisfit,
+    RecordSize,
+    RecordTooShort,
+    RecordVersion,
+)
 from umktls.ktls.session import Session
 from umktls.ktls.suites import CBC_BLOCK, TLS_1_3
 
@@ -24,6 +31,7 @@ RECORD_HEADER_LENGTH = 5
 MAX_PLAINTEXT = 16384  # RFC 8446 section 5.1, RFC 5246 section 6.2.1
 MAX_CBC_PADDING = 256
 OUTER_TYPE = 23
+CONTENT_TYPES = range(20, 25)  # and heartbeat, RFC 6520
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +79,19 @@ class Framing:
     def _fault(self, outer_type: int, version: tuple[int, int], length: int) -> RecordError:
         """Which of the faults of a bad header is told."""
         faults: list[RecordError] = []
+        known = outer_type in CONTENT_TYPES
+        clear = "" if known else f"; it begins as no record does: {NULL_ON_ONE_SIDE}"
         if version != (3, self.minor):
-            text = f"a record says version {version[0]}.{version[1]}, not 3.{self.minor}"
+            text = f"a record says version {version[0]}.{version[1]}, not 3.{self.minor}{clear}"
             faults.append(RecordVersion(text))
         elif self.outer_type not in (None, outer_type):
-            text = f"a record of outer type {outer_type}; TLS 1.3 has only {self.outer_type}"
+            text = f"a record of outer type {outer_type}; TLS 1.3 has only {self.outer_type}{clear}"
             faults.append(RecordVersion(text, alert=TlsAlert.UNEXPECTED_MESSAGE))
         if length > self.longest:
-            text = f"a record of {length} bytes; there are at most {self.longest}"
+            text = f"a record of {length} bytes; there are at most {self.longest}{clear}"
             faults.append(RecordSize(text))
         elif length < self.shortest:
-            text = f"a record of {length} bytes; there are at least {self.shortest}"
+            text = f"a record of {length} bytes; there are at least {self.shortest}{clear}"
             faults.append(self.too_short(text, alert=TlsAlert.BAD_RECORD_MAC))
         return faults[-1 if self.length_first else 0]
 
