@@ -70,6 +70,7 @@ def test_each_block_has_its_place_in_the_table() -> None:
     assert used == set(BLOCKS)
 
 
+@pytest.mark.long
 def test_the_first_session() -> None:
     """README.md's, with other places; what other pages have typed at such a mount comes before its
     end."""

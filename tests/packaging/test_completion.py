@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from umktls_fs.optionhelp import complete
+from umktls_fs.optiontable import OPTIONS, Fate
 
 SCRIPTS = Path(__file__).parents[2] / "contrib" / "completion"
 
@@ -61,6 +63,24 @@ def test_options_that_are_refused_are_not_offered() -> None:
     words = offered("umktls mount localhost:/ /mnt -o ")
     assert "mtls" in words
     assert "udp" not in words
+
+
+def test_every_option_that_is_taken_is_offered() -> None:
+    words = set(offered("umktls mount localhost:/ /mnt -o "))
+    assert {word.rstrip("=") for word in words} == {
+        name
+        for name, option in OPTIONS.items()
+        if option.fate is not Fate.REFUSED and not name.endswith("*")
+    }
+
+
+def test_every_word_of_a_value_is_offered() -> None:
+    """Of options whose values are words of a list."""
+    lists = {name: option.takes.split("|") for name, option in OPTIONS.items()}
+    for name, values in lists.items():
+        if len(values) > 1 and "[" not in OPTIONS[name].form:
+            texts = [text.rpartition("=")[2] for text, _ in complete(f"ro,{name}=")]
+            assert texts == [one for one in values if one.islower()], name
 
 
 @pytest.mark.parametrize(("shell", "script"), [("zsh", "_umktls"), ("fish", "umktls.fish")])
