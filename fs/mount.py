@@ -88,6 +88,7 @@ class MountPlan:
             mount_seconds=options.patience,
             daemon_seconds=options.daemon_seconds,
             upcall_seconds=options.upcall_seconds,
+            rekey=options.rekey,
             probe_seconds=options.probe_seconds,
             keylog=options.keylog,
             daemon_arguments=options.daemon_arguments,

@@ -39,6 +39,7 @@ class MountOptions:
     certname: str | None = None
     crl: Path | None = None
     alpn: str = "auto"
+    rekey: str = "auto"
     reverse_dns: bool = False
     tls1_2: bool = False
     keylog: Path | None = None

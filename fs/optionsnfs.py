@@ -51,6 +51,14 @@ TLS = (
         ("alpn",),
         same("auto strict compat"),
     ),
+    words(
+        "rekey",
+        "new keys when old ones are nearly used up: by a new connection, or a KeyUpdate where the "
+        "server is known to follow one (auto, the default); always by a KeyUpdate (keyupdate), by "
+        "a new connection (reconnect), or not in time (never)",
+        ("rekey",),
+        same("auto keyupdate reconnect never"),
+    ),
     Option("reversedns", "a server's address stands for its name in DNS", ("reverse_dns",), True),
     Option("tls1_2", "TLS 1.2, for servers that have nothing newer", ("tls1_2",), True),
     Option(

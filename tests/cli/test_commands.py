@@ -151,7 +151,7 @@ def test_rekey_asks_each_host_and_counts(base: Path) -> None:
         "client-1: 2 connections have new keys",
         "server-2: 0 connections have new keys",
     ]
-    assert requests == [{"op": "rekey", "connection": "c1"}]
+    assert requests == [{"op": "rekey", "connection": "c1", "how": None}]
 
 
 def test_rekey_goes_on_to_the_next_host_where_one_cannot(base: Path) -> None:
@@ -161,6 +161,18 @@ def test_rekey_goes_on_to_the_next_host_where_one_cannot(base: Path) -> None:
         result = run("rekey")
     assert (result.exit_code, result.stdout) == (0, "server-2: 1 connections have new keys\n")
     assert result.stderr == "client-1: the host refused: takes no second key\n"
+
+
+def test_rekey_says_what_was_done(base: Path) -> None:
+    answer = {"rekey": [b'{"rekeyed": 1, "reconnected": 2}']}
+    with fake_host(base, "client-1", answer) as requests:
+        result = run("rekey", "--how", "auto")
+    done = "client-1: 1 connections have new keys, 2 are replaced by new ones, with new keys"
+    assert (result.exit_code, result.output) == (0, f"{done}\n")
+    assert requests == [{"op": "rekey", "connection": None, "how": "auto"}]
+    with fake_host(base, "client-2", answer):
+        result = run("rekey", "client-2")
+    assert "(--how keyupdate would keep them)" in result.output
 
 
 def test_rekey_of_nothing_is_an_error(base: Path) -> None:

@@ -36,6 +36,7 @@ def test_nothing_said_means_the_defaults() -> None:
         ("probe_timeout=7", "probe_seconds", 7),
         ("crl=/crl.pem", "crl", Path("/crl.pem")),
         ("alpn=compat", "alpn", "compat"),
+        ("rekey=reconnect", "rekey", "reconnect"),
         ("reversedns", "reverse_dns", True),
         ("tls1_2", "tls1_2", True),
         ("keylog=/tmp/keys", "keylog", Path("/tmp/keys")),

@@ -28,9 +28,9 @@ class FakeHost:
     def stat(self) -> dict[str, Any]:
         return {"schema": 1}
 
-    async def rekey(self, connection: str | None) -> int:
-        self.rekeyed.append(connection)
-        return 3
+    async def renew(self, connection: str | None, how: str | None) -> dict[str, int]:
+        self.rekeyed.append(connection if how is None else f"{connection} {how}")
+        return {"rekeyed": 3, "reconnected": 1}
 
     def sysctl(self, values: dict[str, Any]) -> dict[str, Any]:
         return {"sysctl": [f"{name}: {value}" for name, value in values.items()], "tls_stat": []}
@@ -87,10 +87,12 @@ async def test_txmode() -> None:
 async def test_rekey_one_and_all() -> None:
     host = FakeHost()
     async with client_of(host) as stream:
-        assert await ask(stream, b'{"op": "rekey"}') == [{"rekeyed": 3}]
+        assert await ask(stream, b'{"op": "rekey"}') == [{"rekeyed": 3, "reconnected": 1}]
     async with client_of(host) as stream:
         await ask(stream, b'{"op": "rekey", "connection": "c1"}')
-    assert host.rekeyed == [None, "c1"]
+    async with client_of(host) as stream:
+        await ask(stream, b'{"op": "rekey", "how": "keyupdate"}')
+    assert host.rekeyed == [None, "c1", "None keyupdate"]
 
 
 @pytest.mark.parametrize(

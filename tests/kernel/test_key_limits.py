@@ -40,10 +40,12 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Suite, "record_limit", property(lambda suite: LIMIT), raising=False)
 
 
-def only(side: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options of client and server, so that keys have a limit on one side alone."""
+def only(side: str, how: str = "keyupdate") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of client and server, so that keys have a limit on one side alone, where they are
+    renewed so."""
     without = {"personality": PERSONALITIES["linux"]}
-    return ({}, without) if side == "client" else (without, {})
+    limited = {"rekey": how}
+    return (limited, without) if side == "client" else (without, limited)
 
 
 async def talk(both: Pair, calls: int = CALLS) -> None:

@@ -48,9 +48,15 @@ class Host:
         return self.answer({"op": "stat"}, ANSWER_SECONDS)
 
     def rekey(self, connection: str | None = None) -> int:
-        """Have one connection, or all, get new keys; how many did. Raises as `stat`."""
-        request = {"op": "rekey", "connection": connection}
-        return int(self.answer(request, REKEY_SECONDS)["rekeyed"])
+        """Have one connection, or all, send a KeyUpdate; how many did. Raises as `stat`."""
+        return self.renew(connection, "keyupdate")[0]
+
+    def renew(self, connection: str | None = None, how: str | None = None) -> tuple[int, int]:
+        """Have one connection, or all, get new keys; how many by a KeyUpdate, and how many by a new
+        connection. `how`: in another way than the host's own. Raises as `stat`."""
+        request = {"op": "rekey", "connection": connection, "how": how}
+        answer = self.answer(request, REKEY_SECONDS)
+        return int(answer["rekeyed"]), int(answer.get("reconnected") or 0)
 
     def sysctl(self, values: dict[str, int]) -> dict[str, Any]:
         """Set knobs; the counters as lines, by whose they are. Raises as `stat`."""

@@ -1,4 +1,4 @@
-"""`umktls rekey`: have the daemons give connections new keys."""
+"""`umktls rekey`: have connections get new keys."""
 
 from __future__ import annotations
 
@@ -14,25 +14,39 @@ __all__ = ["rekey"]
 @click.command()
 @click.argument("host", required=False)
 @click.option("--connection", metavar="ID", help="Only this one, as `umktls stat` calls it.")
-def rekey(host: str | None, connection: str | None) -> None:
-    """Give the connections of running hosts new keys, by a TLS KeyUpdate.
+@click.option(
+    "--how",
+    type=click.Choice(["auto", "keyupdate", "reconnect"]),
+    help="Not as the host has it from its mount option rekey= or from `umktls serve --rekey`: see "
+    "above.",
+)
+def rekey(host: str | None, connection: str | None, how: str | None) -> None:
+    """Give the connections of running hosts new keys.
 
-    The kernel asks the daemon, the daemon tells the peer and sets the new key. RPCs go on
-    meanwhile. HOST is a host's name or process number; without it all hosts are asked.
+    By a TLS KeyUpdate, where it is known that the peer follows one: the kernel asks the daemon, the
+    daemon tells the peer and sets the new key. By a new connection in its place elsewhere, since a
+    peer that does not (Linux before 6.14, FreeBSD) drops the connection, and calls fail. So
+    does `--how auto`, which is what hosts do that were not told otherwise. RPCs go on meanwhile.
+    HOST is a host's name or process number; without it all hosts are asked.
 
     \b
     Examples:
       umktls rekey
       umktls rekey client-4711 --connection c1
+      umktls rekey --how keyupdate
     """
     done = 0
     for chosen in choose(host):
         try:
-            count = chosen.rekey(connection)
+            updated, replaced = chosen.renew(connection, how)
         except PeerError as error:
             click.echo(printable(f"{chosen.name}: {error}"), err=True)
             continue
-        click.echo(f"{printable(chosen.name)}: {count} connections have new keys")
-        done += count
+        said = f"{updated} connections have new keys"
+        if replaced:
+            said += f", {replaced} are replaced by new ones, with new keys"
+            said += " (--how keyupdate would keep them)" if how is None else ""
+        click.echo(f"{printable(chosen.name)}: {said}")
+        done += updated + replaced
     if not done:
         raise WorldError("no connection got new keys: is one open, and does it use TLS 1.3?")

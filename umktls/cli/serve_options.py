@@ -65,6 +65,7 @@ class ServeOptions:
     idle_timeout: float
     crl: Path | None
     alpn: str
+    rekey: str
     certuser: bool
     domain: str | None
     daemon_args: str
@@ -143,6 +144,7 @@ class ServeOptions:
             no_daemon=self.no_daemon,
             daemons=self.daemons,
             upcall_seconds=self.upcall_timeout,
+            rekey=self.rekey,
             connects=self.upcalls,
             limits=limits,
             rundir=self.rundir,
@@ -373,6 +375,15 @@ ABOUT_TLS: list[Decorator] = [
         show_default=True,
         help="What of clients that do not say `sunrpc` by ALPN, such as those of FreeBSD and "
         "Linux: go on and tell, turn them down, or go on and be silent.",
+    ),
+    click.option(
+        "--rekey",
+        type=click.Choice(["auto", "keyupdate", "reconnect", "never"]),
+        default="auto",
+        show_default=True,
+        help="How keys are renewed that are nearly used up. auto: where a client is known to "
+        "follow a KeyUpdate (Linux before 6.14 does not) by that, else the connection ends in "
+        "order, and the client makes a new one. never: it ends when a key is used up.",
     ),
     click.option(
         "--certuser",

@@ -65,7 +65,8 @@ class MountConfig:
     `certs` has `ca.pem`, and for "mtls" `client/cert.pem` and `client/certkey.pem`. `certname`
     chooses another certificate of that directory (FreeBSD's tlscertname=). `bounce` allows to
     bounce a direction that its engine does not take. `personality` is the kernel that is emulated.
-    `daemon_arguments` are more for rpctlscd. `family` and `reserved_port` are as in
+    `daemon_arguments` are more for rpctlscd. `rekey` is how keys are renewed
+    (umktls.kernel.renewal). `family` and `reserved_port` are as in
     `tcpconnect.connect`; `mount_host` and `mount_port` say where the MOUNT protocol is spoken, if
     not where NFS is. `retry_seconds` is how long to go on trying while the server is not there.
     `deadline` is a call's, which may be infinite; those that make the mount have `mount_seconds`,
@@ -94,6 +95,7 @@ class MountConfig:
     daemon_seconds: float = 15.0
     probe_seconds: float = rpctls.PROBE_TIMEOUT
     upcall_seconds: float | None = None
+    rekey: str = "auto"
     keylog: Path | None = None
     daemon_arguments: tuple[str, ...] = ()
     mountpoint: str = ""
@@ -170,6 +172,7 @@ async def boot_client(config: MountConfig) -> AsyncIterator[Host]:
         personality=config.personality,
         upcall_seconds=config.upcall_seconds,
         daemon_seconds=config.daemon_seconds,
+        rekey=config.rekey,
         facts=facts,
     )
     async with booted(host_config) as host:

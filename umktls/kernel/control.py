@@ -32,7 +32,7 @@ class Controlled(Protocol):
 
     def stat(self) -> dict[str, Any]: ...
 
-    async def rekey(self, connection: str | None) -> int: ...
+    async def renew(self, connection: str | None, how: str | None) -> dict[str, int]: ...
 
     def sysctl(self, values: dict[str, Any]) -> dict[str, Any]: ...
 
@@ -86,10 +86,13 @@ class ControlServer:
         await send_line(stream, self._host.stat())
 
     async def _rekey(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
-        """One line: {"rekeyed": number of connections whose daemon was asked}."""
-        wanted = request.get("connection")
-        count = await self._host.rekey(None if wanted is None else str(wanted))
-        await send_line(stream, {"rekeyed": count})
+        """One line: of how many connections the keys were renewed, by a KeyUpdate and by a new
+        connection: {"rekeyed": number, "reconnected": number}."""
+        connection, how = (
+            None if wanted is None else str(wanted)
+            for wanted in (request.get("connection"), request.get("how"))
+        )
+        await send_line(stream, await self._host.renew(connection, how))
 
     async def _sysctl(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
         """One line: the counters, {"sysctl": [...], "tls_stat": [...]}, after what "set" sets."""

@@ -71,6 +71,7 @@ TEXTS = {
     "ticket-dropped": "session ticket dropped: nobody has the handshake that it belongs to",
     "key-update": "key update, {direction} generation {generation}",
     "rekey": "the kernel asks the daemon for new keys",
+    "retire": "a new connection is to take the place of this one: {reason}",
     "alert": "alert: {description}: {reason}",
     "alert fatal": "TLS failed in phase {phase}: {description}: {reason}",
     "disconnect": "connection is to be closed: {reason}",

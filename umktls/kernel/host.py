@@ -44,6 +44,7 @@ from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.memory import give_back, keep_large_buffers
 from umktls.kernel.refusals import outlived
 from umktls.kernel.registered import RegisteredDaemon
+from umktls.kernel.renewal import Renewals
 from umktls.kernel.rundir import RunDirectory
 from umktls.kernel.syscalls import Process, SyscallServer
 from umktls.kernel.upcalls import DaemonGone
@@ -74,8 +75,8 @@ class HostConfig:
     daemon has to register by itself. `bounce` allows to bounce a direction that its engine does not
     take. `upcall_seconds` is the deadline of each upcall, None for the personality's. `connects` is
     how many CONNECTs a daemon of version 2 is given at once. `daemon_seconds` is how long is waited
-    for a daemon to register. `by_hand` has the arguments, by daemon, with which to start one by
-    hand. Seconds are seconds.
+    for a daemon to register. `rekey` is how keys are renewed (umktls.kernel.renewal). `by_hand` has
+    the arguments, by daemon, with which to start one by hand. Seconds are seconds.
     """
 
     role: str
@@ -87,6 +88,7 @@ class HostConfig:
     upcall_seconds: float | None = None
     connects: int = DEFAULT_CONNECTS
     daemon_seconds: float = 15.0
+    rekey: str = "auto"
     by_hand: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -127,6 +129,7 @@ class Host:
         self.workers = Workers()
         self.clients = Clients()
         self.handover = Handover(self)
+        self.renewals = Renewals(self, config.rekey)
         self.daemons = {
             name: Daemons(
                 name,
@@ -202,11 +205,11 @@ class Host:
         )
 
     def _renew_at_limit(self, sock: KernelSocket) -> None:
-        """Have the daemon renew the keys before they are used up (RFC 8446 section 5.5)."""
+        """Renew the keys before they are used up (RFC 8446 section 5.5)."""
         token = trio.lowlevel.current_trio_token()
 
         def renew() -> None:  # in whatever thread a record was sealed
-            token.run_sync_soon(self.spawn, tls.rekey, self, sock)
+            token.run_sync_soon(self.spawn, self.renewals.at_limit, sock)
 
         sock.state.tx.on_wants_rekey = sock.state.rx.on_wants_rekey = renew
 
@@ -216,6 +219,7 @@ class Host:
     def _remember(self, closed: KernelSocket) -> None:
         """One more is closed: keep what there is to say of it, for the last ones, and not it."""
         del self.sockets[closed.name]
+        self.renewals.ended(closed)
         self.closed[closed.name] = Remembered(closed.stat(), traffic(closed), closed.failure)
         if len(self.closed) > REMEMBERED:
             for key, value in self.closed.pop(next(iter(self.closed))).traffic.items():
@@ -313,12 +317,24 @@ class Host:
         }
 
     async def rekey(self, connection: str | None) -> int:
-        """Have the daemons renew the keys of one connection, or of all; how many did.
+        """Have the daemons renew the keys of one connection, or of all, by a KeyUpdate; how
+        many did.
 
         Raises `CallerError` if there is no such connection, `UnsupportedError` where this kernel
         takes no second key.
         """
         return sum([await tls.rekey(self, sock) for sock in self.established(connection)])
+
+    async def renew(self, connection: str | None, how: str | None = None) -> dict[str, int]:
+        """Renew the keys of one connection, or of all; how many were "rekeyed" by a KeyUpdate, and
+        how many "reconnected". `how`: one of `renewal.POLICIES`, None for the host's.
+
+        Raises `CallerError` if there is no such connection or way, `UnsupportedError` where this
+        kernel takes no second key.
+        """
+        chosen = self.renewals.chosen(how)
+        ways = [await self.renewals.renew(sock, chosen) for sock in self.established(connection)]
+        return {"rekeyed": ways.count("keyupdate"), "reconnected": ways.count("reconnect")}
 
     def established(self, connection: str | None) -> list[KernelSocket]:
         """The connection of that name, or all, with TLS. Raises `CallerError` if there is none."""

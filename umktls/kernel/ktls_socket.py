@@ -130,6 +130,9 @@ class KernelSocket:
         self.user: AuthSys | None = None
         self.upcalls = dict.fromkeys(("connect", "handlerecord", "disconnect", "rekey"), 0)
         self.rpc = dict.fromkeys(("calls", "replies", "rejected"), 0)
+        # Has a new connection take the place of this one; None where nobody can.
+        self.retire: Callable[[str], None] | None = None
+        self.update_unanswered = False  # a KeyUpdate of ours that asks for the peer's
         self.control_records = 0
         self.deadline = 0.0
         self.closed = False

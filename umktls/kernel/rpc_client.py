@@ -53,6 +53,8 @@ FIRST_TRIES = 3
 DEADLINE_TICK = 0.25
 # READ and WRITE carry 1 MiB; the rest is headers and attributes.
 REPLY_LIMIT = 2 * 1024 * 1024
+# What was asked on a connection that is to be replaced has so long to be answered.
+RETIRE_SECONDS = 15.0
 
 # Makes a connection and returns it ready for calls; the second is called when it ends.
 Connector = Callable[[], Awaitable[KernelSocket]]
@@ -60,9 +62,9 @@ Connector = Callable[[], Awaitable[KernelSocket]]
 
 class PendingCall:
     """A call on its way: its bytes, its task, since when it waits and until when (trio's time),
-    how often it was sent."""
+    how often it was sent, and on which connection the last time."""
 
-    __slots__ = ("denied_on", "expires", "name", "parts", "sends", "since", "task")
+    __slots__ = ("denied_on", "expires", "name", "parts", "sends", "sent_on", "since", "task")
 
     def __init__(
         self,
@@ -78,6 +80,7 @@ class PendingCall:
         self.since = since
         self.expires = expires
         self.sends = 0
+        self.sent_on: KernelSocket | None = None
         self.denied_on = ""  # the connection
 
 
@@ -110,6 +113,9 @@ class RpcClient:
         self._heard = 0.0  # when the server last answered, or had a new connection
         self.socket: KernelSocket | None = None
         self._offered: KernelSocket | None = None
+        self._retiring = ""  # why the connection is to be replaced, if it is
+        self._retire_by = 0.0
+        self._reading = trio.CancelScope()
 
     async def call(self, procedure: Procedure[A, R], argument: A, credential: OpaqueAuth) -> R:
         """One call; returns the decoded result.
@@ -157,10 +163,11 @@ class RpcClient:
 
     def _send(self, pending: PendingCall) -> None:
         sock = self.socket
-        if sock is None:
+        if sock is None or self._retiring:
             self._wanted.set()
             return
         pending.sends += 1
+        pending.sent_on = sock
         try:
             sock.send_message(pending.parts)
         except WorldError:
@@ -213,24 +220,42 @@ class RpcClient:
         try:
             self.socket = sock
             self._sealed = sock.session is not None
+            sock.retire = self.retire
             self._last_error = None
             self._heard = trio.current_time()
             self._reachable.connected()
             for pending in self._table.waiting():
                 self._send(pending)
-            reason = await self._read(sock)
+            with trio.CancelScope() as self._reading:
+                reason = await self._read(sock)
+            retired = self._reading.cancelled_caught
+            reason = self._retiring if retired else reason
         finally:
-            self.socket = None
+            self.socket, self._retiring = None, ""
             with trio.CancelScope(shield=True):
                 await self._disconnect(sock, reason)
         failure = sock.failure
         if failure is not None and failure.phase == "alert" and failure.final:
             self._fail_all(ended_by_alert(sock))
-        elif len(self._table):
+        elif len(self._table) and not retired:
             self._note_fruitless(sock, reason)
             self._trace.emit(
                 "reconnect", sock.name, peer=sock.peer, reason=reason, waiting=len(self._table)
             )
+
+    def retire(self, reason: str) -> None:
+        """Have a new connection take the place of this one: it ends when all that was asked on it
+        is answered, or RETIRE_SECONDS later; calls made meanwhile wait for the new one."""
+        if self.socket is not None and not self._retiring:
+            self._retiring = reason
+            self._retire_by = trio.current_time() + RETIRE_SECONDS
+            self._leave()
+
+    def _leave(self) -> None:
+        """End the connection that is to be replaced, if it is time."""
+        asked = any(pending.sent_on is self.socket for pending in self._table.waiting())
+        if not asked or trio.current_time() >= self._retire_by:
+            self._reading.cancel()
 
     def _note_fruitless(self, sock: KernelSocket, reason: str) -> None:
         """Give up where no connection has brought an answer, and this was one more."""
@@ -279,6 +304,8 @@ class RpcClient:
             sock.rpc["rejected"] += 1
             pending.denied_on = sock.name
         trio.lowlevel.reschedule(pending.task, outcome.Value(reply))
+        if self._retiring:
+            self._leave()
 
     # ---- failures
 
@@ -293,6 +320,8 @@ class RpcClient:
             await trio.sleep(DEADLINE_TICK)
             now = trio.current_time()
             self._watch_silence(now)
+            if self._retiring:
+                self._leave()
             for xid, pending in self._table.items():
                 if pending.expires <= now:
                     self._table.remove(xid)

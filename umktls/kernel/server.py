@@ -64,6 +64,8 @@ JOB_BYTES = 16 * 1024
 TOO_SLOW = (
     f"a message has been arriving for more than {ARRIVAL_SECONDS:g} s while others have to wait"
 )
+# The answers of a connection that is to be replaced have so long to be sent.
+RETIRE_SECONDS = 15.0
 # Where there is no thread for one, the next look is so many seconds later.
 THREAD_SECONDS = 0.2
 # The engine for the connections from an address; None: the host's.
@@ -80,6 +82,7 @@ class ServerConfig:
     `engine` for some clients. `bounce` allows to bounce a direction that its engine does not take.
     `limits` are those of connections. `personality` is the kernel that is emulated.
     `daemon_seconds` is how long is waited for an rpctlssd; `daemon_arguments` are more for it.
+    `rekey` is how keys are renewed (umktls.kernel.renewal).
     """
 
     hosts: tuple[str, ...] = ("localhost",)
@@ -98,6 +101,7 @@ class ServerConfig:
     upcall_seconds: float | None = None
     connects: int = DEFAULT_CONNECTS
     daemon_seconds: float = 15.0
+    rekey: str = "auto"
     keylog: Path | None = None
     daemon_arguments: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
@@ -153,6 +157,8 @@ class Connection:
         self._token = trio.lowlevel.current_trio_token()
         self._jobs = trio.Semaphore(BLOCKING_JOBS)
         self._share = Share(host.requests, self._drop)
+        self._retired = False
+        sock.retire = self.retire
 
     @property
     def proven(self) -> bool:
@@ -168,6 +174,12 @@ class Connection:
         """End soon. What runs in threads comes to its end, and is not answered."""
         self._ending = reason
         self._life.cancel()
+
+    def retire(self, reason: str) -> None:
+        """End in order, so that the client makes a new connection: what was taken is answered, and
+        what is not read any more the client says again."""
+        self._retired = True
+        self.end(reason)
 
     @property
     def tls(self) -> bool:
@@ -212,6 +224,9 @@ class Connection:
             with self._life:
                 await self._serve(dispatcher, offer_tls)
             reason = self._ending or self.sock.why_it_ended(reason)
+            if self._retired:
+                with trio.move_on_after(RETIRE_SECONDS):
+                    await self.sock.queue.emptied()
         except* PeerError as group:
             reason = first_text(group)
             self.host.trace.emit("garbage", self.sock.name, where="the connection", reason=reason)
@@ -385,6 +400,7 @@ async def boot_server(
         upcall_seconds=config.upcall_seconds,
         connects=config.connects,
         daemon_seconds=config.daemon_seconds,
+        rekey=config.rekey,
         facts={**config.facts, "port": port, "security": config.security},
     )
     try:

@@ -409,6 +409,8 @@ class SyscallServer:
     def _note(self, sock: KernelSocket | None, event: str, fields: dict[str, Any]) -> None:
         if sock is not None:
             note(sock, event, fields)
+            if event == "key-update" and fields.get("direction") == "received":
+                self._host.renewals.update_received(sock)
         self._host.trace.emit(event, sock.name if sock is not None else None, **fields)
 
     def _utrace_event(

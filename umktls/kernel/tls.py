@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CONNECTION_LOST",
     "TlsRefused",
+    "check_rekeys",
     "disconnect",
     "handle_control",
     "handshake_client",
@@ -250,17 +251,22 @@ async def upcall_session(host: Host, sock: KernelSocket, procedure: str, counter
     return rpctls.RPCTLSERR_NOSSL
 
 
-async def rekey(host: Host, sock: KernelSocket) -> bool:
-    """Ask the daemon to renew the keys of a session; whether it did.
-
-    Raises `UnsupportedError` where this kernel takes no second key.
-    """
+def check_rekeys(host: Host) -> None:
+    """Raises `UnsupportedError` where this kernel takes no second key."""
     if not host.personality.keys.rekey:
         raise UnsupportedError(
             f"the kernel of {host.personality.name} takes no second key, so keys cannot be "
             "renewed; personalities that can: "
             + ", ".join(one.name for one in PERSONALITIES.values() if one.keys.rekey)
         )
+
+
+async def rekey(host: Host, sock: KernelSocket) -> bool:
+    """Ask the daemon to renew the keys of a session by a KeyUpdate; whether it did.
+
+    Raises `UnsupportedError` where this kernel takes no second key.
+    """
+    check_rekeys(host)
     host.trace.emit("rekey", sock.name)
     return await upcall_session(host, sock, "REKEY", "rekey") == rpctls.RPCTLSERR_OK
 
