@@ -1,0 +1,164 @@
+"""A server host that accepts connections, whatever is done with them.
+
+What that is stands in `umktls.kernel.server` and `umktls.front`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import trio
+
+from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
+from umktls.abi.rpctls import DEFAULT_CONNECTS
+from umktls.errors import UmktlsError
+from umktls.kernel.accepting import accept_loop, taken_from_trio
+from umktls.kernel.admission import DEFAULT_LIMITS, Admission, Limits
+from umktls.kernel.children import DaemonCommand
+from umktls.kernel.host import CERTS_PLACE, Host, HostConfig, booted
+from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.listening import listen
+from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
+
+__all__ = ["Attend", "Listening", "ServerConfig", "boot_listening"]
+
+# The engine for the connections from an address; None: the host's.
+EngineFor = Callable[[Any], EngineChoice | None]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """What to serve, and how. `security` is "none", "tls" or "mtls": what every export asks for at
+    least; `offer_tls` false answers the probe as a server without TLS does.
+
+    `hosts` are names and addresses to listen on: see `umktls.kernel.listening`. `certs` has
+    `ca.pem`, `server/cert.pem` and `server/certkey.pem`. `engine_for` names another engine than
+    `engine` for some clients. `bounce` allows to bounce a direction that its engine does not take.
+    `limits` are those of connections. `personality` is the kernel that is emulated.
+    `daemon_seconds` is how long is waited for an rpctlssd; `daemon_arguments` are more for it.
+    `rekey` is how keys are renewed (umktls.kernel.renewal).
+    """
+
+    hosts: tuple[str, ...] = ("localhost",)
+    port: int = 2049
+    security: str = "none"
+    offer_tls: bool = True
+    certs: Path | None = None
+    no_daemon: bool = False
+    daemons: int = 1
+    rundir: Path | None = None
+    engine: EngineChoice = DEFAULT_CHOICE
+    engine_for: EngineFor = lambda address: None
+    bounce: bool = False
+    limits: Limits = DEFAULT_LIMITS
+    personality: Personality = DEFAULT_PERSONALITY
+    upcall_seconds: float | None = None
+    connects: int = DEFAULT_CONNECTS
+    daemon_seconds: float = 15.0
+    rekey: str = "auto"
+    keylog: Path | None = None
+    daemon_arguments: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def daemon(self) -> tuple[DaemonCommand, ...]:
+        if not self.offer_tls or self.no_daemon:
+            return ()
+        return (DaemonCommand("rpctlssd", ("-v", *self.daemon_line(self.certs))),)
+
+    def daemon_line(self, certs: Path | None) -> tuple[str, ...]:
+        """The arguments that rpctlssd needs for this server, with the certificates in `certs`."""
+        arguments: list[str] = []
+        if certs is not None:
+            arguments += ["-l", str(certs / "ca.pem"), "-D", str(certs / "server"), "-m"]
+        if self.keylog is not None:
+            arguments += ["--keylog", str(self.keylog)]
+        if self.daemons > 1:
+            arguments += ["-N", str(self.daemons)]
+        return (*arguments, *self.daemon_arguments)
+
+
+@dataclass(slots=True)
+class Listening:
+    """A server that accepts: its host, and the port that it has.
+
+    As of the next connection: `security` is what every export asks for at least, `engine_for` the
+    engine for a client's address, None for the host's.
+    """
+
+    host: Host
+    port: int
+    security: str
+    engine_for: EngineFor
+    admission: Admission
+
+
+# What is done with a connection from that address, from accept to close.
+Attend: TypeAlias = Callable[[Listening, KernelSocket, tuple[Any, ...]], Awaitable[None]]
+
+
+@asynccontextmanager
+async def boot_listening(config: ServerConfig, attend: Attend) -> AsyncIterator[Listening]:
+    """A server host that accepts connections inside the block.
+
+    Raises `UmktlsError` when it cannot come up.
+    """
+    listeners = await listen(config.hosts, config.port)
+    port = listeners[0].getsockname()[1]
+    host_config = HostConfig(
+        "server",
+        config.rundir,
+        daemons=config.daemon(),
+        by_hand={"rpctlssd": config.daemon_line(config.certs or CERTS_PLACE)},
+        engine=config.engine,
+        bounce=config.bounce,
+        personality=config.personality,
+        upcall_seconds=config.upcall_seconds,
+        connects=config.connects,
+        daemon_seconds=config.daemon_seconds,
+        rekey=config.rekey,
+        facts={**config.facts, "port": port, "security": config.security},
+    )
+    try:
+        async with booted(host_config) as host:
+            if config.daemon():
+                await host.daemon_ready("rpctlssd")
+
+            admission = Admission(config.limits, host.trace)
+            host.spawn(admission.end_idle)
+            listening = Listening(host, port, config.security, config.engine_for, admission)
+
+            async def serve(sock: trio.socket.SocketType) -> None:
+                await serve_client(listening, attend, sock)
+
+            room = admission.make_room
+            for listener in listeners:
+                host.nursery.start_soon(accept_loop, listener, host.spawn, serve, host.trace, room)
+            yield listening
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+async def serve_client(listening: Listening, attend: Attend, sock: trio.socket.SocketType) -> None:
+    """One client, from accept to close; whatever it does, the host lives."""
+    host = listening.host
+    plain = taken_from_trio(sock)
+    if not listening.admission.admits():
+        plain.close()
+        return
+    try:
+        address = plain.getpeername()
+        engine = listening.engine_for(address)
+        adopted = host.adopt(plain, listening.security, engine=engine)
+    except (OSError, UmktlsError) as error:
+        plain.close()
+        if isinstance(error, UmktlsError):  # else it is gone already
+            host.trace.emit("warning", None, reason=f"a connection was not accepted: {error}")
+        return
+    host.trace.emit("tcp-accept", adopted.name, peer=adopted.peer)
+    adopted.phase = "clear"
+    await attend(listening, adopted, address)
