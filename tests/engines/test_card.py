@@ -215,7 +215,7 @@ async def test_keys_are_renewed_before_they_are_used_up(
     from umktls.ktls.suites import Suite
 
     with trio.fail_after(patience(30)):
-        async with pair(certs, tmp_path, engine("ifnet"), {}) as both:
+        async with pair(certs, tmp_path, engine("ifnet") | {"rekey": "keyupdate"}, {}) as both:
             monkeypatch.setattr(Suite, "record_limit", property(lambda suite: 1000), raising=False)
             await talk(both, 1, 1_000_000, 16)
             await both.event("client", "key-update")
