@@ -161,7 +161,7 @@ VERIFY_ALERTS = {
 }
 _OTHER_PROBLEM = ("{whose} does not verify: {text}", "get another certificate for the peer")
 _NAME_CODES = (62, 64)
-_ISSUER_CODES = (2, 7, 20, 21, 30)
+_ISSUER_CODES = (2, 7, 18, 19, 20, 21, 30)
 
 
 def verify_failure(
@@ -194,7 +194,8 @@ def verify_failure(
 
 def _another_of_the_name(certificate: x509.Certificate, trust: str) -> str:
     """Names do not tell apart two CAs that are called the same: what does, of those in the file
-    `trust`, and of the one that signed, as far as the certificate says it."""
+    `trust`, and of the one that signed: it itself where it came along (a CA that is self-signed),
+    or its key's identifier, if the certificate names that."""
     try:
         known = x509.load_pem_x509_certificates(Path(trust).read_bytes())
     except (OSError, ValueError):
@@ -202,13 +203,25 @@ def _another_of_the_name(certificate: x509.Certificate, trust: str) -> str:
     namesakes = [one for one in known if one.subject == certificate.issuer]
     if not namesakes:
         return ""
-    listed = ", ".join(one.fingerprint(hashes.SHA256()).hex(":") for one in namesakes)
+    listed = ", ".join(_fingerprint(one) for one in namesakes)
+    return (
+        f" (the CA of that name there is another one: SHA-256 fingerprint {listed}"
+        f"{_what_tells_it(certificate, namesakes)})"
+    )
+
+
+def _what_tells_it(certificate: x509.Certificate, namesakes: list[x509.Certificate]) -> str:
+    if certificate.subject == certificate.issuer:
+        return f", and this one's is {_fingerprint(certificate)}"
     signer = _signing_key(certificate)
-    keys = ""
-    if signer is not None:
-        own = ", ".join(_own_key(one).hex(":") for one in namesakes)
-        keys = f"; key identifier {own}, and the certificate names {signer.hex(':')}"
-    return f" (the CA of that name there is another one: SHA-256 fingerprint {listed}{keys})"
+    if signer is None:
+        return ""
+    own = ", ".join(_own_key(one).hex(":") for one in namesakes)
+    return f"; key identifier {own}, and the certificate names {signer.hex(':')}"
+
+
+def _fingerprint(certificate: x509.Certificate) -> str:
+    return certificate.fingerprint(hashes.SHA256()).hex(":")
 
 
 def _signing_key(certificate: x509.Certificate) -> bytes | None:

@@ -31,6 +31,19 @@ def test_fingerprints_of_another_ca_of_the_name_are_shown(tmp_path: Path, code: 
         assert key.digest.hex(":") in said
 
 
+@pytest.mark.parametrize("code", [18, 19])
+def test_fingerprints_of_both_are_shown_where_the_other_came_along(
+    tmp_path: Path, code: int
+) -> None:
+    known, sent = Authority.create("the CA"), Authority.create("the CA")
+    trust = tmp_path / "ca.pem"
+    trust.write_bytes(known.certificate_pem())
+    problem = VerifyProblem(code, "text", 1, sent.certificate)
+    said = verify_failure(problem, of_server=True, trust=str(trust)).reason
+    for authority in (known, sent):
+        assert authority.certificate.fingerprint(hashes.SHA256()).hex(":") in said
+
+
 def test_nothing_is_added_where_the_names_differ_or_nothing_can_be_read(tmp_path: Path) -> None:
     trust = tmp_path / "ca.pem"
     trust.write_bytes(Authority.create("another CA").certificate_pem())
