@@ -222,7 +222,7 @@ def test_below_an_export_where_the_caller_may_not_go(serve: Serve, root: Path) -
 def test_a_removed_root(serve: Serve, root: Path) -> None:
     client = Client(serve())
     root.rmdir()
-    assert client.result(MOUNT3, "MNT", b"/").status is mountstat3.MNT3ERR_IO
+    assert client.result(MOUNT3, "MNT", b"/").status is mountstat3.MNT3ERR_NOENT
 
 
 def test_who_has_mounted(serve: Serve, root: Path) -> None:

@@ -144,19 +144,126 @@ def test_the_gate_changes_too(serve: Serve, root: Path) -> None:
     assert client.mount()
 
 
-def test_another_directory_at_the_same_path(serve: Serve, root: Path, other: Path) -> None:
-    export = Export(str(root))
-    server = serve(export)
-    client = Client(server)
-    before = client.mount()
+class Remade:
+    """A mounted export with a file, whose directory goes away."""
+
+    def __init__(self, serve: Serve, root: Path) -> None:
+        (root / "old").write_bytes(b"kept")
+        self.root, self.away = root, root.with_name("away")
+        self.export = Export(str(root), squash="none")
+        self.server = serve(self.export)
+        self.client = Client(self.server)
+        self.top = self.client.mount()
+        self.file = self.client.lookup(self.top, b"old")
+
+    def move_away(self) -> None:
+        self.root.rename(self.away)
+
+    def remake(self) -> None:
+        self.root.mkdir()
+        (self.root / "new").touch()
+
+    def mount_status(self) -> mountstat3:
+        return mountstat3(self.client.result(MOUNT3, "MNT", b"/").status)
+
+    def stale(self) -> bool:
+        """Whether both old handles are."""
+        told = {self.client.status("GETATTR", handle) for handle in (self.top, self.file)}
+        return told == {nfsstat3.NFS3ERR_STALE}
+
+
+@pytest.fixture
+def remade(serve: Serve, root: Path) -> Remade:
+    return Remade(serve, root)
+
+
+@pytest.mark.parametrize("how", ["mount", "reload", "mount below"])
+def test_another_directory_at_the_same_path(remade: Remade, how: str) -> None:
+    """Old handles lead to the moved tree, as an open file does, until it is known that it is not
+    what is exported any more; a server has only the next mount, or reload, to look at the path."""
+    remade.move_away()
+    remade.remake()
+    (remade.root / "below").mkdir()
+    assert remade.client.read(remade.file) == b"kept"
+    match how:
+        case "reload":
+            remade.server.replace_exports([remade.export])
+        case "mount below":
+            assert remade.client.mount(b"/below")
+    after = remade.client.mount()
+    assert after != remade.top
+    assert remade.client.lookup(after, b"new")
+    assert remade.stale()
+    assert remade.client.mount() == after
+
+
+def test_an_export_that_was_removed_and_made_anew(remade: Remade) -> None:
+    (remade.root / "old").unlink()
+    remade.root.rmdir()
+    remade.remake()
+    assert remade.client.lookup(remade.client.mount(), b"new")
+    assert remade.stale()
+
+
+def test_an_export_that_comes_back(remade: Remade) -> None:
+    """Its handles are as good as before."""
+    remade.move_away()
+    remade.remake()
+    other = remade.client.mount()
+    remade.root.rename(remade.root.with_name("other"))
+    remade.away.rename(remade.root)
+    assert remade.client.mount() == remade.top
+    assert remade.client.read(remade.file) == b"kept"
+    assert remade.client.status("GETATTR", other) is nfsstat3.NFS3ERR_STALE
+
+
+def test_the_other_exports_of_a_server_whose_one_is_made_anew(
+    serve: Serve, root: Path, other: Path
+) -> None:
+    client = Client(serve(Export(str(root), "/one"), Export(str(other), "/other")))
+    one, another = client.mount(b"/one"), client.mount(b"/other")
     root.rename(root.with_name("away"))
-    other.rename(root)
-    (root / "new").touch()
-    server.replace_exports([export])
-    after = client.mount()
-    assert after != before
-    assert client.lookup(after, b"new")
-    assert client.status("GETATTR", before) is nfsstat3.NFS3ERR_BADHANDLE
+    root.mkdir()
+    assert client.mount(b"/one") != one
+    assert client.mount(b"/other") == another
+    assert client.status("GETATTR", another) is nfsstat3.NFS3_OK
+
+
+@pytest.mark.parametrize(
+    ("now", "status"),
+    [
+        ("nothing", mountstat3.MNT3ERR_NOENT),
+        ("file", mountstat3.MNT3ERR_NOTDIR),
+        ("link", mountstat3.MNT3ERR_NOTDIR),
+    ],
+)
+def test_what_is_no_directory_is_not_mounted(remade: Remade, now: str, status: mountstat3) -> None:
+    """A link neither: who put it there need not be who may choose what is exported. Those who have
+    mounted before keep what they have."""
+    remade.move_away()
+    if now == "file":
+        remade.root.touch()
+    if now == "link":
+        remade.root.symlink_to(remade.away)
+    assert remade.mount_status() is status
+    assert remade.client.read(remade.file) == b"kept"
+
+
+def test_handles_of_a_root_that_came_in_between_two_servers(serve: Serve, remade: Remade) -> None:
+    """A server that was started since cannot know whose they are."""
+    remade.move_away()
+    remade.remake()
+    again = Client(serve(remade.export))
+    assert again.status("GETATTR", remade.file) is nfsstat3.NFS3ERR_BADHANDLE
+
+
+def test_directories_that_are_not_exported_any_more_are_closed(remade: Remade) -> None:
+    opened = len(os.listdir("/proc/self/fd"))
+    for number in range(3):
+        remade.root.rename(remade.root.with_name(f"away{number}"))
+        remade.remake()
+        remade.client.mount()
+    assert len(os.listdir("/proc/self/fd")) <= opened
 
 
 @pytest.mark.parametrize("wrong", ["nothing", "twice"])

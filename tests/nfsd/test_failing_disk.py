@@ -16,7 +16,7 @@ from tests.nfsd.conftest import Serve
 from umktls.nfs import types
 from umktls.nfs.types import createhow3, createmode3, diropargs3, nfsstat3, stable_how
 from umktls.nfsd import hostcalls, index, volume
-from umktls.nfsd.handles import Descriptor
+from umktls.nfsd.descriptor import Descriptor
 from umktls.nfsd.index import IndexLocator
 from umktls.nfsd.volume import best_locator
 

@@ -19,7 +19,8 @@ from umktls.nfs.types import (
     wcc_data,
 )
 from umktls.nfsd import hostcalls
-from umktls.nfsd.handles import WRITE, Node
+from umktls.nfsd.descriptor import WRITE
+from umktls.nfsd.handles import Node
 from umktls.nfsd.volume import Volume
 
 __all__ = ["MODE_BITS", "OFFSET_MAX", "fattr", "nfstime", "post_op", "set_attributes", "wcc"]

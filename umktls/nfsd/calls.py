@@ -20,9 +20,10 @@ from umktls.nfs.types import nfsstat3, sattr3, wcc_data
 from umktls.nfsd import hostcalls
 from umktls.nfsd.attributes import post_op, set_attributes, wcc
 from umktls.nfsd.credentials import Actor, Identity, believed
+from umktls.nfsd.descriptor import READ, WRITE, Descriptor
 from umktls.nfsd.directory import Listings
 from umktls.nfsd.errors import NfsError
-from umktls.nfsd.handles import READ, WRITE, Descriptor, Handles, Node
+from umktls.nfsd.handles import Handles, Node
 from umktls.nfsd.volume import Volume
 from umktls.rpc.server import CallContext
 

@@ -20,8 +20,9 @@ from umktls.nfs import types
 from umktls.nfs.types import createmode3, fattr3, ftype3, nfsstat3, sattr3
 from umktls.nfsd.attributes import MODE_BITS, fattr
 from umktls.nfsd.calls import Call
+from umktls.nfsd.descriptor import WRITE, Descriptor
 from umktls.nfsd.errors import NfsError
-from umktls.nfsd.handles import WRITE, Descriptor, Node
+from umktls.nfsd.handles import Node
 from umktls.nfsd.locate import PATH_FLAGS
 from umktls.nfsd.names import component, open_entry
 

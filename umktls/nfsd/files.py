@@ -21,8 +21,8 @@ from umktls.nfs.types import nfsstat3, nfstime3, stable_how
 from umktls.nfsd import hostcalls
 from umktls.nfsd.attributes import OFFSET_MAX, fattr, nfstime, post_op
 from umktls.nfsd.calls import Call
+from umktls.nfsd.descriptor import READ, WRITE
 from umktls.nfsd.errors import NfsError
-from umktls.nfsd.handles import READ, WRITE
 from umktls.nfsd.listing import LISTING_LIMIT
 from umktls.rpc.xdr import Buffer
 

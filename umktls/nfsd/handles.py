@@ -1,6 +1,7 @@
 """The files behind the handles: a table of open files.
 
-A handle that this server did not make is BADHANDLE; one whose file is gone is STALE.
+A handle that this server did not make is BADHANDLE; one whose file is gone is STALE, and so is one
+of a directory that was exported before and is not any more, or was replaced by another.
 
 The table is of limited size, and drops what was used least recently. A descriptor is closed when
 nobody holds it any more, neither the table nor a call that runs in another thread. An open file
@@ -14,37 +15,22 @@ import errno
 import os
 import stat
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
 from threading import Lock
 
 from umktls.nfs.basic import nfsstat3
+from umktls.nfsd.descriptor import READ, WRITE, Descriptor
 from umktls.nfsd.errors import NfsError
-from umktls.nfsd.volume import HEAD_LENGTH, Volume
+from umktls.nfsd.volume import HEAD_LENGTH, Seal, Volume
 
-__all__ = ["PATH", "READ", "WRITE", "Descriptor", "Handles", "Node"]
+__all__ = ["Handles", "Node"]
 
-PATH, READ, WRITE = 0, 1, 2  # what a descriptor is good for; each includes those before it
+FORMER_LIMIT = 16  # directories that an export was before and is not any more
 OPEN_FLAGS = {
     READ: os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC,
     WRITE: os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC,
 }
-
-
-class Descriptor:
-    """An open file, closed when the last reference to it goes."""
-
-    __slots__ = ("access", "fd")
-
-    def __init__(self, fd: int, access: int = PATH) -> None:
-        self.fd = fd
-        self.access = access
-
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        # It is closed whatever close(2) says; what was written is asked for by COMMIT's fsync.
-        with suppress(OSError):
-            close(self.fd)
 
 
 def has_names(fd: int) -> bool:
@@ -134,14 +120,16 @@ class Handles:
         self._nodes: OrderedDict[bytes, Node] = OrderedDict()
         self._by_file: dict[tuple[int, int], list[Node]] = {}
         self._volumes = {volume.head: volume for volume in volumes}
-        self._retired: set[bytes] = set()
+        self._former: dict[bytes, deque[Seal]] = {}
 
-    def set_volumes(self, volumes: Iterable[Volume]) -> None:
+    def set_volumes(self, volumes: Sequence[Volume]) -> None:
         """Files of other volumes than these are stale from now on."""
         with self._lock:
-            self._retired.update(self._volumes)
-            self._volumes = {volume.head: volume for volume in volumes}
-            served = set(self._volumes.values())
+            served = set(volumes)
+            for volume in set(self._volumes.values()) - served:
+                seals = self._former.setdefault(volume.head, deque(maxlen=FORMER_LIMIT))
+                seals.append(volume.sealing)
+            self._volumes = {volume.head: volume for volume in served}
             for node in [node for node in self._nodes.values() if node.volume not in served]:
                 self._drop(node)
 
@@ -173,12 +161,13 @@ class Handles:
         return self._open_untrusted(handle)
 
     def _open_untrusted(self, handle: bytes) -> Node:
-        volume = self._volumes.get(handle[:HEAD_LENGTH])
-        if volume is None:
-            if handle[:HEAD_LENGTH] in self._retired:
+        head = handle[:HEAD_LENGTH]
+        volume = self._volumes.get(head)
+        if volume is None or not volume.sealing.fits(handle):
+            if any(seal.fits(handle) for seal in self._former.get(head, ())):
                 raise OSError(errno.ESTALE, "not exported any more")
             raise NfsError(nfsstat3.NFS3ERR_BADHANDLE)
-        identity = volume.identity_untrusted(handle)
+        identity = volume.identity(handle)
         return self._enter(volume, handle, Descriptor(volume.locator.open(identity)))
 
     def adopt(self, directory: Node, name: bytes, descriptor: Descriptor) -> Node:

@@ -36,7 +36,14 @@ from threading import Lock
 from typing import NamedTuple, TypeVar
 
 from umktls.nfsd import hostcalls
-from umktls.nfsd.locate import DIRECTORY_FLAGS, IDENT_LIMIT, PATH_FLAGS, not_served
+from umktls.nfsd.descriptor import Descriptor
+from umktls.nfsd.locate import (
+    DIRECTORY_FLAGS,
+    IDENT_LIMIT,
+    PATH_FLAGS,
+    device_and_inode,
+    not_served,
+)
 
 __all__ = ["IndexLocator"]
 
@@ -93,19 +100,20 @@ class IndexLocator:
     needs_places = True
 
     def __init__(self, path: str) -> None:
-        self._root_fd = os.open(path, PATH_FLAGS | os.O_DIRECTORY)
+        self._directory = Descriptor(os.open(path, PATH_FLAGS | os.O_DIRECTORY))
+        self.root_file = device_and_inode(self._directory.fd)
         self._lock = Lock()
         self._places: dict[bytes, _Place] = {}
         self._gone: dict[bytes, None] = {}
         self._wanted: dict[bytes, bytes] = {}  # keys to be looked for everywhere, with their trails
         self._searching = Lock()
         self._rested = 0.0  # from then on (monotonic clock) it may be searched again
-        self._distinguish = _distinguisher(self._root_fd)
-        _, self._mount = self._distinguish(self._root_fd)
-        self.root = self._key(self._root_fd)
+        self._distinguish = _distinguisher(self._directory.fd)
+        _, self._mount = self._distinguish(self._directory.fd)
+        self.root = self._key(self._directory.fd)
 
     def close(self) -> None:
-        os.close(self._root_fd)
+        self._directory.close()
 
     def _key(self, fd: int) -> bytes:
         distinction, mount = self._distinguish(fd)
@@ -157,7 +165,7 @@ class IndexLocator:
     def open(self, identity: bytes) -> int:
         key, trail = identity[:KEY_LENGTH], identity[KEY_LENGTH:]
         if key == self.root:
-            return os.open(".", PATH_FLAGS, dir_fd=self._root_fd)
+            return os.open(".", PATH_FLAGS, dir_fd=self._directory.fd)
         if key in self._gone:
             raise _stale()
         remembered = self._remembered(key)
@@ -262,7 +270,7 @@ class IndexLocator:
 
     def _reach(self, path: Path) -> int | None:
         """Open a path below the root, one name at a time so that no symbolic link is followed."""
-        fd = os.open(".", PATH_FLAGS, dir_fd=self._root_fd)
+        fd = os.open(".", PATH_FLAGS, dir_fd=self._directory.fd)
         for name in path:
             try:
                 below = os.open(name, PATH_FLAGS, dir_fd=fd)

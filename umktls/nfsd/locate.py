@@ -20,8 +20,16 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from umktls.nfsd import hostcalls
+from umktls.nfsd.descriptor import Descriptor
 
-__all__ = ["DIRECTORY_FLAGS", "IDENT_LIMIT", "PATH_FLAGS", "KernelLocator", "Locator"]
+__all__ = [
+    "DIRECTORY_FLAGS",
+    "IDENT_LIMIT",
+    "PATH_FLAGS",
+    "KernelLocator",
+    "Locator",
+    "device_and_inode",
+]
 
 IDENT_LIMIT = 39  # bytes: what the rest of a handle leaves of its 64
 PATH_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -40,6 +48,10 @@ class Locator(Protocol):
         """The identity of the export's root."""
 
     @property
+    def root_file(self) -> tuple[int, int]:
+        """Its device and inode number. It is kept open, so no other directory has them."""
+
+    @property
     def needs_places(self) -> bool:
         """Whether `identify` should be told where a file is after a rename."""
 
@@ -56,11 +68,18 @@ class Locator(Protocol):
     def forget(self, identity: bytes) -> None:
         """The file has been removed: do not look for it."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Now; otherwise when the last reference to the locator goes."""
 
 
 def not_served() -> OSError:
     return OSError(errno.EACCES, "another file system is mounted there, which is not exported")
+
+
+def device_and_inode(fd: int) -> tuple[int, int]:
+    """What tells an open file from all others that are there."""
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
 
 
 class KernelLocator:
@@ -69,9 +88,10 @@ class KernelLocator:
     needs_places = False
 
     def __init__(self, path: str) -> None:
-        self._mount_fd = os.open(path, DIRECTORY_FLAGS)
+        self._directory = Descriptor(os.open(path, DIRECTORY_FLAGS | os.O_NOFOLLOW))
         try:
-            self.root, self._mount = hostcalls.file_handle(self._mount_fd)
+            self.root, self._mount = hostcalls.file_handle(self._directory.fd)
+            self.root_file = device_and_inode(self._directory.fd)
             self._prove()
         except OSError:
             self.close()
@@ -92,10 +112,10 @@ class KernelLocator:
         return self.identify(fd, b"", b"")
 
     def open(self, identity: bytes) -> int:
-        return hostcalls.open_file_handle(self._mount_fd, identity, PATH_FLAGS)
+        return hostcalls.open_file_handle(self._directory.fd, identity, PATH_FLAGS)
 
     def forget(self, identity: bytes) -> None:
         pass  # the kernel knows
 
     def close(self) -> None:
-        os.close(self._mount_fd)
+        self._directory.close()

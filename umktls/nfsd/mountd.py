@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import Any
 
@@ -32,10 +32,14 @@ LINKS_LIMIT = 40  # as path_resolution(7) has it
 
 
 class Mountd:
-    """The handlers. `volumes`: what is exported."""
+    """The handlers. `volumes`: what is exported. `current`: what is to be mounted in the place of
+    one of them, since directories come and go; OSError where nothing is."""
 
-    def __init__(self, site: Site, volumes: Sequence[Volume]) -> None:
+    def __init__(
+        self, site: Site, volumes: Sequence[Volume], current: Callable[[Volume], Volume]
+    ) -> None:
         self._site = site
+        self._current = current
         self.set_volumes(volumes)
         self._lock = Lock()
         self._mounts: dict[tuple[bytes, bytes], None] = {}  # (host, directory)
@@ -43,6 +47,10 @@ class Mountd:
     def set_volumes(self, volumes: Sequence[Volume]) -> None:
         """What is exported from now on."""
         self._volumes = {os.fsencode(volume.export.name): volume for volume in volumes}
+
+    @property
+    def volumes(self) -> list[Volume]:
+        return list(self._volumes.values())
 
     def handlers(self) -> Mapping[str, Handler]:
         return {
@@ -66,6 +74,7 @@ class Mountd:
 
     def _find(self, context: CallContext, path: bytes) -> Node:
         volume, names = self._split(path)
+        volume = self._current(volume)
         for name in names:
             component(name, nfsstat3.NFS3ERR_ACCES)
         node = _walk(Call(self._site, context), volume, names)

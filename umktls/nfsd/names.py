@@ -19,8 +19,9 @@ from umktls.nfs.types import nfsstat3
 from umktls.nfsd import hostcalls
 from umktls.nfsd.attributes import post_op
 from umktls.nfsd.calls import Call
+from umktls.nfsd.descriptor import Descriptor
 from umktls.nfsd.errors import NfsError
-from umktls.nfsd.handles import Descriptor, Node
+from umktls.nfsd.handles import Node
 from umktls.nfsd.locate import PATH_FLAGS
 
 __all__ = ["DOTS", "component", "link", "lookup", "open_entry", "remove", "rename", "rmdir"]

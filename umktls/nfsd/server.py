@@ -90,15 +90,14 @@ class NfsServer:
         self._known: list[Volume] = []
         self._gate = LevelGate(exports)
         with ExitStack() as stack:
-            self._opened = stack
+            stack.callback(self._close_volumes)
             volumes = [self._volume(export) for export in exports]
             self._handles = Handles(volumes, _capacity())
-            stack.callback(self._handles.clear)
-            self._opened = stack.pop_all()
+            stack.pop_all()
         self._site = Site(
             self._handles, self._listings, actor, WriteVerifier(_write_verifier()), _umask()
         )
-        self._mountd = Mountd(self._site, volumes)
+        self._mountd = Mountd(self._site, volumes, self._current)
 
     def prepare_exports(self, exports: Sequence[Export]) -> None:
         """Raises what `replace_exports` would raise for them."""
@@ -115,20 +114,28 @@ class NfsServer:
             volume.export = export
         self.exports = tuple(exports)
         self._gate.set_exports(exports)
+        self._serve(volumes)
+
+    def _serve(self, volumes: Sequence[Volume]) -> None:
+        """These and no others. What else was open is closed when no call uses it any more."""
+        self._known = list(volumes)
         self._handles.set_volumes(volumes)
         self._mountd.set_volumes(volumes)
 
-    def _volume(self, export: Export) -> Volume:
-        """The volume of an export: the same as before for the same directory.
+    def _current(self, volume: Volume) -> Volume:
+        """The volume of an export that is mounted by name: from now on another one, if another
+        directory is at its path by now. OSError if none is."""
+        current = self._volume(volume.export)
+        if current is not volume:
+            self._serve([current if each is volume else each for each in self._mountd.volumes])
+        return current
 
-        One that is not exported any more stays open until the server closes, for calls that may be
-        using it now, and for when it is exported again.
-        """
+    def _volume(self, export: Export) -> Volume:
+        """The volume of an export: the same as before for the same directory."""
         for volume in self._known:
             if volume.is_of(export):
                 return volume
         locator = self._locate(export.path)
-        self._opened.callback(locator.close)
         volume = Volume(export, self._secret, locator)
         self._known.append(volume)
         return volume
@@ -169,7 +176,12 @@ class NfsServer:
 
     def close(self) -> None:
         """Close all files. No service may be called any more."""
-        self._opened.close()
+        self._handles.clear()
+        self._close_volumes()
+
+    def _close_volumes(self) -> None:
+        for volume in self._known:
+            volume.locator.close()
 
 
 def _check(exports: Sequence[Export]) -> None:

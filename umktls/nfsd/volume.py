@@ -19,13 +19,12 @@ import hashlib
 import hmac
 import os
 
-from umktls.nfs.basic import NFS3_FHSIZE, nfsstat3
-from umktls.nfsd.errors import NfsError
+from umktls.nfs.basic import NFS3_FHSIZE
 from umktls.nfsd.exports import Export
 from umktls.nfsd.index import IndexLocator
-from umktls.nfsd.locate import IDENT_LIMIT, PATH_FLAGS, KernelLocator, Locator
+from umktls.nfsd.locate import IDENT_LIMIT, PATH_FLAGS, KernelLocator, Locator, device_and_inode
 
-__all__ = ["HEAD_LENGTH", "Volume", "best_locator"]
+__all__ = ["HEAD_LENGTH", "Seal", "Volume", "best_locator"]
 
 FORMAT = 1
 HEAD_LENGTH = 9
@@ -52,6 +51,30 @@ def best_locator(path: str) -> Locator:
         return IndexLocator(path)
 
 
+class Seal:
+    """Makes the handles of one export, and knows them again."""
+
+    __slots__ = ("_authenticator", "head")
+
+    def __init__(self, head: bytes, secret: bytes, place: bytes) -> None:
+        self.head = head
+        key = hashlib.blake2s(place, key=secret, person=b"handles").digest()
+        self._authenticator = hashlib.blake2s(head, key=key, digest_size=AUTHENTICATOR_LENGTH)
+
+    def _authenticate(self, identity: bytes) -> bytes:
+        authenticator = self._authenticator.copy()
+        authenticator.update(identity)
+        return authenticator.digest()
+
+    def handle(self, identity: bytes) -> bytes:
+        return self.head + self._authenticate(identity) + identity
+
+    def fits(self, handle: bytes) -> bool:
+        """Whether a handle from a client that has this head was made with this seal."""
+        given = handle[HEAD_LENGTH:IDENTITY_START]
+        return hmac.compare_digest(given, self._authenticate(handle[IDENTITY_START:]))
+
+
 class Volume:
     """See the head of this file. `secret`: at least 16 bytes, the same for handles to stay good."""
 
@@ -60,35 +83,21 @@ class Volume:
         self.locator = locator
         self.head = bytes([FORMAT]) + export.fsid.to_bytes(8, "big")
         place = os.fsencode(export.path) + b"\0" + locator.root
-        key = hashlib.blake2s(place, key=secret, person=b"handles").digest()
-        self._authenticator = hashlib.blake2s(self.head, key=key, digest_size=AUTHENTICATOR_LENGTH)
+        self.sealing = Seal(self.head, secret, place)
         self.root_handle = self.seal(locator.root)
-        root = os.stat(export.path)
-        self.root_file = root.st_dev, root.st_ino
+        self.root_file = locator.root_file
 
     def is_of(self, export: Export) -> bool:
         """Whether an export is this directory, and not another that is at its path by now."""
         if (export.path, export.fsid) != (self.export.path, self.export.fsid):
             return False
-        root = os.stat(export.path)
+        # The path had no symbolic links when the export was made: one that is there now is not it.
+        root = os.lstat(export.path)
         return self.root_file == (root.st_dev, root.st_ino)
-
-    def _authenticate(self, identity: bytes) -> bytes:
-        authenticator = self._authenticator.copy()
-        authenticator.update(identity)
-        return authenticator.digest()
 
     def seal(self, identity: bytes) -> bytes:
         """The handle for a file."""
-        return self.head + self._authenticate(identity) + identity
-
-    def identity_untrusted(self, handle: bytes) -> bytes:
-        """The identity in a handle; NfsError BADHANDLE if this server did not make it."""
-        identity = handle[IDENTITY_START:]
-        given = handle[HEAD_LENGTH:IDENTITY_START]
-        if not hmac.compare_digest(given, self._authenticate(identity)):
-            raise NfsError(nfsstat3.NFS3ERR_BADHANDLE)
-        return identity
+        return self.sealing.handle(identity)
 
     def identity(self, handle: bytes) -> bytes:
         """The identity in a handle that this volume has sealed."""
@@ -107,18 +116,13 @@ class Volume:
         inodes: list[int] = []
         fd = os.dup(fd)
         try:
-            while (file := _file(fd)) != self.root_file:
+            while (file := device_and_inode(fd)) != self.root_file:
                 above = os.open("..", PATH_FLAGS, dir_fd=fd)
                 os.close(fd)
                 fd = above
-                if len(inodes) > DEPTH_LIMIT or _file(fd) == file:
+                if len(inodes) > DEPTH_LIMIT or device_and_inode(fd) == file:
                     raise OSError(errno.ESTALE, "outside the export")
                 inodes.append(file[1])
         finally:
             os.close(fd)
         return inodes[::-1]
-
-
-def _file(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino
