@@ -75,6 +75,7 @@ class MountPlan:
             reserved_port=options.reserved_port,
             mount_host=options.mount_host,
             mount_port=options.mount_port,
+            nconnect=options.nconnect,
             retry_seconds=options.retry_seconds,
             security=options.security,
             certs=options.certs,

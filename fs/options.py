@@ -48,6 +48,7 @@ class MountOptions:
     reserved_port: bool | None = None  # None: as it suits who mounts
     mount_host: str | None = None  # None: the server's
     mount_port: int | None = None
+    nconnect: int = 1
     engine_tx: str | None = None
     engine_rx: str | None = None
     bounce: bool = False

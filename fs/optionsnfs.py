@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from umktls.abi.linux import NFS_MAX_CONNECTIONS
 from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES
 from umktls.abi.rpctls import PROBE_TIMEOUT
 
@@ -205,8 +206,15 @@ CONNECTION = (
     *refused(_ONLY_V3, "nfsv2", "nfsv4", "v2", "v4", "v4.0", "v4.1", "v4.2", "minorversion="),
     *refused(_ONLY_SYS, "allgssname", "gssname=", "principal=", "syskrb5"),
     *ignored(f"{_NO_NFS4}", "clientaddr=", "migration", "nomigration", "pnfs", "oneopenown"),
-    *ignored("a mount has one connection", "nconnect=", "max_connect=", "trunkdiscovery"),
-    *flag("a mount has one connection (always so)", "notrunkdiscovery"),
+    Option(
+        "nconnect",
+        f"so many connections, over which calls are spread (1; {NFS_MAX_CONNECTIONS} at most)",
+        ("nconnect",),
+        convert=values.number(1, NFS_MAX_CONNECTIONS),
+        takes="COUNT",
+    ),
+    *ignored("all connections go to one address", "max_connect=", "trunkdiscovery"),
+    *flag("all connections go to one address (always so)", "notrunkdiscovery"),
     *ignored("the server's address is that of its name", "addr="),
 )
 

@@ -86,7 +86,7 @@ def test_wrong_usage_is_code_1_and_says_why(arguments: list[str], reason: str) -
 
 
 def test_what_has_no_effect_is_one_warning(plans: list[MountPlan]) -> None:
-    result = invoke("host:/x", "/mnt", "-o", "fsc,nconnect=2", "-o", "ro")
+    result = invoke("host:/x", "/mnt", "-o", "fsc,max_connect=2", "-o", "ro")
     assert result.exit_code == 0
     (line,) = result.stderr.splitlines()
     assert line.startswith("umktls mount: warning: mount options without an effect here: fsc (")

@@ -205,12 +205,15 @@ def test_what_mount_and_fstab_add_is_ignored() -> None:
 
 
 def test_what_has_no_effect_is_named_in_one_warning() -> None:
-    options = parse_options(["fsc,nconnect=4,local_lock=none,mountproto=udp,lock,ro"])
+    options = parse_options(["fsc,max_connect=4,local_lock=none,mountproto=udp,lock,ro"])
     assert options.read_only
     line = options.warning
     assert line is not None
     assert "\n" not in line
-    for words in ("fsc (there is no FS-Cache)", "nconnect=4 (a mount has one connection)"):
+    for words in (
+        "fsc (there is no FS-Cache)",
+        "max_connect=4 (all connections go to one address)",
+    ):
         assert words in line
     for word in ("local_lock=none", "mountproto=udp", "lock (locks are local to this machine"):
         assert word in line

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from umktls.errors import CallerError, PeerError
 from umktls.rpc import client
-from umktls.rpc.client import CallTable, RpcRejected, raise_for_reply
+from umktls.rpc.client import CallTable, RpcRejected, new_xids, raise_for_reply
 from umktls.rpc.message import (
     NULL_AUTH,
     AcceptedReply,
@@ -43,7 +43,7 @@ def test_replies_find_their_calls_in_any_order() -> None:
 
 
 def test_a_reply_that_nobody_waits_for() -> None:
-    table: CallTable[str] = CallTable(5)
+    table: CallTable[str] = CallTable(new_xids(5))
     table.add(5, "call")
     assert table.match_untrusted(reply_to(6)) is None
     assert table.match_untrusted(reply_to(5)) is not None
@@ -51,7 +51,7 @@ def test_a_reply_that_nobody_waits_for() -> None:
 
 
 def test_waiting_calls_in_their_order() -> None:
-    table: CallTable[str] = CallTable(5)
+    table: CallTable[str] = CallTable(new_xids(5))
     for xid, name in [(9, "first"), (2, "second"), (7, "third")]:
         table.add(xid, name)
     assert table.remove(2) == "second"
@@ -66,7 +66,7 @@ def test_waiting_calls_in_their_order() -> None:
 
 
 def test_ids_wrap_and_skip_those_in_use() -> None:
-    table: CallTable[str] = CallTable(0xFFFFFFFF)
+    table: CallTable[str] = CallTable(new_xids(0xFFFFFFFF))
     table.add(0, "old")
     assert [table.new_xid() for _ in range(3)] == [0xFFFFFFFF, 1, 2]
     with pytest.raises(CallerError):
@@ -84,7 +84,7 @@ def test_a_call_is_no_reply() -> None:
 
 @given(st.binary(max_size=60))
 def test_arbitrary_bytes_raise_only_the_one_error(message: bytes) -> None:
-    table: CallTable[str] = CallTable(0)
+    table: CallTable[str] = CallTable(new_xids(0))
     table.add(0, "call")
     try:
         matched = table.match_untrusted(message)

@@ -69,6 +69,25 @@ def test_fg_tries_for_as_long_as_it_is_told(umktls: Command, sandbox: Sandbox) -
         assert "nothing listens there" in done.line
 
 
+def test_nconnect_spreads_calls_and_outlives_a_connection(sandbox: Sandbox) -> None:
+    """Each connection has TLS of its own; a file that is written over all of them is whole."""
+    host, _ = sandbox.serve("--certs", str(sandbox.certs), "-tls")
+    source = f"127.0.0.1:{host.facts['port']}:{sandbox.export}"
+    client = sandbox.mount(source, "--certs", str(sandbox.certs), "-o", "nconnect=3")
+    until(lambda: len(client.stat()["connections"]) == 3, "three connections", 20)
+    data = os.urandom(8 << 20)
+    (sandbox.mountpoint / "file").write_bytes(data)
+    assert (sandbox.export / "file").read_bytes() == data
+    assert client.renew(None, "reconnect") == (0, 3)
+    for number in range(30):
+        (sandbox.mountpoint / str(number)).write_bytes(data[:number])
+    assert sorted(os.listdir(sandbox.export)) == sorted(["file", *map(str, range(30))])
+    state = client.stat()
+    first, others = state["connections"][:3], state["connections"][3:]
+    assert all(one["tls"] and one["rpc"]["replies"] > 3 for one in first)
+    assert len([one for one in others if one["state"] == "established"]) == 3
+
+
 WAYS = {
     "umktls mount": ["umktls", "mount", "{source}", "{place}", "-o", "{options}"],
     "mount -t umktls": ["mount.umktls", "{source}", "{place}", "-o", "rw,{options}"],

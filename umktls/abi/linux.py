@@ -171,3 +171,6 @@ TLS_STAT_NAMES = (
     "TlsRxRekeyReceived",
 )
 TLS_STAT_NAMES_6_12 = TLS_STAT_NAMES[:12]  # those about rekeying came with it
+
+# Connections of a mount at most, nconnect= of nfs(5): fs/nfs/internal.h.
+NFS_MAX_CONNECTIONS = 16

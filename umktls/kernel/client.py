@@ -27,9 +27,9 @@ from umktls.kernel.events import Trace
 from umktls.kernel.groups import single_error
 from umktls.kernel.host import CERTS_PLACE, Host, HostConfig, booted
 from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.nconnect import Connections
 from umktls.kernel.probe import NotOffered, probe
 from umktls.kernel.repeated import done_already
-from umktls.kernel.rpc_client import RpcClient
 from umktls.kernel.tcpconnect import may_pass
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 from umktls.nfs.program import MOUNT3, NFS3
@@ -69,8 +69,8 @@ class MountConfig:
     (umktls.kernel.renewal). `family` and `reserved_port` are as in
     `tcpconnect.connect`; `mount_host` and `mount_port` say where the MOUNT protocol is spoken, if
     not where NFS is. `retry_seconds` is how long to go on trying while the server is not there.
-    `deadline` is a call's, which may be infinite; those that make the mount have `mount_seconds`,
-    if that is given.
+    `nconnect` is how many connections the mount has. `deadline` is a call's, which may be infinite;
+    those that make the mount have `mount_seconds`, if that is given.
     """
 
     server: str
@@ -89,6 +89,7 @@ class MountConfig:
     engine: EngineChoice = DEFAULT_CHOICE
     bounce: bool = False
     personality: Personality = DEFAULT_PERSONALITY
+    nconnect: int = 1
     deadline: float = 60.0
     mount_seconds: float | None = None
     connect_seconds: float = 10.0
@@ -126,7 +127,7 @@ class MountConfig:
 class NfsClient:
     """A mounted export: `root` is its file handle, `fsinfo` what FSINFO said of it."""
 
-    def __init__(self, rpc: RpcClient, root: bytes, fsinfo: FSINFO3resok) -> None:
+    def __init__(self, rpc: Connections, root: bytes, fsinfo: FSINFO3resok) -> None:
         self._rpc = rpc
         self.root = root
         self.fsinfo = fsinfo
@@ -219,11 +220,12 @@ async def mounted(
     """
     if config.security != "none":
         await host.daemon_ready("rpctlscd")
-    async with calls_to(host, config, NFS3, delayed) as rpc:
+    async with calls_to(host, config, NFS3, delayed, config.nconnect) as rpc:
         host.views["server"] = rpc.facts
         root = await find_root(host, config, rpc)
         info = await file_system_info(rpc, root)
-        rpc.deadline = config.deadline
+        rpc.set_deadline(config.deadline)
+        host.spawn(rpc.make_all, NFS3)
         how = certificate_unshown(host) or config.security
         host.trace.emit("mounted", None, what=f"{config.url} with {how}")
         yield NfsClient(rpc, root, info)
@@ -243,9 +245,14 @@ def remarks(host: Host) -> list[str]:
 
 @asynccontextmanager
 async def calls_to(
-    host: Host, config: MountConfig, program: Program, delayed: Delayed = lambda error: None
-) -> AsyncIterator[RpcClient]:
-    """Calls to the server of `config`, on a connection that is made, and made anew when it ends."""
+    host: Host,
+    config: MountConfig,
+    program: Program,
+    delayed: Delayed = lambda error: None,
+    connections: int = 1,
+) -> AsyncIterator[Connections]:
+    """Calls to the server of `config`, on a connection that is made, and made anew when it ends.
+    Where there are to be more, they are made later."""
 
     async def connect() -> KernelSocket:
         return await make_connection(host, config, program)
@@ -264,9 +271,11 @@ async def calls_to(
             raise WorldError(str(error), error.errno) from error
 
     deadline = config.deadline if config.mount_seconds is None else config.mount_seconds
-    rpc = RpcClient(connect_again, disconnect, control, host.trace, deadline, config.url)
+    rpc = Connections(
+        connect_again, disconnect, control, host.trace, deadline, config.url, connections
+    )
     # The first connection is made here and not by a call: its failure is the mount's, at once.
-    rpc.offer(await patiently(connect, host.trace, config.retry_seconds, delayed))
+    rpc.first.offer(await patiently(connect, host.trace, config.retry_seconds, delayed))
     with single_error():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rpc.run)
@@ -348,7 +357,7 @@ async def connect_tcp(config: MountConfig) -> socket.socket:
     )
 
 
-async def find_root(host: Host, config: MountConfig, rpc: RpcClient) -> bytes:
+async def find_root(host: Host, config: MountConfig, rpc: Connections) -> bytes:
     """The export's file handle, asked for where the mount says, on a connection for that alone."""
     where = replace(
         config,
@@ -362,7 +371,7 @@ async def find_root(host: Host, config: MountConfig, rpc: RpcClient) -> bytes:
         return await mount_root(other, where)
 
 
-async def mount_root(rpc: RpcClient, config: MountConfig) -> bytes:
+async def mount_root(rpc: Connections, config: MountConfig) -> bytes:
     """The export's file handle, from the MOUNT protocol. Raises `CallerError` if it has none."""
     result = await rpc.call(MOUNT3["MNT"], os.fsencode(config.export), own_credential())
     if result.status == 0:
@@ -376,7 +385,7 @@ async def mount_root(rpc: RpcClient, config: MountConfig) -> bytes:
     raise CallerError(f"{text}; it exports {names}", number)
 
 
-async def file_system_info(rpc: RpcClient, root: bytes) -> FSINFO3resok:
+async def file_system_info(rpc: Connections, root: bytes) -> FSINFO3resok:
     result = await rpc.call(NFS3["FSINFO"], FSINFO3args(root), own_credential())
     if not isinstance(result, FSINFO3resok):
         raise WorldError(f"FSINFO of the root failed: {result.status.name}", errno.EIO)

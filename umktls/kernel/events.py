@@ -79,6 +79,7 @@ TEXTS = {
     "reconnect": "connection to {peer} lost ({reason}); {waiting} calls wait for a new one",
     "server-away": "{server} is away: {reason}; {waiting} calls wait",
     "server-try": "try {tries} to reach {server} failed: {reason}; the next in {pause:g} s",
+    "handed-on": "no connection more to {server} ({reason}); {waiting} calls go over another one",
     "server-back": "{server} answers again, after {seconds:.1f} s",
     "reloaded": "the daemon has read its files again: {outcome}",
     "exports": "exported from now on: {what}",

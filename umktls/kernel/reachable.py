@@ -22,7 +22,7 @@ class Reachable:
 
     since: when it was found to be away, None while it answers. tries: connections that were tried
     since then. reason: how the last try ended. next_try: when the next one is, 0 while one is made
-    or a connection is there.
+    or a connection is there. heard: when it last answered, or had a new connection (trio's time).
     """
 
     def __init__(self, trace: Trace, server: str) -> None:
@@ -32,6 +32,7 @@ class Reachable:
         self.tries = 0
         self.reason = ""
         self.next_try = 0.0
+        self.heard = 0.0
 
     def failed(self, reason: str, waiting: int) -> float:
         """One more try was in vain, for so many calls that wait: the seconds until the next."""

@@ -12,12 +12,15 @@ which is infinite for a mount that is `hard`. Failures that
 would not pass (TLS refused) end all waiting calls at once. So does a server that has answered
 nothing yet and ends one connection after another: what it does not understand it will not
 understand next time.
+
+Several clients of one server (nconnect.py) share what is known of it, and transaction ids. One that
+gets no connection hands its calls on to another one (`relief`).
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 import outcome
@@ -42,7 +45,7 @@ from umktls.rpc.program import Procedure
 from umktls.rpc.record import RecordReader, mark
 from umktls.rpc.xdr import Buffer
 
-__all__ = ["Connector", "RpcClient"]
+__all__ = ["Connector", "Control", "Disconnector", "RpcClient"]
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -56,15 +59,34 @@ REPLY_LIMIT = 2 * 1024 * 1024
 # What was asked on a connection that is to be replaced has so long to be answered.
 RETIRE_SECONDS = 15.0
 
-# Makes a connection and returns it ready for calls; the second is called when it ends.
+# Makes a connection and returns it ready for calls; the second is called when it ends, and why; the
+# third when there is a control record at the head of its receive queue.
 Connector = Callable[[], Awaitable[KernelSocket]]
+Disconnector = Callable[[KernelSocket, str], Awaitable[None]]
+Control = Callable[[KernelSocket], Awaitable[None]]
+# Which client takes the calls of one that has no connection, if any does.
+Relief = Callable[["RpcClient"], "RpcClient | None"]
+
+
+def nobody(client: RpcClient) -> None:
+    """The relief of a client that is the only one."""
 
 
 class PendingCall:
     """A call on its way: its bytes, its task, since when it waits and until when (trio's time),
-    how often it was sent, and on which connection the last time."""
+    how often it was sent, on which connection the last time, and in which table it waits."""
 
-    __slots__ = ("denied_on", "expires", "name", "parts", "sends", "sent_on", "since", "task")
+    __slots__ = (
+        "denied_on",
+        "expires",
+        "name",
+        "parts",
+        "sends",
+        "sent_on",
+        "since",
+        "table",
+        "task",
+    )
 
     def __init__(
         self,
@@ -73,12 +95,14 @@ class PendingCall:
         task: trio.lowlevel.Task,
         since: float,
         expires: float,
+        table: CallTable[PendingCall],
     ):
         self.name = name
         self.parts = parts
         self.task = task
         self.since = since
         self.expires = expires
+        self.table = table
         self.sends = 0
         self.sent_on: KernelSocket | None = None
         self.denied_on = ""  # the connection
@@ -90,11 +114,14 @@ class RpcClient:
     def __init__(
         self,
         connect: Connector,
-        disconnect: Callable[[KernelSocket, str], Awaitable[None]],
-        control: Callable[[KernelSocket], Awaitable[None]],
+        disconnect: Disconnector,
+        control: Control,
         trace: Trace,
         deadline: float,
         server: str,
+        xids: Iterator[int] | None = None,
+        reachable: Reachable | None = None,
+        relief: Relief = nobody,
     ) -> None:
         self._connect = connect
         self._disconnect = disconnect
@@ -103,14 +130,14 @@ class RpcClient:
         self._server = server
         self.deadline = deadline
         self.calls = 0
-        self._table: CallTable[PendingCall] = CallTable()
+        self._table: CallTable[PendingCall] = CallTable(xids)
         self._wanted = trio.Event()
         self._last_error: UmktlsError | None = None
         self._answered = False
         self._sealed = False  # whether the last connection had TLS
         self._fruitless = 0  # connections, as long as nothing was answered
-        self._reachable = Reachable(trace, server)
-        self._heard = 0.0  # when the server last answered, or had a new connection
+        self._reachable = reachable or Reachable(trace, server)
+        self._relief = relief
         self.socket: KernelSocket | None = None
         self._offered: KernelSocket | None = None
         self._retiring = ""  # why the connection is to be replaced, if it is
@@ -144,13 +171,14 @@ class RpcClient:
             trio.lowlevel.current_task(),
             (now := trio.current_time()),
             now + self.deadline,
+            self._table,
         )
         self._table.add(xid, pending)
         self.calls += 1
         self._send(pending)
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            self._table.remove(xid)
+            pending.table.remove(xid)
             return trio.lowlevel.Abort.SUCCEEDED
 
         reply: Reply = await trio.lowlevel.wait_task_rescheduled(abort)
@@ -175,6 +203,33 @@ class RpcClient:
             # call is sent again.
             sock.hang_up()
         sock.rpc["calls"] += 1
+
+    # ---- beside others
+
+    @property
+    def waiting(self) -> int:
+        """Calls that have no answer yet."""
+        return len(self._table)
+
+    def take_over(self, calls: CallTable[PendingCall]) -> None:
+        """Do the calls that wait there in its place. They keep their ids: a server that has done
+        one already knows it by that."""
+        for xid, pending in calls.items():
+            calls.remove(xid)
+            pending.table = self._table
+            self._table.add(xid, pending)
+            self._send(pending)
+
+    def _relieved(self, reason: str) -> bool:
+        """Hand the calls on to a client that can do better, if there is one."""
+        other = self._relief(self)
+        if other is None:
+            return False
+        self._trace.emit(
+            "handed-on", None, server=self._server, reason=reason, waiting=len(self._table)
+        )
+        other.take_over(self._table)
+        return True
 
     # ---- connections
 
@@ -203,12 +258,16 @@ class RpcClient:
             try:
                 return await self._connect()
             except TlsRefused as error:
+                if self._relieved(str(error)):
+                    return None
                 self._reachable.refused(str(error), len(self._table))
                 self._fail_all(error)
                 return None
             except (UmktlsError, OSError) as error:
                 if not isinstance(error, UmktlsError):
                     error = WorldError(f"no connection: {refusal_text(error)}", error.errno)
+                if self._relieved(str(error)):
+                    return None
                 self._last_error = error
                 pause = self._reachable.failed(str(error), len(self._table))
             await trio.sleep(pause)
@@ -222,7 +281,7 @@ class RpcClient:
             self._sealed = sock.session is not None
             sock.retire = self.retire
             self._last_error = None
-            self._heard = trio.current_time()
+            self._reachable.heard = trio.current_time()
             self._reachable.connected()
             for pending in self._table.waiting():
                 self._send(pending)
@@ -259,7 +318,7 @@ class RpcClient:
 
     def _note_fruitless(self, sock: KernelSocket, reason: str) -> None:
         """Give up where no connection has brought an answer, and this was one more."""
-        if self._answered:
+        if self._answered or self._relieved(reason):
             return
         self._fruitless += 1
         if self._fruitless == FIRST_TRIES:
@@ -297,7 +356,7 @@ class RpcClient:
         pending, reply = matched
         sock.rpc["replies"] += 1
         self._answered = True
-        self._heard = trio.current_time()
+        self._reachable.heard = trio.current_time()
         if self._reachable.since is not None:
             self._reachable.answered()
         if isinstance(reply, DeniedReply):
@@ -332,7 +391,7 @@ class RpcClient:
         if self.socket is None or not len(self._table) or self._reachable.since is not None:
             return
         _, oldest = self._table.items()[0]
-        seconds = now - max(self._heard, oldest.since)
+        seconds = now - max(self._reachable.heard, oldest.since)
         if seconds >= SILENT_SECONDS:
             self._reachable.silent(seconds, len(self._table))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import secrets
+from collections.abc import Iterator
+from itertools import count
 from typing import Generic, TypeVar
 
 from umktls.errors import CallerError, PeerError
@@ -28,6 +30,7 @@ __all__ = [
     "RpcRejected",
     "SystemFailure",
     "VersionMismatch",
+    "new_xids",
     "raise_for_reply",
 ]
 
@@ -115,14 +118,21 @@ def _denial(reply: DeniedReply) -> RpcRejected:
     return AuthRejected(text, status)
 
 
+def new_xids(first: int | None = None) -> Iterator[int]:
+    """Transaction ids, one after the other. The first is random, so that a new client on an old
+    port is not taken for the old one."""
+    return count(secrets.randbits(32) if first is None else first)
+
+
 class CallTable(Generic[T]):
     """The calls that wait for their replies, by transaction id, each with whatever belongs to it.
 
-    The first id is random, so that a new client on an old port is not taken for the old one."""
+    xids: where ids come from. Tables that share them never give one id twice: a server tells the
+    calls of one host by their ids, whatever connection they come over."""
 
-    def __init__(self, first_xid: int | None = None) -> None:
+    def __init__(self, xids: Iterator[int] | None = None) -> None:
         self._pending: dict[int, T] = {}
-        self._next = secrets.randbits(32) if first_xid is None else first_xid
+        self._xids = new_xids() if xids is None else xids
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -130,8 +140,7 @@ class CallTable(Generic[T]):
     def new_xid(self) -> int:
         """An id that no waiting call has."""
         while True:
-            xid = self._next
-            self._next = (xid + 1) & 0xFFFFFFFF
+            xid = next(self._xids) & 0xFFFFFFFF
             if xid not in self._pending:
                 return xid
 
