@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from umktls.abi.leftover import Leftover
 from umktls.abi.rpctls import (
@@ -44,11 +44,8 @@ from umktls.upcall.syscalls import (
     ShutdownArgs,
 )
 from umktls.userland.failures import Outcome, SystemCallError
-from umktls.userland.ktls import Modes, Record, SetOption
+from umktls.userland.ktls import KtlsInterface, Modes, Record, SetOption
 from umktls.userland.streams import Deadline, read_exact, read_record, write_all
-
-if TYPE_CHECKING:
-    from umktls.userland.libc import Kernel
 
 __all__ = ["About", "Socket", "questions"]
 
@@ -58,6 +55,19 @@ NO_SUCH_OPTION = (errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EINVAL)
 _session_name = xdr.codec(rpctls_session_arg)
 _FALLBACK: Mapping[Direction, int] = {"tx": UMKTLS_TX_FALLBACK, "rx": UMKTLS_RX_FALLBACK}
 _BOUNCE: Mapping[Direction, int] = {"tx": UMKTLS_TX_BOUNCE, "rx": UMKTLS_RX_BOUNCE}
+
+
+class KernelCalls(Protocol):
+    """What a socket needs of its kernel; see `umktls.userland.libc.Kernel`."""
+
+    @property
+    def ktls(self) -> KtlsInterface: ...
+
+    def call(self, args: xdr.Struct) -> tuple[Any, list[int]]: ...
+
+    def calls(self, batch: Sequence[xdr.Struct]) -> list[Outcome]: ...
+
+    def later(self, args: xdr.Struct, failed: Callable[[SystemCallError], None]) -> None: ...
 
 
 class About(NamedTuple):
@@ -77,7 +87,7 @@ class Socket:
     """
 
     def __init__(
-        self, kernel: Kernel, number: int, fd: int, told: Sequence[Outcome] | None = None
+        self, kernel: KernelCalls, number: int, fd: int, told: Sequence[Outcome] | None = None
     ) -> None:
         self._kernel = kernel
         self.number = number
@@ -163,7 +173,7 @@ class Socket:
         self._kernel.call(CloseArgs(self.number))
 
     def together(self, calls: Sequence[SetsockoptArgs | GetsockoptArgs]) -> list[Outcome]:
-        """Several calls in one go, whatever becomes of each; see `Kernel.calls`."""
+        """Several calls in one go, whatever becomes of each; see `KernelCalls.calls`."""
         return self._kernel.calls(calls)
 
     # What these calls are used for.
@@ -243,7 +253,7 @@ class Socket:
     def tell_certificate_later(
         self, certificate: PeerCertificate, failed: Callable[[SystemCallError], None]
     ) -> None:
-        """The same, along with the next system call; see `Kernel.later`."""
+        """The same, along with the next system call; see `KernelCalls.later`."""
         value = certificate.to_bytes()
         self._kernel.later(
             SetsockoptArgs(self.number, SOL_UMKTLS, UMKTLS_PEERCERT, value, ()), failed
@@ -257,7 +267,7 @@ class Socket:
         self.setsockopt(SOL_UMKTLS, UMKTLS_SESSION, session.to_bytes())
 
     def deposit_later(self, session: Deposit, failed: Callable[[SystemCallError], None]) -> None:
-        """The same, along with the next system call; see `Kernel.later`."""
+        """The same, along with the next system call; see `KernelCalls.later`."""
         value = session.to_bytes()
         self._kernel.later(
             SetsockoptArgs(self.number, SOL_UMKTLS, UMKTLS_SESSION, value, ()), failed
