@@ -32,12 +32,11 @@ from typing import (
 from umktls.errors import CallerError
 from umktls.rpc.frozen import frozen
 from umktls.rpc.xdr_codecs import Boolean, Codec, Enumeration, Optional, emit_assign
+from umktls.rpc.xdr_coders import Decoder, Encoder
 from umktls.rpc.xdr_source import DecodeSource, EncodeSource
 
 if TYPE_CHECKING:
     from typing import Self
-
-    from umktls.rpc.xdr import Decoder, Encoder
 
 T = TypeVar("T")
 OkT = TypeVar("OkT")
