@@ -23,7 +23,7 @@ from umktls.kernel.ktls_socket import IDLE_SECONDS, KernelSocket
 from umktls.ktls.engines import get_engine
 from umktls.ktls.rx import PullResult, Receiver
 from umktls.ktls.session import Session
-from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.socket import KtlsSocket
 from umktls.ktls.suites import SUITES, TLS_1_3
 from umktls.ktls.tx import Transmitter
 from umktls.rpc.record import RecordReader, mark
@@ -228,7 +228,7 @@ def idle_socket(sock: socket.socket, session: Session, nursery: trio.Nursery) ->
         card_threads=THREADS,
         retransmitted_pct=lambda sock: 0.0,
     )
-    made = KernelSocket(sock, KtlsSocketState(engine, engine), "c1", TRACE, means)
+    made = KernelSocket(sock, KtlsSocket(engine, engine), "c1", TRACE, means)
     made.state.tx.enable(engine.sealer(session), session.suite)
     made.state.rx.enable(engine.opener(session), session.suite)
     nursery.start_soon(made.pump, RecordReader(2 * MIB), take_message, refuse_control)

@@ -22,7 +22,7 @@ from umktls.abi import freebsd
 from umktls.abi.freebsd import IPPROTO_TCP, TlsEnable
 from umktls.ktls.engines.software import SoftwareEngine
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.socket import KtlsSocket
 from umktls.ktls.suites import ALL_SUITES, TLS_1_0, TLS_1_1, TLS_1_2
 
 AREA = "FreeBSD: setting keys"
@@ -344,7 +344,7 @@ class Card(SoftwareEngine):
 
 
 def with_card(w: World) -> World:
-    w.socket = KtlsSocketState(ENGINE, ENGINE, w.personality, w.sysctls, more_tx_engines=(Card(),))
+    w.socket = KtlsSocket(ENGINE, ENGINE, w.personality, w.sysctls, more_tx_engines=(Card(),))
     return w
 
 
@@ -386,7 +386,7 @@ def given_up(w: World) -> None:
 )
 def not_permitted(w: World) -> None:
     w.sysctls.ifnet_permitted = False
-    w.socket = KtlsSocketState(
+    w.socket = KtlsSocket(
         Card(), ENGINE, w.personality, w.sysctls, more_tx_engines=(SoftwareEngine(),)
     )
     w.freebsd_enable("tx", keys())
@@ -395,7 +395,7 @@ def not_permitted(w: World) -> None:
     w.set_mode(freebsd.TCP_TLS_MODE_IFNET)  # this one insists
     assert w.mode("tx") == freebsd.TCP_TLS_MODE_IFNET
     assert w.peer().open(w.send(b"data")) == [(23, b"data")]
-    other = KtlsSocketState(Card(), ENGINE, w.personality, more_tx_engines=(SoftwareEngine(),))
+    other = KtlsSocket(Card(), ENGINE, w.personality, more_tx_engines=(SoftwareEngine(),))
     w.socket = other
     w.freebsd_enable("tx", keys())
     assert w.mode("tx") == freebsd.TCP_TLS_MODE_IFNET
@@ -518,7 +518,7 @@ def ocf_of_a_card(w: World) -> None:
         values = sysctls(w)
         assert values["kern.ipc.tls.stats.ocf.tls13_gcm_encrypts"] == expected
         assert values["kern.ipc.tls.stats.ocf.inplace"] == expected
-    w.socket = KtlsSocketState(Card(), Card(), w.personality, w.sysctls)
+    w.socket = KtlsSocket(Card(), Card(), w.personality, w.sysctls)
     w.freebsd_enable("tx", keys(AES128_12))
     w.freebsd_enable("rx", keys(AES128_12))
     w.arrive(w.send(b"data"))

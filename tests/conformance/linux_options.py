@@ -22,7 +22,7 @@ from umktls.abi import linux
 from umktls.abi.linux import CRYPTO_INFO_LAYOUTS, CryptoInfo
 from umktls.ktls.engines.software import SoftwareEngine
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.socket import KtlsSocket
 from umktls.ktls.suites import ALL_SUITES, suite_of_cipher_type
 
 ULP = "Linux: TCP_ULP"
@@ -172,7 +172,7 @@ class Lacking(SoftwareEngine):
 @row(CRYPTO, "A cipher that the machine lacks: ENOENT, and another one can still be set", KERNELS)
 def no_such_cipher(w: World) -> None:
     for name in (*ARIA, "SM4_GCM_SM3"):
-        w.socket = KtlsSocketState(Lacking(), ENGINE, w.personality, w.sysctls)
+        w.socket = KtlsSocket(Lacking(), ENGINE, w.personality, w.sysctls)
         w.ulp()
         info = crypto_info(keys(ALL_SUITES[name]))
         assert errno_of(w.set_tls, linux.TLS_TX, info.pack()) == errno.ENOENT

@@ -25,7 +25,7 @@ from tests.conformance.world import (
 )
 from umktls.abi import linux
 from umktls.ktls.counters import Counters
-from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.socket import KtlsSocket
 
 RECEIVE = "Linux: receiving"
 REKEY = "Linux: rekeying"
@@ -446,7 +446,7 @@ def lines(w: World) -> None:
 @row(COUNTERS, "Sessions that there are, and that there have been, by direction and place", KERNELS)
 def sessions(w: World) -> None:
     w.enable_both()
-    other = KtlsSocketState(ENGINE, ENGINE, w.personality, w.sysctls, w.socket.counters)
+    other = KtlsSocket(ENGINE, ENGINE, w.personality, w.sysctls, w.socket.counters)
     w.socket, first = other, w.socket
     w.enable("tx")
     values = stat(other.counters)

@@ -19,7 +19,7 @@ from umktls.errors import UmktlsError, WorldError
 from umktls.ktls.counters import Sysctls
 from umktls.ktls.engines import MAX_PLAINTEXT, Buffer, get_engine
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.socket import KtlsSocket
 from umktls.ktls.suites import ALL_SUITES, TLS_1_0, TLS_1_2, TLS_1_3, Suite
 
 ENGINE = get_engine("software")
@@ -91,9 +91,9 @@ class World:
         self.socket = self.another()
         self.abi = self.personality.messages
 
-    def another(self) -> KtlsSocketState:
+    def another(self) -> KtlsSocket:
         """One more socket of this kernel."""
-        return KtlsSocketState(ENGINE, ENGINE, self.personality, self.sysctls)
+        return KtlsSocket(ENGINE, ENGINE, self.personality, self.sysctls)
 
     @property
     def interface(self) -> Kernel:

@@ -25,7 +25,7 @@ from umktls.abi.personality import PERSONALITIES
 from umktls.errors import CallerError, UmktlsError
 from umktls.ktls.engines import get_engine
 from umktls.ktls.rx import PullResult
-from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.socket import KtlsSocket
 from umktls.ktls.states import State
 from umktls.rpc import xdr
 from umktls.rpc.certificate import PeerCertificate
@@ -83,7 +83,7 @@ class FakeSocket:
         self.peername = peername
         self.ends = time.monotonic() + seconds
         chosen = PERSONALITIES[personality]
-        self.state = KtlsSocketState(get_engine(engine), get_engine(engine), chosen)
+        self.state = KtlsSocket(get_engine(engine), get_engine(engine), chosen)
         self.lock = threading.RLock()
         self.number: int | None = None
         self.closed_by_daemon = False

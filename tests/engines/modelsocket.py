@@ -14,7 +14,7 @@ from umktls.abi.personality import PERSONALITIES
 from umktls.errors import UmktlsError
 from umktls.ktls.engines import get_engine
 from umktls.ktls.errors import WouldBlock
-from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.socket import KtlsSocket
 from umktls.ktls.states import State
 
 __all__ = ["ModelSocket"]
@@ -29,7 +29,7 @@ class ModelSocket(socket.socket):
     def __init__(self, fileno: int) -> None:
         super().__init__(fileno=fileno)
         engine = get_engine("software")
-        self.model = KtlsSocketState(engine, engine, PERSONALITY)
+        self.model = KtlsSocket(engine, engine, PERSONALITY)
 
     def setsockopt(self, level: int, name: int, value: Any, *more: Any) -> None:
         if (level, name) != (linux.SOL_TCP, linux.TCP_ULP) and level != linux.SOL_TLS:

@@ -16,7 +16,7 @@ from umktls.kernel.detours import Means
 from umktls.kernel.events import Trace
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.ktls.engines import get_engine
-from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.socket import KtlsSocket
 from umktls.rpc.record import RecordReader, mark
 
 SECONDS = 20
@@ -34,7 +34,7 @@ def ends() -> Iterator[tuple[KernelSocket, socket.socket]]:
         card_threads=trio.CapacityLimiter(1),
         retransmitted_pct=lambda sock: 0.0,
     )
-    state = KtlsSocketState(engine, engine)
+    state = KtlsSocket(engine, engine)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         far = socket.create_connection(listener.getsockname(), SECONDS)
         near, _ = listener.accept()

@@ -15,7 +15,7 @@ from tests.conformance.world import DATA, ENGINE, keys
 from umktls.kernel.detours import Means
 from umktls.kernel.events import Trace
 from umktls.kernel.ktls_socket import IDLE_SECONDS, KernelSocket
-from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.socket import KtlsSocket
 from umktls.rpc.record import RecordReader, mark
 
 MESSAGE = bytes(1 << 20)
@@ -60,7 +60,7 @@ async def reading() -> AsyncIterator[Reading]:
                 card_threads=trio.CapacityLimiter(1),
                 retransmitted_pct=lambda sock: 0.0,
             )
-            state = KtlsSocketState(ENGINE, ENGINE)
+            state = KtlsSocket(ENGINE, ENGINE)
             sock = KernelSocket(near, state, "s1", Trace("test", "server"), means)
             state.rx.enable(ENGINE.opener(keys()), keys().suite)
 

@@ -32,7 +32,7 @@ from umktls.kernel.rpc_client import RpcClient
 from umktls.kernel.syscalls import Process
 from umktls.kernel.turns import BYTES_PER_TURN, SECONDS_PER_TURN, STEPS_PER_TURN, Turn
 from umktls.ktls.rxbuffer import MAX_SIZE
-from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.socket import KtlsSocket
 from umktls.rpc.message import NULL_AUTH, AcceptStat, encode_accepted, encode_call
 from umktls.rpc.record import RecordReader, mark
 from umktls.rpc.xdr import Buffer
@@ -125,7 +125,7 @@ class Watched:
     def __init__(self, source: Iterator[bytes], *, keyed: bool) -> None:
         self.near, self.far = endless(source)
         self.done = 0
-        self.state = KtlsSocketState(ENGINE, ENGINE)
+        self.state = KtlsSocket(ENGINE, ENGINE)
         if keyed:
             self.state.rx.enable(ENGINE.opener(keys()), keys().suite)
 

@@ -14,7 +14,7 @@ from umktls.errors import UnsupportedError
 from umktls.ktls.counters import Counters, Sysctls
 from umktls.ktls.engines.software import SoftwareEngine
 from umktls.ktls.session import Session
-from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.socket import KtlsSocket
 from umktls.ktls.suites import ALL_SUITES, TLS_1_0
 
 
@@ -32,8 +32,8 @@ def tls_stat(counters: Counters) -> dict[str, int]:
     return {name: int(value) for name, value in map(str.split, counters.tls_stat_lines())}
 
 
-def socket(counters: Counters) -> KtlsSocketState:
-    return KtlsSocketState(ENGINE, ENGINE, counters=counters, more_tx_engines=[Card()])
+def socket(counters: Counters) -> KtlsSocket:
+    return KtlsSocket(ENGINE, ENGINE, counters=counters, more_tx_engines=[Card()])
 
 
 def test_all_names_are_there_and_nothing_has_been_counted() -> None:
@@ -135,7 +135,7 @@ def test_modes_are_counted_apart() -> None:
 
 def test_a_card_that_nothing_can_replace() -> None:
     card = Card()
-    state = KtlsSocketState(card, ENGINE)
+    state = KtlsSocket(card, ENGINE)
     state.install("tx", session())
     assert state.mode("tx") != TCP_TLS_MODE_SW
     assert not state.disable_ifnet()

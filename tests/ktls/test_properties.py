@@ -25,7 +25,7 @@ from umktls.abi.freebsd import MSG_EOR, MSG_PEEK, TlsGetRecord, parse_control_un
 from umktls.abi.personality import PERSONALITIES
 from umktls.ktls.errors import BadRecord, KeyExpired, RecordError, RecordVersion, WouldBlock
 from umktls.ktls.rx import PullResult, Receiver
-from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.socket import KtlsSocket
 from umktls.ktls.suites import SUITES, Suite
 from umktls.ktls.tx import Transmitter
 from umktls.rpc.record import RecordReader, mark
@@ -175,7 +175,7 @@ def test_recvmsg_gives_a_list_of_typed_records(
     name: str, messages: list[Message], splits: list[int], reads: list[tuple[int, bool]]
 ) -> None:
     suite = SUITES[name]
-    socket = KtlsSocketState(ENGINE, ENGINE, PERSONALITIES["umktls"])
+    socket = KtlsSocket(ENGINE, ENGINE, PERSONALITIES["umktls"])
     enable_socket(socket, "rx", session(suite))
     records: list[tuple[int, bytes]] = []
     turn = epoch = 0

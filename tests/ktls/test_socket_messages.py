@@ -34,7 +34,7 @@ from umktls.errors import CallerError, UmktlsError
 from umktls.ktls.checks import Sysctls
 from umktls.ktls.errors import WouldBlock
 from umktls.ktls.rx import PullResult, Receiver
-from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.socket import KtlsSocket
 
 FULL = 24  # CMSG_SPACE(6)
 
@@ -43,14 +43,14 @@ def set_type(record_type: int) -> bytes:
     return pack_control(IPPROTO_TCP, TLS_SET_RECORD_TYPE, bytes([record_type]))
 
 
-def socket(personality: str = "freebsd14", sysctls: Sysctls | None = None) -> KtlsSocketState:
-    state = KtlsSocketState(ENGINE, ENGINE, PERSONALITIES[personality], sysctls)
+def socket(personality: str = "freebsd14", sysctls: Sysctls | None = None) -> KtlsSocket:
+    state = KtlsSocket(ENGINE, ENGINE, PERSONALITIES[personality], sysctls)
     enable_socket(state, "tx", session())
     enable_socket(state, "rx", session())
     return state
 
 
-def sent(state: KtlsSocketState, data: bytes, control: bytes = b"") -> list[tuple[int, bytes]]:
+def sent(state: KtlsSocket, data: bytes, control: bytes = b"") -> list[tuple[int, bytes]]:
     """The records of one sendmsg, as the other side sees them."""
     rx = Receiver()
     opener = ENGINE.opener(session(sequence=state.tx.sequence))
@@ -118,7 +118,7 @@ def test_what_cannot_be_sent(call: tuple[bytes, bytes, int]) -> None:
 
 
 def test_a_socket_in_clear() -> None:
-    state = KtlsSocketState(ENGINE, ENGINE)
+    state = KtlsSocket(ENGINE, ENGINE)
     assert state.sendmsg(b"hello") == [b"hello"]
     assert state.sendmsg(b"") == []
     with pytest.raises(CallerError):

@@ -20,7 +20,8 @@ from umktls.ktls.checks import Sysctls
 from umktls.ktls.engines import Engine
 from umktls.ktls.engines.software import SoftwareEngine
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.socket import Conditions, KtlsSocketState
+from umktls.ktls.socket import KtlsSocket
+from umktls.ktls.state import Conditions
 from umktls.ktls.states import State
 from umktls.ktls.suites import SUITES
 
@@ -56,12 +57,10 @@ class Call:
     fault_at_copyin: bool = False
     enabled_before: bool = False
     engine: Engine = ENGINE
-    socket: KtlsSocketState | None = None
+    socket: KtlsSocket | None = None
 
-    def run(self) -> KtlsSocketState:
-        self.socket = socket = KtlsSocketState(
-            self.engine, self.engine, self.personality, Sysctls()
-        )
+    def run(self) -> KtlsSocket:
+        self.socket = socket = KtlsSocket(self.engine, self.engine, self.personality, Sysctls())
         if self.enabled_before:
             request = TlsEnableRequest.build(GOOD, KEYS.key, KEYS.iv)
             memory = dict(request.memory)
@@ -83,9 +82,7 @@ class Call:
         return socket
 
 
-def enable_socket(
-    socket: KtlsSocketState, direction: Direction, keys: Session, vminor: int = 4
-) -> None:
+def enable_socket(socket: KtlsSocket, direction: Direction, keys: Session, vminor: int = 4) -> None:
     template = replace(
         GOOD,
         cipher_algorithm=keys.suite.algorithm,
@@ -303,7 +300,7 @@ def test_the_listening_socket_s_error_comes_after_the_suite_s() -> None:
 def test_the_first_form_of_the_structure(
     kernel: str, direction: Direction, number: int | None
 ) -> None:
-    socket = KtlsSocketState(ENGINE, ENGINE, PERSONALITIES[kernel])
+    socket = KtlsSocket(ENGINE, ENGINE, PERSONALITIES[kernel])
     request = TlsEnableRequest.build(replace(GOOD, rec_seq=77), KEYS.key, KEYS.iv)
     value = TlsEnable.unpack_untrusted(request.value).pack_v0()
     memory = dict(request.memory)
@@ -319,7 +316,7 @@ def test_the_first_form_of_the_structure(
 @pytest.mark.parametrize("name", sorted(SUITES))
 @pytest.mark.parametrize("direction", ["tx", "rx"])
 def test_all_suites_at_any_sequence_number(name: str, direction: Direction) -> None:
-    socket = KtlsSocketState(ENGINE, ENGINE)
+    socket = KtlsSocket(ENGINE, ENGINE)
     enable_socket(socket, direction, session(SUITES[name], 2**40 + 5))
     half = socket.tx if direction == "tx" else socket.rx
     assert half.suite is SUITES[name]
@@ -341,7 +338,7 @@ def test_nothing_changes_where_anything_is_refused(fault: Fault, direction: Dire
 
 
 def test_a_new_key_where_the_kernel_rekeys() -> None:
-    socket = KtlsSocketState(ENGINE, ENGINE, PERSONALITIES["umktls"])
+    socket = KtlsSocket(ENGINE, ENGINE, PERSONALITIES["umktls"])
     enable_socket(socket, "tx", session(sequence=9))
     enable_socket(socket, "rx", session(sequence=9))
     socket.sendmsg(b"under the old key")
@@ -352,7 +349,7 @@ def test_a_new_key_where_the_kernel_rekeys() -> None:
 
 
 def test_a_new_key_is_for_the_same_suite() -> None:
-    socket = KtlsSocketState(ENGINE, ENGINE, PERSONALITIES["umktls"])
+    socket = KtlsSocket(ENGINE, ENGINE, PERSONALITIES["umktls"])
     enable_socket(socket, "tx", session())
     with pytest.raises(CallerError) as caught:
         enable_socket(socket, "tx", session(SUITES["TLS_CHACHA20_POLY1305_SHA256"]))
@@ -361,7 +358,7 @@ def test_a_new_key_is_for_the_same_suite() -> None:
 
 
 def test_modes() -> None:
-    socket = KtlsSocketState(ENGINE, ENGINE)
+    socket = KtlsSocket(ENGINE, ENGINE)
     for option in (freebsd.TCP_TXTLS_MODE, freebsd.TCP_RXTLS_MODE):
         assert socket.getsockopt(IPPROTO_TCP, option, 4) == bytes(4)
     enable_socket(socket, "tx", session())
@@ -370,12 +367,12 @@ def test_modes() -> None:
     assert socket.getsockopt(IPPROTO_TCP, freebsd.TCP_RXTLS_MODE, 4) == bytes(4)
 
 
-def set_mode(socket: KtlsSocketState, value: bytes) -> None:
+def set_mode(socket: KtlsSocket, value: bytes) -> None:
     socket.setsockopt(IPPROTO_TCP, freebsd.TCP_TXTLS_MODE, value, lambda a, n: b"")
 
 
 def test_setting_the_mode() -> None:
-    socket = KtlsSocketState(ENGINE, ENGINE)
+    socket = KtlsSocket(ENGINE, ENGINE)
     for mode in (freebsd.TCP_TLS_MODE_SW, freebsd.TCP_TLS_MODE_IFNET):
         set_mode(socket, struct.pack("<i", mode))
     assert socket.mode("tx") == freebsd.TCP_TLS_MODE_NONE
@@ -394,7 +391,7 @@ def test_setting_the_mode() -> None:
 
 @pytest.mark.parametrize("option", [(6, 1), (6, 43), (41, 39), (282, 1)])
 def test_options_there_are_not(option: tuple[int, int]) -> None:
-    socket = KtlsSocketState(ENGINE, ENGINE)
+    socket = KtlsSocket(ENGINE, ENGINE)
     with pytest.raises(UmktlsError) as caught:
         socket.setsockopt(*option, bytes(64), lambda a, n: b"")
     assert caught.value.errno == errno.ENOPROTOOPT
@@ -404,14 +401,14 @@ def test_options_there_are_not(option: tuple[int, int]) -> None:
 
 
 def test_the_receive_mode_cannot_be_set() -> None:
-    socket = KtlsSocketState(ENGINE, ENGINE)
+    socket = KtlsSocket(ENGINE, ENGINE)
     with pytest.raises(UmktlsError) as caught:
         socket.setsockopt(IPPROTO_TCP, freebsd.TCP_RXTLS_MODE, bytes(4), lambda a, n: b"")
     assert caught.value.errno == errno.ENOPROTOOPT
 
 
 def test_maxlen_limits_what_is_sealed() -> None:
-    socket = KtlsSocketState(ENGINE, ENGINE, sysctls=Sysctls(maxlen=100))
+    socket = KtlsSocket(ENGINE, ENGINE, sysctls=Sysctls(maxlen=100))
     enable_socket(socket, "tx", session())
     socket.sendmsg(b"x" * 250)
     assert socket.tx.records == 3
@@ -419,7 +416,7 @@ def test_maxlen_limits_what_is_sealed() -> None:
 
 
 def test_a_socket_s_first_record_has_the_number_that_was_set() -> None:
-    socket = KtlsSocketState(ENGINE, ENGINE)
+    socket = KtlsSocket(ENGINE, ENGINE)
     enable_socket(socket, "tx", session(sequence=7))
     wire = b"".join(socket.sendmsg(b"data"))
     assert wire == seal(transmitter(sequence=7), b"data")

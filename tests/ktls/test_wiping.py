@@ -8,7 +8,7 @@ from umktls_daemons.records import Ratchet
 from umktls.abi.personality import personality
 from umktls.ktls.engines import get_engine
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.socket import KtlsSocket
 from umktls.ktls.suites import SUITES
 
 SUITE = SUITES["TLS_AES_128_GCM_SHA256"]
@@ -34,7 +34,7 @@ def test_what_is_kept_is_a_copy_and_can_be_wiped() -> None:
 @pytest.mark.parametrize("which", ["tx", "rx"])
 def test_a_socket_forgets_its_old_keys(which: Direction) -> None:
     engine = get_engine("software")
-    state = KtlsSocketState(engine, engine, personality("umktls"))
+    state = KtlsSocket(engine, engine, personality("umktls"))
     state.install(which, Session.from_secret(SUITE, SECRET))
     first = state.session(which)
     assert first is not None

@@ -25,7 +25,7 @@ from umktls.errors import UmktlsError
 from umktls.ktls.engines import Buffer
 from umktls.ktls.sending import Sent
 from umktls.ktls.session import Direction
-from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.socket import KtlsSocket
 
 __all__ = ["NotAsked", "RealWorld", "close_all"]
 
@@ -56,7 +56,7 @@ def close_all() -> None:
 
 
 class RealSocket:
-    """See KtlsSocketState, whose place it takes."""
+    """See KtlsSocket, whose place it takes."""
 
     def __init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -70,7 +70,7 @@ class RealSocket:
         OPEN.append(self)
 
     def __getattr__(self, name: str) -> Any:
-        raise NotAsked(f"KtlsSocketState.{name}")
+        raise NotAsked(f"KtlsSocket.{name}")
 
     # Options
 
@@ -210,7 +210,7 @@ class RealWorld(World):
 
     socket: RealSocket  # type: ignore[assignment]
 
-    def another(self) -> KtlsSocketState:
+    def another(self) -> KtlsSocket:
         return RealSocket()  # type: ignore[return-value]
 
     def arrive(self, data: bytes) -> None:

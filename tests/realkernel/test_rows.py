@@ -50,7 +50,7 @@ def test_row(row: Row, variant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in MODULES:
         # For rows that need another socket.
         monkeypatch.setattr(module, "World", RealWorld)
-    monkeypatch.setattr(linux_receiving, "KtlsSocketState", no_model)
+    monkeypatch.setattr(linux_receiving, "KtlsSocket", no_model)
     assert row.check is not None
     assert PERSONALITY is not None
     arguments = () if variant is None else (variant,)

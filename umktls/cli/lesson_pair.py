@@ -33,7 +33,7 @@ from umktls.errors import CallerError, PeerError, WorldError
 from umktls.ktls.engines import get_engine
 from umktls.ktls.errors import WouldBlock
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.socket import KtlsSocket
 from umktls.ktls.suites import SUITES
 from umktls.userland.ktls import interface_of
 
@@ -240,10 +240,10 @@ def read_keylog(path: Path) -> dict[Direction, bytes]:
     return {labels[line[0]]: bytes.fromhex(line[2]) for line in lines if line[0] in labels}
 
 
-def enabled_state(suite: str, secrets: dict[Direction, bytes]) -> KtlsSocketState:
+def enabled_state(suite: str, secrets: dict[Direction, bytes]) -> KtlsSocket:
     """A KTLS socket that has been given both keys by setsockopt, as a daemon does it."""
     engine = get_engine("software")
-    state = KtlsSocketState(engine, engine)
+    state = KtlsSocket(engine, engine)
     directions: tuple[Direction, ...] = ("tx", "rx")
     for direction in directions:
         session = Session.from_secret(SUITES[suite], secrets[direction])
@@ -259,7 +259,7 @@ def enabled_state(suite: str, secrets: dict[Direction, bytes]) -> KtlsSocketStat
     return state
 
 
-def receive_records(sock: socket.socket, state: KtlsSocketState) -> Iterator[Record]:
+def receive_records(sock: socket.socket, state: KtlsSocket) -> Iterator[Record]:
     """recvmsg until the peer's words have come."""
     while True:
         try:

@@ -53,7 +53,7 @@ from umktls.ktls.counters import Counters, Sysctls
 from umktls.ktls.engines import Engine, Route, get_engine, route_of
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 from umktls.ktls.session import Direction
-from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.socket import KtlsSocket
 
 __all__ = ["CERTS_PLACE", "Host", "HostConfig", "booted"]
 
@@ -194,13 +194,11 @@ class Host:
         adopted.on_close = self._remember
         return adopted
 
-    def _new_state(
-        self, sock: socket.socket, chosen: Mapping[Direction, Engine]
-    ) -> KtlsSocketState:
+    def _new_state(self, sock: socket.socket, chosen: Mapping[Direction, Engine]) -> KtlsSocket:
         engines = {way: bound(engine, sock) for way, engine in chosen.items()}
         # A card can be left for software, and come back to.
         others = [get_engine("software")] if route_of(engines["tx"]) is Route.CARD else []
-        return KtlsSocketState(
+        return KtlsSocket(
             engines["tx"], engines["rx"], self.personality, self.sysctls, self.counters, others
         )
 

@@ -43,7 +43,7 @@ from umktls.ktls.engines import Route
 from umktls.ktls.errors import RecordError
 from umktls.ktls.rx import PullResult, Receiver
 from umktls.ktls.session import Direction
-from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.socket import KtlsSocket
 from umktls.ktls.states import State
 from umktls.ktls.suites import Suite
 from umktls.ktls.tx import Transmitter
@@ -93,7 +93,7 @@ class KernelSocket:
     def __init__(
         self,
         sock: socket.socket,
-        state: KtlsSocketState,
+        state: KtlsSocket,
         name: str,
         trace: Trace,
         means: Means,
@@ -400,7 +400,7 @@ class KernelSocket:
         """sendmsg(2): returns how many bytes of `data` have gone, or wait in an open record.
 
         Does not wait for a peer that does not read: all other calls of the daemon would wait too.
-        Raises `UmktlsError` as `KtlsSocketState.send`; the limit of what may be queued is its room.
+        Raises `UmktlsError` as `KtlsSocket.send`; the limit of what may be queued is its room.
         """
         room = max(0, SEND_QUEUE_HARD_LIMIT - self.queue.size)
         async with self.sealing():
@@ -454,7 +454,7 @@ class KernelSocket:
 
         Only a control record can be taken: application data belongs to RPC. Raises `CallerError`
         EAGAIN when there is none, `KeyExpired` where that is so until the next key is set, and what
-        the end of the stream is as `KtlsSocketState.recvmsg` has it.
+        the end of the stream is as `KtlsSocket.recvmsg` has it.
         """
         self._look_below()
         rx = self.state.rx

@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import secrets
 import struct
-from typing import TYPE_CHECKING
 
 from umktls.abi.freebsd import (
     IPPROTO_TCP,
@@ -33,12 +32,10 @@ from umktls.ktls.checks import (
     run_checks,
 )
 from umktls.ktls.framing import MAX_PLAINTEXT
-from umktls.ktls.options import Copyin, Getter, Option, Setter
+from umktls.ktls.option import Copyin, Getter, Option, Setter
 from umktls.ktls.session import Direction, Session
+from umktls.ktls.state import KtlsSocketState
 from umktls.ktls.suites import suite_for
-
-if TYPE_CHECKING:
-    from umktls.ktls.socket import KtlsSocketState
 
 _INT = struct.Struct("<i")
 

@@ -16,7 +16,6 @@ them has.
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from umktls.abi.leftover import Leftover
 from umktls.abi.personality import SEQUENCE_END
@@ -24,12 +23,10 @@ from umktls.abi.rpctls import SOL_UMKTLS, UMKTLS_LEFTOVER
 from umktls.errors import CallerError, WorldError
 from umktls.ktls.engines import RECORD_HEADER_LENGTH
 from umktls.ktls.errors import RecordError
-from umktls.ktls.options import Copyin, Option
+from umktls.ktls.option import Copyin, Option
 from umktls.ktls.rx import Receiver
+from umktls.ktls.state import KtlsSocketState
 from umktls.ktls.states import State
-
-if TYPE_CHECKING:
-    from umktls.ktls.socket import KtlsSocketState
 
 
 def _set_leftover(state: KtlsSocketState, value: bytes, copyin: Copyin) -> None:

@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import errno
 import struct
-from typing import TYPE_CHECKING
 
 from umktls.abi import linux
 from umktls.abi.linux import CRYPTO_INFO_HEADER_SIZE, CRYPTO_INFO_LAYOUTS, CryptoInfo
 from umktls.errors import CallerError, UmktlsError, UnsupportedError
-from umktls.ktls.options import Copyin, Getter, Option, Setter, no_such_option
+from umktls.ktls.option import Copyin, Getter, Option, Setter, no_such_option
 from umktls.ktls.session import Direction, Session
+from umktls.ktls.state import KtlsSocketState
 from umktls.ktls.states import State
 from umktls.ktls.suites import TLS_1_3, suite_of_cipher_type
-
-if TYPE_CHECKING:
-    from umktls.ktls.socket import KtlsSocketState
 
 _INT = struct.Struct("<I")
 _SHORT = struct.Struct("<H")

@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from umktls.abi.cmsg import DATA_OFFSET, cmsg_len
 from umktls.abi.freebsd import TLS_RLTYPE_ALERT, TlsGetRecord, cmsg_space
@@ -25,10 +24,8 @@ from umktls.abi.messages import MessageAbi
 from umktls.errors import CallerError, UmktlsError
 from umktls.ktls.errors import WouldBlock
 from umktls.ktls.rx import APPLICATION_DATA, Receiver, Record
+from umktls.ktls.state import KtlsSocketState
 from umktls.ktls.states import State
-
-if TYPE_CHECKING:
-    from umktls.ktls.socket import KtlsSocketState
 
 Received = tuple[bytes, bytes, int]
 """Data, control messages, flags."""

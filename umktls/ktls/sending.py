@@ -24,18 +24,15 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from umktls.abi.cmsg import DATA_OFFSET
 from umktls.errors import CallerError, UnsupportedError, WorldError
 from umktls.ktls.engines import Buffer
 from umktls.ktls.errors import KeyExhausted, SealFailed, WouldBlock
+from umktls.ktls.state import KtlsSocketState
 from umktls.ktls.states import State
 from umktls.ktls.suites import TLS_1_0
 from umktls.ktls.tx import APPLICATION_DATA
-
-if TYPE_CHECKING:
-    from umktls.ktls.socket import KtlsSocketState
 
 SEND_LOW_WATER = 2048  # FreeBSD's so_snd.sb_lowat
 

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import errno
 import struct
-from typing import TYPE_CHECKING
 
 from umktls.abi import freebsd, linux
 from umktls.errors import CallerError
-from umktls.ktls.options import Copyin, Getter, Option, Setter
+from umktls.ktls.option import Copyin, Getter, Option, Setter
 from umktls.ktls.rxbuffer import MAX_SIZE
-
-if TYPE_CHECKING:
-    from umktls.ktls.socket import KtlsSocketState
+from umktls.ktls.state import KtlsSocketState
 
 _INT = struct.Struct("<i")
 FREEBSD_SNDBUF_MAX = 1_864_135  # sb_max_adj for a kern.ipc.maxsockbuf of 2 MiB

@@ -12,117 +12,23 @@ what a route asks for (`umktls.kernel.detours`); an engine only names its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from enum import Enum
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
-from typing import Protocol
 
 from umktls.errors import CallerError
+from umktls.ktls.engines.engine import DEST_SHORTER_BY as DEST_SHORTER_BY
+from umktls.ktls.engines.engine import Engine as Engine
+from umktls.ktls.engines.engine import Opener as Opener
+from umktls.ktls.engines.engine import Route as Route
+from umktls.ktls.engines.engine import Sealer as Sealer
+from umktls.ktls.engines.engine import directions_of as directions_of
+from umktls.ktls.engines.engine import problem_of as problem_of
+from umktls.ktls.engines.engine import route_of as route_of
 from umktls.ktls.framing import MAX_PLAINTEXT as MAX_PLAINTEXT
 from umktls.ktls.framing import RECORD_HEADER_LENGTH as RECORD_HEADER_LENGTH
 from umktls.ktls.framing import Buffer as Buffer
-from umktls.ktls.session import Direction, Session
 
 ENTRY_POINT_GROUP = "umktls.engines"
-DEST_SHORTER_BY = 21  # a record is at least this much longer than what opening it may write
-
-
-class Sealer(Protocol):
-    """Makes the records of one sending session. `sequence` is the next record's number."""
-
-    sequence: int
-
-    def seal(
-        self, record_type: int, parts: Sequence[Buffer], payload_limit: int = MAX_PLAINTEXT
-    ) -> Buffer:
-        """All records of one message, one after another.
-
-        The message is cut into payloads of `payload_limit` bytes; an empty message is one empty
-        record.
-
-        Raises:
-            KeyExhausted: the sequence numbers do not suffice; nothing was sealed.
-        """
-
-
-class Opener(Protocol):
-    """Opens the records of one receiving session. `sequence` is the next record's number.
-
-    `overhead` is how much longer than its payload a record is at least, header included. What may
-    stand in a header is `framing_of(session)`'s to say.
-    """
-
-    sequence: int
-    overhead: int
-
-    def check_header(self, header: Buffer) -> int:
-        """Length of the whole record (header included) whose first five bytes these are.
-
-        Raises:
-            RecordVersion, RecordSize, RecordTooShort: it can only be a bad record.
-        """
-
-    def open(self, record: memoryview, dest: memoryview) -> tuple[int, int]:
-        """Open one whole record into `dest`; return its type and the length of its payload.
-
-        `dest` has at least ``len(record) - DEST_SHORTER_BY`` bytes outside the record. What lies
-        behind the payload may be written to (an inner type, padding, a MAC).
-
-        Raises:
-            BadRecord, RecordMisfit: it does not open. The sequence number is used up all the same.
-            RecordVersion, RecordSize, RecordTooShort: as `check_header`.
-        """
-
-
-class Route(Enum):
-    """How the data of one direction gets from RPC to TCP, or back."""
-
-    RECORDS = "records"  # sealed or opened in the socket's own calls
-    CARD = "card"  # sealed behind the socket, on its way to the network
-    OFFLOAD = "offload"  # by a card that terminates TCP and holds records back until it has a key
-    BOUNCE = "bounce"  # through the daemon, which does SSL_write and SSL_read
-    CLEAR = "clear"  # not at all: this kernel has no TLS
-    HOST = "host"  # by the kernel TLS of the machine that all this runs on
-
-
-class Engine(Protocol):
-    """`mode` is the TCP_TLS_MODE_* that a socket with this engine reports.
-
-    An engine may also have
-      route: a `Route`, RECORDS if it has none;
-      directions: the ones it can serve at all, both if it does not say;
-      note: one line on what it is, for people;
-      warning: a line that whoever uses it is to see every time;
-      problem(): None where this machine can run it, otherwise why it cannot.
-    """
-
-    name: str
-    mode: int
-
-    def supports(self, session: Session, direction: Direction) -> str | None:
-        """None where this engine can serve the session, otherwise why it cannot."""
-
-    def sealer(self, session: Session) -> Sealer: ...
-
-    def opener(self, session: Session) -> Opener: ...
-
-
-def route_of(engine: Engine) -> Route:
-    """The engine's route."""
-    route: Route = getattr(engine, "route", Route.RECORDS)
-    return route
-
-
-def directions_of(engine: Engine) -> tuple[Direction, ...]:
-    """The directions that the engine can serve at all."""
-    directions: tuple[Direction, ...] = getattr(engine, "directions", ("tx", "rx"))
-    return directions
-
-
-def problem_of(engine: Engine) -> str | None:
-    """Why the engine cannot run on this machine, as far as it knows; None where it can."""
-    problem: Callable[[], str | None] | None = getattr(engine, "problem", None)
-    return problem() if problem is not None else None
 
 
 def _software() -> Engine:

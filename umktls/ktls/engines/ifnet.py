@@ -11,7 +11,7 @@ has to send too much again (kern.ipc.tls.ifnet_max_rexmit_pct) goes back to soft
 from __future__ import annotations
 
 from umktls.abi.freebsd import TCP_TLS_MODE_IFNET
-from umktls.ktls.engines import Route
+from umktls.ktls.engines.engine import Route
 from umktls.ktls.engines.software import SoftwareEngine
 from umktls.ktls.session import Direction, Session
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 from functools import cache
 
 from umktls.abi.freebsd import TCP_TLS_MODE_SW
-from umktls.ktls.engines import Opener, Sealer
 from umktls.ktls.engines.aeads import AEADS, why_not
 from umktls.ktls.engines.cbc import CbcOpener, CbcSealer
+from umktls.ktls.engines.engine import Opener, Sealer
 from umktls.ktls.engines.tls12 import Tls12Opener, Tls12Sealer
 from umktls.ktls.engines.tls13 import Tls13Opener, Tls13Sealer
 from umktls.ktls.session import Direction, Session

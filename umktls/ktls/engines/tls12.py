@@ -17,11 +17,10 @@ from struct import Struct
 
 from cryptography.exceptions import InvalidTag
 
-from umktls.ktls.engines import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Buffer
 from umktls.ktls.engines.aeads import NONCE_LENGTH, TAG_LENGTH, Aead
 from umktls.ktls.engines.cutting import SEQUENCE_END, cut, following, record_lengths, take_sequence
 from umktls.ktls.errors import BadRecord, RecordSize
-from umktls.ktls.framing import framing_of
+from umktls.ktls.framing import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Buffer, framing_of
 from umktls.ktls.session import NONCES, Session
 from umktls.ktls.suites import EXPLICIT_NONCE, TLS_1_2
 

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from cryptography.exceptions import InvalidTag
 
 from umktls.abi.alerts import TlsAlert
-from umktls.ktls.engines import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Buffer
 from umktls.ktls.engines.aeads import NONCE_LENGTH, TAG_LENGTH, Aead
 from umktls.ktls.engines.cutting import (
     LAST_NUMBER,
@@ -31,7 +30,7 @@ from umktls.ktls.engines.cutting import (
     take_sequence,
 )
 from umktls.ktls.errors import BadRecord, RecordMisfit, RecordSize
-from umktls.ktls.framing import OUTER_TYPE, framing_of
+from umktls.ktls.framing import MAX_PLAINTEXT, OUTER_TYPE, RECORD_HEADER_LENGTH, Buffer, framing_of
 from umktls.ktls.session import Session
 
 TRAILER_LENGTH = 1 + TAG_LENGTH

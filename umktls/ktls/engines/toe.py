@@ -22,8 +22,9 @@ A record that was handed on too early is no loss: the kernel takes back what the
 from __future__ import annotations
 
 from umktls.abi.freebsd import TCP_TLS_MODE_TOE
-from umktls.ktls.engines import RECORD_HEADER_LENGTH, Route
+from umktls.ktls.engines.engine import Route
 from umktls.ktls.engines.software import SoftwareEngine
+from umktls.ktls.framing import RECORD_HEADER_LENGTH
 from umktls.ktls.session import Direction, Session
 from umktls.ktls.suites import SUITES, TLS_1_3
 

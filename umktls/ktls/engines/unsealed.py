@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from umktls.abi.freebsd import TCP_TLS_MODE_NONE
 from umktls.errors import UnsupportedError
-from umktls.ktls.engines import Opener, Route, Sealer
+from umktls.ktls.engines.engine import Opener, Route, Sealer
 from umktls.ktls.session import Direction, Session
 
 
