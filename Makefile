@@ -53,7 +53,6 @@ man: $(VENV)/.project-test ## Write the manual pages in docs/man from the texts 
 	@$(BIN)/python -m tests.manual
 
 mutants: $(VENV)/.project-test ## Damage lines that security and data hang on: is there a test for each? (ARGS="umktls/rpc")
-	@$(BIN)/python -m pip install --disable-pip-version-check -q 'coverage>=7.10'
 	@$(BIN)/python -m tests.mutants $(ARGS)
 
 kernel: $(VENV)/.project-test $(STAMPS)/packages-kernel ## Ask a real Linux, in an emulated machine, what the model says of it (as root)

@@ -1,8 +1,9 @@
 """`python -m tests.mutants [PATH...]`: damage the code in one place at a time, and run the tests.
 
-PATHs are files or folders of the project; without any, all that security and data hang on. What was
-found is kept, a line of JSON each, and not asked again until the place or the tests change
-(`--fresh`: now). Exits with 1 if a mutant lives that `accepted.toml` does not know.
+PATHs are files or folders of the project; without any, all that security and data hang on. A mutant
+that was caught is not played again while its place looks the same (`--fresh`: it is), and which
+test reaches which line is not measured again while no file has changed. Exits with 1 if a mutant
+lives that `accepted.toml` does not know.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import random
 import sys
 import tomllib
 from collections import Counter
@@ -19,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tests.mutants.choose import Mutant, mutants_of
-from tests.mutants.play import CAUGHT, LIVED, UNREACHED, UNSOUND, Copy, passes, play
+from tests.mutants.play import CAUGHT, LIVED, UNREACHED, UNSOUND, Copy, play
 from tests.mutants.reach import Reach, measure
 
 TOP = Path(__file__).parents[2]
@@ -39,23 +41,23 @@ PRELOADED = ("trio.testing", "hypothesis", "cryptography.x509", "pyfuse3", "Open
 
 def main() -> int:
     options = parsed()
-    mutants = list(chosen(options.paths or list(FOLDERS)))
+    mutants = sampled(chosen(options.paths or FOLDERS), options.sample)
     if options.list:
         for mutant in mutants:
             print(f"{mutant.kind:9} {mutant.path}:{mutant.line} {mutant.name}")
         return 0
     if options.fresh:
         (KEPT / "results").unlink(missing_ok=True)
-    reach = measure(TOP, KEPT, options.tests)
+    copies = [Copy(TOP, KEPT / f"copy{number}") for number in range(options.workers)]
+    reach = measure(copies[0].top, KEPT, options.tests, options.workers)
     known = dict(results())
-    left = [one for one in mutants if one.name not in known]
+    left = [one for one in mutants if known.get(one.name) != CAUGHT]
     print(f"{len(mutants)} mutants, {len(left)} to be played", flush=True)
-    played(left, reach, options.workers)
+    played(left, reach, copies)
     known = dict(results())
     report(mutants, known)
-    unknown = [
-        one for one in mutants if known.get(one.name) != CAUGHT and one.name not in accepted()
-    ]
+    reasons = accepted()
+    unknown = [one for one in mutants if known.get(one.name) != CAUGHT and one.name not in reasons]
     for mutant in unknown:
         print(f"{known.get(mutant.name)}: {mutant.path}:{mutant.line} {mutant.name}")
     return 1 if unknown else 0
@@ -65,8 +67,11 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("paths", nargs="*")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--tests", nargs="*", default=["tests"], help="for the map of the tests")
-    parser.add_argument("--fresh", action="store_true", help="ask again what was asked before")
+    parser.add_argument("--tests", nargs="*", default=["tests"], help="those to choose from")
+    parser.add_argument(
+        "--sample", type=int, help="of each folder at most so many, always the same"
+    )
+    parser.add_argument("--fresh", action="store_true", help="play again what was caught before")
     parser.add_argument("--list", action="store_true", help="only say which there are")
     return parser.parse_args()
 
@@ -77,16 +82,29 @@ def chosen(paths: Iterable[str]) -> Iterator[Mutant]:
             yield from mutants_of(str(file.relative_to(TOP)), file.read_text())
 
 
-def played(mutants: list[Mutant], reach: Reach, workers: int) -> None:
-    """Play them all, in so many processes, and keep what was found."""
+def sampled(mutants: Iterable[Mutant], most: int | None) -> list[Mutant]:
+    """At most so many of each folder."""
+    rows: dict[str, list[Mutant]] = {}
+    for mutant in mutants:
+        rows.setdefault(folder_of(mutant), []).append(mutant)
+    if most is not None:
+        for row, found in rows.items():
+            rows[row] = random.Random(row).sample(found, min(most, len(found)))
+    return [mutant for found in rows.values() for mutant in found]
+
+
+def folder_of(mutant: Mutant) -> str:
+    return mutant.path.rpartition("/")[0]
+
+
+def played(mutants: list[Mutant], reach: Reach, copies: list[Copy]) -> None:
+    """Play them all, a process for each copy, and keep what was found."""
     for name in PRELOADED:
         importlib.import_module(name)
     context = multiprocessing.get_context("fork")
-    parts = [mutants[number::workers] for number in range(workers)]
     processes = [
-        context.Process(target=work, args=(number, part, reach))
-        for number, part in enumerate(parts)
-        if part
+        context.Process(target=work, args=(copy, mutants[number :: len(copies)], reach))
+        for number, copy in enumerate(copies)
     ]
     for process in processes:
         process.start()
@@ -94,15 +112,10 @@ def played(mutants: list[Mutant], reach: Reach, workers: int) -> None:
         process.join()
 
 
-def work(number: int, mutants: list[Mutant], reach: Reach) -> None:
-    copy = Copy(TOP, KEPT / f"copy{number}")
-    sound: dict[tuple[str, ...], bool] = {}
+def work(copy: Copy, mutants: list[Mutant], reach: Reach) -> None:
     for mutant in mutants:
         tests = reach.quickest(mutant.path, mutant.lines)
-        key = tuple(tests)
-        if key not in sound:
-            sound[key] = not tests or passes(copy.top, tests)
-        verdict = play(copy, mutant, tests) if sound[key] else UNSOUND
+        verdict = play(copy, mutant, tests, sum(reach.seconds[test] for test in tests))
         with (KEPT / "results").open("a") as file:
             print(json.dumps([mutant.name, verdict]), file=file)
         if verdict != CAUGHT:
@@ -129,7 +142,7 @@ def report(mutants: list[Mutant], known: dict[str, str]) -> None:
     reasons = accepted()
     for mutant in mutants:
         verdict = known.get(mutant.name, "not played")
-        for row in (mutant.path.rpartition("/")[0], "all"):
+        for row in (folder_of(mutant), "all"):
             counts = rows.setdefault(row, Counter())
             counts["mutants"] += 1
             counts["accepted" if verdict != CAUGHT and mutant.name in reasons else verdict] += 1

@@ -8,31 +8,39 @@ by PYTHONPATH, under the names that they install as.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tests.mutants.choose import Mutant
 
-__all__ = ["CAUGHT", "LIVED", "UNREACHED", "UNSOUND", "Copy", "passes", "play"]
+__all__ = ["CAUGHT", "LIVED", "UNREACHED", "UNSOUND", "Copy", "play"]
 
 # Unreached: by no test. Unsound: the tests fail without the damage too.
 CAUGHT, LIVED, UNREACHED, UNSOUND = "caught", "lived", "unreached", "unsound"
 INSTALLED_AS = {"umktls_fs": "fs", "umktls_daemons": "daemons"}
 OURS = ("tests", "umktls", *INSTALLED_AS)
-# A mutant that makes a test hang is caught by then.
-DEADLINE = 150.0
+# A mutant that makes the tests hang is caught: when they have taken so many times as long as
+# usual, and so many seconds more.
+SLOWER, GRACE = 4.0, 20.0
+PR_SET_CHILD_SUBREAPER = 36
+FORK = multiprocessing.get_context("fork")
 
 
 class Copy:
-    """A copy of the project's files, with a virtual environment's programs beside it."""
+    """A copy of the project's files, under the names that its packages install as too.
+
+    There is one for each process that plays."""
 
     def __init__(self, top: Path, directory: Path) -> None:
         self.top = directory
@@ -45,6 +53,7 @@ class Copy:
                 shutil.copy2(top / name, directory / name)
         for name, folder in INSTALLED_AS.items():
             (directory / name).symlink_to(folder)
+        self._known: dict[tuple[str, ...], bool] = {}
 
     @contextlib.contextmanager
     def damaged(self, mutant: Mutant) -> Iterator[None]:
@@ -57,35 +66,87 @@ class Copy:
         finally:
             path.write_text(whole)
 
+    def sound(self, tests: tuple[str, ...], seconds: float) -> bool:
+        """Whether `tests` pass without any damage. They are run once only."""
+        if tests not in self._known:
+            self._known[tests] = first_to_fail(self.top, tests, seconds) is None
+        return self._known[tests]
 
-def play(copy: Copy, mutant: Mutant, tests: list[str]) -> str:
-    """Whether `tests` notice the damage: CAUGHT, LIVED or UNREACHED."""
+
+def play(copy: Copy, mutant: Mutant, tests: list[str], seconds: float) -> str:
+    """Whether `tests`, which take so many `seconds`, notice the damage.
+
+    Only a test that passes without the damage can have noticed it; another one is left out."""
     if not tests:
         return UNREACHED
-    with copy.damaged(mutant):
-        return LIVED if passes(copy.top, tests) else CAUGHT
+    left = list(tests)
+    while left:
+        with copy.damaged(mutant):
+            failed = first_to_fail(copy.top, left, seconds)
+        if failed is None:
+            return LIVED
+        if copy.sound((failed,) if failed else tuple(left), seconds):
+            return CAUGHT
+        if not failed:
+            break
+        left.remove(failed)
+    return UNSOUND
 
 
-def passes(top: Path, tests: list[str]) -> bool:
-    """Whether all `tests` pass in time in the copy at `top`."""
-    child = multiprocessing.get_context("fork").Process(target=_run_tests, args=(top, tests))
+def first_to_fail(top: Path, tests: Sequence[str], seconds: float) -> str | None:
+    """The first of `tests` that fails or hangs in the copy at `top`; None where all pass.
+
+    Empty where it is no test that fails, such as an import."""
+    result, told = FORK.Pipe(duplex=False)
+    keeper = FORK.Process(target=_keep, args=(top, tests, GRACE + SLOWER * seconds, told))
+    keeper.start()
+    told.close()
+    found: str | None = result.recv()
+    keeper.join()
+    return found
+
+
+def _keep(top: Path, tests: Sequence[str], seconds: float, result: Connection) -> None:
+    """In a process of its own, whose children all become that a test leaves running: they end."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    directory = Path(tempfile.mkdtemp(prefix="m"))
+    heard, told = FORK.Pipe(duplex=False)
+    child = FORK.Process(target=_run_tests, args=(top, tests, directory, told))
     child.start()
-    child.join(DEADLINE)
-    if child.exitcode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid or 0, signal.SIGKILL)
-        child.join()
-    return child.exitcode == 0
+    told.close()
+    child.join(seconds)
+    passed = child.exitcode == 0
+    _clean_up(directory)
+    last = ""
+    with contextlib.suppress(EOFError):
+        while True:
+            last = heard.recv()
+    result.send(None if passed else last)
 
 
-def _run_tests(top: Path, tests: list[str]) -> None:
+def _clean_up(directory: Path) -> None:
+    """Nothing of a run is left: no process, no mount, no file."""
+    left = psutil.Process().children(recursive=True)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
+        place = line.split(" ")[1]
+        if place.startswith(f"{directory}/"):
+            subprocess.run(["umount", "-l", place], check=False)
+    psutil.wait_procs(left, timeout=GRACE)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _run_tests(top: Path, tests: Sequence[str], directory: Path, told: Connection) -> None:
     """In the child: pytest, in a session of its own, silent. Does not return."""
     os.setsid()
     silence = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(silence, number)
     os.chdir(top)
-    os.environ.update(PYTHONPATH=str(top), PYTHONDONTWRITEBYTECODE="1")
+    os.environ.update(PYTHONPATH=str(top), PYTHONDONTWRITEBYTECODE="1", TMPDIR=str(directory))
+    tempfile.tempdir = None
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(top))
     for name in [one for one in sys.modules if one.partition(".")[0] in OURS]:
@@ -93,4 +154,14 @@ def _run_tests(top: Path, tests: list[str]) -> None:
     # What was imported before the fork is not looked at for assertions: it has none of ours.
     options = ["-x", "-q", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
     options += ["-p", "no:cacheprovider", "-p", "no:xdist"]
-    os._exit(pytest.main([*options, *tests]))
+    os._exit(pytest.main([*options, *tests], plugins=[_Telling(told)]))
+
+
+class _Telling:
+    """Tells which test is under way."""
+
+    def __init__(self, told: Connection) -> None:
+        self._told = told
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._told.send(nodeid)

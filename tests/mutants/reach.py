@@ -1,37 +1,48 @@
 """Which test reaches which line: one run of all tests under coverage, a context for each test.
 
 As a pytest plugin (`-p tests.mutants.reach`) this names the context: in this process, and by the
-environment in the processes that a test starts, whose coverage is measured too. What is started
-once for several tests counts for the first of them; a line that only such a process reaches has
-that one test. It also notes how long each test takes.
+environment in the processes that a test starts, whose coverage is measured too (those that they
+start or fork as well, but for the ones that are killed). A fixture that several tests share has a
+context of its own, and what it reaches, or a process that it has started, counts for all of them.
+The plugin also notes how long each test takes, and which fail without any damage.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 __all__ = ["Reach", "measure"]
 
 CONTEXT = "UMKTLS_MUTANTS_TEST"
-DURATIONS = "UMKTLS_MUTANTS_DURATIONS"
+NOTES = "UMKTLS_MUTANTS_NOTES"
 MOST_TESTS = 40
-MOST_SECONDS = 40.0
+MOST_SECONDS = 25.0
+# Processes start measuring by COVERAGE_PROCESS_START, not by `patch = subprocess`: that would hand
+# the context down that the first of them had.
 SETTINGS = """
 [run]
 branch = false
 parallel = true
 sigterm = true
-patch = subprocess
-source = umktls, fs, daemons
+patch =
+    fork
+    _exit
+source =
+    {top}/umktls
+    {top}/fs
+    {top}/daemons
 data_file = {directory}/coverage
 context = ${{UMKTLS_MUTANTS_TEST-}}
 disable_warnings = no-data-collected, module-not-measured, no-sysmon, module-not-imported
@@ -41,18 +52,57 @@ disable_warnings = no-data-collected, module-not-measured, no-sysmon, module-not
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Everything until the end of the test's tear-down is this test's."""
+    for fixtures in item._fixtureinfo.name2fixturedefs.values():  # type: ignore[attr-defined]
+        for fixture in fixtures:
+            if fixture.scope != "function":
+                _note("shared", _name_of(fixture, item), item.nodeid)
+    with _context(item.nodeid):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
+) -> Iterator[None]:
+    """What several tests share is not the first one's alone."""
+    if fixturedef.scope == "function":
+        return (yield)
+    with _context(_name_of(fixturedef, request._pyfuncitem)):
+        return (yield)
+
+
+def _name_of(fixture: pytest.FixtureDef[Any], item: pytest.Item) -> str:
+    return f"{item.nodeid.partition('::')[0]}: {fixture.argname}"
+
+
+@contextlib.contextmanager
+def _context(name: str) -> Iterator[None]:
     coverage = __import__("coverage").Coverage.current()
+    before = os.environ.get(CONTEXT, "")
+    os.environ[CONTEXT] = name
     if coverage is not None:
-        coverage.switch_context(item.nodeid)
-    os.environ[CONTEXT] = item.nodeid
-    return (yield)
+        coverage.switch_context(name)
+    try:
+        yield
+    finally:
+        os.environ[CONTEXT] = before
+        if coverage is not None:
+            coverage.switch_context(before)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    name = os.environ.get(DURATIONS)
+    if hasattr(report, "node"):
+        return  # of another process, which has noted it
+    _note("seconds", report.nodeid, report.duration)
+    if report.failed:
+        _note("failed", report.nodeid, report.when)
+
+
+def _note(*words: object) -> None:
+    name = os.environ.get(NOTES)
     if name is not None:
         with open(name, "a") as file:
-            print(json.dumps([report.nodeid, report.duration]), file=file)
+            print(json.dumps(words), file=file)
 
 
 @dataclass(frozen=True)
@@ -77,16 +127,16 @@ class Reach:
         return chosen
 
 
-def measure(top: Path, directory: Path, tests: list[str]) -> Reach:
-    """Run `tests` (files and folders) of the project in `top`; keep what was found in `directory`.
+def measure(copy: Path, directory: Path, tests: list[str], workers: int) -> Reach:
+    """Run `tests` (files and folders) of the project in `copy`; keep what was found in `directory`.
 
-    What was found before is read again instead."""
-    kept = directory / "reach.json"
-    if not kept.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        _run(top, directory, tests)
-        kept.write_text(json.dumps(_read(top, directory)))
-    found = json.loads(kept.read_text())
+    What was found before is read again instead, as long as all files are the same."""
+    kept, state = directory / "reach.json", _state(copy, tests)
+    found = json.loads(kept.read_text()) if kept.exists() else {}
+    if found.get("state") != state:
+        _run(copy, directory, tests, workers)
+        found = {"state": state, **_read(copy, directory)}
+        kept.write_text(json.dumps(found))
     lines = {
         path: {int(line): tests for line, tests in known.items()}
         for path, known in found["tests"].items()
@@ -94,43 +144,63 @@ def measure(top: Path, directory: Path, tests: list[str]) -> Reach:
     return Reach(lines, found["seconds"])
 
 
-def _run(top: Path, directory: Path, tests: list[str]) -> None:
-    settings = directory / "settings"
-    settings.write_text(SETTINGS.format(directory=directory))
+def _state(copy: Path, tests: list[str]) -> str:
+    """Another one when code, tests or the choice of `tests` have changed."""
+    digest = hashlib.sha256(repr(tests).encode())
+    for file in sorted(copy.rglob("*.py")):
+        digest.update(str(file.relative_to(copy)).encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _run(copy: Path, directory: Path, tests: list[str], workers: int) -> None:
+    settings, notes = directory / "settings", directory / "notes"
+    settings.write_text(SETTINGS.format(directory=directory, top=copy))
+    for old in (notes, *directory.glob("coverage*")):
+        old.unlink(missing_ok=True)
     environment = {
         **os.environ,
-        "COVERAGE_RCFILE": str(settings),
-        DURATIONS: str(directory / "durations"),
-        "PYTHONPATH": str(top),
+        "COVERAGE_PROCESS_START": str(settings),
+        NOTES: str(notes),
+        "PYTHONPATH": str(copy),
     }
-    run = [sys.executable, "-m", "coverage", "run", f"--rcfile={settings}", "-m", "pytest", "-q"]
+    run = [sys.executable, "-m", "pytest", "-q", "-n", str(workers), "--dist", "loadfile"]
     run += ["-p", "tests.mutants.reach", "-p", "no:cacheprovider", "-m", "not long", *tests]
     # A test that fails under coverage reaches its lines all the same.
-    subprocess.run(run, cwd=top, env=environment, check=False)
+    subprocess.run(run, cwd=copy, env=environment, check=False)
     combine = [sys.executable, "-m", "coverage", "combine", "-q", f"--rcfile={settings}"]
-    subprocess.run(combine, cwd=top, env=environment, check=True)
+    subprocess.run(combine, cwd=copy, check=True)
 
 
-def _read(top: Path, directory: Path) -> dict[str, object]:
-    coverage = __import__("coverage")
-    data = coverage.CoverageData(str(directory / "coverage"))
+def _read(copy: Path, directory: Path) -> dict[str, Any]:
+    """tests: by file and line, without those that fail; seconds: how long each takes."""
+    seconds: dict[str, float] = defaultdict(float)
+    users: dict[str, set[str]] = defaultdict(set)
+    failed = set()
+    for line in (directory / "notes").read_text().splitlines():
+        kind, name, value = json.loads(line)
+        if kind == "seconds":
+            seconds[name] += value
+        elif kind == "shared":
+            users[name].add(value)
+        else:
+            failed.add(name)
+    data = __import__("coverage").CoverageData(str(directory / "coverage"))
     data.read()
     tests: dict[str, dict[int, list[str]]] = {}
     for name in data.measured_files():
         path = Path(name)
-        if path.is_relative_to(top):
-            by_line = data.contexts_by_lineno(name)
-            tests[str(path.relative_to(top))] = {
-                line: sorted({_test_of(one) for one in contexts} - {""})
-                for line, contexts in by_line.items()
+        if path.is_relative_to(copy):
+            tests[str(path.relative_to(copy))] = {
+                line: sorted(_tests_of(contexts, users) - failed)
+                for line, contexts in data.contexts_by_lineno(name).items()
             }
-    seconds: dict[str, float] = defaultdict(float)
-    for line in (directory / "durations").read_text().splitlines():
-        test, took = json.loads(line)
-        seconds[test] += took
     return {"tests": tests, "seconds": seconds}
 
 
-def _test_of(context: str) -> str:
-    """Of coverage's `what a process began with|what it was switched to`."""
-    return context.rpartition("|")[2]
+def _tests_of(contexts: Iterable[str], users: Mapping[str, set[str]]) -> set[str]:
+    found: set[str] = set()
+    for context in contexts:
+        # Of coverage's `what a process began with|what it was switched to`.
+        name = context.rpartition("|")[2]
+        found |= users.get(name, {name})
+    return found - {""}

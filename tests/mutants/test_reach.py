@@ -1,0 +1,112 @@
+"""Which test reaches which line, in a project of one module: in processes of theirs too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.mutants.reach import Reach, measure
+
+TOP = Path(__file__).parents[2]
+CODE = """\
+import os
+import sys
+
+
+def one():
+    return 1
+
+
+def two():
+    if os.fork() == 0:
+        four()
+        os._exit(0)
+    return os.wait()[1]
+
+
+def three():
+    return 3
+
+
+def four():
+    return 4
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        globals()[name]()
+"""
+TESTS = """\
+import subprocess
+import sys
+
+import pytest
+from umktls.thing import one
+
+
+@pytest.fixture(scope="module")
+def server():
+    with subprocess.Popen([sys.executable, "-m", "umktls.thing", "three"]) as process:
+        yield process
+
+
+def test_here():
+    assert one() == 1
+
+
+def test_in_a_program(tmp_path):
+    subprocess.run([sys.executable, "-m", "umktls.thing", "two"], check=True, cwd=tmp_path)
+
+
+def test_first(server):
+    assert server
+
+
+def test_second(server):
+    assert server
+
+
+def test_that_fails():
+    one()
+    raise AssertionError
+"""
+
+
+@pytest.fixture
+def reach(tmp_path: Path) -> Reach:
+    copy = tmp_path / "copy"
+    plugin = "tests/mutants/reach.py"
+    files = {plugin: (TOP / plugin).read_text(), "umktls/thing.py": CODE, "tests/test_it.py": TESTS}
+    files |= dict.fromkeys([f"{Path(path).parent}/__init__.py" for path in files], "")
+    for path, text in {**files, "tests/__init__.py": ""}.items():
+        (copy / path).parent.mkdir(parents=True, exist_ok=True)
+        (copy / path).write_text(text)
+    return measure(copy, tmp_path, ["tests"], 1)
+
+
+def line(text: str) -> int:
+    return CODE.splitlines().index(f"    {text}") + 1
+
+
+def test_which_tests_reach_a_line(reach: Reach) -> None:
+    """Also from another folder, in forked processes, and in those that several tests share; no test
+    that fails by itself."""
+    found = {
+        text: [test.partition("::")[2] for test in reach.quickest("umktls/thing.py", [line(text)])]
+        for text in ("return 1", "return os.wait()[1]", "return 3", "return 4")
+    }
+    assert {text: sorted(tests) for text, tests in found.items()} == {
+        "return 1": ["test_here"],
+        "return os.wait()[1]": ["test_in_a_program"],
+        "return 3": ["test_first", "test_second"],
+        "return 4": ["test_in_a_program"],
+    }
+
+
+def test_the_quickest_come_first() -> None:
+    seconds = {"slow": 9.0, "quick": 1.0, "slower": 20.0}
+    reach = Reach({"x.py": {1: ["slow", "slower"], 2: ["quick"]}}, seconds)
+    assert reach.quickest("x.py", [1, 2]) == ["quick", "slow"]
+    assert reach.quickest("x.py", [1, 3]) == ["slow"]
+    assert reach.quickest("x.py", [3]) == []
