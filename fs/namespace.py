@@ -161,12 +161,11 @@ class Namespace:
         self, parent: Inode, name: bytes, mode: int, rdev: int, credential: OpaqueAuth
     ) -> EntryAttributes:
         """Special files; a regular one, which NFS's MKNOD does not make, as open(2) would."""
-        attributes = sattr3(mode=mode & PERMISSIONS)
         kind = _SPECIAL.get(stat.S_IFMT(mode))
         if kind is None:
-            how = createhow3(createmode3.GUARDED, attributes)
-            inode = await self._create(parent, name, how, credential)
+            inode = await self.create(parent, name, mode, os.O_EXCL, credential)
             return self._attributes.reply(inode)
+        attributes = sattr3(mode=mode & PERMISSIONS)
         spec = specdata3(os.major(rdev), os.minor(rdev))
         has_number = kind in (ftype3.NF3CHR, ftype3.NF3BLK)
         what = mknoddata3(kind, attributes, spec if has_number else None)

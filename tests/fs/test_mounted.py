@@ -97,6 +97,18 @@ def test_a_temporary_directory_with_an_open_file_can_be_removed(mount: Mounted) 
     directory.rmdir()
 
 
+def test_stat_of_a_removed_open_file_shows_the_servers_links(mount: Mounted) -> None:
+    """It has been renamed, so it has a name there still; the kernel here thinks it has none."""
+    path, second = mount.path / "file", mount.path / "second"
+    with path.open("w+b", buffering=0) as file:
+        path.unlink()
+        (hidden,) = mount.export.iterdir()
+        assert os.fstat(file.fileno()).st_nlink == hidden.stat().st_nlink == 1
+        os.link(hidden, mount.export / "second")
+        second.unlink()
+        assert os.fstat(file.fileno()).st_nlink == hidden.stat().st_nlink == 1
+
+
 def test_a_mapping_is_written_back(mount: Mounted) -> None:
     path = mount.path / "file"
     path.write_bytes(bytes(10000))

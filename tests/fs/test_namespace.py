@@ -15,6 +15,7 @@ from trio.testing import MockClock
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
 from tests.fs.world import ROOT, World, fails
+from umktls.nfs.types import createmode3
 from umktls.rpc.message import OpaqueAuth
 
 
@@ -88,6 +89,14 @@ async def test_mknod(world: World, kind: int) -> None:
     assert (world.export / "node").lstat().st_mode == kind | 0o640
     request = world.ops.mknod(ROOT, b"node", kind | 0o640, 0, world.ctx)
     assert await fails(request) == errno.EEXIST
+
+
+async def test_mknod_of_a_regular_file_may_be_repeated(world: World) -> None:
+    """Its verifier says whose the file is, when a server has forgotten the call."""
+    with world.caller.watch() as seen:
+        await world.ops.mknod(ROOT, b"file", stat.S_IFREG | 0o640, 0, world.ctx)
+    modes = [call.args.how.mode for call in seen if call.name == "CREATE"]
+    assert modes == [createmode3.EXCLUSIVE]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make devices")

@@ -19,10 +19,13 @@ What the caller of a call that is sent again can see that would not have been se
     RENAME            success where somebody else has renamed or removed the file, and something
                       has the new name; what has got the old name meanwhile is renamed too
     CREATE UNCHECKED  with size 0 (O_TRUNC) what others have written meanwhile is cut off
-    CREATE GUARDED    EEXIST for the caller's own file: nothing tells whose it is
+    CREATE GUARDED    EEXIST for the caller's own file: nothing tells whose it is (our file system
+                      asks for it only where a server does not know EXCLUSIVE)
+    WRITE, SETATTR    what others have written or set meanwhile, in the same place, is overwritten
 
 An exclusive CREATE needs none of this: its verifier says whose work a file is (RFC 1813 section
-3.3.8).
+3.3.8). A server that knows the call again shows none of it either, with one exception: what it says
+of a file is from the first time, and others may have removed it since.
 """
 
 from __future__ import annotations
