@@ -97,15 +97,21 @@ async def look_up(
 
 
 async def connect_address(
-    family: socket.AddressFamily, address: Any, reserved: bool | None, seconds: float
+    family: socket.AddressFamily,
+    address: Any,
+    reserved: bool | None,
+    seconds: float,
+    kind: socket.SocketKind = socket.SOCK_STREAM,
 ) -> socket.socket:
-    sock = trio.socket.socket(family, socket.SOCK_STREAM)
+    """A socket, of TCP as a rule, whose other end is that address. Raises OSError."""
+    sock = trio.socket.socket(family, kind)
     try:
         if reserved or (reserved is None and os.geteuid() == 0):
             bound = await bind_reserved(sock, family)
             if reserved and not bound:
                 raise no_reserved_port()
-        notice_silence(sock)
+        if kind == socket.SOCK_STREAM and family != socket.AF_UNIX:
+            notice_silence(sock)
         with trio.move_on_after(seconds) as scope:
             await sock.connect(address)
         if scope.cancelled_caught:
