@@ -41,6 +41,7 @@ from .kernelcache import KernelCache
 from .readahead import ReadAhead, Reader
 from .silly import SillyRenames
 from .writeback import WriteBehind
+from .writer import writer_of
 
 __all__ = ["Files", "OpenFile", "Opened"]
 
@@ -237,7 +238,7 @@ class Files:
         file = self[fh]
         self._report(file)
         inode = file.inode
-        writer = self._behind.writer(inode)
+        writer = writer_of(inode, self._behind)
         inode.data_version += 1
         place = self._attributes.size(inode) if file.appends else offset
         await writer.write(place, data, file.credential)

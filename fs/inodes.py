@@ -16,18 +16,18 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from pyfuse3 import ROOT_INODE, EntryAttributes
 
-from umktls.errors import CallerError
+from umktls.errors import CallerError, UmktlsError
 from umktls.rpc.message import OpaqueAuth
+from umktls.rpc.xdr import Buffer
 
-if TYPE_CHECKING:
-    from .silly import SillyName
-    from .writer import Writer
+from .extents import Extent
 
-__all__ = ["Granted", "Inode", "InodeTable"]
+__all__ = ["Granted", "Inode", "InodeTable", "SillyName", "Unstable"]
 
 Name = tuple[int, bytes]  # number of the directory, name in it
 
@@ -40,6 +40,33 @@ class Granted(NamedTuple):
 
     version: tuple[int, int, int] | None
     access: dict[OpaqueAuth, int]
+
+
+class Unstable(Protocol):
+    """Written data of a file that is not yet stable on the server; see writer.py."""
+
+    failures: int
+    failure: UmktlsError | None
+
+    @property
+    def dirty(self) -> bool: ...
+
+    @property
+    def busy(self) -> bool: ...
+
+    @property
+    def small(self) -> bool: ...
+
+    @property
+    def end(self) -> int: ...
+
+    def behind(self, offset: int) -> list[Extent]: ...
+
+    async def write(self, offset: int, data: Buffer, credential: OpaqueAuth) -> None: ...
+
+    async def drain(self) -> None: ...
+
+    async def flush(self) -> None: ...
 
 
 class Inode:
@@ -78,7 +105,7 @@ class Inode:
         self.names: list[Name] = []
         self.opens = 0
         self.silly: SillyName | None = None
-        self.writer: Writer | None = None
+        self.writer: Unstable | None = None
         self.attributes: EntryAttributes | None = None
         self.expires = 0.0
         self.granted = Granted(None, {})
@@ -95,6 +122,15 @@ class Inode:
     def busy(self) -> bool:
         """Whether this mount still works on the file, whatever FUSE remembers."""
         return bool(self.opens or (self.writer is not None and self.writer.busy))
+
+
+@dataclass(frozen=True, slots=True)
+class SillyName:
+    """The name that a removed open file has instead, and who removed it; see silly.py."""
+
+    parent: Inode
+    name: bytes
+    credential: OpaqueAuth
 
 
 class InodeTable:

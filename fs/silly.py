@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import logging
 import secrets
-from dataclasses import dataclass
 
 from trio.lowlevel import ParkingLot
 
@@ -21,23 +20,14 @@ from umktls.rpc.message import OpaqueAuth
 
 from .attributes import AttributeCache
 from .calls import Calls, NfsFailure
-from .inodes import Inode
+from .inodes import Inode, SillyName
 from .kernelcache import KernelCache
 
-__all__ = ["SillyName", "SillyRenames"]
+__all__ = ["SillyRenames"]
 
 log = logging.getLogger(__name__)
 
 _NO_LINKS = (nfsstat3.NFS3ERR_NOTSUPP, nfsstat3.NFS3ERR_MLINK, nfsstat3.NFS3ERR_PERM)
-
-
-@dataclass(frozen=True, slots=True)
-class SillyName:
-    """The name that a removed open file has instead, and who removed it."""
-
-    parent: Inode
-    name: bytes
-    credential: OpaqueAuth
 
 
 class SillyRenames:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 from trio.lowlevel import ParkingLot
 
 from .attributes import AttributeCache
 from .calls import Calls
-from .inodes import Inode
 from .kernelcache import KernelCache
 from .slots import Slots
-from .writer import Writer
 
 __all__ = ["WriteBehind"]
 
@@ -23,6 +21,19 @@ WRITES_IN_FLIGHT = 8
 # A file with this much unstable data is committed in the background.
 COMMIT_AT = MEMORY // 2
 AGE_SECONDS = 1.0
+
+
+class Unwritten(Protocol):
+    """The written data of one file, which its writer holds."""
+
+    def relieve(self) -> None:
+        """Memory is short."""
+
+    def tidy(self, now: float, age: float) -> None:
+        """Send what has waited for `age` seconds."""
+
+    async def flush(self) -> None:
+        """Make everything stable that can be."""
 
 
 class WriteBehind:
@@ -51,15 +62,9 @@ class WriteBehind:
         self.slots = Slots(WRITES_IN_FLIGHT)
         self.held = 0
         self.progress = 0.0  # when the server last had a whole extent, or made some stable
-        self.active: set[Writer] = set()
+        self.active: set[Unwritten] = set()
         self._memory = memory
         self._short = ParkingLot()
-
-    def writer(self, inode: Inode) -> Writer:
-        """The writer of a file, made if need be."""
-        if inode.writer is None:
-            inode.writer = Writer(inode, self)
-        return inode.writer
 
     async def reserve(self, count: int) -> None:
         """Wait until `count` bytes may be held. One write may exceed what there is if alone."""

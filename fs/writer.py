@@ -39,7 +39,6 @@ from collections import deque
 from collections.abc import Iterable
 from itertools import chain
 from operator import attrgetter
-from typing import TYPE_CHECKING
 
 from trio.lowlevel import ParkingLot
 
@@ -49,12 +48,10 @@ from umktls.rpc.message import OpaqueAuth
 from umktls.rpc.xdr import Buffer
 
 from .extents import OVERHEAD, Extent
-from .inodes import Inode
+from .inodes import Inode, Unstable
+from .writeback import WriteBehind
 
-if TYPE_CHECKING:
-    from .writeback import WriteBehind
-
-__all__ = ["Writer"]
+__all__ = ["writer_of"]
 
 MAX_FLYING = 32  # of one file; the mount has a limit of its own
 MAX_QUEUED = 64
@@ -350,3 +347,10 @@ class Writer:
         elif self._behind.wants_commit(sum(extent.cost for extent in self._unstable)):
             self.commit_behind()
         self._changed.unpark_all()
+
+
+def writer_of(inode: Inode, behind: WriteBehind) -> Unstable:
+    """The writer of a file, made if need be."""
+    if inode.writer is None:
+        inode.writer = Writer(inode, behind)
+    return inode.writer
