@@ -15,10 +15,12 @@ from umktls.rpc.message import (
     NULL_AUTH,
     AcceptedReply,
     AcceptStat,
+    AuthStat,
     AuthSys,
     Call,
     DeniedReply,
     OpaqueAuth,
+    RejectStat,
     encode_call,
     parse_untrusted,
 )
@@ -93,6 +95,13 @@ class Client:
         assert isinstance(reply, AcceptedReply)
         assert reply.status is AcceptStat.SUCCESS
         return program[name].decode_result_untrusted(reply.body)
+
+    def auth_status(self, program: Program, name: str, args: Any) -> AuthStat:
+        """Why a call is rejected that has to be."""
+        reply = self.raw(program, name, args)
+        assert isinstance(reply, DeniedReply)
+        assert reply.status is RejectStat.AUTH_ERROR
+        return reply.auth_status
 
     def nfs(self, name: str, *args: Any) -> Any:
         """One NFS call with arguments made of `args`; resok or resfail."""

@@ -56,9 +56,9 @@ def serve(root: Path, tmp_path: Path, locate: Callable[[str], Locator]) -> Itera
     servers: list[NfsServer] = []
     before = set(os.listdir("/proc/self/fd"))
 
-    def start(*exports: Export, **options: Any) -> NfsServer:
-        chosen = {"squash": "none", **options}
-        server = NfsServer(exports or [Export(str(root), **chosen)], tmp_path / "state", locate)
+    def start(*exports: Export, mount_tls: bool = False, **options: Any) -> NfsServer:
+        what = exports or [Export(str(root), **{"squash": "none", **options})]
+        server = NfsServer(what, tmp_path / "state", locate, mount_tls=mount_tls)
         servers.append(server)
         return server
 

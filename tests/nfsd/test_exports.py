@@ -47,7 +47,7 @@ def other(tmp_path: Path) -> Path:
     ("program", "procedure", "args"),
     [(NFS3, "FSSTAT", types.FSSTAT3args(b"")), (MOUNT3, "MNT", b"/"), (MOUNT3, "EXPORT", None)],
 )
-def test_the_gate(
+def test_the_gate_of_a_server_where_mount_asks_for_tls(
     serve: Serve,
     security: str,
     enough: tuple[FakePeer, ...],
@@ -55,7 +55,7 @@ def test_the_gate(
     procedure: str,
     args: object,
 ) -> None:
-    server = serve(security=security)
+    server = serve(security=security, mount_tls=True)
     for peer in (CLEAR, TLS, MTLS):
         client = Client(server, peer=peer)
         null = client.raw(program, "NULL", None)
@@ -74,12 +74,17 @@ def test_one_export_asks_for_more_than_another(serve: Serve, root: Path, other: 
         Export(str(root), "/open", squash="none"),
         Export(str(other), "/closed", squash="none", security="mtls"),
     )
-    trusted, weak = Client(server), Client(server, peer=TLS)
+    trusted, weak = Client(server), Client(server, peer=FakePeer(verified=False))
     handle = trusted.mount(b"/closed")
-    assert weak.result(MOUNT3, "MNT", b"/closed").status is mountstat3.MNT3ERR_ACCES
-    assert weak.status("GETATTR", handle) is nfsstat3.NFS3ERR_ACCES
-    where = diropargs3(handle, b"d")
-    assert weak.status("MKDIR", where, sattr3()) is nfsstat3.NFS3ERR_ACCES
+    assert weak.auth_status(MOUNT3, "MNT", b"/closed") is AuthStat.AUTH_TOOWEAK
+    assert weak.auth_status(NFS3, "GETATTR", types.GETATTR3args(handle)) is AuthStat.AUTH_TOOWEAK
+    mkdir = types.MKDIR3args(diropargs3(handle, b"d"), sattr3())
+    for _ in range(2):  # also where a reply is kept
+        assert weak.auth_status(NFS3, "MKDIR", mkdir) is AuthStat.AUTH_TOOWEAK
+    assert weak.peer.refusals[0] == (
+        "/closed",
+        "the export asks for mtls, and the connection has less",
+    )
     assert weak.status("GETATTR", weak.mount(b"/open")) is nfsstat3.NFS3_OK
     assert os.listdir(other) == []
 

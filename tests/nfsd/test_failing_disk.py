@@ -212,10 +212,10 @@ def test_what_could_not_be_looked_for_is_not_gone(
     assert client.status("GETATTR", gone) is nfsstat3.NFS3ERR_STALE
 
 
-def _by_index(exports: Any, state: Any, locate: Any) -> Any:
+def _by_index(exports: Any, state: Any, locate: Any, **more: Any) -> Any:
     from umktls.nfsd import NfsServer
 
-    return NfsServer(exports, state, IndexLocator)
+    return NfsServer(exports, state, IndexLocator, **more)
 
 
 def test_a_broken_directory_hides_no_file_elsewhere(

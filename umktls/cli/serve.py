@@ -81,7 +81,8 @@ def serve(**values: Any) -> None:
     if options.certs is not None:
         complain(*layout.exposed_keys(layout.find(options.certs, "server")))
     keep_memory_private()
-    nfsd = NfsServer(exports, options.state_dir or default_state())
+    state = options.state_dir or default_state()
+    nfsd = NfsServer(exports, state, mount_tls=options.mount_tls)
     trio.run(run, options, config, nfsd)
 
 

@@ -50,6 +50,7 @@ class ServeOptions:
     hosts: tuple[str, ...]
     certs: Path | None
     level: str | None
+    mount_tls: bool
     engine: str
     bounce: str
     personality: str
@@ -295,6 +296,12 @@ ABOUT_WHAT_IS_SERVED: list[Decorator] = [
     ),
     click.option(
         "--no-tls", "level", flag_value="no-tls", help="Offer no TLS: everything goes in clear."
+    ),
+    click.option(
+        "--mount-tls",
+        is_flag=True,
+        help="Have MOUNT, by which clients ask for an export's root, ask for TLS as NFS does. The "
+        "clients of kernels call MOUNT in clear, and cannot mount then.",
     ),
     click.option("--read-only", is_flag=True, help="Let nobody change anything."),
     click.option(

@@ -23,9 +23,11 @@ from umktls.nfsd.credentials import Actor, Identity, believed
 from umktls.nfsd.descriptor import READ, WRITE, Descriptor
 from umktls.nfsd.directory import Listings
 from umktls.nfsd.errors import NfsError
+from umktls.nfsd.exports import Export
 from umktls.nfsd.handles import Handles, Node
 from umktls.nfsd.volume import Volume
-from umktls.rpc.server import CallContext
+from umktls.rpc.message import AuthStat
+from umktls.rpc.server import CallContext, NotAuthentic, Peer
 
 __all__ = ["Call", "Changed", "Operation", "Site", "WriteVerifier", "status_of_error"]
 
@@ -78,16 +80,29 @@ class Call:
         self._named: list[Node | Changed] = []
 
     def node(self, handle: bytes) -> Node:
-        """The file of a handle; NfsError ACCES for an export that is not for this client."""
+        """The file of a handle, if the client may use the export: see `check`."""
         node = self.site.handles.node(handle)
         export = node.volume.export
         if export.guarded:
-            peer = self._context.peer
-            objection = export.objection(peer)
-            if objection is not None:
-                peer.refused(export.name, objection)
-                raise NfsError(nfsstat3.NFS3ERR_ACCES)
+            self.check(export)
         return node
+
+    def check(self, export: Export) -> None:
+        """NotAuthentic TOOWEAK where the connection has less security than an export asks for,
+        NfsError ACCES for one that is not for this client."""
+        peer = self.peer
+        objection = export.objection(peer)
+        if objection is None:
+            return
+        peer.refused(export.name, objection)
+        if export.weakness(peer):
+            raise NotAuthentic(AuthStat.AUTH_TOOWEAK)
+        raise NfsError(nfsstat3.NFS3ERR_ACCES)
+
+    @property
+    def peer(self) -> Peer:
+        """The connection."""
+        return self._context.peer
 
     def look(self, handle: bytes) -> Node:
         """A file whose attributes go into the reply."""

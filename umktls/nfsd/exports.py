@@ -2,10 +2,11 @@
 
 The levels of security are those of RFC 9289 section 5.2, none, server authenticated (tls), both
 sides authenticated (mtls), and FreeBSD's tlscertuser (certuser): both sides authenticated, and the
-client's certificate names the user. The gate answers AUTH_TOOWEAK to a call whose connection is
-below what every export asks; what one export of several asks beyond that is answered by ACCES,
-because only the arguments tell which export is meant. The NULL procedure is always let through: it
-is the probe.
+client's certificate names the user. A call whose connection has less is rejected with AUTH_TOOWEAK,
+as by FreeBSD's nfsd, because Linux's client says why then (knfsd's answer is ACCES): by the gate if
+it has less than every export asks, else when the arguments have told which export is meant. Who may
+not use an export for another reason gets ACCES. The NULL procedure is always let through: it is the
+probe. What MOUNT asks is another matter: see `umktls.nfsd.mountd`.
 """
 
 from __future__ import annotations
@@ -91,11 +92,18 @@ class Export:
         """Whether clients have to show a certificate."""
         return self.level >= MUTUAL
 
+    def weakness(self, peer: Peer) -> str | None:
+        """What a connection lacks in security; None if nothing."""
+        if level_of(peer) >= self.level:
+            return None
+        return f"the export asks for {security_of(self.level)}, and the connection has less"
+
     def objection(self, peer: Peer) -> str | None:
         """Why a client may not use the export; None if it may."""
-        if level_of(peer) < self.level:
-            return f"the export asks for {security_of(self.level)}, and the connection has less"
-        return None if self.rules is ANYBODY else self.rules.objection(peer)
+        weakness = self.weakness(peer)
+        if weakness is not None or self.rules is ANYBODY:
+            return weakness
+        return self.rules.objection(peer)
 
 
 def _fsid_of(path: str) -> int:

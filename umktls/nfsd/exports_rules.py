@@ -64,6 +64,12 @@ class Rules:
         pairs = ((one, two) for one in self.networks for two in other.networks)
         return any(one.version == two.version and one.overlaps(two) for one, two in pairs)
 
+    def objection_to_address(self, address: Any) -> str | None:
+        """Why it is not for a client with that socket address, whatever else is asked of it."""
+        if self.includes(address):
+            return None
+        return f"the export is not for the address {_host(address)}"
+
     def objection(self, peer: Peer) -> str | None:
         """Why a client does not meet the rules; None if it does."""
         return _objection(self, _host(peer.address), peer.certificate)

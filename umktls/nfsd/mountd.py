@@ -5,6 +5,12 @@ one in it: mountd(8) resolves the path, and a client has no other way to. A link
 each name is opened in its directory, an absolute target has to begin with the export's path, and
 above the root there is nothing. Who has mounted what is kept only for DUMP, and only
 of the latest: nothing depends on it.
+
+Real clients call in clear, on a connection of its own, also for exports that ask for TLS: nothing
+tells MOUNT to use it. So such a call is answered, as rpc.mountd(8) does. What it says about its
+caller is not believed then, the client's address apart: a path below the export leads where nobody
+in particular may go. The handle is of no use without TLS. A server can be told to ask here what it
+asks for NFS.
 """
 
 from __future__ import annotations
@@ -15,10 +21,20 @@ from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import Any
 
-from umktls.nfs.mount import exportnode, mountbody, mountres3_fail, mountres3_ok, mountstat3
+from umktls.nfs.mount import (
+    exportnode,
+    groupnode,
+    mountbody,
+    mountres3_fail,
+    mountres3_ok,
+    mountstat3,
+)
 from umktls.nfs.types import nfsstat3
 from umktls.nfsd.calls import Call, Site, status_of_error
+from umktls.nfsd.credentials import Identity, believed
 from umktls.nfsd.errors import NfsError
+from umktls.nfsd.exports import Export
+from umktls.nfsd.exports_rules import Network
 from umktls.nfsd.handles import Node
 from umktls.nfsd.names import DOTS, component, open_entry
 from umktls.nfsd.volume import Volume
@@ -31,15 +47,42 @@ KEPT_MOUNTS = 256
 LINKS_LIMIT = 40  # as path_resolution(7) has it
 
 
+class ClearCall(Call):
+    """A call in clear that may be about an export that asks for TLS."""
+
+    __slots__ = ()
+
+    def check(self, export: Export) -> None:
+        """As far as anything is known about the client."""
+        if not export.level:
+            super().check(export)
+            return
+        objection = export.rules.objection_to_address(self.peer.address)
+        if objection is not None:
+            self.peer.refused(export.name, objection)
+            raise NfsError(nfsstat3.NFS3ERR_ACCES)
+
+    def identity(self, volume: Volume) -> Identity:
+        export = volume.export
+        return believed(export, None, self.peer) if export.level else super().identity(volume)
+
+
 class Mountd:
     """The handlers. `volumes`: what is exported. `current`: what is to be mounted in the place of
-    one of them, since directories come and go; OSError where nothing is."""
+    one of them, since directories come and go; OSError where nothing is. `clear`: whether calls in
+    clear are answered for exports that ask for TLS."""
 
     def __init__(
-        self, site: Site, volumes: Sequence[Volume], current: Callable[[Volume], Volume]
+        self,
+        site: Site,
+        volumes: Sequence[Volume],
+        current: Callable[[Volume], Volume],
+        *,
+        clear: bool = True,
     ) -> None:
         self._site = site
         self._current = current
+        self._clear = clear
         self.set_volumes(volumes)
         self._lock = Lock()
         self._mounts: dict[tuple[bytes, bytes], None] = {}  # (host, directory)
@@ -77,7 +120,8 @@ class Mountd:
         volume = self._current(volume)
         for name in names:
             component(name, nfsstat3.NFS3ERR_ACCES)
-        node = _walk(Call(self._site, context), volume, names)
+        kind = ClearCall if self._clear and not context.peer.tls else Call
+        node = _walk(kind(self._site, context), volume, names)
         if stat.S_IFMT(node.stat().st_mode) != stat.S_IFDIR:
             raise NfsError(nfsstat3.NFS3ERR_NOTDIR)
         return node
@@ -108,7 +152,15 @@ class Mountd:
             self._mounts = {mount: None for mount in self._mounts if mount[0] != host}
 
     def export(self, args: None, context: CallContext) -> list[exportnode]:
-        return [exportnode(name, []) for name in self._volumes]
+        return [
+            exportnode(name, [groupnode(str(each).encode()) for each in networks(volume)])
+            for name, volume in self._volumes.items()
+        ]
+
+
+def networks(volume: Volume) -> tuple[Network, ...]:
+    """Those of the addresses that it is exported to; none for all."""
+    return volume.export.rules.networks
 
 
 def _walk(call: Call, volume: Volume, names: Sequence[bytes]) -> Node:

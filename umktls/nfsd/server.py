@@ -69,7 +69,8 @@ class NfsServer:
     """NFS version 3 and MOUNT version 3 on directories of this host.
 
     `state_dir` (made if missing) keeps the secret by which handles are authenticated: with the same
-    one, handles survive a restart. Call `expire` every few seconds, and `close` at the end.
+    one, handles survive a restart. `mount_tls`: MOUNT asks for the security that NFS asks for,
+    which real clients do not have there. Call `expire` every few seconds, and `close` at the end.
     CallerError for exports that do not go together, WorldError for a state directory that cannot be
     used, UnsupportedError for root without the right to act for others.
     """
@@ -79,6 +80,8 @@ class NfsServer:
         exports: Sequence[Export],
         state_dir: str | os.PathLike[str],
         locate: Callable[[str], Locator] = best_locator,
+        *,
+        mount_tls: bool = False,
     ) -> None:
         _check(exports)
         self.exports = tuple(exports)
@@ -97,7 +100,8 @@ class NfsServer:
         self._site = Site(
             self._handles, self._listings, actor, WriteVerifier(_write_verifier()), _umask()
         )
-        self._mountd = Mountd(self._site, volumes, self._current)
+        self._mountd = Mountd(self._site, volumes, self._current, clear=not mount_tls)
+        self._mount_gate = self._gate if mount_tls else None
 
     def prepare_exports(self, exports: Sequence[Export]) -> None:
         """Raises what `replace_exports` would raise for them."""
@@ -152,7 +156,7 @@ class NfsServer:
                 cache=True,
                 entitled=self._entitled,
             ),
-            Service(MOUNT3, self._mountd.handlers(), gate=self._gate),
+            Service(MOUNT3, self._mountd.handlers(), gate=self._mount_gate),
         ]
 
     def _lanes(self) -> dict[str, Callable[[Any], Lane]]:

@@ -89,7 +89,7 @@ REJECTIONS: dict[AcceptStat, tuple[type[RpcRejected], str]] = {
 
 # What a person can do about an authentication error, where anything is known.
 ADVICE = {
-    AuthStat.AUTH_TOOWEAK: "; it asks for a stronger one, which may mean TLS",
+    AuthStat.AUTH_TOOWEAK: "; it asks for more security: for TLS, or for the client's certificate",
     AuthStat.AUTH_REJECTEDCRED: "; it does not take credentials of this flavor, or takes none from "
     "this client, whose certificate does not name its host (-h of the server's rpctlssd): the "
     "server's trace says which",

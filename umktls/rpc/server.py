@@ -36,7 +36,18 @@ from umktls.rpc.program import Procedure, Program
 from umktls.rpc.replycache import Asker, CallKey, ReplyCache, Running, call_key
 from umktls.rpc.xdr import Buffer, XdrError
 
-__all__ = ["CallContext", "Copy", "Dispatcher", "Gate", "Handler", "Job", "Lane", "Peer", "Service"]
+__all__ = [
+    "CallContext",
+    "Copy",
+    "Dispatcher",
+    "Gate",
+    "Handler",
+    "Job",
+    "Lane",
+    "NotAuthentic",
+    "Peer",
+    "Service",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +85,14 @@ class Peer(Protocol):
     def refused(self, what: str, why: str) -> None:
         """Told by a service that does not give the peer what it asks for: `what` is, and `why`.
         The peer learns only that; this is for whoever looks after the server. In any thread."""
+
+
+class NotAuthentic(Exception):
+    """Raised by a handler: the call is rejected with AUTH_ERROR and this `status`."""
+
+    def __init__(self, status: AuthStat) -> None:
+        super().__init__(status.name)
+        self.status = status
 
 
 @frozen
@@ -183,14 +202,17 @@ class Job:
         self._keep = keep
 
     def run(self) -> list[Buffer]:
-        """Execute the call; the reply, ready to be sent. Whatever the handler raises is logged
-        and answered with SYSTEM_ERR."""
+        """Execute the call; the reply, ready to be sent. Whatever the handler raises, except
+        `NotAuthentic`, is logged and answered with SYSTEM_ERR."""
+        reply: list[Buffer]
         try:
             result = self._handler(self._args, self._context)
             parts = self.procedure.encode_result(result)
+        except NotAuthentic as error:
+            reply = [encode_denied(self._xid, RejectStat.AUTH_ERROR, error.status)]
         except Exception:
             logger.exception("procedure %s failed", self.procedure.name)
-            reply: list[Buffer] = [encode_accepted(self._xid, NULL_AUTH, AcceptStat.SYSTEM_ERR)]
+            reply = [encode_accepted(self._xid, NULL_AUTH, AcceptStat.SYSTEM_ERR)]
         else:
             reply = [_SUCCESS.pack(self._xid, MsgType.REPLY, 0, 0, 0, AcceptStat.SUCCESS), *parts]
         if self._keep is not None:
