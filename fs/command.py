@@ -7,11 +7,11 @@ import os
 import sys
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from umktls.certs.layout import Part, exposed_keys
 from umktls.errors import CallerError, UmktlsError
@@ -19,14 +19,14 @@ from umktls.printable import PrintableFormatter, printable
 
 from .background import Report, in_background, send_output_to
 from .mountpoint import check_may_mount, check_mountpoint
-from .optionhelp import complete, help_rows
+from .optionhelp import completed, help_rows
 from .options import MountOptions, engine_fields, parse_options
 from .remount import mounted_at, remount
 from .source import Source
 
 # What a mount needs is imported where it is used: wrong usage is told at once, and help is too.
 if TYPE_CHECKING:
-    from .mount import MountPlan
+    from .plan import MountPlan
 
 __all__ = ["mount"]
 
@@ -67,10 +67,6 @@ class MountCommand(click.Command):
                 formatter.write_dl(rows)
 
 
-def _complete(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem]:
-    return [CompletionItem(text, help=line) for text, line in complete(typed)]
-
-
 @click.command(cls=MountCommand)
 @click.argument("source", metavar="HOST[:PORT]:/EXPORT")
 @click.argument("mountpoint", required=False)  # no click.Path: it would touch what is mounted
@@ -79,7 +75,7 @@ def _complete(ctx: click.Context, param: click.Parameter, typed: str) -> list[Co
     "options",
     multiple=True,
     metavar="OPTIONS",
-    shell_complete=_complete,
+    shell_complete=completed,
     help="Mount options; see below.",
 )
 @click.option("--certs", type=click.Path(path_type=Path), help="What `umktls certs` made.")
@@ -135,7 +131,7 @@ def mount(
         source, mountpoint = both(source, mountpoint, parsed)
         where = Source.parse(source)
         stays = foreground or debug
-        from .mount import MountPlan
+        from .plan import MountPlan
 
         plan = MountPlan(where, mountpoint, parsed, no_daemon, _absolute(rundir), stays)
         plan.port()
@@ -196,11 +192,23 @@ def _check(plan: MountPlan) -> MountPlan:
     return replace(plan, mountpoint=real)
 
 
+def _check_fuse() -> None:
+    """Raises `CallerError` where there is no pyfuse3 that works."""
+    try:
+        import_module("pyfuse3")
+    except ImportError as error:
+        raise CallerError(
+            f"mounting needs pyfuse3, which cannot be imported: {error} (see `umktls doctor`; "
+            "`umktls ls`, `cat` and the like do without)"
+        ) from error
+
+
 def _mount(plan: MountPlan) -> None:
     if plan.options.remount:
         remount(plan.mountpoint, plan.options)
         return
     plan = _check(plan)
+    _check_fuse()
 
     import trio
 

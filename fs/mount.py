@@ -22,9 +22,8 @@ from typing import Any
 import pyfuse3
 import trio
 
-from umktls.abi.personality import personality
-from umktls.errors import CallerError, UmktlsError
-from umktls.kernel.client import MountConfig, boot_client, mounted, remarks
+from umktls.errors import UmktlsError
+from umktls.kernel.client import boot_client, mounted, remarks
 from umktls.kernel.groups import single_error
 from umktls.kernel.kept import keeping
 from umktls.rpc.message import OpaqueAuth
@@ -34,12 +33,12 @@ from .credentials import Credentials
 from .mountpoint import set_readahead
 from .operations import NfsOperations
 from .options import MountOptions
+from .plan import MountPlan
 from .session import fuse_session
 from .source import Source
 
 __all__ = ["MountPlan", "News", "fuse_options", "run_mount", "serve_fuse"]
 
-NFS_PORT = 2049
 FINISH_SECONDS = 20.0  # for written data, after a signal
 GRACE_SECONDS = 5.0  # for requests under way, after that
 # Two requests of the 1 MiB that FUSE allows: one is answered while the next is on its way.
@@ -50,58 +49,6 @@ MIN_TASKS = 16
 MAX_TASKS = 96
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class MountPlan:
-    """What was asked for. `mountpoint` is real and absolute; `foreground`: whoever made the mount
-    waits for its end."""
-
-    source: Source
-    mountpoint: str
-    options: MountOptions
-    no_daemon: bool = False
-    rundir: Path | None = None
-    foreground: bool = False
-
-    def config(self) -> MountConfig:
-        """The kernel's part of it."""
-        options = self.options
-        return MountConfig(
-            server=self.source.host,
-            export=self.source.export,
-            port=self.port(),
-            family=options.family,
-            reserved_port=options.reserved_port,
-            mount_host=options.mount_host,
-            mount_port=options.mount_port,
-            nconnect=options.nconnect,
-            retry_seconds=options.retry_seconds,
-            security=options.security,
-            certs=options.certs,
-            certname=options.certname or "",
-            no_daemon=self.no_daemon,
-            rundir=self.rundir,
-            engine=options.engine,
-            bounce=options.bounce,
-            personality=personality(options.personality),
-            deadline=options.deadline,
-            mount_seconds=options.patience,
-            daemon_seconds=options.daemon_seconds,
-            upcall_seconds=options.upcall_seconds,
-            rekey=options.rekey,
-            probe_seconds=options.probe_seconds,
-            keylog=options.keylog,
-            daemon_arguments=options.daemon_arguments,
-            mountpoint=self.mountpoint,
-        )
-
-    def port(self) -> int:
-        """Of the source or of the options. Raises CallerError if they differ."""
-        named, option = self.source.port, self.options.port
-        if named is not None and option is not None and named != option:
-            raise CallerError(f"{self.source} names port {named}, the options port {option}")
-        return named or option or NFS_PORT
 
 
 @dataclass(frozen=True, slots=True)

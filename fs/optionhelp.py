@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import click
+from click.shell_completion import CompletionItem
+
 from .optiontable import OPTIONS, SECTIONS, Fate, Option
 
-__all__ = ["complete", "help_rows", "markdown"]
+__all__ = ["complete", "completed", "help_rows", "markdown"]
 
 _HEAD = """# Mount options
 
@@ -68,6 +71,11 @@ def complete(typed: str) -> list[tuple[str, str]]:
         for key, option in OPTIONS.items()
         if key.startswith(name) and not key.endswith("*") and option.fate is not Fate.REFUSED
     ]
+
+
+def completed(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem]:
+    """The same for click."""
+    return [CompletionItem(text, help=line) for text, line in complete(typed)]
 
 
 if __name__ == "__main__":

@@ -130,6 +130,8 @@ def wrong_commands(texts: Texts) -> Iterator[str]:
             if name not in commands():
                 yield f"{where}: umktls {name}"
                 continue
+            if name == "stat" and "nfs://" in rest:  # of a file, and not of hosts
+                name = "nfs-stat"
             for option in LONG.findall(rest.partition(" -- ")[0]):
                 if option not in commands()[name]:
                     yield f"{where}: umktls {name} {option}"

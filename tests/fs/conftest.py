@@ -9,6 +9,7 @@ import pytest
 import trio
 from umktls_fs.options import parse_options
 
+from tests.fs.place import Place
 from tests.fs.world import World
 
 MakeWorld = Callable[..., World]
@@ -31,3 +32,10 @@ def make_world(tmp_path: Path, nursery: trio.Nursery) -> Iterator[MakeWorld]:
 @pytest.fixture
 def world(make_world: MakeWorld) -> World:
     return make_world()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    yield made
+    made.caller.server.close()

@@ -13,8 +13,9 @@ from click.testing import CliRunner, Result
 from umktls_fs import command
 from umktls_fs.command import mount
 from umktls_fs.helper import helper
-from umktls_fs.mount import MountPlan, fuse_options, heeded
+from umktls_fs.mount import fuse_options, heeded
 from umktls_fs.options import OPTIONS, parse_options
+from umktls_fs.plan import MountPlan
 from umktls_fs.source import Source
 
 from tests.fs.mounted import needs_fuse

@@ -51,6 +51,12 @@ def offered(line: str) -> list[str]:
         ("umktls mount localhost:/ /mnt -o ro,xprtsec=", {"none", "tls", "mtls"}),
         ("umktls mount localhost:/ /mnt -o ro,xprtsec=m", {"mtls"}),
         ("umktls mount [::1]:2049:/ /mnt -o alpn=c", {"compat"}),
+        ("umktls cat nfs://localhost/ -o mt", {"mtls"}),
+        # `stat` is of hosts, and with a URL of a file.
+        ("umktls stat --js", {"--json"}),
+        ("umktls stat --tls", {"--tls_stat"}),
+        ("umktls stat nfs://localhost/ --deref", {"--dereference"}),
+        ("umktls stat nfs://localhost/ -o mt", {"mtls"}),
     ],
 )
 def test_bash(line: str, expected: set[str]) -> None:

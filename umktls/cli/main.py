@@ -26,6 +26,7 @@ OF_CLICK = (
     getattr(click.exceptions, "NoArgsIsHelpError", click.MissingParameter),
 )
 SOURCE_MARK = ":/"  # HOST[:PORT]:/EXPORT
+URL_MARK = "nfs://"
 OWN = (
     "certs",
     "demo",
@@ -54,6 +55,8 @@ HABITS = {
     "status": "stat",
     "keys": "certs",
     "nfsstat": "stat",
+    "dir": "ls",
+    "get": "cat",
     "test": "demo",
 }
 
@@ -78,10 +81,13 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """`mount -t fuse.umktls` has mount.fuse3(8) call `umktls SOURCE DIRECTORY -o OPTIONS`."""
+        """`mount -t fuse.umktls` has mount.fuse3(8) call `umktls SOURCE DIRECTORY -o OPTIONS`.
+        `stat` is of hosts, and with a URL of a server's file: then it is another command."""
         name = args[0]
-        if SOURCE_MARK in name:
+        if SOURCE_MARK in name and not name.lower().startswith(URL_MARK):
             args = ["mount", "--by-mount-fuse", *args]
+        elif name == "stat" and any(word.lower().startswith(URL_MARK) for word in args[1:]):
+            args = ["nfs-stat", *args[1:]]
         elif name not in found():
             ctx.fail(f"No such command {name!r}; {meant(name)}")
         return super().resolve_command(ctx, args)
@@ -163,6 +169,8 @@ def main() -> None:
       umktls mount localhost:/ /mnt --certs /tmp/pki
       umktls stat
       umktls umount /mnt
+
+    Without a mount and without FUSE: `umktls ls`, `cat` and `stat` of nfs://HOST[:PORT]/EXPORT/PATH.
 
     Exit codes: 0 done, 1 failed (one line says why), 2 wrong usage.
     """

@@ -19,7 +19,7 @@ SCHEMA = 1
 
 
 @click.command()
-@click.argument("host", required=False)
+@click.argument("host", required=False, metavar="[HOST|nfs://...]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with everything.")
 @click.option("--sysctl", "table", flag_value="sysctl", help="FreeBSD's kern.ipc.tls counters.")
 @click.option("--tls_stat", "table", flag_value="tls_stat", help="Linux's /proc/net/tls_stat.")
@@ -30,11 +30,15 @@ def stat(host: str | None, as_json: bool, table: str | None) -> None:
     sequence number, how many records and bytes went through. HOST picks one host by its name,
     process number or run directory.
 
+    With nfs://HOST[:PORT]/EXPORT/PATH in place of HOST it shows that file of a server: see
+    `umktls nfs-stat --help` for the options then.
+
     \b
     Examples:
       umktls stat
       umktls stat --json | jq '.hosts[].totals'
       umktls stat --tls_stat
+      umktls stat nfs://localhost/file --certs /tmp/pki
     """
     hosts = find_hosts() if host is None else choose(host)
     if table is not None:

@@ -41,8 +41,10 @@ __all__ = [
     "MountConfig",
     "NfsClient",
     "boot_client",
+    "listed_exports",
     "make_connection",
     "mounted",
+    "own_credential",
     "remarks",
     "secure",
 ]
@@ -359,16 +361,30 @@ async def connect_tcp(config: MountConfig) -> socket.socket:
 
 async def find_root(host: Host, config: MountConfig, rpc: Connections) -> bytes:
     """The export's file handle, asked for where the mount says, on a connection for that alone."""
-    where = replace(
+    where = mount_server(config)
+    if (where.server, where.port) == (config.server, config.port):
+        return await mount_root(rpc, config)
+    async with calls_to(host, where, MOUNT3) as other:
+        return await mount_root(other, where)
+
+
+def mount_server(config: MountConfig) -> MountConfig:
+    """Where the MOUNT protocol is spoken."""
+    return replace(
         config,
         server=config.mount_host or config.server,
         port=config.mount_port or config.port,
         retry_seconds=0.0,
     )
-    if (where.server, where.port) == (config.server, config.port):
-        return await mount_root(rpc, config)
-    async with calls_to(host, where, MOUNT3) as other:
-        return await mount_root(other, where)
+
+
+async def listed_exports(host: Host, config: MountConfig) -> list[bytes]:
+    """The exports that the server lists, on a connection for that alone."""
+    if config.security != "none":
+        await host.daemon_ready("rpctlscd")
+    async with calls_to(host, mount_server(config), MOUNT3) as rpc:
+        exports = await rpc.call(MOUNT3["EXPORT"], None, own_credential())
+    return [bytes(export.ex_dir) for export in exports]
 
 
 async def mount_root(rpc: Connections, config: MountConfig) -> bytes:

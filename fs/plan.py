@@ -1,0 +1,69 @@
+"""What is to be mounted and how: the command line's part of it, and the kernel's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from umktls.abi.personality import personality
+from umktls.errors import CallerError
+from umktls.kernel.client import MountConfig
+
+from .options import MountOptions
+from .source import Source
+
+__all__ = ["MountPlan"]
+
+NFS_PORT = 2049
+
+
+@dataclass(frozen=True, slots=True)
+class MountPlan:
+    """What was asked for. `mountpoint` is real and absolute; `foreground`: whoever made the mount
+    waits for its end."""
+
+    source: Source
+    mountpoint: str
+    options: MountOptions
+    no_daemon: bool = False
+    rundir: Path | None = None
+    foreground: bool = False
+
+    def config(self) -> MountConfig:
+        """The kernel's part of it."""
+        options = self.options
+        return MountConfig(
+            server=self.source.host,
+            export=self.source.export,
+            port=self.port(),
+            family=options.family,
+            reserved_port=options.reserved_port,
+            mount_host=options.mount_host,
+            mount_port=options.mount_port,
+            nconnect=options.nconnect,
+            retry_seconds=options.retry_seconds,
+            security=options.security,
+            certs=options.certs,
+            certname=options.certname or "",
+            no_daemon=self.no_daemon,
+            rundir=self.rundir,
+            engine=options.engine,
+            bounce=options.bounce,
+            personality=personality(options.personality),
+            deadline=options.deadline,
+            mount_seconds=options.patience,
+            daemon_seconds=options.daemon_seconds,
+            upcall_seconds=options.upcall_seconds,
+            rekey=options.rekey,
+            probe_seconds=options.probe_seconds,
+            keylog=options.keylog,
+            daemon_arguments=options.daemon_arguments,
+            mountpoint=self.mountpoint,
+        )
+
+    def port(self) -> int:
+        """Of the source or of the options. Raises CallerError if they differ."""
+        named, option = self.source.port, self.options.port
+        if named is not None and option is not None and named != option:
+            raise CallerError(f"{self.source} names port {named}, the options port {option}")
+        return named or option or NFS_PORT

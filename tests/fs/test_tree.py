@@ -1,0 +1,130 @@
+"""Files of a server by their paths, with a server in the same process."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+from typing import Any
+
+import pytest
+from umktls_fs.tree import Tree
+
+from tests.fs.peer import Proceed
+from tests.fs.place import Place
+from umktls.errors import CallerError, PeerError, UmktlsError
+from umktls.nfs.types import (
+    LOOKUP3resfail,
+    READDIRPLUS3resfail,
+    READDIRPLUS3resok,
+    dirlistplus3,
+    nfsstat3,
+)
+from umktls.rpc.message import OpaqueAuth
+
+
+def unheard(error: UmktlsError) -> None:
+    raise AssertionError(error)
+
+
+async def names(tree: Tree, failed: Any = unheard) -> set[bytes]:
+    return {entry.name async for entry in tree.entries(await tree.root(), failed)}
+
+
+async def test_links_are_followed_inside_the_export(place: Place) -> None:
+    (place.export / "d").mkdir()
+    (place.export / "d" / "file").write_text("x")
+    for name, target in {
+        "rel": "d/file",
+        "up": "d/../../../d/file",
+        "abs": str(place.export / "d" / "file"),
+        "dir": "d",
+        "out": "/etc/passwd",
+        "loop": "loop",
+    }.items():
+        (place.export / name).symlink_to(target)
+    for path in (b"/rel", b"/up", b"/abs", b"/dir/file", b"//d/./file"):
+        assert (await place.tree.find(path)).path == b"/d/file"
+    assert (await place.tree.find(b"/rel", follow=False)).name == b"rel"
+    assert (await place.tree.find(b"/dir", follow=False)).name == b"dir"
+    assert (await place.tree.find(b"/dir/", follow=False)).name == b"d"
+    for path, text in {
+        b"/out": "out of the export",
+        b"/loop": "more than 40 links",
+        b"/no/such": f"{place.export}/no/such: No such file or directory",
+        b"/d/file/x": "/d/file/x: Not a directory",
+        b"/d/file/": "/d/file/: Not a directory",
+    }.items():
+        with pytest.raises(UmktlsError, match=text):
+            await place.tree.find(path)
+    assert await place.tree.there(b"/no/such") is None
+
+
+async def test_the_root_has_no_name(place: Place) -> None:
+    directory, name = await place.tree.parent(b"/d")
+    assert (directory.path, name) == (b"/", b"d")
+    with pytest.raises(CallerError, match="is an export"):
+        await place.tree.parent(b"/")
+
+
+@pytest.mark.parametrize("name", [b"", b"a/b", b"nul\0", b"../x"])
+async def test_names_that_are_none_are_refused(place: Place, name: bytes) -> None:
+    """A server could have us write anywhere by them."""
+    (place.export / "file").write_text("x")
+
+    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        answer: READDIRPLUS3resok = await proceed(args)
+        bad = dataclasses.replace(answer.reply.entries[-1], name=name)
+        entries = [*answer.reply.entries[:-1], bad]
+        return dataclasses.replace(answer, reply=dirlistplus3(entries, True))
+
+    place.caller.between["READDIRPLUS"] = between
+    with pytest.raises(PeerError, match="a name that is none"):
+        await names(place.tree)
+
+
+@pytest.mark.parametrize(("again", "text"), [(True, "goes round"), (False, "does not end")])
+async def test_a_listing_without_an_end(place: Place, again: bool, text: str) -> None:
+    (place.export / "file").write_text("x")
+
+    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        answer: READDIRPLUS3resok = await proceed(dataclasses.replace(args, cookie=0))
+        entries = answer.reply.entries if again or not args.cookie else []
+        return dataclasses.replace(answer, reply=dirlistplus3(entries, False))
+
+    place.caller.between["READDIRPLUS"] = between
+    with pytest.raises(PeerError, match=text):
+        await names(place.tree)
+
+
+async def test_a_server_without_readdirplus(place: Place) -> None:
+    """Names alone come, and all else is looked up."""
+    for number in range(100):
+        (place.export / str(number)).write_text("x")
+
+    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        return READDIRPLUS3resfail(nfsstat3.NFS3ERR_NOTSUPP, None)
+
+    place.caller.between["READDIRPLUS"] = between
+    assert await names(place.tree) == {str(number).encode() for number in range(100)}
+    (place.export / "more").mkdir()
+    assert b"more" in await names(place.tree)
+    assert place.caller.counts()["READDIRPLUS"] == 1
+
+
+async def test_entries_that_cannot_be_looked_up(place: Place) -> None:
+    """What was removed meanwhile is no entry; of what is refused there is an error."""
+    for name in ("gone", "refused", "there"):
+        (place.export / name).write_text("x")
+    errors: list[UmktlsError] = []
+    status = {b"gone": nfsstat3.NFS3ERR_NOENT, b"refused": nfsstat3.NFS3ERR_ACCES}
+
+    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        found = status.get(args.what.name)
+        return await proceed(args) if found is None else LOOKUP3resfail(found, None)
+
+    place.caller.between["LOOKUP"] = between
+    tree = place.seen_by(plus=False)
+    assert await names(tree, errors.append) == {b"there"}
+    (error,) = errors
+    assert str(error) == f"{place.export}/refused: Permission denied"
+    assert error.errno == errno.EACCES
