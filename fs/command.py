@@ -59,7 +59,7 @@ class MountCommand(click.Command):
         try:
             return super().make_context(*args, **kwargs)
         except click.UsageError as error:
-            raise WrongUsage(error.format_message(), error.ctx) from error
+            raise WrongUsage(printable(error.format_message()), error.ctx) from error
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, rows in help_rows():

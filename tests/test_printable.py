@@ -19,9 +19,10 @@ import pytest
 from click.testing import CliRunner
 from umktls_daemons.background import Launch
 from umktls_daemons.logs import set_up_logging
-from umktls_fs import background, command
+from umktls_fs import background, command, helper
 
 from tests.cli.fakes import fake_host
+from umktls.certs import layout, revocation
 from umktls.cli import main as program
 from umktls.cli.probe import show as show_probe
 from umktls.cli.probe_run import Report
@@ -191,6 +192,40 @@ def _(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
 @way("wrong usage of umktls")
 def _(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     return failing(click.UsageError(text), monkeypatch).rpartition("\n\n")[2]
+
+
+@way("wrong usage in front of the command")
+def _(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    return misused(program.main, text, monkeypatch)
+
+
+@way("wrong usage of mount.umktls")
+def _(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    return misused(helper.helper, text, monkeypatch)
+
+
+def misused(command: click.Command, text: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Not by arguments: some versions of click quote them, and some do not."""
+
+    def wrong(*args: object, **kwargs: object) -> click.Context:
+        raise click.NoSuchOption(text, f"No such option: {text}")
+
+    monkeypatch.setattr(click.Command, "make_context", wrong)
+    done = CliRunner().invoke(command, [])
+    assert done.exit_code
+    return done.stderr
+
+
+@way("umktls certs")
+def _(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    monkeypatch.setattr(layout, "create", lambda *args: [text])
+    return CliRunner().invoke(program.main, ["certs", "d"]).stdout
+
+
+@way("umktls certs --crl")
+def _(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    monkeypatch.setattr(revocation, "revoke", lambda *args: text)
+    return CliRunner().invoke(program.main, ["certs", "d", "--crl"]).stdout
 
 
 def failing(error: Exception, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -59,6 +59,26 @@ def test_create_refuses_to_overwrite_before_it_writes(tmp_path: Path) -> None:
     assert key.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("host", ["", "a b", "müller.example", "\x1b[31m", "-a", "a..b", "x\udcff"])
+def test_what_cannot_be_a_host_is_said_before_anything_is_written(
+    tmp_path: Path, host: str
+) -> None:
+    with pytest.raises(CallerError, match="is neither an address nor a name"):
+        layout.create(tmp_path / "pki", (*layout.LOCAL_HOSTS, host))
+    assert not (tmp_path / "pki").exists()
+
+
+@pytest.mark.parametrize("user", ["", "ada", "ada@", "ada@b@c", "a\x1b@b", "a@\udcff"])
+def test_what_cannot_be_a_user_is_said(tmp_path: Path, user: str) -> None:
+    with pytest.raises(CallerError, match="is not NAME@DOMAIN"):
+        layout.create(tmp_path / "pki", user=user)
+
+
+def test_hosts_of_all_kinds(tmp_path: Path) -> None:
+    hosts = ("nfs", "a.example.", "*.example.org", "192.0.2.1", "2001:db8::1", "xn--mller-kva.de")
+    assert layout.create(tmp_path / "pki", hosts, user="ada@example.org")
+
+
 def test_create_below_a_file_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WorldError, match=r"cannot write .*file/pki/ca.pem"):

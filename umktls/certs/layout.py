@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import datetime
 import errno
+import ipaddress
 import os
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +35,9 @@ Role = Literal["server", "client"]
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _PUBLIC, _PRIVATE = 0o644, 0o600
+LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
+HOST = re.compile(rf"(\*\.)?{LABEL}(\.{LABEL})*\.?")
+USER = re.compile(r"[!-?A-~]+@[!-?A-~]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +68,13 @@ def create(
     """Make a CA, a server and a client certificate below `directory`; the paths written.
 
     `hosts` are the server's names and addresses, `user` (`name@domain`) goes into the client's
-    certificate. Raises CallerError with EEXIST where a file is there already, unless `force`, and
-    with EPERM for a directory to which others can write.
+    certificate. Raises CallerError with EINVAL for what can be neither, with EEXIST where a file is
+    there already, unless `force`, and with EPERM for a directory to which others can write.
     """
+    for host in hosts:
+        _check_host(host)
+    if user is not None and not USER.fullmatch(user):
+        raise CallerError(f"user {user!r} is not NAME@DOMAIN", errno.EINVAL)
     files = list(_files(directory, hosts, days, user))
     if not force:
         _refuse_existing(path for path, _, _ in files)
@@ -76,6 +85,19 @@ def create(
         except OSError as error:
             raise WorldError(f"cannot write {path}: {error.strerror}", error.errno) from error
     return [path for path, _, _ in files]
+
+
+def _check_host(host: str) -> None:
+    """What can be in a certificate, and be looked up in DNS (RFC 5280 section 4.2.1.6)."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if not HOST.fullmatch(host):
+            raise CallerError(
+                f"host {host!r} is neither an address nor a name of letters, digits, hyphens and "
+                "dots (what is not ASCII is written xn--...)",
+                errno.EINVAL,
+            ) from None
 
 
 def find(directory: Path, role: Role, own: bool = True) -> Part:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from umktls.certs import layout
+from umktls.printable import printable
 
 __all__ = ["certs"]
 
@@ -62,7 +63,7 @@ def certs(
     if revoked or crl:
         from umktls.certs.revocation import revoke  # late: cryptography takes long to import
 
-        click.echo(revoke(directory, revoked))
+        click.echo(printable(revoke(directory, revoked)))
         return
     for path in layout.create(directory, (*layout.LOCAL_HOSTS, *hosts), days, user, force):
-        click.echo(path)
+        click.echo(printable(path))

@@ -92,6 +92,12 @@ class Commands(click.Group):
             ctx.fail(f"No such command {name!r}; {meant(name)}")
         return super().resolve_command(ctx, args)
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:  # of the options in front of the command
+            raise cleaned(error) from error.__cause__
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
