@@ -55,7 +55,14 @@ class Incoming:
     """One client's connection, a `Guest` of the server's and a `Peer` for whoever decides what it
     may have."""
 
-    def __init__(self, host: Host, sock: KernelSocket, address: tuple[Any, ...]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        sock: KernelSocket,
+        address: tuple[Any, ...],
+        reader: RecordReader | None = None,
+    ) -> None:
+        """`reader`: another than one that puts whole messages together."""
         self.host = host
         self.sock = sock
         self.address = address
@@ -69,7 +76,7 @@ class Incoming:
         self._in_clear = False
         self._refused: set[tuple[str, str]] = set()
         self._token = trio.lowlevel.current_trio_token()
-        self._reader = RecordReader(CALL_LIMIT)
+        self._reader = reader or RecordReader(CALL_LIMIT)
         self._share = Share(host.requests, self._drop)
         self._retired = False
         sock.retire = self.retire

@@ -32,10 +32,9 @@ from umktls.kernel import hosttls
 from umktls.kernel.budget import LARGE
 from umktls.kernel.detours import WORDS, Detours, Means
 from umktls.kernel.events import Trace
-from umktls.kernel.facts import Deposited as Deposited
-from umktls.kernel.facts import Failure as Failure
-from umktls.kernel.facts import TlsFacts as TlsFacts
+from umktls.kernel.facts import Deposited, Failure, TlsFacts
 from umktls.kernel.lanes import Intake, receive
+from umktls.kernel.peers import format_address
 from umktls.kernel.stream import SEND_QUEUE_LIMIT, SendQueue
 from umktls.kernel.tcpstate import TCP_CLOSE, TCP_ESTABLISHED, take_error, tcp_state
 from umktls.kernel.turns import Turn
@@ -45,7 +44,7 @@ from umktls.ktls.rx import PullResult, Receiver
 from umktls.ktls.session import Direction
 from umktls.ktls.socket import KtlsSocket
 from umktls.ktls.states import State
-from umktls.ktls.suites import Suite
+from umktls.ktls.suites import suite_name
 from umktls.ktls.tx import Transmitter
 from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.message import AuthSys
@@ -57,7 +56,7 @@ if TYPE_CHECKING:
     from umktls.kernel.handover import Orphan
     from umktls.kernel.upcalls import DaemonHandle
 
-__all__ = ["Deposited", "Failure", "KernelSocket", "TlsFacts", "format_address"]
+__all__ = ["Deposited", "Failure", "KernelSocket", "TlsFacts"]
 
 # So much may be queued when a daemon sends: RPC stops at a fourth of it by itself.
 SEND_QUEUE_HARD_LIMIT = 4 * SEND_QUEUE_LIMIT
@@ -73,14 +72,6 @@ RECORDS_PER_PULL = 8
 # A connection on which so long nothing came is idle, and keeps no large buffer.
 IDLE_SECONDS = 1.0
 TOO_LATE = "the peer ended the connection before kernel TLS had its keys"
-
-
-def format_address(address: object) -> str:
-    """`host:port`, IPv6 in brackets; anything else as text."""
-    if isinstance(address, tuple) and len(address) >= 2:
-        host, port = address[0], address[1]
-        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
-    return str(address) or "-"
 
 
 class KernelSocket:
@@ -130,6 +121,7 @@ class KernelSocket:
         self.user: AuthSys | None = None
         self.upcalls = dict.fromkeys(("connect", "handlerecord", "disconnect", "rekey"), 0)
         self.rpc = dict.fromkeys(("calls", "replies", "rejected"), 0)
+        self.backend: str | None = None  # where the calls go, if not to this host
         # Has a new connection take the place of this one; None where nobody can.
         self.retire: Callable[[str], None] | None = None
         self.update_unanswered = False  # a KeyUpdate of ours that asks for the peer's
@@ -142,6 +134,7 @@ class KernelSocket:
         self.card = self.detours.card()
         self.queue: SendQueue = self.card or SendQueue(sock, means.spawn)
         self._held: deque[list[Buffer]] | None = None
+        self._released = trio.Event()
         self._early_records = 0
         self._early_bytes = 0
         self._reading_ended = False
@@ -347,6 +340,15 @@ class KernelSocket:
         held, self._held = self._held, None
         for parts in held or ():
             self._seal(parts)
+        self._released.set()
+        self._released = trio.Event()
+
+    async def flushed(self) -> None:
+        """Wait until TCP has all that was sent, or the connection is broken or closed: then what
+        `send_message` was given may be changed."""
+        while self._held is not None and not self.closed:
+            await self._released.wait()
+        await self.queue.emptied()
 
     def _rx_enabled(self) -> None:
         self.trace.emit(
@@ -547,6 +549,7 @@ class KernelSocket:
         self.queue.fail(WorldError(f"the connection was closed: {reason}", errno.ECONNABORTED))
         trio.lowlevel.notify_closing(self.sock)
         self.sock.close()
+        self._released.set()
         self.detours.close()
         self.state.close()
         self.state.rx.close()
@@ -568,6 +571,7 @@ class KernelSocket:
             "tx": self._half("tx", state.tx, self.queue),
             "rx": self._half("rx", state.rx, self.intake),
             "rpc": dict(self.rpc),
+            "backend": self.backend,
             "upcalls": dict(self.upcalls),
             "control_records": self.control_records,
             "opened": self.opened,
@@ -593,7 +597,3 @@ class KernelSocket:
             "records": state.records,
             "bytes": state.bytes + int(getattr(lane, "bytes", 0)),
         }
-
-
-def suite_name(suite: Suite | None) -> str:
-    return suite.name if suite is not None else "none"

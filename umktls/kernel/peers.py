@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Generic, NamedTuple, TypeVar
 
-__all__ = ["Crowd", "FairQueue", "Who", "who"]
+__all__ = ["Crowd", "FairQueue", "Who", "format_address", "who"]
 
 T = TypeVar("T")
 
@@ -40,6 +40,14 @@ def who(host: str) -> Who:
         address = mapped
     prefixes = PREFIXES[address.version]
     return Who(*(str(ipaddress.ip_network((address, n), strict=False)) for n in prefixes))
+
+
+def format_address(address: object) -> str:
+    """`host:port`, IPv6 in brackets; anything else as text."""
+    if isinstance(address, tuple) and len(address) >= 2:
+        host, port = address[0], address[1]
+        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+    return str(address) or "-"
 
 
 class Crowd:

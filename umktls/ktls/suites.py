@@ -254,3 +254,8 @@ def suite_for(
 def suite_of_cipher_type(cipher_type: int, version: int) -> Suite | None:
     """The suite that a ``struct tls12_crypto_info_*`` means, None where there is none."""
     return _BY_CIPHER_TYPE.get((cipher_type, version))
+
+
+def suite_name(suite: Suite | None) -> str:
+    """For people, who may find that there is none."""
+    return suite.name if suite is not None else "none"

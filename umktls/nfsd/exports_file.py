@@ -29,13 +29,26 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 from umktls.errors import CallerError
 from umktls.ktls.engines.choice import EngineChoice, named_engines
 from umktls.nfsd.exports import LEVELS, NOBODY_ID, Export, Security, Squash
 from umktls.nfsd.exports_rules import Network, Rules, ca_fingerprints, fingerprint, name_pattern
 
-__all__ = ["ExportsFileError", "parse_exports", "read_exports"]
+__all__ = [
+    "FLAGS",
+    "VALUES",
+    "ExportsFileError",
+    "Flags",
+    "Line",
+    "Values",
+    "lines_of",
+    "parse_exports",
+    "read_exports",
+    "read_text",
+    "read_words",
+]
 
 
 class ExportsFileError(CallerError):
@@ -60,21 +73,25 @@ class Line:
     fingerprints: set[bytes] = field(default_factory=set)
     engines: dict[str, str] = field(default_factory=dict)
 
-    def exports(self) -> list[Export]:
-        """Raises `CallerError` for a directory that cannot be exported."""
+    def rules(self) -> Rules:
+        """To whom it applies. Raises `CallerError`."""
         if self.mask and not self.network:
             raise CallerError("-mask without -network")
         if self.network:
             self.networks.append(_network(self.network, self.mask))
-        engine = EngineChoice(**self.engines) if self.engines else None
-        if engine is not None:
-            engine.engines()
-        rules = Rules(
+        return Rules(
             tuple(self.networks),
             frozenset(self.authorities),
             tuple(self.names),
             frozenset(self.fingerprints),
         )
+
+    def exports(self) -> list[Export]:
+        """Raises `CallerError` for a directory that cannot be exported."""
+        engine = EngineChoice(**self.engines) if self.engines else None
+        if engine is not None:
+            engine.engines()
+        rules = self.rules()
         return [
             Export(
                 directory,
@@ -90,19 +107,28 @@ class Line:
         ]
 
 
+L = TypeVar("L", bound=Line)
+Flags: TypeAlias = Mapping[str, Callable[[L], None]]
+Values: TypeAlias = Mapping[str, Callable[[L, str], None]]
+
+
 def read_exports(path: Path) -> list[Export]:
     """The exports of a file. Raises `ExportsFileError`."""
+    return parse_exports(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """What is in a file of rules. Raises `ExportsFileError`."""
     try:
-        text = os.fsdecode(path.read_bytes())  # names are bytes, whatever their encoding
+        return os.fsdecode(path.read_bytes())  # names are bytes, whatever their encoding
     except OSError as error:
         raise ExportsFileError(f"{path}: {error.strerror}", error.errno) from error
-    return parse_exports(text, str(path))
 
 
 def parse_exports(text: str, name: str) -> list[Export]:
     """The exports of a file with this text; `name` is for errors. Raises `ExportsFileError`."""
     exports: dict[str, tuple[int, Export]] = {}
-    for number, line in _lines(text):
+    for number, line in lines_of(text):
         try:
             for export in _parse_line(line):
                 before, _ = exports.setdefault(export.path, (number, export))
@@ -115,7 +141,7 @@ def parse_exports(text: str, name: str) -> list[Export]:
     return [export for _, export in exports.values()]
 
 
-def _lines(text: str) -> Iterator[tuple[int, str]]:
+def lines_of(text: str) -> Iterator[tuple[int, str]]:
     """The lines with their numbers, continued ones as one under the first one's number."""
     held, start = "", 0
     for number, line in enumerate(text.split("\n"), 1):
@@ -130,45 +156,52 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _parse_line(text: str) -> list[Export]:
-    try:
-        words = shlex.split(text, comments=True)
-    except ValueError as error:
-        raise CallerError(f"{error}") from error
-    if not words:
-        return []
-    if words[0] == "V4:":
-        raise CallerError("NFS version 4 is not served here: leave the line out")
     line = Line()
-    while words:
-        _take_word(line, words.pop(0), words)
+    if not read_words(text, line, FLAGS, VALUES):
+        return []
     if not line.directories:
         raise CallerError("no directory: a line begins with one, by its absolute name")
     return line.exports()
 
 
-def _take_word(line: Line, word: str, following: list[str]) -> None:
-    """One word of a line; an option may take the one behind it too."""
-    if word.startswith("-"):
-        for option in word[1:].split(","):
-            _take_option(line, option, following)
-    elif word.startswith("/"):
-        if line.networks or line.network:
-            raise CallerError(f"the directory {word} stands behind a client")
-        line.directories.append(word)
-    else:
-        line.networks += _client(word)
+def read_words(text: str, line: L, flags: Flags[L], values: Values[L]) -> bool:
+    """Have a line's words in `line`, with those options; whether there are any. Raises
+    `CallerError`."""
+    try:
+        words = shlex.split(text, comments=True)
+    except ValueError as error:
+        raise CallerError(f"{error}") from error
+    if not words:
+        return False
+    if words[0] == "V4:":
+        raise CallerError("NFS version 4 is not served here: leave the line out")
+    while words:
+        word = words.pop(0)
+        if word.startswith("-"):
+            for option in word[1:].split(","):
+                _take_option(line, option, words, flags, values)
+        elif word.startswith("/"):
+            if line.networks or line.network:
+                raise CallerError(f"the directory {word} stands behind a client")
+            line.directories.append(word)
+        else:
+            line.networks += _client(word)
+    return True
 
 
-def _take_option(line: Line, option: str, following: list[str]) -> None:
+def _take_option(
+    line: L, option: str, following: list[str], flags: Flags[L], values: Values[L]
+) -> None:
+    """An option; it may take the word behind it too."""
     name, equals, value = option.partition("=")
-    if name in FLAGS:
+    if name in flags:
         if equals:
             raise CallerError(f"-{name} takes no value")
-        FLAGS[name](line)
+        flags[name](line)
         return
-    take = VALUES.get(name)
+    take = values.get(name)
     if take is None:
-        known = ", ".join(f"-{each}" for each in sorted((*FLAGS, *VALUES)))
+        known = ", ".join(f"-{each}" for each in sorted((*flags, *values)))
         raise CallerError(f"there is no option -{name}; there are {known}")
     if not equals:
         if not following:

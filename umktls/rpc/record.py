@@ -27,7 +27,16 @@ from collections.abc import Iterator
 from umktls.errors import CallerError, PeerError
 from umktls.rpc.xdr import Buffer
 
-__all__ = ["FRAGMENT_LIMIT", "MARK_BYTES", "SLACK", "RecordLimitError", "RecordReader", "mark"]
+__all__ = [
+    "FRAGMENT_LIMIT",
+    "LAST_FRAGMENT",
+    "MARK_BYTES",
+    "MAX_FRAGMENT",
+    "SLACK",
+    "RecordLimitError",
+    "RecordReader",
+    "mark",
+]
 
 MARK_BYTES = 4
 SLACK = 32

@@ -1,0 +1,417 @@
+"""What a front does with a client's records: nothing, but for the few that are for itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+import trio.testing
+
+from tests.front.world import (
+    CLIENT,
+    ITS_MOUNT,
+    MOUNT,
+    ONE,
+    PROBE,
+    call,
+    reply,
+    world,
+)
+from umktls.front.backends import Server
+from umktls.front.clients import Allowed, Clients, parse_clients
+from umktls.front.through import CHUNK
+from umktls.rpc.message import (
+    NULL_AUTH,
+    STARTTLS_VERIFIER,
+    AcceptedReply,
+    AuthStat,
+    DeniedReply,
+    parse_untrusted,
+)
+from umktls.rpc.record import mark
+
+Clock = trio.testing.MockClock
+BIG = bytes(range(256)) * 16384  # 4 MiB
+CLEAR = Allowed("none")
+
+
+async def test_calls_and_replies(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path) as here:
+        client = await here.sealed()
+        assert here.servers.tries == []  # nobody has asked for anything
+        client.say(call(1, body=b"one!"), call(2, program=400000))
+        backend = await here.servers.next()
+        assert await backend.hear() == call(1, body=b"one!")
+        assert await backend.hear() == call(2, program=400000)
+        await backend.say(reply(2), reply(1, b"done"))
+        assert [await client.hear(), await client.hear()] == [reply(2), reply(1, b"done")]
+        (connection,) = here.host.stat()["connections"]
+        assert connection["backend"] == "192.0.2.10:2049"
+        assert (connection["rpc"]["calls"], connection["rpc"]["replies"]) == (3, 3)
+        assert "calls of" in (await here.event("carried"))["text"]
+
+
+async def test_large_ones_both_ways(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path) as here:
+        client = await here.sealed()
+        client.say(call(1, body=BIG), call(2))
+        backend = await here.servers.next()
+        assert await backend.hear() == call(1, body=BIG)
+        assert await backend.hear() == call(2)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(backend.say, reply(1, BIG), reply(2))
+            assert await client.hear() == reply(1, BIG)
+            assert await client.hear() == reply(2)
+
+
+async def test_fragments_stay_as_they_are(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path) as here:
+        client = await here.sealed()
+        message = call(1, body=bytes(100))
+        parts = [mark(9, last=False), message[:9], mark(len(message) - 9), message[9:]]
+        client.sock.send_message([*parts])
+        backend = await here.servers.next()
+        assert bytes(await backend.stream.receive_some(1000)) == b"".join(parts)
+
+
+async def test_the_backend_calls_back(tmp_path: Path, autojump_clock: Clock) -> None:
+    """The back channel of NFS 4.1 (RFC 8881 section 2.10.3.1)."""
+    async with world(tmp_path) as here:
+        client = await here.sealed()
+        client.say(call(1))
+        backend = await here.servers.next()
+        await backend.hear()
+        await backend.say(call(77, program=0x40000000))
+        assert await client.hear() == call(77, program=0x40000000)
+        client.say(reply(77, b"yes."))
+        assert await backend.hear() == reply(77, b"yes.")
+        await backend.say(reply(1))
+        assert await client.hear() == reply(1)
+
+
+async def test_a_probe_in_tls_is_the_fronts(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path) as here:
+        client = await here.sealed()
+        client.say(call(5, procedure=0, flavor=PROBE), call(6))
+        answer = parse_untrusted(memoryview(await client.hear() or b""))
+        assert isinstance(answer, DeniedReply)
+        assert (answer.xid, answer.auth_status) == (5, AuthStat.AUTH_BADCRED)
+        backend = await here.servers.next()
+        assert await backend.hear() == call(6)
+
+
+async def test_a_slow_backend_stops_the_client(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path) as here:
+        client = await here.sealed()
+        for xid in range(16):
+            client.say(call(xid, body=BIG))
+        backend = await here.servers.next()
+        await trio.testing.wait_all_tasks_blocked()
+        # What lies in sockets, and a piece in the front's hands; not 64 MiB.
+        (connection,) = here.host.stat()["connections"]
+        assert connection["rx"]["bytes"] < 4 * CHUNK
+        for xid in range(16):
+            assert await backend.hear() == call(xid, body=BIG)
+
+
+async def test_a_slow_client_stops_the_backend(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path) as here:
+        client = await here.sealed(room=1)
+        client.say(call(1))
+        backend = await here.servers.next()
+        await backend.hear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(backend.say, *(reply(xid, BIG) for xid in range(16)))
+            await trio.testing.wait_all_tasks_blocked()
+            # The client holds two messages and a part of one; nothing is piled up here.
+            (connection,) = here.host.stat()["connections"]
+            assert connection["tx"]["bytes"] < 3 * len(BIG) + 8 * CHUNK
+            for xid in range(16):
+                assert await client.hear() == reply(xid, BIG)
+
+
+# ---- who may pass
+
+
+def denied(answer: object) -> AuthStat:
+    assert isinstance(answer, DeniedReply), answer
+    return answer.auth_status
+
+
+async def test_in_clear_nothing_passes_but_what_comes_before_a_mount(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with world(tmp_path) as here:
+        client = here.clear()
+        assert denied(await client.answered(call(1))) is AuthStat.AUTH_TOOWEAK
+        assert denied(await client.answered(call(2, procedure=0))) is AuthStat.AUTH_TOOWEAK
+        ping = call(3, procedure=0, flavor=NULL_AUTH)
+        assert denied(await client.answered(ping + b"more")) is AuthStat.AUTH_TOOWEAK
+        assert here.servers.tries == []
+        assert "tls is asked for, and the connection has less" in here.events("refused")[0]["text"]
+        await client.say(ping, call(4, program=MOUNT))
+        backend = await here.servers.next()
+        assert await backend.hear() == ping
+        assert await backend.hear() == call(4, program=MOUNT)
+        await backend.say(reply(4))
+        assert await client.hear() == reply(4)
+
+
+async def test_mount_may_be_kept_for_those_who_are_let_in(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with world(tmp_path, mount_tls=True) as here:
+        answer = await here.clear().answered(call(1, program=MOUNT))
+        assert denied(answer) is AuthStat.AUTH_TOOWEAK
+        assert here.servers.tries == []
+
+
+async def test_who_may_come_in_clear(tmp_path: Path, autojump_clock: Clock) -> None:
+    lines = parse_clients("198.51.100.0/24 -clear\n-tls", "f").lines
+    async with world(tmp_path, *lines) as here:
+        client = here.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.say, call(1, body=BIG), call(2))
+            backend = await here.servers.next()
+            assert await backend.hear() == call(1, body=BIG)
+        await backend.say(reply(1))
+        assert await client.hear() == reply(1)
+        assert len(here.events("clear-text")) == 1
+        other = here.clear("203.0.113.1")
+        assert denied(await other.answered(call(1))) is AuthStat.AUTH_TOOWEAK
+
+
+async def test_an_address_that_no_rule_is_for(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path, *parse_clients("203.0.113.0/24", "f").lines) as here:
+        assert await here.clear().hear() is None
+        assert "no rule is for its address" in (await here.event("refused"))["text"]
+
+
+async def test_tls_that_is_not_enough_is_answered(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path, Allowed("mtls")) as here:
+        client = await here.sealed()
+        client.say(call(1))
+        answer = parse_untrusted(memoryview(await client.hear() or b""))
+        assert denied(answer) is AuthStat.AUTH_TOOWEAK
+        assert here.servers.tries == []
+
+
+async def test_new_rules_end_who_may_not_stay(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path) as here:
+        client = await here.sealed()
+        client.say(call(1))
+        backend = await here.servers.next()
+        await backend.hear()
+        here.front.set_clients(Clients([Allowed(), Allowed("mtls")]))
+        client.say(call(2))
+        assert await backend.hear() == call(2)
+        here.front.set_clients(Clients([Allowed("mtls")]))
+        await client.ended.wait()
+        assert await backend.hear() is None
+        assert "the rules have changed" in here.events("disconnect")[0]["text"]
+
+
+async def test_bytes_behind_a_probe(tmp_path: Path, autojump_clock: Clock) -> None:
+    """RFC 9289 section 5.1.1: they would be taken for what came in TLS."""
+    async with world(tmp_path) as here:
+        client = here.clear()
+        await client.say(call(1, procedure=0, flavor=PROBE), call(2))
+        assert await client.hear() is None
+        assert "bytes between the AUTH_TLS probe" in here.events("garbage")[0]["text"]
+        assert here.servers.tries == []
+
+
+async def test_a_probe_behind_calls_in_clear(tmp_path: Path, autojump_clock: Clock) -> None:
+    """The backend has been told that the connection is in clear."""
+    async with world(tmp_path, CLEAR) as here:
+        client = here.clear()
+        await client.say(call(1))
+        await (await here.servers.next()).hear()
+        await client.say(call(2, procedure=0, flavor=PROBE))
+        assert await client.hear() is None
+
+
+async def test_a_probe_in_clear_is_answered(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path) as here:
+        answer = await here.clear().answered(call(1, procedure=0, flavor=PROBE))
+        assert isinstance(answer, AcceptedReply)
+        assert answer.verifier == STARTTLS_VERIFIER
+
+
+async def test_what_is_no_rpc_ends_the_connection(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path) as here:
+        for rubbish in (b"\0" * 5000, b"\x80\0\0\x04rpc?", b"GET / HTTP/1.1\r\n\r\n" * 10):
+            client = here.clear()
+            await client.stream.send_all(rubbish)
+            await client.stream.send_eof()
+            assert await client.hear() is None
+        assert here.servers.tries == []
+
+
+# ---- MOUNT elsewhere
+
+
+async def test_mount_goes_to_a_server_of_its_own(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path, servers=[Server(ONE, ITS_MOUNT)]) as here:
+        client = await here.sealed()
+        client.say(call(1, program=MOUNT), call(2), call(3, program=MOUNT))
+        mountd, nfsd = await here.servers.next(ITS_MOUNT), await here.servers.next(ONE)
+        assert await nfsd.hear() == call(2)
+        assert [await mountd.hear(), await mountd.hear()] == [
+            call(1, program=MOUNT),
+            call(3, program=MOUNT),
+        ]
+        # Its replies go between those of NFS, and not into one.
+        whole = mark(1000) + reply(2, bytes(1000 - 24))
+        await nfsd.stream.send_all(whole[:300])
+        await mountd.say(reply(3, b"root"))
+        await trio.testing.wait_all_tasks_blocked()
+        await nfsd.stream.send_all(whole[300:])
+        assert [await client.hear(), await client.hear()] == [whole[4:], reply(3, b"root")]
+
+
+async def test_a_mount_server_that_ends_its_connection(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with world(tmp_path, servers=[Server(ONE, ITS_MOUNT)]) as here:
+        client = await here.sealed()
+        client.say(call(1, program=MOUNT))
+        mountd = await here.servers.next(ITS_MOUNT)
+        await mountd.hear()
+        await mountd.say(reply(1))
+        assert await client.hear() == reply(1)
+        await mountd.stream.aclose()  # idle: it owes nothing
+        client.say(call(2))
+        assert await (await here.servers.next(ONE)).hear() == call(2)
+        client.say(call(3, program=MOUNT))
+        mountd = await here.servers.next(ITS_MOUNT)
+        await mountd.hear()
+        await mountd.stream.aclose()
+        await client.ended.wait()
+
+
+# ---- the end
+
+
+async def test_a_backend_that_ends_ends_the_client(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path) as here:
+        client = await here.sealed()
+        client.say(call(1))
+        backend = await here.servers.next()
+        await backend.hear()
+        began = trio.current_time()
+        await backend.stream.send_all(mark(9) + b"half")
+        await backend.say(reply(1))
+        await backend.stream.aclose()
+        await client.ended.wait()
+        assert trio.current_time() - began < 1
+        (event,) = here.events("disconnect")
+        assert "the backend 192.0.2.10:2049 closed the connection" in event["text"]
+        assert here.front.backends.view()[0]["connections"] == 0
+
+
+async def test_a_backend_that_breaks_ends_the_client(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path) as here:
+        client = await here.sealed()
+        client.say(call(1), call(2))
+        backend = await here.servers.next()
+        # Closed with something unread: what a socket pair has in place of RST.
+        await backend.stream.aclose()
+        await client.ended.wait()
+
+
+async def test_a_client_that_ends_its_side(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path, CLEAR) as here:
+        client = here.clear()
+        await client.say(call(1))
+        await client.stream.send_eof()
+        backend = await here.servers.next()
+        assert await backend.hear() == call(1)
+        assert await backend.hear() is None
+        await backend.say(reply(1))
+        assert await client.hear() == reply(1)
+        await backend.stream.aclose()
+        assert await client.hear() is None
+        assert "the client closed" in (await here.event("closed"))["text"]
+
+
+async def test_a_client_that_goes_in_the_midst_of_a_call(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with world(tmp_path, CLEAR) as here:
+        client = here.clear()
+        await client.stream.send_all(mark(1000) + call(1))
+        backend = await here.servers.next()
+        await client.stream.aclose()
+        assert await backend.hear() is None
+        await backend.stream.aclose()
+
+
+async def test_a_backend_that_never_ends_does_not_keep_the_client(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with world(tmp_path, CLEAR) as here:
+        client = here.clear()
+        await client.say(call(1))
+        await client.stream.send_eof()
+        backend = await here.servers.next()
+        assert await client.hear() is None
+        assert await backend.hear() == call(1)
+
+
+async def test_keys_are_renewed_meanwhile(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path) as here:
+        client = await here.sealed()
+        client.say(call(1))
+        backend = await here.servers.next()
+        await backend.hear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(backend.say, *(reply(n, BIG) for n in range(1, 4)))
+            assert await client.hear() == reply(1, BIG)
+            assert (await here.host.renew(None, "keyupdate"))["rekeyed"] == 1
+            assert [await client.hear(), await client.hear()] == [reply(2, BIG), reply(3, BIG)]
+        assert await here.client.rekey(None) == 1
+        client.say(call(9))
+        assert await backend.hear() == call(9)
+
+
+async def test_what_is_under_way_is_answered_before_a_new_connection(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with world(tmp_path) as here:
+        client = await here.sealed()
+        client.say(call(1), call(2))
+        backend = await here.servers.next()
+        await backend.hear()
+        assert (await here.host.renew(None, "reconnect"))["reconnected"] == 1
+        await backend.hear()
+        await backend.say(reply(2))
+        assert await client.hear() == reply(2)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not client.ended.is_set()
+        await backend.say(reply(1))
+        assert await client.hear() == reply(1)
+        await client.ended.wait()
+        assert here.front.backends.view()[0]["connections"] == 0
+
+
+async def test_no_backend(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with world(tmp_path) as here:
+        here.servers.away.add(ONE)
+        client = await here.sealed()
+        client.say(call(1))
+        await client.ended.wait()
+        assert "no backend: cannot connect to 192.0.2.10" in here.events("disconnect")[0]["text"]
+        assert here.front.backends.view()[0]["up"] is False
+
+
+async def test_what_a_backend_is_told(tmp_path: Path, autojump_clock: Clock) -> None:
+    """In memory nobody has an address; that it comes first, and once, is what is looked at here."""
+    async with world(tmp_path, proxy="v1", servers=[Server(ONE, ITS_MOUNT)]) as here:
+        client = await here.sealed()
+        client.say(call(1), call(2, program=MOUNT))
+        for where in (ONE, ITS_MOUNT):
+            backend = await here.servers.next(where)
+            first = bytes(await backend.stream.receive_some(1000))
+            assert first.startswith(b"PROXY UNKNOWN\r\n\x80\0\0")
+        assert CLIENT[0] not in str(first)

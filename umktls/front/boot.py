@@ -1,0 +1,75 @@
+"""A front comes up: a server host whose connections are carried to backends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from umktls.front.backends import DEFAULT_POLICY, Backends, Connect, Policy, Server
+from umktls.front.carried import Carried
+from umktls.front.clients import Clients
+from umktls.front.through import Stock
+from umktls.kernel import tcpconnect
+from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.serverhost import Listening, ServerConfig, boot_listening
+
+__all__ = ["Front", "FrontConfig", "boot_front"]
+
+
+@dataclass(frozen=True, slots=True)
+class FrontConfig:
+    """What is carried. mount_tls: MOUNT, too, only from those who are let in. connect: how
+    backends are reached."""
+
+    servers: Sequence[Server]
+    clients: Clients
+    policy: Policy = DEFAULT_POLICY
+    mount_tls: bool = False
+    connect: Connect = tcpconnect.connect
+
+
+@dataclass(slots=True)
+class Front:
+    """What all connections of a front have in common."""
+
+    clients: Clients
+    backends: Backends
+    mount_tls: bool
+    offer_tls: bool
+    stock: Stock = field(default_factory=Stock)
+    carried: set[Carried] = field(default_factory=set)
+
+    def set_clients(self, clients: Clients) -> None:
+        """Others may come in from now on; who may no more goes."""
+        self.clients = clients
+        for connection in tuple(self.carried):
+            connection.look_again()
+
+
+@asynccontextmanager
+async def boot_front(
+    config: ServerConfig, what: FrontConfig
+) -> AsyncIterator[tuple[Listening, Front]]:
+    """A front inside the block. Raises `UmktlsError` when it cannot come up."""
+    fronts: list[Front] = []
+
+    async def attend(listening: Listening, sock: KernelSocket, address: tuple[Any, ...]) -> None:
+        front = fronts[0]
+        connection = Carried(listening.host, sock, address, front)
+        front.carried.add(connection)
+        try:
+            with listening.admission.present(connection):
+                await connection.serve()
+        finally:
+            front.carried.discard(connection)
+
+    async with boot_listening(config, attend) as listening:
+        host = listening.host
+        backends = Backends(what.servers, what.policy, host.trace, what.connect)
+        front = Front(what.clients, backends, what.mount_tls, config.offer_tls)
+        fronts.append(front)
+        host.views["backends"] = backends.view
+        host.spawn(backends.watch)
+        yield listening, front
