@@ -52,7 +52,7 @@ class Leaf:
     a beginning relative to now and the time from there: `starts=timedelta(days=-9),
     lasts=timedelta(days=1)` has expired, and `starts=timedelta(days=1)` is not yet valid.
     `user` (`name@domain`) becomes FreeBSD's otherName; `emails` and `uris` are for the
-    subjectAltName too.
+    subjectAltName too. `organization` is a part of the subject.
     """
 
     common_name: str
@@ -63,6 +63,7 @@ class Leaf:
     user: str | None = None
     emails: Sequence[str] = ()
     uris: Sequence[str] = ()
+    organization: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,8 @@ class Authority:
     def leaf(self, leaf: Leaf) -> Credential:
         """A new end-entity certificate and its key."""
         key = _new_key()
-        builder = self._builder(_name(leaf.common_name), key, leaf.starts, leaf.lasts)
+        name = _name(leaf.common_name, leaf.organization)
+        builder = self._builder(name, key, leaf.starts, leaf.lasts)
         return self._sign(_leaf_extensions(builder, leaf), key)
 
     def crl(
@@ -279,8 +281,9 @@ def _new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+def _name(common_name: str, organization: str = "") -> x509.Name:
+    parts = {NameOID.ORGANIZATION_NAME: organization, NameOID.COMMON_NAME: common_name}
+    return x509.Name([x509.NameAttribute(oid, text) for oid, text in parts.items() if text])
 
 
 def _now() -> datetime.datetime:
