@@ -20,7 +20,7 @@ from tests.nfsd.conftest import Serve
 from umktls.errors import CallerError, WorldError
 from umktls.nfs.program import MOUNT3
 from umktls.nfs.types import diropargs3, nfsstat3, sattr3
-from umktls.nfsd import Export, index, server
+from umktls.nfsd import Export, index, places, server
 from umktls.nfsd.index import IndexLocator
 from umktls.nfsd.volume import best_locator
 
@@ -413,8 +413,8 @@ class TestIndex:
         assert client.read(handle) == b"back"
 
     def test_few_places(self, serve: Serve, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(index, "PLACES_LIMIT", 3)
-        monkeypatch.setattr(index, "GONE_LIMIT", 3)
+        monkeypatch.setattr(places, "PLACES_LIMIT", 3)
+        monkeypatch.setattr(places, "GONE_LIMIT", 3)
         client = Client(serve())
         files = tree(root)
         handles = handles_of(client, files)

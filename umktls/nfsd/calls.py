@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from umktls.kernel.shared import Shared, Stripe
 from umktls.nfs.status import status_of
 from umktls.nfs.types import nfsstat3, sattr3, wcc_data
 from umktls.nfsd import hostcalls
@@ -35,25 +36,36 @@ ResultT = TypeVar("ResultT")
 
 
 class WriteVerifier:
-    """The `value` by which clients know whether what they have written UNSTABLE may be lost."""
+    """The `value` by which clients know whether what they have written UNSTABLE may be lost.
 
-    def __init__(self, value: bytes) -> None:
-        self.value = value
+    Of several workers it is one: what one has lost, another one may have been sent."""
+
+    def __init__(self, value: bytes, shared: Shared | None = None) -> None:
+        self._value = value
+        self._shared = shared
+
+    @property
+    def value(self) -> bytes:
+        return self._value if self._shared is None else self._shared.verifier
 
     def renew(self) -> None:
         """Something is lost: have all clients send again what they have not committed."""
-        self.value = secrets.token_bytes(len(self.value))
+        self._value = secrets.token_bytes(len(self._value))
+        if self._shared is not None:
+            self._shared.verifier = self._value
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What all calls share. `umask` is the one of this process."""
+    """What all calls share. `umask` is the one of this process. `stripe` has a file's lock, None
+    for a server that is alone."""
 
     handles: Handles
     listings: Listings
     actor: Actor
     write_verifier: WriteVerifier
     umask: int
+    stripe: Callable[[tuple[int, int]], Stripe] | None = None
 
 
 class Changed:
@@ -72,12 +84,13 @@ class Changed:
 class Call:
     """See the head of this file."""
 
-    __slots__ = ("_context", "_named", "site")
+    __slots__ = ("_context", "_held", "_named", "site")
 
     def __init__(self, site: Site, context: CallContext) -> None:
         self.site = site
         self._context = context
         self._named: list[Node | Changed] = []
+        self._held: list[Stripe] = []
 
     def node(self, handle: bytes) -> Node:
         """The file of a handle, if the client may use the export: see `check`."""
@@ -110,13 +123,36 @@ class Call:
         self._named.append(node)
         return node
 
-    def change(self, handle: bytes) -> Changed:
-        """A file whose attributes, before and after, go into the reply."""
-        changed = Changed(self.node(handle))
+    def change(self, handle: bytes, *others: bytes) -> tuple[Changed, ...]:
+        """Directories whose attributes, before and after, go into the reply, or a file whose
+        attributes are set. Nobody else changes them until the call is `over`: a client takes what
+        is between before and after for its own work (RFC 1813 section 2.6, wcc_data)."""
+        nodes = [self.node(each) for each in (handle, *others)]
+        if self.site.stripe is not None:
+            self._hold({self.site.stripe(node.file) for node in nodes})
+        return tuple(map(self._change, nodes))
+
+    def write(self, handle: bytes) -> Changed:
+        """A file whose attributes, before and after, go into the reply, and whose data is changed:
+        as others may at the same time."""
+        return self._change(self.node(handle))
+
+    def _change(self, node: Node) -> Changed:
+        changed = Changed(node)
         self._named.append(changed)
         if changed.node.volume.export.read_only:
             raise NfsError(nfsstat3.NFS3ERR_ROFS)
         return changed
+
+    def _hold(self, stripes: set[Stripe]) -> None:
+        for stripe in sorted(stripes, key=lambda each: each.order):
+            stripe.acquire()
+            self._held.append(stripe)
+
+    def over(self) -> None:
+        """The reply is made."""
+        while self._held:
+            self._held.pop().release()
 
     def failed(self, resfail: Callable[..., ResultT], error: NfsError | OSError) -> ResultT:
         """The reply of a call that ended by NfsError or OSError."""
@@ -152,9 +188,10 @@ class Call:
 
     def set_attributes(self, node: Node, wanted: sattr3, now: os.stat_result) -> None:
         """SETATTR's work; `now` is the file's status."""
-        if wanted.size is not None:
-            self.open(node, WRITE, now)
-        set_attributes(node, wanted, now, self.acting(node.volume))
+        with node.volume.opening:
+            if wanted.size is not None:
+                self.open(node, WRITE, now)
+            set_attributes(node, wanted, now, self.acting(node.volume))
 
 
 ACCESS_MODES = {READ: (os.R_OK, os.X_OK), WRITE: (os.W_OK,)}

@@ -68,7 +68,7 @@ def _made(call: Call, directory: Node, name: bytes) -> Node:
 
 
 def create(call: Call, args: types.CREATE3args) -> types.CREATE3resok:
-    directory = call.change(args.where.dir)
+    (directory,) = call.change(args.where.dir)
     name = component(args.where.name, nfsstat3.NFS3ERR_EXIST)
     node, attributes = CREATE_MODES[args.how.mode](call, directory.node, name, args.how)
     return types.CREATE3resok(node.handle, attributes, directory.wcc())
@@ -176,7 +176,7 @@ CREATE_MODES: dict[createmode3, Callable[[Call, Node, bytes, types.createhow3], 
 
 
 def mkdir(call: Call, args: types.MKDIR3args) -> types.MKDIR3resok:
-    directory = call.change(args.where.dir)
+    (directory,) = call.change(args.where.dir)
     name = component(args.where.name, nfsstat3.NFS3ERR_EXIST)
     mode = _mode(args.attributes, DIRECTORY_MODE)
     with call.acting(directory.node.volume):
@@ -187,7 +187,7 @@ def mkdir(call: Call, args: types.MKDIR3args) -> types.MKDIR3resok:
 
 
 def symlink(call: Call, args: types.SYMLINK3args) -> types.SYMLINK3resok:
-    directory = call.change(args.where.dir)
+    (directory,) = call.change(args.where.dir)
     name = component(args.where.name, nfsstat3.NFS3ERR_EXIST)
     target = args.symlink.symlink_data
     if b"\0" in target:
@@ -210,7 +210,7 @@ MKNOD_TYPES = {
 
 
 def mknod(call: Call, args: types.MKNOD3args) -> types.MKNOD3resok:
-    directory = call.change(args.where.dir)
+    (directory,) = call.change(args.where.dir)
     name = component(args.where.name, nfsstat3.NFS3ERR_EXIST)
     kind = MKNOD_TYPES.get(args.what.type)
     if kind is None:

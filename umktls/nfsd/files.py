@@ -49,7 +49,7 @@ def getattr_(call: Call, args: types.GETATTR3args) -> types.GETATTR3resok:
 
 
 def setattr_(call: Call, args: types.SETATTR3args) -> types.SETATTR3resok:
-    changed = call.change(args.object)
+    (changed,) = call.change(args.object)
     if args.guard not in (None, nfstime(changed.before.st_ctime_ns)):
         raise NfsError(nfsstat3.NFS3ERR_NOT_SYNC)
     call.set_attributes(changed.node, args.new_attributes, changed.before)
@@ -102,7 +102,7 @@ def read(call: Call, args: types.READ3args) -> types.READ3resok:
 
 
 def write(call: Call, args: types.WRITE3args) -> types.WRITE3resok:
-    changed = call.change(args.file)
+    changed = call.write(args.file)
     data = memoryview(args.data)[: args.count]
     if len(data) < args.count:
         raise NfsError(nfsstat3.NFS3ERR_INVAL)
@@ -140,7 +140,7 @@ def _write_all(fd: int, data: Buffer, offset: int) -> int:
 
 def commit(call: Call, args: types.COMMIT3args) -> types.COMMIT3resok:
     """All of the file, whatever range is asked for: fdatasync knows no ranges."""
-    changed = call.change(args.file)
+    changed = call.write(args.file)
     descriptor = call.open(changed.node, WRITE, changed.before)
     _sync(call, os.fdatasync, descriptor.fd)
     return types.COMMIT3resok(changed.wcc(), call.site.write_verifier.value)

@@ -16,7 +16,8 @@ import os
 import stat
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from threading import Lock
 
 from umktls.nfs.basic import nfsstat3
@@ -96,10 +97,11 @@ class Node:
         try:
             return os.open(self.path, OPEN_FLAGS[access])
         except PermissionError:
-            status = self.stat()
-            if status.st_uid != os.geteuid():
-                raise
-            return self._open_as_owner(access, stat.S_IMODE(status.st_mode))
+            with self.volume.opening:
+                status = self.stat()
+                if status.st_uid != os.geteuid():
+                    raise
+                return self._open_as_owner(access, stat.S_IMODE(status.st_mode))
 
     def _open_as_owner(self, access: int, mode: int) -> int:
         """For a server that is not root. Who has a file open may use it whatever its mode becomes;
@@ -112,10 +114,17 @@ class Node:
 
 
 class Handles:
-    """The table. `capacity`: how many files are kept open at most."""
+    """The table. `capacity`: how many files are kept open at most. `current`: where others give
+    handles too, what is at a volume's path by now; OSError if nothing is."""
 
-    def __init__(self, volumes: Iterable[Volume], capacity: int) -> None:
+    def __init__(
+        self,
+        volumes: Iterable[Volume],
+        capacity: int,
+        current: Callable[[Volume], Volume] | None = None,
+    ) -> None:
         self._capacity = capacity
+        self._current = current
         self._lock = Lock()
         self._nodes: OrderedDict[bytes, Node] = OrderedDict()
         self._by_file: dict[tuple[int, int], list[Node]] = {}
@@ -166,9 +175,19 @@ class Handles:
         if volume is None or not volume.sealing.fits(handle):
             if any(seal.fits(handle) for seal in self._former.get(head, ())):
                 raise OSError(errno.ESTALE, "not exported any more")
-            raise NfsError(nfsstat3.NFS3ERR_BADHANDLE)
+            volume = self._looked_again(volume, handle)
         identity = volume.identity(handle)
         return self._enter(volume, handle, Descriptor(volume.locator.open(identity)))
+
+    def _looked_again(self, volume: Volume | None, handle: bytes) -> Volume:
+        """The volume of a handle that was made by another worker, for a directory that has come in
+        the place of the one that is known here. NfsError BADHANDLE for any other."""
+        if volume is not None and self._current is not None:
+            with suppress(OSError):
+                volume = self._current(volume)
+                if volume.sealing.fits(handle):
+                    return volume
+        raise NfsError(nfsstat3.NFS3ERR_BADHANDLE)
 
     def adopt(self, directory: Node, name: bytes, descriptor: Descriptor) -> Node:
         """The node of a file just opened by `name` in `directory`."""

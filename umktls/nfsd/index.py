@@ -44,13 +44,11 @@ from umktls.nfsd.locate import (
     device_and_inode,
     not_served,
 )
+from umktls.nfsd.places import KEY_LENGTH, LocalPlaces, MakePlaces, Place
 
 __all__ = ["IndexLocator"]
 
-KEY_LENGTH = 16
 TRAIL_LIMIT = IDENT_LIMIT - KEY_LENGTH
-PLACES_LIMIT = 65536
-GONE_LIMIT = 65536
 # What is looked for in one search through everything.
 WANTED_LIMIT = 4096
 # Behind a search through everything that took longer (seconds), there is a rest, so many times as
@@ -73,14 +71,6 @@ ABSENT = frozenset(
 Path = tuple[bytes, ...]  # names from the root down
 
 
-class _Place(NamedTuple):
-    """Where a file was seen last, and the trail that is in its handle."""
-
-    parent: bytes  # the directory's key
-    name: bytes
-    trail: bytes
-
-
 class _Branch(NamedTuple):
     """A directory still to be searched, and how to go on from there."""
 
@@ -99,18 +89,18 @@ class IndexLocator:
 
     needs_places = True
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, places: MakePlaces = LocalPlaces) -> None:
+        """places: makes what remembers where files are, for the identity of the root."""
         self._directory = Descriptor(os.open(path, PATH_FLAGS | os.O_DIRECTORY))
         self.root_file = device_and_inode(self._directory.fd)
         self._lock = Lock()
-        self._places: dict[bytes, _Place] = {}
-        self._gone: dict[bytes, None] = {}
         self._wanted: dict[bytes, bytes] = {}  # keys to be looked for everywhere, with their trails
         self._searching = Lock()
         self._rested = 0.0  # from then on (monotonic clock) it may be searched again
         self._distinguish = _distinguisher(self._directory.fd)
         _, self._mount = self._distinguish(self._directory.fd)
         self.root = self._key(self._directory.fd)
+        self._places = places(self.root)
 
     def close(self) -> None:
         self._directory.close()
@@ -144,29 +134,16 @@ class IndexLocator:
 
     def _remember(self, key: bytes, parent: bytes, name: bytes, trail: bytes) -> bytes:
         """Note the place; returns the trail that goes into the handle."""
-        with self._lock:
-            known = self._places.pop(key, None)
-            if known:
-                trail = known.trail
-            self._places[key] = _Place(parent, name, trail)
-            self._gone.pop(key, None)
-            if len(self._places) > PLACES_LIMIT:
-                del self._places[next(iter(self._places))]
-        return trail
+        return self._places.remember(key, Place(parent, name, trail))
 
     def forget(self, identity: bytes) -> None:
-        key = identity[:KEY_LENGTH]
-        with self._lock:
-            self._places.pop(key, None)
-            self._gone[key] = None
-            if len(self._gone) > GONE_LIMIT:
-                del self._gone[next(iter(self._gone))]
+        self._places.forget(identity[:KEY_LENGTH])
 
     def open(self, identity: bytes) -> int:
         key, trail = identity[:KEY_LENGTH], identity[KEY_LENGTH:]
         if key == self.root:
             return os.open(".", PATH_FLAGS, dir_fd=self._directory.fd)
-        if key in self._gone:
+        if self._places.gone(key):
             raise _stale()
         remembered = self._remembered(key)
         fd = self._open_if(key, remembered) if remembered else None

@@ -68,7 +68,7 @@ def _found(call: Call, directory: Node, name: bytes) -> Node:
 
 
 def remove(call: Call, args: types.REMOVE3args) -> types.REMOVE3resok:
-    directory = call.change(args.object.dir)
+    (directory,) = call.change(args.object.dir)
     name = component(args.object.name, nfsstat3.NFS3ERR_ISDIR)
     with call.acting(directory.node.volume):
         file = hostcalls.device_and_inode(directory.node.fd, name)
@@ -81,7 +81,7 @@ RMDIR_DOTS = {b".": nfsstat3.NFS3ERR_INVAL, b"..": nfsstat3.NFS3ERR_EXIST}
 
 
 def rmdir(call: Call, args: types.RMDIR3args) -> types.RMDIR3resok:
-    directory = call.change(args.object.dir)
+    (directory,) = call.change(args.object.dir)
     name = args.object.name
     component(name, RMDIR_DOTS.get(name, nfsstat3.NFS3ERR_INVAL))
     with call.acting(directory.node.volume):
@@ -92,7 +92,7 @@ def rmdir(call: Call, args: types.RMDIR3args) -> types.RMDIR3resok:
 
 
 def rename(call: Call, args: types.RENAME3args) -> types.RENAME3resok:
-    source, target = call.change(args.from_.dir), call.change(args.to.dir)
+    source, target = call.change(args.from_.dir, args.to.dir)
     old = component(args.from_.name, nfsstat3.NFS3ERR_INVAL)
     new = component(args.to.name, nfsstat3.NFS3ERR_INVAL)
     volume = target.node.volume
@@ -113,7 +113,7 @@ def rename(call: Call, args: types.RENAME3args) -> types.RENAME3resok:
 
 def link(call: Call, args: types.LINK3args) -> types.LINK3resok:
     file = call.look(args.file)
-    directory = call.change(args.link.dir)
+    (directory,) = call.change(args.link.dir)
     name = component(args.link.name, nfsstat3.NFS3ERR_EXIST)
     if file.volume is not directory.node.volume:
         raise NfsError(nfsstat3.NFS3ERR_XDEV)

@@ -8,10 +8,12 @@ import secrets
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import RLock
 from typing import Any, NamedTuple
 
 from umktls.errors import CallerError, WorldError
 from umktls.kernel.descriptors import shares
+from umktls.kernel.shared import Shared
 from umktls.nfs import types
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfsd import creation, files, listing, names
@@ -28,7 +30,7 @@ from umktls.nfsd.waiting import handles_in, lane_of
 from umktls.private import own_directory, read_secret
 from umktls.rpc.server import CallContext, Handler, Lane, Service
 
-__all__ = ["NfsServer"]
+__all__ = ["NfsServer", "write_verifier"]
 
 
 class _Row(NamedTuple):
@@ -72,7 +74,8 @@ class NfsServer:
     one, handles survive a restart. `mount_tls`: MOUNT asks for the security that NFS asks for,
     which real clients do not have there. Call `expire` every few seconds, and `close` at the end.
     CallerError for exports that do not go together, WorldError for a state directory that cannot be
-    used, UnsupportedError for root without the right to act for others.
+    used, UnsupportedError for root without the right to act for others. `shared`: what the workers
+    of one server have in common, of which this is one.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class NfsServer:
         locate: Callable[[str], Locator] = best_locator,
         *,
         mount_tls: bool = False,
+        shared: Shared | None = None,
     ) -> None:
         _check(exports)
         self.exports = tuple(exports)
@@ -90,15 +94,21 @@ class NfsServer:
         self._listings = Listings(secret)
         self._secret = secret
         self._locate = locate
+        self._opening = RLock() if shared is None else shared.opening
         self._known: list[Volume] = []
         self._gate = LevelGate(exports)
         with ExitStack() as stack:
             stack.callback(self._close_volumes)
             volumes = [self._volume(export) for export in exports]
-            self._handles = Handles(volumes, _capacity())
+            self._handles = Handles(volumes, _capacity(), self._current if shared else None)
             stack.pop_all()
         self._site = Site(
-            self._handles, self._listings, actor, WriteVerifier(_write_verifier()), _umask()
+            self._handles,
+            self._listings,
+            actor,
+            WriteVerifier(write_verifier(), shared),
+            _umask(),
+            None if shared is None else shared.stripe,
         )
         self._mountd = Mountd(self._site, volumes, self._current, clear=not mount_tls)
         self._mount_gate = self._gate if mount_tls else None
@@ -140,7 +150,7 @@ class NfsServer:
             if volume.is_of(export):
                 return volume
         locator = self._locate(export.path)
-        volume = Volume(export, self._secret, locator)
+        volume = Volume(export, self._secret, locator, self._opening)
         self._known.append(volume)
         return volume
 
@@ -206,6 +216,8 @@ def _handler(site: Site, row: _Row) -> Handler:
             return operation(call, args)
         except (OSError, NfsError) as error:
             return call.failed(resfail, error)
+        finally:
+            call.over()
 
     return handle
 
@@ -243,7 +255,7 @@ def _write_new(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _write_verifier() -> bytes:
+def write_verifier() -> bytes:
     """From the host's boot id; see files.py. Where there is none, clients resend more often."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()

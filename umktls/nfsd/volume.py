@@ -18,11 +18,13 @@ import errno
 import hashlib
 import hmac
 import os
+from contextlib import AbstractContextManager
 
 from umktls.nfs.basic import NFS3_FHSIZE
 from umktls.nfsd.exports import Export
 from umktls.nfsd.index import IndexLocator
 from umktls.nfsd.locate import IDENT_LIMIT, PATH_FLAGS, KernelLocator, Locator, device_and_inode
+from umktls.nfsd.places import LocalPlaces, MakePlaces
 
 __all__ = ["HEAD_LENGTH", "Seal", "Volume", "best_locator"]
 
@@ -38,7 +40,7 @@ PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 U64 = (1 << 64) - 1
 
 
-def best_locator(path: str) -> Locator:
+def best_locator(path: str, places: MakePlaces = LocalPlaces) -> Locator:
     """The better of the two locators that work for this directory.
 
     OSError if it could not be found out: with another locator all handles would be others.
@@ -48,7 +50,7 @@ def best_locator(path: str) -> Locator:
     except OSError as error:
         if error.errno in PASSING:
             raise
-        return IndexLocator(path)
+        return IndexLocator(path, places)
 
 
 class Seal:
@@ -76,10 +78,18 @@ class Seal:
 
 
 class Volume:
-    """See the head of this file. `secret`: at least 16 bytes, the same for handles to stay good."""
+    """See the head of this file. `secret`: at least 16 bytes, the same for handles to stay good.
+    `opening`: held while a mode is changed to open a file, or by SETATTR."""
 
-    def __init__(self, export: Export, secret: bytes, locator: Locator) -> None:
+    def __init__(
+        self,
+        export: Export,
+        secret: bytes,
+        locator: Locator,
+        opening: AbstractContextManager[object],
+    ) -> None:
         self.export = export
+        self.opening = opening
         self.locator = locator
         self.head = bytes([FORMAT]) + export.fsid.to_bytes(8, "big")
         place = os.fsencode(export.path) + b"\0" + locator.root

@@ -22,11 +22,12 @@ import threading
 import weakref
 import zlib
 from collections import OrderedDict
+from typing import Protocol
 
 from umktls.rpc.message import AuthSys, Call
 from umktls.rpc.xdr import Buffer
 
-__all__ = ["Asker", "CallKey", "ReplyCache", "Running", "call_key"]
+__all__ = ["Asker", "CallKey", "Replies", "ReplyCache", "Running", "call_key"]
 
 # Who may be answered, the same for two connections of one client with the same security: in clear
 # or in TLS, from a reserved port or not; behind a verified certificate its fingerprint (None: not
@@ -59,9 +60,28 @@ class Running:
         self._reply = reply
         self._finished.set()
 
-    def wait(self, seconds: float) -> list[Buffer]:
-        """The reply; nothing to be sent if it is not there after `seconds`."""
+    @property
+    def finished(self) -> bool:
+        return self._finished.is_set()
+
+    def wait(self, seconds: float) -> list[Buffer] | None:
+        """The reply; nothing to be sent if it is not there after `seconds`; None if it will never
+        be: then the copy is to be executed."""
         return [self._reply] if self._finished.wait(seconds) else []
+
+
+class Replies(Protocol):
+    """What a dispatcher needs of a cache."""
+
+    def lookup(self, key: CallKey) -> list[Buffer] | Running | None:
+        """None for a new call; the reply to be sent again; what it waits for that is executed."""
+
+    def begin(self, key: CallKey) -> Running | None:
+        """The call is going to be executed, as long as the caller keeps what this returns; None
+        where it is not new any more."""
+
+    def finish(self, key: CallKey, running: Running, reply: list[Buffer]) -> None:
+        """Keep a reply, and forget the oldest ones beyond the limits."""
 
 
 class ReplyCache:
@@ -79,7 +99,6 @@ class ReplyCache:
         return len(self._replies)
 
     def lookup(self, key: CallKey) -> list[Buffer] | Running | None:
-        """None for a new call; the reply to be sent again; what it waits for that is executed."""
         with self._lock:
             reply = self._replies.get(key)
             if reply is not None:
@@ -88,14 +107,12 @@ class ReplyCache:
             return self._running.get(key)
 
     def begin(self, key: CallKey) -> Running:
-        """The call is going to be executed, as long as the caller keeps what this returns."""
         running = Running()
         with self._lock:
             self._running[key] = running
         return running
 
     def finish(self, key: CallKey, running: Running, reply: list[Buffer]) -> None:
-        """Keep a reply, and forget the oldest ones beyond the limits."""
         kept = b"".join(reply)
         with self._lock:
             self._running.pop(key, None)

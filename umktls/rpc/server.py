@@ -33,7 +33,7 @@ from umktls.rpc.message import (
     encode_denied,
 )
 from umktls.rpc.program import Procedure, Program
-from umktls.rpc.replycache import Asker, CallKey, ReplyCache, Running, call_key
+from umktls.rpc.replycache import Asker, CallKey, Replies, ReplyCache, Running, call_key
 from umktls.rpc.xdr import Buffer, XdrError
 
 __all__ = [
@@ -221,27 +221,38 @@ class Job:
 
 
 class Copy(Job):
-    """A call that repeats one that is being executed: its reply is the other's."""
+    """A call that repeats one that is being executed: its reply is the other's. `again` has it
+    dispatched once more, where there will be none."""
 
-    __slots__ = ("_running",)
+    __slots__ = ("_again", "_running")
 
-    def __init__(self, procedure: Procedure[Any, Any], running: Running) -> None:
+    def __init__(
+        self,
+        procedure: Procedure[Any, Any],
+        running: Running,
+        again: Callable[[], list[Buffer] | Job],
+    ) -> None:
         self.procedure = procedure
         self.lane = Lane.COPY
         self._running = running
+        self._again = again
 
     def run(self) -> list[Buffer]:
         """Wait for the reply; an empty list if it takes too long."""
-        return self._running.wait(COPY_SECONDS)
+        reply = self._running.wait(COPY_SECONDS)
+        if reply is not None:
+            return reply
+        work = self._again()
+        return work.run() if isinstance(work, Job) else work
 
 
 class Dispatcher:
     """Finds out what a call asks for. One for all connections of a server."""
 
-    def __init__(self, services: Iterable[Service], cache: ReplyCache | None = None) -> None:
+    def __init__(self, services: Iterable[Service], cache: Replies | None = None) -> None:
         self._services: dict[tuple[int, int], tuple[Service, dict[int, Entry]]] = {}
         self._versions: dict[int, list[int]] = {}
-        self._cache = ReplyCache() if cache is None else cache
+        self._cache: Replies = ReplyCache() if cache is None else cache
         for service in services:
             self._add(service)
 
@@ -284,10 +295,14 @@ class Dispatcher:
         if known is not None and service.entitled and not service.entitled(args, context):
             return Job(entry, call.xid, args, context, None)
         if isinstance(known, Running):
-            return Copy(entry[0], known)
+            again = partial(self._dispatch_once, call, service, entry, args, context)
+            return Copy(entry[0], known, again)
         if known is not None:
             return known
-        keep = partial(self._cache.finish, key, self._cache.begin(key))
+        running = self._cache.begin(key)
+        if running is None:  # it has come to another worker too, just now
+            return self._dispatch_once(call, service, entry, args, context)
+        keep = partial(self._cache.finish, key, running)
         return Job(entry, call.xid, args, context, keep)
 
     def _without_program(self, call: Call) -> list[Buffer]:
