@@ -24,7 +24,7 @@ from umktls.abi import netlink as nl
 from umktls.abi import rpctls
 from umktls.abi.freebsd import ERRNO
 from umktls.abi.personality import PERSONALITIES
-from umktls.kernel import syscalls
+from umktls.kernel import process, syscalls
 from umktls.kernel.upcalls import DaemonGone, UpcallTimeout
 from umktls.rpc.message import NULL_AUTH, AcceptStat, encode_accepted, parse_untrusted
 from umktls.rpc.record import mark
@@ -197,7 +197,7 @@ async def test_no_descriptor_left(
         daemon = await w.daemon()
         attempt = await w.connect()
         asked = await daemon.asked()
-        monkeypatch.setattr(syscalls, "DESCRIPTOR_LIMIT", 1)
+        monkeypatch.setattr(process, "DESCRIPTOR_LIMIT", 1)
         with pytest.raises(Refused) as refused:
             await daemon.take(asked)
         # The kernel has closed it: nobody else can.

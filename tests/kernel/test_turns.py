@@ -27,9 +27,9 @@ from umktls.kernel.host import Host
 from umktls.kernel.ktls_socket import RECORDS_PER_PULL, KernelSocket
 from umktls.kernel.lanes import ClearIntake, Intake, PlainIntake
 from umktls.kernel.netlink import NetlinkSocket
+from umktls.kernel.process import Process
 from umktls.kernel.registered import RegisteredDaemon
 from umktls.kernel.rpc_client import RpcClient
-from umktls.kernel.syscalls import Process
 from umktls.kernel.turns import BYTES_PER_TURN, SECONDS_PER_TURN, STEPS_PER_TURN, Turn
 from umktls.ktls.rxbuffer import MAX_SIZE
 from umktls.ktls.socket import KtlsSocket

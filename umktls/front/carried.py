@@ -32,15 +32,16 @@ from __future__ import annotations
 
 import errno
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import trio
 
 from umktls.errors import PeerError, UmktlsError
-from umktls.front.backends import Backend, Place
+from umktls.front.backends import Backend, Backends, Place
+from umktls.front.clients import Clients
 from umktls.front.lane import Lane
 from umktls.front.proxyheader import Behind, proxy_header
-from umktls.front.through import Through
+from umktls.front.through import Stock, Through
 from umktls.kernel.host import Host
 from umktls.kernel.incoming import CALL_LIMIT, RETIRE_SECONDS, Incoming
 from umktls.kernel.ktls_socket import KernelSocket
@@ -49,9 +50,6 @@ from umktls.rpc.message import AuthFlavor, AuthStat, Call, MsgType, parse_untrus
 from umktls.rpc.passing import Follower, Head, Piece
 from umktls.rpc.record import RecordReader, mark
 from umktls.rpc.xdr import Buffer
-
-if TYPE_CHECKING:
-    from umktls.front.boot import Front
 
 __all__ = ["Carried"]
 
@@ -64,11 +62,21 @@ PING_BYTES = 40
 LINGER_SECONDS = 15.0
 
 
+class Shared(Protocol):
+    """What all connections of a front have in common."""
+
+    clients: Clients
+    backends: Backends
+    mount_tls: bool
+    offer_tls: bool
+    stock: Stock
+
+
 class Carried(Incoming):
     """See the head of this file."""
 
     def __init__(
-        self, host: Host, sock: KernelSocket, address: tuple[Any, ...], front: Front
+        self, host: Host, sock: KernelSocket, address: tuple[Any, ...], front: Shared
     ) -> None:
         self._through = Through(front.stock)
         super().__init__(host, sock, address, self._through)

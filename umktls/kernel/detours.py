@@ -24,28 +24,29 @@ import errno
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
 
 from umktls.abi import freebsd, linux, rpctls
 from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.card import CardQueue
+from umktls.kernel.events import Trace
 from umktls.kernel.hosttls import HostIntake
 from umktls.kernel.lanes import (
     LONGEST_OF_CLIENT,
     MAX_RECORD,
     ClearIntake,
     CountingQueue,
+    Intake,
     PlainIntake,
 )
 from umktls.kernel.offload import Offload, unread
+from umktls.kernel.stream import SendQueue
 from umktls.ktls.engines import Engine, Route, route_of
 from umktls.ktls.session import Direction
-from umktls.rpc.xdr import Buffer
-
-if TYPE_CHECKING:
-    from umktls.kernel.ktls_socket import KernelSocket
+from umktls.ktls.socket import KtlsSocket
+from umktls.rpc.xdr import Buffer, Struct
 
 __all__ = ["WORDS", "Detours", "Means"]
 
@@ -80,10 +81,29 @@ class Means:
     retransmitted_pct: Callable[[socket.socket], float]
 
 
+class Detoured(Protocol):
+    """What the detours need of their socket, and change in it: where its data comes from
+    (`intake`, None for TCP as it is) and goes to (`queue`, which is `card` where there is one)."""
+
+    sock: socket.socket
+    state: KtlsSocket
+    name: str
+    trace: Trace
+    session: Struct | None
+    intake: Intake | None
+    card: CardQueue | None
+    queue: SendQueue
+    closed: bool
+
+    def hang_up(self) -> None: ...
+
+    def count_dropped(self, length: int) -> None: ...
+
+
 class Detours:
     """The detours of one socket."""
 
-    def __init__(self, sock: KernelSocket, means: Means) -> None:
+    def __init__(self, sock: Detoured, means: Means) -> None:
         self._sock = sock
         self._means = means
         self._bounced: dict[Direction, socket.socket] = {}

@@ -36,26 +36,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import trio
 
 from umktls.abi import rpctls
 from umktls.errors import CallerError, UmktlsError
+from umktls.kernel.daemons import Daemons
+from umktls.kernel.events import Trace
 from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.orphan import Orphan
 from umktls.kernel.upcalls import DaemonHandle, Request
 from umktls.rpc import xdr
 from umktls.rpc.xdr import XdrError
 from umktls.upcall.rpctls import rpctls_session_arg
 from umktls.upcall.versions import VERSIONS
 
-if TYPE_CHECKING:
-    from umktls.kernel.host import Host
-    from umktls.kernel.syscalls import Process
-
-__all__ = ["Handover", "Orphan", "say_goodbye"]
+__all__ = ["Handover", "say_goodbye"]
 
 DAEMONS = {rpctls.RPCTLSCD: "rpctlscd", rpctls.RPCTLSSD: "rpctlssd"}
 CLOSE_NOTIFY = b"\x01\x00"  # warning, close_notify
@@ -67,21 +65,42 @@ CUT_SECONDS = 1.0
 _session_name = xdr.codec(rpctls_session_arg)
 
 
-@dataclass(eq=False)
-class Orphan:
-    """A session without a daemon: whose it was, and who has asked for it. `over`: it is adopted, or
-    its connection has ended."""
+class Successor(Protocol):
+    """A daemon's process, which gives sessions up and asks for those of others."""
 
-    daemon: str
+    pid: int
     uid: int
-    adopter: DaemonHandle | None = None
-    over: trio.Event = field(default_factory=trio.Event)
+
+    def forget(self, sock: KernelSocket) -> None: ...
+
+
+class Processes(Protocol):
+    """All of these."""
+
+    @property
+    def processes(self) -> Sequence[Successor]: ...
+
+
+class SessionHost(Protocol):
+    """What is needed of the host."""
+
+    trace: Trace
+    sockets: dict[str, KernelSocket]
+    daemons: dict[str, Daemons]
+
+    @property
+    def syscalls(self) -> Processes: ...
+
+    @property
+    def upcall_seconds(self) -> float: ...
+
+    def spawn(self, function: Callable[..., Awaitable[object]], *args: Any) -> None: ...
 
 
 class Handover:
     """The orphans of one host."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: SessionHost) -> None:
         self._host = host
         self.totals = {"orphaned": 0, "adopted": 0, "cut_off": 0}
 
@@ -124,7 +143,7 @@ class Handover:
 
     async def _call_others(self, daemon: str) -> None:
         async with trio.open_nursery() as nursery:
-            for handle in self._host.handles[daemon]:
+            for handle in self._host.daemons[daemon].handles:
                 nursery.start_soon(self._call, handle)
 
     async def _call(self, handle: DaemonHandle) -> None:
@@ -154,7 +173,7 @@ class Handover:
 
     # ---- another one comes
 
-    def adopt(self, process: Process, program: int) -> KernelSocket:
+    def adopt(self, process: Successor, program: int) -> KernelSocket:
         """umktls_adopt: an orphan for a registered daemon.
 
         Raises `CallerError`: EINVAL for another program, EPERM where the process is no daemon of
@@ -178,7 +197,7 @@ class Handover:
             if sock.orphan is not None and sock.orphan.adopter is None and not sock.closed:
                 yield sock
 
-    def adopted(self, process: Process, sock: KernelSocket, name: bytes) -> None:
+    def adopted(self, process: Successor, sock: KernelSocket, name: bytes) -> None:
         """UMKTLS_ADOPTED: upcalls about the session go to this daemon from now on.
 
         `name` is the triple that it gives the session where it speaks version 1, and not looked at
@@ -199,12 +218,12 @@ class Handover:
         self.totals["adopted"] += 1
         self._host.trace.emit("adopted", sock.name, daemon=handle.name, pid=handle.pid)
 
-    def given_up(self, process: Process, sock: KernelSocket) -> None:
+    def given_up(self, process: Successor, sock: KernelSocket) -> None:
         """close(2) of an orphan by who has asked for it: he cannot go on with it."""
         if self._adopter(process, sock) is not None:
             self.cut_off(sock, f"process {process.pid} cannot go on with the session")
 
-    def _adopter(self, process: Process, sock: KernelSocket) -> DaemonHandle | None:
+    def _adopter(self, process: Successor, sock: KernelSocket) -> DaemonHandle | None:
         """The daemon that this process is, where that one has asked for the session."""
         handle = sock.orphan.adopter if sock.orphan is not None else None
         return handle if handle is not None and handle.pid == process.pid else None

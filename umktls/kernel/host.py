@@ -42,11 +42,12 @@ from umktls.kernel.handover import Handover
 from umktls.kernel.hello import Clients
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.memory import give_back, keep_large_buffers
+from umktls.kernel.process import Process
 from umktls.kernel.refusals import outlived
 from umktls.kernel.registered import RegisteredDaemon
 from umktls.kernel.renewal import Renewals
 from umktls.kernel.rundir import RunDirectory
-from umktls.kernel.syscalls import Process, SyscallServer
+from umktls.kernel.syscalls import SyscallServer
 from umktls.kernel.upcalls import DaemonGone
 from umktls.kernel.workers import Workers
 from umktls.ktls.counters import Counters, Sysctls

@@ -5,15 +5,13 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from umktls.abi import freebsd
+from umktls.abi.personality import Personality
 from umktls.errors import CallerError, UmktlsError
-from umktls.ktls.counters import KNOBS
-
-if TYPE_CHECKING:
-    from umktls.kernel.host import Host
-    from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.ktls_socket import KernelSocket
+from umktls.ktls.counters import KNOBS, Counters, Sysctls
 
 __all__ = ["REXMIT_KNOB", "show", "turn", "tx_mode"]
 
@@ -24,14 +22,25 @@ LEAST = {"kern.ipc.tls.maxlen": 1}
 MODES = {name: mode for mode, name in freebsd.TCP_TLS_MODE_NAMES.items()}
 
 
-def turn(host: Host, values: dict[str, Any]) -> None:
+class Turned(Protocol):
+    """What can be turned and shown of a host."""
+
+    personality: Personality
+    sysctls: Sysctls
+    counters: Counters
+    rexmit_pct: float | None
+
+    def established(self, connection: str | None) -> list[KernelSocket]: ...
+
+
+def turn(host: Turned, values: dict[str, Any]) -> None:
     """Set sysctls, all of them or none. Raises `CallerError` for one that cannot be set."""
     setters = [setter(host, name, whole(name, value)) for name, value in values.items()]
     for set_value in setters:
         set_value()
 
 
-def setter(host: Host, name: str, value: int) -> Callable[[], None]:
+def setter(host: Turned, name: str, value: int) -> Callable[[], None]:
     if name == REXMIT_KNOB:
         return lambda: setattr(host, "rexmit_pct", float(value) if value >= 0 else None)
     knob = KNOBS.get(name)
@@ -50,7 +59,7 @@ def whole(name: str, value: object) -> int:
     return value
 
 
-def show(host: Host) -> dict[str, Any]:
+def show(host: Turned) -> dict[str, Any]:
     """The counters of FreeBSD (with its knobs) and of Linux, as lines."""
     percent = host.rexmit_pct
     own = f"{REXMIT_KNOB}: {-1 if percent is None else int(percent)}"
@@ -60,7 +69,7 @@ def show(host: Host) -> dict[str, Any]:
     }
 
 
-async def tx_mode(host: Host, mode: str, connection: str | None) -> int:
+async def tx_mode(host: Turned, mode: str, connection: str | None) -> int:
     """Set TCP_TXTLS_MODE of one connection, or of all that seal; on how many it was set.
 
     Raises `UmktlsError` as the option does, for the first connection that refuses it.

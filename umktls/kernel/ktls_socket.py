@@ -22,7 +22,7 @@ import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
@@ -34,10 +34,12 @@ from umktls.kernel.detours import WORDS, Detours, Means
 from umktls.kernel.events import Trace
 from umktls.kernel.facts import Deposited, Failure, TlsFacts
 from umktls.kernel.lanes import Intake, receive
+from umktls.kernel.orphan import Orphan
 from umktls.kernel.peers import format_address
 from umktls.kernel.stream import SEND_QUEUE_LIMIT, SendQueue
 from umktls.kernel.tcpstate import TCP_CLOSE, TCP_ESTABLISHED, take_error, tcp_state
 from umktls.kernel.turns import Turn
+from umktls.kernel.upcalls import DaemonHandle
 from umktls.ktls.engines import Route
 from umktls.ktls.errors import RecordError
 from umktls.ktls.rx import PullResult, Receiver
@@ -51,10 +53,6 @@ from umktls.rpc.message import AuthSys
 from umktls.rpc.record import RecordReader
 from umktls.rpc.xdr import Buffer, Struct, XdrError
 from umktls.upcall.deposit import KeyState
-
-if TYPE_CHECKING:
-    from umktls.kernel.handover import Orphan
-    from umktls.kernel.upcalls import DaemonHandle
 
 __all__ = ["Deposited", "Failure", "KernelSocket", "TlsFacts"]
 

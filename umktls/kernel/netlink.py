@@ -15,13 +15,16 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
 
 from umktls.abi import netlink as nl
 from umktls.abi.freebsd import ERRNO
+from umktls.abi.personality import Personality
 from umktls.errors import CallerError, PeerError, UnsupportedError
+from umktls.kernel.daemons import Daemons
+from umktls.kernel.events import Trace
 from umktls.kernel.turns import Turn
 from umktls.kernel.upcalls import DaemonGone, DaemonHandle
 from umktls.upcall.netlink import (
@@ -36,9 +39,6 @@ from umktls.upcall.netlink import (
     parse_untrusted,
 )
 
-if TYPE_CHECKING:
-    from umktls.kernel.host import Host
-
 __all__ = ["NetlinkDaemon", "NetlinkSocket"]
 
 FAMILY = Family(nl.RPC_FAMILY_ID, nl.RPC_FAMILY, nl.RPC_GROUPS)
@@ -48,12 +48,30 @@ MEMBERSHIP = (nl.NETLINK_ADD_MEMBERSHIP, nl.NETLINK_DROP_MEMBERSHIP)
 GROUP_NAMES = {number: name for name, number in nl.RPC_GROUPS.items()}
 
 
+class Limits(Protocol):
+    """How many CONNECTs a daemon is given at once."""
+
+    @property
+    def connects(self) -> int: ...
+
+
+class NetlinkHost(Protocol):
+    """What a netlink socket needs of the host."""
+
+    trace: Trace
+    personality: Personality
+    daemons: dict[str, Daemons]
+
+    @property
+    def config(self) -> Limits: ...
+
+
 class NetlinkDaemon(DaemonHandle):
     """A process's membership in a group."""
 
     version = 2
 
-    def __init__(self, owner: NetlinkSocket, host: Host, group: int) -> None:
+    def __init__(self, owner: NetlinkSocket, host: NetlinkHost, group: int) -> None:
         super().__init__(DAEMONS[group], owner.pid, host.trace, limit=host.config.connects)
         self.path = f"netlink group {GROUP_NAMES[group]}"
         self._owner = owner
@@ -78,7 +96,7 @@ class NetlinkDaemon(DaemonHandle):
 class NetlinkSocket:
     """The kernel's end of one daemon's netlink socket, `sock`, and what it is a member of."""
 
-    def __init__(self, host: Host, pid: int, sock: socket.socket) -> None:
+    def __init__(self, host: NetlinkHost, pid: int, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.pid = pid
         self.members: dict[int, NetlinkDaemon] = {}
@@ -92,7 +110,7 @@ class NetlinkSocket:
 
     @classmethod
     def create(
-        cls, host: Host, pid: int, domain: int, kind: int, protocol: int
+        cls, host: NetlinkHost, pid: int, domain: int, kind: int, protocol: int
     ) -> tuple[NetlinkSocket, socket.socket]:
         """socket(2): the kernel's end and the daemon's. Raises `UmktlsError`."""
         if domain != nl.AF_NETLINK or 2 not in host.personality.rpctls_versions:

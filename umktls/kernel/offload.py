@@ -13,19 +13,16 @@ import fcntl
 import socket
 import struct
 import termios
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
 
 from umktls.errors import WorldError
-from umktls.kernel.stream import read_some
+from umktls.kernel.stream import SendQueue, read_some
 from umktls.kernel.turns import Turn
 from umktls.ktls.engines import RECORD_HEADER_LENGTH
 from umktls.ktls.engines.toe import HoldBack, record_size
 from umktls.ktls.rx import Receiver
-
-if TYPE_CHECKING:
-    from umktls.kernel.ktls_socket import KernelSocket
 
 __all__ = ["Offload", "unread"]
 
@@ -38,10 +35,17 @@ def unread(sock: socket.socket) -> int:
     return int(struct.unpack("i", answer)[0])
 
 
+class Served(Protocol):
+    """What the card needs of its socket."""
+
+    sock: socket.socket
+    queue: SendQueue
+
+
 class Offload:
     """The card, as far as one connection's handshake goes."""
 
-    def __init__(self, sock: KernelSocket, *, server: bool) -> None:
+    def __init__(self, sock: Served, *, server: bool) -> None:
         self._sock = sock
         self._near, self._far = socket.socketpair()
         self._near.setblocking(False)

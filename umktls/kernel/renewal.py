@@ -10,14 +10,11 @@ on this connection or an earlier one; all others get a new connection, in order 
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from umktls.errors import CallerError
 from umktls.kernel import tls
 from umktls.kernel.ktls_socket import KernelSocket
-
-if TYPE_CHECKING:
-    from umktls.kernel.host import Host
 
 __all__ = ["POLICIES", "Renewals", "Way"]
 
@@ -31,7 +28,7 @@ WHY = "its keys are to be renewed"
 class Renewals:
     """How a host renews keys: near their limit by its policy, and when somebody asks for it."""
 
-    def __init__(self, host: Host, policy: str) -> None:
+    def __init__(self, host: tls.TlsHost, policy: str) -> None:
         """Raises `CallerError` for a policy that there is not."""
         self._host = host
         self.policy = checked(policy)

@@ -10,40 +10,36 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import json
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import trio
 
 from umktls.abi import rpctls
 from umktls.abi.alerts import TlsAlert, alert_name
-from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError, WorldError
+from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError
 from umktls.kernel.accepting import taken_from_trio
 from umktls.kernel.control import allowed
+from umktls.kernel.handover import Handover
 from umktls.kernel.ktls_socket import Failure, KernelSocket, TlsFacts
-from umktls.kernel.netlink import NetlinkSocket
+from umktls.kernel.netlink import NetlinkHost, NetlinkSocket
+from umktls.kernel.process import Process
 from umktls.kernel.registered import RegisteredDaemon
+from umktls.kernel.renewal import Renewals
 from umktls.kernel.turns import Turn
 from umktls.kernel.upcalls import Request
 from umktls.ktls.session import Direction
 from umktls.private import peer_credentials
 from umktls.upcall import syscalls as wire
 
-if TYPE_CHECKING:
-    from umktls.kernel.host import Host
-
-__all__ = ["Process", "SyscallServer"]
+__all__ = ["SyscallServer"]
 
 T = TypeVar("T")
 
 DATAGRAM_LIMIT = 128 * 1024
-# Descriptors of one emulated process; FreeBSD's kern.maxfilesperproc is larger, but a daemon that
-# holds so many has a leak.
-DESCRIPTOR_LIMIT = 65536
 # sendmsg(2), unix(7): what the system may have again in a moment; so often and so long (seconds)
 # it is asked.
 PASSING = (errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)
@@ -81,56 +77,6 @@ PASSING_ALERTS = frozenset(
 )
 
 
-@dataclass(eq=False)
-class Process:
-    """A daemon as the emulated kernel sees it: its id, its descriptors."""
-
-    pid: int
-    uid: int
-    sock: socket.socket
-    descriptors: dict[int, KernelSocket] = field(default_factory=dict)
-    netlink: dict[int, NetlinkSocket] = field(default_factory=dict)
-    taken: int | None = None  # what wire.TAKEN is in the calls that go together
-    _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(3))
-
-    def install(self, sock: KernelSocket) -> int:
-        """A new descriptor for `sock`. Raises `CallerError` EMFILE when the table is full."""
-        number = self._new_number()
-        self.descriptors[number] = sock
-        return number
-
-    def forget(self, sock: KernelSocket) -> None:
-        """`sock` is another process's from now on."""
-        for number in [number for number, held in self.descriptors.items() if held is sock]:
-            del self.descriptors[number]
-
-    def install_netlink(self, sock: NetlinkSocket) -> int:
-        """The same for a netlink socket."""
-        number = self._new_number()
-        self.netlink[number] = sock
-        return number
-
-    def _new_number(self) -> int:
-        if len(self.descriptors) + len(self.netlink) >= DESCRIPTOR_LIMIT:
-            raise CallerError(f"process {self.pid} has too many descriptors", errno.EMFILE)
-        return next(self._numbers)
-
-    def descriptor(self, number: int, gone: int = errno.ECONNRESET) -> KernelSocket:
-        """The socket behind descriptor `number`.
-
-        Raises `CallerError` EBADF where there is none, `WorldError` with the errno `gone` where the
-        kernel has ended the connection below it.
-        """
-        if number == wire.TAKEN and self.taken is not None:
-            number = self.taken
-        sock = self.descriptors.get(number)
-        if sock is None:
-            raise CallerError(f"process {self.pid} has no descriptor {number}", errno.EBADF)
-        if sock.closed:
-            raise WorldError(f"{sock.name} has ended", gone)
-        return sock
-
-
 # Options whose value is a descriptor beside the answer.
 BOUNCE_OPTIONS: Mapping[tuple[int, int], Direction] = {
     (rpctls.SOL_UMKTLS, rpctls.UMKTLS_TX_BOUNCE): "tx",
@@ -150,10 +96,24 @@ class Answer:
     give_away: socket.socket | None = None
 
 
+class CalledHost(NetlinkHost, Protocol):
+    """What the system calls need of the host."""
+
+    sockets: dict[str, KernelSocket]
+    handover: Handover
+    renewals: Renewals
+
+    def register_daemon(self, process: Process, name: str, path: bytes) -> None: ...
+
+    def process_gone(self, process: Process) -> None: ...
+
+    def spawn(self, function: Callable[..., Awaitable[object]], *args: Any) -> None: ...
+
+
 class SyscallServer:
     """Answers the system calls of all daemons of one host."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: CalledHost) -> None:
         self._host = host
         self.processes: list[Process] = []
         self._calls: dict[int, Callable[[Process, Any], Any]] = {
@@ -306,7 +266,7 @@ class SyscallServer:
         self._host.trace.emit("lookup-failed", None, pid=process.pid, cookie=f"{cookie:#x}")
 
     def _hand_over(self, process: Process, offer: Request[Any], *, server: bool) -> Answer:
-        sock = offer.take()
+        sock = self._host.sockets[offer.take()]
         try:
             number = process.install(sock)
         except CallerError as error:

@@ -18,24 +18,23 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import trio
 
 from umktls.abi import rpctls
 from umktls.abi.alerts import AlertLevel, alert_name
-from umktls.abi.personality import PERSONALITIES
+from umktls.abi.personality import PERSONALITIES, Personality
 from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError, WorldError
-from umktls.kernel.handover import say_goodbye
+from umktls.kernel.daemons import Daemons
+from umktls.kernel.events import Trace
+from umktls.kernel.handover import Handover, say_goodbye
 from umktls.kernel.ktls_socket import Failure, KernelSocket
 from umktls.kernel.upcalls import DaemonGone, Request, connect_life
 from umktls.ktls.states import State
 from umktls.rpc.message import AuthSys
 from umktls.upcall.states import UpcallAction
 from umktls.upcall.versions import VERSIONS
-
-if TYPE_CHECKING:
-    from umktls.kernel.host import Host
 
 __all__ = [
     "CONNECTION_LOST",
@@ -62,6 +61,29 @@ KEY_UPDATE_DROPPED = (
 HANDED_UP = "a record for the daemon has come, which costs clients of this kernel the connection"
 
 
+class Role(Protocol):
+    """Whether the host is a "client" or a "server"."""
+
+    @property
+    def role(self) -> str: ...
+
+
+class TlsHost(Protocol):
+    """What TLS on a connection needs of the host."""
+
+    trace: Trace
+    personality: Personality
+    totals: dict[str, int]
+    daemons: dict[str, Daemons]
+    handover: Handover
+
+    @property
+    def config(self) -> Role: ...
+
+    @property
+    def upcall_seconds(self) -> float: ...
+
+
 class TlsRefused(PeerError):
     """TLS with this peer is not possible, and trying again would not change that."""
 
@@ -80,7 +102,7 @@ def refused(sock: KernelSocket, otherwise: str) -> TlsRefused | WorldError:
     return TlsRefused(otherwise if failure is None else str(failure))
 
 
-def note_failure(host: Host, sock: KernelSocket, phase: str, error: UmktlsError) -> str:
+def note_failure(host: TlsHost, sock: KernelSocket, phase: str, error: UmktlsError) -> str:
     """Count a connection that got no TLS; where the daemon has not told why, trace what we know.
 
     Returns all of it for a person: with whom, the phase, the reason.
@@ -93,7 +115,7 @@ def note_failure(host: Host, sock: KernelSocket, phase: str, error: UmktlsError)
     return f"TLS with {sock.peer} failed in phase {failure.phase}: {failure}"
 
 
-async def handshake_client(host: Host, sock: KernelSocket, certname: str) -> None:
+async def handshake_client(host: TlsHost, sock: KernelSocket, certname: str) -> None:
     """The CONNECT upcall of a client. Returns when the socket has keys in both directions.
 
     Raises `TlsRefused`, `WorldError` when the connection was lost, `CallerError` for a `certname`
@@ -115,7 +137,7 @@ async def handshake_client(host: Host, sock: KernelSocket, certname: str) -> Non
     established(host, sock)
 
 
-async def handshake_server(host: Host, sock: KernelSocket) -> None:
+async def handshake_server(host: TlsHost, sock: KernelSocket) -> None:
     """The CONNECT upcall of a server; the flags of the daemon's answer become the socket's.
 
     Raises `TlsRefused` when there is no session, or the error of the upcall.
@@ -132,7 +154,7 @@ async def handshake_server(host: Host, sock: KernelSocket) -> None:
     established(host, sock)
 
 
-def note_identity(host: Host, sock: KernelSocket, result: Any) -> None:
+def note_identity(host: TlsHost, sock: KernelSocket, result: Any) -> None:
     """What the daemon says of the client: that its calls are to be rejected, or whose they are."""
     if result.flags & rpctls.RPCTLS_FLAGS_DISABLED:
         host.trace.emit("disabled", sock.name)
@@ -144,7 +166,7 @@ def note_identity(host: Host, sock: KernelSocket, result: Any) -> None:
 
 
 async def connect_upcall(
-    host: Host, sock: KernelSocket, daemon: str, certname: bytes, worked: Callable[[Any], bool]
+    host: TlsHost, sock: KernelSocket, daemon: str, certname: bytes, worked: Callable[[Any], bool]
 ) -> Any:
     """One CONNECT: wait for a daemon that has time, offer the socket, call, and do what the
     upcall's table says of the outcome. Returns the result; the session has its name then.
@@ -181,7 +203,7 @@ def shut_reading(sock: KernelSocket) -> None:
         return
 
 
-def established(host: Host, sock: KernelSocket) -> None:
+def established(host: TlsHost, sock: KernelSocket) -> None:
     """The daemon says the handshake worked: check that kernel TLS did (design case S2)."""
     sock.check_kernel_tls()
     sock.phase = "established"
@@ -194,7 +216,7 @@ def established(host: Host, sock: KernelSocket) -> None:
         host.trace.emit("warning", sock.name, reason=remark)
 
 
-async def handle_control(host: Host, sock: KernelSocket) -> None:
+async def handle_control(host: TlsHost, sock: KernelSocket) -> None:
     """A control record is at the head of the queue, or reception waits for a new key.
 
     Which records the daemon gets to see is the personality's: the rest is dropped.
@@ -223,7 +245,7 @@ async def handle_control(host: Host, sock: KernelSocket) -> None:
         )
 
 
-async def upcall_session(host: Host, sock: KernelSocket, procedure: str, counter: str) -> int:
+async def upcall_session(host: TlsHost, sock: KernelSocket, procedure: str, counter: str) -> int:
     """An upcall about an established session; returns its reterr.
 
     A daemon that is gone, or does not know the session, is NOSSL, as FreeBSD has it. Where the
@@ -251,7 +273,7 @@ async def upcall_session(host: Host, sock: KernelSocket, procedure: str, counter
     return rpctls.RPCTLSERR_NOSSL
 
 
-def check_rekeys(host: Host) -> None:
+def check_rekeys(host: TlsHost) -> None:
     """Raises `UnsupportedError` where this kernel takes no second key."""
     if not host.personality.keys.rekey:
         raise UnsupportedError(
@@ -261,7 +283,7 @@ def check_rekeys(host: Host) -> None:
         )
 
 
-async def rekey(host: Host, sock: KernelSocket) -> bool:
+async def rekey(host: TlsHost, sock: KernelSocket) -> bool:
     """Ask the daemon to renew the keys of a session by a KeyUpdate; whether it did.
 
     Raises `UnsupportedError` where this kernel takes no second key.
@@ -271,7 +293,7 @@ async def rekey(host: Host, sock: KernelSocket) -> bool:
     return await upcall_session(host, sock, "REKEY", "rekey") == rpctls.RPCTLSERR_OK
 
 
-async def tell_fault(host: Host, sock: KernelSocket) -> None:
+async def tell_fault(host: TlsHost, sock: KernelSocket) -> None:
     """Tell the peer of the record that cannot be, by the alert that RFC 8446 has for it.
 
     Nothing may be said after it (section 6.2), a close_notify neither. Where the daemon seals what
@@ -293,7 +315,7 @@ async def tell_fault(host: Host, sock: KernelSocket) -> None:
         sock.shutdown(socket.SHUT_WR)
 
 
-async def disconnect(host: Host, sock: KernelSocket, reason: str) -> None:
+async def disconnect(host: TlsHost, sock: KernelSocket, reason: str) -> None:
     """End a connection: the daemon says close_notify and closes, then the kernel lets go."""
     if sock.closed or sock.phase == "closing":
         return

@@ -26,9 +26,10 @@ socket of the last one: it would take the wrong one.
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 
@@ -48,9 +49,6 @@ from umktls.upcall.states import (
     UpcallEvent,
 )
 from umktls.upcall.versions import VERSIONS
-
-if TYPE_CHECKING:
-    from umktls.kernel.ktls_socket import KernelSocket
 
 __all__ = [
     "ConnectionGone",
@@ -108,6 +106,17 @@ def _answered_ok(result: Any) -> bool:
     return bool(result.reterr == rpctls.RPCTLSERR_OK)
 
 
+class Offered(Protocol):
+    """The socket that an upcall is about, as far as the upcall knows it."""
+
+    name: str
+    peer: str
+    cookie: int
+    sock: socket.socket
+    deadline: float
+    closed: bool
+
+
 @dataclass(eq=False)
 class Request(Generic[R]):
     """One upcall about `sock`: what is asked, and where it is in its life.
@@ -119,7 +128,7 @@ class Request(Generic[R]):
     procedure: Procedure[Any, R]
     argument: Any
     seconds: float
-    sock: KernelSocket | None = None
+    sock: Offered | None = None
     worked: Callable[[R], bool] = _answered_ok
     upcall: Upcall = field(default_factory=lambda: Upcall(SESSION_TRANSITIONS))
     action: UpcallAction = UpcallAction.NOTHING
@@ -162,8 +171,8 @@ class Request(Generic[R]):
         if not self.taken:
             raise ConnectionGone(f"{sock.peer} hung up before a daemon took the connection on")
 
-    def take(self) -> KernelSocket:
-        """The daemon's system call: from here on it owns the close.
+    def take(self) -> str:
+        """The daemon's system call: from here on it owns the close. Returns the socket's name.
 
         Raises `CallerError` EPERM when it is too late, or the socket was taken already.
         """
@@ -171,7 +180,7 @@ class Request(Generic[R]):
         if self.upcall.on(UpcallEvent.TAKE) is not UpcallAction.HAND_OVER or self.sock.closed:
             raise CallerError(f"the socket of {self.sock.name} is not offered", errno.EPERM)
         self.taken = True
-        return self.sock
+        return self.sock.name
 
 
 class DaemonHandle:
