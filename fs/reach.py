@@ -39,6 +39,7 @@ from .url import Url
 
 __all__ = ["Servers", "reaching", "run"]
 
+ROOT = b"/"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -63,14 +64,19 @@ class Servers:
 
     async def at(self, url: Url) -> tuple[Tree, bytes]:
         """The export that a URL lies in, and the path in it. Raises `UmktlsError`."""
-        server = self._servers.get(url.at(b"/"))
+        server = self._servers.get(url.at(ROOT))
         if server is None:
-            server = self._servers[url.at(b"/")] = await self._boot(url)
-        export = export_of(server.exports, url)
-        tree = server.trees.get(export)
+            server = self._servers[url.at(ROOT)] = await self._boot(url)
+        export = export_of(server.exports, url.path)
+        tree = server.trees.get(export or ROOT)
         if tree is None:
-            tree = server.trees[export] = await self._mount(server, url, export)
-        inside = url.path[len(export.rstrip(b"/")) :]
+            try:
+                tree = server.trees[export or ROOT] = await self._mount(server, url, export or ROOT)
+            except CallerError as error:
+                if export is None:
+                    raise CallerError(not_exported(server.exports, url), error.errno) from error
+                raise
+        inside = url.path[len((export or ROOT).rstrip(b"/")) :]
         return tree, inside or b"/"
 
     async def _boot(self, url: Url) -> Server:
@@ -95,16 +101,15 @@ def plan(url: Url, options: MountOptions) -> MountConfig:
     return MountPlan(Source(url.host, url.port, os.fsdecode(url.path)), "", options).config()
 
 
-def export_of(exports: list[bytes], url: Url) -> bytes:
-    """The export that a URL's path lies in: of several the innermost, as NFS version 3 does not go
-    from one into another. Raises `CallerError`."""
-    inside = [name for name in exports if lies_in(url.path, name)]
-    if not inside:
-        listed = ", ".join(map(shown, exports)) or "none"
-        raise CallerError(
-            f"{url.at(b'/')} exports nothing that {shown(url.path)} lies in; it lists: {listed}"
-        )
-    return max(inside, key=len)
+def export_of(exports: list[bytes], path: bytes) -> bytes | None:
+    """The export that a path lies in: of several the innermost, as NFS version 3 does not go from
+    one into another. None: in none that is listed; servers may have a root beside those."""
+    return max((name for name in exports if lies_in(path, name)), key=len, default=None)
+
+
+def not_exported(exports: list[bytes], url: Url) -> str:
+    listed = ", ".join(map(shown, exports)) or "nothing"
+    return f"{url.at(ROOT)} exports nothing that {shown(url.path)} lies in; it lists {listed}"
 
 
 def lies_in(path: bytes, export: bytes) -> bool:

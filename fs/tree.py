@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -29,7 +29,17 @@ from umktls.rpc.message import OpaqueAuth
 from .calls import Calls, NfsFailure
 from .together import together
 
-__all__ = ["KINDS", "Failed", "Node", "Tree", "joined", "nanoseconds", "naming", "shown"]
+__all__ = [
+    "KINDS",
+    "Failed",
+    "Node",
+    "Tree",
+    "is_silence",
+    "joined",
+    "nanoseconds",
+    "naming",
+    "shown",
+]
 
 MOST_LINKS = 40  # as Linux has it (path_resolution(7))
 REPLY_BYTES = 128 << 10
@@ -102,6 +112,15 @@ class Tree:
         """What is called so there. Raises `UmktlsError` with the path."""
         with naming(self.named(joined(directory.path, name))):
             return await self._look(directory, name)
+
+    async def child_if_there(self, directory: Node, name: bytes) -> Node | None:
+        """The same; None where there is none."""
+        try:
+            return await self.child(directory, name)
+        except UmktlsError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
 
     async def _look(self, directory: Node, name: bytes) -> Node:
         found = await self.calls.lookup(directory.handle, name, self.credential)
@@ -179,7 +198,7 @@ class Tree:
         directory = await self.find(above + b"/")
         return directory, name
 
-    async def entries(self, directory: Node, failed: Failed) -> AsyncIterator[Node]:
+    async def entries(self, directory: Node, failed: Failed) -> AsyncGenerator[Node, None]:
         """What is in a directory, in the server's order.
 
         failed: told of entries of which there is nothing but a name. Raises `UmktlsError`, also
@@ -247,6 +266,11 @@ class Tree:
                 path = joined(directory.path, entry.name)
                 found[entry.name] = Node(path, entry.name_handle, entry.name_attributes)
         return [found[entry.name] for entry in listed if entry.name in found]
+
+
+def is_silence(error: UmktlsError) -> bool:
+    """Whether a server did not answer in time: then what comes next would wait as long."""
+    return error.errno == errno.ETIMEDOUT
 
 
 @contextmanager

@@ -61,6 +61,7 @@ def each(
     Raises `UmktlsError` where a connection ended for good.
     """
     from .reach import reaching, run, say
+    from .tree import is_silence
 
     texts: list[str] = []
 
@@ -75,6 +76,8 @@ def each(
                     tree, path = await servers.at(url)
                     await work(tree, path, url, failed)
                 except UmktlsError as error:
+                    if is_silence(error):
+                        raise
                     failed(error)
 
     run(main)

@@ -39,6 +39,7 @@ FOREIGN = {
     "--device": "docker",
     "--cap-add": "docker",
     "--force-reinstall": "pip",
+    "--no-deps": "pip",
     "--path": "systemd-escape",
     "--suffix": "systemd-escape",
     "--report": "daemons/inspector.py",

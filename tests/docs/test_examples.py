@@ -33,6 +33,7 @@ BLOCKS = {
     ("daemons.md", "# directories"): "test_exports_are_read",
     ("mounting.md", "# ln -s"): "changes the machine; test_doctor.py has the same lines",
     ("mounting.md", "$ umktls mount"): "test_the_first_session: the same words",
+    ("mounting.md", "$ umktls ls"): "tests/system/test_urls.py",
     ("mounting.md", "nfs.example.org:/ "): "test_options_are_taken",
     ("mounting.md", "nfs  -fstype"): "test_options_are_taken",
     ("troubleshooting.md", "$ umktls doctor"): "test_the_first_session: behind it",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import select
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -133,10 +137,23 @@ def test_what_fails_is_told_and_the_rest_is_done(remote: Remote) -> None:
     assert done.json["failed"] == [f"{remote.export}/no: No such file or directory"]
 
 
+def test_the_root_of_a_server_with_one_export(remote: Remote) -> None:
+    """It is mounted as "/" too, which is in no list."""
+    root = remote.url.removesuffix(str(remote.export))
+    assert remote("cat", root + "/file").text == "hello\n"
+    done = remote("cat", root + "/elsewhere")
+    assert (done.code, done.err) == (1, "umktls: /elsewhere: No such file or directory\n")
+
+
 def test_what_is_not_exported(remote: Remote) -> None:
-    done = remote("ls", remote.url.replace(str(remote.export), "/elsewhere"))
+    with Sandbox("urls2") as box:
+        (box.top / "exports").write_text(f"{box.export}\n{box.top}\n")
+        certs = ("--certs", str(remote.box.certs))
+        host, _ = box.serve("--exports", str(box.top / "exports"), *certs)
+        done = remote("ls", f"nfs://127.0.0.1:{host.facts['port']}/elsewhere", "-o", "notls")
     assert done.code == 1
-    assert f"exports nothing that /elsewhere lies in; it lists: {remote.export}" in done.err
+    text = f"exports nothing that /elsewhere lies in; it lists {box.export}, {box.top}\n"
+    assert done.err.endswith(text)
 
 
 def test_a_url_that_is_none_is_wrong_usage(remote: Remote) -> None:
@@ -187,3 +204,119 @@ def test_ipv6_in_clear_by_the_url_alone(remote: Remote) -> None:
         host, _ = box.serve("--certs", str(remote.box.certs), "--host", "::1")
         url = f"nfs://[::1]:{host.facts['port']}{box.export}/file?xprtsec=none&version=3"
         assert remote("cat", url).text == "six\n"
+
+
+# ---- copying and removing
+
+
+def test_cp_both_ways_with_digests(remote: Remote, tmp_path: Path) -> None:
+    source = tmp_path / "tree"
+    (source / "empty").mkdir(parents=True)
+    for number in range(300):
+        (source / str(number)).write_text(str(number))
+    (source / os.fsdecode(ODD)).write_bytes(os.urandom(20_000_000))
+    (source / "link").symlink_to("7")
+    up = remote("cp", "-r", "--json", "--check", source, remote.url + "/").json
+    assert (up["files"], up["links"], up["directories"], up["failed"]) == (301, 1, 2, [])
+    down = remote("cp", "-r", remote.url + "/tree", tmp_path / "back", "--check")
+    assert (down.code, down.err) == (0, "")
+    assert len(down.out.splitlines()) == 301
+    subprocess.run(["diff", "-r", "--no-dereference", source, tmp_path / "back"], check=True)
+    again = remote("put", "-r", "--json", source, remote.url + "/").json
+    assert (again["files"], again["skipped"]) == (0, 301)
+    assert remote("rm", "-r", remote.url + "/tree").text == ""
+    assert not (remote.export / "tree").exists()
+
+
+def test_a_copy_that_was_interrupted_is_gone_on_with(remote: Remote, tmp_path: Path) -> None:
+    """In the midst of it, when the bar says so; the same again goes on with what is there."""
+    (remote.export / "big").write_bytes(os.urandom(1 << 20) * 300)
+    with on_terminal(remote, "cp", remote.url + "/big", tmp_path) as (process, shown):
+        read_until(shown, rb"[1-9][0-9.]*/300.0 MiB")
+        process.send_signal(signal.SIGINT)
+        said = read_until(shown, rb"\Z.")
+        assert process.wait(patience(40)) == 128 + signal.SIGINT
+    assert b"umktls: ended by SIGINT" in said
+    (part,) = tmp_path.iterdir()
+    before = part.stat()
+    assert 0 < before.st_size < 300 << 20
+    assert remote("cp", remote.url + "/big", tmp_path, "--check").code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["big"]
+    assert (tmp_path / "big").stat().st_ino == before.st_ino
+    (remote.export / "big").unlink()
+
+
+@contextlib.contextmanager
+def on_terminal(
+    remote: Remote, *arguments: object
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A command whose stderr is a terminal, and the other end of that."""
+    leader, follower = os.openpty()
+    process = remote.start(*arguments, "--certs", remote.box.certs, stderr=follower)
+    os.close(follower)
+    try:
+        yield process, leader
+    finally:
+        process.kill()
+        process.communicate(timeout=patience(40))
+        os.close(leader)
+
+
+def read_until(terminal: int, pattern: bytes) -> bytes:
+    """What is shown until something is, or until its end."""
+    shown = b""
+    while not re.search(pattern, shown):
+        readable, _, _ = select.select([terminal], [], [], patience(40))
+        assert readable, shown
+        try:
+            shown += os.read(terminal, 10000)
+        except OSError:  # EIO: whoever wrote has ended
+            break
+    return shown
+
+
+def test_a_bar_on_a_terminal(remote: Remote, tmp_path: Path) -> None:
+    """And nothing of it anywhere else."""
+    (tmp_path / "file").write_bytes(bytes(3_000_000))
+    arguments = ("put", tmp_path / "file", remote.url + "/bar")
+    with on_terminal(remote, *arguments) as (process, terminal):
+        shown = read_until(terminal, rb"\Z.")
+        assert process.wait(patience(40)) == 0
+    assert b"1 files" in shown
+    assert b"2.9/2.9 MiB" in shown
+    (remote.export / "bar").unlink()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("cp", "a", "b"), "one side has to be nfs://"),
+        (("cp", "nfs://h/a", "nfs://h/b"), "from server to server"),
+        (("cp", "nfs://h/a", "b", "nfs://h/c"), "from server to server"),
+        (("cp", "nfs://h/a", "b", "c"), "one side has to be"),
+        (("cp", "nfs://h/a", "nfs://h/b", "/no/such"), "is no directory"),
+        (("put", "a", "b"), "is not nfs://"),
+    ],
+)
+def test_wrong_usage_of_copies(remote: Remote, arguments: tuple[str, ...], text: str) -> None:
+    done = remote(*arguments)
+    assert done.code == 2
+    assert text in done.err
+
+
+def test_the_example_of_the_page(remote: Remote, tmp_path: Path) -> None:
+    """docs/mounting.md, with other places."""
+    page = (Path(__file__).parents[2] / "docs" / "mounting.md").read_text()
+    found = re.search(r"^```\n(\$ umktls ls.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    (remote.export / "greeting").write_text("hello\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "file").write_text("x")
+    root = remote.url.removesuffix(str(remote.export))
+    for line in found[1].splitlines():
+        words = line.removeprefix("$ umktls ").replace("/tmp/", f"{tmp_path}/").split()
+        words = [word.replace("nfs://localhost", root) for word in words]
+        done = remote(*words[: words.index("--certs")])
+        assert (done.code, done.err) == (0, "")
+    assert (tmp_path / "copy").read_text() == "hello\n"
+    assert not (remote.export / "backup").exists()

@@ -56,7 +56,7 @@ HABITS = {
     "keys": "certs",
     "nfsstat": "stat",
     "dir": "ls",
-    "get": "cat",
+    "get": "cp",
     "test": "demo",
 }
 
@@ -176,7 +176,8 @@ def main() -> None:
       umktls stat
       umktls umount /mnt
 
-    Without a mount and without FUSE: `umktls ls`, `cat` and `stat` of nfs://HOST[:PORT]/EXPORT/PATH.
+    Without a mount and without FUSE: `umktls ls`, `cat`, `cp`, `put`, `rm` and `stat` of
+    nfs://HOST[:PORT]/EXPORT/PATH.
 
     Exit codes: 0 done, 1 failed (one line says why), 2 wrong usage.
     """
