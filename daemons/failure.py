@@ -159,6 +159,17 @@ VERIFY_ALERTS = {
     26: TlsAlert.UNSUPPORTED_CERTIFICATE,
     **dict.fromkeys((62, 64), TlsAlert.BAD_CERTIFICATE),
 }
+# OpenSSL makes an alert of the verification's code (ssl_x509err2alert), which is not always what
+# `VERIFY_ALERTS` says: a missing revocation list is unknown_ca there. So it gets a code that stands
+# for the right one; what was found stays in the findings.
+CODE_FOR_ALERT = {
+    TlsAlert.UNKNOWN_CA: 20,
+    TlsAlert.BAD_CERTIFICATE: 28,  # X509_V_ERR_CERT_REJECTED
+    TlsAlert.CERTIFICATE_EXPIRED: 10,
+    TlsAlert.CERTIFICATE_REVOKED: 23,
+    TlsAlert.UNSUPPORTED_CERTIFICATE: 26,
+    TlsAlert.CERTIFICATE_UNKNOWN: 54,  # as each code that is not in OpenSSL's table
+}
 _OTHER_PROBLEM = ("{whose} does not verify: {text}", "get another certificate for the peer")
 _NAME_CODES = (62, 64)
 _ISSUER_CODES = (2, 7, 18, 19, 20, 21, 30)

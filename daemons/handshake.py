@@ -50,6 +50,9 @@ ALPN_OPTION = ("-o alpn={0} (rpctlscd --alpn {0})", "--alpn {0} (of serve, or of
 IN_CLEAR = bytes((ALERT, 3, 3, 0, 2))
 # What OpenSSL says in TLS 1.2, which has no alert of its own for it.
 NO_CERTIFICATE = "peer did not return a certificate"
+# And of a message that is longer than any may be; the longest have certificates in them.
+TOO_LONG = "excessive message size"
+CERTIFICATES_LIMIT = 100 * 1024  # SSL_MAX_CERT_LIST_DEFAULT
 
 __all__ = ["Alpn", "Expectations", "RecordStream", "TrafficKeys", "handshake", "refusal", "remark"]
 
@@ -306,6 +309,19 @@ def _explain(error: TlsError, endpoint: Endpoint, expected: Expectations) -> Han
             "tls",
             f"the peer cannot do {endpoint.oldest}",
             f"RPC-with-TLS requires TLS 1.3: update the peer; {OLDER_TLS}",
+        )
+    if TOO_LONG in str(error):
+        return HandshakeFailure(
+            "certificate",
+            "the peer sends a message that is too long, as certificates of more than "
+            f"{CERTIFICATES_LIMIT} bytes together are (SSL_get_max_cert_list(3))",
+            "have the peer show fewer or smaller certificates: its own, and intermediate ones",
+        )
+    if findings.alert_sent == TlsAlert.INTERNAL_ERROR and endpoint.certificate_too_long_for_ticket:
+        return HandshakeFailure(
+            "client-certificate",
+            f"the client's certificate has more bytes than fit into a ticket of TLS 1.2 ({error})",
+            "have the client show a smaller certificate, or speak TLS 1.3, which does without",
         )
     reason = f"TLS failed: {error}"
     if findings.alert_sent is not None:

@@ -10,9 +10,10 @@ from enum import Enum
 
 from cryptography import x509
 
+from umktls.errors import CallerError
 from umktls.userland.streams import Deadline
 
-__all__ = ["Wildcards", "has_name", "is_address", "reverse_name"]
+__all__ = ["Wildcards", "dns_name", "has_name", "is_address", "reverse_name"]
 
 
 class Wildcards(Enum):
@@ -80,3 +81,15 @@ def reverse_name(address: str, deadline: Deadline) -> str:
         return answer.get(timeout=deadline.left() / 2)
     except queue.Empty:
         return ""
+
+
+def dns_name(name: str) -> bytes:
+    """`name` for SNI and certificates; CallerError for what is none. An empty one would switch
+    OpenSSL's check off."""
+    try:
+        encoded = name.removesuffix(".").encode("idna")
+    except UnicodeError as error:
+        raise CallerError(f"{name!r} is neither a DNS name nor an address") from error
+    if not 0 < len(encoded) < 254 or b"\0" in encoded:
+        raise CallerError(f"{name!r} is neither a DNS name nor an address")
+    return encoded

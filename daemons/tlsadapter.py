@@ -30,14 +30,14 @@ from OpenSSL import SSL, crypto
 from OpenSSL._util import ffi as _ffi
 from OpenSSL._util import lib as _lib
 
-from umktls.abi.alerts import TlsAlert
-from umktls.errors import CallerError, PeerError, UnsupportedError
+from umktls.errors import CallerError, UnsupportedError
 from umktls.ktls.engines import MAX_PLAINTEXT, Buffer
 from umktls.ktls.suites import SUITES
 from umktls.private import exposure
 
 from . import tls12
-from .failure import VERIFY_ALERTS, VerifyProblem
+from .failure import CODE_FOR_ALERT, VERIFY_ALERTS, VerifyProblem
+from .hostnames import dns_name
 from .identity import (
     ConfigurationError,
     Identity,
@@ -46,6 +46,7 @@ from .identity import (
     load_crls,
     load_private_key,
 )
+from .tlsfindings import ClientCertificates, Findings, NoCommonProtocol, Progress, TlsError
 
 __all__ = [
     "ALPN",
@@ -93,24 +94,11 @@ CHAINS_LIMIT = 16384
 # In TLS 1.3 they are an extension (RFC 8446 section 4.2.4) and share 65535 bytes with all others of
 # the message, so OpenSSL 4.0 fails at 65482; in TLS 1.2 they are a field, and it fails at 65536.
 AUTHORITIES_LIMIT = 0xFFFF - 1024
+# A ticket has the client's certificate in it. OpenSSL (tls_construct_new_session_ticket) ends the
+# handshake with internal_error where that, with the rest of the session, is more than 0xff00 bytes.
+TICKET_LIMIT = 0xFF00 - 1024
 # What is read from a memory BIO at once: a flight of messages, as a rule.
 OUTPUT_SIZE = 16384
-
-
-class TlsError(PeerError):
-    """OpenSSL gave up. The text is OpenSSL's; `Endpoint.findings` often knows better."""
-
-
-class NoCommonProtocol(TlsError):
-    """The client's ALPN offer does not hold ``sunrpc``."""
-
-
-class ClientCertificates(Enum):
-    """What a server wants to see of a client."""
-
-    IGNORE = "ignore"
-    REQUEST = "request"
-    DEMAND = "demand"
 
 
 class Versions(Enum):
@@ -121,13 +109,6 @@ class Versions(Enum):
     TLS12_OR_13 = (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION)
 
 
-class Progress(Enum):
-    """What feeding a record to a finished connection led to."""
-
-    NOTHING = "nothing"  # processed; there may be output
-    CLOSED = "closed"  # the peer's close_notify
-
-
 @dataclass(frozen=True, slots=True)
 class TlsSession:
     """A client's session with its ticket, to be used with the context that made it; and what became
@@ -135,20 +116,6 @@ class TlsSession:
 
     made: SSL.Session = field(repr=False)
     client_certificate: str
-
-
-@dataclass(slots=True)
-class Findings:
-    """What OpenSSL's callbacks told about one connection."""
-
-    secrets: dict[str, bytes] = field(default_factory=dict, repr=False)
-    problem: VerifyProblem | None = None
-    problems: list[VerifyProblem] = field(default_factory=list)
-    alert_received: int | None = None
-    alert_sent: int | None = None
-    offered: list[bytes] = field(default_factory=list)
-    certificate_asked: bool = False
-    certificate_shown: bool = False
 
 
 def missing_features() -> list[str]:
@@ -368,6 +335,7 @@ class Endpoint:
         self.findings = Findings()
         self._verified: Chain = ()
         self._chain: Chain | None = None
+        self._fed = 0
         self.begun: str | None = None  # what the session to resume says of our certificate
         self.connection = SSL.Connection(context, None)
         self.connection.set_app_data(self.findings)
@@ -389,6 +357,10 @@ class Endpoint:
     def feed(self, data: bytes) -> None:
         """Bytes from the peer."""
         self.connection.bio_write(data)
+        self._fed += len(data)
+        if self.certificate_too_long_for_ticket:
+            # In TLS 1.3 OpenSSL sends tickets without anything in them then, which resume nothing.
+            _lib.SSL_set_options(_ssl(self.connection), SSL.OP_NO_TICKET)
 
     def output(self) -> bytes:
         """The bytes for the peer that have come together; empties the BIO."""
@@ -465,6 +437,11 @@ class Endpoint:
         return CERTIFICATE_ASKED if found.certificate_asked else CERTIFICATE_NOT_ASKED
 
     @property
+    def certificate_too_long_for_ticket(self) -> bool:
+        """Whether a client's certificate may be; it has sent enough for that."""
+        return self._owner.is_server and self._fed > TICKET_LIMIT
+
+    @property
     def version(self) -> str:
         return self.connection.get_protocol_version_name()
 
@@ -537,24 +514,13 @@ def _expect_name(connection: SSL.Connection, name: str) -> None:
         # An address of the link carries its interface behind a percent sign; certificates do not.
         packed = ipaddress.ip_address(name.partition("%")[0]).packed
     except ValueError:
-        encoded = _dns_name(name)
+        encoded = dns_name(name)
         connection.set_tlsext_host_name(encoded)
         done = _lib.X509_VERIFY_PARAM_set1_host(parameters, encoded, len(encoded))
     else:
         done = _lib.X509_VERIFY_PARAM_set1_ip(parameters, packed, len(packed))
     if done != 1:
         raise CallerError(f"{name!r} is neither a DNS name nor an address")
-
-
-def _dns_name(name: str) -> bytes:
-    """`name` for SNI and certificates. An empty one would switch OpenSSL's check off."""
-    try:
-        encoded = name.removesuffix(".").encode("idna")
-    except UnicodeError as error:
-        raise CallerError(f"{name!r} is neither a DNS name nor an address") from error
-    if not 0 < len(encoded) < 254 or b"\0" in encoded:
-        raise CallerError(f"{name!r} is neither a DNS name nor an address")
-    return encoded
 
 
 # SSL_state_string_long(3): a client reads CertificateRequest; and proves that the certificate that
@@ -576,17 +542,6 @@ def _on_info(connection: SSL.Connection, where: int, value: int) -> None:
             connection.get_app_data().certificate_shown = True
 
 
-# OpenSSL makes an alert of the verification's code (ssl_x509err2alert), which is not always what
-# `VERIFY_ALERTS` says: a missing revocation list is unknown_ca there. So it gets a code that stands
-# for the right one; what was found stays in the findings.
-_CODE_FOR_ALERT = {
-    TlsAlert.UNKNOWN_CA: 20,
-    TlsAlert.BAD_CERTIFICATE: 28,  # X509_V_ERR_CERT_REJECTED
-    TlsAlert.CERTIFICATE_EXPIRED: 10,
-    TlsAlert.CERTIFICATE_REVOKED: 23,
-    TlsAlert.UNSUPPORTED_CERTIFICATE: 26,
-    TlsAlert.CERTIFICATE_UNKNOWN: 54,  # as each code that is not in OpenSSL's table
-}
 _VERIFY_CALLBACK = "int (*)(int, X509_STORE_CTX *)"
 
 
@@ -611,7 +566,7 @@ def _on_verify(good: int, store: Any) -> int:
     if not good:
         alert = VERIFY_ALERTS.get(_note_problem(store))
         if alert is not None:
-            _lib.X509_STORE_CTX_set_error(store, _CODE_FOR_ALERT[alert])
+            _lib.X509_STORE_CTX_set_error(store, CODE_FOR_ALERT[alert])
     return good
 
 

@@ -339,7 +339,12 @@ def test_a_clients_alert_in_the_handshake_is_told(tmp_path: Path) -> None:
 def test_the_table_names_tests_that_there_are() -> None:
     root = Path(__file__).parents[2]
     named = set(re.findall(r"`(test_\w+)`", (root / "docs" / "alerts.md").read_text()))
-    files = ("daemons/test_alerts.py", "kernel/test_faults.py", "engines/test_hosts.py")
+    files = (
+        "daemons/test_alerts.py",
+        "daemons/test_large_certificates.py",
+        "kernel/test_faults.py",
+        "engines/test_hosts.py",
+    )
     defined = "".join((root / "tests" / file).read_text() for file in files)
     assert named
     assert [name for name in sorted(named) if f"def {name}(" not in defined] == []
