@@ -55,7 +55,7 @@ man: $(VENV)/.project-test ## Write the manual pages in docs/man from the texts 
 mutants: $(VENV)/.project-test ## Damage lines that security and data hang on: is there a test for each? (ARGS="umktls/rpc")
 	@$(BIN)/python -m tests.mutants $(ARGS)
 
-kernel: $(VENV)/.project-test $(STAMPS)/packages-kernel ## Ask a real Linux, in an emulated machine, what the model says of it (as root)
+kernel: $(VENV)/.project-test $(STAMPS)/packages-kernel ## Set a real Linux, in an emulated machine, against umktls and its model (as root)
 	@$(BIN)/python -m tests.realkernel $(ARGS)
 
 clean: ## Remove what make has made, .venv included

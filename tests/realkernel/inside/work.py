@@ -1,0 +1,202 @@
+"""What the emulated machine can be told to do: COMMANDS has each by its name.
+
+Paths are the emulated machine's. Values are what JSON has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.realkernel.inside import agent, nfsd
+
+__all__ = ["COMMANDS"]
+
+MNT_FORCE, MNT_DETACH = 1, 2
+BLOCK = 1 << 20
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_agents: list[int] = []
+
+
+def run(command: list[str], seconds: float) -> dict[str, Any]:
+    """A program; its exit code and what it says, on both of its outputs."""
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        code = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            timeout=seconds,
+            check=False,
+        ).returncode
+        output.seek(0)
+        return {"code": code, "said": output.read()}
+
+
+def read(path: str) -> str:
+    return Path(path).read_text(errors="replace")
+
+
+def write(path: str, text: str) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(text)
+
+
+def files(path: str) -> list[str]:
+    return sorted(os.listdir(path))
+
+
+def kernel_log() -> list[str]:
+    """The kernel's messages since it was last asked."""
+    command = ["dmesg", "--read-clear", "--notime"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+# ---- mounts
+
+
+def mount(source: str, at: str, options: str, kind: str = "nfs") -> None:
+    """mount(2), with the options in the kernel's words. Raises OSError as that has it."""
+    Path(at).mkdir(parents=True, exist_ok=True)
+    words = (source.encode(), at.encode(), kind.encode(), 0, options.encode())
+    if _libc.mount(*words) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{os.strerror(number)} [{number}]")
+
+
+def unmount(at: str, flags: int = 0) -> None:
+    if _libc.umount2(at.encode(), flags) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{os.strerror(number)} [{number}]")
+
+
+def unmount_all(below: str = "/mnt/") -> list[str]:
+    """What was mounted there and had to go, by force."""
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    found = [line.split()[1] for line in lines if line.split()[1].startswith(below)]
+    for at in reversed(found):
+        with contextlib.suppress(OSError):
+            unmount(at, MNT_FORCE)
+        with contextlib.suppress(OSError):
+            unmount(at, MNT_DETACH)
+    return found
+
+
+# ---- files
+
+
+def hashes(top: str) -> dict[str, str]:
+    """SHA-256 of each file below a directory, by its path there."""
+    found = {}
+    for directory, _, names in os.walk(top):
+        for name in names:
+            path = Path(directory, name)
+            found[str(path.relative_to(top))] = digest(path)
+    return found
+
+
+def digest(path: Path) -> str:
+    whole = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(BLOCK):
+            whole.update(block)
+    return whole.hexdigest()
+
+
+def copy(source: str, target: str) -> None:
+    """A tree, in the place of what is there."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target)
+
+
+def remove(path: str) -> None:
+    shutil.rmtree(path)
+
+
+def fill(path: str, megabytes: int, pause: float = 0.0) -> str:
+    """Write a file of so much, synchronised at its end; its SHA-256."""
+    whole = hashlib.sha256()
+    with open(path, "wb", buffering=0) as file:
+        for count in range(megabytes):
+            block = hashlib.sha256(str(count).encode()).digest() * (BLOCK // 32)
+            whole.update(block)
+            file.write(block)
+            os.fsync(file.fileno())
+            # So slow on purpose that something can happen meanwhile.
+            time.sleep(pause)
+    return whole.hexdigest()
+
+
+def stat(path: str) -> dict[str, int]:
+    found = os.stat(path)
+    return {"mode": found.st_mode, "uid": found.st_uid, "size": found.st_size}
+
+
+# ---- the server
+
+
+def serve(exports: dict[str, list[str]], clients: list[str]) -> None:
+    """knfsd with these directories, which are made where they are not there, on a tmpfs."""
+    for path in exports:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    nfsd.start(exports, clients)
+
+
+# ---- the handshake agent
+
+
+def start_agent(**settings: Any) -> int:
+    """In the place of the one before. PEM texts come as text, and are files from then on."""
+    stop_agent()
+    directory = tempfile.mkdtemp(prefix="agent-")
+    for name, value in settings.items():
+        if isinstance(value, str):
+            path = Path(directory, name)
+            path.write_text(value)
+            settings[name] = str(path)
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            agent.serve(agent.Settings(**settings), lambda: os.write(writing, b"."))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    os.close(writing)
+    _agents.append(pid)
+    with os.fdopen(reading, "rb") as pipe:
+        if not pipe.read(1):
+            raise OSError("the agent did not start")
+    return pid
+
+
+def stop_agent() -> None:
+    """By SIGKILL."""
+    while _agents:
+        pid = _agents.pop()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    one.__name__: one
+    for one in (
+        *(run, read, write, files, kernel_log),
+        *(mount, unmount, unmount_all),
+        *(hashes, copy, remove, fill, stat),
+        *(serve, start_agent, stop_agent),
+    )
+}
