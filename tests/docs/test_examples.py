@@ -17,6 +17,7 @@ from umktls_fs.options import parse_options
 from tests.conftest import patience
 from tests.system.live import needs_fuse
 from umktls.cli.sandbox import Sandbox
+from umktls.front.clients import parse_clients
 from umktls.nfsd.exports_file import parse_exports
 
 TOP = Path(__file__).parents[2]
@@ -31,6 +32,10 @@ BLOCKS = {
     ("README.md", "        client host"): PICTURE,
     ("architecture.md", "        client host"): PICTURE,
     ("daemons.md", "# directories"): "test_exports_are_read",
+    ("front.md", "$ umktls certs"): "tests/front/test_command.py: the same, on loopback",
+    ("front.md", "# whom"): "test_clients_are_read",
+    ("front.md", "NFS_CORE_PARAM"): "there is no Ceph; tests/front/test_ganesha.py has a tmpfs",
+    ("front.md", "# umktls front"): "tests/front/test_ganesha.py: the same, on loopback",
     ("mounting.md", "# ln -s"): "changes the machine; test_doctor.py has the same lines",
     ("mounting.md", "$ umktls mount"): "test_the_first_session: the same words",
     ("mounting.md", "$ umktls ls"): "tests/system/test_urls.py",
@@ -133,6 +138,12 @@ def test_options_are_taken() -> None:
     kind, options = entry.split()[1].split(",", 1)
     assert kind == "-fstype=fuse.umktls"
     assert parse_options([options]).security == "mtls"
+
+
+def test_clients_are_read() -> None:
+    text = block("front.md", "# whom").replace("-ca=/etc/pki/staff.pem ", "")
+    clients = parse_clients(text, "front.md")
+    assert [line.level for line in clients.lines] == [1, 0, 2, 2]
 
 
 def test_exports_are_read(tmp_path: Path) -> None:

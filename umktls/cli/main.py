@@ -32,6 +32,7 @@ OWN = (
     "demo",
     "doctor",
     "engines",
+    "front",
     "lesson",
     "probe",
     "rekey",

@@ -38,6 +38,7 @@ def heading(state: dict[str, Any]) -> Text:
         ("waiting", state.get("server") and waiting_words(state["server"])),
         ("work", state.get("work") and work_words(state["work"])),
         ("exports", ", ".join(map(str, state.get("exports") or []))),
+        ("backends", ", ".join(map(backend_words, state.get("backends") or []))),
         ("daemons", ", ".join(map(daemon_words, state.get("daemons") or []))),
     ):
         if value:
@@ -57,6 +58,12 @@ def certificate(state: dict[str, Any]) -> str | None:
     """What became of the client's certificate on the newest connection that has TLS."""
     known = [one["tls"] for one in state.get("connections") or [] if one.get("tls")]
     return known[-1].get("client_certificate") if known else None
+
+
+def backend_words(backend: dict[str, Any]) -> str:
+    """A server behind a front."""
+    state = "up" if backend.get("up") else f"DOWN, {backend.get('reason')}"
+    return f"{backend.get('name')} ({state}, {backend.get('connections')} connections)"
 
 
 def daemon_words(daemon: dict[str, Any]) -> str:
@@ -117,6 +124,8 @@ def calls_line(connection: dict[str, Any]) -> Text:
     asked = ", ".join(f"{name} {count}" for name, count in upcalls.items() if count)
     line = f"       {rpc.get('calls', 0)} calls, {rpc.get('replies', 0)} replies"
     line = printable(f"{line}, upcalls: {asked}" if asked else line)
+    if connection.get("backend"):
+        line += printable(f"; backend {connection['backend']}")
     who = connection.get("daemon") or "none"
     if who == "orphan":
         return Text(f"{line}; orphan: its daemon has gone, and another one may adopt it", "yellow")

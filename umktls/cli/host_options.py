@@ -1,0 +1,287 @@
+"""What every server host is told, whatever it serves: `umktls serve` and `umktls front`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+
+from umktls.abi.freebsd import TLS_MINOR_VER_THREE
+from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, personality
+from umktls.abi.rpctls import DEFAULT_CONNECTS, DEFAULT_IDLE_SECONDS
+from umktls.certs import layout
+from umktls.errors import CallerError
+from umktls.ktls.engines import Route, get_engine, route_of
+from umktls.ktls.engines.choice import parse_engines
+
+# What a server needs is imported where it is used: wrong usage is told at once, and help is too.
+if TYPE_CHECKING:
+    from umktls.kernel.serverhost import ServerConfig
+
+__all__ = [
+    "ABOUT_THE_HOST",
+    "ABOUT_THE_NETWORK",
+    "ABOUT_TLS",
+    "DIRECTORY",
+    "FILE",
+    "NFS_PORT",
+    "Decorator",
+    "HostOptions",
+    "with_options",
+]
+
+NFS_PORT = 2049
+# Of rpctlssd: TLS 1.2 too.
+OLDER_TLS = frozenset({"-2", "--allowtls1_2"})
+
+
+@dataclass(frozen=True, slots=True)
+class HostOptions:
+    """The part of the command line that is about the host."""
+
+    port: int
+    hosts: tuple[str, ...]
+    certs: Path | None
+    level: str | None
+    engine: str
+    bounce: str
+    personality: str
+    no_daemon: bool
+    daemons: int
+    upcall_timeout: float | None
+    upcalls: int
+    max_connections: int | None
+    max_startups: int | None
+    idle_timeout: float
+    crl: Path | None
+    alpn: str
+    rekey: str
+    daemon_args: str
+    rundir: Path | None
+    keylog: Path | None
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self:
+        """From what click has parsed; paths become absolute."""
+        named = {field.name: values[field.name] for field in fields(cls)}
+        for name, value in named.items():
+            if isinstance(value, Path):
+                named[name] = value.absolute()
+        return cls(**named)
+
+    @property
+    def offer_tls(self) -> bool:
+        """Whether the AUTH_TLS probe is to be answered by STARTTLS."""
+        return self.level != "no-tls"
+
+    def server_config(
+        self, security: str, rpctlssd: Sequence[str] = (), **more: Any
+    ) -> ServerConfig:
+        """The host, of whose connections `security` is asked at least. `rpctlssd` are more
+        arguments for that, `more` is as ServerConfig has it.
+
+        Raises CallerError for options that do not go together, UnsupportedError for an engine that
+        cannot run here.
+        """
+        from umktls.kernel.admission import Limits
+        from umktls.kernel.serverhost import ServerConfig
+
+        limits = Limits(self.max_connections, self.max_startups, self.idle_timeout)
+        limits.check()
+        return ServerConfig(
+            hosts=self.hosts,
+            port=self.port,
+            security=security,
+            offer_tls=self.offer_tls,
+            certs=self.certs,
+            engine=parse_engines(self.engine),
+            bounce=self.bounce == "allow",
+            personality=personality(self.personality),
+            no_daemon=self.no_daemon,
+            daemons=self.daemons,
+            upcall_seconds=self.upcall_timeout,
+            rekey=self.rekey,
+            connects=self.upcalls,
+            limits=limits,
+            rundir=self.rundir,
+            keylog=self.keylog,
+            daemon_arguments=(*self._arguments(), *rpctlssd, *self.given_arguments()),
+            **more,
+        )
+
+    def _arguments(self) -> list[str]:
+        """What these options mean for rpctlssd."""
+        crl = [] if self.crl is None else ["--crl", str(self.crl)]
+        return ["--alpn", self.alpn, *crl]
+
+    def check_tls(self) -> None:
+        """Complain before anything is started. Raises CallerError."""
+        self._check_reception()
+        if self.certs is not None:
+            layout.find(self.certs, "server")
+        elif self.offer_tls and not self.no_daemon:
+            raise CallerError(
+                "TLS needs certificates: pass --certs DIR (`umktls certs DIR` makes a set for "
+                "trying things out), or serve in clear with --no-tls"
+            )
+
+    def _check_reception(self) -> None:
+        """A server that could receive from nobody need not start."""
+        newest = personality(self.personality).keys.rx_newest
+        if not self.offer_tls or self.no_daemon or newest >= TLS_MINOR_VER_THREE:
+            return
+        route = route_of(get_engine(parse_engines(self.engine).rx))
+        older = OLDER_TLS.intersection(self.given_arguments())
+        if self.bounce != "allow" and route not in (Route.BOUNCE, Route.CLEAR) and not older:
+            raise CallerError(
+                f"the kernel of {self.personality} cannot receive TLS 1.3: add --bounce allow, or "
+                "--daemon-args=-2 to accept TLS 1.2 too (for mounts with -o tls1_2)"
+            )
+
+    def given_arguments(self) -> list[str]:
+        """What --daemon-args says. Raises CallerError."""
+        try:
+            return shlex.split(self.daemon_args)
+        except ValueError as error:
+            raise CallerError(f"--daemon-args {self.daemon_args!r}: {error}") from error
+
+
+# The command line.
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+ABOUT_THE_NETWORK: list[Decorator] = [
+    click.option(
+        "--port",
+        type=click.IntRange(0, 65535),
+        default=NFS_PORT,
+        show_default=True,
+        help="0 takes a free one.",
+    ),
+    click.option(
+        "--max-connections",
+        type=click.IntRange(1),
+        metavar="N",
+        help="So many clients' connections at most.  [default: as many as there are descriptors "
+        "for, 4096 at most]",
+    ),
+    click.option(
+        "--max-startups",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Of these, so many that have neither a TLS session nor made a call yet, as sshd has "
+        "it; for one more the longest silent one ends.  [default: half of all]",
+    ),
+    click.option(
+        "--idle-timeout",
+        type=click.FloatRange(0),
+        default=DEFAULT_IDLE_SECONDS,
+        show_default=True,
+        metavar="SECONDS",
+        help="End connections that were idle for so long, as FreeBSD and Linux do; their clients "
+        "connect again when they have a call. 0: never.",
+    ),
+    click.option(
+        "--host",
+        "hosts",
+        multiple=True,
+        default=("localhost",),
+        show_default="localhost",
+        metavar="NAME|ADDRESS",
+        help="What to listen on; may be given more than once. 0.0.0.0 is all addresses of IPv4, :: "
+        "all of IPv4 and IPv6.",
+    ),
+]
+ABOUT_TLS: list[Decorator] = [
+    click.option(
+        "--certs", type=DIRECTORY, help="What `umktls certs` made; its server/ and ca.pem."
+    ),
+    click.option(
+        "--engine",
+        default="software",
+        show_default=True,
+        metavar="NAME|tx=NAME,rx=NAME",
+        help="What seals and opens the records; `umktls engines` lists them.",
+    ),
+    click.option(
+        "--bounce",
+        type=click.Choice(["allow", "refuse"]),
+        default="refuse",
+        show_default=True,
+        help="May the daemon do SSL_write and SSL_read where the engine cannot serve a connection?",
+    ),
+    click.option(
+        "--personality",
+        type=click.Choice(tuple(PERSONALITIES)),
+        default=DEFAULT_PERSONALITY.name,
+        show_default=True,
+        help="Whose kernel TLS is emulated; docs/compatibility.md tells how they differ.",
+    ),
+    click.option("--no-daemon", is_flag=True, help="Start no rpctlssd: one is started by hand."),
+    click.option(
+        "--daemons",
+        type=click.IntRange(1, 16),
+        default=1,
+        show_default=True,
+        help="How many processes of rpctlssd do handshakes.",
+    ),
+    click.option(
+        "--upcall-timeout",
+        type=click.FloatRange(0.1, 600),
+        metavar="SECONDS",
+        help="How long a daemon may take for a handshake.  [default: 15; linux: 5]",
+    ),
+    click.option(
+        "--upcalls",
+        type=click.IntRange(1, 512),
+        default=DEFAULT_CONNECTS,
+        show_default=True,
+        help="How many handshakes a daemon is given at once; the others wait. (A daemon that knows "
+        "version 1 of the upcall only is given one.)",
+    ),
+    click.option(
+        "--crl",
+        type=FILE,
+        help="Revocation lists (PEM), one for each CA; SIGHUP has them read again, with the "
+        "certificates and keys.",
+    ),
+    click.option(
+        "--alpn",
+        type=click.Choice(["auto", "strict", "compat"]),
+        default="auto",
+        show_default=True,
+        help="What of clients that do not say `sunrpc` by ALPN, such as those of FreeBSD and "
+        "Linux: go on and tell, turn them down, or go on and be silent.",
+    ),
+    click.option(
+        "--rekey",
+        type=click.Choice(["auto", "keyupdate", "reconnect", "never"]),
+        default="auto",
+        show_default=True,
+        help="How keys are renewed that are nearly used up. auto: where a client is known to "
+        "follow a KeyUpdate (Linux before 6.14 does not) by that, else the connection ends in "
+        "order, and the client makes a new one. never: it ends when a key is used up.",
+    ),
+    click.option("--daemon-args", default="", metavar="OPTIONS", help="More options for rpctlssd."),
+    click.option("--keylog", type=FILE, help="Append the TLS secrets to this file, for Wireshark."),
+]
+ABOUT_THE_HOST: list[Decorator] = [
+    click.option("--rundir", type=DIRECTORY, help="Run directory of the host, with its sockets."),
+]
+
+
+def with_options(options: list[Decorator]) -> Decorator:
+    """A decorator that adds all of them to a command."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
