@@ -22,7 +22,7 @@ from cryptography import x509
 
 from umktls.abi.alerts import AlertLevel, TlsAlert
 from umktls.errors import PeerError
-from umktls.ktls.suites import OTHER_SUITES, SUITES, TLS_1_3, Suite
+from umktls.ktls.session.suites import OTHER_SUITES, SUITES, TLS_1_3, Suite
 from umktls.upcall.deposit import Deposit, KeyState
 from umktls.userland.libc import Record, Socket
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from umktls.abi.alerts import AlertLevel, TlsAlert, alert_name
 from umktls.errors import PeerError
-from umktls.ktls.errors import NULL_ON_ONE_SIDE
-from umktls.ktls.suites import TLS_1_3
+from umktls.ktls.session.errors import NULL_ON_ONE_SIDE
+from umktls.ktls.session.suites import TLS_1_3
 
 __all__ = ["OLDER_TLS", "Alert", "Breach", "advice_for"]
 

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from umktls.abi.alerts import TlsAlert, alert_name
 from umktls.errors import UmktlsError
-from umktls.ktls.suites import TLS_1_3
+from umktls.ktls.session.suites import TLS_1_3
 from umktls.upcall.deposit import LAYOUT, Deposit
 from umktls.userland.libc import Record, Socket, SystemCallError
 from umktls.userland.streams import Deadline

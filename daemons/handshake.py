@@ -26,7 +26,7 @@ from typing import Literal, Protocol
 from umktls.abi.alerts import TlsAlert, alert_name
 from umktls.errors import PeerError, UmktlsError
 from umktls.ktls.session import Session
-from umktls.ktls.suites import SUITES
+from umktls.ktls.session.suites import SUITES
 from umktls.userland.libc import Record
 from umktls.userland.streams import (
     CONTENT_TYPES,

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from umktls.errors import CallerError
-from umktls.ktls.session import wipe
+from umktls.ktls.session.session import wipe
 
 __all__ = [
     "ConfigurationError",

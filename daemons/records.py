@@ -18,10 +18,11 @@ from umktls.abi.alerts import TlsAlert
 from umktls.errors import PeerError
 from umktls.ktls.engines import DEST_SHORTER_BY, Opener, Sealer
 from umktls.ktls.engines.software import SoftwareEngine
-from umktls.ktls.errors import RecordError
-from umktls.ktls.schedule import next_traffic_secret
-from umktls.ktls.session import Session, wipe
-from umktls.ktls.suites import TLS_1_2, Suite
+from umktls.ktls.session import Session
+from umktls.ktls.session.errors import RecordError
+from umktls.ktls.session.schedule import next_traffic_secret
+from umktls.ktls.session.session import wipe
+from umktls.ktls.session.suites import TLS_1_2, Suite
 from umktls.userland.libc import Record
 from umktls.userland.streams import RECORD_HEADER, record_length_untrusted
 

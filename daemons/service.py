@@ -32,7 +32,7 @@ from umktls.abi.rpctls import (
 )
 from umktls.errors import CallerError, UmktlsError
 from umktls.ktls.session import Direction
-from umktls.ktls.suites import TLS_1_3
+from umktls.ktls.session.suites import TLS_1_3
 from umktls.upcall.rpctls import rpctls_session_arg
 from umktls.userland.libc import Kernel, Record, Socket
 from umktls.userland.streams import Deadline

@@ -33,8 +33,8 @@ from types import MappingProxyType
 from umktls.abi.alerts import TlsAlert
 from umktls.errors import UmktlsError
 from umktls.ktls.engines import Buffer
-from umktls.ktls.errors import NULL_ON_ONE_SIDE, RecordError
 from umktls.ktls.session import Direction
+from umktls.ktls.session.errors import NULL_ON_ONE_SIDE, RecordError
 from umktls.userland.libc import Record, Socket
 
 from .alerts import Alert, Breach

@@ -11,7 +11,7 @@ import hmac
 from collections.abc import Sequence
 
 from umktls.ktls.session import Session
-from umktls.ktls.suites import OTHER_SUITES, TLS_1_2, Suite
+from umktls.ktls.session.suites import OTHER_SUITES, TLS_1_2, Suite
 
 __all__ = ["CIPHERS", "IANA_NAMES", "key_block", "sessions", "split_ciphers", "suite_of"]
 

@@ -32,7 +32,7 @@ from OpenSSL._util import lib as _lib
 
 from umktls.errors import CallerError, UnsupportedError
 from umktls.ktls.engines import MAX_PLAINTEXT, Buffer
-from umktls.ktls.suites import SUITES
+from umktls.ktls.session.suites import SUITES
 from umktls.private import exposure
 
 from . import tls12

@@ -21,8 +21,8 @@ from typing import Protocol
 
 from umktls.errors import PeerError, UnsupportedError
 from umktls.ktls.engines import Sealer
-from umktls.ktls.schedule import next_traffic_secret
 from umktls.ktls.session import Session
+from umktls.ktls.session.schedule import next_traffic_secret
 from umktls.userland.libc import Record, Socket
 
 from .handshake import TrafficKeys

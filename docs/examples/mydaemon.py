@@ -10,9 +10,9 @@ from pathlib import Path
 
 from umktls.abi.rpctls import RpctlsErr
 from umktls.errors import PeerError, UmktlsError
-from umktls.ktls.schedule import next_traffic_secret
 from umktls.ktls.session import Session
-from umktls.ktls.suites import SUITES
+from umktls.ktls.session.schedule import next_traffic_secret
+from umktls.ktls.session.suites import SUITES
 from umktls.userland.libc import Kernel
 from umktls.userland.streams import Deadline
 from umktls.userland.upcalls import Connected, Upcalls

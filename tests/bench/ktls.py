@@ -20,12 +20,12 @@ from umktls.certs.pki import Authority, Leaf
 from umktls.kernel.detours import Means
 from umktls.kernel.events import Trace
 from umktls.kernel.ktls_socket import IDLE_SECONDS, KernelSocket
+from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import get_engine
-from umktls.ktls.rx import PullResult, Receiver
 from umktls.ktls.session import Session
-from umktls.ktls.socket import KtlsSocket
-from umktls.ktls.suites import SUITES, TLS_1_3
-from umktls.ktls.tx import Transmitter
+from umktls.ktls.session.suites import SUITES, TLS_1_3
+from umktls.ktls.socket.rx import PullResult, Receiver
+from umktls.ktls.socket.tx import Transmitter
 from umktls.rpc.record import RecordReader, mark
 from umktls.rpc.xdr import Buffer
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20
 
 from umktls.ktls.engines.aeads import Aead
 from umktls.ktls.engines.aria import AriaGcm
-from umktls.ktls.suites import TLS_1_3, Suite
+from umktls.ktls.session.suites import TLS_1_3, Suite
 
 __all__ = ["Bare", "bare_of"]
 

@@ -10,7 +10,7 @@ from tests.bench.figures import Figure, alternate
 from tests.bench.primitives import bare_of
 from umktls.ktls.engines import get_engine
 from umktls.ktls.session import Session
-from umktls.ktls.suites import ALL_SUITES, SUITES, TLS_1_2, Suite
+from umktls.ktls.session.suites import ALL_SUITES, SUITES, TLS_1_2, Suite
 
 RECORDS = 2000
 SIZES = (16384, 512)

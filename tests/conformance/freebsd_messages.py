@@ -24,7 +24,7 @@ from tests.conformance.world import (
 )
 from umktls.abi.freebsd import IPPROTO_TCP, TlsGetRecord
 from umktls.ktls.session import Session
-from umktls.ktls.suites import ALL_SUITES
+from umktls.ktls.session.suites import ALL_SUITES
 
 SEND = "FreeBSD: sending"
 RECEIVE = "FreeBSD: receiving"

@@ -20,10 +20,10 @@ from tests.conformance.world import (
 )
 from umktls.abi import freebsd
 from umktls.abi.freebsd import IPPROTO_TCP, TlsEnable
+from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines.software import SoftwareEngine
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.socket import KtlsSocket
-from umktls.ktls.suites import ALL_SUITES, TLS_1_0, TLS_1_1, TLS_1_2
+from umktls.ktls.session.suites import ALL_SUITES, TLS_1_0, TLS_1_1, TLS_1_2
 
 AREA = "FreeBSD: setting keys"
 BOTH: tuple[Direction, ...] = ("tx", "rx")

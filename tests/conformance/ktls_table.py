@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from tests.conformance.rows import FREEBSD, OURS, Check, row
 from tests.conformance.world import VERSION_NAMES, Peer, World, errno_of, flipped, keys
 from umktls.abi.freebsd import TlsGetRecord
-from umktls.ktls.framing import framing_of
 from umktls.ktls.session import Session
-from umktls.ktls.suites import ALL_SUITES, TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3, Suite
+from umktls.ktls.session.framing import framing_of
+from umktls.ktls.session.suites import ALL_SUITES, TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3, Suite
 
 TX = "FreeBSD: ktls_test.c, transmit"
 RX = "FreeBSD: ktls_test.c, receive"

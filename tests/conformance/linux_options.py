@@ -20,10 +20,10 @@ from tests.conformance.world import (
 )
 from umktls.abi import linux
 from umktls.abi.linux import CRYPTO_INFO_LAYOUTS, CryptoInfo
+from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines.software import SoftwareEngine
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.socket import KtlsSocket
-from umktls.ktls.suites import ALL_SUITES, suite_of_cipher_type
+from umktls.ktls.session.suites import ALL_SUITES, suite_of_cipher_type
 
 ULP = "Linux: TCP_ULP"
 OPTIONS = "Linux: options of level SOL_TLS"

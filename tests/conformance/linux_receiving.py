@@ -24,8 +24,8 @@ from tests.conformance.world import (
     keys,
 )
 from umktls.abi import linux
-from umktls.ktls.counters import Counters
-from umktls.ktls.socket import KtlsSocket
+from umktls.ktls.calls import KtlsSocket
+from umktls.ktls.session.counters import Counters
 
 RECEIVE = "Linux: receiving"
 REKEY = "Linux: rekeying"

@@ -22,7 +22,7 @@ from tests.conformance.world import (
 )
 from umktls.abi import linux
 from umktls.abi.linux import CryptoInfo
-from umktls.ktls.suites import ALL_SUITES
+from umktls.ktls.session.suites import ALL_SUITES
 
 SEND = "Linux: sending"
 KERNELS = (*LINUX, *OURS)  # ours sends as Linux does

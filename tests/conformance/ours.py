@@ -23,8 +23,8 @@ from tests.ktls.helpers import ListSink
 from umktls.abi.leftover import Leftover
 from umktls.abi.rpctls import SOL_UMKTLS, UMKTLS_LEFTOVER
 from umktls.errors import WorldError
-from umktls.ktls.rx import PullResult
-from umktls.ktls.suites import ALL_SUITES
+from umktls.ktls.session.suites import ALL_SUITES
+from umktls.ktls.socket.rx import PullResult
 
 RECEIVE = "umktls: receiving"
 LIMITS = "umktls: how long a key is good"

@@ -12,9 +12,9 @@ from tests.ktls import test_gnutls, test_openssl, test_openssl_older
 from umktls.abi.freebsd import CRYPTO_AES_CBC
 from umktls.abi.messages import MessageAbi
 from umktls.abi.personality import FREEBSD_ALGORITHMS, PERSONALITIES
-from umktls.ktls.option import Option
-from umktls.ktls.options import options_of
-from umktls.ktls.suites import ALL_SUITES, TLS_1_3, Suite
+from umktls.ktls.options.option import Option
+from umktls.ktls.options.table import options_of
+from umktls.ktls.session.suites import ALL_SUITES, TLS_1_3, Suite
 
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 FREEBSD_KEYS, LINUX_KEYS = "FreeBSD: setting keys", "Linux: crypto_info"

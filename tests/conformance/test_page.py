@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.conformance.collection import ROWS
 from tests.conformance.page import PAGE, TESTED_BELOW, page, result
 from tests.conformance.rows import Row
-from umktls.ktls.options import options_of
+from umktls.ktls.options.table import options_of
 
 
 def test_the_page_is_up_to_date() -> None:

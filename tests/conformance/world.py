@@ -16,11 +16,11 @@ from umktls.abi.freebsd import IPPROTO_TCP, TlsEnable, TlsEnableRequest, TlsGetR
 from umktls.abi.linux import CRYPTO_INFO_LAYOUTS, CryptoInfo
 from umktls.abi.personality import PERSONALITIES, Kernel
 from umktls.errors import UmktlsError, WorldError
-from umktls.ktls.counters import Sysctls
+from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import MAX_PLAINTEXT, Buffer, get_engine
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.socket import KtlsSocket
-from umktls.ktls.suites import ALL_SUITES, TLS_1_0, TLS_1_2, TLS_1_3, Suite
+from umktls.ktls.session.counters import Sysctls
+from umktls.ktls.session.suites import ALL_SUITES, TLS_1_0, TLS_1_2, TLS_1_3, Suite
 
 ENGINE = get_engine("software")
 AES128 = ALL_SUITES["TLS_AES_128_GCM_SHA256"]

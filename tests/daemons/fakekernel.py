@@ -23,10 +23,10 @@ from typing import Any, Protocol, TypeVar
 from umktls.abi import rpctls
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import CallerError, UmktlsError
+from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import get_engine
-from umktls.ktls.rx import PullResult
-from umktls.ktls.socket import KtlsSocket
-from umktls.ktls.states import State
+from umktls.ktls.socket.rx import PullResult
+from umktls.ktls.socket.states import State
 from umktls.rpc import xdr
 from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.message import NULL_AUTH, AcceptedReply, encode_call, parse_untrusted

@@ -27,7 +27,7 @@ from tests.daemons.test_trust import pass_on
 from umktls.abi import rpctls
 from umktls.abi.alerts import TlsAlert, alert_name
 from umktls.certs.pki import Authority
-from umktls.ktls.suites import TLS_1_2, TLS_1_3
+from umktls.ktls.session.suites import TLS_1_2, TLS_1_3
 
 WARNING, FATAL = 1, 2
 KEY_UPDATE = b"\x18\0\0\1\0"

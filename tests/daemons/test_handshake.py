@@ -20,7 +20,7 @@ from umktls_daemons.tlsadapter import (
 
 from tests.daemons.pki import certificates
 from umktls.errors import CallerError
-from umktls.ktls.suites import SUITES
+from umktls.ktls.session.suites import SUITES
 from umktls.userland.streams import Deadline, DeadlinePassed, EndOfStream
 
 CLIENT = Expectations(server=False, name="localhost", trust="the test's CA")

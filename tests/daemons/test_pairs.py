@@ -14,7 +14,7 @@ import pytest
 from tests.daemons.fakekernel import SECONDS, FakeKernel, FakeSocket
 from tests.daemons.harness import MUTUAL, Harness, daemon
 from umktls.abi import rpctls
-from umktls.ktls.tx import Transmitter
+from umktls.ktls.socket.tx import Transmitter
 
 
 @dataclass

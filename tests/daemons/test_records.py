@@ -22,10 +22,10 @@ from umktls_daemons.records import (
 
 from umktls.abi.alerts import TlsAlert, alert_name
 from umktls.errors import PeerError
-from umktls.ktls.errors import NULL_ON_ONE_SIDE
-from umktls.ktls.schedule import next_traffic_secret
 from umktls.ktls.session import Session
-from umktls.ktls.suites import SUITES, Suite
+from umktls.ktls.session.errors import NULL_ON_ONE_SIDE
+from umktls.ktls.session.schedule import next_traffic_secret
+from umktls.ktls.session.suites import SUITES, Suite
 from umktls.userland.libc import Record
 
 SECRET = bytes(range(32))

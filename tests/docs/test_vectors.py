@@ -24,7 +24,7 @@ from umktls.abi.personality import DEFAULT_PERSONALITY
 from umktls.kernel.client import MountConfig
 from umktls.kernel.host import HostConfig, booted
 from umktls.ktls.session import Session
-from umktls.ktls.suites import SUITES
+from umktls.ktls.session.suites import SUITES
 from umktls.rpc import xdr
 from umktls.rpc.message import NULL_AUTH, AcceptStat, encode_accepted, encode_call
 from umktls.rpc.record import mark

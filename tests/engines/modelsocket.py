@@ -12,10 +12,10 @@ from typing import Any
 from umktls.abi import linux
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import UmktlsError
+from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import get_engine
-from umktls.ktls.errors import WouldBlock
-from umktls.ktls.socket import KtlsSocket
-from umktls.ktls.states import State
+from umktls.ktls.session.errors import WouldBlock
+from umktls.ktls.socket.states import State
 
 __all__ = ["ModelSocket"]
 

@@ -212,7 +212,7 @@ async def test_keys_are_renewed_before_they_are_used_up(
     certs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A limit that is reached in a thread of the card's."""
-    from umktls.ktls.suites import Suite
+    from umktls.ktls.session.suites import Suite
 
     with trio.fail_after(patience(30)):
         async with pair(certs, tmp_path, engine("ifnet") | {"rekey": "keyupdate"}, {}) as both:

@@ -17,7 +17,7 @@ from umktls.errors import UmktlsError
 from umktls.kernel import tls
 from umktls.kernel.host import Host
 from umktls.ktls.engines.choice import parse_engines
-from umktls.ktls.errors import NULL_ON_ONE_SIDE
+from umktls.ktls.session.errors import NULL_ON_ONE_SIDE
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.certificates import directory
 from umktls.testing.echo import COUNT, SAY

@@ -25,15 +25,15 @@ from umktls.kernel.engines import chosen_engines
 from umktls.kernel.hosttls import BoundEngine, HostIntake
 from umktls.kernel.stream import SendQueue
 from umktls.kernel.turns import Turn
-from umktls.ktls.crypto_info import crypto_info
 from umktls.ktls.engines import MAX_PLAINTEXT, get_engine
 from umktls.ktls.engines.choice import EngineChoice
 from umktls.ktls.engines.linux import Content, PassOpener, PassSealer, wrap
-from umktls.ktls.errors import BadRecord
-from umktls.ktls.keyupdate import HANDSHAKE
-from umktls.ktls.rx import Receiver
 from umktls.ktls.session import Session
-from umktls.ktls.suites import ALL_SUITES, SUITES, TLS_1_2, TLS_1_3
+from umktls.ktls.session.crypto_info import crypto_info
+from umktls.ktls.session.errors import BadRecord
+from umktls.ktls.session.suites import ALL_SUITES, SUITES, TLS_1_2, TLS_1_3
+from umktls.ktls.socket.keyupdate import HANDSHAKE
+from umktls.ktls.socket.rx import Receiver
 from umktls.rpc.message import NULL_AUTH
 from umktls.rpc.record import RecordReader
 from umktls.testing.certificates import directory

@@ -20,8 +20,8 @@ from umktls_daemons.bounce import Relay
 from umktls.kernel.lanes import LONGEST_OF_CLIENT, ClearIntake, CountingQueue, PlainIntake
 from umktls.kernel.turns import Turn
 from umktls.ktls.engines import Buffer
-from umktls.ktls.errors import RecordInClear
-from umktls.ktls.rx import PullResult, Receiver
+from umktls.ktls.session.errors import RecordInClear
+from umktls.ktls.socket.rx import PullResult, Receiver
 from umktls.rpc.record import RecordReader, mark
 
 SECONDS = 10.0

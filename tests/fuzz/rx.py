@@ -16,10 +16,10 @@ from tests.ktls.helpers import ChunkSink, ListSink
 from tests.ktls.test_model import COMBINATIONS
 from umktls.errors import UmktlsError
 from umktls.ktls.engines import get_engine
-from umktls.ktls.errors import RecordError
-from umktls.ktls.rx import PullResult
-from umktls.ktls.states import State
-from umktls.ktls.suites import ALL_SUITES
+from umktls.ktls.session.errors import RecordError
+from umktls.ktls.session.suites import ALL_SUITES
+from umktls.ktls.socket.rx import PullResult
+from umktls.ktls.socket.states import State
 
 DOCUMENTED = {
     errno.EAGAIN,

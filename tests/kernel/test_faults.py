@@ -21,7 +21,7 @@ from umktls.errors import PeerError, UmktlsError
 from umktls.kernel import tls
 from umktls.ktls.engines.choice import parse_engines
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.suites import OTHER_SUITES
+from umktls.ktls.session.suites import OTHER_SUITES
 from umktls.rpc.record import RecordReader, mark
 
 MESSAGE = mark(5) + b"reply"

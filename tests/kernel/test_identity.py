@@ -15,8 +15,8 @@ from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.detours import Means
 from umktls.kernel.events import Trace
 from umktls.kernel.ktls_socket import KernelSocket
+from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import get_engine
-from umktls.ktls.socket import KtlsSocket
 from umktls.rpc.record import RecordReader, mark
 
 SECONDS = 20

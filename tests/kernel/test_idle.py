@@ -15,7 +15,7 @@ from tests.conformance.world import DATA, ENGINE, keys
 from umktls.kernel.detours import Means
 from umktls.kernel.events import Trace
 from umktls.kernel.ktls_socket import IDLE_SECONDS, KernelSocket
-from umktls.ktls.socket import KtlsSocket
+from umktls.ktls.calls import KtlsSocket
 from umktls.rpc.record import RecordReader, mark
 
 MESSAGE = bytes(1 << 20)

@@ -17,7 +17,7 @@ from umktls.errors import WorldError
 from umktls.kernel import tls
 from umktls.kernel.host import Host
 from umktls.kernel.ktls_socket import KernelSocket
-from umktls.ktls.suites import Suite
+from umktls.ktls.session.suites import Suite
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.certificates import directory
 from umktls.testing.echo import SAY

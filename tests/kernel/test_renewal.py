@@ -18,7 +18,7 @@ from umktls.certs.pki import Authority
 from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.host import Host
 from umktls.kernel.renewal import REMEMBERED
-from umktls.ktls.suites import Suite
+from umktls.ktls.session.suites import Suite
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.certificates import directory
 from umktls.testing.echo import COUNT, SAY, WAIT, Echo

@@ -31,8 +31,8 @@ from umktls.kernel.process import Process
 from umktls.kernel.registered import RegisteredDaemon
 from umktls.kernel.rpc_client import RpcClient
 from umktls.kernel.turns import BYTES_PER_TURN, SECONDS_PER_TURN, STEPS_PER_TURN, Turn
-from umktls.ktls.rxbuffer import MAX_SIZE
-from umktls.ktls.socket import KtlsSocket
+from umktls.ktls.calls import KtlsSocket
+from umktls.ktls.socket.rxbuffer import MAX_SIZE
 from umktls.rpc.message import NULL_AUTH, AcceptStat, encode_accepted, encode_call
 from umktls.rpc.record import RecordReader, mark
 from umktls.rpc.xdr import Buffer

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from umktls.abi.personality import PERSONALITIES
 from umktls.ktls.engines import Buffer, get_engine
-from umktls.ktls.rx import Receiver
 from umktls.ktls.session import Session
-from umktls.ktls.suites import SUITES, TLS_1_3, Suite
-from umktls.ktls.tx import Transmitter
+from umktls.ktls.session.suites import SUITES, TLS_1_3, Suite
+from umktls.ktls.socket.rx import Receiver
+from umktls.ktls.socket.tx import Transmitter
 
 ENGINE = get_engine("software")
 AES128 = SUITES["TLS_AES_128_GCM_SHA256"]

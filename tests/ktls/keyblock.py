@@ -10,7 +10,7 @@ import hmac
 from dataclasses import dataclass
 
 from umktls.ktls.session import Session
-from umktls.ktls.suites import TLS_1_0, TLS_1_2, Suite
+from umktls.ktls.session.suites import TLS_1_0, TLS_1_2, Suite
 
 
 def p_hash(hash_name: str, secret: bytes, seed: bytes, length: int) -> bytes:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from tests.conformance.world import keys
 from tests.ktls.helpers import ENGINE
 from umktls.ktls.session import Session
-from umktls.ktls.suites import OTHER_SUITES, TLS_1_0
+from umktls.ktls.session.suites import OTHER_SUITES, TLS_1_0
 
 CBC = [(name, v) for name, suite in OTHER_SUITES.items() if suite.mac for v in suite.versions]
 HEADER, BLOCK, DATA = 5, 16, 23

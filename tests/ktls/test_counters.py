@@ -11,11 +11,11 @@ from tests.ktls.test_socket_options import enable_socket
 from umktls.abi.freebsd import TCP_TLS_MODE_IFNET, TCP_TLS_MODE_SW
 from umktls.abi.linux import TLS_STAT_NAMES
 from umktls.errors import UnsupportedError
-from umktls.ktls.counters import Counters, Sysctls
+from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines.software import SoftwareEngine
 from umktls.ktls.session import Session
-from umktls.ktls.socket import KtlsSocket
-from umktls.ktls.suites import ALL_SUITES, TLS_1_0
+from umktls.ktls.session.counters import Counters, Sysctls
+from umktls.ktls.session.suites import ALL_SUITES, TLS_1_0
 
 
 class Card(SoftwareEngine):

@@ -18,7 +18,8 @@ from umktls.errors import CallerError
 from umktls.ktls import engines
 from umktls.ktls.engines import DEST_SHORTER_BY, engine_names, get_engine
 from umktls.ktls.engines.tls13 import Tls13Opener
-from umktls.ktls.errors import (
+from umktls.ktls.session import Session
+from umktls.ktls.session.errors import (
     NULL_ON_ONE_SIDE,
     BadRecord,
     KeyExhausted,
@@ -26,9 +27,8 @@ from umktls.ktls.errors import (
     RecordSize,
     RecordVersion,
 )
-from umktls.ktls.framing import framing_of
-from umktls.ktls.session import Session
-from umktls.ktls.suites import SUITES, TLS_1_2
+from umktls.ktls.session.framing import framing_of
+from umktls.ktls.session.suites import SUITES, TLS_1_2
 
 BARE: dict[str, type[AESGCM] | type[AESCCM] | type[ChaCha20Poly1305]] = {
     "TLS_AES_128_GCM_SHA256": AESGCM,

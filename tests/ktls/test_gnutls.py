@@ -26,11 +26,11 @@ from tests.ktls.helpers import ENGINE, receive
 from tests.ktls.keyblock import Handshake
 from tests.ktls.test_openssl import drain, read_all
 from tests.ktls.test_openssl_older import NO_ENCRYPT_THEN_MAC, certificate, key_for
-from umktls.ktls.rx import Receiver
 from umktls.ktls.session import Session
-from umktls.ktls.states import State
-from umktls.ktls.suites import ALL_SUITES, TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3
-from umktls.ktls.tx import Transmitter
+from umktls.ktls.session.suites import ALL_SUITES, TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3
+from umktls.ktls.socket.rx import Receiver
+from umktls.ktls.socket.states import State
+from umktls.ktls.socket.tx import Transmitter
 
 SECONDS = 20.0
 ALERT, DATA = 21, 23

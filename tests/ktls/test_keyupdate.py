@@ -19,9 +19,9 @@ from tests.ktls.helpers import (
     transmitter,
 )
 from umktls.abi.personality import PERSONALITIES
-from umktls.ktls.keyupdate import KeyUpdates
-from umktls.ktls.rx import PullResult
-from umktls.ktls.states import State
+from umktls.ktls.socket.keyupdate import KeyUpdates
+from umktls.ktls.socket.rx import PullResult
+from umktls.ktls.socket.states import State
 
 UPDATE = b"\x18\0\0\1\0"
 TICKET = b"\4\0\0\x1e" + b"\x18" * 30  # full of bytes that look like a KeyUpdate's type

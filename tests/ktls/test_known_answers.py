@@ -13,9 +13,9 @@ from cryptography.exceptions import InvalidTag
 from tests.ktls.captured import PAYLOAD, RECORDS
 from tests.ktls.helpers import ENGINE, flipped
 from umktls.ktls.engines.aeads import AEADS, why_not
-from umktls.ktls.errors import BadRecord
 from umktls.ktls.session import Session
-from umktls.ktls.suites import ALL_SUITES, TLS_1_0
+from umktls.ktls.session.errors import BadRecord
+from umktls.ktls.session.suites import ALL_SUITES, TLS_1_0
 
 MCGREW_PLAIN = (
     "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a72"

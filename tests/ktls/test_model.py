@@ -15,9 +15,9 @@ from tests.ktls.model import CUT, DATA, Answer, Item, Model, Receive, SendModel
 from umktls.abi import freebsd, linux
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import UmktlsError
-from umktls.ktls.sending import Sent
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.suites import ALL_SUITES, CBC_BLOCK, TLS_1_0, TLS_1_3
+from umktls.ktls.session.suites import ALL_SUITES, CBC_BLOCK, TLS_1_0, TLS_1_3
+from umktls.ktls.socket.sending import Sent
 
 EXAMPLES = 8  # for each suite, version and personality: some 70 there are
 HEADER = 5

@@ -13,7 +13,8 @@ from tests.conformance.ktls_table import reference_cbc_record
 from tests.conformance.world import keys
 from tests.ktls.helpers import ENGINE, flipped
 from umktls.ktls.engines import DEST_SHORTER_BY, Opener
-from umktls.ktls.errors import (
+from umktls.ktls.session import Session
+from umktls.ktls.session.errors import (
     BadRecord,
     KeyExhausted,
     RecordError,
@@ -21,9 +22,8 @@ from umktls.ktls.errors import (
     RecordSize,
     RecordVersion,
 )
-from umktls.ktls.framing import framing_of
-from umktls.ktls.session import Session
-from umktls.ktls.suites import OTHER_SUITES, TLS_1_0, TLS_1_2, TLS_1_3
+from umktls.ktls.session.framing import framing_of
+from umktls.ktls.session.suites import OTHER_SUITES, TLS_1_0, TLS_1_2, TLS_1_3
 
 HERE = [
     (name, version)

@@ -14,11 +14,11 @@ from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
 from tests.ktls.helpers import ENGINE, SUITE_NAMES, receive, seal
-from umktls.ktls.rx import Receiver
-from umktls.ktls.schedule import next_traffic_secret
 from umktls.ktls.session import Session
-from umktls.ktls.suites import ALL_SUITES, Suite
-from umktls.ktls.tx import Transmitter
+from umktls.ktls.session.schedule import next_traffic_secret
+from umktls.ktls.session.suites import ALL_SUITES, Suite
+from umktls.ktls.socket.rx import Receiver
+from umktls.ktls.socket.tx import Transmitter
 
 TICKETS = 2  # what OpenSSL's server sends after a handshake
 KEY_UPDATE_REQUESTED = b"\x18\0\0\1\1"

@@ -16,10 +16,10 @@ from tests.ktls.helpers import ENGINE, receive
 from tests.ktls.keyblock import Handshake
 from tests.ktls.test_openssl import drain, read_all, step
 from umktls.ktls.engines.cbc import CbcSealer
-from umktls.ktls.rx import Receiver
 from umktls.ktls.session import Session
-from umktls.ktls.suites import ALL_SUITES, TLS_1_0, TLS_1_1, TLS_1_2
-from umktls.ktls.tx import Transmitter
+from umktls.ktls.session.suites import ALL_SUITES, TLS_1_0, TLS_1_1, TLS_1_2
+from umktls.ktls.socket.rx import Receiver
+from umktls.ktls.socket.tx import Transmitter
 
 NO_ENCRYPT_THEN_MAC = 1 << 19  # SSL_OP_NO_ENCRYPT_THEN_MAC: kernels have no such records
 NO_EMPTY_FRAGMENTS = 1 << 11  # SSL_OP_DONT_INSERT_EMPTY_FRAGMENTS

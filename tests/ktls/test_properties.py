@@ -23,11 +23,11 @@ from tests.ktls.helpers import (
 from tests.ktls.test_socket_options import enable_socket
 from umktls.abi.freebsd import MSG_EOR, MSG_PEEK, TlsGetRecord, parse_control_untrusted
 from umktls.abi.personality import PERSONALITIES
-from umktls.ktls.errors import BadRecord, KeyExpired, RecordError, RecordVersion, WouldBlock
-from umktls.ktls.rx import PullResult, Receiver
-from umktls.ktls.socket import KtlsSocket
-from umktls.ktls.suites import SUITES, Suite
-from umktls.ktls.tx import Transmitter
+from umktls.ktls.calls import KtlsSocket
+from umktls.ktls.session.errors import BadRecord, KeyExpired, RecordError, RecordVersion, WouldBlock
+from umktls.ktls.session.suites import SUITES, Suite
+from umktls.ktls.socket.rx import PullResult, Receiver
+from umktls.ktls.socket.tx import Transmitter
 from umktls.rpc.record import RecordReader, mark
 
 KEY_UPDATE = b"\x18\0\0\1\0"

@@ -6,15 +6,15 @@ import pytest
 
 from tests.ktls import rfc8448
 from umktls.ktls.engines import get_engine
-from umktls.ktls.schedule import (
+from umktls.ktls.session import Session
+from umktls.ktls.session.schedule import (
     derive_secret,
     hkdf_expand_label,
     hkdf_extract,
     next_traffic_secret,
     traffic_key_iv,
 )
-from umktls.ktls.session import Session
-from umktls.ktls.suites import SUITES
+from umktls.ktls.session.suites import SUITES
 
 SUITE = SUITES["TLS_AES_128_GCM_SHA256"]
 ENGINE = get_engine("software")

@@ -19,7 +19,7 @@ from tests.ktls.helpers import (
     transmitter,
 )
 from umktls.errors import CallerError
-from umktls.ktls.errors import (
+from umktls.ktls.session.errors import (
     BadRecord,
     KeyExpired,
     RecordError,
@@ -27,9 +27,9 @@ from umktls.ktls.errors import (
     RecordTruncated,
     RecordVersion,
 )
-from umktls.ktls.rx import PullResult, Receiver
-from umktls.ktls.rxbuffer import INITIAL_SIZE, MAX_SIZE, SMALL_READS_TO_SHRINK, ReceiveBuffer
-from umktls.ktls.states import State
+from umktls.ktls.socket.rx import PullResult, Receiver
+from umktls.ktls.socket.rxbuffer import INITIAL_SIZE, MAX_SIZE, SMALL_READS_TO_SHRINK, ReceiveBuffer
+from umktls.ktls.socket.states import State
 from umktls.rpc.record import RecordReader, mark
 
 KEY_UPDATE = b"\x18\0\0\1\0"

@@ -31,10 +31,10 @@ from umktls.abi.freebsd import (
 )
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import CallerError, UmktlsError
-from umktls.ktls.checks import Sysctls
-from umktls.ktls.errors import WouldBlock
-from umktls.ktls.rx import PullResult, Receiver
-from umktls.ktls.socket import KtlsSocket
+from umktls.ktls.calls import KtlsSocket
+from umktls.ktls.options.checks import Sysctls
+from umktls.ktls.session.errors import WouldBlock
+from umktls.ktls.socket.rx import PullResult, Receiver
 
 FULL = 24  # CMSG_SPACE(6)
 

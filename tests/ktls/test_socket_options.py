@@ -16,14 +16,14 @@ from umktls.abi import freebsd
 from umktls.abi.freebsd import IPPROTO_TCP, TlsEnable, TlsEnableRequest
 from umktls.abi.personality import PERSONALITIES, Personality
 from umktls.errors import CallerError, UmktlsError
-from umktls.ktls.checks import Sysctls
+from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import Engine
 from umktls.ktls.engines.software import SoftwareEngine
+from umktls.ktls.options.checks import Sysctls
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.socket import KtlsSocket
-from umktls.ktls.state import Conditions
-from umktls.ktls.states import State
-from umktls.ktls.suites import SUITES
+from umktls.ktls.session.suites import SUITES
+from umktls.ktls.socket.state import Conditions
+from umktls.ktls.socket.states import State
 
 TX, RX = freebsd.TCP_TXTLS_ENABLE, freebsd.TCP_RXTLS_ENABLE
 OPTION: dict[Direction, int] = {"tx": TX, "rx": RX}

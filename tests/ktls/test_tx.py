@@ -9,9 +9,9 @@ import pytest
 from tests.ktls.helpers import AES128, ENGINE, seal, session, transmitter
 from umktls.errors import CallerError
 from umktls.ktls.engines import Buffer
-from umktls.ktls.errors import KeyExhausted
-from umktls.ktls.states import State
-from umktls.ktls.tx import Transmitter
+from umktls.ktls.session.errors import KeyExhausted
+from umktls.ktls.socket.states import State
+from umktls.ktls.socket.tx import Transmitter
 
 
 def test_in_clear_the_parts_go_out_as_they_are() -> None:

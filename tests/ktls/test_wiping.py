@@ -6,10 +6,10 @@ import pytest
 from umktls_daemons.records import Ratchet
 
 from umktls.abi.personality import personality
+from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import get_engine
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.socket import KtlsSocket
-from umktls.ktls.suites import SUITES
+from umktls.ktls.session.suites import SUITES
 
 SUITE = SUITES["TLS_AES_128_GCM_SHA256"]
 SECRET = bytes(range(32))

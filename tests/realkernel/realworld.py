@@ -22,10 +22,10 @@ from typing import Any
 from tests.conformance.world import TLS, World
 from umktls.abi import linux
 from umktls.errors import UmktlsError
+from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import Buffer
-from umktls.ktls.sending import Sent
 from umktls.ktls.session import Direction
-from umktls.ktls.socket import KtlsSocket
+from umktls.ktls.socket.sending import Sent
 
 __all__ = ["NotAsked", "RealWorld", "close_all"]
 

@@ -57,7 +57,7 @@ from umktls.errors import UmktlsError
 from umktls.kernel.client import MountConfig
 from umktls.kernel.probe import check_reply
 from umktls.kernel.tls import TlsRefused
-from umktls.ktls.suites import SUITES
+from umktls.ktls.session.suites import SUITES
 from umktls.nfsd import Export
 from umktls.nfsd.credentials import Identity, believed
 from umktls.nfsd.exports import level_of

@@ -21,7 +21,7 @@ from typing import Any
 
 from umktls.abi.rpctls import RpctlsErr, RpctlsFlags, RpctlsSysc
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.suites import SUITES
+from umktls.ktls.session.suites import SUITES
 from umktls.upcall.rpctls import (
     RPCTLSCD_V1,
     RPCTLSSD_V1,

@@ -18,7 +18,7 @@ from umktls.abi.freebsd import TCP_TLS_MODE_NONE, TCP_TLS_MODE_SW
 from umktls.abi.personality import PERSONALITIES
 from umktls.ktls.engines.software import SoftwareEngine
 from umktls.ktls.session import Session
-from umktls.ktls.suites import SUITES
+from umktls.ktls.session.suites import SUITES
 from umktls.upcall.rpctls import RPCTLSCD_V1
 from umktls.userland.ktls import interface_of
 from umktls.userland.libc import Kernel, KernelGone, Record, Socket, SystemCallError

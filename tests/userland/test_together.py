@@ -19,7 +19,7 @@ from umktls.abi import rpctls
 from umktls.abi.freebsd import TCP_RXTLS_ENABLE, TCP_TLS_MODE_NONE, TCP_TLS_MODE_SW
 from umktls.abi.personality import PERSONALITIES
 from umktls.ktls.session import Session
-from umktls.ktls.suites import SUITES
+from umktls.ktls.session.suites import SUITES
 from umktls.upcall.rpctls import RPCTLSCD_V1
 from umktls.upcall.syscalls import (
     MAX_PART,

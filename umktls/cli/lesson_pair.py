@@ -30,11 +30,11 @@ from umktls.abi.personality import DEFAULT_PERSONALITY
 from umktls.certs.layout import LOCAL_HOSTS, write_file
 from umktls.certs.pki import Authority, Leaf
 from umktls.errors import CallerError, PeerError, WorldError
+from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import get_engine
-from umktls.ktls.errors import WouldBlock
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.socket import KtlsSocket
-from umktls.ktls.suites import SUITES
+from umktls.ktls.session.errors import WouldBlock
+from umktls.ktls.session.suites import SUITES
 from umktls.userland.ktls import interface_of
 
 __all__ = ["Ticket", "ByLibrary", "ByModel", "ByRecv", "Pair", "Record", "pair", "split_records"]

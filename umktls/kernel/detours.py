@@ -43,9 +43,9 @@ from umktls.kernel.lanes import (
 )
 from umktls.kernel.offload import Offload, unread
 from umktls.kernel.stream import SendQueue
+from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import Engine, Route, route_of
 from umktls.ktls.session import Direction
-from umktls.ktls.socket import KtlsSocket
 from umktls.rpc.xdr import Buffer, Struct
 
 __all__ = ["WORDS", "Detours", "Means"]

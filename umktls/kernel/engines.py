@@ -11,7 +11,7 @@ from umktls.kernel import hosttls
 from umktls.ktls.engines import Engine, Route, directions_of, problem_of, route_of
 from umktls.ktls.engines.choice import EngineChoice
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.suites import ALL_SUITES, SUITES, TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3, Suite
+from umktls.ktls.session.suites import ALL_SUITES, SUITES, TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3, Suite
 
 __all__ = ["Ability", "abilities", "bound", "chosen_engines", "problem"]
 

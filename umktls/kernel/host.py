@@ -50,11 +50,11 @@ from umktls.kernel.rundir import RunDirectory
 from umktls.kernel.syscalls import SyscallServer
 from umktls.kernel.upcalls import DaemonGone
 from umktls.kernel.workers import Workers
-from umktls.ktls.counters import Counters, Sysctls
+from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import Engine, Route, get_engine, route_of
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 from umktls.ktls.session import Direction
-from umktls.ktls.socket import KtlsSocket
+from umktls.ktls.session.counters import Counters, Sysctls
 
 __all__ = ["CERTS_PLACE", "Host", "HostConfig", "booted"]
 

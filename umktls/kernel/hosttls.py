@@ -19,7 +19,6 @@ from umktls.abi import linux
 from umktls.errors import UnsupportedError
 from umktls.kernel.stream import SendQueue, broken, readable
 from umktls.kernel.turns import Turn
-from umktls.ktls.crypto_info import crypto_info
 from umktls.ktls.engines import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Opener, Sealer
 from umktls.ktls.engines.linux import (
     WRAPPING,
@@ -28,9 +27,10 @@ from umktls.ktls.engines.linux import (
     PassSealer,
     wrap,
 )
-from umktls.ktls.errors import BadRecord, RecordError, RecordSize, RecordVersion
-from umktls.ktls.rx import Receiver
 from umktls.ktls.session import Session
+from umktls.ktls.session.crypto_info import crypto_info
+from umktls.ktls.session.errors import BadRecord, RecordError, RecordSize, RecordVersion
+from umktls.ktls.socket.rx import Receiver
 from umktls.rpc.record import RecordReader
 from umktls.rpc.xdr import Buffer
 

@@ -11,7 +11,7 @@ from umktls.abi import freebsd
 from umktls.abi.personality import Personality
 from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.ktls_socket import KernelSocket
-from umktls.ktls.counters import KNOBS, Counters, Sysctls
+from umktls.ktls.session.counters import KNOBS, Counters, Sysctls
 
 __all__ = ["REXMIT_KNOB", "show", "turn", "tx_mode"]
 

@@ -40,14 +40,14 @@ from umktls.kernel.stream import SEND_QUEUE_LIMIT, SendQueue
 from umktls.kernel.tcpstate import TCP_CLOSE, TCP_ESTABLISHED, take_error, tcp_state
 from umktls.kernel.turns import Turn
 from umktls.kernel.upcalls import DaemonHandle
+from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import Route
-from umktls.ktls.errors import RecordError
-from umktls.ktls.rx import PullResult, Receiver
 from umktls.ktls.session import Direction
-from umktls.ktls.socket import KtlsSocket
-from umktls.ktls.states import State
-from umktls.ktls.suites import suite_name
-from umktls.ktls.tx import Transmitter
+from umktls.ktls.session.errors import RecordError
+from umktls.ktls.session.suites import suite_name
+from umktls.ktls.socket.rx import PullResult, Receiver
+from umktls.ktls.socket.states import State
+from umktls.ktls.socket.tx import Transmitter
 from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.message import AuthSys
 from umktls.rpc.record import RecordReader

@@ -15,8 +15,8 @@ from typing import Protocol
 from umktls.kernel.stream import SendQueue, Start, broken, read_some, readable
 from umktls.kernel.turns import Turn
 from umktls.ktls.engines import RECORD_HEADER_LENGTH
-from umktls.ktls.errors import NULL_ON_ONE_SIDE, RecordInClear
-from umktls.ktls.rx import Receiver
+from umktls.ktls.session.errors import NULL_ON_ONE_SIDE, RecordInClear
+from umktls.ktls.socket.rx import Receiver
 from umktls.rpc.record import RecordReader
 from umktls.rpc.xdr import Buffer
 

@@ -22,7 +22,7 @@ from umktls.kernel.stream import SendQueue, read_some
 from umktls.kernel.turns import Turn
 from umktls.ktls.engines import RECORD_HEADER_LENGTH
 from umktls.ktls.engines.toe import HoldBack, record_size
-from umktls.ktls.rx import Receiver
+from umktls.ktls.socket.rx import Receiver
 
 __all__ = ["Offload", "unread"]
 

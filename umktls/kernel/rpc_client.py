@@ -32,7 +32,7 @@ from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.reachable import SILENT_SECONDS, Reachable
 from umktls.kernel.refusals import refusal_text
 from umktls.kernel.tls import TlsRefused
-from umktls.ktls.errors import NULL_ON_ONE_SIDE
+from umktls.ktls.session.errors import NULL_ON_ONE_SIDE
 from umktls.rpc.client import AuthRejected, CallTable, raise_for_reply
 from umktls.rpc.message import (
     NULL_AUTH,

@@ -31,7 +31,7 @@ from umktls.kernel.events import Trace
 from umktls.kernel.handover import Handover, say_goodbye
 from umktls.kernel.ktls_socket import Failure, KernelSocket
 from umktls.kernel.upcalls import DaemonGone, Request, connect_life
-from umktls.ktls.states import State
+from umktls.ktls.socket.states import State
 from umktls.rpc.message import AuthSys
 from umktls.upcall.states import UpcallAction
 from umktls.upcall.versions import VERSIONS

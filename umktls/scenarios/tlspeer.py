@@ -19,9 +19,9 @@ import trio
 from umktls.certs.kinds import Wallet
 from umktls.errors import PeerError, WorldError
 from umktls.ktls.engines import DEST_SHORTER_BY, Opener, Sealer, get_engine
-from umktls.ktls.schedule import next_traffic_secret
 from umktls.ktls.session import Session
-from umktls.ktls.suites import SUITES, Suite
+from umktls.ktls.session.schedule import next_traffic_secret
+from umktls.ktls.session.suites import SUITES, Suite
 
 __all__ = [
     "ALERT",

@@ -20,10 +20,10 @@ import trio
 
 from umktls.abi import netlink as nl
 from umktls.abi import rpctls
-from umktls.ktls.keyupdate import HANDSHAKE, KeyUpdates
-from umktls.ktls.schedule import next_traffic_secret
 from umktls.ktls.session import Session
-from umktls.ktls.suites import SUITES, TLS_1_3
+from umktls.ktls.session.schedule import next_traffic_secret
+from umktls.ktls.session.suites import SUITES, TLS_1_3
+from umktls.ktls.socket.keyupdate import HANDSHAKE, KeyUpdates
 from umktls.rpc import xdr
 from umktls.rpc.message import NULL_AUTH, AcceptStat, Call, encode_accepted, parse_untrusted
 from umktls.rpc.program import Procedure

@@ -40,8 +40,9 @@ MAX_CHAIN = 16
 class Deposit(Struct):
     """One session.
 
-    `version` is TLS's, such as 0x0304; `suite` the name in `umktls.ktls.suites`. Secrets are empty
-    where keys cannot be renewed (TLS 1.2); the generations say how many KeyUpdates they have seen.
+    `version` is TLS's, such as 0x0304; `suite` the name in `umktls.ktls.session.suites`. Secrets
+    are empty where keys cannot be renewed (TLS 1.2); the generations say how many KeyUpdates they
+    have seen.
     `address` is the peer's, for the log. `chain` is the peer's verified one in DER, its own
     certificate first. `unfinished` is the beginning of a handshake message whose end has not come.
     """

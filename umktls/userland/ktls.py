@@ -37,8 +37,8 @@ from umktls.abi.freebsd import (
 from umktls.abi.personality import Kernel as KernelName
 from umktls.abi.personality import Personality
 from umktls.errors import PeerError, UmktlsError, UnsupportedError
-from umktls.ktls.crypto_info import crypto_info
 from umktls.ktls.session import Direction, Session
+from umktls.ktls.session.crypto_info import crypto_info
 from umktls.upcall.syscalls import GetsockoptArgs, RecvmsgResult, Segment, SetsockoptArgs
 from umktls.userland.failures import Outcome, SystemCallError
 

@@ -24,9 +24,9 @@ from umktls.ktls.engines.engine import Sealer as Sealer
 from umktls.ktls.engines.engine import directions_of as directions_of
 from umktls.ktls.engines.engine import problem_of as problem_of
 from umktls.ktls.engines.engine import route_of as route_of
-from umktls.ktls.framing import MAX_PLAINTEXT as MAX_PLAINTEXT
-from umktls.ktls.framing import RECORD_HEADER_LENGTH as RECORD_HEADER_LENGTH
-from umktls.ktls.framing import Buffer as Buffer
+from umktls.ktls.session.framing import MAX_PLAINTEXT as MAX_PLAINTEXT
+from umktls.ktls.session.framing import RECORD_HEADER_LENGTH as RECORD_HEADER_LENGTH
+from umktls.ktls.session.framing import Buffer as Buffer
 
 ENTRY_POINT_GROUP = "umktls.engines"
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
 
 from umktls.ktls.engines.aria import AriaGcm
-from umktls.ktls.framing import Buffer
+from umktls.ktls.session.framing import Buffer
 
 TAG_LENGTH = 16
 NONCE_LENGTH = 12

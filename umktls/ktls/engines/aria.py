@@ -15,7 +15,7 @@ from functools import cache
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 
-from umktls.ktls.framing import Buffer
+from umktls.ktls.session.framing import Buffer
 
 LIBRARY = "libcrypto.so.3"
 TAG_LENGTH = 16

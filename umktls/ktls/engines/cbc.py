@@ -23,16 +23,16 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from umktls.ktls.engines.cutting import SEQUENCE_END, cut, following, record_lengths, take_sequence
 from umktls.ktls.engines.tls12 import associated_data, record_header
-from umktls.ktls.errors import BadRecord, RecordSize
-from umktls.ktls.framing import (
+from umktls.ktls.session import Session
+from umktls.ktls.session.errors import BadRecord, RecordSize
+from umktls.ktls.session.framing import (
     MAX_PLAINTEXT,
     RECORD_HEADER_LENGTH,
     Buffer,
     framing_of,
     least_length,
 )
-from umktls.ktls.session import Session
-from umktls.ktls.suites import CBC_BLOCK, TLS_1_0
+from umktls.ktls.session.suites import CBC_BLOCK, TLS_1_0
 
 
 class CbcSealer:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from umktls.ktls.errors import BadRecord, KeyExhausted
-from umktls.ktls.framing import Buffer
+from umktls.ktls.session.errors import BadRecord, KeyExhausted
+from umktls.ktls.session.framing import Buffer
 
 SEQUENCE_END = 2**64
 LAST_NUMBER = SEQUENCE_END - 1

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
-from umktls.ktls.framing import MAX_PLAINTEXT, Buffer
 from umktls.ktls.session import Direction, Session
+from umktls.ktls.session.framing import MAX_PLAINTEXT, Buffer
 
 DEST_SHORTER_BY = 21  # a record is at least this much longer than what opening it may write
 

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 from umktls.abi.freebsd import TCP_TLS_MODE_SW
 from umktls.errors import CallerError, UnsupportedError
-from umktls.ktls.crypto_info import crypto_info
 from umktls.ktls.engines.engine import Opener, Route, Sealer
-from umktls.ktls.framing import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Buffer
 from umktls.ktls.session import Direction, Session
+from umktls.ktls.session.crypto_info import crypto_info
+from umktls.ktls.session.framing import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Buffer
 
 __all__ = ["WRAPPING", "Content", "LinuxEngine", "PassOpener", "PassSealer", "wrap"]
 

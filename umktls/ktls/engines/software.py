@@ -13,7 +13,7 @@ from umktls.ktls.engines.engine import Opener, Sealer
 from umktls.ktls.engines.tls12 import Tls12Opener, Tls12Sealer
 from umktls.ktls.engines.tls13 import Tls13Opener, Tls13Sealer
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.suites import TLS_1_0, TLS_1_3
+from umktls.ktls.session.suites import TLS_1_0, TLS_1_3
 
 _why_not = cache(why_not)
 

@@ -19,10 +19,11 @@ from cryptography.exceptions import InvalidTag
 
 from umktls.ktls.engines.aeads import NONCE_LENGTH, TAG_LENGTH, Aead
 from umktls.ktls.engines.cutting import SEQUENCE_END, cut, following, record_lengths, take_sequence
-from umktls.ktls.errors import BadRecord, RecordSize
-from umktls.ktls.framing import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Buffer, framing_of
-from umktls.ktls.session import NONCES, Session
-from umktls.ktls.suites import EXPLICIT_NONCE, TLS_1_2
+from umktls.ktls.session import Session
+from umktls.ktls.session.errors import BadRecord, RecordSize
+from umktls.ktls.session.framing import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Buffer, framing_of
+from umktls.ktls.session.session import NONCES
+from umktls.ktls.session.suites import EXPLICIT_NONCE, TLS_1_2
 
 _HEADER = Struct(">BHH")  # type, version, length
 _HEADER_AND_NONCE = Struct(">BHHQ")

@@ -29,9 +29,15 @@ from umktls.ktls.engines.cutting import (
     record_lengths,
     take_sequence,
 )
-from umktls.ktls.errors import BadRecord, RecordMisfit, RecordSize
-from umktls.ktls.framing import MAX_PLAINTEXT, OUTER_TYPE, RECORD_HEADER_LENGTH, Buffer, framing_of
 from umktls.ktls.session import Session
+from umktls.ktls.session.errors import BadRecord, RecordMisfit, RecordSize
+from umktls.ktls.session.framing import (
+    MAX_PLAINTEXT,
+    OUTER_TYPE,
+    RECORD_HEADER_LENGTH,
+    Buffer,
+    framing_of,
+)
 
 TRAILER_LENGTH = 1 + TAG_LENGTH
 OVERHEAD = RECORD_HEADER_LENGTH + TRAILER_LENGTH

@@ -24,9 +24,9 @@ from __future__ import annotations
 from umktls.abi.freebsd import TCP_TLS_MODE_TOE
 from umktls.ktls.engines.engine import Route
 from umktls.ktls.engines.software import SoftwareEngine
-from umktls.ktls.framing import RECORD_HEADER_LENGTH
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.suites import SUITES, TLS_1_3
+from umktls.ktls.session.framing import RECORD_HEADER_LENGTH
+from umktls.ktls.session.suites import SUITES, TLS_1_3
 
 __all__ = ["HoldBack", "ToeEngine", "record_size"]
 

@@ -12,9 +12,9 @@ import struct
 
 from umktls.abi import freebsd, linux
 from umktls.errors import CallerError
-from umktls.ktls.option import Copyin, Getter, Option, Setter
-from umktls.ktls.rxbuffer import MAX_SIZE
-from umktls.ktls.state import KtlsSocketState
+from umktls.ktls.options.option import Copyin, Getter, Option, Setter
+from umktls.ktls.socket.rxbuffer import MAX_SIZE
+from umktls.ktls.socket.state import KtlsSocketState
 
 _INT = struct.Struct("<i")
 FREEBSD_SNDBUF_MAX = 1_864_135  # sb_max_adj for a kern.ipc.maxsockbuf of 2 MiB

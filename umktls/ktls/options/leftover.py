@@ -22,11 +22,11 @@ from umktls.abi.personality import SEQUENCE_END
 from umktls.abi.rpctls import SOL_UMKTLS, UMKTLS_LEFTOVER
 from umktls.errors import CallerError, WorldError
 from umktls.ktls.engines import RECORD_HEADER_LENGTH
-from umktls.ktls.errors import RecordError
-from umktls.ktls.option import Copyin, Option
-from umktls.ktls.rx import Receiver
-from umktls.ktls.state import KtlsSocketState
-from umktls.ktls.states import State
+from umktls.ktls.options.option import Copyin, Option
+from umktls.ktls.session.errors import RecordError
+from umktls.ktls.socket.rx import Receiver
+from umktls.ktls.socket.state import KtlsSocketState
+from umktls.ktls.socket.states import State
 
 
 def _set_leftover(state: KtlsSocketState, value: bytes, copyin: Copyin) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from umktls.errors import CallerError
-from umktls.ktls.schedule import traffic_key_iv
-from umktls.ktls.suites import TLS_1_3, Suite
+from umktls.ktls.session.schedule import traffic_key_iv
+from umktls.ktls.session.suites import TLS_1_3, Suite
 
 Direction = Literal["tx", "rx"]
 
@@ -28,8 +28,8 @@ class Session:
     `version` is the number on the wire of the handshake, such as 0x0304. `iv` is the implicit part
     of the nonce; `nonce` is the explicit one of the next record that is sent, where records have
     one and somebody has chosen it (it counts up with the sequence number). `mac_key` is for CBC.
-    `framing` says whose judgement of record headers is asked for (umktls.ktls.framing). `wraps`:
-    behind 2^64 - 1 the sequence numbers begin anew. Keys and IV never show in a repr.
+    `framing` says whose judgement of record headers is asked for (framing.py). `wraps`: behind
+    2^64 - 1 the sequence numbers begin anew. Keys and IV never show in a repr.
 
     Whoever keeps a session for long keeps it as `kept` makes it, and calls `wipe` at the end. What
     Python cannot overwrite is what it has as bytes on the way (arguments of system calls, what a

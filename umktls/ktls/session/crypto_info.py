@@ -6,7 +6,7 @@ import secrets
 
 from umktls.abi.linux import CRYPTO_INFO_LAYOUTS, CryptoInfo
 from umktls.errors import UnsupportedError
-from umktls.ktls.session import Session
+from umktls.ktls.session.session import Session
 
 __all__ = ["crypto_info"]
 

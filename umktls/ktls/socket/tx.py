@@ -15,12 +15,12 @@ from collections.abc import Callable, Sequence
 
 from umktls.abi.personality import SEQUENCE_END
 from umktls.errors import UmktlsError, WorldError
-from umktls.ktls.counters import Tally
 from umktls.ktls.engines import MAX_PLAINTEXT, Buffer, Sealer
-from umktls.ktls.errors import KeyExhausted, SealFailed
-from umktls.ktls.keyupdate import HANDSHAKE, KeyUpdates
-from umktls.ktls.states import TX_TRANSITIONS, Event, State, step
-from umktls.ktls.suites import Suite
+from umktls.ktls.session.counters import Tally
+from umktls.ktls.session.errors import KeyExhausted, SealFailed
+from umktls.ktls.session.suites import Suite
+from umktls.ktls.socket.keyupdate import HANDSHAKE, KeyUpdates
+from umktls.ktls.socket.states import TX_TRANSITIONS, Event, State, step
 
 APPLICATION_DATA = 23
 NEVER = 2 * SEQUENCE_END

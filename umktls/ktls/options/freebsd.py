@@ -22,7 +22,7 @@ from umktls.abi.freebsd import (
     TlsEnable,
 )
 from umktls.errors import CallerError, UnsupportedError
-from umktls.ktls.checks import (
+from umktls.ktls.options.checks import (
     KEYS_CHECKS,
     KNOB_CHECKS,
     LAST_CHECKS,
@@ -31,11 +31,11 @@ from umktls.ktls.checks import (
     refuse_dropped,
     run_checks,
 )
-from umktls.ktls.framing import MAX_PLAINTEXT
-from umktls.ktls.option import Copyin, Getter, Option, Setter
+from umktls.ktls.options.option import Copyin, Getter, Option, Setter
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.state import KtlsSocketState
-from umktls.ktls.suites import suite_for
+from umktls.ktls.session.framing import MAX_PLAINTEXT
+from umktls.ktls.session.suites import suite_for
+from umktls.ktls.socket.state import KtlsSocketState
 
 _INT = struct.Struct("<i")
 

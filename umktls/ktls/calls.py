@@ -5,8 +5,8 @@ Theory of operation
 The kernel owns one KtlsSocket per TCP connection. It moves bytes between TCP and the two halves,
 `tx` and `rx`; a daemon that has taken the socket reaches the same halves by system calls, which
 come here. What differs between kernels is in the personality, and where it is more than a value, in
-the modules that this one looks up: socket options (options.py), sending.py, receiving.py. Those
-know the state alone (state.py). Nothing changes before all checks of a call have passed.
+the modules that this one looks up: socket options (options/), sending.py, receiving.py. Those know
+the state alone (socket/state.py). Nothing changes before all checks of a call have passed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from collections.abc import Iterable
 
 from umktls.abi import linux
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
-from umktls.ktls.counters import Counters, Sysctls
 from umktls.ktls.engines import Buffer, Engine
-from umktls.ktls.option import Copyin, no_such_option
-from umktls.ktls.options import options_of
-from umktls.ktls.receiving import READABLE, RECEIVERS, Call, Received
-from umktls.ktls.sending import SENDERS, Message, Sent, close_record
-from umktls.ktls.state import KtlsSocketState
+from umktls.ktls.options.option import Copyin, no_such_option
+from umktls.ktls.options.table import options_of
+from umktls.ktls.session.counters import Counters, Sysctls
+from umktls.ktls.socket.receiving import READABLE, RECEIVERS, Call, Received
+from umktls.ktls.socket.sending import SENDERS, Message, Sent, close_record
+from umktls.ktls.socket.state import KtlsSocketState
 
 
 class KtlsSocket(KtlsSocketState):

@@ -1,7 +1,7 @@
 """What a KTLS socket is: two halves with their keys, and what is known of the connection below.
 
-Socket options, sendmsg and recvmsg work on this (options.py, sending.py, receiving.py); the socket
-that has these calls is put together above them (socket.py). What differs between kernels is in the
+Socket options, sendmsg and recvmsg work on this (options/, sending.py, receiving.py); the socket
+that has these calls is put together above them (calls.py). What differs between kernels is in the
 personality.
 
 An engine makes and opens the records. A sending socket can be given more engines than one, for the
@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from umktls.abi.freebsd import TCP_TLS_MODE_IFNET, TCP_TLS_MODE_NONE, TCP_TLS_MODE_SW
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.errors import UmktlsError, UnsupportedError, WorldError
-from umktls.ktls.counters import Counters, Sysctls
 from umktls.ktls.engines import Buffer, Engine
-from umktls.ktls.errors import SealFailed
-from umktls.ktls.framing import framing_of
-from umktls.ktls.rx import Receiver
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.suites import TLS_1_2, TLS_1_3
-from umktls.ktls.tx import Transmitter
+from umktls.ktls.session.counters import Counters, Sysctls
+from umktls.ktls.session.errors import SealFailed
+from umktls.ktls.session.framing import framing_of
+from umktls.ktls.session.suites import TLS_1_2, TLS_1_3
+from umktls.ktls.socket.rx import Receiver
+from umktls.ktls.socket.tx import Transmitter
 
 SEND_HIGH_WATER = 2 * 1024 * 1024
 
@@ -54,7 +54,7 @@ class Conditions:
 
 
 class KtlsSocketState:
-    """The two halves, and what becomes of them. `umktls.ktls.socket.KtlsSocket` adds the calls.
+    """The two halves, and what becomes of them. `umktls.ktls.calls.KtlsSocket` adds the calls.
 
     Attributes:
         tx, rx: the halves.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from umktls.errors import UnsupportedError
-from umktls.ktls.state import KtlsSocketState
+from umktls.ktls.socket.state import KtlsSocketState
 
 Copyin = Callable[[int, int], bytes]
 """(address, length) -> the caller's memory. Raises an UmktlsError with EFAULT."""

@@ -22,10 +22,10 @@ from umktls.abi.cmsg import DATA_OFFSET, cmsg_len
 from umktls.abi.freebsd import TLS_RLTYPE_ALERT, TlsGetRecord, cmsg_space
 from umktls.abi.messages import MessageAbi
 from umktls.errors import CallerError, UmktlsError
-from umktls.ktls.errors import WouldBlock
-from umktls.ktls.rx import APPLICATION_DATA, Receiver, Record
-from umktls.ktls.state import KtlsSocketState
-from umktls.ktls.states import State
+from umktls.ktls.session.errors import WouldBlock
+from umktls.ktls.socket.rx import APPLICATION_DATA, Receiver, Record
+from umktls.ktls.socket.state import KtlsSocketState
+from umktls.ktls.socket.states import State
 
 Received = tuple[bytes, bytes, int]
 """Data, control messages, flags."""

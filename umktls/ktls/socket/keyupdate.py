@@ -8,7 +8,7 @@ header, and nothing of them is kept. Linux looks at the first byte of each recor
 
 from __future__ import annotations
 
-from umktls.ktls.framing import Buffer
+from umktls.ktls.session.framing import Buffer
 
 __all__ = ["HANDSHAKE", "KeyUpdates"]
 

@@ -28,11 +28,11 @@ from dataclasses import dataclass, field
 from umktls.abi.cmsg import DATA_OFFSET
 from umktls.errors import CallerError, UnsupportedError, WorldError
 from umktls.ktls.engines import Buffer
-from umktls.ktls.errors import KeyExhausted, SealFailed, WouldBlock
-from umktls.ktls.state import KtlsSocketState
-from umktls.ktls.states import State
-from umktls.ktls.suites import TLS_1_0
-from umktls.ktls.tx import APPLICATION_DATA
+from umktls.ktls.session.errors import KeyExhausted, SealFailed, WouldBlock
+from umktls.ktls.session.suites import TLS_1_0
+from umktls.ktls.socket.state import KtlsSocketState
+from umktls.ktls.socket.states import State
+from umktls.ktls.socket.tx import APPLICATION_DATA
 
 SEND_LOW_WATER = 2048  # FreeBSD's so_snd.sb_lowat
 

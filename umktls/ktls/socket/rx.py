@@ -43,17 +43,17 @@ from collections.abc import Callable
 
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.errors import CallerError, UmktlsError
-from umktls.ktls.counters import Counters, Tally
 from umktls.ktls.engines import DEST_SHORTER_BY, RECORD_HEADER_LENGTH, Buffer, Opener
-from umktls.ktls.errors import KeyExpired, RecordError, RecordInterleaved, RecordTruncated
-from umktls.ktls.keyupdate import HANDSHAKE, KeyUpdates
-from umktls.ktls.received import APPLICATION_DATA as APPLICATION_DATA
-from umktls.ktls.received import PullResult as PullResult
-from umktls.ktls.received import Record as Record
-from umktls.ktls.received import Sink as Sink
-from umktls.ktls.rxbuffer import INITIAL_SIZE, MAX_SIZE, ReceiveBuffer
-from umktls.ktls.states import RX_TRANSITIONS, Event, State, step
-from umktls.ktls.suites import Suite
+from umktls.ktls.session.counters import Counters, Tally
+from umktls.ktls.session.errors import KeyExpired, RecordError, RecordInterleaved, RecordTruncated
+from umktls.ktls.session.suites import Suite
+from umktls.ktls.socket.keyupdate import HANDSHAKE, KeyUpdates
+from umktls.ktls.socket.received import APPLICATION_DATA as APPLICATION_DATA
+from umktls.ktls.socket.received import PullResult as PullResult
+from umktls.ktls.socket.received import Record as Record
+from umktls.ktls.socket.received import Sink as Sink
+from umktls.ktls.socket.rxbuffer import INITIAL_SIZE, MAX_SIZE, ReceiveBuffer
+from umktls.ktls.socket.states import RX_TRANSITIONS, Event, State, step
 
 SEQUENCE_END = 2**64
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from umktls.abi.alerts import TlsAlert
-from umktls.ktls.errors import (
+from umktls.ktls.session.errors import (
     NULL_ON_ONE_SIDE,
     RecordError,
     RecordMisfit,
@@ -22,8 +22,8 @@ from umktls.ktls.errors import (
     RecordTooShort,
     RecordVersion,
 )
-from umktls.ktls.session import Session
-from umktls.ktls.suites import CBC_BLOCK, TLS_1_3
+from umktls.ktls.session.session import Session
+from umktls.ktls.session.suites import CBC_BLOCK, TLS_1_3
 
 Buffer = bytes | bytearray | memoryview
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 
-from umktls.ktls.suites import Suite
+from umktls.ktls.session.suites import Suite
 
 
 def hkdf_extract(hash_name: str, salt: bytes, key_material: bytes) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import Protocol
 
-from umktls.ktls.framing import Buffer
+from umktls.ktls.session.framing import Buffer
 
 APPLICATION_DATA = 23
 

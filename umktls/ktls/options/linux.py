@@ -13,11 +13,11 @@ import struct
 from umktls.abi import linux
 from umktls.abi.linux import CRYPTO_INFO_HEADER_SIZE, CRYPTO_INFO_LAYOUTS, CryptoInfo
 from umktls.errors import CallerError, UmktlsError, UnsupportedError
-from umktls.ktls.option import Copyin, Getter, Option, Setter, no_such_option
+from umktls.ktls.options.option import Copyin, Getter, Option, Setter, no_such_option
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.state import KtlsSocketState
-from umktls.ktls.states import State
-from umktls.ktls.suites import TLS_1_3, suite_of_cipher_type
+from umktls.ktls.session.suites import TLS_1_3, suite_of_cipher_type
+from umktls.ktls.socket.state import KtlsSocketState
+from umktls.ktls.socket.states import State
 
 _INT = struct.Struct("<I")
 _SHORT = struct.Struct("<H")

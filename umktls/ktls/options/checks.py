@@ -33,9 +33,9 @@ from umktls.abi.freebsd import (
 )
 from umktls.abi.personality import KeyRules
 from umktls.errors import CallerError, UmktlsError, UnsupportedError, WorldError
-from umktls.ktls.counters import Sysctls as Sysctls
 from umktls.ktls.session import Direction, Session
-from umktls.ktls.suites import TLS_1_3
+from umktls.ktls.session.counters import Sysctls as Sysctls
+from umktls.ktls.session.suites import TLS_1_3
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from umktls.abi.freebsd import (
     TLS_MAX_MSG_SIZE_V10_2,
 )
 from umktls.abi.linux import TLS_STAT_NAMES
-from umktls.ktls.session import Direction, Session
-from umktls.ktls.suites import TLS_1_0, TLS_1_3, Suite
+from umktls.ktls.session.session import Direction, Session
+from umktls.ktls.session.suites import TLS_1_0, TLS_1_3, Suite
 
 FAMILIES = {"AES-CBC": "cbc", "AES-GCM": "gcm", "CHACHA20-POLY1305": "chacha20"}
 DEVICE_MODES = (TCP_TLS_MODE_IFNET, TCP_TLS_MODE_TOE)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from functools import cache
 
-from umktls.ktls.freebsd_options import FREEBSD_OPTIONS
-from umktls.ktls.leftover import OWN_OPTIONS
-from umktls.ktls.linux_options import LINUX_OPTIONS
-from umktls.ktls.option import Option
-from umktls.ktls.socket_options import FREEBSD_SOCKET_OPTIONS, LINUX_SOCKET_OPTIONS
+from umktls.ktls.options.freebsd import FREEBSD_OPTIONS
+from umktls.ktls.options.leftover import OWN_OPTIONS
+from umktls.ktls.options.linux import LINUX_OPTIONS
+from umktls.ktls.options.option import Option
+from umktls.ktls.options.sockets import FREEBSD_SOCKET_OPTIONS, LINUX_SOCKET_OPTIONS
 
 
 @cache
