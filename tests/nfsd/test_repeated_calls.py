@@ -121,6 +121,23 @@ def test_an_export_for_others_since_a_reload(client: Client, open_directory: Pat
     assert repeat(client, ANN, 7, "CREATE", where, GUARDED).status is nfsstat3.NFS3ERR_ACCES
 
 
+def test_a_new_certificate_of_a_client(client: Client, open_directory: Path) -> None:
+    """It is the same client, as long as the export is for the new one too."""
+    assert ANN.certificate is not None
+    known = replace(ANN.certificate, subject=b"CN=ann", authorities=(bytes(32),))
+    before = replace(ANN, certificate=known)
+    after = replace(ANN, certificate=replace(known, fingerprint=b"2" * 32, serial=b"2"))
+    where = diropargs3(client.as_user(client.credential, before).mount(b"/open"), b"f")
+    made = repeat(client, before, 7, "CREATE", where, GUARDED)
+    assert made.status is nfsstat3.NFS3_OK
+    assert repeat(client, after, 7, "CREATE", where, GUARDED) == made
+    sealed, opened = client.server.exports
+    old = Rules(fingerprints=frozenset({known.fingerprint}))
+    client.server.replace_exports([sealed, replace(opened, rules=old)])
+    assert repeat(client, before, 7, "CREATE", where, GUARDED) == made
+    assert repeat(client, after, 7, "CREATE", where, GUARDED).status is nfsstat3.NFS3ERR_ACCES
+
+
 def test_an_export_that_has_gone(client: Client, root: Path) -> None:
     where = diropargs3(client.mount(b"/open"), b"f")
     assert repeat(client, TLS, 7, "CREATE", where, GUARDED).status is nfsstat3.NFS3_OK

@@ -294,6 +294,19 @@ def certificate_of(name: bytes) -> PeerCertificate:
 CLEAR = FakePeer(tls=False, verified=False)
 TLS = FakePeer(verified=False)
 ANN = FakePeer(certificate=certificate_of(b"a"))
+# What the very same CA says, of the same holder or of another one.
+CAS = (b"i" * 32, b"r" * 32)
+NAMED = PeerCertificate(b"n" * 32, b"CN=ann", b"CN=CA", b"1", (b"DNS:ann",), CAS)
+RENEWED = replace(NAMED, fingerprint=b"m" * 32, serial=b"2")
+OTHERS = [
+    replace(RENEWED, subject=b"CN=bob"),
+    replace(RENEWED, names=(b"DNS:bob",)),
+    replace(RENEWED, names=()),
+    replace(RENEWED, authorities=(b"I" * 32, b"r" * 32)),  # another CA of the same name
+    replace(RENEWED, authorities=CAS[:1]),
+    replace(RENEWED, authorities=()),
+    replace(RENEWED, subject=b"", fingerprint=b"s" * 32),
+]
 # Who may not be told, on one host, what another one of them has asked.
 ASKERS = [
     CLEAR,
@@ -305,6 +318,8 @@ ASKERS = [
     replace(ANN, certificate=certificate_of(b"b")),
     replace(ANN, user=CREDENTIAL),
     replace(ANN, user=AuthSys(1, b"host", 1001, 100, ())),
+    replace(ANN, certificate=NAMED),
+    *(replace(ANN, certificate=certificate) for certificate in OTHERS),
 ]
 
 
@@ -320,6 +335,19 @@ def test_nobody_else_is_told_what_one_has_asked() -> None:
         address = ("192.0.2.1", peer.address[1] + 1)
         assert answer(dispatcher, message(ADD, 1), replace(peer, address=address)) == reply
     assert counter.value == len(ASKERS)
+
+
+def test_who_has_a_new_certificate_is_known_again() -> None:
+    """A call whose reply was lost is not executed twice because of that."""
+    counter = Counter()
+    dispatcher = Dispatcher([counter.service(cache=True)])
+    before = replace(ANN, certificate=NAMED)
+    reply = answer(dispatcher, message(ADD, 1), before)
+    assert answer(dispatcher, message(ADD, 1), replace(ANN, certificate=RENEWED)) == reply
+    assert counter.value == 1
+    other_user = replace(ANN, certificate=RENEWED, user=CREDENTIAL)
+    answer(dispatcher, message(ADD, 1), other_user)
+    assert counter.value == 2
 
 
 def test_behind_a_certificate_the_port_says_nothing() -> None:

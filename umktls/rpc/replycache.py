@@ -24,19 +24,45 @@ import zlib
 from collections import OrderedDict
 from typing import Protocol
 
+from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.message import AuthSys, Call
 from umktls.rpc.xdr import Buffer
 
-__all__ = ["Asker", "CallKey", "Replies", "ReplyCache", "Running", "call_key"]
+__all__ = ["Asker", "CallKey", "Replies", "ReplyCache", "Running", "call_key", "holder"]
 
 # Who may be answered, the same for two connections of one client with the same security: in clear
-# or in TLS, from a reserved port or not; behind a verified certificate its fingerprint (None: not
-# known) and its user, and the port says nothing more.
-Asker = tuple[str, bool] | tuple[str, bytes | None, AuthSys | None]
+# or in TLS, from a reserved port or not; behind a verified certificate its `Holder` and its user,
+# and the port says nothing more.
+Asker = tuple[str, bool] | tuple[str, "Holder | None", AuthSys | None]
+# Whose a certificate is (see `holder`); None: not known.
+Holder = bytes | tuple[tuple[bytes, ...], bytes, bytes, tuple[bytes, ...]]
 CallKey = tuple[object, Asker, int, int, int, int, int, int]
 
 # Of the arguments of a WRITE it is the file and the offset that count, not all of the data.
 CHECKED_BYTES = 1024
+
+
+def holder(certificate: PeerCertificate) -> Holder:
+    """Whose a verified certificate is, the same when it has been renewed: a client may get another
+    one between the loss of a connection and the next, and has to be known again.
+
+    A CA gives a subject that is not empty to one holder only, who may have several certificates by
+    it (RFC 5280 section 4.1.2.6). A name says little without who gave it, and two CAs may have the
+    same name: so it is the subject and its other names, behind these very CAs, by their
+    fingerprints, up to the trusted one. Where the CAs are not known, or the subject is empty or too
+    long to be told (`umktls.rpc.certificate`), it is this certificate and no other. A subject that
+    is given to two all the same lets one ask for what the other was answered, if it knows the very
+    bytes and the transaction id of the call and comes from the same host; what an export gives to
+    certain certificates (`Service.entitled`) goes by the one that is shown now in any case.
+    """
+    if certificate.subject and certificate.authorities:
+        return (
+            certificate.authorities,
+            certificate.issuer,
+            certificate.subject,
+            certificate.names,
+        )
+    return certificate.fingerprint
 
 
 def call_key(call: Call, address: object, asker: Asker) -> CallKey:

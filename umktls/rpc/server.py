@@ -33,7 +33,15 @@ from umktls.rpc.message import (
     encode_denied,
 )
 from umktls.rpc.program import Procedure, Program
-from umktls.rpc.replycache import Asker, CallKey, Replies, ReplyCache, Running, call_key
+from umktls.rpc.replycache import (
+    Asker,
+    CallKey,
+    Replies,
+    ReplyCache,
+    Running,
+    call_key,
+    holder,
+)
 from umktls.rpc.xdr import Buffer, XdrError
 
 __all__ = [
@@ -317,7 +325,7 @@ def asker(peer: Peer) -> Asker:
     if not peer.verified:
         return ("tls" if peer.tls else "clear", peer.reserved_port)
     certificate = peer.certificate
-    return ("mtls", None if certificate is None else certificate.fingerprint, peer.user)
+    return ("mtls", None if certificate is None else holder(certificate), peer.user)
 
 
 def _failed(call: Call, status: AcceptStat, low: int = 0, high: int = 0) -> list[Buffer]:
