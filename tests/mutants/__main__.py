@@ -114,12 +114,18 @@ def played(mutants: list[Mutant], reach: Reach, copies: list[Copy]) -> None:
 
 def work(copy: Copy, mutants: list[Mutant], reach: Reach) -> None:
     for mutant in mutants:
-        tests = reach.quickest(mutant.path, mutant.lines)
-        verdict = play(copy, mutant, tests, sum(reach.seconds[test] for test in tests))
+        verdict = verdict_of(mutant, reach, copy)
         with (KEPT / "results").open("a") as file:
             print(json.dumps([mutant.name, verdict]), file=file)
         if verdict != CAUGHT:
             print(f"{verdict}: {mutant.path}:{mutant.line} {mutant.name}", flush=True)
+
+
+def verdict_of(mutant: Mutant, reach: Reach, copy: Copy) -> str:
+    reached = reach.of(mutant.path, mutant.lines)
+    tests = reach.quickest(reached or reach.near(mutant.path))
+    verdict = play(copy, mutant, tests, sum(reach.seconds[test] for test in tests))
+    return UNREACHED if verdict == LIVED and not reached else verdict
 
 
 def results() -> Iterator[tuple[str, str]]:

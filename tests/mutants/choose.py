@@ -41,7 +41,8 @@ MANY = 1000
 class Mutant:
     """`text` in the place of the source's characters from `start` to `end`, in `line` (from 1).
 
-    `lines` are those that a test must reach to notice. `function` is the qualified name of what it
+    `lines` are those that a test must reach to notice; none where it is enough to import the file.
+    `function` is the qualified name of what it
     is in, the constant's for a constant."""
 
     path: str
@@ -109,17 +110,25 @@ class _Finder:
                     yield self._mutant(value, f"({{}}) * {MANY}", "limit", name, used)
 
     def _lines_that_use(self, name: str) -> Iterator[int]:
-        for node in ast.walk(self._tree):
-            if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load):
-                yield node.lineno
+        for function in ast.walk(self._tree):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                for node in ast.walk(function):
+                    if isinstance(node, ast.Name) and node.id == name:
+                        yield node.lineno
 
     def _mutant(
-        self, place: ast.AST, text: str, kind: str, function: str, lines: tuple[int, ...] = ()
+        self,
+        place: ast.AST,
+        text: str,
+        kind: str,
+        function: str,
+        lines: tuple[int, ...] | None = None,
     ) -> Mutant:
         start, end = self._span(place)
         before = self._source[start:end]
         line = getattr(place, "lineno", 1)
-        lines = lines or tuple(range(line, line + 1 + before.count("\n")))
+        if lines is None:
+            lines = tuple(range(line, line + 1 + before.count("\n")))
         text = text.replace("{}", before)
         return Mutant(self._path, line, lines, start, end, text, kind, function, before)
 

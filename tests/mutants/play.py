@@ -77,9 +77,9 @@ def play(copy: Copy, mutant: Mutant, tests: list[str], seconds: float) -> str:
     """Whether `tests`, which take so many `seconds`, notice the damage.
 
     Only a test that passes without the damage can have noticed it; another one is left out."""
-    if not tests:
-        return UNREACHED
     left = list(tests)
+    if not left:
+        return UNREACHED
     while left:
         with copy.damaged(mutant):
             failed = first_to_fail(copy.top, left, seconds)

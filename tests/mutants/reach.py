@@ -27,7 +27,7 @@ __all__ = ["Reach", "measure"]
 
 CONTEXT = "UMKTLS_MUTANTS_TEST"
 NOTES = "UMKTLS_MUTANTS_NOTES"
-MOST_TESTS = 40
+MOST_TESTS = 60
 MOST_SECONDS = 25.0
 # Processes start measuring by COVERAGE_PROCESS_START, not by `patch = subprocess`: that would hand
 # the context down that the first of them had.
@@ -112,14 +112,25 @@ class Reach:
     tests: dict[str, dict[int, list[str]]]
     seconds: dict[str, float]
 
-    def quickest(self, path: str, lines: Iterable[int]) -> list[str]:
-        """The quickest of the tests that reach any of the lines: MOST_TESTS, and what MOST_SECONDS
-        are enough for, at least one. What they do not see, the others hardly will."""
+    def of(self, path: str, lines: Iterable[int]) -> set[str]:
+        """The tests that reach any of the lines."""
         known = self.tests.get(path, {})
-        found = {test for line in lines for test in known.get(line, ())}
+        return {test for line in lines for test in known.get(line, ())}
+
+    def near(self, path: str) -> set[str]:
+        """Tests that may notice although they reach no line: those that reach others of the file,
+        and those in the folder that is for the file's."""
+        folder = f"tests/{Path(path).parent.name}/"
+        return self.of(path, self.tests.get(path, ())) | {
+            test for test in self.seconds if test.startswith(folder)
+        }
+
+    def quickest(self, tests: Iterable[str]) -> list[str]:
+        """MOST_TESTS of them, and what MOST_SECONDS are enough for, at least one. What they do not
+        see, the others hardly will."""
         chosen: list[str] = []
         total = 0.0
-        for test in sorted(found, key=lambda test: (self.seconds.get(test, 0.0), test)):
+        for test in sorted(tests, key=lambda test: (self.seconds.get(test, 0.0), test)):
             total += self.seconds.get(test, 0.0)
             if chosen and (total > MOST_SECONDS or len(chosen) == MOST_TESTS):
                 break
@@ -194,7 +205,7 @@ def _read(copy: Path, directory: Path) -> dict[str, Any]:
                 line: sorted(_tests_of(contexts, users) - failed)
                 for line, contexts in data.contexts_by_lineno(name).items()
             }
-    return {"tests": tests, "seconds": seconds}
+    return {"tests": tests, "seconds": {k: v for k, v in seconds.items() if k not in failed}}
 
 
 def _tests_of(contexts: Iterable[str], users: Mapping[str, set[str]]) -> set[str]:

@@ -93,7 +93,7 @@ def test_which_tests_reach_a_line(reach: Reach) -> None:
     """Also from another folder, in forked processes, and in those that several tests share; no test
     that fails by itself."""
     found = {
-        text: [test.partition("::")[2] for test in reach.quickest("umktls/thing.py", [line(text)])]
+        text: [test.partition("::")[2] for test in reach.of("umktls/thing.py", [line(text)])]
         for text in ("return 1", "return os.wait()[1]", "return 3", "return 4")
     }
     assert {text: sorted(tests) for text, tests in found.items()} == {
@@ -106,7 +106,14 @@ def test_which_tests_reach_a_line(reach: Reach) -> None:
 
 def test_the_quickest_come_first() -> None:
     seconds = {"slow": 9.0, "quick": 1.0, "slower": 20.0}
-    reach = Reach({"x.py": {1: ["slow", "slower"], 2: ["quick"]}}, seconds)
-    assert reach.quickest("x.py", [1, 2]) == ["quick", "slow"]
-    assert reach.quickest("x.py", [1, 3]) == ["slow"]
-    assert reach.quickest("x.py", [3]) == []
+    reach = Reach({}, seconds)
+    assert reach.quickest(seconds) == ["quick", "slow"]
+    assert reach.quickest(["slower", "slow"]) == ["slow"]
+    assert reach.quickest([]) == []
+
+
+def test_who_may_notice_what_no_test_reaches() -> None:
+    """A bound that is used when the file is imported, for instance."""
+    tests = ["tests/rpc/test_x.py::test_x", "tests/kernel/test_x.py::test_x", "t.py::test_other"]
+    reach = Reach({"umktls/rpc/x.py": {7: tests[2:]}}, dict.fromkeys(tests, 1.0))
+    assert reach.near("umktls/rpc/x.py") == {tests[0], tests[2]}
