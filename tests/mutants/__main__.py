@@ -9,6 +9,7 @@ lives that `accepted.toml` does not know.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import json
 import multiprocessing
@@ -113,6 +114,8 @@ def played(mutants: list[Mutant], reach: Reach, copies: list[Copy]) -> None:
 
 
 def work(copy: Copy, mutants: list[Mutant], reach: Reach) -> None:
+    copy.compile()
+    gc.freeze()  # the processes that are forked need not look through the map of the tests
     for mutant in mutants:
         verdict = verdict_of(mutant, reach, copy)
         with (KEPT / "results").open("a") as file:

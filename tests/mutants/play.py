@@ -59,12 +59,20 @@ class Copy:
     def damaged(self, mutant: Mutant) -> Iterator[None]:
         """The damage is in the file inside the block."""
         path = self.top / mutant.path
-        whole = path.read_text()
+        whole, times = path.read_text(), path.stat()
         path.write_text(mutant.applied(whole))
         try:
             yield
         finally:
             path.write_text(whole)
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as what is compiled has it
+
+    def compile(self) -> None:
+        """Have all files of Python compiled, the tests by pytest, so that a run need not do it."""
+        collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests"]
+        environment = {**os.environ, "PYTHONPATH": str(self.top)}
+        silent = subprocess.DEVNULL
+        subprocess.run(collect, cwd=self.top, env=environment, stdout=silent, check=True)
 
     def sound(self, tests: tuple[str, ...], seconds: float) -> bool:
         """Whether `tests` pass without any damage. They are run once only."""
@@ -85,7 +93,7 @@ def play(copy: Copy, mutant: Mutant, tests: list[str], seconds: float) -> str:
             failed = first_to_fail(copy.top, left, seconds)
         if failed is None:
             return LIVED
-        if copy.sound((failed,) if failed else tuple(left), seconds):
+        if copy.sound((failed or left[0],), seconds):
             return CAUGHT
         if not failed:
             break

@@ -148,8 +148,9 @@ def measure(copy: Path, directory: Path, tests: list[str], workers: int) -> Reac
         _run(copy, directory, tests, workers)
         found = {"state": state, **_read(copy, directory)}
         kept.write_text(json.dumps(found))
+    names = found["names"]
     lines = {
-        path: {int(line): tests for line, tests in known.items()}
+        path: {int(line): [names[number] for number in tests] for line, tests in known.items()}
         for path, known in found["tests"].items()
     }
     return Reach(lines, found["seconds"])
@@ -183,7 +184,8 @@ def _run(copy: Path, directory: Path, tests: list[str], workers: int) -> None:
 
 
 def _read(copy: Path, directory: Path) -> dict[str, Any]:
-    """tests: by file and line, without those that fail; seconds: how long each takes."""
+    """names: of the tests; tests: by file and line, as indices into `names`, without those that
+    fail; seconds: how long each takes."""
     seconds: dict[str, float] = defaultdict(float)
     users: dict[str, set[str]] = defaultdict(set)
     failed = set()
@@ -197,15 +199,20 @@ def _read(copy: Path, directory: Path) -> dict[str, Any]:
             failed.add(name)
     data = __import__("coverage").CoverageData(str(directory / "coverage"))
     data.read()
-    tests: dict[str, dict[int, list[str]]] = {}
+    numbers: dict[str, int] = {}
+    tests: dict[str, dict[int, list[int]]] = {}
     for name in data.measured_files():
         path = Path(name)
         if path.is_relative_to(copy):
             tests[str(path.relative_to(copy))] = {
-                line: sorted(_tests_of(contexts, users) - failed)
+                line: [
+                    numbers.setdefault(test, len(numbers))
+                    for test in sorted(_tests_of(contexts, users) - failed)
+                ]
                 for line, contexts in data.contexts_by_lineno(name).items()
             }
-    return {"tests": tests, "seconds": {k: v for k, v in seconds.items() if k not in failed}}
+    seconds = {test: took for test, took in seconds.items() if test not in failed}
+    return {"names": list(numbers), "tests": tests, "seconds": seconds}
 
 
 def _tests_of(contexts: Iterable[str], users: Mapping[str, set[str]]) -> set[str]:
