@@ -125,10 +125,11 @@ def work(copy: Copy, mutants: list[Mutant], reach: Reach) -> None:
 
 
 def verdict_of(mutant: Mutant, reach: Reach, copy: Copy) -> str:
+    """A place that no test reaches may be noticed all the same, by what a test reads of it."""
     reached = reach.of(mutant.path, mutant.lines)
-    tests = reach.quickest(reached or reach.near(mutant.path))
+    tests = reach.likeliest(mutant.path, reached or reach.near(mutant.path))
     verdict = play(copy, mutant, tests, sum(reach.seconds[test] for test in tests))
-    return UNREACHED if verdict == LIVED and not reached else verdict
+    return UNREACHED if verdict == LIVED and mutant.lines and not reached else verdict
 
 
 def results() -> Iterator[tuple[str, str]]:

@@ -104,12 +104,24 @@ def test_which_tests_reach_a_line(reach: Reach) -> None:
     }
 
 
-def test_the_quickest_come_first() -> None:
-    seconds = {"slow": 9.0, "quick": 1.0, "slower": 20.0}
-    reach = Reach({}, seconds)
-    assert reach.quickest(seconds) == ["quick", "slow"]
-    assert reach.quickest(["slower", "slow"]) == ["slow"]
-    assert reach.quickest([]) == []
+NAMESAKE, NEIGHBOUR, OTHER = (
+    f"tests/{name}::test" for name in ("rpc/test_x.py", "rpc/test_y.py", "z.py")
+)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({OTHER: 1.0, NEIGHBOUR: 2.0, NAMESAKE: 3.0}, [NAMESAKE, NEIGHBOUR, OTHER]),
+        ({OTHER: 1.0, NEIGHBOUR: 21.0, NAMESAKE: 100.0}, [NAMESAKE]),
+        ({OTHER: 1.0, NEIGHBOUR: 21.0}, [NEIGHBOUR, OTHER]),
+        ({OTHER: 9.0, f"{OTHER}2": 7.0, f"{OTHER}3": 20.0}, [f"{OTHER}2", OTHER]),
+        ({}, []),
+    ],
+)
+def test_the_likeliest_come_first(seconds: dict[str, float], expected: list[str]) -> None:
+    """As long as there is time for them."""
+    assert Reach({}, seconds).likeliest("umktls/rpc/x.py", seconds) == expected
 
 
 def test_who_may_notice_what_no_test_reaches() -> None:
