@@ -41,7 +41,8 @@ MANY = 1000
 class Mutant:
     """`text` in the place of the source's characters from `start` to `end`, in `line` (from 1).
 
-    `lines` are those that a test must reach to notice; none where it is enough to import the file.
+    `lines` are those that a test must reach to notice: of a refusal that is missing, what it does;
+    none where it is enough to import the file.
     `function` is the qualified name of what it
     is in, the constant's for a constant."""
 
@@ -96,7 +97,11 @@ class _Finder:
             if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 inner = f"{function}.{child.name}".lstrip(".")
             for kind, place, text in _damages(child):
-                yield self._mutant(place, text, kind, inner)
+                # Who is not refused does not notice that nobody is.
+                lines = (
+                    _lines_of(child.body) if text == "False" and isinstance(child, ast.If) else None
+                )
+                yield self._mutant(place, text, kind, inner, lines)
             yield from self._in(child, inner)
 
     def _constants(self) -> Iterator[Mutant]:
@@ -173,6 +178,10 @@ def _damages(node: ast.AST) -> Iterator[tuple[str, ast.AST, str]]:
         call = node.value.value if isinstance(node.value, ast.Await) else node.value
         if isinstance(call, ast.Call) and CLEANERS.fullmatch(_name_of(call.func)):
             yield "clean-up", node, "pass"
+
+
+def _lines_of(body: list[ast.stmt]) -> tuple[int, ...]:
+    return tuple(range(body[0].lineno, (body[-1].end_lineno or body[-1].lineno) + 1))
 
 
 def _refuses(body: list[ast.stmt]) -> bool:

@@ -46,6 +46,12 @@ def test_a_constant_is_reached_where_it_is_used() -> None:
     assert edge.text == "(x >= MAX_SIZE)"
 
 
+def test_a_refusal_that_is_missing_is_noticed_by_who_was_refused() -> None:
+    source = "def f(a, b):\n    if (a and\n        b):\n        a()\n        raise ValueError\n"
+    found = [(one.text, one.lines) for one in mutants_of("x.py", source)]
+    assert found == [("False", (4, 5)), ("True", (2,)), ("True", (3,)), ("pass", (5,))]
+
+
 def test_characters_of_several_bytes_in_front_of_a_place() -> None:
     source = 'def f(a):\n    if "é" in a and not a:\n        raise ValueError("ü")\n'
     assert mutants_of("x.py", source)[1].applied(source).count("if True and not a:") == 1
