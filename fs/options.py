@@ -48,6 +48,8 @@ class MountOptions:
     reserved_port: bool | None = None  # None: as it suits who mounts
     mount_host: str | None = None  # None: the server's
     mount_port: int | None = None
+    mount_protocol: str | None = None  # "tcp" or "udp"; None: as the server has it
+    mount_tls: bool = False  # MOUNT by TLS too, where it is not on NFS's own connection
     nconnect: int = 1
     engine_tx: str | None = None
     engine_rx: str | None = None

@@ -8,7 +8,7 @@ from umktls.abi.rpctls import PROBE_TIMEOUT
 
 from . import optionvalues as values
 from .optionrow import Option, flag, ignored, refused, same, words
-from .optionvalues import Unheeded, one_of
+from .optionvalues import one_of
 
 __all__ = ["CACHING", "CONNECTION", "KERNEL", "PATIENCE", "TLS"]
 
@@ -135,9 +135,9 @@ KERNEL = (
 CONNECTION = (
     Option(
         "port",
-        "the server's port (2049)",
+        "the server's port (2049; where nothing is, what rpcbind says)",
         ("port",),
-        convert=values.number(1, 65535),
+        convert=values.number(0, 65535),
         takes="PORT",
     ),
     words(
@@ -177,21 +177,22 @@ CONNECTION = (
     ),
     Option(
         "mountport",
-        "which port of it (that of NFS)",
+        "which port of it (that of NFS, else what rpcbind says)",
         ("mount_port",),
         convert=values.number(0, 65535),
         takes="PORT",
     ),
     words(
         "mountproto",
-        "the transport of the MOUNT protocol",
-        (),
-        {
-            "tcp": None,
-            "tcp6": None,
-            "udp": Unheeded("MOUNT goes over TCP here"),
-            "udp6": Unheeded("MOUNT goes over TCP here"),
-        },
+        "the transport of the MOUNT protocol (tcp, else udp)",
+        ("mount_protocol",),
+        {"tcp": "tcp", "tcp6": "tcp", "udp": "udp", "udp6": "udp"},
+    ),
+    words(
+        "mountsec",
+        "how MOUNT is called where it is not at NFS's port: in clear (none, the default) or by tls",
+        ("mount_tls",),
+        {"none": False, "tls": True},
     ),
     words(
         "mountvers",
@@ -202,7 +203,8 @@ CONNECTION = (
     ),
     words("nfsprog", "the RPC program number of NFS", (), {"100003": None}),
     words("mountprog", "the RPC program number of MOUNT", (), {"100005": None}),
-    *refused(_ONLY_TCP, "udp", "rdma", "mntudp"),
+    Option("mntudp", "the same as mountproto=udp", ("mount_protocol",), "udp"),
+    *refused(_ONLY_TCP, "udp", "rdma"),
     *refused(_ONLY_V3, "nfsv2", "nfsv4", "v2", "v4", "v4.0", "v4.1", "v4.2", "minorversion="),
     *refused(_ONLY_SYS, "allgssname", "gssname=", "principal=", "syskrb5"),
     *ignored(f"{_NO_NFS4}", "clientaddr=", "migration", "nomigration", "pnfs", "oneopenown"),

@@ -7,14 +7,12 @@ from pathlib import Path
 
 from umktls.abi.personality import personality
 from umktls.errors import CallerError
-from umktls.kernel.client import MountConfig
+from umktls.kernel.mountconfig import NFS_PORT, MountConfig
 
 from .options import MountOptions
 from .source import Source
 
 __all__ = ["MountPlan"]
-
-NFS_PORT = 2049
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +33,14 @@ class MountPlan:
         return MountConfig(
             server=self.source.host,
             export=self.source.export,
-            port=self.port(),
+            port=self.port() or NFS_PORT,
+            find_port=not self.port(),
             family=options.family,
             reserved_port=options.reserved_port,
             mount_host=options.mount_host,
             mount_port=options.mount_port,
+            mount_protocol=options.mount_protocol,
+            mount_tls=options.mount_tls,
             nconnect=options.nconnect,
             retry_seconds=options.retry_seconds,
             security=options.security,
@@ -61,9 +62,10 @@ class MountPlan:
             mountpoint=self.mountpoint,
         )
 
-    def port(self) -> int:
-        """Of the source or of the options. Raises CallerError if they differ."""
+    def port(self) -> int | None:
+        """Of the source or of the options; None where neither says it. Raises CallerError if they
+        differ."""
         named, option = self.source.port, self.options.port
         if named is not None and option is not None and named != option:
             raise CallerError(f"{self.source} names port {named}, the options port {option}")
-        return named or option or NFS_PORT
+        return named or option or None

@@ -237,9 +237,12 @@ def test_commas_in_names_are_escaped_for_libfuse() -> None:
 
 def test_the_port_is_the_sources_or_the_options_or_nfs() -> None:
     def port(source: str, options: str) -> int:
-        return MountPlan(Source.parse(source), "/mnt", parse_options([options])).port()
+        plan = MountPlan(Source.parse(source), "/mnt", parse_options([options]))
+        assert plan.config().find_port == (plan.port() is None)
+        return plan.config().port
 
     assert port("host:/x", "") == 2049
+    assert port("host:/x", "port=0") == 2049
     assert port("host:99:/x", "") == 99
     assert port("host:/x", "port=99") == 99
     assert port("host:99:/x", "port=99") == 99

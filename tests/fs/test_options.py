@@ -65,6 +65,11 @@ def test_nothing_said_means_the_defaults() -> None:
         ("mounthost=[::1]", "mount_host", "::1"),
         ("mountaddr=192.0.2.1", "mount_host", "192.0.2.1"),
         ("mountport=20048", "mount_port", 20048),
+        ("mountport=0", "mount_port", 0),
+        ("mountproto=udp6", "mount_protocol", "udp"),
+        ("mountproto=tcp", "mount_protocol", "tcp"),
+        ("mntudp", "mount_protocol", "udp"),
+        ("mountsec=tls", "mount_tls", True),
         ("bg", "background", True),
         ("fg", "background", False),
         ("retry=3", "retry", 180.0),
@@ -170,7 +175,7 @@ def test_saying_the_same_twice_is_no_contradiction() -> None:
         ("TLS", "unknown"),
         ("port", "needs a value"),
         ("port=", "whole number"),
-        ("port=0", "from 1 to 65535"),
+        ("port=65536", "from 0 to 65535"),
         ("port=-1", "whole number"),
         ("rsize=1M", "whole number"),
         ("retrans=\u0663", "whole number"),
@@ -205,7 +210,7 @@ def test_what_mount_and_fstab_add_is_ignored() -> None:
 
 
 def test_what_has_no_effect_is_named_in_one_warning() -> None:
-    options = parse_options(["fsc,max_connect=4,local_lock=none,mountproto=udp,lock,ro"])
+    options = parse_options(["fsc,max_connect=4,local_lock=none,lock,ro"])
     assert options.read_only
     line = options.warning
     assert line is not None
@@ -215,7 +220,7 @@ def test_what_has_no_effect_is_named_in_one_warning() -> None:
         "max_connect=4 (all connections go to one address)",
     ):
         assert words in line
-    for word in ("local_lock=none", "mountproto=udp", "lock (locks are local to this machine"):
+    for word in ("local_lock=none", "lock (locks are local to this machine"):
         assert word in line
     assert "ro (" not in line
     assert parse_options(["ro,nolock,intr,reconnect,_netdev,nofail"]).warning is None

@@ -8,6 +8,7 @@ import socket
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,16 +16,20 @@ import trio
 import trio.testing
 
 from tests.conftest import patience
+from tests.kernel.rpcpeer import answers, peer
+from tests.nfsd.client import Client
 from umktls.certs.pki import Authority
 from umktls.errors import PeerError, UmktlsError, WorldError
-from umktls.kernel import client, tcpconnect
+from umktls.kernel import client, rpcbind, tcpconnect
 from umktls.kernel.client import MountConfig, boot_client, mounted, patiently
 from umktls.kernel.events import Trace
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.probe import NotOffered
 from umktls.kernel.server import ServerConfig, boot_server
 from umktls.kernel.tcpconnect import UnknownHost, connect, look_up, may_pass
+from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfsd import Export, NfsServer
+from umktls.rpc.rpcbind import PMAP2
 from umktls.testing.certificates import directory
 
 SECONDS = 20
@@ -172,9 +177,12 @@ async def test_what_cannot_pass_is_told_at_once(autojump_clock: Clock, seconds: 
     assert tries.told == []
 
 
-@pytest.mark.parametrize("security", ["none", "mtls"])
-async def test_mountd_somewhere_else(tmp_path: Path, security: str) -> None:
-    """mountport=: the root comes from there, all else goes to the server; both as safe."""
+@pytest.mark.parametrize(
+    ("security", "mount_tls"), [("none", False), ("mtls", False), ("mtls", True)]
+)
+async def test_mountd_somewhere_else(tmp_path: Path, security: str, mount_tls: bool) -> None:
+    """mountport=: the root comes from there, in clear or as NFS has it; all else goes to the
+    server, and at the end MOUNT hears of it."""
     certs = directory(tmp_path / "pki", Authority.create())
     nfsd = NfsServer([Export(str(tmp_path))], tmp_path / "state")
     nfs, mountd = nfsd.services()
@@ -194,22 +202,85 @@ async def test_mountd_somewhere_else(tmp_path: Path, security: str) -> None:
             str(tmp_path),
             a.port,
             mount_port=b.port,
+            mount_tls=mount_tls,
             rundir=tmp_path / "c",
             **common,
         )
         host = await stack.enter_async_context(boot_client(config))
-        mount = await stack.enter_async_context(mounted(host, config))
-        assert mount.root
-        (sock,) = host.sockets.values()
-        assert sock.security == security
-        stats = host.stat()["connections"]
-        assert [(each["state"] == "closed", each["tls"] is not None) for each in stats] == [
-            (False, security != "none"),
-            (True, security != "none"),
-        ]
-        for side in (a, b):
-            (accepted,) = side.host.stat()["connections"]
-            assert accepted["rpc"]["calls"]
+        async with mounted(host, config) as mount:
+            assert mount.root
+            (sock,) = host.sockets.values()
+            assert sock.security == security
+            stats = host.stat()["connections"]
+            assert [(one["state"], one["tls"] is not None) for one in stats if one["tls"]] == [
+                *([("established", True)] if security != "none" else []),
+                *([("closed", True)] if mount_tls else []),
+            ]
+            (event,) = [one for one in host.trace.since() if one["event"] == "mountd"]
+            assert event["how"] == ("TLS" if mount_tls else "clear")
+            assert len(mounts(nfsd)) == 1
+            for side in (a, b):
+                assert any(one["rpc"]["calls"] for one in side.host.stat()["connections"])
+        assert mounts(nfsd) == []
+
+
+def mounts(server: NfsServer) -> list[Any]:
+    """Who has mounted what, as the server knows it."""
+    return list(Client(server).result(MOUNT3, "DUMP", None))
+
+
+@pytest.mark.parametrize("found", [True, False])
+async def test_nfs_where_rpcbind_says(
+    tmp_path: Path, found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing is at the usual port, and none was given."""
+    nfsd = NfsServer([Export(str(tmp_path))], tmp_path / "state")
+    async with AsyncExitStack() as stack:
+        stack.callback(nfsd.close)
+        stack.enter_context(trio.fail_after(patience(SECONDS)))
+        config = ServerConfig(
+            ("127.0.0.1",), 0, security="none", no_daemon=True, rundir=tmp_path / "s"
+        )
+        server = await stack.enter_async_context(boot_server(config, nfsd.services()))
+        answer = answers(PMAP2, GETPORT=lambda wanted: server.port if found else 0)
+        played = await stack.enter_async_context(peer(answer))
+        monkeypatch.setattr(rpcbind, "RPCBIND_PORT", played.port)
+        nowhere = socket.socket()
+        nowhere.bind(("127.0.0.1", 0))
+        stack.enter_context(nowhere)
+        mount = MountConfig(
+            "127.0.0.1",
+            str(tmp_path),
+            nowhere.getsockname()[1],
+            find_port=True,
+            security="none",
+            rundir=tmp_path / "c",
+        )
+        host = await stack.enter_async_context(boot_client(mount))
+        if found:
+            async with mounted(host, mount) as client:
+                assert client.root
+            told = [one["what"] for one in host.trace.since() if one["event"] == "mounted"]
+            assert told == [f"127.0.0.1:{server.port}:{tmp_path} with none"]
+            assert {call.program for _, call in played.calls} == {PMAP2.number}
+            return
+        with pytest.raises(
+            WorldError, match=r"Connection refused.*no other port for NFS version 3"
+        ):
+            async with mounted(host, mount):
+                pass
+
+
+async def test_a_port_that_was_given_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*arguments: object) -> KernelSocket:
+        raise REFUSED
+
+    monkeypatch.setattr(client, "make_connection", refuse)
+    monkeypatch.setattr(client, "other_port", None)
+    config = MountConfig("127.0.0.1", "/", 99, security="none")
+    host = cast(Any, SimpleNamespace(trace=Trace("h", "client")))
+    with pytest.raises(WorldError):
+        await client.first_connection(host, config, NFS3, lambda error: None)
 
 
 async def test_mountd_is_reached_as_the_options_say() -> None:

@@ -15,6 +15,8 @@ from tests.system.live import needs_fuse, run
 from umktls.cli.sandbox import Sandbox
 from umktls.kernel.children import program_path
 
+# MOUNT is found by rpcbind, over TCP and over UDP, or without it.
+OPTIONS = [(), ("mountproto=udp",), ("mountport=20048",)]
 PROJECT = Path(__file__).parents[2] / "umktls" / "kernel"
 
 
@@ -39,7 +41,7 @@ def hashes(top: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("options", [("mountport=20048",)], ids=" ".join)
+@pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
 def test_files_are_the_same_on_both_sides(ganesha: Ganesha, options: tuple[str, ...]) -> None:
     name = "-".join(("tree", *options))
     with mounted(ganesha, *options) as place:

@@ -10,28 +10,26 @@ import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from itertools import chain, repeat
-from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
 
-from umktls.abi import rpctls
-from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
-from umktls.errors import CallerError, UmktlsError, WorldError
-from umktls.kernel import tcpconnect, tls
-from umktls.kernel.children import DaemonCommand
+from umktls.errors import PeerError, UmktlsError, WorldError
+from umktls.kernel import rpcbind, tcpconnect, tls
 from umktls.kernel.events import Trace
 from umktls.kernel.groups import single_error
 from umktls.kernel.host import CERTS_PLACE, Host, HostConfig, booted
 from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.mountconfig import MountConfig, check_config
+from umktls.kernel.mountd import Caller, MountService, exports_of, root_of
 from umktls.kernel.nconnect import Connections
+from umktls.kernel.plaincalls import Place
 from umktls.kernel.probe import NotOffered, probe
 from umktls.kernel.repeated import done_already
 from umktls.kernel.tcpconnect import may_pass
-from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfs.types import FSINFO3args, FSINFO3resok
 from umktls.rpc.message import AuthSys, OpaqueAuth
@@ -51,79 +49,13 @@ __all__ = [
 
 A = TypeVar("A")
 R = TypeVar("R")
+T = TypeVar("T")
 
 # Told of the failure after which a mount is tried again.
 Delayed = Callable[[UmktlsError], None]
 
-NFS_PORT = 2049
 # Seconds between tries to mount from a server that is not there; the last one from then on.
 RETRY_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-
-
-@dataclass(frozen=True, slots=True)
-class MountConfig:
-    """What to mount, and how. Seconds are seconds; `security` is "tls", "mtls" or "none".
-
-    `certs` has `ca.pem`, and for "mtls" `client/cert.pem` and `client/certkey.pem`. `certname`
-    chooses another certificate of that directory (FreeBSD's tlscertname=). `bounce` allows to
-    bounce a direction that its engine does not take. `personality` is the kernel that is emulated.
-    `daemon_arguments` are more for rpctlscd. `rekey` is how keys are renewed
-    (umktls.kernel.renewal). `family` and `reserved_port` are as in
-    `tcpconnect.connect`; `mount_host` and `mount_port` say where the MOUNT protocol is spoken, if
-    not where NFS is. `retry_seconds` is how long to go on trying while the server is not there.
-    `nconnect` is how many connections the mount has. `deadline` is a call's, which may be infinite;
-    those that make the mount have `mount_seconds`, if that is given.
-    """
-
-    server: str
-    export: str
-    port: int = NFS_PORT
-    family: str | None = None
-    reserved_port: bool | None = None
-    mount_host: str | None = None
-    mount_port: int | None = None
-    retry_seconds: float = 0.0
-    security: str = "tls"
-    certs: Path | None = None
-    certname: str = ""
-    no_daemon: bool = False
-    rundir: Path | None = None
-    engine: EngineChoice = DEFAULT_CHOICE
-    bounce: bool = False
-    personality: Personality = DEFAULT_PERSONALITY
-    nconnect: int = 1
-    deadline: float = 60.0
-    mount_seconds: float | None = None
-    connect_seconds: float = 10.0
-    daemon_seconds: float = 15.0
-    probe_seconds: float = rpctls.PROBE_TIMEOUT
-    upcall_seconds: float | None = None
-    rekey: str = "auto"
-    keylog: Path | None = None
-    daemon_arguments: tuple[str, ...] = ()
-    mountpoint: str = ""
-
-    @property
-    def url(self) -> str:
-        host = f"[{self.server}]" if ":" in self.server else self.server
-        return f"{host}:{self.port}:{self.export}"
-
-    def daemon(self) -> tuple[DaemonCommand, ...]:
-        """How the host starts its rpctlscd; nothing when it needs none or must not."""
-        if self.security == "none" or self.no_daemon:
-            return ()
-        return (DaemonCommand("rpctlscd", ("-v", *self.daemon_line(self.certs))),)
-
-    def daemon_line(self, certs: Path | None) -> tuple[str, ...]:
-        """The arguments that rpctlscd needs for this mount, with the certificates in `certs`."""
-        arguments: list[str] = []
-        if certs is not None:
-            arguments += ["-l", str(certs / "ca.pem"), "-D", str(certs / "client")]
-        if self.security == "mtls" and not self.certname:
-            arguments.append("-m")
-        if self.keylog is not None:
-            arguments += ["--keylog", str(self.keylog)]
-        return (*arguments, *self.daemon_arguments)
 
 
 class NfsClient:
@@ -182,35 +114,6 @@ async def boot_client(config: MountConfig) -> AsyncIterator[Host]:
         yield host
 
 
-def check_config(config: MountConfig) -> None:
-    if config.security not in ("tls", "mtls", "none"):
-        raise CallerError(f"no security {config.security!r}; there are: tls, mtls, none")
-    if config.security == "none" or config.no_daemon:
-        return
-    if config.certs is None:
-        raise CallerError(
-            f"mounting with {config.security} needs certificates: pass --certs DIR "
-            "(make some with: umktls certs DIR), or -o notls for clear text"
-        )
-    wanted = [config.certs / "ca.pem"]
-    if config.security == "mtls":
-        stem = config.certname or "cert"
-        wanted += [config.certs / "client" / f"{stem}{end}.pem" for end in ("", "key")]
-    for path in wanted:
-        check_certificate_file(path)
-
-
-def check_certificate_file(path: Path) -> None:
-    try:
-        with path.open("rb"):
-            return
-    except FileNotFoundError:
-        why = "is missing (make some with: umktls certs DIR)"
-    except OSError as error:
-        why = f"cannot be read: {error.strerror} (it must belong to who mounts)"
-    raise CallerError(f"certificates: {path} {why}")
-
-
 @asynccontextmanager
 async def mounted(
     host: Host, config: MountConfig, delayed: Delayed = lambda error: None
@@ -222,15 +125,23 @@ async def mounted(
     """
     if config.security != "none":
         await host.daemon_ready("rpctlscd")
-    async with calls_to(host, config, NFS3, delayed, config.nconnect) as rpc:
+    first, config = await first_connection(host, config, NFS3, delayed)
+    async with calls_over(host, config, NFS3, first, config.nconnect) as rpc:
         host.views["server"] = rpc.facts
-        root = await find_root(host, config, rpc)
+        service = mount_service(host, config, rpc)
+
+        async def find_root(calls: Caller) -> bytes:
+            return await root_of(calls, config.server, config.export, own_credential())
+
+        root = await service.ask(find_root)
         info = await file_system_info(rpc, root)
         rpc.set_deadline(config.deadline)
         host.spawn(rpc.make_all, NFS3)
         how = certificate_unshown(host) or config.security
         host.trace.emit("mounted", None, what=f"{config.url} with {how}")
         yield NfsClient(rpc, root, info)
+        if rpc.facts()["answers"]:
+            await service.unmounted(os.fsencode(config.export), own_credential())
 
 
 def certificate_unshown(host: Host) -> str | None:
@@ -255,6 +166,16 @@ async def calls_to(
 ) -> AsyncIterator[Connections]:
     """Calls to the server of `config`, on a connection that is made, and made anew when it ends.
     Where there are to be more, they are made later."""
+    first, config = await first_connection(host, config, program, delayed)
+    async with calls_over(host, config, program, first, connections) as rpc:
+        yield rpc
+
+
+@asynccontextmanager
+async def calls_over(
+    host: Host, config: MountConfig, program: Program, first: KernelSocket, connections: int
+) -> AsyncIterator[Connections]:
+    """Calls to the server of `config`, over its first connection and those behind it."""
 
     async def connect() -> KernelSocket:
         return await make_connection(host, config, program)
@@ -276,8 +197,7 @@ async def calls_to(
     rpc = Connections(
         connect_again, disconnect, control, host.trace, deadline, config.url, connections
     )
-    # The first connection is made here and not by a call: its failure is the mount's, at once.
-    rpc.first.offer(await patiently(connect, host.trace, config.retry_seconds, delayed))
+    rpc.first.offer(first)
     with single_error():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rpc.run)
@@ -285,9 +205,42 @@ async def calls_to(
             nursery.cancel_scope.cancel()
 
 
+async def first_connection(
+    host: Host, config: MountConfig, program: Program, delayed: Delayed
+) -> tuple[KernelSocket, MountConfig]:
+    """The first connection, and the configuration with the port that it has. It is made here and
+    not by a call: its failure is the mount's, at once."""
+
+    async def connect() -> tuple[KernelSocket, MountConfig]:
+        try:
+            return await make_connection(host, config, program), config
+        except WorldError as error:
+            if not (config.find_port and may_pass(error)):
+                raise
+            there = replace(config, port=await other_port(config, program, error))
+            return await make_connection(host, there, program), there
+
+    return await patiently(connect, host.trace, config.retry_seconds, delayed)
+
+
+async def other_port(config: MountConfig, program: Program, error: WorldError) -> int:
+    """Where rpcbind has a program that is not at its usual port. Raises the error, with what came
+    of that, if it has none."""
+    said = f"and rpcbind has no other port for {program.name} version {program.version}"
+    for family, address in await tcpconnect.look_up(config.server, 0, config.family):
+        try:
+            port = await rpcbind.port_of(Place(family, address), program)
+        except (WorldError, PeerError) as problem:
+            said = f"and rpcbind cannot be asked for another port ({problem})"
+            continue
+        if port not in (0, config.port):
+            return port
+    raise WorldError(f"{error}; {said}", error.errno) from error
+
+
 async def patiently(
-    connect: Callable[[], Awaitable[KernelSocket]], trace: Trace, seconds: float, delayed: Delayed
-) -> KernelSocket:
+    connect: Callable[[], Awaitable[T]], trace: Trace, seconds: float, delayed: Delayed
+) -> T:
     """Connect, and go on trying for so long while the server is not there (nfs(5), retry=)."""
     began = trio.current_time()
     for pause in chain(RETRY_PAUSES, repeat(RETRY_PAUSES[-1])):
@@ -359,46 +312,28 @@ async def connect_tcp(config: MountConfig) -> socket.socket:
     )
 
 
-async def find_root(host: Host, config: MountConfig, rpc: Connections) -> bytes:
-    """The export's file handle, asked for where the mount says, on a connection for that alone."""
-    where = mount_server(config)
-    if (where.server, where.port) == (config.server, config.port):
-        return await mount_root(rpc, config)
-    async with calls_to(host, where, MOUNT3) as other:
-        return await mount_root(other, where)
+def mount_service(host: Host, config: MountConfig, rpc: Connections) -> MountService:
+    """How to call the MOUNT protocol of the server that `rpc` calls."""
+    sock = rpc.first.socket
+    near = None if sock is None else Place(sock.sock.family, sock.sock.getpeername())
 
+    def connect(where: MountConfig) -> AbstractAsyncContextManager[Connections]:
+        return calls_to(host, where, MOUNT3)
 
-def mount_server(config: MountConfig) -> MountConfig:
-    """Where the MOUNT protocol is spoken."""
-    return replace(
-        config,
-        server=config.mount_host or config.server,
-        port=config.mount_port or config.port,
-        retry_seconds=0.0,
-    )
+    return MountService(config, rpc, near, connect, host.trace)
 
 
 async def listed_exports(host: Host, config: MountConfig) -> list[bytes]:
-    """The exports that the server lists, on a connection for that alone."""
+    """The exports that the server lists."""
     if config.security != "none":
         await host.daemon_ready("rpctlscd")
-    async with calls_to(host, mount_server(config), MOUNT3) as rpc:
-        exports = await rpc.call(MOUNT3["EXPORT"], None, own_credential())
-    return [bytes(export.ex_dir) for export in exports]
+    first, config = await first_connection(host, config, NFS3, ignore)
+    async with calls_over(host, config, NFS3, first, 1) as rpc:
 
+        async def ask(calls: Caller) -> list[bytes]:
+            return await exports_of(calls, own_credential())
 
-async def mount_root(rpc: Connections, config: MountConfig) -> bytes:
-    """The export's file handle, from the MOUNT protocol. Raises `CallerError` if it has none."""
-    result = await rpc.call(MOUNT3["MNT"], os.fsencode(config.export), own_credential())
-    if result.status == 0:
-        return bytes(result.fhandle)
-    number = {2: errno.ENOENT, 13: errno.EACCES, 20: errno.ENOTDIR}.get(result.status, errno.EIO)
-    exports = await rpc.call(MOUNT3["EXPORT"], None, own_credential())
-    names = ", ".join(os.fsdecode(bytes(export.ex_dir)) for export in exports) or "nothing"
-    text = f"{config.server} does not give {config.export}: {os.strerror(number)}"
-    if number == errno.EACCES:
-        text += f" (on {config.server}, `umktls trace --past` says why, or another server's log)"
-    raise CallerError(f"{text}; it exports {names}", number)
+        return await mount_service(host, config, rpc).ask(ask)
 
 
 async def file_system_info(rpc: Connections, root: bytes) -> FSINFO3resok:

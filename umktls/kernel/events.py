@@ -94,6 +94,7 @@ TEXTS = {
     "backend-down": "backend {what} does not answer: {reason}",
     "backends": "backends from now on: {what}",
     "clients": "who may come in was read again: {what}",
+    "mountd": "the MOUNT protocol is at {where}, called in {how}",
     "mounted": "mounted {what}",
     "mount-delayed": "not mounted yet: {reason}; next try in {seconds:g} s",
     "warning": "{reason}",

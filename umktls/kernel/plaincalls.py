@@ -80,7 +80,7 @@ class PlainCalls:
         self.place = place
 
     async def call(
-        self, procedure: Procedure[A, R], args: A, credential: OpaqueAuth = NULL_AUTH
+        self, procedure: Procedure[A, R], argument: A, credential: OpaqueAuth = NULL_AUTH
     ) -> R:
         """One call. Raises WorldError (ETIMEDOUT when there is no answer in time, what the socket
         has otherwise), and PeerError for rejections and for what makes no sense."""
@@ -88,7 +88,7 @@ class PlainCalls:
         head = encode_call(
             xid, procedure.program, procedure.version, procedure.number, credential, NULL_AUTH
         )
-        message = head + b"".join(procedure.encode_args(args))
+        message = head + b"".join(procedure.encode_args(argument))
         exchange = self._datagrams if self.place.kind == socket.SOCK_DGRAM else self._stream
         try:
             with trio.move_on_after(self._seconds):
@@ -127,16 +127,20 @@ class PlainCalls:
 
 @asynccontextmanager
 async def plain_calls(
-    place: Place, seconds: float, reserved: bool | None = False
+    place: Place,
+    seconds: float,
+    reserved: bool | None = False,
+    connect_seconds: float | None = None,
 ) -> AsyncIterator[PlainCalls]:
     """Calls to a place inside the block. reserved: whether from a port below 1024; None: from one
-    if we are root and one is free.
+    if we are root and one is free. seconds: for each call; connect_seconds: for the connection, if
+    that is another time.
 
-    Raises WorldError when there is no connection within `seconds`, with the socket's errno.
+    Raises WorldError when there is no connection, with the socket's errno.
     """
     try:
         connected = await tcpconnect.connect_address(
-            place.family, place.address, reserved, seconds, place.kind
+            place.family, place.address, reserved, connect_seconds or seconds, place.kind
         )
     except OSError as error:
         raise failed(place, error) from error
