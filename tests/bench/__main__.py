@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import files, ktls, load, memory, records, rekeys, restarts, rpcs
+from tests.bench import files, front, ktls, load, memory, records, rekeys, restarts, rpcs
 from tests.bench.figures import Figure, as_table, write_lines
 from umktls.errors import UmktlsError
 
@@ -23,6 +23,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[Figure]]] = {
     "rpc": rpcs.round_trips,
     "handshakes": rpcs.handshakes,
     "load": load.measure,
+    "front": front.measure,
     "restarts": restarts.measure,
     "rekeys": rekeys.measure,
     "memory": memory.measure,

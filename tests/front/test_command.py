@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from tests.bench.load import clients
 from tests.conftest import patience
 from tests.front.live import Fronting, fronting
 from tests.system.live import event, needs_fuse, now, run, until
@@ -168,3 +169,20 @@ def test_a_file_of_backends(tmp_path: Path) -> None:
         path.write_text(text)
         said = refused("--backends", str(path), "--certs", str(tmp_path / "pki"))
         assert error in said.replace("\n", " ")
+
+
+@pytest.mark.long
+def test_a_thousand_connections() -> None:
+    """All at once, all carried, none lost; and all of them gone again."""
+    with carrying("front") as here:
+        with clients(here.front.port, here.box.certs, 1000, 64) as outcome:
+            assert (outcome["live"], outcome["reasons"]) == (1000, [])
+            (backend,) = here.front.stat()["backends"]
+            assert backend["connections"] == 1000
+        until(
+            lambda: here.front.stat()["backends"][0]["connections"] == 0,
+            "all have gone",
+            patience(30),
+        )
+        here.mount("tls")
+        (here.box.mountpoint / "file").write_bytes(b"1")
