@@ -34,6 +34,7 @@ MIB = 1 << 20
 REPETITIONS = 3
 # (name, bytes of a call, bytes of its reply, calls, in flight)
 LOADS = (
+    ("small calls, one at a time", 0, 100, 1500, 1),
     ("small calls, 32 in flight", 0, 100, 6000, 32),
     ("replies of 1 MiB, 4 in flight", 0, MIB, 300, 4),
     ("calls of 1 MiB, 4 in flight", MIB, 100, 300, 4),
@@ -121,7 +122,7 @@ def carrying(
         f"front: {name}", medians["front"], unit, "the backend in clear", medians["backend"]
     )
     yield Figure(
-        f"front: processor for one of {name.partition(',')[0]}",
+        f"front: processor, {name}",
         min(cpu) * 1e6,
         "us",
         "the backend's",

@@ -64,6 +64,22 @@ async def test_large_ones_both_ways(tmp_path: Path, autojump_clock: Clock) -> No
             assert await client.hear() == reply(2)
 
 
+async def test_large_ones_by_a_card(tmp_path: Path) -> None:
+    """It seals in threads, behind the call that sends: the buffers have to stay as they are."""
+    async with world(tmp_path, engine="tx=ifnet,rx=software") as here:
+        client = await here.sealed()
+        client.say(call(1, body=BIG), call(2, body=BIG))
+        backend = await here.servers.next()
+        assert [await backend.hear(), await backend.hear()] == [
+            call(1, body=BIG),
+            call(2, body=BIG),
+        ]
+        replies = [reply(n, bytes([n]) * len(BIG)) for n in range(3)]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(backend.say, *replies)
+            assert [await client.hear() for _ in replies] == replies
+
+
 async def test_fragments_stay_as_they_are(tmp_path: Path, autojump_clock: Clock) -> None:
     async with world(tmp_path) as here:
         client = await here.sealed()

@@ -22,6 +22,7 @@ from umktls.kernel import tls
 from umktls.kernel.client import MountConfig, secure
 from umktls.kernel.host import Host, HostConfig, booted
 from umktls.kernel.ktls_socket import KernelSocket
+from umktls.ktls.engines.choice import parse_engines
 from umktls.rpc.message import (
     NULL_AUTH,
     AcceptedReply,
@@ -214,13 +215,17 @@ async def world(
     *allowed: Allowed,
     servers: Sequence[Server] = (Server(ONE),),
     mount_tls: bool = False,
+    engine: str = "software",
     **policy: Any,
 ) -> AsyncIterator[World]:
-    """A front inside the block. `policy`: see Policy; no checks unless they are asked for."""
+    """A front inside the block. `engine`: of both hosts. `policy`: see Policy; no checks unless
+    they are asked for."""
     policy.setdefault("check_seconds", 0)
     async with AsyncExitStack() as stack:
         hosts = {
-            role: await stack.enter_async_context(booted(HostConfig(role, base / role[0])))
+            role: await stack.enter_async_context(
+                booted(HostConfig(role, base / role[0], engine=parse_engines(engine)))
+            )
             for role in ("client", "server")
         }
         nursery = await stack.enter_async_context(trio.open_nursery())
