@@ -24,8 +24,9 @@ from umktls.certs.kinds import Wallet
 from umktls.cli.control import Host
 from umktls.cli.main import main
 from umktls.cli.sandbox import Sandbox
-from umktls.cli.serve import ready_line, serve
+from umktls.cli.serve import serve
 from umktls.cli.serve_options import ServeOptions
+from umktls.cli.serving import ready_line
 from umktls.kernel.children import program_path
 from umktls.kernel.server import ServerConfig
 from umktls.nfsd.exports import Export, Security, Squash

@@ -12,7 +12,7 @@ from umktls.certs import layout
 from umktls.cli.engines import warn
 from umktls.cli.front_options import FrontOptions, front_options
 from umktls.cli.host_options import NFS_PORT
-from umktls.cli.serve import LEVELS, complain, reachable, tell
+from umktls.cli.serving import LEVELS, complain, reachable, tell
 from umktls.errors import UmktlsError
 from umktls.userland.limits import keep_memory_private, raise_descriptor_limit
 from umktls.userland.notify import notify, reloading

@@ -39,6 +39,7 @@ def heading(state: dict[str, Any]) -> Text:
         ("work", state.get("work") and work_words(state["work"])),
         ("exports", ", ".join(map(str, state.get("exports") or []))),
         ("backends", ", ".join(map(backend_words, state.get("backends") or []))),
+        ("workers", ", ".join(map(worker_words, state.get("workers") or []))),
         ("daemons", ", ".join(map(daemon_words, state.get("daemons") or []))),
     ):
         if value:
@@ -64,6 +65,11 @@ def backend_words(backend: dict[str, Any]) -> str:
     """A server behind a front."""
     state = "up" if backend.get("up") else f"DOWN, {backend.get('reason')}"
     return f"{backend.get('name')} ({state}, {backend.get('connections')} connections)"
+
+
+def worker_words(worker: dict[str, Any]) -> str:
+    what = f"process {worker.get('pid')}" if worker.get("up") else "being started"
+    return f"{worker.get('worker')} ({what}, {worker.get('connections')} connections)"
 
 
 def daemon_words(daemon: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import trio
@@ -61,9 +61,22 @@ class Limits:
     def of_startups(self) -> int:
         return max(1, self.of_all() // 2) if self.startups is None else self.startups
 
-    def check(self) -> None:
+    def share(self, number: int, count: int) -> Limits:
+        """What is left for one of `count` workers that keep them together, the `number`th."""
+
+        def part(of_all: int) -> int:
+            return max(1, of_all // count + (number <= of_all % count))
+
+        return replace(self, connections=part(self.of_all()), startups=part(self.of_startups()))
+
+    def check(self, workers: int = 1) -> None:
         """Raises `CallerError` for limits that cannot be kept, or make no sense."""
         room = shares()
+        if self.of_all() < workers:
+            raise CallerError(
+                f"--max-connections {self.of_all()} is less than --workers {workers}: "
+                "each worker has its part of them"
+            )
         if self.connections is not None and self.connections > room.connections:
             raise CallerError(
                 f"--max-connections {self.connections}: descriptors are there for "

@@ -35,6 +35,9 @@ TEXTS = {
     "daemon-unregistered": "process {pid} is no {daemon} any more",
     "daemon-refused": "{daemon} cannot be started: {reason}; the next try is in {pause} s",
     "daemon-gone": "{daemon} (process {pid}) is gone: {reason}",
+    "worker-started": "worker {worker} started as process {pid}",
+    "worker-gone": "worker {worker} (process {pid}) is gone: it {reason}; the next one is started "
+    "in {pause} s",
     "tcp-connect": "TCP connection to {peer} from {local}",
     "tcp-accept": "TCP connection from {peer}",
     "crowded": "{connections} connections, of which {strangers} have shown nothing: {outcome}",
@@ -156,6 +159,12 @@ class Trace:
         for subscriber in tuple(self._subscribers):
             subscriber(record)
         return record
+
+    def relay(self, record: Event) -> None:
+        """Take an event of another trace as it is."""
+        self._ring.append(record)
+        for subscriber in tuple(self._subscribers):
+            subscriber(record)
 
     def since(self, when: float = 0.0) -> Iterator[Event]:
         """The kept events that are not older than `when` (seconds since 1970), oldest first."""

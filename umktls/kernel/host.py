@@ -28,7 +28,7 @@ from umktls.abi.rpctls import DEFAULT_CONNECTS
 from umktls.errors import CallerError, WorldError
 from umktls.kernel import knobs, tls
 from umktls.kernel.accepting import Serve, accept_loop, listen_unix
-from umktls.kernel.budget import Budget, afterwards
+from umktls.kernel.budget import REQUEST_BYTES, Budget, afterwards
 from umktls.kernel.card import retransmitted_pct
 from umktls.kernel.children import Child, DaemonCommand
 from umktls.kernel.control import ControlServer
@@ -77,7 +77,9 @@ class HostConfig:
     take. `upcall_seconds` is the deadline of each upcall, None for the personality's. `connects` is
     how many CONNECTs a daemon of version 2 is given at once. `daemon_seconds` is how long is waited
     for a daemon to register. `rekey` is how keys are renewed (umktls.kernel.renewal). `by_hand` has
-    the arguments, by daemon, with which to start one by hand. Seconds are seconds.
+    the arguments, by daemon, with which to start one by hand. Seconds are seconds. `name` is the
+    host's, if it is not its run directory's. Connections have the number `first` and every `step`th
+    behind it. `request_bytes` is the limit of umktls.kernel.budget.
     """
 
     role: str
@@ -92,6 +94,10 @@ class HostConfig:
     rekey: str = "auto"
     by_hand: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    name: str | None = None
+    first: int = 1
+    step: int = 1
+    request_bytes: int = REQUEST_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,7 @@ class Host:
         self.config = config
         self.personality = config.personality
         self.rundir = RunDirectory(config.role, config.rundir)
-        self.name = self.rundir.path.name
+        self.name = config.name or self.rundir.path.name
         self.trace = Trace(self.name, config.role)
         self.nursery = nursery
         self.means = Means(
@@ -126,7 +132,7 @@ class Host:
         self.started = time.time()
         self.sockets: dict[str, KernelSocket] = {}
         self.closed: dict[str, Remembered] = {}
-        self.requests = Budget()
+        self.requests = Budget(config.request_bytes)
         self.workers = Workers()
         self.clients = Clients()
         self.handover = Handover(self)
@@ -150,7 +156,7 @@ class Host:
         self.syscalls = SyscallServer(self)
         self.children: list[Child] = []
         self._doors: list[trio.CancelScope] = []
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(config.first, config.step)
         self._cookies = itertools.count(FIRST_COOKIE, COOKIE_STEP)
         self._forgotten = dict.fromkeys(TRAFFIC, 0)
 

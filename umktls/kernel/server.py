@@ -24,6 +24,7 @@ from umktls.kernel.serverhost import Listening as Listening
 from umktls.kernel.serverhost import ServerConfig as ServerConfig
 from umktls.kernel.serverhost import boot_listening
 from umktls.rpc.message import AuthFlavor, AuthStat, Call, parse_untrusted
+from umktls.rpc.replycache import Replies
 from umktls.rpc.server import Dispatcher, Job, Service
 from umktls.rpc.xdr import Buffer
 
@@ -128,13 +129,14 @@ class Connection(Incoming):
 
 @asynccontextmanager
 async def boot_server(
-    config: ServerConfig, services: Iterable[Service]
+    config: ServerConfig, services: Iterable[Service], replies: Replies | None = None
 ) -> AsyncIterator[Listening]:
-    """A server host that executes calls inside the block.
+    """A server host that executes calls inside the block. `replies`: those that are kept for calls
+    that are repeated; None: the host has them for itself.
 
     Raises `UmktlsError` when it cannot come up.
     """
-    dispatcher = Dispatcher(services)
+    dispatcher = Dispatcher(services, replies)
 
     async def attend(listening: Listening, sock: KernelSocket, address: tuple[Any, ...]) -> None:
         connection = Connection(listening.host, sock, address)

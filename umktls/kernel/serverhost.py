@@ -5,6 +5,7 @@ What that is stands in `umktls.kernel.server` and `umktls.front`.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,10 +19,13 @@ from umktls.abi.rpctls import DEFAULT_CONNECTS
 from umktls.errors import UmktlsError
 from umktls.kernel.accepting import accept_loop, taken_from_trio
 from umktls.kernel.admission import DEFAULT_LIMITS, Admission, Limits
+from umktls.kernel.budget import REQUEST_BYTES
 from umktls.kernel.children import DaemonCommand
 from umktls.kernel.host import CERTS_PLACE, Host, HostConfig, booted
 from umktls.kernel.ktls_socket import KernelSocket
 from umktls.kernel.listening import listen
+from umktls.kernel.post import Inlet, Post
+from umktls.kernel.refusals import outlived
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 
 __all__ = ["Attend", "Listening", "ServerConfig", "boot_listening"]
@@ -40,7 +44,8 @@ class ServerConfig:
     `engine` for some clients. `bounce` allows to bounce a direction that its engine does not take.
     `limits` are those of connections. `personality` is the kernel that is emulated.
     `daemon_seconds` is how long is waited for an rpctlssd; `daemon_arguments` are more for it.
-    `rekey` is how keys are renewed (umktls.kernel.renewal).
+    `rekey` is how keys are renewed (umktls.kernel.renewal). `inlet` is where the connections of a
+    worker come from (umktls.kernel.team), which listens nowhere itself.
     """
 
     hosts: tuple[str, ...] = ("localhost",)
@@ -63,6 +68,7 @@ class ServerConfig:
     keylog: Path | None = None
     daemon_arguments: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+    inlet: Inlet | None = None
 
     def daemon(self) -> tuple[DaemonCommand, ...]:
         if not self.offer_tls or self.no_daemon:
@@ -106,8 +112,9 @@ async def boot_listening(config: ServerConfig, attend: Attend) -> AsyncIterator[
 
     Raises `UmktlsError` when it cannot come up.
     """
-    listeners = await listen(config.hosts, config.port)
-    port = listeners[0].getsockname()[1]
+    inlet = config.inlet
+    listeners = [] if inlet else await listen(config.hosts, config.port)
+    port = inlet.post.port if inlet else listeners[0].getsockname()[1]
     host_config = HostConfig(
         "server",
         config.rundir,
@@ -121,6 +128,7 @@ async def boot_listening(config: ServerConfig, attend: Attend) -> AsyncIterator[
         daemon_seconds=config.daemon_seconds,
         rekey=config.rekey,
         facts={**config.facts, "port": port, "security": config.security},
+        **({} if inlet is None else of_worker(inlet.post)),
     )
     try:
         async with booted(host_config) as host:
@@ -132,8 +140,13 @@ async def boot_listening(config: ServerConfig, attend: Attend) -> AsyncIterator[
             listening = Listening(host, port, config.security, config.engine_for, admission)
 
             async def serve(sock: trio.socket.SocketType) -> None:
-                await serve_client(listening, attend, sock)
+                await serve_client(listening, attend, taken_from_trio(sock))
 
+            async def serve_handed(sock: socket.socket) -> None:
+                await outlived(host.trace, serve_client, listening, attend, sock)
+
+            if inlet is not None:
+                host.nursery.start_soon(inlet.run, serve_handed)
             room = admission.make_room
             for listener in listeners:
                 host.nursery.start_soon(accept_loop, listener, host.spawn, serve, host.trace, room)
@@ -143,10 +156,19 @@ async def boot_listening(config: ServerConfig, attend: Attend) -> AsyncIterator[
             listener.close()
 
 
-async def serve_client(listening: Listening, attend: Attend, sock: trio.socket.SocketType) -> None:
+def of_worker(post: Post) -> dict[str, Any]:
+    """What a worker's host has otherwise than one that is alone."""
+    return {
+        "name": post.name,
+        "first": post.first,
+        "step": post.count,
+        "request_bytes": REQUEST_BYTES // post.count,
+    }
+
+
+async def serve_client(listening: Listening, attend: Attend, plain: socket.socket) -> None:
     """One client, from accept to close; whatever it does, the host lives."""
     host = listening.host
-    plain = taken_from_trio(sock)
     if not listening.admission.admits():
         plain.close()
         return

@@ -1,0 +1,155 @@
+"""What servers say to whoever has started them, and the exports that they take."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from umktls.certs import layout
+from umktls.cli.engines import warn
+from umktls.cli.serve_options import NFS_PORT, ServeOptions, handshake_security
+from umktls.printable import printable
+
+# What a server needs is imported where it is used: wrong usage is told at once, and help is too.
+if TYPE_CHECKING:
+    from umktls.kernel.server import Listening, ServerConfig
+    from umktls.nfsd.exports import Export
+    from umktls.nfsd.server import NfsServer
+
+__all__ = [
+    "EXPIRE_SECONDS",
+    "LEVELS",
+    "complain",
+    "complain_about",
+    "default_state",
+    "reachable",
+    "ready_line",
+    "take_exports",
+    "tell",
+]
+
+EXPIRE_SECONDS = 2.0
+LEVELS = {
+    "none": "TLS is offered, clear text is accepted too",
+    "tls": "TLS is required",
+    "mtls": "TLS with a client certificate is required",
+    "certuser": "TLS with a user's certificate is required",
+}
+# Whose calls are not done as who they say they are.
+SQUASHED = {
+    "none": "root of a client is root here",
+    "root": "root of a client is {whom} here",
+    "all": "everybody is {whom} here",
+}
+
+
+def complain(*texts: str) -> None:
+    """For whoever started the server."""
+    for text in texts:
+        tell(f"umktls: {text}", err=True)
+
+
+def tell(text: str, *, err: bool = False) -> None:
+    """Whoever started the server may have gone since: that is no reason to stop serving."""
+    try:
+        click.echo(printable(text) if err else text, err=err)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2 if err else 1)
+        os.close(nowhere)
+
+
+def complain_about(exports: Sequence[Export]) -> None:
+    """What the exports do that whoever wrote them may not have meant."""
+    from umktls.nfsd.exports import overlaps
+    from umktls.nfsd.exports_engines import engine_conflicts, engines_asked_for
+
+    complain(*overlaps(exports), *engine_conflicts(exports))
+    for choice in engines_asked_for(exports):
+        warn(choice)
+
+
+def default_state() -> Path:
+    """Where a server keeps what must outlive it (XDG base directories; root's is the system's)."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/umktls")
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "umktls"
+
+
+async def take_exports(
+    options: ServeOptions, server: Listening, nfsd: NfsServer, exports: Sequence[Export]
+) -> ServerConfig:
+    """Serve these from now on; the host as it would be made for them. Raises `UmktlsError` and
+    OSError, and then everything stays as it was."""
+    wanted = options.config(exports)
+    nfsd.prepare_exports(exports)
+    if await server.host.replace_daemons(wanted.daemon()):
+        server.host.renew_sessions("users in certificates count from now on, or no more")
+    nfsd.replace_exports(exports)
+    names = [export.name for export in exports]
+    server.security = handshake_security(exports)
+    server.engine_for = wanted.engine_for
+    server.host.config.facts.update(exports=names, security=server.security)
+    server.host.trace.emit("exports", what=", ".join(names))
+    return wanted
+
+
+async def reachable(config: ServerConfig) -> str:
+    """By which name clients may mount; complains if they would not."""
+    import trio
+
+    from umktls.cli.reachable import reachable_name
+
+    certificate = None
+    if config.offer_tls and config.certs is not None:
+        certificate = layout.find(config.certs, "server").certificate
+    # In a thread: names are looked up.
+    name, warning = await trio.to_thread.run_sync(reachable_name, config.hosts, certificate)
+    if warning is not None:
+        complain(warning)
+    return name
+
+
+def ready_line(
+    config: ServerConfig, exports: tuple[Export, ...], port: int, name: str | None = None
+) -> str:
+    """The one line that is printed when clients may come. `name`: by which they may mount."""
+    from umktls.nfsd.exports import least_security
+
+    name = name or config.hosts[0]
+    host = f"[{name}]" if ":" in name else name
+    where = host if port == NFS_PORT else f"{host}:{port}"
+    what = f"umktls mount {shlex.quote(f'{where}:{exports[0].name}')} MOUNTPOINT"
+    others = "".join(f", {export.name}" for export in exports[1:])
+    also = f"; {acting(exports)}"
+    also += f"; also exported: {others[2:]}" if others else ""
+    if not config.offer_tls:
+        return f"ready: {what} -o notls   (no TLS: everything goes in clear{also})"
+    certs = f" --certs {shlex.quote(str(config.certs))}" if config.certs else ""
+    options = " -o mtls" if exports[0].wants_certificate else ""
+    return f"ready: {what}{certs}{options}   ({LEVELS[least_security(exports)]}{also})"
+
+
+def acting(exports: Sequence[Export]) -> str:
+    """As whom calls are done."""
+    if os.geteuid() != 0:
+        return f"every call is done as the user who serves, number {os.geteuid()}"
+    said = {
+        export.name: SQUASHED[export.squash].format(whom=whom(export.anonymous[0]))
+        for export in exports
+    }
+    if len(set(said.values())) == 1:
+        return said[exports[0].name]
+    return ", ".join(f"{words} in {name}" for name, words in said.items())
+
+
+def whom(number: int) -> str:
+    from umktls.nfsd.exports import NOBODY_ID
+
+    return "nobody" if number == NOBODY_ID else f"user {number}"
