@@ -8,8 +8,9 @@ virtio; see inside/work.py for what there is:
         guest.call("mount", source=f"{HOST}:/export", at="/mnt/a", options="vers=3,port=...")
 
 The network is QEMU's own translation of addresses: the machine sees this one's loopback interface
-as 10.0.2.2, with connections from ports that are not reserved, and its ports 2049 and 20048 are
-ports of 127.0.0.1 here. All code is emulated, so all takes ten times as long.
+as 10.0.2.2, with connections from ports that are not reserved, and its ports of NFS, MOUNT and
+rpcbind are those of an address of their own of loopback here. All code is emulated, so all takes
+ten times as long.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ from typing import Any
 
 from tests.realkernel.kernels import PROJECT, image, kernel_tree
 
-__all__ = ["HOST", "MOUNT_PORT", "NFS_PORT", "Guest", "GuestError", "booted"]
+__all__ = ["GUEST", "HOST", "Guest", "GuestError", "booted"]
 
 HOST = "10.0.2.2"
 """What the emulated machine calls this one."""
 
-NFS_PORT, MOUNT_PORT = 2049, 20048
+GUEST = "127.0.77.7"
+"""What this machine calls the emulated one."""
+PORTS = (2049, 20048, 111)
 VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 MEMORY = "1536M"
 BOOT_SECONDS = 300.0
@@ -49,11 +52,9 @@ class GuestError(Exception):
 
 
 class Guest:
-    """`release` is its kernel's, `ports` has this machine's port for each of the guest's, `console`
-    is a file with all that was said on the serial console."""
+    """`release` is its kernel's, `console` a file with all that was said on the serial console."""
 
-    def __init__(self, channel: socket.socket, ports: dict[int, int], console: Path) -> None:
-        self.ports = ports
+    def __init__(self, channel: socket.socket, console: Path) -> None:
         self.console = console
         self._channel = channel
         self._waiting: dict[int, Future[Any]] = {0: Future()}
@@ -114,13 +115,12 @@ def booted(directory: Path) -> Iterator[Guest]:
     """A machine that runs inside the block; `directory` is for its sockets and its console."""
     tree = kernel_tree()
     channel, console = directory / "commands.sock", directory / "console"
-    ports = {port: free_port() for port in (NFS_PORT, MOUNT_PORT)}
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(str(channel))
         listener.listen()
         share = stack.enter_context(shared_root(directory / "fs.sock"))
-        words = qemu(tree, share, channel, ports)
+        words = qemu(tree, share, channel)
         with console.open("wb") as output:
             machine = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -129,7 +129,7 @@ def booted(directory: Path) -> Iterator[Guest]:
         stack.callback(machine.kill)
         listener.settimeout(START_SECONDS)
         end = stack.enter_context(listener.accept()[0])
-        yield Guest(end, ports, console)
+        yield Guest(end, console)
 
 
 @contextmanager
@@ -153,19 +153,14 @@ def wait_for(path: Path, server: subprocess.Popen[bytes]) -> None:
         select.select([], [], [], 0.02)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
-
-
-def qemu(tree: Path, share: Path, channel: Path, ports: dict[int, int]) -> list[str]:
+def qemu(tree: Path, share: Path, channel: Path) -> list[str]:
     """The command: no disk, the serial console on standard output."""
     init = Path(__file__).parent / "inside" / "init.sh"
     line = (
         f"console=ttyS0 quiet panic=-1 mitigations=off root=host rootfstype=virtiofs ro init={init}"
     )
     arguments = f"{tree} {PROJECT} {sys.executable}"
-    forwards = "".join(f",hostfwd=tcp:127.0.0.1:{here}-:{there}" for there, here in ports.items())
+    forwards = "".join(f",hostfwd=tcp:{GUEST}:{port}-:{port}" for port in PORTS)
     nice = ["nice", "-n", "10"] if shutil.which("nice") else []
     return [
         *(*nice, "qemu-system-x86_64", "-machine", "q35,memory-backend=memory"),

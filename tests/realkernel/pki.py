@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.realkernel.guest import GUEST, HOST
 from umktls.certs import layout
 from umktls.certs.pki import CLIENT_USAGE, SERVER_USAGE, Authority, Credential, Leaf
 
 __all__ = ["GUEST_NAME", "Pki"]
 
-HOSTS = ("10.0.2.2", "127.0.0.1", "localhost")
+HOSTS = (HOST, GUEST, "127.0.0.1", "localhost")
 """This machine, as the guest sees it, and the guest, as this machine sees it."""
 GUEST_NAME = "guest.example.org"
 BEGAN, LASTED = datetime.timedelta(days=-9), datetime.timedelta(days=1)
@@ -38,6 +39,16 @@ class Pki:
         """Settings for the agent in the guest: whom to trust, and with what certificate."""
         shown = {"own": text(own.certificate_pem()), "key": text(own.key_pem())} if own else {}
         return {"ca": text(self.authority.certificate_pem()), **shown, **more}
+
+    def directory(self, place: Path, server: Credential) -> Path:
+        """For `--certs`, with another certificate of the server."""
+        part = place / "server"
+        part.mkdir(mode=0o700)
+        (part / "cert.pem").write_bytes(server.certificate_pem())
+        (part / "certkey.pem").touch(0o600)
+        (part / "certkey.pem").write_bytes(server.key_pem())
+        (place / "ca.pem").write_bytes(self.authority.certificate_pem())
+        return place
 
     def crl(self, revoked: Sequence[Credential]) -> str:
         """A revocation list with these."""

@@ -39,10 +39,14 @@ class Served:
     def source(self, export: str) -> str:
         return f"{HOST}:{self.path(export)}"
 
+    @property
+    def ports(self) -> str:
+        """As options, so that nobody asks rpcbind."""
+        return f"port={self.port},mountport={self.port},proto=tcp,mountproto=tcp"
+
     def mount_options(self, level: str, more: str = "") -> str:
         """For mount(2) in the guest, where mount.nfs(8) adds the address."""
-        ports = f"port={self.port},mountport={self.port},proto=tcp,mountproto=tcp"
-        return f"vers=3,{ports},nolock,addr={HOST},xprtsec={level}{more}"
+        return f"vers=3,{self.ports},nolock,addr={HOST},xprtsec={level}{more}"
 
     def restart(self) -> None:
         """On the same port, with what is kept on the disk; the connections end."""
@@ -51,12 +55,12 @@ class Served:
 
 
 @contextmanager
-def served(pki: Pki, *options: str, rules: str = "") -> Iterator[Served]:
-    """A server inside the block; `rules` are more words for each line of its exports file."""
+def served(pki: Pki, *options: str, certs: Path | None = None) -> Iterator[Served]:
+    """A server inside the block."""
     with Sandbox("kernel") as box:
-        lines = [f"{box.directory(name)} {how} {ALL} {rules}" for name, how in EXPORTS.items()]
+        lines = [f"{box.directory(name)} {how} {ALL}" for name, how in EXPORTS.items()]
         exports = box.top / "exports"
         exports.write_text("\n".join(lines) + "\n")
-        words = ("--exports", str(exports), "--certs", str(pki.files), *options)
+        words = ("--exports", str(exports), "--certs", str(certs or pki.files), *options)
         server, _ = box.serve(*words)
         yield Served(box, server, words)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.realkernel.guest import Guest, GuestError
+from tests.realkernel.inside.work import hashes, tree
 from tests.realkernel.pki import Pki
 from tests.realkernel.serving import EXPORTS, LEVELS, Served, served
-from tests.realkernel.trees import hashes, make_tree
 
 AT = "/mnt/a"
 ENOUGH = {"any": LEVELS, "tls": ("tls", "mtls"), "mtls": ("mtls",)}
@@ -51,7 +51,7 @@ def test_files_both_ways(guest: Guest, server: Served, level: str) -> None:
     """Read there what was made here, copied there, compared here."""
     export = "any" if level == "none" else level
     top = server.path(export) / level
-    made = make_tree(top / "made")
+    made = tree(str(top / "made"))
     guest.call("mount", source=server.source(export), at=AT, options=server.mount_options(level))
     assert guest.call("hashes", top=f"{AT}/{level}/made", deadline=300) == made
     guest.call("copy", source=f"{AT}/{level}/made", target="/run/tree", deadline=300)

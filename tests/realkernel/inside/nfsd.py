@@ -34,7 +34,8 @@ MOUNTED = struct.Struct(">I")
 
 
 def start(exports: dict[str, list[str]], clients: Sequence[str], threads: int = 4) -> None:
-    """Serve directories, each at these levels, to clients at these addresses."""
+    """Serve directories, each at these levels, to clients at these addresses. The first one is the
+    root of NFS version 4."""
     if not PROC.is_dir():
         subprocess.run(["/run/modprobe", "nfsd"], check=True)
     if not (PROC / "threads").exists():
@@ -44,13 +45,15 @@ def start(exports: dict[str, list[str]], clients: Sequence[str], threads: int = 
         register(MOUNT, 3, MOUNT_PORT)
     for client in clients:
         write("auth.unix.ip", f"nfsd {client} {NEVER} {DOMAIN}")
-    for number, (path, levels) in enumerate(exports.items(), 1):
+    for number, (path, levels) in enumerate(exports.items()):
         export(path, levels, number)
     if (PROC / "threads").read_text().strip() == "0":
         (PROC / "versions").write_text("+3 +4.1 +4.2\n")
         with listening(NFS_PORT) as listener:
             (PROC / "portlist").write_text(f"{listener.fileno()}\n")
         (PROC / "threads").write_text(f"{threads}\n")
+        # Nobody has state to claim.
+        (PROC / "v4_end_grace").write_text("Y\n")
 
 
 def export(path: str, levels: Sequence[str], number: int) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ __all__ = ["COMMANDS"]
 
 MNT_FORCE, MNT_DETACH = 1, 2
 BLOCK = 1 << 20
+FILES, LARGEST = 135, 200_000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _agents: list[int] = []
@@ -115,6 +117,18 @@ def digest(path: Path) -> str:
     return whole.hexdigest()
 
 
+def tree(top: str) -> dict[str, str]:
+    """Make 135 files, of sizes from nothing on, some at the edges of blocks and records."""
+    chance = random.Random(0)
+    edges = [0, 1, 4095, 4096, 4097, 16383, 16384, 16385, LARGEST]
+    for count in range(FILES):
+        directory = Path(top, f"directory {count % 9}", "ö")
+        directory.mkdir(parents=True, exist_ok=True)
+        size = edges[count] if count < len(edges) else chance.randrange(LARGEST // 2)
+        (directory / f"file-{count}").write_bytes(chance.randbytes(size))
+    return hashes(top)
+
+
 def copy(source: str, target: str) -> None:
     """A tree, in the place of what is there."""
     shutil.rmtree(target, ignore_errors=True)
@@ -196,7 +210,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     for one in (
         *(run, read, write, files, kernel_log),
         *(mount, unmount, unmount_all),
-        *(hashes, copy, remove, fill, stat),
+        *(tree, hashes, copy, remove, fill, stat),
         *(serve, start_agent, stop_agent),
     )
 }
