@@ -139,6 +139,21 @@ def test_which_alerts_end_a_session(version: int, level: int, description: int, 
 # What we send.
 
 
+@pytest.mark.parametrize("record_type", [20, 21, 24])
+def test_nothing_comes_in_the_middle_of_a_handshake_message(
+    ends: tuple[End, End], record_type: int
+) -> None:
+    """Section 5.1, where the kernel passes it on as Linux's does: a close_notify there would have
+    the end taken for one in order."""
+    one, other = ends
+    one.sock.state.rx.interleaves = True
+    forge(other, 22, KEY_UPDATE[:3])
+    forge(other, record_type, b"\1\0")
+    assert listen(one, 5) == b""
+    event = one.kernel.event("alert")
+    assert (event["level"], event["description"]) == ("fatal", "unexpected_message")
+
+
 @pytest.mark.parametrize(
     ("record_type", "content", "alert"),
     [

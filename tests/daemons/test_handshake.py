@@ -19,7 +19,7 @@ from umktls_daemons.tlsadapter import (
 )
 
 from tests.daemons.pki import certificates
-from umktls.errors import CallerError
+from umktls.errors import CallerError, PeerError
 from umktls.ktls.session.suites import SUITES
 from umktls.userland.streams import Deadline, DeadlinePassed, EndOfStream
 
@@ -175,3 +175,49 @@ def test_link_local_addresses() -> None:
 
 def test_the_binding_has_what_is_needed() -> None:
     assert missing_features() == []
+
+
+class Unwritten(dict[str, bytes]):
+    """The secrets of an OpenSSL that does not tell some of them."""
+
+    def __init__(self, *labels: str) -> None:
+        self._labels = labels
+
+    def __setitem__(self, label: str, secret: bytes) -> None:
+        if label not in self._labels:
+            super().__setitem__(label, secret)
+
+
+@pytest.mark.parametrize("label", ["CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0"])
+def test_without_a_secret_there_are_no_keys(label: str) -> None:
+    ours = context(server=False).client("localhost")
+    ours.findings.secrets = Unwritten(label)
+    peer = MemoryPeer(context(server=True).server(ClientCertificates.DEMAND))
+    with pytest.raises(HandshakeFailure, match="gave no secrets for the suite") as caught:
+        handshake(peer, ours, soon(), CLIENT)
+    assert caught.value.phase == "keys"
+
+
+def test_a_number_that_cannot_be_proven_is_not_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides would seal under numbers of which the other knows nothing."""
+
+    def fails(*of: object) -> int:
+        raise PeerError("record 0 does not verify")
+
+    monkeypatch.setattr("umktls_daemons.handshake.proven_count", fails)
+    ours = context(server=False).client("localhost")
+    peer = MemoryPeer(context(server=True).server(ClientCertificates.DEMAND))
+    with pytest.raises(HandshakeFailure, match="cannot be proven: record 0") as caught:
+        handshake(peer, ours, soon(), CLIENT)
+    assert caught.value.phase == "keys"
+
+
+def test_so_many_chains_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("umktls_daemons.tlsadapter.CHAINS_LIMIT", 1)
+    clients = context(server=False), context(server=False, identity="chained-client")
+    made = context(server=True)
+    for client in clients:
+        ours = made.server(ClientCertificates.DEMAND)
+        handshake(MemoryPeer(client.client("localhost")), ours, soon(), SERVER)
+        assert made.chain_of(ours)
+    assert len(made._chains) == 1

@@ -80,6 +80,21 @@ def test_the_number_of_remembered_processes_is_bounded() -> None:
     assert len(processes.asked) == KEEP_PROCESSES + 2
 
 
+def test_the_number_of_remembered_owners_is_bounded() -> None:
+    asked: list[int] = []
+
+    def process(pid: int) -> int:
+        asked.append(pid)
+        return pid
+
+    credentials = Credentials(lambda: 100.0, lambda pid: (), process)
+    for pid in (*range(1, KEEP_PROCESSES + 2), KEEP_PROCESSES + 1):
+        credentials.process(Somebody(pid=pid))
+    assert len(asked) == KEEP_PROCESSES + 1
+    credentials.process(Somebody(pid=1))
+    assert len(asked) == KEEP_PROCESSES + 2
+
+
 def test_this_process_has_its_groups() -> None:
     assert sorted(supplementary_groups(os.getpid())) == sorted(os.getgroups())
 

@@ -148,6 +148,18 @@ async def test_a_thread_that_has_no_name_is_let_in_at_once(made: World) -> None:
     await made.close(info.fh)
 
 
+async def test_so_many_threads_are_remembered(made: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is forgotten looks the name up once more."""
+    monkeypatch.setattr("umktls_fs.kernelcache.RETRIES_LIMIT", 1)
+    number = await made.number("file")
+    (made.export / "file").write_bytes(b"0123456789 grown")
+    first, second = Somebody(pid=101).ctx, Somebody(pid=102).ctx
+    for ctx in (first, second, first):
+        assert await fails(made.ops.open(number, os.O_RDONLY, ctx)) == errno.ESTALE
+    info = await made.ops.open(number, os.O_RDONLY, first)
+    await made.close(info.fh)
+
+
 async def test_each_thread_is_told_for_itself(made: World) -> None:
     number = await made.number("file")
     (made.export / "file").write_bytes(b"0123456789 grown")

@@ -138,6 +138,13 @@ def test_contradictions_are_refused_and_both_words_named(words: str) -> None:
     assert second in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["acregmin", "actimeo"])
+def test_attributes_are_kept_for_a_day_at_most(name: str) -> None:
+    parse_options([f"{name}=86400"])
+    with pytest.raises(CallerError, match=f"{name}=86400.5: must be from 0 to 86400"):
+        parse_options([f"{name}=86400.5"])
+
+
 def test_options_and_command_line_may_not_contradict_each_other() -> None:
     with pytest.raises(CallerError, match=r"--certs.*certs=/b"):
         parse_options(["certs=/b"], certs=Path("/a"))

@@ -87,6 +87,23 @@ def test_it_is_told_by_all_that_ask_for_rights(
         assert answer.status is expected
 
 
+def test_a_write_that_fails_at_once_and_on_the_way(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is there is said to be there, and no more; nothing at all is no success."""
+    handle = client.create(client.mount(), b"f")
+    whole = os.pwrite
+
+    def half(fd: int, data: Any, offset: int) -> int:
+        monkeypatch.setattr(os, "pwrite", failing_with(errno.ENOSPC))
+        return whole(fd, data[:3], offset)
+
+    monkeypatch.setattr(os, "pwrite", half)
+    assert client.ok("WRITE", handle, 0, 6, stable_how.UNSTABLE, b"sixsix").count == 3
+    status = client.status("WRITE", handle, 3, 3, stable_how.UNSTABLE, b"six")
+    assert status is nfsstat3.NFS3ERR_NOSPC
+
+
 def test_a_sync_that_fails_has_all_send_again(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -345,6 +345,22 @@ def test_the_encoder_refuses_numbers_out_of_range(method: str, value: int) -> No
         getattr(xdr.Encoder(), method)(value)
 
 
+@pytest.mark.parametrize(
+    ("method", "size"), [("uint", 4), ("int_", 4), ("uhyper", 8), ("hyper", 8)]
+)
+def test_a_number_that_is_cut_off_is_none(method: str, size: int) -> None:
+    """Not the one that the bytes that are there would make."""
+    for length in range(size):
+        with pytest.raises(xdr.XdrError, match=f"{size} bytes wanted, {length} left"):
+            getattr(xdr.Decoder(b"\1" * length), method)()
+
+
+def test_opaque_data_that_is_cut_off_is_none() -> None:
+    for tail in (b"", b"ab", b"abc"):  # of three bytes and their padding
+        with pytest.raises(xdr.XdrError, match="the data ended"):
+            xdr.Decoder(b"\0\0\0\3" + tail).opaque()
+
+
 def test_the_decoder_minds_limits() -> None:
     data = bytes.fromhex("0000000461626364")
     assert xdr.Decoder(data).opaque(4) == b"abcd"

@@ -141,3 +141,30 @@ def test_versions_side_by_side() -> None:
             again = procedure.decode_result_untrusted(b"".join(procedure.encode_result(result)))
             assert again == result
             assert version.session(result, 77) == session
+
+
+def family_answer(command: int, *attributes: tuple[int, bytes]) -> wire.Message:
+    data = struct.pack("<BBH", command, 2, 0)
+    for kind, value in attributes:
+        data += struct.pack("<HH", 4 + len(value), kind) + value.ljust(
+            -(-len(value) // 4) * 4, b"\0"
+        )
+    head = struct.pack("<IHHII", 16 + len(data), nl.GENL_ID_CTRL, 0, 7, 0)
+    return wire.parse_untrusted(head + data)
+
+
+NAME, NUMBER = (nl.CTRL_ATTR_FAMILY_NAME, b"rpc\0"), (nl.CTRL_ATTR_FAMILY_ID, b"\x15\0")
+
+
+def test_what_tells_no_family() -> None:
+    """To send to another one would be to tell whoever it is."""
+    good = family_answer(nl.CTRL_CMD_NEWFAMILY, NAME, NUMBER)
+    assert wire.parse_family_untrusted(good) == wire.Family(0x15, "rpc", {})
+    for wrong in (
+        family_answer(nl.CTRL_CMD_GETFAMILY, NAME, NUMBER),
+        family_answer(nl.CTRL_CMD_NEWFAMILY, NAME),
+        family_answer(nl.CTRL_CMD_NEWFAMILY, NAME, (nl.CTRL_ATTR_FAMILY_ID, b"\x15")),
+        family_answer(nl.CTRL_CMD_NEWFAMILY, NAME, (nl.CTRL_ATTR_FAMILY_ID, b"\x15\0\0\0")),
+    ):
+        with pytest.raises(NetlinkFormatError, match="does not tell a family's number"):
+            wire.parse_family_untrusted(wrong)
