@@ -3,6 +3,19 @@
 `make mutants` damages the code in one place at a time, as somebody might by mistake, and runs the
 tests that reach that place. A mutant that lives is a hole in the tests, or makes no difference.
 
+The first run measures which test reaches which line: all tests, half an hour. Then each mutant is
+played against the tests that are likeliest to notice it, a few seconds: some hours for all, so say
+which (`make mutants ARGS="umktls/rpc daemons/handshake.py"`), or have a sample
+(`ARGS="--sample 30"`: of each folder so many, always the same). `ARGS=--list` says which there are.
+What was found is in bench-results/mutants; stopped and started again it goes on.
+
+| it says | which means |
+|---|---|
+| caught | a test fails, fails again, and passes without the damage (one that hangs has failed) |
+| lived | the likeliest tests pass: write one that fails, or tell in `accepted.toml` why not |
+| unreached | the same, and no test comes by: what refuses has refused nobody yet |
+| unsound | the tests fail without the damage too; on a busy machine, try again |
+
 | file | what it does |
 |---|---|
 | `choose.py` | finds the places: refusals, limits, deadlines, clean-ups |

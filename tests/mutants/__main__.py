@@ -61,6 +61,8 @@ def main() -> int:
     unknown = [one for one in mutants if known.get(one.name) != CAUGHT and one.name not in reasons]
     for mutant in unknown:
         print(f"{known.get(mutant.name)}: {mutant.path}:{mutant.line} {mutant.name}")
+    for name in reasons.keys() - {one.name for one in chosen(FOLDERS)}:
+        print(f"not there any more, but in {ACCEPTED.name}: {name}")
     return 1 if unknown else 0
 
 

@@ -165,7 +165,7 @@ def _damages(node: ast.AST) -> Iterator[tuple[str, ast.AST, str]]:
     if isinstance(node, ast.If) and _refuses(node.body):
         yield "refusal", node.test, "False"
         yield from _forgotten(node.test)
-    elif isinstance(node, ast.Raise) and node.exc is not None and not _guarded(node):
+    elif isinstance(node, ast.Raise) and _is_refusal(node):
         yield "refusal", node, "pass"
     elif isinstance(node, ast.Compare) and len(node.ops) == 1 and _bounded(node):
         left, right = ast.unparse(node.left), ast.unparse(node.comparators[0])
@@ -191,6 +191,16 @@ def _refuses(body: list[ast.stmt]) -> bool:
     if not isinstance(last, ast.Return) or last.value is None:
         return False
     return bool(ERRORS.search(ast.unparse(last.value)))
+
+
+def _is_refusal(node: ast.Raise) -> bool:
+    """Whether it says no to somebody, and its condition does not stand for it."""
+    kind = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+    return (
+        kind is not None
+        and not _guarded(node)
+        and _name_of(kind) not in ("NotImplementedError", "AssertionError")
+    )
 
 
 def _guarded(node: ast.stmt) -> bool:

@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from tests.conftest import slowness
 from tests.mutants.choose import Mutant
 
 __all__ = ["CAUGHT", "LIVED", "UNREACHED", "UNSOUND", "Copy", "play"]
@@ -31,7 +32,7 @@ CAUGHT, LIVED, UNREACHED, UNSOUND = "caught", "lived", "unreached", "unsound"
 INSTALLED_AS = {"umktls_fs": "fs", "umktls_daemons": "daemons"}
 OURS = ("tests", "umktls", *INSTALLED_AS)
 # A mutant that makes the tests hang is caught: when they have taken so many times as long as
-# usual, and so many seconds more.
+# usual, and so many seconds more; on a machine that does much else, longer.
 SLOWER, GRACE = 4.0, 20.0
 PR_SET_CHILD_SUBREAPER = 36
 FORK = multiprocessing.get_context("fork")
@@ -53,7 +54,7 @@ class Copy:
                 shutil.copy2(top / name, directory / name)
         for name, folder in INSTALLED_AS.items():
             (directory / name).symlink_to(folder)
-        self._known: dict[tuple[str, ...], bool] = {}
+        self._known: dict[str, bool] = {}
 
     @contextlib.contextmanager
     def damaged(self, mutant: Mutant) -> Iterator[None]:
@@ -74,29 +75,30 @@ class Copy:
         silent = subprocess.DEVNULL
         subprocess.run(collect, cwd=self.top, env=environment, stdout=silent, check=True)
 
-    def sound(self, tests: tuple[str, ...], seconds: float) -> bool:
-        """Whether `tests` pass without any damage. They are run once only."""
-        if tests not in self._known:
-            self._known[tests] = first_to_fail(self.top, tests, seconds) is None
-        return self._known[tests]
+    def sound(self, test: str, seconds: float) -> bool:
+        """Whether `test` passes without any damage. It is run once only."""
+        if test not in self._known:
+            self._known[test] = first_to_fail(self.top, [test], seconds) is None
+        return self._known[test]
 
 
 def play(copy: Copy, mutant: Mutant, tests: list[str], seconds: float) -> str:
     """Whether `tests`, which take so many `seconds`, notice the damage.
 
-    Only a test that passes without the damage can have noticed it; another one is left out."""
+    A test has noticed it if it fails again, and passes without the damage; another one, that fails
+    now and then, is left out."""
     left = list(tests)
     if not left:
         return UNREACHED
     while left:
         with copy.damaged(mutant):
             failed = first_to_fail(copy.top, left, seconds)
-        if failed is None:
-            return LIVED
-        if copy.sound((failed or left[0],), seconds):
+            if failed is None:
+                return LIVED
+            failed = failed or left[0]  # nothing has begun: whichever
+            surely = first_to_fail(copy.top, [failed], seconds) is not None
+        if surely and copy.sound(failed, seconds):
             return CAUGHT
-        if not failed:
-            break
         left.remove(failed)
     return UNSOUND
 
@@ -122,7 +124,7 @@ def _keep(top: Path, tests: Sequence[str], seconds: float, result: Connection) -
     child = FORK.Process(target=_run_tests, args=(top, tests, directory, told))
     child.start()
     told.close()
-    child.join(seconds)
+    child.join(seconds * slowness())
     passed = child.exitcode == 0
     _clean_up(directory)
     last = ""

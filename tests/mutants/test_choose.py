@@ -13,6 +13,8 @@ REFUSALS = [
     ("if a:\n        return errno.EPERM", ["False"]),
     ("if a:\n        return b", []),
     ("raise ValueError", ["pass"]),
+    ("raise NotImplementedError", []),
+    ("raise AssertionError('it cannot be')", []),
     ("try:\n        a()\n    except OSError:\n        raise", []),
 ]
 OTHERS = [

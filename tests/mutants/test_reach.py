@@ -89,6 +89,7 @@ def line(text: str) -> int:
     return CODE.splitlines().index(f"    {text}") + 1
 
 
+@pytest.mark.long
 def test_which_tests_reach_a_line(reach: Reach) -> None:
     """Also from another folder, in forked processes, and in those that several tests share; no test
     that fails by itself."""

@@ -162,6 +162,12 @@ def test_refused(message: str) -> None:
         parse_untrusted(bytes.fromhex(message))
 
 
+@pytest.mark.parametrize("name", [name for name in REFUSED if name.startswith("unknown")])
+def test_what_is_unknown_is_said_to_be(name: str) -> None:
+    with pytest.raises(RpcFormatError, match="an RPC reply has an unknown status"):
+        parse_untrusted(bytes.fromhex(REFUSED[name]))
+
+
 def test_credentials_have_limits() -> None:
     assert OpaqueAuth(9, bytes(400)).wire == bytes.fromhex("00000009 00000190") + bytes(400)
     with pytest.raises(CallerError):
