@@ -144,6 +144,7 @@ def test_many_users(monkeypatch: pytest.MonkeyPatch) -> None:
     for uid in [*range(1000, 1010), 1000]:
         with actor.acting(Identity(uid, uid)):
             assert ids() == (uid, uid, [])
+        assert len(actor._switches) <= 4
 
 
 @root_only
