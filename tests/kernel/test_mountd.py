@@ -72,7 +72,7 @@ class World:
         family = socket.AF_INET6 if ":" in self.mount.host else socket.AF_INET
         place = Place(family, (self.mount.host, 2049)) if near else None
         config = MountConfig("server", "/a", 2049, security="none", reserved_port=False, **more)
-        return MountService(config, self.nfs, place, no_tls, self.trace)
+        return MountService(config, self.trace, self.nfs, place, no_tls)
 
 
 def no_tls(config: MountConfig) -> Any:
@@ -257,7 +257,7 @@ async def test_a_slow_mountd_has_half_a_minute() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mountd, "plain_calls", calls)
-        service = MountService(config, Nfs(), near, no_tls, Trace("h", "client"))
+        service = MountService(config, Trace("h", "client"), Nfs(), near, no_tls)
         await failure(service)
     assert set(asked) == {30.0}
 

@@ -98,20 +98,27 @@ def probe(
 
 
 def parse_target(target: str) -> tuple[str, int]:
+    """The same with NFS's port where none is named."""
+    host, port = host_and_port(target)
+    return host, NFS_PORT if port is None else port
+
+
+def host_and_port(target: str) -> tuple[str, int | None]:
     """Host and port of HOST, HOST:PORT, [ADDRESS], [ADDRESS]:PORT. Raises `CallerError`."""
     if target.startswith("["):
         host, closed, rest = target[1:].partition("]")
-        port = rest.removeprefix(":") if rest else str(NFS_PORT)
         good = bool(closed) and (not rest or rest.startswith(":"))
+        port = rest.removeprefix(":") if rest else None
     else:
-        host, colon, port = target.partition(":")
-        port, good = (port if colon else str(NFS_PORT)), True
-    if not (good and host and port.isdigit() and 0 < int(port) < 65536):
+        host, colon, text = target.partition(":")
+        port, good = (text if colon else None), True
+    valid = port is None or (port.isdigit() and 0 < int(port) < 65536)
+    if not (good and host and valid):
         raise CallerError(
             f"{target!r} is not HOST or HOST:PORT with a port of 1 to 65535; "
             "an IPv6 address is in brackets"
         )
-    return host, int(port)
+    return host, None if port is None else int(port)
 
 
 def show(report: Report) -> None:

@@ -320,7 +320,7 @@ def mount_service(host: Host, config: MountConfig, rpc: Connections) -> MountSer
     def connect(where: MountConfig) -> AbstractAsyncContextManager[Connections]:
         return calls_to(host, where, MOUNT3)
 
-    return MountService(config, rpc, near, connect, host.trace)
+    return MountService(config, host.trace, rpc, near, connect)
 
 
 async def listed_exports(host: Host, config: MountConfig) -> list[bytes]:

@@ -82,28 +82,30 @@ Connect = Callable[[MountConfig], AbstractAsyncContextManager[Caller]]
 class MountService:
     """Calls to the MOUNT protocol that belongs to a mount.
 
-    nfs: calls on the mount's own connection, and `near` where that leads to. connect: makes a
-    connection of its own, with TLS. `elsewhere`: whether MOUNT is not where NFS is.
+    nfs: calls on the mount's own connection, if there is one, and `near` where that leads to.
+    connect: makes a connection of its own, with TLS. advice: how whoever asks can say where MOUNT
+    is. `elsewhere`: whether it is not where NFS is.
     """
 
     config: MountConfig
-    nfs: Caller
-    near: Place | None
-    connect: Connect
     trace: Trace
+    nfs: Caller | None = None
+    near: Place | None = None
+    connect: Connect | None = None
+    advice: str = "-o mountport=PORT says where it is (`rpcinfo -p` on the server lists it)"
     _found: Place | None = None
 
     def __post_init__(self) -> None:
         config = self.config
         named = (config.mount_host or config.server, config.mount_port or config.port)
         here = named == (config.server, config.port) and config.mount_protocol != "udp"
-        self.elsewhere = not here
+        self.elsewhere = self.nfs is None or not here
 
     async def ask(self, ask: Callable[[Caller], Awaitable[T]]) -> T:
         """What `ask` comes to with calls to MOUNT, wherever that is. Raises NoMountd, and what
         `ask` does."""
         why = ""
-        if not self.elsewhere:
+        if self.nfs is not None and not self.elsewhere:
             try:
                 return await ask(self.nfs)
             except (ProgramUnavailable, VersionMismatch) as error:
@@ -112,13 +114,14 @@ class MountService:
                 if error.errno != errno.ECONNRESET:  # there are servers that just hang up
                     raise
                 why = f", and not at its NFS port either ({error})"
-        async with self._calls(why) as calls:
+        async with self.calls(why) as calls:
             self.elsewhere = True
             return await ask(calls)
 
     @asynccontextmanager
-    async def _calls(self, why: str) -> AsyncIterator[Caller]:
-        """Calls to where MOUNT is, on a connection for that alone."""
+    async def calls(self, why: str = "") -> AsyncIterator[Caller]:
+        """Calls to where MOUNT is, on a connection for that alone. Raises NoMountd, with `why` at
+        the end."""
         async with AsyncExitStack() as stack:
             try:
                 plain = await self._reached(stack)
@@ -128,7 +131,7 @@ class MountService:
             if self._found is None:
                 self.trace.emit("mountd", None, where=str(plain.place), how=how)
             self._found = plain.place
-            if not self.config.mount_tls:
+            if self.connect is None or not self.config.mount_tls:
                 yield plain
                 return
         where = replace(
@@ -167,7 +170,7 @@ class MountService:
         failures: list[NoMountd] = []
         wanted = self.config.mount_protocol or ("tcp" if self.config.mount_tls else None)
         for protocol in (wanted,) if wanted else ("tcp", "udp"):
-            port = self.config.mount_port or await registered_port(host, protocol)
+            port = self.config.mount_port or await self._registered(host, protocol)
             if not port:
                 text = f"rpcbind of {host.address[0]} has no MOUNT version 3 over {protocol}"
                 hint = "is mountd running there, and does it serve NFS version 3?"
@@ -178,6 +181,14 @@ class MountService:
             except NoMountd as error:
                 failures.append(error)
         raise failures[0]
+
+    async def _registered(self, host: Place, protocol: str) -> int:
+        """MOUNT's port as rpcbind has it, 0 for none. Raises NoMountd if that cannot be asked."""
+        try:
+            return await rpcbind.port_of(host, MOUNT3, protocol)
+        except (WorldError, PeerError) as error:
+            text = f"rpcbind cannot be asked for it ({error}); {self.advice}"
+            raise NoMountd(text, error.errno) from error
 
     async def _connected(self, place: Place, stack: AsyncExitStack) -> PlainCalls:
         """Calls to a place that answers MOUNT's NULL procedure. Raises NoMountd."""
@@ -202,16 +213,6 @@ class MountService:
 
         with trio.move_on_after(UMNT_SECONDS), suppress(UmktlsError):
             await self.ask(tell)
-
-
-async def registered_port(host: Place, protocol: str) -> int:
-    """MOUNT's port as rpcbind has it, 0 for none. Raises NoMountd if rpcbind cannot be asked."""
-    try:
-        return await rpcbind.port_of(host, MOUNT3, protocol)
-    except (WorldError, PeerError) as error:
-        text = f"rpcbind cannot be asked for it ({error})"
-        hint = "-o mountport=PORT says where it is (`rpcinfo -p` on the server lists it)"
-        raise NoMountd(f"{text}; {hint}", error.errno) from error
 
 
 async def root_of(calls: Caller, server: str, export: str, credential: OpaqueAuth) -> bytes:
