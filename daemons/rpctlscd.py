@@ -137,7 +137,8 @@ class ClientService(HandshakeService):
     def _prepare(self, certname: str, taken: Taken) -> Attempt:
         tls = self._tls
         server = self._server_name(taken)
-        wanted = bool(certname) or self._options.mutualverf or taken.security == "mtls"
+        mutual = self._options.mutualverf and taken.security != "anonymous"
+        wanted = bool(certname) or mutual or taken.security == "mtls"
         which = certname if wanted else None
         context = tls.context(which)
         key = (server, taken.address, taken.port, which)

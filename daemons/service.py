@@ -83,7 +83,8 @@ class Sessions:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A socket that was taken. `security` is what the mount or the export asks for: tls or mtls;
+    """A socket that was taken. `security` is what the mount or the export asks for: tls or mtls,
+    or anonymous, which is TLS without a client certificate;
     `connection` is what the kernel's trace calls it, such as c7. `deadline` is the upcall's.
     """
 

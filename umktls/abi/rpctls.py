@@ -112,7 +112,7 @@ SYS_umktls_adopt = 1001  # ours: a descriptor of a session whose daemon has gone
 # Ours: what FreeBSD's upcall cannot say, asked by getsockopt on the socket that was taken.
 SOL_UMKTLS = 0x756D6B74
 UMKTLS_PEERNAME = 1  # the server name that the user typed, UTF-8
-UMKTLS_XPRTSEC = 2  # b"tls" or b"mtls": what the mount or the export asks for
+UMKTLS_XPRTSEC = 2  # b"tls", b"mtls" or b"anonymous": what the mount or the export asks for
 UMKTLS_DEADLINE = 3  # u32, milliseconds left for this upcall
 UMKTLS_LEFTOVER = 4  # set: bytes that a TLS library had read too far
 UMKTLS_CONNECTION = 5  # what the trace calls this connection, such as b"c7"

@@ -12,6 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import chain, repeat
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from umktls.kernel.events import Trace
 from umktls.kernel.groups import single_error
 from umktls.kernel.host import CERTS_PLACE, Host, HostConfig, booted
 from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.levels import ANONYMOUS, TRIAL_SECONDS, wanted_level
 from umktls.kernel.mountconfig import MountConfig, check_config
 from umktls.kernel.mountd import Caller, MountService, exports_of, root_of
 from umktls.kernel.nconnect import Connections
@@ -31,6 +33,7 @@ from umktls.kernel.probe import NotOffered, probe
 from umktls.kernel.repeated import done_already
 from umktls.kernel.tcpconnect import may_pass
 from umktls.nfs.program import MOUNT3, NFS3
+from umktls.nfs.status import errno_of
 from umktls.nfs.types import FSINFO3args, FSINFO3resok
 from umktls.rpc.message import AuthSys, OpaqueAuth
 from umktls.rpc.program import Procedure, Program
@@ -134,7 +137,8 @@ async def mounted(
             return await root_of(calls, config.server, config.export, own_credential())
 
         root = await service.ask(find_root)
-        info = await file_system_info(rpc, root)
+        in_clear = service.elsewhere and not config.mount_tls
+        info = await file_system_info(host, config, rpc, root, in_clear)
         rpc.set_deadline(config.deadline)
         host.spawn(rpc.make_all, NFS3)
         how = certificate_unshown(host) or config.security
@@ -336,8 +340,43 @@ async def listed_exports(host: Host, config: MountConfig) -> list[bytes]:
         return await mount_service(host, config, rpc).ask(ask)
 
 
-async def file_system_info(rpc: Connections, root: bytes) -> FSINFO3resok:
-    result = await rpc.call(NFS3["FSINFO"], FSINFO3args(root), own_credential())
-    if not isinstance(result, FSINFO3resok):
-        raise WorldError(f"FSINFO of the root failed: {result.status.name}", errno.EIO)
-    return result
+async def file_system_info(
+    host: Host, config: MountConfig, rpc: Caller, root: bytes, known_in_clear: bool
+) -> FSINFO3resok:
+    """What the server says of the export. Where it refuses that, it is found out which level of
+    security it wants. known_in_clear: the root's handle has come in clear."""
+    try:
+        return await fsinfo(rpc, root)
+    except UmktlsError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            raise
+
+        async def given(level: str) -> bool:
+            bare = "" if level == ANONYMOUS else config.certname
+            trial = replace(config, security=level, certname=bare, mount_seconds=TRIAL_SECONDS)
+            sock = await make_connection(host, trial)
+            async with calls_over(host, trial, NFS3, sock, 1) as calls:
+                await fsinfo(calls, root)
+            return True
+
+        advice = await wanted_level(
+            config, known_in_clear, given, partial(answers_probe, host, config)
+        )
+        raise WorldError(f"{error}; {advice}", error.errno) from error
+
+
+async def fsinfo(rpc: Caller, root: bytes) -> FSINFO3resok:
+    result: Any = await rpc.call(NFS3["FSINFO"], FSINFO3args(root), own_credential())
+    if isinstance(result, FSINFO3resok):
+        return result
+    raise WorldError(f"FSINFO of the root failed: {result.status.name}", errno_of(result.status))
+
+
+async def answers_probe(host: Host, config: MountConfig) -> bool:
+    """Whether the server offers TLS, on a connection for that alone."""
+    sock = host.adopt(await connect_tcp(config), "none", config.server)
+    try:
+        await probe(sock, NFS3.number, NFS3.version, config.probe_seconds)
+    finally:
+        sock.close("it was for a probe")
+    return True
