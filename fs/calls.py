@@ -87,6 +87,7 @@ from umktls.nfs.types import (
     stable_how,
     symlinkdata3,
 )
+from umktls.rpc.client import ProcedureUnavailable
 from umktls.rpc.message import OpaqueAuth
 from umktls.rpc.program import Procedure
 from umktls.rpc.xdr import Buffer
@@ -292,7 +293,11 @@ class Calls:
     async def readdirplus(
         self, args: READDIRPLUS3args, credential: OpaqueAuth
     ) -> READDIRPLUS3resok:
-        return cast(READDIRPLUS3resok, await self._call(NFSPROC3_READDIRPLUS, args, credential))
+        """NfsFailure NOTSUPP also where the server does not have the procedure at all."""
+        try:
+            return cast(READDIRPLUS3resok, await self._call(NFSPROC3_READDIRPLUS, args, credential))
+        except ProcedureUnavailable as error:
+            raise NfsFailure("READDIRPLUS", nfsstat3.NFS3ERR_NOTSUPP) from error
 
     async def readdir(self, args: READDIR3args, credential: OpaqueAuth) -> READDIR3resok:
         return cast(READDIR3resok, await self._call(NFSPROC3_READDIR, args, credential))

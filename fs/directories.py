@@ -24,11 +24,12 @@ from umktls.nfs.types import (
     dirlistplus3,
     entryplus3,
     fattr3,
+    nfsstat3,
 )
 from umktls.rpc.message import OpaqueAuth
 
 from .attributes import AttributeCache, entry_attributes
-from .calls import Calls
+from .calls import Calls, NfsFailure
 from .inodes import Inode, InodeTable
 
 __all__ = ["Directories", "Emit"]
@@ -174,11 +175,18 @@ class Directories:
     async def _list(
         self, directory: OpenDirectory, cookie: int, verifier: bytes
     ) -> READDIRPLUS3resok:
-        """One call: READDIRPLUS, or with nordirplus READDIR, whose entries are names alone."""
+        """One call: READDIRPLUS, or with nordirplus, or where the server has no other, READDIR,
+        whose entries are names alone."""
         handle, size = directory.inode.handle, self._maxcount
         if self._plus:
             args = READDIRPLUS3args(handle, cookie, verifier, size // 4, size)
-            return await self._calls.readdirplus(args, directory.credential)
+            try:
+                return await self._calls.readdirplus(args, directory.credential)
+            except NfsFailure as failure:
+                # As Linux has it (fs/nfs/dir.c, nfs_readdir_xdr_filler): never again.
+                if failure.status is not nfsstat3.NFS3ERR_NOTSUPP:
+                    raise
+                self._plus = False
         names = await self._calls.readdir(
             READDIR3args(handle, cookie, verifier, size), directory.credential
         )

@@ -19,6 +19,7 @@ from umktls.nfs.types import (
     nfstime3,
     sattr3,
 )
+from umktls.rpc.client import ProcedureUnavailable
 from umktls.rpc.message import OpaqueAuth
 
 from . import killpriv
@@ -119,9 +120,16 @@ class Metadata:
         self._attributes.update(inode, result.symlink_attributes, started)
         return result.data
 
+    async def _longest_name(self, credential: OpaqueAuth) -> int:
+        """What PATHCONF says, which not every server has, nor every one knows."""
+        try:
+            return (await self._calls.pathconf(credential)).name_max or NAME_MAX
+        except (NfsFailure, ProcedureUnavailable):
+            return NAME_MAX
+
     async def statfs(self, credential: OpaqueAuth) -> StatvfsData:
         if self._name_max is None:
-            self._name_max = (await self._calls.pathconf(credential)).name_max or NAME_MAX
+            self._name_max = await self._longest_name(credential)
         space = await self._calls.fsstat(credential)
         stats = StatvfsData()
         stats.f_bsize = stats.f_frsize = BLOCK
