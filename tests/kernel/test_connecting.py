@@ -271,6 +271,46 @@ async def test_nfs_where_rpcbind_says(
                 pass
 
 
+async def test_mount_comes_later_than_nfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that boots: rpcbind knows MOUNT at the third time it is asked."""
+    nfsd = NfsServer([Export(str(tmp_path))], tmp_path / "state")
+    nfs, mountd = nfsd.services()
+    monkeypatch.setattr(client, "RETRY_PAUSES", (0.01,))
+    asked: list[Any] = []
+
+    def getport(wanted: Any) -> int:
+        asked.append(wanted)
+        return servers[1].port if len(asked) > 4 else 0  # TCP and UDP
+
+    async with AsyncExitStack() as stack:
+        stack.callback(nfsd.close)
+        stack.enter_context(trio.fail_after(patience(SECONDS)))
+        plain = ServerConfig(("127.0.0.1",), 0, security="none", no_daemon=True)
+        servers = [
+            await stack.enter_async_context(
+                boot_server(replace(plain, rundir=tmp_path / name), [service])
+            )
+            for name, service in (("n", nfs), ("m", mountd))
+        ]
+        played = await stack.enter_async_context(peer(answers(PMAP2, GETPORT=getport)))
+        monkeypatch.setattr(rpcbind, "RPCBIND_PORT", played.port)
+        config = MountConfig(
+            "127.0.0.1",
+            str(tmp_path),
+            servers[0].port,
+            security="none",
+            retry_seconds=SECONDS,
+            rundir=tmp_path / "c",
+        )
+        host = await stack.enter_async_context(boot_client(config))
+        told: list[UmktlsError] = []
+        async with mounted(host, config, told.append) as mount:
+            assert mount.root
+        (error,) = told
+        assert "has no MOUNT version 3 over tcp; is mountd running there" in str(error)
+        assert len([one for one in host.trace.since() if one["event"] == "mount-delayed"]) == 2
+
+
 async def test_a_port_that_was_given_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     async def refuse(*arguments: object) -> KernelSocket:
         raise REFUSED

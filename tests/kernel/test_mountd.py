@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,25 @@ async def silence(*arguments: object) -> int:
     await trio.lowlevel.checkpoint()
     where = "127.0.0.1 TCP port 111: Connection timed out"
     raise WorldError(where, errno.ETIMEDOUT)
+
+
+async def test_a_firewall_that_drops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a listener does whose backlog is full."""
+    async with world(monkeypatch) as one:
+        with ExitStack() as stack:
+            full = stack.enter_context(socket.socket())
+            full.bind(("127.0.0.1", 0))
+            full.listen(0)
+            for _ in range(4):
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(full.getsockname())
+            port = full.getsockname()[1]
+            service = one.service(mount_port=port, mount_protocol="tcp", connect_seconds=0.2)
+            text = await failure(service)
+        assert (
+            f"127.0.0.1 TCP port {port}: Connection timed out; is its mountd running, and" in text
+        )
 
 
 async def test_a_firewall_that_rejects(monkeypatch: pytest.MonkeyPatch) -> None:

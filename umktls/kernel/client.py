@@ -128,6 +128,7 @@ async def mounted(
     """
     if config.security != "none":
         await host.daemon_ready("rpctlscd")
+    began, delayed = trio.current_time(), once(delayed)
     first, config = await first_connection(host, config, NFS3, delayed)
     async with calls_over(host, config, NFS3, first, config.nconnect) as rpc:
         host.views["server"] = rpc.facts
@@ -136,7 +137,9 @@ async def mounted(
         async def find_root(calls: Caller) -> bytes:
             return await root_of(calls, config.server, config.export, own_credential())
 
-        root = await service.ask(find_root)
+        # A server that boots has NFS sooner than MOUNT.
+        left = began + config.retry_seconds - trio.current_time()
+        root = await patiently(partial(service.ask, find_root), host.trace, left, delayed)
         in_clear = service.elsewhere and not config.mount_tls
         info = await file_system_info(host, config, rpc, root, in_clear)
         rpc.set_deadline(config.deadline)
@@ -260,6 +263,17 @@ async def patiently(
             trace.emit("mount-delayed", None, reason=str(error), seconds=wait)
         await trio.sleep(wait)
     raise AssertionError("there is always another pause")
+
+
+def once(delayed: Delayed) -> Delayed:
+    """The same, of whose calls only the first does anything."""
+    left = [delayed]
+
+    def tell(error: UmktlsError) -> None:
+        if left:
+            left.pop()(error)
+
+    return tell
 
 
 def ignore(error: UmktlsError) -> None:
