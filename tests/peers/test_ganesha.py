@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.peers.ganesha import Ganesha
-from tests.system.live import needs_fuse, run
+from tests.front.live import fronting
+from tests.peers.ganesha import MOUNT_PORT, Ganesha
+from tests.system.live import event, needs_fuse, run
+from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
 from umktls.kernel.children import program_path
 
@@ -55,3 +57,28 @@ def test_files_are_the_same_on_both_sides(ganesha: Ganesha, options: tuple[str, 
         assert (ganesha.files / name / "bigger").stat().st_size == 1000
         run("rm", "-r", place / name)
         assert not (ganesha.files / name).exists()
+
+
+def test_tls_with_mount_in_clear(ganesha: Ganesha) -> None:
+    """NFS by TLS through `umktls front`; MOUNT, which that does not know, by ganesha's rpcbind, in
+    clear and on another connection. At the end ganesha hears of it there."""
+    needs_fuse()
+    with ExitStack() as stack:
+        box = stack.enter_context(Sandbox("ganesha-front"))
+        layout.create(box.certs)
+        backend = ("--backend", f"127.0.0.1:{ganesha.port}")
+        front = stack.enter_context(fronting(box, *backend, prefix=ganesha.network()))
+        source = f"127.0.0.1:{front.port}:{ganesha.exported}"
+        words = ("-o", f"tls,certs={box.certs}")
+        line = ganesha.network(program_path("umktls"), "mount", source, box.mountpoint, *words)
+        run(*line, env=box.environment())
+        (client,) = [host for host in box.hosts() if host.facts["role"] == "client"]
+        found = event(client, "mountd")
+        assert (found["how"], found["where"]) == ("clear", f"127.0.0.1 TCP port {MOUNT_PORT}")
+        (connection,) = client.stat()["connections"]
+        assert connection["tls"]
+        assert connection["peer"] == f"127.0.0.1:{front.port}"
+        (box.mountpoint / "sealed").write_bytes(b"by TLS")
+        assert (ganesha.files / "sealed").read_bytes() == b"by TLS"
+        os.unlink(box.mountpoint / "sealed")
+        box.unmount()
