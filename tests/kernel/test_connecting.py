@@ -260,6 +260,7 @@ async def test_nfs_where_rpcbind_says(
         if found:
             async with mounted(host, mount) as client:
                 assert client.root
+            assert host.stat()["mount"]["what"] == f"127.0.0.1:{server.port}:{tmp_path}"
             told = [one["what"] for one in host.trace.since() if one["event"] == "mounted"]
             assert told == [f"127.0.0.1:{server.port}:{tmp_path} with none"]
             assert {call.program for _, call in played.calls} == {PMAP2.number}

@@ -17,17 +17,22 @@ from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
 from umktls.kernel.children import program_path
 
-# MOUNT is found by rpcbind, over TCP and over UDP, or without it.
-OPTIONS = [(), ("mountproto=udp",), ("mountport=20048",)]
+# MOUNT is found by rpcbind, over TCP and over UDP, of IPv4 and of IPv6, or without it.
+WAYS = [
+    ("127.0.0.1",),
+    ("127.0.0.1", "mountproto=udp"),
+    ("127.0.0.1", "mountport=20048"),
+    ("[::1]",),
+]
 PROJECT = Path(__file__).parents[2] / "umktls" / "kernel"
 
 
 @contextmanager
-def mounted(server: Ganesha, *options: str) -> Iterator[Path]:
+def mounted(server: Ganesha, host: str, *options: str) -> Iterator[Path]:
     """The server's export, mounted in clear, inside the block."""
     needs_fuse()
     with Sandbox("ganesha") as box:
-        source = f"127.0.0.1:{server.exported}"
+        source = f"{host}:{server.exported}"
         words = ("-o", ",".join(("notls", *options)))
         line = server.network(program_path("umktls"), "mount", source, box.mountpoint, *words)
         run(*line, env=box.environment())
@@ -43,10 +48,10 @@ def hashes(top: Path) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
-def test_files_are_the_same_on_both_sides(ganesha: Ganesha, options: tuple[str, ...]) -> None:
-    name = "-".join(("tree", *options))
-    with mounted(ganesha, *options) as place:
+@pytest.mark.parametrize("way", WAYS, ids=" ".join)
+def test_files_are_the_same_on_both_sides(ganesha: Ganesha, way: tuple[str, ...]) -> None:
+    name = "-".join(("tree", *way))
+    with mounted(ganesha, *way) as place:
         run("cp", "-r", PROJECT, place / name)
         there = hashes(ganesha.files / name)
         assert there == hashes(PROJECT)

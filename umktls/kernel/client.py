@@ -130,6 +130,7 @@ async def mounted(
         await host.daemon_ready("rpctlscd")
     began, delayed = trio.current_time(), once(delayed)
     first, config = await first_connection(host, config, NFS3, delayed)
+    host.config.facts["mount"]["what"] = config.url
     async with calls_over(host, config, NFS3, first, config.nconnect) as rpc:
         host.views["server"] = rpc.facts
         service = mount_service(host, config, rpc)
