@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +14,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from tests.bench.burst import CALL
 from tests.bench.load import clients
 from tests.conftest import patience
 from tests.front.live import Fronting, fronting
+from tests.front.sealing import Sealing
+from tests.front.test_proxyheader import parts, tlvs
 from tests.system.live import event, needs_fuse, now, run, until
 from umktls.certs import layout
 from umktls.cli.main import main
@@ -128,6 +132,39 @@ def test_clients_are_read_again(tmp_path: Path) -> None:
         clients.write_text("-tls\n")
         here.front.reload()
         (here.box.mountpoint / "file").write_bytes(b"1")
+
+
+def test_a_backend_is_told_who_the_client_is() -> None:
+    """By version 2 of the PROXY protocol, from real sockets and a real certificate."""
+    with Sandbox("front") as box, socket.create_server(("127.0.0.1", 0)) as backend:
+        layout.create(box.certs)
+        backend.settimeout(patience(20))
+        where = f"127.0.0.1:{backend.getsockname()[1]}"
+        options = ("--backend", where, "-tlscert", "--proxy-protocol", "v2")
+        with fronting(box, *options, "--check-interval", "0") as front:
+            listener = socket.create_server(("127.0.0.1", 0))
+            relay = Sealing(listener, lambda: connected(front.port), box.certs)
+            try:
+                with connected(relay.port) as client:
+                    client.sendall(CALL)
+                    accepted, _ = backend.accept()
+                    with accepted, accepted.makefile("rb") as stream:
+                        head = stream.read(16)
+                        header = head + stream.read(int.from_bytes(head[14:]))
+                        assert stream.read(len(CALL)) == CALL
+            finally:
+                relay.close()
+        command, family, addresses, more = parts(header)
+        assert (command, family) == (0x21, 0x11)
+        assert addresses[:8] == socket.inet_aton("127.0.0.1") * 2
+        assert int.from_bytes(addresses[10:]) == front.port
+        about = tlvs(more[0x20][5:])
+        assert about[0x21] == b"TLSv1.3"
+        assert about[0x22] == b"umktls client"
+
+
+def connected(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), patience(20))
 
 
 def refused(*arguments: str) -> str:
