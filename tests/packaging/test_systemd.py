@@ -18,7 +18,7 @@ from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
 
 UNITS = Path(__file__).parents[2] / "contrib" / "systemd"
-SERVICE = UNITS / "umktls-serve@.service"
+SERVICES = ("umktls-serve@.service", "umktls-front@.service")
 INSTALLED = "/usr/local/bin/umktls"
 SECONDS = 30.0
 
@@ -47,34 +47,37 @@ def test_units_are_named_after_their_mount_point() -> None:
         assert where.replace("/", "-") == path.stem
 
 
-def settings() -> dict[str, str]:
-    lines = SERVICE.read_text().splitlines()
+def settings(name: str) -> dict[str, str]:
+    lines = (UNITS / name).read_text().splitlines()
     pairs = [line.partition("=")[::2] for line in lines if "=" in line and line[0] not in "#["]
     return dict(pairs)
 
 
-def test_what_the_service_starts_says_that_it_is_ready(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_the_service_starts_says_that_it_is_ready(tmp_path: Path, name: str) -> None:
     """As the manager would: by the unit's own command line, with a socket for sd_notify(3)."""
     with Sandbox("unit") as box, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         etc = tmp_path / "etc"
         etc.mkdir()
         layout.create(etc / "data.pki")
         (etc / "data.exports").write_text(f"{box.export} -maproot=root\n")
+        (etc / "data.clients").write_text("-tlscert\n")
+        (etc / "data.backends").write_text("127.0.0.1:1\n")
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(SECONDS)
-        line = settings()["ExecStart"].replace("$OPTIONS", "--port 0").replace("%i", "data")
+        line = settings(name)["ExecStart"].replace("$OPTIONS", "--port 0").replace("%i", "data")
         for place, other in (
             (INSTALLED, program()),
             ("/etc/umktls", str(etc)),
             ("/var/lib/umktls-data", str(tmp_path / "state")),
         ):
-            assert place in line
+            assert place in line or place.startswith("/var")
             line = line.replace(place, other)
         environment = {**box.environment(), "NOTIFY_SOCKET": str(tmp_path / "notify")}
         with subprocess.Popen(shlex.split(line), env=environment) as server:
             try:
                 assert manager.recv(100) == b"READY=1"
-                assert settings()["ExecReload"] == "/bin/kill -HUP $MAINPID"
+                assert settings(name)["ExecReload"] == "/bin/kill -HUP $MAINPID"
                 server.send_signal(1)
                 assert manager.recv(100).startswith(b"RELOADING=1")
                 assert manager.recv(100) == b"READY=1"
