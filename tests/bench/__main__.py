@@ -9,7 +9,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import files, front, ktls, load, memory, records, rekeys, restarts, rpcs
+from tests.bench import (
+    files,
+    front,
+    ktls,
+    load,
+    memory,
+    records,
+    rekeys,
+    restarts,
+    rpcs,
+    workers,
+)
 from tests.bench.figures import Figure, as_table, write_lines
 from umktls.errors import UmktlsError
 
@@ -27,6 +38,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[Figure]]] = {
     "restarts": restarts.measure,
     "rekeys": rekeys.measure,
     "memory": memory.measure,
+    "workers": workers.measure,
 }
 RESULTS = Path("bench-results")
 # Off a terminal: as wide as the table is.
