@@ -10,11 +10,12 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
+import trio
 from click.testing import CliRunner
 
 from tests.conftest import patience
@@ -26,10 +27,18 @@ from umktls.cli.main import main
 from umktls.cli.sandbox import Sandbox
 from umktls.cli.serve import serve
 from umktls.cli.serve_options import ServeOptions
+from umktls.cli.serve_ready import mount_lines
 from umktls.cli.serving import ready_line
+from umktls.errors import CallerError
 from umktls.kernel.children import program_path
+from umktls.kernel.plaincalls import Place, plain_calls
 from umktls.kernel.server import ServerConfig
+from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfsd.exports import Export, Security, Squash
+from umktls.rpc.client import ProgramUnavailable
+from umktls.rpc.program import Program
+
+DAEMONS_PAGE = Path(__file__).parents[2] / "docs" / "daemons.md"
 
 
 def refused(*arguments: str) -> str:
@@ -68,6 +77,7 @@ MISTAKES = [
     (("--exports", "FILE", "--no-tls"), "asks for TLS, and --no-tls offers none"),
     (("--exports", "BAD", "--no-tls"), "bad:2: there is no option -rw"),
     (("DIR", "--no-tls", "--domain", "example.org"), "see --certuser"),
+    (("DIR", "--no-tls", "--mountport", "1", "--workers", "2"), "at the port of NFS alone"),
     (("DIR", "--no-tls", "--daemon-args", "'"), "No closing quotation"),
     (
         ("DIR", "--personality", "freebsd13.0", "--certs", "PKI"),
@@ -302,6 +312,79 @@ def test_a_server_whose_certificate_has_no_name_for_it_says_so(tmp_path: Path) -
 def test_ready_line_puts_ipv6_in_brackets(tmp_path: Path) -> None:
     config = ServerConfig(hosts=("::1",), offer_tls=False)
     assert " '[::1]:7:/x' " in ready_line(config, (Export(str(tmp_path), name="/x"),), 7)
+
+
+@pytest.mark.parametrize(
+    ("security", "offer_tls", "linux", "freebsd"),
+    [
+        ("none", False, "mountproto=tcp,nolock", "port=7,nolockd"),
+        ("none", True, "mountproto=tcp,xprtsec=tls,nolock", "port=7,tls,nolockd"),
+        ("tls", True, "mountproto=tcp,xprtsec=tls,nolock", "port=7,tls,nolockd"),
+        ("mtls", True, "mountproto=tcp,xprtsec=mtls,nolock", "port=7,tls,nolockd"),
+        ("certuser", True, "mountproto=tcp,xprtsec=mtls,nolock", "port=7,tls,nolockd"),
+    ],
+)
+def test_what_to_type_on_other_systems(
+    tmp_path: Path, security: Security, *, offer_tls: bool, linux: str, freebsd: str
+) -> None:
+    config = ServerConfig(hosts=("::1",), offer_tls=offer_tls)
+    exports = (Export(str(tmp_path), name="/my x", security=security),)
+    on_linux, on_freebsd = mount_lines(config, exports, (7, 8))
+    options = f"vers=3,proto=tcp,port=7,mountport=8,{linux}"
+    assert on_linux == f"on Linux: mount -t nfs -o {options} '[::1]:/my x' MOUNTPOINT"
+    assert on_freebsd.startswith(
+        f"on FreeBSD: mount -t nfs -o nfsv3,tcp,{freebsd} '[::1]:/my x' MOUNTPOINT"
+    )
+
+
+def test_rpcbind_knows_the_ports(tmp_path: Path) -> None:
+    exports = (Export(str(tmp_path), name="/x"),)
+    assert mount_lines(ServerConfig(hosts=("h",)), exports, None) == [
+        "on Linux: mount -t nfs -o vers=3,proto=tcp,xprtsec=tls,nolock h:/x MOUNTPOINT",
+        "on FreeBSD: mount -t nfs -o nfsv3,tcp,tls,nolockd h:/x MOUNTPOINT",
+    ]
+
+
+def test_managed_groups_are_for_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = options(str(tmp_path), "--no-tls", "--manage-gids")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(CallerError, match="--manage-gids is for root"):
+        told.config(told.exports())
+
+
+def test_the_page_says_what_a_server_says(tmp_path: Path) -> None:
+    documented = [line.removesuffix(" /mnt") for line in DAEMONS_PAGE.read_text().splitlines()]
+    exports = (Export(str(tmp_path), name="/srv/data", security="tls"),)
+    for line in mount_lines(ServerConfig(hosts=("nfs.example.org",)), exports, (2049, 2049)):
+        assert line.partition(": ")[2].partition(" MOUNTPOINT")[0] in documented
+
+
+def test_mount_has_a_port_of_its_own_besides(tmp_path: Path) -> None:
+    """There NFS is not to be had, and kernels are told where it is."""
+    with (
+        Sandbox("t") as sandbox,
+        serving(sandbox, "--no-tls", str(tmp_path), "--mountport", "0") as (server),
+    ):
+        (host,) = sandbox.hosts()
+        port, mount_port = host.facts["port"], host.facts["mount_port"]
+        assert server.stdout is not None
+        linux = server.stdout.readline()
+        assert f",port={port},mountport={mount_port},mountproto=tcp,nolock 127.0.0.1:" in linux
+        assert server.stdout.readline().startswith("on FreeBSD: mount -t nfs -o nfsv3,tcp,port=")
+        assert trio.run(offered, port) == [NFS3, MOUNT3]
+        assert trio.run(offered, mount_port) == [MOUNT3]
+
+
+async def offered(port: int) -> list[Program]:
+    """The programs that are to be had at a port."""
+    place = Place(socket.AF_INET, ("127.0.0.1", port))
+    found = []
+    for program in (NFS3, MOUNT3):
+        with suppress(ProgramUnavailable):
+            async with plain_calls(place, patience(20)) as calls:
+                await calls.call(program["NULL"], None)
+            found.append(program)
+    return found
 
 
 def test_serve_answers_stat_and_ends_by_sigterm(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ BLOCKS = {
     ("README.md", "        client host"): PICTURE,
     ("architecture.md", "        client host"): PICTURE,
     ("daemons.md", "# directories"): "test_exports_are_read",
+    ("daemons.md", "mount -t nfs"): "test_serve.py: as a server says it; it takes other kernels",
     ("front.md", "$ umktls certs"): "tests/front/test_command.py: the same, on loopback",
     ("front.md", "# whom"): "test_clients_are_read",
     ("front.md", "NFS_CORE_PARAM"): "there is no Ceph; tests/peers/test_front.py has a tmpfs",

@@ -56,9 +56,13 @@ def serve(root: Path, tmp_path: Path, locate: Callable[[str], Locator]) -> Itera
     servers: list[NfsServer] = []
     before = set(os.listdir("/proc/self/fd"))
 
-    def start(*exports: Export, mount_tls: bool = False, **options: Any) -> NfsServer:
+    def start(
+        *exports: Export, mount_tls: bool = False, manage_gids: bool = False, **options: Any
+    ) -> NfsServer:
         what = exports or [Export(str(root), **{"squash": "none", **options})]
-        server = NfsServer(what, tmp_path / "state", locate, mount_tls=mount_tls)
+        server = NfsServer(
+            what, tmp_path / "state", locate, mount_tls=mount_tls, manage_gids=manage_gids
+        )
         servers.append(server)
         return server
 

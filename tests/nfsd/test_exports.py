@@ -275,7 +275,7 @@ def test_between_exports(serve: Serve, root: Path, other: Path) -> None:
 
 
 def test_calls_that_wait_for_the_disk_are_marked(serve: Serve) -> None:
-    nfs, mount = serve().services()
+    nfs, mount, _ = serve().services()
     waits = {
         stable: nfs.blocking["WRITE"](types.WRITE3args(b"", 0, 1, stable, b"x"))
         for stable in types.stable_how

@@ -14,7 +14,7 @@ from tests.nfsd.client import ROOT, Client, FakePeer, user
 from tests.nfsd.conftest import Serve
 from umktls.nfs import types
 from umktls.nfs.mount import exportnode, groupnode, mountstat3
-from umktls.nfs.program import MOUNT3, NFS3
+from umktls.nfs.program import MOUNT1, MOUNT3, NFS3
 from umktls.nfsd import Export
 from umktls.nfsd.exports import Security
 from umktls.nfsd.exports_rules import Rules, name_pattern
@@ -83,6 +83,18 @@ def test_the_list_of_exports_says_for_whom_they_are(serve: Serve, root: Path) ->
     groups = [groupnode(str(network).encode()) for network in (HERE, ELSEWHERE)]
     client = Client(serve(export), peer=CLEAR)
     assert client.result(MOUNT3, "EXPORT", None) == [exportnode(b"/a", groups)]
+
+
+def test_version_1_lists_and_unmounts(serve: Serve, root: Path) -> None:
+    """Not more: what its MNT gives is for NFS version 2."""
+    client = Client(serve(security="tls"), peer=CLEAR)
+    client.mount()
+    assert client.result(MOUNT1, "EXPORT", None) == [exportnode(os.fsencode(root), [])]
+    assert len(client.result(MOUNT1, "DUMP", None)) == 1
+    client.result(MOUNT1, "UMNTALL", None)
+    assert client.result(MOUNT1, "DUMP", None) == []
+    guarded = Client(serve(security="tls", mount_tls=True), peer=CLEAR)
+    assert guarded.auth_status(MOUNT1, "EXPORT", None) is AuthStat.AUTH_TOOWEAK
 
 
 @needs_root

@@ -12,13 +12,14 @@ import click
 from umktls.certs import layout
 from umktls.cli.engines import warn
 from umktls.cli.serve_options import ServeOptions, serve_options
+from umktls.cli.serve_rpcbind import announced
 from umktls.cli.serving import (
     EXPIRE_SECONDS,
     complain,
     complain_about,
     default_state,
     reachable,
-    ready_line,
+    ready_lines,
     take_exports,
     tell,
 )
@@ -45,10 +46,11 @@ __all__ = ["serve"]
 def serve(**values: Any) -> None:
     """Serve directories by NFS until Ctrl-C.
 
-    Prints one line when it is ready, with what to type to mount it, and as whom calls are done.
-    Without -tls, -tlscert or -tlscertuser, clients may use TLS and need not. Root of a client is
-    nobody here unless --no-root-squash says otherwise. SIGHUP has the exports file, certificates,
-    keys and revocation lists read again; nobody is dropped but who has been revoked.
+    Prints a line when it is ready, with what to type to mount it, and as whom calls are done, and
+    what to type on Linux and FreeBSD. Without -tls, -tlscert or -tlscertuser, clients may use TLS
+    and need not. Root of a client is nobody here unless --no-root-squash says otherwise. SIGHUP has
+    the exports file, certificates, keys and revocation lists read again; nobody is dropped but who
+    has been revoked.
 
     \b
     Examples:
@@ -73,7 +75,7 @@ def serve(**values: Any) -> None:
         complain(*layout.exposed_keys(layout.find(options.certs, "server")))
     keep_memory_private()
     state = options.state_dir or default_state()
-    nfsd = NfsServer(exports, state, mount_tls=options.mount_tls)
+    nfsd = NfsServer(exports, state, mount_tls=options.mount_tls, manage_gids=options.manage_gids)
     if options.workers == 1:
         trio.run(run, options, config, nfsd)
         return
@@ -87,13 +89,19 @@ async def run(options: ServeOptions, config: ServerConfig, nfsd: NfsServer) -> N
     """Serve until SIGINT or SIGTERM."""
     import trio
 
+    from umktls.kernel.listening import port_of
     from umktls.kernel.server import boot_server
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with trio.open_signal_receiver(*numbers) as signals, closing(nfsd):
-        async with boot_server(config, nfsd.services()) as server, trio.open_nursery() as nursery:
+        async with (
+            boot_server(config, nfsd.services()) as server,
+            announced(server.listeners, server.mount_listeners, wanted=options.rpcbind),
+            trio.open_nursery() as nursery,
+        ):
             name = await reachable(config)
-            tell(ready_line(config, nfsd.exports, server.port, name))
+            mount_port = port_of(server.mount_listeners or server.listeners)
+            tell(ready_lines(options, config, nfsd.exports, (server.port, mount_port), name))
             if config.offer_tls and config.no_daemon:
                 complain(f"TLS needs an rpctlssd; start one: {server.host.by_hand('rpctlssd')}")
             notify("READY=1")
@@ -120,6 +128,7 @@ async def reload(
     from umktls.kernel.refusals import in_thread
 
     server.host.reload_daemons()
+    nfsd.forget_groups()
     if options.exports_file is None:
         return
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +48,10 @@ class ServeOptions(HostOptions):
 
     directories: tuple[Path, ...]
     exports_file: Path | None
+    mount_port: int | None
     mount_tls: bool
+    rpcbind: bool
+    manage_gids: bool
     read_only: bool
     squash: Squash | None
     insecure: bool
@@ -100,6 +104,7 @@ class ServeOptions(HostOptions):
         config = self.server_config(
             handshake_security(exports),
             self._about_users(exports),
+            mount_port=self.mount_port,
             engine_for=partial(engine_for, exports),
             facts={"exports": [export.name for export in exports]},
         )
@@ -117,6 +122,12 @@ class ServeOptions(HostOptions):
             for export in exports:
                 if export.level:
                     raise CallerError(f"{export.name} asks for TLS, and --no-tls offers none")
+        if self.mount_port is not None and self.workers > 1:
+            raise CallerError("--mountport: with --workers, MOUNT is at the port of NFS alone")
+        if self.manage_gids and os.geteuid() != 0:
+            raise CallerError(
+                "--manage-gids is for root: as this user, the server does all calls as this user"
+            )
         # A file may ask for users later, or no more.
         if self.domain is not None and self.exports_file is None and not self._certuser(exports):
             raise CallerError("--domain is about the users in certificates: see --certuser")
@@ -173,10 +184,29 @@ ABOUT_WHAT_IS_SERVED: list[Decorator] = [
         "--no-tls", "level", flag_value="no-tls", help="Offer no TLS: everything goes in clear."
     ),
     click.option(
+        "--mountport",
+        "mount_port",
+        type=click.IntRange(0, 65535),
+        metavar="PORT",
+        help="Another port for MOUNT, which is to be had at the port of NFS in any case.",
+    ),
+    click.option(
         "--mount-tls",
         is_flag=True,
         help="Have MOUNT, by which clients ask for an export's root, ask for TLS as NFS does. The "
         "clients of kernels call MOUNT in clear, and cannot mount then.",
+    ),
+    click.option(
+        "--rpcbind",
+        is_flag=True,
+        help="Tell this machine's rpcbind where NFS and MOUNT are, as long as the server runs: "
+        "clients need no port then.",
+    ),
+    click.option(
+        "--manage-gids",
+        is_flag=True,
+        help="Look up here in which groups a caller is, as rpc.mountd has it, in place of what the "
+        "client says, which is 16 at most. For servers that run as root.",
     ),
     click.option("--read-only", is_flag=True, help="Let nobody change anything."),
     click.option(

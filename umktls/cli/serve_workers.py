@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import trio
 
 from umktls.cli.serve_options import ServeOptions, handshake_security
+from umktls.cli.serve_rpcbind import announced
 from umktls.cli.serving import (
     EXPIRE_SECONDS,
     complain,
     complain_about,
     default_state,
     reachable,
-    ready_line,
+    ready_lines,
     take_exports,
     tell,
 )
@@ -71,9 +72,12 @@ async def supervise(options: ServeOptions, config: ServerConfig, exports: Sequen
     )
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with trio.open_signal_receiver(*numbers) as signals:
-        async with boot_team(team_config) as team:
+        async with (
+            boot_team(team_config) as team,
+            announced(team.listeners, wanted=options.rpcbind),
+        ):
             name = await reachable(config)
-            tell(ready_line(config, tuple(exports), team.port, name))
+            tell(ready_lines(options, config, exports, (team.port, team.port), name))
             if config.offer_tls and config.no_daemon:
                 advise(team, config)
             notify("READY=1")
@@ -160,7 +164,14 @@ def nfsd_of(
     if shared is not None:
         locate = partial(best_locator, places=shared_places(shared.places))
     state = options.state_dir or default_state()
-    return NfsServer(exports, state, locate, mount_tls=options.mount_tls, shared=shared)
+    return NfsServer(
+        exports,
+        state,
+        locate,
+        mount_tls=options.mount_tls,
+        manage_gids=options.manage_gids,
+        shared=shared,
+    )
 
 
 async def obey(
@@ -175,6 +186,7 @@ async def obey(
     async for exports in inlet.orders:
         problem = ""
         server.host.reload_daemons()
+        nfsd.forget_groups()
         if exports is not None:
             try:
                 await take_exports(options, server, nfsd, exports)

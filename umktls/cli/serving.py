@@ -13,6 +13,7 @@ import click
 from umktls.certs import layout
 from umktls.cli.engines import warn
 from umktls.cli.serve_options import NFS_PORT, ServeOptions, handshake_security
+from umktls.cli.serve_ready import bracketed, mount_lines
 from umktls.printable import printable
 
 # What a server needs is imported where it is used: wrong usage is told at once, and help is too.
@@ -29,6 +30,7 @@ __all__ = [
     "default_state",
     "reachable",
     "ready_line",
+    "ready_lines",
     "take_exports",
     "tell",
 ]
@@ -116,14 +118,28 @@ async def reachable(config: ServerConfig) -> str:
     return name
 
 
+def ready_lines(
+    options: ServeOptions,
+    config: ServerConfig,
+    exports: Sequence[Export],
+    ports: tuple[int, int],
+    name: str,
+) -> str:
+    """What is printed when clients may come. ports: of NFS and of MOUNT. name: by which they may
+    mount. Where MOUNT asks for TLS, the clients of kernels cannot."""
+    lines = [ready_line(config, tuple(exports), ports[0], name)]
+    if not (options.mount_tls and exports[0].level):
+        lines += mount_lines(config, exports, None if options.rpcbind else ports, name)
+    return "\n".join(lines)
+
+
 def ready_line(
     config: ServerConfig, exports: tuple[Export, ...], port: int, name: str | None = None
 ) -> str:
-    """The one line that is printed when clients may come. `name`: by which they may mount."""
+    """The first of them. `name`: by which they may mount."""
     from umktls.nfsd.exports import least_security
 
-    name = name or config.hosts[0]
-    host = f"[{name}]" if ":" in name else name
+    host = bracketed(name or config.hosts[0])
     where = host if port == NFS_PORT else f"{host}:{port}"
     what = f"umktls mount {shlex.quote(f'{where}:{exports[0].name}')} MOUNTPOINT"
     others = "".join(f", {export.name}" for export in exports[1:])

@@ -17,7 +17,7 @@ import trio
 
 from umktls.errors import CallerError, WorldError
 
-__all__ = ["listen"]
+__all__ = ["listen", "port_of"]
 
 # Connections that may wait to be accepted; Linux takes no more than net.core.somaxconn, 4096.
 BACKLOG = 4096
@@ -37,8 +37,11 @@ class Address(NamedTuple):
         return (self.sockaddr[0], port, *self.sockaddr[2:])
 
 
-async def listen(hosts: Sequence[str], port: int) -> list[trio.socket.SocketType]:
-    """Listening sockets on all addresses of the names, on one port; 0 for a free one.
+async def listen(
+    hosts: Sequence[str], port: int, option: str = "--port"
+) -> list[trio.socket.SocketType]:
+    """Listening sockets on all addresses of the names, on one port; 0 for a free one. option: by
+    which the port was chosen.
 
     Raises `CallerError` for a name that cannot be found, `WorldError` where it cannot be listened.
     """
@@ -52,10 +55,15 @@ async def listen(hosts: Sequence[str], port: int) -> list[trio.socket.SocketType
                 number = error.errno or errno.EADDRNOTAVAIL
                 raise WorldError(
                     f"cannot listen on {', '.join(hosts)} port {port}: {os.strerror(number)}; "
-                    "choose another with --port or --host",
+                    f"choose another with {option} or --host",
                     number,
                 ) from error
     raise AssertionError("the last attempt has returned or raised")
+
+
+def port_of(listeners: Sequence[trio.socket.SocketType]) -> int:
+    """On which they listen."""
+    return int(listeners[0].getsockname()[1])
 
 
 async def looked_up(hosts: Iterable[str]) -> list[Address]:

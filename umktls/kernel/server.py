@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,10 +20,12 @@ from umktls.errors import PeerError
 from umktls.kernel.host import Host
 from umktls.kernel.incoming import Incoming
 from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.listening import listen, port_of
 from umktls.kernel.refusals import NoThread
 from umktls.kernel.serverhost import Listening as Listening
 from umktls.kernel.serverhost import ServerConfig as ServerConfig
 from umktls.kernel.serverhost import boot_listening
+from umktls.nfs.program import MOUNT3
 from umktls.rpc.message import AuthFlavor, AuthStat, Call, parse_untrusted
 from umktls.rpc.replycache import Replies
 from umktls.rpc.server import Dispatcher, Job, Service
@@ -131,17 +134,40 @@ class Connection(Incoming):
 async def boot_server(
     config: ServerConfig, services: Iterable[Service], replies: Replies | None = None
 ) -> AsyncIterator[Listening]:
-    """A server host that executes calls inside the block. `replies`: those that are kept for calls
-    that are repeated; None: the host has them for itself.
+    """A server host that executes calls inside the block. At the port for MOUNT, only its.
+    `replies`: those that are kept for calls that are repeated; None: the host has them for itself.
 
     Raises `UmktlsError` when it cannot come up.
     """
-    dispatcher = Dispatcher(services, replies)
+    every = list(services)
+    mount = [service for service in every if service.program.number == MOUNT3.number]
 
-    async def attend(listening: Listening, sock: KernelSocket, address: tuple[Any, ...]) -> None:
+    async def attend(
+        dispatcher: Dispatcher, listening: Listening, sock: KernelSocket, address: tuple[Any, ...]
+    ) -> None:
         connection = Connection(listening.host, sock, address)
         with listening.admission.present(connection):
             await connection.serve(dispatcher, config.offer_tls)
 
-    async with boot_listening(config, attend) as listening:
-        yield listening
+    async with mount_listeners(config) as listeners:
+        if listeners:
+            facts = {**config.facts, "mount_port": port_of(listeners)}
+            config = replace(config, facts=facts)
+        async with boot_listening(config, partial(attend, Dispatcher(every, replies))) as listening:
+            listening.mount_listeners = listeners
+            listening.accept(listeners, partial(attend, Dispatcher(mount)))
+            yield listening
+
+
+@asynccontextmanager
+async def mount_listeners(config: ServerConfig) -> AsyncIterator[list[trio.socket.SocketType]]:
+    """The sockets of the port for MOUNT, if there is to be one; closed behind the block."""
+    if config.mount_port is None:
+        yield []
+        return
+    listeners = await listen(config.hosts, config.mount_port, "--mountport")
+    try:
+        yield listeners
+    finally:
+        for listener in listeners:
+            listener.close()

@@ -6,7 +6,7 @@ What that is stands in `umktls.kernel.server` and `umktls.front`.
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from umktls.kernel.budget import REQUEST_BYTES
 from umktls.kernel.children import DaemonCommand
 from umktls.kernel.host import CERTS_PLACE, Host, HostConfig, booted
 from umktls.kernel.ktls_socket import KernelSocket
-from umktls.kernel.listening import listen
+from umktls.kernel.listening import listen, port_of
 from umktls.kernel.post import Inlet, Post
 from umktls.kernel.refusals import outlived
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
@@ -43,6 +43,7 @@ class ServerConfig:
     `ca.pem`, `server/cert.pem` and `server/certkey.pem`. `engine_for` names another engine than
     `engine` for some clients. `bounce` allows to bounce a direction that its engine does not take.
     `limits` are those of connections. `personality` is the kernel that is emulated.
+    `mount_port` is where MOUNT alone is to be had besides; None: nowhere.
     `daemon_seconds` is how long is waited for an rpctlssd; `daemon_arguments` are more for it.
     `rekey` is how keys are renewed (umktls.kernel.renewal). `inlet` is where the connections of a
     worker come from (umktls.kernel.team), which listens nowhere itself.
@@ -50,6 +51,7 @@ class ServerConfig:
 
     hosts: tuple[str, ...] = ("localhost",)
     port: int = 2049
+    mount_port: int | None = None
     security: str = "none"
     offer_tls: bool = True
     certs: Path | None = None
@@ -89,7 +91,8 @@ class ServerConfig:
 
 @dataclass(slots=True)
 class Listening:
-    """A server that accepts: its host, and the port that it has.
+    """A server that accepts: its host, the port that it has, and the sockets that listen there and
+    for MOUNT alone.
 
     As of the next connection: `security` is what every export asks for at least, `engine_for` the
     engine for a client's address, None for the host's.
@@ -100,6 +103,18 @@ class Listening:
     security: str
     engine_for: EngineFor
     admission: Admission
+    listeners: list[trio.socket.SocketType]
+    mount_listeners: list[trio.socket.SocketType] = field(default_factory=list)
+
+    def accept(self, listeners: Iterable[trio.socket.SocketType], attend: Attend) -> None:
+        """Accept there too, until the host goes; `attend` has the connections."""
+        host, room = self.host, self.admission.make_room
+
+        async def serve(sock: trio.socket.SocketType) -> None:
+            await serve_client(self, attend, taken_from_trio(sock))
+
+        for listener in listeners:
+            host.nursery.start_soon(accept_loop, listener, host.spawn, serve, host.trace, room)
 
 
 # What is done with a connection from that address, from accept to close.
@@ -114,7 +129,7 @@ async def boot_listening(config: ServerConfig, attend: Attend) -> AsyncIterator[
     """
     inlet = config.inlet
     listeners = [] if inlet else await listen(config.hosts, config.port)
-    port = inlet.post.port if inlet else listeners[0].getsockname()[1]
+    port = inlet.post.port if inlet else port_of(listeners)
     host_config = HostConfig(
         "server",
         config.rundir,
@@ -137,19 +152,16 @@ async def boot_listening(config: ServerConfig, attend: Attend) -> AsyncIterator[
 
             admission = Admission(config.limits, host.trace)
             host.spawn(admission.end_idle)
-            listening = Listening(host, port, config.security, config.engine_for, admission)
-
-            async def serve(sock: trio.socket.SocketType) -> None:
-                await serve_client(listening, attend, taken_from_trio(sock))
+            listening = Listening(
+                host, port, config.security, config.engine_for, admission, listeners
+            )
 
             async def serve_handed(sock: socket.socket) -> None:
                 await outlived(host.trace, serve_client, listening, attend, sock)
 
             if inlet is not None:
                 host.nursery.start_soon(inlet.run, serve_handed)
-            room = admission.make_room
-            for listener in listeners:
-                host.nursery.start_soon(accept_loop, listener, host.spawn, serve, host.trace, room)
+            listening.accept(listeners, attend)
             yield listening
     finally:
         for listener in listeners:

@@ -34,7 +34,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -51,7 +51,7 @@ from umktls.kernel.children import PAUSES, STEADY, describe_end, ended, own_envi
 from umktls.kernel.events import Trace
 from umktls.kernel.groups import single_error
 from umktls.kernel.host import STAT_SCHEMA
-from umktls.kernel.listening import listen
+from umktls.kernel.listening import listen, port_of
 from umktls.kernel.post import MESSAGE_LIMIT, Post
 from umktls.kernel.refusals import outlived, refusal_text
 from umktls.kernel.rundir import RunDirectory
@@ -152,9 +152,16 @@ class Worker:
 class Team:
     """A running server of several workers. Made by `boot_team`."""
 
-    def __init__(self, config: TeamConfig, nursery: trio.Nursery, port: int) -> None:
+    def __init__(
+        self,
+        config: TeamConfig,
+        nursery: trio.Nursery,
+        listeners: Sequence[trio.socket.SocketType],
+    ) -> None:
+        port = port_of(listeners)
         self.config = config
         self.port = port
+        self.listeners = listeners
         self.rundir = RunDirectory("server", config.rundir)
         self.name = self.rundir.path.name
         self.trace = Trace(self.name, "server")
@@ -449,7 +456,7 @@ async def boot_team(config: TeamConfig) -> AsyncIterator[Team]:
     try:
         with single_error():
             async with trio.open_nursery() as nursery:
-                team = Team(config, nursery, listeners[0].getsockname()[1])
+                team = Team(config, nursery, listeners)
                 team.rundir.make()
                 await team.open_door()
                 up = {"role": "server", "rundir": str(team.rundir.path)}

@@ -135,6 +135,9 @@ NFSPROC3_COMMIT = NFS3.add(
 )
 
 MOUNT3 = Program(100005, 3, "MOUNT")
+# Version 1 (RFC 1094 appendix A) is the same but for its MNT, which is for NFS version 2. Clients
+# list exports and unmount by it.
+MOUNT1 = Program(100005, 1, "MOUNT")
 
 _path = xdr.string(MNTPATHLEN)
 
@@ -144,3 +147,9 @@ MOUNTPROC3_DUMP = MOUNT3.add(2, "DUMP", xdr.VOID, xdr.linked(mountbody))
 MOUNTPROC3_UMNT = MOUNT3.add(3, "UMNT", _path, xdr.VOID)
 MOUNTPROC3_UMNTALL = MOUNT3.add(4, "UMNTALL", xdr.VOID, xdr.VOID)
 MOUNTPROC3_EXPORT = MOUNT3.add(5, "EXPORT", xdr.VOID, xdr.linked(exportnode))
+
+MOUNT1.add(0, "NULL", xdr.VOID, xdr.VOID)
+MOUNT1.add(2, "DUMP", xdr.VOID, xdr.linked(mountbody))
+MOUNT1.add(3, "UMNT", _path, xdr.VOID)
+MOUNT1.add(4, "UMNTALL", xdr.VOID, xdr.VOID)
+MOUNT1.add(5, "EXPORT", xdr.VOID, xdr.linked(exportnode))

@@ -26,6 +26,7 @@ from umktls.nfsd.directory import Listings
 from umktls.nfsd.errors import NfsError
 from umktls.nfsd.exports import Export
 from umktls.nfsd.handles import Handles, Node
+from umktls.nfsd.managedgroups import ManagedGroups
 from umktls.nfsd.volume import Volume
 from umktls.rpc.message import AuthStat
 from umktls.rpc.server import CallContext, NotAuthentic, Peer
@@ -58,7 +59,7 @@ class WriteVerifier:
 @dataclass(frozen=True, slots=True)
 class Site:
     """What all calls share. `umask` is the one of this process. `stripe` has a file's lock, None
-    for a server that is alone."""
+    for a server that is alone; `groups` those of callers, None to believe these."""
 
     handles: Handles
     listings: Listings
@@ -66,6 +67,7 @@ class Site:
     write_verifier: WriteVerifier
     umask: int
     stripe: Callable[[tuple[int, int]], Stripe] | None = None
+    groups: ManagedGroups | None = None
 
 
 class Changed:
@@ -162,7 +164,8 @@ class Call:
         return resfail(status_of_error(error), *replies)
 
     def identity(self, volume: Volume) -> Identity:
-        return believed(volume.export, self._context.credential, self._context.peer)
+        context = self._context
+        return believed(volume.export, context.credential, context.peer, self.site.groups)
 
     def acting(self, volume: Volume) -> AbstractContextManager[None]:
         """`with call.acting(volume):` the thread has the caller's rights. Not to be nested."""

@@ -26,6 +26,7 @@ from functools import lru_cache
 from umktls.errors import UnsupportedError
 from umktls.nfsd import hostcalls
 from umktls.nfsd.exports import NOBODY_ID, Export
+from umktls.nfsd.managedgroups import ManagedGroups
 from umktls.rpc.message import AuthSys
 from umktls.rpc.server import Peer
 
@@ -44,8 +45,14 @@ class Identity:
 NOBODY = Identity(NOBODY_ID, NOBODY_ID)
 
 
-def believed(export: Export, credential: AuthSys | None, peer: Peer) -> Identity:
-    """Who the caller is for this export, after squashing."""
+def believed(
+    export: Export,
+    credential: AuthSys | None,
+    peer: Peer,
+    groups: ManagedGroups | None = None,
+) -> Identity:
+    """Who the caller is for this export, after squashing. groups: where they are looked up, None
+    to believe the caller."""
     if export.squash == "all":
         return _anonymous(export.anonymous)
     if credential is None:
@@ -53,7 +60,10 @@ def believed(export: Export, credential: AuthSys | None, peer: Peer) -> Identity
     if export.secure and not (peer.verified or peer.reserved_port):
         return NOBODY
     squashed = export.anonymous if export.squash == "root" else None
-    return _identity(peer.user or credential, squashed)
+    user = peer.user
+    if user is None:
+        user = credential if groups is None else groups.of(credential)
+    return _identity(user, squashed)
 
 
 @lru_cache(maxsize=256)

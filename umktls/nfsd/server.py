@@ -15,7 +15,7 @@ from umktls.errors import CallerError, WorldError
 from umktls.kernel.descriptors import shares
 from umktls.kernel.shared import Shared
 from umktls.nfs import types
-from umktls.nfs.program import MOUNT3, NFS3
+from umktls.nfs.program import MOUNT1, MOUNT3, NFS3
 from umktls.nfsd import creation, files, listing, names
 from umktls.nfsd.calls import Call, Operation, Site, WriteVerifier
 from umktls.nfsd.credentials import Actor
@@ -24,6 +24,7 @@ from umktls.nfsd.errors import NfsError
 from umktls.nfsd.exports import Export, LevelGate
 from umktls.nfsd.handles import Handles
 from umktls.nfsd.locate import Locator
+from umktls.nfsd.managedgroups import ManagedGroups
 from umktls.nfsd.mountd import Mountd
 from umktls.nfsd.volume import Volume, best_locator
 from umktls.nfsd.waiting import handles_in, lane_of
@@ -72,7 +73,8 @@ class NfsServer:
 
     `state_dir` (made if missing) keeps the secret by which handles are authenticated: with the same
     one, handles survive a restart. `mount_tls`: MOUNT asks for the security that NFS asks for,
-    which real clients do not have there. Call `expire` every few seconds, and `close` at the end.
+    which real clients do not have there. `manage_gids`: see `umktls.nfsd.managedgroups`. Call
+    `expire` every few seconds, and `close` at the end.
     CallerError for exports that do not go together, WorldError for a state directory that cannot be
     used, UnsupportedError for root without the right to act for others. `shared`: what the workers
     of one server have in common, of which this is one.
@@ -85,6 +87,7 @@ class NfsServer:
         locate: Callable[[str], Locator] = best_locator,
         *,
         mount_tls: bool = False,
+        manage_gids: bool = False,
         shared: Shared | None = None,
     ) -> None:
         _check(exports)
@@ -109,6 +112,7 @@ class NfsServer:
             WriteVerifier(write_verifier(), shared),
             _umask(),
             None if shared is None else shared.stripe,
+            ManagedGroups() if manage_gids else None,
         )
         self._mountd = Mountd(self._site, volumes, self._current, clear=not mount_tls)
         self._mount_gate = self._gate if mount_tls else None
@@ -155,8 +159,11 @@ class NfsServer:
         return volume
 
     def services(self) -> list[Service]:
-        """NFS3 and MOUNT3, for the Dispatcher."""
+        """NFS3, MOUNT3 and MOUNT1, for the Dispatcher."""
         handlers = {name: _handler(self._site, row) for name, row in OPERATIONS.items()}
+        slow = None if self._site.groups is None else self._waits
+        mount = self._mountd.handlers()
+        older = {name: mount[name] for name in ("DUMP", "UMNT", "UMNTALL", "EXPORT")}
         return [
             Service(
                 NFS3,
@@ -165,9 +172,21 @@ class NfsServer:
                 gate=self._gate,
                 cache=True,
                 entitled=self._entitled,
+                slow=slow,
             ),
-            Service(MOUNT3, self._mountd.handlers(), gate=self._mount_gate),
+            Service(MOUNT3, mount, gate=self._mount_gate, slow=slow),
+            Service(MOUNT1, older, gate=self._mount_gate),
         ]
+
+    def _waits(self, context: CallContext) -> bool:
+        """Whether the caller's groups have to be looked up first."""
+        groups = self._site.groups
+        return groups is not None and groups.waits(context.credential)
+
+    def forget_groups(self) -> None:
+        """Look up the groups of callers anew, if they are looked up."""
+        if self._site.groups is not None:
+            self._site.groups.forget()
 
     def _lanes(self) -> dict[str, Callable[[Any], Lane]]:
         """Of each procedure where it is executed, by its arguments."""

@@ -143,7 +143,8 @@ class Service:
     DISK). `gate` may reject a call
     before its arguments are looked at. With `cache`, replies of procedures that are not idempotent
     are kept and given again to a repeated call, unless `entitled` says of its arguments that the
-    caller has no right to a reply any more: then it is executed, and refused."""
+    caller has no right to a reply any more: then it is executed, and refused. `slow` says of a
+    caller that its calls may take long, whatever they are."""
 
     program: Program
     handlers: Mapping[str, Handler]
@@ -151,6 +152,7 @@ class Service:
     gate: Gate | None = None
     cache: bool = False
     entitled: Entitled | None = None
+    slow: Callable[[CallContext], bool] | None = None
 
     def entries(self) -> dict[int, Entry]:
         """By procedure number; CallerError for a name that the program does not have."""
@@ -291,9 +293,14 @@ class Dispatcher:
             args = entry[0].decode_args_untrusted(call.body)
         except XdrError:
             return _failed(call, AcceptStat.GARBAGE_ARGS)
+        work: list[Buffer] | Job
         if service.cache and not entry[0].idempotent:
-            return self._dispatch_once(call, service, entry, args, context)
-        return Job(entry, call.xid, args, context, None)
+            work = self._dispatch_once(call, service, entry, args, context)
+        else:
+            work = Job(entry, call.xid, args, context, None)
+        if service.slow is not None and isinstance(work, Job) and service.slow(context):
+            work.lane = max(work.lane, Lane.DISK)
+        return work
 
     def _dispatch_once(
         self, call: Call, service: Service, entry: Entry, args: Any, context: CallContext
