@@ -399,3 +399,9 @@ async def test_an_end_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tls_for_mount_alone(more: dict[str, Any], text: str, tmp_path: Path) -> None:
     with pytest.raises(CallerError, match=text):
         check_config(MountConfig("server", "/", mount_tls=True, certs=tmp_path, **more))
+
+
+@pytest.mark.parametrize("security", ["", "clear", "TLS", "mtls "])
+def test_a_security_that_there_is_not_is_not_clear_text(security: str, tmp_path: Path) -> None:
+    with pytest.raises(CallerError, match="there are: tls, mtls, none"):
+        check_config(MountConfig("server", "/", security=security, certs=tmp_path))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -471,3 +472,22 @@ def test_what_is_mounted_below_is_not_served(mounted: Path, root: Path, tmp_path
 
 def test_umount_of_nothing(client: Client) -> None:
     assert client.result(MOUNT3, "UMNT", b"/never") is None
+
+
+def test_a_file_that_is_opened_while_its_export_goes(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is in the middle of it when the export is taken away gets no node any more."""
+    top = client.mount()
+    client.create(top, b"f")
+    handles = client.server._handles
+    issue = handles.issue
+
+    def too_late(*args: Any) -> bytes:
+        handle = issue(*args)
+        handles.set_volumes([])
+        return handle
+
+    monkeypatch.setattr(handles, "issue", too_late)
+    assert client.status("LOOKUP", diropargs3(top, b"f")) is nfsstat3.NFS3ERR_STALE
+    assert len(handles) == 0
