@@ -182,6 +182,21 @@ async def test_mount_may_be_kept_for_those_who_are_let_in(
         assert here.servers.tries == []
 
 
+async def test_who_is_turned_away_and_does_not_listen(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    """What is answered here waits for the client like everything else."""
+    async with world(tmp_path) as here:
+        client = here.clear()
+        one = call(1)
+        here.nursery.start_soon(client.stream.send_all, (mark(len(one)) + one) * 50_000)
+        await trio.testing.wait_all_tasks_blocked()
+        (accepted,) = here.host.sockets.values()
+        assert accepted.rpc["rejected"] > 0
+        assert accepted.queue.size < 64 * 1024
+        assert accepted.rpc["rejected"] < 50_000
+
+
 async def test_who_may_come_in_clear(tmp_path: Path, autojump_clock: Clock) -> None:
     lines = parse_clients("198.51.100.0/24 -clear\n-tls", "f").lines
     async with world(tmp_path, *lines) as here:

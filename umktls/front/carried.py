@@ -201,6 +201,7 @@ class Carried(Incoming):
                 await self._pass_whole(call, message)
             else:
                 self._turn_away(call)
+            await self.sock.flushed()
 
     def _may_come_early(self, call: Call, size: int) -> bool:
         """Before the connection is let in: see the head of this file."""
