@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from tests.system.live import needs_fuse, run
 from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
 from umktls.kernel.children import program_path
+from umktls.rpc.message import AcceptedReply, AuthSys, encode_call, parse_untrusted
+from umktls.rpc.record import mark
 
 # What an nfs-rs client does, in a process of the server's network. Prints what it has found.
 CLIENT = """
@@ -108,6 +111,22 @@ def test_a_client_of_somebody_elses(before: Before, version: str) -> None:
     assert (same, names, size) == (True, ["moved"], 3 << 20)
     assert counted(before) > calls
     assert os.listdir(server.files) == []
+
+
+def test_version_4_2(before: Before) -> None:
+    """EXCHANGE_ID (RFC 8881 section 18.35) of minor version 2: no client in reach speaks it."""
+    words = (0, 2, 1, 42, 0, 0, 4, int.from_bytes(b"ours"), 0, 0, 0)
+    argument = struct.pack(">11I", *words)
+    credential = AuthSys(0, b"here", 0, 0, ()).to_opaque()
+    message = encode_call(9, 100003, 4, 1, credential) + argument
+    with before.sealing() as relay, before.server.connect(relay.port) as sock:
+        sock.sendall(mark(len(message)) + message)
+        with sock.makefile("rb") as stream:
+            size = int.from_bytes(stream.read(4)) & 0x7FFFFFFF
+            reply = parse_untrusted(stream.read(size))
+    assert isinstance(reply, AcceptedReply)
+    # COMPOUND's status, tag, one result: the operation and its status.
+    assert struct.unpack_from(">5I", reply.body) == (0, 0, 1, 42, 0)
 
 
 def counted(before: Before) -> int:
