@@ -74,3 +74,18 @@ def test_how_far_the_keys_are() -> None:
     state = KeyState(3, 1, True, False)
     assert state.to_bytes() == bytes.fromhex("00000003 00000001 00000001 00000000")
     assert KeyState.from_bytes_untrusted(state.to_bytes()) == state
+
+
+def test_the_largest_deposit() -> None:
+    """What setsockopt takes, and not a word more; nor is more read."""
+    room = 65536 - len(DEPOSIT.to_bytes())
+    largest = dataclasses.replace(DEPOSIT, unfinished=bytes(room))
+    assert len(largest.to_bytes()) == 65536
+    assert Deposit.from_bytes_untrusted(largest.to_bytes()) == largest
+    larger = dataclasses.replace(DEPOSIT, unfinished=bytes(room + 4))
+    with pytest.raises(CallerError, match="65540 bytes: 65536 can be deposited"):
+        larger.to_bytes()
+    whole = largest.to_bytes()
+    at = len(whole) - room - 4  # where the length of what is unfinished is
+    with pytest.raises(XdrError, match="a deposit of 65540 bytes"):
+        Deposit.from_bytes_untrusted(whole[:at] + (room + 4).to_bytes(4, "big") + bytes(room + 4))
