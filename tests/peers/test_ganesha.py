@@ -87,3 +87,23 @@ def test_tls_with_mount_in_clear(ganesha: Ganesha) -> None:
         assert (ganesha.files / "sealed").read_bytes() == b"by TLS"
         os.unlink(box.mountpoint / "sealed")
         box.unmount()
+
+
+def test_urls(ganesha: Ganesha, tmp_path: Path) -> None:
+    """Without a mount: the list of exports, READDIRPLUS, WRITE and COMMIT of a real server."""
+    url = f"nfs://127.0.0.1{ganesha.exported.removeprefix(':')}/urls?mountport=20048&xprtsec=none"
+    with Sandbox("urls") as box:
+
+        def umktls(*words: object) -> str:
+            line = ganesha.network(program_path("umktls"), *words)
+            return run(*line, env=box.environment())
+
+        digests = umktls("put", "-r", "--check", PROJECT, url)
+        there = hashes(ganesha.files / "urls")
+        assert there == hashes(PROJECT)
+        assert len(digests.splitlines()) == len(there)
+        umktls("cp", "-r", url, tmp_path / "back")
+        assert hashes(tmp_path / "back") == there
+        assert set(umktls("ls", url).split()) == set(os.listdir(PROJECT))
+        umktls("rm", "-r", url)
+        assert not (ganesha.files / "urls").exists()
