@@ -175,6 +175,27 @@ def test_rekey_says_what_was_done(base: Path) -> None:
     assert "(--how keyupdate would keep them)" in result.output
 
 
+def test_rekey_says_what_came_of_it(base: Path) -> None:
+    """Above all that a connection has ended by it."""
+    one = {"rekey": [b'{"rekeyed": 4, "reconnected": 0, "ended": 1, "unanswered": 2}']}
+    with fake_host(base, "client-1", one):
+        result = run("rekey", "--how", "keyupdate")
+    assert (result.exit_code, result.output.splitlines()) == (
+        0,
+        [
+            "client-1: 3 connections have new keys (2 for what is sent: the peer has not "
+            "answered yet), 1 have ended: the peer did not follow the KeyUpdate, as Linux before "
+            "6.14 and FreeBSD do not"
+        ],
+    )
+    one = {"rekey": [b'{"rekeyed": 1, "reconnected": 0, "ended": 1}']}
+    with fake_host(base, "client-2", one):
+        result = run("rekey", "client-2", "--how", "keyupdate")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("client-2: 0 connections have new keys, 1 have ended: ")
+    assert "no connection has outlived the KeyUpdate" in result.stderr
+
+
 def test_rekey_of_nothing_is_an_error(base: Path) -> None:
     with fake_host(base, "client-1", {"rekey": [b'{"rekeyed": 0}']}):
         result = run("rekey")

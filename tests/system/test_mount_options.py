@@ -78,7 +78,7 @@ def test_nconnect_spreads_calls_and_outlives_a_connection(sandbox: Sandbox) -> N
     data = os.urandom(8 << 20)
     (sandbox.mountpoint / "file").write_bytes(data)
     assert (sandbox.export / "file").read_bytes() == data
-    assert client.renew(None, "reconnect") == (0, 3)
+    assert client.renew(None, "reconnect")[:2] == (0, 3)
     for number in range(30):
         (sandbox.mountpoint / str(number)).write_bytes(data[:number])
     assert sorted(os.listdir(sandbox.export)) == sorted(["file", *map(str, range(30))])

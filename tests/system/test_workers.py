@@ -104,5 +104,5 @@ def test_exports_are_read_again_by_all(served: Served) -> None:
     for number in range(4):
         with pytest.raises(OSError, match="Read-only"):
             (box.mountpoint / str(number)).write_text("no")
-    assert served.client.renew(None, "reconnect") == (0, 4)
+    assert served.client.renew(None, "reconnect")[:2] == (0, 4)
     assert (box.mountpoint / "file").read_text() == "hello"

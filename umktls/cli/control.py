@@ -15,7 +15,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from umktls.errors import CallerError, PeerError, WorldError
 from umktls.kernel.rundir import checked_base, run_base, running
@@ -25,6 +25,16 @@ __all__ = ["Host", "choose", "find_hosts", "nobody"]
 
 ANSWER_SECONDS = 10.0
 REKEY_SECONDS = 60.0
+
+
+class Renewed(NamedTuple):
+    """Of how many connections the keys were renewed: by a KeyUpdate, and by a new connection. Of
+    the first, how many have ended by it, and how many peers have not answered it yet."""
+
+    updated: int
+    replaced: int
+    ended: int = 0
+    unanswered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +59,15 @@ class Host:
 
     def rekey(self, connection: str | None = None) -> int:
         """Have one connection, or all, send a KeyUpdate; how many did. Raises as `stat`."""
-        return self.renew(connection, "keyupdate")[0]
+        return self.renew(connection, "keyupdate").updated
 
-    def renew(self, connection: str | None = None, how: str | None = None) -> tuple[int, int]:
-        """Have one connection, or all, get new keys; how many by a KeyUpdate, and how many by a new
-        connection. `how`: in another way than the host's own. Raises as `stat`."""
+    def renew(self, connection: str | None = None, how: str | None = None) -> Renewed:
+        """Have one connection, or all, get new keys. `how`: in another way than the host's own.
+        Raises as `stat`."""
         request = {"op": "rekey", "connection": connection, "how": how}
         answer = self.answer(request, REKEY_SECONDS)
-        return int(answer["rekeyed"]), int(answer.get("reconnected") or 0)
+        words = ("rekeyed", "reconnected", "ended", "unanswered")
+        return Renewed(*(int(answer.get(word) or 0) for word in words))
 
     def sysctl(self, values: dict[str, int]) -> dict[str, Any]:
         """Set knobs; the counters as lines, by whose they are. Raises as `stat`."""

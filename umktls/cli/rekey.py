@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from umktls.cli.control import choose
+from umktls.cli.control import Renewed, choose
 from umktls.errors import PeerError, WorldError
 from umktls.printable import printable
 
@@ -27,6 +27,9 @@ def rekey(host: str | None, connection: str | None, how: str | None) -> None:
     daemon tells the peer and sets the new key. By a new connection in its place elsewhere, since a
     peer that does not (Linux before 6.14, FreeBSD) drops the connection, and calls fail. So
     does `--how auto`, which is what hosts do that were not told otherwise. RPCs go on meanwhile.
+    What becomes of a KeyUpdate is waited for, 2 seconds at most, and it is said if connections have
+    ended by it.
+
     HOST is a host's name or process number; without it all hosts are asked.
 
     \b
@@ -35,18 +38,31 @@ def rekey(host: str | None, connection: str | None, how: str | None) -> None:
       umktls rekey client-4711 --connection c1
       umktls rekey --how keyupdate
     """
-    done = 0
+    good = ended = 0
     for chosen in choose(host):
         try:
-            updated, replaced = chosen.renew(connection, how)
+            renewed = chosen.renew(connection, how)
         except PeerError as error:
             click.echo(printable(f"{chosen.name}: {error}"), err=True)
             continue
-        said = f"{updated} connections have new keys"
-        if replaced:
-            said += f", {replaced} are replaced by new ones, with new keys"
-            said += " (--how keyupdate would keep them)" if how is None else ""
-        click.echo(f"{printable(chosen.name)}: {said}")
-        done += updated + replaced
-    if not done:
+        click.echo(f"{printable(chosen.name)}: {words(renewed, how)}")
+        good += renewed.updated - renewed.ended + renewed.replaced
+        ended += renewed.ended
+    if not good + ended:
         raise WorldError("no connection got new keys: is one open, and does it use TLS 1.3?")
+    if not good:
+        raise WorldError("no connection has outlived the KeyUpdate: --how reconnect replaces them")
+
+
+def words(renewed: Renewed, how: str | None) -> str:
+    """What was done, and what came of it."""
+    said = [f"{renewed.updated - renewed.ended} connections have new keys"]
+    if renewed.unanswered:
+        said[0] += f" ({renewed.unanswered} for what is sent: the peer has not answered yet)"
+    if renewed.ended:
+        why = "the peer did not follow the KeyUpdate, as Linux before 6.14 and FreeBSD do not"
+        said.append(f"{renewed.ended} have ended: {why}")
+    if renewed.replaced:
+        kept = " (--how keyupdate would keep them)" if how is None else ""
+        said.append(f"{renewed.replaced} are replaced by new ones, with new keys{kept}")
+    return ", ".join(said)

@@ -87,7 +87,8 @@ class ControlServer:
 
     async def _rekey(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
         """One line: of how many connections the keys were renewed, by a KeyUpdate and by a new
-        connection: {"rekeyed": number, "reconnected": number}."""
+        connection: {"rekeyed": number, "reconnected": number}; of the first some that have
+        "ended" by it, and some that are "unanswered", if there are."""
         connection, how = (
             None if wanted is None else str(wanted)
             for wanted in (request.get("connection"), request.get("how"))

@@ -332,14 +332,18 @@ class Host:
 
     async def renew(self, connection: str | None, how: str | None = None) -> dict[str, int]:
         """Renew the keys of one connection, or of all; how many were "rekeyed" by a KeyUpdate, and
-        how many "reconnected". `how`: one of `renewal.POLICIES`, None for the host's.
+        how many "reconnected". `how`: one of `renewal.POLICIES`, None for the host's. Of the first
+        there may be some that have "ended" by it, or to which the peer has not yet answered.
 
         Raises `CallerError` if there is no such connection or way, `UnsupportedError` where this
         kernel takes no second key.
         """
         chosen = self.renewals.chosen(how)
-        ways = [await self.renewals.renew(sock, chosen) for sock in self.established(connection)]
-        return {"rekeyed": ways.count("keyupdate"), "reconnected": ways.count("reconnect")}
+        asked = self.established(connection)
+        ways = [await self.renewals.renew(sock, chosen) for sock in asked]
+        counts = {"rekeyed": ways.count("keyupdate"), "reconnected": ways.count("reconnect")}
+        updated = [sock for sock, way in zip(asked, ways, strict=True) if way == "keyupdate"]
+        return counts | await self.renewals.outcomes(updated)
 
     def established(self, connection: str | None) -> list[KernelSocket]:
         """The connection of that name, or all, with TLS. Raises `CallerError` if there is none."""

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Literal
 
+import trio
+
 from umktls.errors import CallerError
 from umktls.kernel import tls
 from umktls.kernel.ktls_socket import KernelSocket
@@ -23,6 +25,9 @@ POLICIES = ("auto", "keyupdate", "reconnect", "never")
 # Of so many peers it is remembered that they follow a KeyUpdate.
 REMEMBERED = 1024
 WHY = "its keys are to be renewed"
+# For the answer to a KeyUpdate, of which whoever asked for it is told. A peer may take until it has
+# something to send (RFC 8446 section 4.6.3).
+ANSWER_SECONDS = 2.0
 
 
 class Renewals:
@@ -33,12 +38,14 @@ class Renewals:
         self._host = host
         self.policy = checked(policy)
         self._followers: OrderedDict[str, None] = OrderedDict()
+        self._settled: dict[KernelSocket, trio.Event] = {}
 
     # ---- what is known of peers
 
     def update_received(self, sock: KernelSocket) -> None:
         """The peer has sent a KeyUpdate, by itself or as the answer to ours: it follows them."""
         sock.update_unanswered = False
+        self._settle(sock)
         self._followers[address(sock)] = None
         self._followers.move_to_end(address(sock))
         if len(self._followers) > REMEMBERED:
@@ -46,8 +53,27 @@ class Renewals:
 
     def ended(self, sock: KernelSocket) -> None:
         """A connection that ends with our KeyUpdate unanswered speaks against what was known."""
+        self._settle(sock)
         if sock.update_unanswered:
             self._followers.pop(address(sock), None)
+
+    def _settle(self, sock: KernelSocket) -> None:
+        if sock in self._settled:
+            self._settled[sock].set()
+
+    async def outcomes(self, updated: list[KernelSocket]) -> dict[str, int]:
+        """Of how many connections a KeyUpdate that was just sent has "ended" them, and how many
+        peers have left it "unanswered"; nothing of a word that is none's."""
+        with trio.move_on_after(ANSWER_SECONDS):
+            for sock in updated:
+                if sock.update_unanswered and not sock.closed:
+                    await self._settled.setdefault(sock, trio.Event()).wait()
+        for sock in updated:
+            self._settled.pop(sock, None)
+        left = [sock for sock in updated if sock.update_unanswered]
+        ended = sum(sock.closed for sock in left)
+        counts = {"ended": ended, "unanswered": len(left) - ended}
+        return {word: count for word, count in counts.items() if count}
 
     def follows(self, sock: KernelSocket) -> bool:
         """Whether it is known that the peer follows a KeyUpdate."""
