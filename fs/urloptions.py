@@ -10,11 +10,12 @@ import click
 
 from umktls.errors import CallerError, UmktlsError
 
-from .optionhelp import completed
 from .url import Url
 
 # What a client needs is imported where it is used: wrong usage is told at once, and help is too.
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from .tree import Failed, Tree
 
 __all__ = ["AS_JSON", "FORM", "URLS", "connecting", "each"]
@@ -35,6 +36,13 @@ def parsed(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) 
 
 
 URLS = click.argument("urls", nargs=-1, required=True, metavar=f"{FORM}...", callback=parsed)
+
+
+def completed(ctx: click.Context, param: click.Parameter, typed: str) -> list[CompletionItem]:
+    """As of `umktls mount -o`."""
+    from .optionhelp import completed
+
+    return completed(ctx, param, typed)
 
 
 def connecting(command: Callable[..., Any]) -> Callable[..., Any]:
