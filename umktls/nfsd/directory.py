@@ -7,7 +7,8 @@ lasts from some file systems only (not from overlayfs, nor from older tmpfs). So
 hash of the name, and entries come in the order of the hashes: "what comes behind this cookie" means
 the same whatever else was added or removed, and after a restart too. The hash is keyed, so that
 nobody can make names that collide, and has 63 bits, because clients hand cookies out as signed file
-offsets. The verifier is a digest of the key: a cookie of another server is BAD_COOKIE.
+offsets. The verifier is a digest of the key: a cookie of another server is BAD_COOKIE,
+unless the client has forgotten the verifier.
 
 Reading a whole directory for each page would cost too much. The entries are kept from the first
 page (cookie 0) for the pages behind it. A page whose entries are not kept any more is made from the

@@ -23,6 +23,9 @@ LISTING_LIMIT = 1 << 18  # bytes of a reply: more would keep other calls waiting
 # Sizes in XDR, in bytes.
 ATTRIBUTES = 4 + 84  # post_op_attr with attributes
 ENTRY = 4 + 8 + 4 + 8  # "one more", fileid, the name's length, cookie
+# Of clients that have forgotten it, as older Linux does when a directory changes while it is read:
+# refused, their list would just end there. knfsd does not look at it at all.
+NO_VERIFIER = bytes(8)
 FRAME = ATTRIBUTES + 8 + 4 + 4  # all that is not entries: cookieverf, the end of the list, eof
 
 
@@ -43,7 +46,7 @@ def _padded(length: int) -> int:
 def _entries(call: Call, directory: Node, cookie: int, verifier: bytes) -> Iterable[Entry]:
     """What comes behind a cookie, "." and ".." first."""
     listings = call.site.listings
-    if cookie and verifier != listings.verifier:
+    if cookie and verifier not in (listings.verifier, NO_VERIFIER):
         raise NfsError(nfsstat3.NFS3ERR_BAD_COOKIE)
     status = directory.stat()
     with call.acting(directory.volume):
