@@ -8,11 +8,13 @@ of two cores two workers cannot have more than what that leaves.
 
 from __future__ import annotations
 
+import itertools
 import os
 import selectors
 import socket
 import ssl
 import statistics
+import struct
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -53,6 +55,8 @@ SECONDS = 2.0
 REPETITIONS = 5
 TARGET = 1.5
 READ_SIZE = 65536
+XID = struct.Struct(">I")
+XIDS = itertools.count(1000)
 CREDENTIAL = AuthSys(0, b"bench", 0, 0, ()).to_opaque()
 STARTTLS = OpaqueAuth(AuthFlavor.AUTH_TLS, b"")
 
@@ -103,9 +107,17 @@ class Load:
     """One connection: the requests that are sent together, and the bytes that answer them."""
 
     sock: Connection
-    requests: bytes
+    requests: bytearray
     answers: int
     left: int = 0
+
+    def send(self) -> None:
+        """All of them, with ids that none had before: a repeated call would not be executed."""
+        each = len(self.requests) // BATCH
+        for begin in range(0, len(self.requests), each):
+            XID.pack_into(self.requests, begin + 4, next(XIDS) & 0xFFFFFFFF)
+        self.sock.sendall(self.requests)
+        self.left = self.answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +133,17 @@ def prepared(port: int, sealed: bool, what: str, stack: ExitStack, export: str) 
     for number in range(CONNECTIONS):
         sock = stack.enter_context(connect(port, sealed))
         root = bytes(ask(sock, MOUNT3["MNT"], os.fsencode(export))[0].fhandle)
-        procedure, argument = call(sock, what, root)
+        procedure, argument = call(sock, what, root, b"%d" % number)
         _, size = ask(sock, procedure, argument)
-        # Each with another id: a repeated call would be answered from the cache.
-        first = 1000 + number * 1_000_000
-        requests = b"".join(
-            record(first + each, procedure, argument, CREDENTIAL) for each in range(BATCH)
-        )
+        requests = bytearray(record(0, procedure, argument, CREDENTIAL) * BATCH)
         loads.append(Load(sock, requests, size * BATCH))
     return loads
 
 
-def call(sock: Connection, what: str, root: bytes) -> tuple[Procedure[Any, Any], Any]:
-    """The call that is measured, in whose answer nothing changes but the id."""
-    file = diropargs3(root, b"file")
+def call(sock: Connection, what: str, root: bytes, name: bytes) -> tuple[Procedure[Any, Any], Any]:
+    """The call that is measured, in whose answer nothing changes but the id; of a file that no
+    other connection uses."""
+    file = diropargs3(root, name)
     if what == "GETATTR":
         return NFS3["GETATTR"], GETATTR3args(root)
     if what == "LOOKUP":
@@ -151,8 +160,7 @@ def run(loads: Sequence[Load]) -> Run:
     with selectors.DefaultSelector() as selector:
         for load in loads:
             selector.register(load.sock, selectors.EVENT_READ, load)
-            load.sock.sendall(load.requests)
-            load.left = load.answers
+            load.send()
         began = time.perf_counter()
         end = began + SECONDS
         while selector.get_map():
@@ -165,8 +173,7 @@ def run(loads: Sequence[Load]) -> Run:
                     continue
                 done += BATCH
                 if time.perf_counter() < end:
-                    load.sock.sendall(load.requests)
-                    load.left = load.answers
+                    load.send()
                 else:
                     selector.unregister(load.sock)
     seconds = time.perf_counter() - began
@@ -185,7 +192,8 @@ def measure() -> Iterator[Figure]:
         ports = {}
         for box, number in ((one, 1), (several, WORKERS)):
             layout.create(box.certs)
-            (box.export / "file").write_bytes(os.urandom(READ_SIZE))
+            for each in range(CONNECTIONS):
+                (box.export / str(each)).write_bytes(os.urandom(READ_SIZE))
             options = ("--certs", str(box.certs), "--insecure", "--workers", str(number))
             ports[number] = int(box.serve(*options)[0].facts["port"]), box
         for sealed in (True, False):

@@ -83,7 +83,7 @@ import sys
 from umktls.kernel.shared import Shared
 shared = Shared(int(sys.argv[1]), 7)
 for _ in range(2000):
-    with shared.replies.locked():
+    with shared.replies.locked(b"k" * 16):
         value = int(shared.replies.get(b"k" * 16) or b"0")
         shared.replies.put(b"k" * 16, b"%d" % (value + 1))
 """
@@ -91,7 +91,7 @@ HOLD = """
 import sys
 from umktls.kernel.shared import Shared
 shared = Shared(int(sys.argv[1]), 8)
-with shared.replies.locked(), shared.stripe((1, 2)):
+with shared.replies.locked(b"k" * 16), shared.stripe((1, 2)):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -124,7 +124,7 @@ def test_a_process_that_dies_gives_everything_back() -> None:
         assert shared.lives(8)
         assert not shared.lives(9)
         child.kill()
-        with shared.replies.locked(), shared.stripe((1, 2)):
+        with shared.replies.locked(b"k" * 16), shared.stripe((1, 2)):
             pass
         child.wait(30)
     assert not shared.lives(8)

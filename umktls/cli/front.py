@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,8 +19,10 @@ from umktls.userland.limits import keep_memory_private, raise_descriptor_limit
 from umktls.userland.notify import notify, reloading
 
 if TYPE_CHECKING:
+    from umktls.front.backends import Server
     from umktls.front.boot import Front, FrontConfig
     from umktls.kernel.serverhost import Listening, ServerConfig
+    from umktls.nfsd.exports import Security
 
 __all__ = ["front"]
 
@@ -53,7 +56,15 @@ def front(**values: Any) -> None:
     if options.certs is not None:
         complain(*layout.exposed_keys(layout.find(options.certs, "server")))
     keep_memory_private()
-    trio.run(run, options, config, what)
+    if options.workers == 1:
+        trio.run(run, options, config, what)
+        return
+    from umktls.cli.front_workers import supervise
+
+    def line(port: int, name: str) -> str:
+        return ready_line(options, what.clients.security, what.servers, port, name)
+
+    trio.run(supervise, options, config, what, line)
 
 
 async def run(options: FrontOptions, config: ServerConfig, what: FrontConfig) -> None:
@@ -66,7 +77,8 @@ async def run(options: FrontOptions, config: ServerConfig, what: FrontConfig) ->
     with trio.open_signal_receiver(*numbers) as signals:
         async with boot_front(config, what) as (listening, running):
             name = await reachable(config)
-            tell(ready_line(options, running, listening.port, name))
+            security, servers = running.clients.security, what.servers
+            tell(ready_line(options, security, servers, listening.port, name))
             if config.no_daemon:
                 complain(f"TLS needs an rpctlssd; start one: {listening.host.by_hand('rpctlssd')}")
             notify("READY=1")
@@ -84,6 +96,7 @@ async def reload(options: FrontOptions, listening: Listening, running: Front) ->
 
     A mistake changes nothing of that.
     """
+    from umktls.cli.front_workers import take
     from umktls.kernel.refusals import in_thread
 
     listening.host.reload_daemons()
@@ -94,23 +107,18 @@ async def reload(options: FrontOptions, listening: Listening, running: Front) ->
     except (UmktlsError, OSError) as error:
         complain(f"{error}; clients and backends stay as they were")
         return
-    listening.security = clients.security
-    running.set_clients(clients)
-    running.backends.replace(servers)
-    listening.host.config.facts.update(security=clients.security)
-    names = ", ".join(map(str, running.backends))
-    listening.host.trace.emit("backends", what=names)
-    listening.host.trace.emit("clients", what=f"{len(clients.lines)} rules")
+    take(listening, running, clients, servers)
 
 
-def ready_line(options: FrontOptions, running: Front, port: int, name: str) -> str:
+def ready_line(
+    options: FrontOptions, security: Security, servers: Sequence[Server], port: int, name: str
+) -> str:
     """The one line that is printed when clients may come. `name`: by which they may mount."""
     host = f"[{name}]" if ":" in name else name
     where = host if port == NFS_PORT else f"{host}:{port}"
     certs = f" --certs {shlex.quote(str(options.certs))}" if options.certs else ""
-    security = running.clients.security
     words = ["mtls"] if security == "mtls" else []
     words.append(f"mountport={port}")
     mount = f"umktls mount {where}:/EXPORT MOUNTPOINT{certs} -o {','.join(words)}"
-    behind = ", ".join(map(str, running.backends))
+    behind = ", ".join(str(server.nfs) for server in servers)
     return f"ready: {mount}   (in front of {behind}; {LEVELS[security]})"

@@ -52,6 +52,7 @@ class HostOptions:
     personality: str
     no_daemon: bool
     daemons: int
+    workers: int
     upcall_timeout: float | None
     upcalls: int
     max_connections: int | None
@@ -91,7 +92,7 @@ class HostOptions:
         from umktls.kernel.serverhost import ServerConfig
 
         limits = Limits(self.max_connections, self.max_startups, self.idle_timeout)
-        limits.check()
+        limits.check(self.workers)
         return ServerConfig(
             hosts=self.hosts,
             port=self.port,
@@ -272,6 +273,16 @@ ABOUT_TLS: list[Decorator] = [
     click.option("--keylog", type=FILE, help="Append the TLS secrets to this file, for Wireshark."),
 ]
 ABOUT_THE_HOST: list[Decorator] = [
+    click.option(
+        "--workers",
+        type=click.IntRange(1, 64),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Serve with so many processes, one for each processor that the server may use. They "
+        "are one host for clients, and for `umktls stat` and the others. The limits are for all "
+        "together; --daemons is for each.",
+    ),
     click.option("--rundir", type=DIRECTORY, help="Run directory of the host, with its sockets."),
 ]
 

@@ -55,7 +55,6 @@ class ServeOptions(HostOptions):
     read_only: bool
     squash: Squash | None
     insecure: bool
-    workers: int
     certuser: bool
     domain: str | None
     state_dir: Path | None
@@ -101,15 +100,13 @@ class ServeOptions(HostOptions):
         from umktls.nfsd.exports_engines import engine_for
 
         self._check(exports)
-        config = self.server_config(
+        return self.server_config(
             handshake_security(exports),
             self._about_users(exports),
             mount_port=self.mount_port,
             engine_for=partial(engine_for, exports),
             facts={"exports": [export.name for export in exports]},
         )
-        config.limits.check(self.workers)
-        return config
 
     def _check(self, exports: Sequence[Export]) -> None:
         """Complain before anything is started."""
@@ -236,16 +233,6 @@ ABOUT_USERS: list[Decorator] = [
     click.option("--domain", help="The domain of those users, in place of this host's."),
 ]
 ABOUT_STATE: list[Decorator] = [
-    click.option(
-        "--workers",
-        type=click.IntRange(1, 64),
-        default=1,
-        show_default=True,
-        metavar="N",
-        help="Serve with so many processes, one for each processor that the server may use. They "
-        "are one host for clients, and for `umktls stat` and the others. The limits are for all "
-        "together; --daemons is for each.",
-    ),
     click.option(
         "--state",
         "state_dir",

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
-import signal
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from contextlib import AbstractAsyncContextManager, closing
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import trio
 
@@ -19,26 +16,21 @@ from umktls.cli.serving import (
     complain,
     complain_about,
     default_state,
-    reachable,
     ready_lines,
     take_exports,
-    tell,
 )
+from umktls.cli.supervising import advise, of_worker, supervised, until_told
 from umktls.errors import UmktlsError
-from umktls.kernel.host import CERTS_PLACE
 from umktls.kernel.post import Inlet
 from umktls.kernel.refusals import in_thread
-from umktls.kernel.server import Listening, ServerConfig, boot_server
+from umktls.kernel.server import ServerConfig, boot_server
 from umktls.kernel.shared import Shared
 from umktls.kernel.sharedreplies import SharedReplies
-from umktls.kernel.team import Team, TeamConfig, boot_team
+from umktls.kernel.team import Team, TeamConfig
+from umktls.nfsd.exports import Export
 from umktls.nfsd.places import shared_places
 from umktls.nfsd.server import NfsServer, write_verifier
 from umktls.nfsd.volume import best_locator
-from umktls.userland.notify import notify, reloading
-
-if TYPE_CHECKING:
-    from umktls.nfsd.exports import Export
 
 __all__ = ["supervise", "work"]
 
@@ -70,32 +62,17 @@ async def supervise(options: ServeOptions, config: ServerConfig, exports: Sequen
         personality=config.personality,
         facts={**config.facts, "security": config.security},
     )
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    with trio.open_signal_receiver(*numbers) as signals:
-        async with (
-            boot_team(team_config) as team,
-            announced(team.listeners, wanted=options.rpcbind),
-        ):
-            name = await reachable(config)
-            tell(ready_lines(options, config, exports, (team.port, team.port), name))
-            if config.offer_tls and config.no_daemon:
-                advise(team, config)
-            notify("READY=1")
-            async for number in signals:
-                if number != signal.SIGHUP:
-                    break
-                reloading()
-                await reload(team, served, config)
-                notify("READY=1")
-            notify("STOPPING=1")
 
+    def line(port: int, name: str) -> str:
+        return ready_lines(options, config, exports, (port, port), name)
 
-def advise(team: Team, config: ServerConfig) -> None:
-    """Each worker has a daemon of its own."""
-    arguments = config.daemon_line(config.certs or CERTS_PLACE)
-    for worker in team.workers:
-        line = shlex.join(("rpctlssd", "--rundir", str(worker.rundir), *arguments))
-        complain(f"TLS needs an rpctlssd for each worker; start one: {line}")
+    def announce(team: Team) -> AbstractAsyncContextManager[object]:
+        return announced(team.listeners, wanted=options.rpcbind)
+
+    async def again(team: Team) -> None:
+        await reload(team, served, config)
+
+    await supervised(team_config, config, line, again, announce)
 
 
 async def reload(team: Team, served: Served, config: ServerConfig) -> None:
@@ -135,25 +112,18 @@ async def work(inlet: Inlet, served: Served) -> None:
     options, post = served.options, inlet.post
     shared = Shared(post.shared, post.life)
     replies = SharedReplies(shared)
-    config = options.config(served.exports)
-    config = replace(
-        config,
-        inlet=inlet,
-        rundir=post.rundir,
-        limits=config.limits.share(post.number, post.count),
-    )
+    config = of_worker(options.config(served.exports), inlet)
     nfsd = nfsd_of(options, served.exports, shared)
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals, closing(nfsd):
-        async with (
-            boot_server(config, nfsd.services(), replies) as server,
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(expire, nfsd, replies)
-            nursery.start_soon(obey, inlet, options, config, server, nfsd, nursery.cancel_scope)
-            inlet.tell(up=True)
-            async for _ in signals:
-                break
-            nursery.cancel_scope.cancel()
+    with closing(nfsd):
+        async with boot_server(config, nfsd.services(), replies) as server:
+
+            async def take(exports: Sequence[Export] | None) -> None:
+                nfsd.forget_groups()
+                if exports is not None:
+                    await take_exports(options, server, nfsd, exports)
+
+            server.host.spawn(expire, nfsd, replies)
+            await until_told(inlet, server, take)
 
 
 def nfsd_of(
@@ -172,28 +142,6 @@ def nfsd_of(
         manage_gids=options.manage_gids,
         shared=shared,
     )
-
-
-async def obey(
-    inlet: Inlet,
-    options: ServeOptions,
-    config: ServerConfig,
-    server: Listening,
-    nfsd: NfsServer,
-    life: trio.CancelScope,
-) -> None:
-    """Do what the supervisor says; where it has ended, so does the worker."""
-    async for exports in inlet.orders:
-        problem = ""
-        server.host.reload_daemons()
-        nfsd.forget_groups()
-        if exports is not None:
-            try:
-                await take_exports(options, server, nfsd, exports)
-            except (UmktlsError, OSError) as error:
-                problem = str(error)
-        inlet.tell(reloaded=problem)
-    life.cancel()
 
 
 async def expire(nfsd: NfsServer, replies: SharedReplies) -> None:

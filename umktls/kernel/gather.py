@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from umktls.ktls.session.counters import KNOBS
 __all__ = ["added", "ask", "events", "stat_of_all", "sysctl_of_all"]
 
 Answer = dict[str, Any]
+# Of a backend.
+COUNTS = ("connections", "total")
 # The last number of a line, such as `kern.ipc.tls.enable: 1`.
 COUNTED = re.compile(r"(.*\D)(\d+)")
 
@@ -75,13 +77,29 @@ def refused(answers: Sequence[Answer]) -> Answer | None:
 def stat_of_all(own: Answer, answers: Sequence[Answer]) -> Answer:
     """own: what all are together."""
     connections = [one for answer in answers for one in answer.get("connections") or []]
+    views = {name: value for answer in answers for name, value in answer.items()}
+    if "backends" in views:
+        views["backends"] = backends_of_all(answer.get("backends") or [] for answer in answers)
     return {
-        **{name: value for answer in answers for name, value in answer.items()},
+        **views,
         **own,
         "daemons": [one for answer in answers for one in answer.get("daemons") or []],
         "connections": sorted(connections, key=lambda one: int(one["id"][1:])),
         "totals": added([answer.get("totals") or {} for answer in answers]),
     }
+
+
+def backends_of_all(views: Iterable[Sequence[Answer]]) -> list[Answer]:
+    """Each backend of a front once: down where one worker has it down, with the clients of all."""
+    found: dict[str, Answer] = {}
+    for one in (backend for view in views for backend in view):
+        known = found.get(one["name"])
+        if known is None:
+            found[one["name"]] = dict(one)
+            continue
+        counted = added([{name: each[name] for name in COUNTS} for each in (known, one)])
+        known.update(one if known["up"] and not one["up"] else {}, **counted)
+    return list(found.values())
 
 
 def sysctl_of_all(answers: Sequence[Answer]) -> Answer:

@@ -19,6 +19,7 @@ import struct
 import time
 import weakref
 from collections import deque
+from functools import lru_cache
 
 from umktls.kernel.shared import Shared
 from umktls.kernel.sharedtable import digest
@@ -88,7 +89,9 @@ class SharedReplies:
 
     def lookup(self, key: CallKey) -> list[Buffer] | Running | None:
         self.tidy()
-        name = digest_of(key)
+        return self._known(digest_of(key))
+
+    def _known(self, name: bytes) -> list[Buffer] | Running | None:
         value = self._table.get(name)
         if value is None:
             return None
@@ -105,8 +108,8 @@ class SharedReplies:
         name = digest_of(key)
         mark = RUNS + OWNER.pack(self._shared.life or 0, next(self._numbers))
         running = Begun(mark, name, self._dropped)
-        with self._table.locked():
-            if self.lookup(key) is not None:
+        with self._table.locked(name):
+            if self._known(name) is not None:
                 running.finish(b"")
                 return None
             self._running[name] = running
@@ -124,11 +127,12 @@ class SharedReplies:
         """Forget the calls that were dropped before they were executed."""
         while self._dropped:
             key, mark = self._dropped.popleft()
-            with self._table.locked():
+            with self._table.locked(key):
                 if self._table.get(key) == mark:
                     self._table.delete(key)
 
 
+@lru_cache(maxsize=256)
 def digest_of(key: CallKey) -> bytes:
     """The same in all processes: what is in a key are numbers, bytes and texts."""
     return digest(repr(key).encode())

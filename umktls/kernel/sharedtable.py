@@ -6,10 +6,12 @@ set, the slot that was written the longest ago makes room for a new key. A set i
 
     WAYS digests | WAYS stamps (u64) | WAYS lengths (u32) | WAYS values
 
-One lock is for the whole table: an advisory lock on a byte of the file (fcntl_locking(2)), since
-the system gives it back when its holder dies, whatever that one was doing. A slot that is being
-written has no digest until all of it is there, so half a value is never seen. Within a process such
-a lock excludes nobody; for its threads there is one of Python's beside it.
+Each set has a lock: an advisory one on a byte of the file (fcntl_locking(2)), since the system
+gives it back when its holder dies, whatever that one was doing. (One lock for all would have
+workers wait for each other, and for the processor when its holder has lost that.) A slot that is
+being written has no digest until all of it is there, so half a value is never seen. Within a
+process such a lock excludes nobody; for its threads there is one of Python's beside it. The last
+stamp belongs to no set: two that write at once may have the same.
 """
 
 from __future__ import annotations
@@ -88,22 +90,23 @@ class SharedTable:
         return STAMP.size + sets * (VALUES + WAYS * longest)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Inside the block nobody else reads or changes the table. May be nested."""
+    def locked(self, key: bytes) -> Iterator[None]:
+        """Inside the block nobody else reads or changes what the key has. May be nested, for the
+        same key."""
         with self._threads:
             if self._depth:
                 yield
                 return
             self._depth = 1
             try:
-                with byte_lock(self._region.fd, self._offset):
+                with byte_lock(self._region.fd, self._base(key)):
                     yield
             finally:
                 self._depth = 0
 
     def get(self, key: bytes) -> bytes | None:
         """The value; None if there is none (any more)."""
-        with self.locked():
+        with self.locked(key):
             base, way = self._find(key)
             return None if way is None else self._value(base, way)
 
@@ -112,7 +115,7 @@ class SharedTable:
         if len(value) > self._longest:
             self.delete(key)
             return False
-        with self.locked():
+        with self.locked(key):
             base, way = self._find(key)
             if way is None:
                 stamps = ALL_STAMPS.unpack_from(self._memory, base + STAMPS)
@@ -122,17 +125,19 @@ class SharedTable:
 
     def delete(self, key: bytes) -> None:
         """Have no value for the key."""
-        with self.locked():
+        with self.locked(key):
             base, way = self._find(key)
             if way is not None:
                 self._empty(base, way)
                 STAMP.pack_into(self._memory, base + STAMPS + way * 8, 0)
 
+    def _base(self, key: bytes) -> int:
+        """Where the key's set begins."""
+        return self._begin + int.from_bytes(key[:8], "little") % self._sets * self._set_size
+
     def _find(self, key: bytes) -> tuple[int, int | None]:
         """Where the key's set begins, and its slot."""
-        number = int.from_bytes(key[:8], "little") % self._sets
-        base = self._begin + number * self._set_size
-        at = base
+        at = base = self._base(key)
         while (at := self._memory.find(key, at, base + STAMPS)) >= 0:
             if not (at - base) % KEY:
                 return base, (at - base) // KEY

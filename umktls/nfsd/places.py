@@ -100,7 +100,7 @@ class SharedPlaces:
 
     def remember(self, key: bytes, place: Place) -> bytes:
         name = digest(self._root, key)
-        with self._table.locked():
+        with self._table.locked(name):
             value = self._table.get(name)
             if value:
                 place = place._replace(trail=decoded(value).trail)
