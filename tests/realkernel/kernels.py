@@ -1,8 +1,8 @@
 """The kernel that the emulated machine boots: a package of Debian's, or any that is unpacked.
 
 Nothing is installed: the package is fetched, and unpacked below .make/kernel. The environment
-variable KERNEL names a directory with another one, of any distribution: boot/vmlinuz-VERSION and
-lib/modules/VERSION in it, as packages have them.
+variable KERNEL names a directory with another one, of any distribution: lib/modules/VERSION (or
+usr/lib) and boot/vmlinuz-VERSION in it, as packages have them.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def version(tree: Path) -> str:
 
 
 def image(tree: Path) -> Path:
-    return tree / "boot" / f"vmlinuz-{version(tree)}"
+    """Beside its modules, in the newest packages."""
+    beside = modules(tree) / "vmlinuz"
+    return beside if beside.exists() else tree / "boot" / f"vmlinuz-{version(tree)}"
 
 
 def package_name() -> str:
