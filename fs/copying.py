@@ -153,6 +153,7 @@ class Copier:
         with local_errors(source):
             names = sorted(os.listdir(source))
         inside = directory if name == b"." else await self._directory(directory, name, mode)
+        self._tree.check_depth(inside)
         self._done.directories += 1
         for each in names:
             path = os.path.join(source, each)

@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 MOST_LINKS = 40  # as Linux has it (path_resolution(7))
+MOST_DEPTH = 150  # directories in each other that are walked through, each in the call of the last
 REPLY_BYTES = 128 << 10
 LEAST_REPLY_BYTES = 8 << 10
 LOOKUPS_AT_ONCE = 32
@@ -198,12 +199,23 @@ class Tree:
         directory = await self.find(above + b"/")
         return directory, name
 
+    def check_depth(self, directory: Node) -> None:
+        """Raises `PeerError` ELOOP for one that lies too deep: servers have had directories that
+        contain themselves."""
+        if directory.path.count(b"/") > MOST_DEPTH:
+            raise PeerError(
+                f"{self.named(directory.path)}: more than {MOST_DEPTH} directories in each other; "
+                "is one in itself? name an inner one to go on there",
+                errno.ELOOP,
+            )
+
     async def entries(self, directory: Node, failed: Failed) -> AsyncGenerator[Node, None]:
         """What is in a directory, in the server's order.
 
         failed: told of entries of which there is nothing but a name. Raises `UmktlsError`, also
-        for names that are none and for a listing that goes round.
+        for names that are none, for a listing that goes round, and as `check_depth`.
         """
+        self.check_depth(directory)
         path, cookie, verifier, seen = self.named(directory.path), 0, bytes(8), set[int]()
         while True:
             with naming(path):

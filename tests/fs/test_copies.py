@@ -547,3 +547,29 @@ async def test_what_cannot_be_removed_is_told_and_the_rest_goes(place: Place) ->
     await remove(place.tree, b"/d", failed.append, recursive=True, force=False)
     assert [str(error) for error in failed] == [f"{place.export}/d/b/file: Permission denied"]
     assert os.listdir(place.export / "d") == ["b"]
+
+
+async def test_directories_without_an_end(place: Place) -> None:
+    """Those that are in themselves look like this, but have no innermost."""
+    deep = place.local / "deep"
+    deep.mkdir()
+    (place.export / "deep").mkdir()
+    for top in (deep, place.export / "deep"):
+        os.makedirs(os.path.join(top, *["d"] * 400))
+    root = await place.tree.root()
+    there, back = Copies(place), Copies(place)
+    await there.copier.send(str(deep), root, b"sent")
+    await back.copier.fetch(await place.tree.find(b"/deep"), str(place.local / "fetched"))
+    for copies in (there, back):
+        (failed,) = copies.failed
+        assert "more than 150 directories in each other" in failed
+        assert copies.done.directories >= 149
+    failures: list[str] = []
+    await remove(
+        place.tree,
+        b"/deep",
+        lambda error: failures.append(str(error)),
+        recursive=True,
+        force=False,
+    )
+    assert "more than 150 directories in each other" in failures[0]
