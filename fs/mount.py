@@ -23,9 +23,9 @@ import pyfuse3
 import trio
 
 from umktls.errors import UmktlsError
-from umktls.kernel.client import boot_client, mounted, remarks
-from umktls.kernel.groups import single_error
-from umktls.kernel.kept import keeping
+from umktls.kernel.ground.groups import single_error
+from umktls.kernel.host.kept import keeping
+from umktls.kernel.krpc.client import boot_client, mounted, remarks
 from umktls.rpc.message import OpaqueAuth
 
 from .calls import NfsCaller

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from umktls.errors import CallerError, WorldError
-from umktls.kernel.mountinfo import mounts
+from umktls.kernel.host.mountinfo import mounts
 
 from .options import MountOptions
 

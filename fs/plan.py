@@ -7,7 +7,7 @@ from pathlib import Path
 
 from umktls.abi.personality import personality
 from umktls.errors import CallerError
-from umktls.kernel.mountconfig import NFS_PORT, MountConfig
+from umktls.kernel.krpc.mountconfig import NFS_PORT, MountConfig
 
 from .options import MountOptions
 from .source import Source

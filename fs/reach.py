@@ -17,7 +17,8 @@ import click
 import trio
 
 from umktls.errors import CallerError
-from umktls.kernel.client import (
+from umktls.kernel.host.host import Host
+from umktls.kernel.krpc.client import (
     MountConfig,
     boot_client,
     listed_exports,
@@ -25,7 +26,6 @@ from umktls.kernel.client import (
     own_credential,
     remarks,
 )
-from umktls.kernel.host import Host
 from umktls.printable import printable
 from umktls.userland.limits import keep_memory_private
 

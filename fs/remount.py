@@ -11,7 +11,7 @@ import errno
 import os
 
 from umktls.errors import CallerError, WorldError
-from umktls.kernel.mountinfo import FSTYPE, Mount, mounts
+from umktls.kernel.host.mountinfo import FSTYPE, Mount, mounts
 
 from .options import MountOptions
 

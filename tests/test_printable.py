@@ -28,7 +28,7 @@ from umktls.cli.probe import show as show_probe
 from umktls.cli.probe_run import Report
 from umktls.cli.trace import line
 from umktls.errors import WorldError
-from umktls.kernel.events import TEXTS, Trace
+from umktls.kernel.ground.events import TEXTS, Trace
 from umktls.printable import (
     PrintableFormatter,
     clean_what_python_prints,
@@ -121,7 +121,7 @@ def test_every_event(event: str, caplog: pytest.LogCaptureFixture) -> None:
     name, _, level = event.partition(" ") if event == "alert fatal" else (event, "", "")
     fields = fields_of(TEXTS.get(event, "{field}"), SEQUENCE)
     trace = Trace("client-7", "client")
-    with caplog.at_level(logging.INFO, logger="umktls.kernel.events"):
+    with caplog.at_level(logging.INFO, logger="umktls.kernel.ground.events"):
         record = trace.emit(name, "c1", **fields, **({"level": level} if level else {}))
     assert fit_for_people(record["text"])
     assert fit_for_people(caplog.messages[-1])

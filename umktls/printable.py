@@ -4,7 +4,7 @@ A peer chooses the names in its certificate, its alerts, the names of its files 
 has verified them when they are shown. Control characters in them drive a terminal, a line break
 begins a log line of the peer's own, and characters that turn the direction of writing show another
 text than there is (CVE-2021-42574). So every way out for people passes `printable`: the text and
-the log line of an event (`umktls.kernel.events`), logs (`PrintableFormatter`), errors on a
+the log line of an event (`umktls.kernel.ground.events`), logs (`PrintableFormatter`), errors on a
 terminal, `umktls stat`, `trace` and `probe`. JSON stays as it is: it has escapes of its own, and
 loses nothing.
 """

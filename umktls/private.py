@@ -21,6 +21,7 @@ from typing import Protocol
 from umktls.errors import CallerError
 
 __all__ = [
+    "allowed",
     "check_directory",
     "exposure",
     "is_private_to",
@@ -163,6 +164,11 @@ def peer_credentials(sock: UnixSocket) -> tuple[int, int, int]:
         sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, layout.size)
     )
     return pid, uid, gid
+
+
+def allowed(uid: int) -> bool:
+    """Whether a process of user `uid` may talk to this host: the host's own user and root may."""
+    return uid in (0, os.geteuid())
 
 
 def exposure(path: Path) -> str | None:

@@ -17,9 +17,9 @@ from OpenSSL import SSL
 from tests.bench import records
 from tests.bench.figures import Figure, alternate
 from umktls.certs.pki import Authority, Leaf
-from umktls.kernel.detours import Means
-from umktls.kernel.events import Trace
-from umktls.kernel.ktls_socket import IDLE_SECONDS, KernelSocket
+from umktls.kernel.ground.events import Trace
+from umktls.kernel.sockets.detours import Means
+from umktls.kernel.sockets.ktls_socket import IDLE_SECONDS, KernelSocket
 from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import get_engine
 from umktls.ktls.session import Session

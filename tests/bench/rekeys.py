@@ -14,8 +14,8 @@ import trio
 from tests.bench.figures import Figure
 from tests.bench.underload import served, under_load
 from umktls.cli.control import Host as Remote
-from umktls.kernel.client import MountConfig
-from umktls.kernel.host import Host
+from umktls.kernel.host.host import Host
+from umktls.kernel.krpc.client import MountConfig
 
 __all__ = ["ROUNDS", "Outcome", "run"]
 

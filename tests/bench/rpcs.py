@@ -16,9 +16,9 @@ from tests.bench.figures import Figure
 from tests.bench.files import MEMORY
 from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
-from umktls.kernel import tls
-from umktls.kernel.client import MountConfig, NfsClient, boot_client, make_connection, mounted
-from umktls.kernel.host import Host
+from umktls.kernel.host.host import Host
+from umktls.kernel.krpc.client import MountConfig, NfsClient, boot_client, make_connection, mounted
+from umktls.kernel.upcalls import tls
 from umktls.nfs.program import NFS3
 from umktls.nfs.types import GETATTR3args
 from umktls.rpc.message import NULL_AUTH

@@ -17,8 +17,8 @@ from umktls.certs import layout
 from umktls.cli.control import Host as Remote
 from umktls.cli.sandbox import Sandbox
 from umktls.errors import UmktlsError
-from umktls.kernel.client import MountConfig, NfsClient, boot_client, mounted
-from umktls.kernel.host import Host
+from umktls.kernel.host.host import Host
+from umktls.kernel.krpc.client import MountConfig, NfsClient, boot_client, mounted
 from umktls.nfs.program import NFS3
 from umktls.nfs.types import GETATTR3args
 from umktls.rpc.message import NULL_AUTH

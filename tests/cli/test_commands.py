@@ -18,7 +18,7 @@ from umktls.cli.control import nobody
 from umktls.cli.main import main
 from umktls.cli.trace import line
 from umktls.errors import WorldError
-from umktls.kernel import mountinfo
+from umktls.kernel.host import mountinfo
 
 STATE: dict[str, Any] = {
     "schema": 1,

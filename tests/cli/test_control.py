@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.cli.fakes import describe, fake_host
 from umktls.cli import control
 from umktls.errors import CallerError, PeerError, WorldError
-from umktls.kernel import rundir
+from umktls.kernel.host import rundir
 
 
 def dead_process() -> int:

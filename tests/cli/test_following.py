@@ -15,7 +15,7 @@ from tests.cli.fakes import describe, fake_host
 from umktls.cli import following
 from umktls.cli.control import find_hosts
 from umktls.errors import CallerError
-from umktls.kernel import kept
+from umktls.kernel.host import kept
 
 SECONDS = 20
 

@@ -30,9 +30,9 @@ from umktls.cli.serve_options import ServeOptions
 from umktls.cli.serve_ready import mount_lines
 from umktls.cli.serving import ready_line
 from umktls.errors import CallerError
-from umktls.kernel.children import program_path
-from umktls.kernel.plaincalls import Place, plain_calls
-from umktls.kernel.server import ServerConfig
+from umktls.kernel.host.children import program_path
+from umktls.kernel.krpc.plaincalls import Place, plain_calls
+from umktls.kernel.krpc.server import ServerConfig
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfsd.exports import Export, Security, Squash
 from umktls.rpc.client import ProgramUnavailable

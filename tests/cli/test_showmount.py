@@ -13,9 +13,9 @@ from tests.conftest import patience
 from tests.kernel.rpcpeer import Answer, answers, peer
 from umktls.cli import showmount_run
 from umktls.cli.main import main
-from umktls.kernel import rpcbind
-from umktls.kernel.groups import single_error
-from umktls.kernel.mountd import NoMountd
+from umktls.kernel.ground.groups import single_error
+from umktls.kernel.krpc import rpcbind
+from umktls.kernel.krpc.mountd import NoMountd
 from umktls.nfs.mount import exportnode, groupnode, mountbody
 from umktls.nfs.program import MOUNT3
 from umktls.rpc.rpcbind import PMAP2

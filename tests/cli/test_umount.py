@@ -17,7 +17,7 @@ from umktls.cli.main import main
 from umktls.cli.sandbox import Sandbox
 from umktls.cli.umount import unmount
 from umktls.errors import WorldError
-from umktls.kernel.rundir import running
+from umktls.kernel.host.rundir import running
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason=f"{KERNEL_LACKS} FUSE")
 

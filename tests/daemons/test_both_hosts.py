@@ -17,8 +17,8 @@ from tests.daemons.fakekernel import SECONDS
 from tests.rfc9289.peers import Client, server, with_client
 from umktls.certs.pki import Authority, Credential
 from umktls.errors import UmktlsError
-from umktls.kernel.client import boot_client
-from umktls.kernel.stream import SEND_QUEUE_LIMIT
+from umktls.kernel.krpc.client import boot_client
+from umktls.kernel.sockets.stream import SEND_QUEUE_LIMIT
 from umktls.rpc.message import NULL_AUTH, encode_call
 from umktls.rpc.record import mark
 from umktls.testing.certificates import CLIENT, directory

@@ -16,9 +16,9 @@ import trio
 from tests.daemons.fakekernel import SECONDS
 from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError
-from umktls.kernel.client import NfsClient, boot_client, mounted
-from umktls.kernel.host import Host
-from umktls.kernel.server import ServerConfig, boot_server
+from umktls.kernel.host.host import Host
+from umktls.kernel.krpc.client import NfsClient, boot_client, mounted
+from umktls.kernel.krpc.server import ServerConfig, boot_server
 from umktls.nfs.program import NFS3
 from umktls.nfs.types import (
     COMMIT3args,

@@ -17,9 +17,9 @@ from tests.conftest import KERNEL_LACKS, patience
 from umktls.certs.pki import Authority
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
-from umktls.kernel.children import program_path
-from umktls.kernel.client import boot_client, own_credential
-from umktls.kernel.rpc_client import RpcClient
+from umktls.kernel.host.children import program_path
+from umktls.kernel.krpc.client import boot_client, own_credential
+from umktls.kernel.krpc.rpc_client import RpcClient
 from umktls.nfs.program import MOUNT3
 from umktls.rpc.client import AuthRejected
 from umktls.testing.certificates import CLIENT, directory

@@ -16,8 +16,8 @@ import trio
 from tests.daemons.fakekernel import SECONDS
 from umktls.abi.personality import PERSONALITIES
 from umktls.certs.pki import Authority
-from umktls.kernel.events import Event
-from umktls.kernel.host import Host
+from umktls.kernel.ground.events import Event
+from umktls.kernel.host.host import Host
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.certificates import directory
 from umktls.testing.echo import SAY

@@ -21,8 +21,8 @@ import trio.testing
 from umktls.abi import rpctls
 from umktls.abi.freebsd import IPPROTO_TCP, TCP_RXTLS_MODE, TCP_TXTLS_MODE
 from umktls.abi.personality import DEFAULT_PERSONALITY
-from umktls.kernel.client import MountConfig
-from umktls.kernel.host import HostConfig, booted
+from umktls.kernel.host.host import HostConfig, booted
+from umktls.kernel.krpc.client import MountConfig
 from umktls.ktls.session import Session
 from umktls.ktls.session.suites import SUITES
 from umktls.rpc import xdr

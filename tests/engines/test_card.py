@@ -20,9 +20,9 @@ from tests.kernel.test_stream import receive_exactly
 from umktls.abi import freebsd
 from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError, WorldError
-from umktls.kernel import card
-from umktls.kernel.card import CardQueue, retransmitted_pct
-from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.sockets import card
+from umktls.kernel.sockets.card import CardQueue, retransmitted_pct
+from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.rpc.message import NULL_AUTH
 from umktls.rpc.xdr import Buffer
 from umktls.testing.certificates import directory

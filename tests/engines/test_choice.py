@@ -11,7 +11,7 @@ from umktls_fs.options import parse_options
 
 from umktls.cli.main import main
 from umktls.errors import CallerError, UnsupportedError
-from umktls.kernel.engines import abilities, chosen_engines
+from umktls.kernel.sockets.engines import abilities, chosen_engines
 from umktls.ktls.engines import BUILTIN_ENGINES, Route, get_engine, route_of, software
 from umktls.ktls.engines.choice import EngineChoice, parse_engines
 from umktls.ktls.engines.software import SoftwareEngine

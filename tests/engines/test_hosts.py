@@ -14,8 +14,8 @@ import trio
 from tests.conftest import patience
 from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError
-from umktls.kernel import tls
-from umktls.kernel.host import Host
+from umktls.kernel.host.host import Host
+from umktls.kernel.upcalls import tls
 from umktls.ktls.engines.choice import parse_engines
 from umktls.ktls.session.errors import NULL_ON_ONE_SIDE
 from umktls.rpc.message import NULL_AUTH

@@ -13,9 +13,9 @@ from tests.engines.test_hosts import engine, talk
 from umktls.certs.pki import Authority
 from umktls.cli.main import main
 from umktls.errors import CallerError
-from umktls.kernel import tls
-from umktls.kernel.host import Host
-from umktls.kernel.knobs import tx_mode
+from umktls.kernel.host.host import Host
+from umktls.kernel.host.knobs import tx_mode
+from umktls.kernel.upcalls import tls
 from umktls.testing.certificates import directory
 from umktls.testing.hosts import pair
 

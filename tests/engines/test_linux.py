@@ -19,12 +19,14 @@ from umktls.abi import linux
 from umktls.abi.personality import PERSONALITIES
 from umktls.certs.pki import Authority
 from umktls.errors import CallerError, UnsupportedError
-from umktls.kernel import client, hosttls, tls
-from umktls.kernel.client import MountConfig
-from umktls.kernel.engines import chosen_engines
-from umktls.kernel.hosttls import BoundEngine, HostIntake
-from umktls.kernel.stream import SendQueue
-from umktls.kernel.turns import Turn
+from umktls.kernel.ground.turns import Turn
+from umktls.kernel.krpc import client
+from umktls.kernel.krpc.client import MountConfig
+from umktls.kernel.sockets import hosttls
+from umktls.kernel.sockets.engines import chosen_engines
+from umktls.kernel.sockets.hosttls import BoundEngine, HostIntake
+from umktls.kernel.sockets.stream import SendQueue
+from umktls.kernel.upcalls import tls
 from umktls.ktls.engines import MAX_PLAINTEXT, get_engine
 from umktls.ktls.engines.choice import EngineChoice
 from umktls.ktls.engines.linux import Content, PassOpener, PassSealer, wrap

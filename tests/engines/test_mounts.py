@@ -12,7 +12,7 @@ from tests.system.live import Live, event, live, run
 from umktls.cli import tree
 from umktls.cli.control import Host
 from umktls.errors import WorldError
-from umktls.kernel import hosttls
+from umktls.kernel.sockets import hosttls
 
 SOURCE = Path(os.__file__).parent / "email"
 LARGE = os.urandom(3 << 20) + b"the end"

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from umktls_daemons.bounce import Relay
 
-from umktls.kernel.lanes import LONGEST_OF_CLIENT, ClearIntake, CountingQueue, PlainIntake
-from umktls.kernel.turns import Turn
+from umktls.kernel.ground.turns import Turn
+from umktls.kernel.sockets.lanes import LONGEST_OF_CLIENT, ClearIntake, CountingQueue, PlainIntake
 from umktls.ktls.engines import Buffer
 from umktls.ktls.session.errors import RecordInClear
 from umktls.ktls.socket.rx import PullResult, Receiver

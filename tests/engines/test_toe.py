@@ -27,9 +27,9 @@ from tests.engines.tlsends import MemoryEnd, context, records
 from tests.kernel import takensocket
 from tests.kernel.clientworld import world
 from umktls.certs.pki import Authority
-from umktls.kernel import tls
-from umktls.kernel.client import MountConfig, boot_client, make_connection
-from umktls.kernel.host import Host
+from umktls.kernel.host.host import Host
+from umktls.kernel.krpc.client import MountConfig, boot_client, make_connection
+from umktls.kernel.upcalls import tls
 from umktls.ktls.engines.choice import parse_engines
 from umktls.ktls.engines.toe import HoldBack
 from umktls.testing.certificates import directory

@@ -13,7 +13,7 @@ import trio.testing
 from tests.front.world import ONE, TWO, Talk, World, call, reply, world
 from umktls.errors import CallerError
 from umktls.front.backends import MISSES, Backends, Place, Policy, Server, place
-from umktls.kernel.events import Trace
+from umktls.kernel.ground.events import Trace
 from umktls.rpc.message import Call, parse_untrusted
 
 Clock = trio.testing.MockClock

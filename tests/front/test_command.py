@@ -25,7 +25,7 @@ from umktls.certs import layout
 from umktls.cli.main import main
 from umktls.cli.sandbox import Sandbox
 from umktls.errors import WorldError
-from umktls.kernel.children import program_path
+from umktls.kernel.host.children import program_path
 
 PROJECT = Path(__file__).parents[2] / "umktls" / "kernel"
 

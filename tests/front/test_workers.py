@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.front.test_command import carrying
 from tests.system.live import until
-from umktls.kernel.gather import backends_of_all
+from umktls.kernel.team.gather import backends_of_all
 
 
 def test_two_workers_carry_one_mount(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from umktls.front.backends import Backends, Place, Policy, Server
 from umktls.front.boot import Front
 from umktls.front.carried import Carried
 from umktls.front.clients import Allowed, Clients
-from umktls.kernel import tls
-from umktls.kernel.client import MountConfig, secure
-from umktls.kernel.host import Host, HostConfig, booted
-from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.host.host import Host, HostConfig, booted
+from umktls.kernel.krpc.client import MountConfig, secure
+from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.kernel.upcalls import tls
 from umktls.ktls.engines.choice import parse_engines
 from umktls.rpc.message import (
     NULL_AUTH,

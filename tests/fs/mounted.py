@@ -25,7 +25,7 @@ from umktls_fs.source import Source
 
 from tests.conftest import KERNEL_LACKS
 from tests.fs.peer import Between, LocalCaller, Proceed
-from umktls.kernel.mountinfo import mounts
+from umktls.kernel.host.mountinfo import mounts
 from umktls.nfs.types import WRITE3resfail, nfsstat3
 from umktls.rpc.message import OpaqueAuth
 

@@ -20,7 +20,7 @@ from umktls_fs.source import Source
 
 from tests.fs.mounted import needs_fuse
 from umktls.errors import CallerError
-from umktls.kernel.children import program_path
+from umktls.kernel.host.children import program_path
 
 SECONDS = 30
 

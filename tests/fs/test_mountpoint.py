@@ -14,8 +14,8 @@ from umktls_fs.options import parse_options
 
 from tests.fs.mounted import needs_fuse
 from umktls.errors import CallerError, WorldError
-from umktls.kernel import mountinfo
-from umktls.kernel.mountinfo import Mount, mounts
+from umktls.kernel.host import mountinfo
+from umktls.kernel.host.mountinfo import Mount, mounts
 
 MOUNTINFO = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/root rw
 30 22 0:26 / /dev/shm rw - tmpfs tmpfs rw

@@ -16,7 +16,7 @@ from umktls_fs.remount import changed, remount
 
 from tests.fs.mounted import mounted
 from umktls.errors import CallerError
-from umktls.kernel import mountinfo
+from umktls.kernel.host import mountinfo
 
 USUAL = frozenset({"rw", "nosuid", "nodev", "relatime", "user_id=0", "allow_other"})
 KEPT = 2 | 4 | 1 << 21

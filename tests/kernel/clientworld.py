@@ -15,9 +15,9 @@ import trio.testing
 from umktls.abi import netlink as nl
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import UmktlsError
-from umktls.kernel import tls
-from umktls.kernel.host import Host, HostConfig, booted
-from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.host.host import Host, HostConfig, booted
+from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.kernel.upcalls import tls
 from umktls.rpc.message import NULL_AUTH, AcceptStat, Call, encode_accepted, parse_untrusted
 from umktls.testing.played import Calls, NetlinkEnd, calls_to
 from umktls.upcall import netlink as messages

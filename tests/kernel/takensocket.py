@@ -18,8 +18,8 @@ from tests.kernel.clientworld import World, world
 from umktls.abi import linux
 from umktls.abi.freebsd import IPPROTO_TCP
 from umktls.errors import UmktlsError
-from umktls.kernel.ktls_socket import KernelSocket
-from umktls.kernel.tcpstate import TCP_CLOSE, tcp_state
+from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.kernel.sockets.tcpstate import TCP_CLOSE, tcp_state
 from umktls.ktls.engines.choice import parse_engines
 from umktls.ktls.session import Direction, Session
 from umktls.testing.played import Refused

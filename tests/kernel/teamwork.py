@@ -10,12 +10,12 @@ from typing import Any
 import trio
 
 from umktls.errors import CallerError
-from umktls.kernel.admission import Limits
-from umktls.kernel.post import Inlet
-from umktls.kernel.server import ServerConfig, boot_server
-from umktls.kernel.shared import Shared
-from umktls.kernel.sharedreplies import SharedReplies
-from umktls.kernel.team import TeamConfig, boot_team
+from umktls.kernel.krpc.admission import Limits
+from umktls.kernel.krpc.post import Inlet
+from umktls.kernel.krpc.server import ServerConfig, boot_server
+from umktls.kernel.team.shared import Shared
+from umktls.kernel.team.sharedreplies import SharedReplies
+from umktls.kernel.team.team import TeamConfig, boot_team
 from umktls.testing.echo import Echo
 
 __all__ = ["Told", "config_of", "main", "work"]

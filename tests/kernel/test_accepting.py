@@ -12,8 +12,8 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from umktls.kernel.accepting import OF_THE_CONNECTION, PAUSES, ROOM_SECONDS, accept_loop
-from umktls.kernel.events import Trace
+from umktls.kernel.ground.events import Trace
+from umktls.kernel.host.accepting import OF_THE_CONNECTION, PAUSES, ROOM_SECONDS, accept_loop
 
 Clock = trio.testing.MockClock
 

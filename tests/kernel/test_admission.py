@@ -13,13 +13,13 @@ import trio
 import trio.testing
 
 from umktls.errors import CallerError
-from umktls.kernel.admission import SETTLED, Admission, Limits
-from umktls.kernel.client import boot_client
-from umktls.kernel.descriptors import shares
-from umktls.kernel.events import Trace
-from umktls.kernel.peers import Who, who
-from umktls.kernel.rpc_client import RpcClient
-from umktls.kernel.server import Listening
+from umktls.kernel.ground.events import Trace
+from umktls.kernel.ground.peers import Who, who
+from umktls.kernel.krpc.admission import SETTLED, Admission, Limits
+from umktls.kernel.krpc.client import boot_client
+from umktls.kernel.krpc.descriptors import shares
+from umktls.kernel.krpc.rpc_client import RpcClient
+from umktls.kernel.krpc.server import Listening
 from umktls.rpc.message import NULL_AUTH, AuthFlavor, AuthSys, OpaqueAuth, encode_call
 from umktls.rpc.record import mark
 from umktls.testing.echo import ECHO, SAY

@@ -12,7 +12,7 @@ from tests.kernel.clientworld import world
 from tests.kernel.takensocket import SECONDS, Taken
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import WorldError
-from umktls.kernel import tls
+from umktls.kernel.upcalls import tls
 from umktls.rpc.record import RecordReader, mark
 
 USER_CANCELED = b"\x01\x5a"  # RFC 8446 section 6.1: a warning

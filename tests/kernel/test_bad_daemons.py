@@ -16,9 +16,9 @@ import trio
 from umktls.abi import rpctls
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import CallerError
-from umktls.kernel import registered
-from umktls.kernel.host import Host, HostConfig, booted
-from umktls.kernel.server import Connection
+from umktls.kernel.host.host import Host, HostConfig, booted
+from umktls.kernel.krpc.server import Connection
+from umktls.kernel.upcalls import registered
 from umktls.ktls.session import Session
 from umktls.rpc.message import NULL_AUTH, AuthFlavor, OpaqueAuth, encode_call
 from umktls.rpc.record import mark

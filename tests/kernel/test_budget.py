@@ -21,10 +21,17 @@ import trio.testing
 
 from tests.conftest import patience
 from tests.kernel.clientworld import Clock
-from umktls.kernel.budget import ARRIVAL_SECONDS, MUCH, QUIET_SECONDS, Budget, Share, afterwards
-from umktls.kernel.host import REMEMBERED, Host, HostConfig, booted
-from umktls.kernel.ktls_socket import KernelSocket
-from umktls.kernel.server import BLOCKING_JOBS, JOB_BYTES, Connection
+from umktls.kernel.ground.budget import (
+    ARRIVAL_SECONDS,
+    MUCH,
+    QUIET_SECONDS,
+    Budget,
+    Share,
+    afterwards,
+)
+from umktls.kernel.host.host import REMEMBERED, Host, HostConfig, booted
+from umktls.kernel.krpc.server import BLOCKING_JOBS, JOB_BYTES, Connection
+from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.rpc import xdr
 from umktls.rpc.message import NULL_AUTH, encode_call
 from umktls.rpc.program import Program
@@ -139,7 +146,7 @@ async def test_memory_is_given_back_when_it_is_over(autojump_clock: Clock) -> No
 
 GIVING = """
 import os
-from umktls.kernel.memory import give_back, keep_large_buffers
+from umktls.kernel.sockets.memory import give_back, keep_large_buffers
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20

@@ -13,7 +13,7 @@ from tests.bench.burst import burst
 from tests.bench.rpcs import client_context
 from tests.conftest import patience
 from umktls.certs.pki import Authority
-from umktls.kernel.host import Host
+from umktls.kernel.host.host import Host
 from umktls.testing.certificates import directory
 from umktls.testing.hosts import serving
 from umktls.userland.threads import KEPT

@@ -14,9 +14,9 @@ from umktls.abi.personality import PERSONALITIES
 from umktls.certs.pki import Authority
 from umktls.cli.sandbox import Sandbox
 from umktls.errors import UmktlsError
-from umktls.kernel import tls
-from umktls.kernel.client import MountConfig, boot_client, make_connection
-from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.krpc.client import MountConfig, boot_client, make_connection
+from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.kernel.upcalls import tls
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.certificates import directory
 from umktls.testing.echo import SAY

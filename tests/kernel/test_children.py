@@ -17,9 +17,10 @@ import pytest
 import trio
 
 from umktls.errors import WorldError
-from umktls.kernel import children, refusals
-from umktls.kernel.children import DaemonCommand, describe_end
-from umktls.kernel.host import Host, HostConfig, booted
+from umktls.kernel.ground import refusals
+from umktls.kernel.host import children
+from umktls.kernel.host.children import DaemonCommand, describe_end
+from umktls.kernel.host.host import Host, HostConfig, booted
 
 NAME = "rpc-played"  # the program: it is there, and does nothing
 SECONDS = 20.0

@@ -13,9 +13,9 @@ from rich.console import Console
 from tests.conftest import patience
 from tests.kernel.test_tls import MTLS, certs  # noqa: F401 - a fixture
 from umktls.cli.stat_view import host_view
-from umktls.kernel.client import certificate_unshown
-from umktls.kernel.facts import TlsFacts
-from umktls.kernel.server import ServerConfig
+from umktls.kernel.krpc.client import certificate_unshown
+from umktls.kernel.krpc.server import ServerConfig
+from umktls.kernel.sockets.facts import TlsFacts
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.echo import SAY
 from umktls.testing.hosts import pair

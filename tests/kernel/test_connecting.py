@@ -20,13 +20,13 @@ from tests.kernel.rpcpeer import answers, peer
 from tests.nfsd.client import Client
 from umktls.certs.pki import Authority
 from umktls.errors import PeerError, UmktlsError, WorldError
-from umktls.kernel import client, rpcbind, tcpconnect
-from umktls.kernel.client import MountConfig, boot_client, mounted, patiently
-from umktls.kernel.events import Trace
-from umktls.kernel.ktls_socket import KernelSocket
-from umktls.kernel.probe import NotOffered
-from umktls.kernel.server import ServerConfig, boot_server
-from umktls.kernel.tcpconnect import UnknownHost, connect, look_up, may_pass
+from umktls.kernel.ground.events import Trace
+from umktls.kernel.krpc import client, rpcbind, tcpconnect
+from umktls.kernel.krpc.client import MountConfig, boot_client, mounted, patiently
+from umktls.kernel.krpc.probe import NotOffered
+from umktls.kernel.krpc.server import ServerConfig, boot_server
+from umktls.kernel.krpc.tcpconnect import UnknownHost, connect, look_up, may_pass
+from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfsd import Export, NfsServer
 from umktls.rpc.rpcbind import PMAP2

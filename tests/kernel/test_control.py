@@ -13,9 +13,9 @@ import trio
 import trio.testing
 
 from tests.conftest import patience
-from umktls.kernel import control
-from umktls.kernel.control import ControlServer
-from umktls.kernel.events import Trace
+from umktls.kernel.ground.events import Trace
+from umktls.kernel.host import control
+from umktls.kernel.host.control import ControlServer
 
 
 class FakeHost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from umktls.kernel.events import TEXTS, Event, Trace, describe
+from umktls.kernel.ground.events import TEXTS, Event, Trace, describe
 
 
 def test_an_event_says_when_where_and_what() -> None:

@@ -18,7 +18,7 @@ from tests.kernel.takensocket import SECONDS, Taken
 from umktls.abi import rpctls
 from umktls.abi.alerts import TlsAlert, alert_name
 from umktls.errors import PeerError, UmktlsError
-from umktls.kernel import tls
+from umktls.kernel.upcalls import tls
 from umktls.ktls.engines.choice import parse_engines
 from umktls.ktls.session import Direction, Session
 from umktls.ktls.session.suites import OTHER_SUITES

@@ -15,7 +15,7 @@ import trio.testing
 from tests.conftest import patience
 from umktls.abi import rpctls
 from umktls.errors import PeerError
-from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.echo import COUNT, SAY
 from umktls.testing.joined import Joined

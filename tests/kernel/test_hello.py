@@ -14,11 +14,11 @@ import trio
 import trio.testing
 
 from umktls.errors import WorldError
-from umktls.kernel.daemons import PATIENCE
-from umktls.kernel.hello import Clients
-from umktls.kernel.host import Host, HostConfig, booted
-from umktls.kernel.ktls_socket import KernelSocket
-from umktls.kernel.server import Connection
+from umktls.kernel.host.host import Host, HostConfig, booted
+from umktls.kernel.krpc.server import Connection
+from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.kernel.upcalls.daemons import PATIENCE
+from umktls.kernel.upcalls.hello import Clients
 from umktls.rpc.message import NULL_AUTH, AuthFlavor, OpaqueAuth, encode_call
 from umktls.rpc.record import mark
 from umktls.rpc.server import Dispatcher

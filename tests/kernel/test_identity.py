@@ -12,9 +12,9 @@ import trio
 from tests.rpc.test_certificate import FACTS
 from umktls.abi import rpctls
 from umktls.errors import CallerError, UmktlsError
-from umktls.kernel.detours import Means
-from umktls.kernel.events import Trace
-from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.ground.events import Trace
+from umktls.kernel.sockets.detours import Means
+from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import get_engine
 from umktls.rpc.record import RecordReader, mark

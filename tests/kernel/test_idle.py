@@ -12,9 +12,9 @@ import trio
 import trio.testing
 
 from tests.conformance.world import DATA, ENGINE, keys
-from umktls.kernel.detours import Means
-from umktls.kernel.events import Trace
-from umktls.kernel.ktls_socket import IDLE_SECONDS, KernelSocket
+from umktls.kernel.ground.events import Trace
+from umktls.kernel.sockets.detours import Means
+from umktls.kernel.sockets.ktls_socket import IDLE_SECONDS, KernelSocket
 from umktls.ktls.calls import KtlsSocket
 from umktls.rpc.record import RecordReader, mark
 

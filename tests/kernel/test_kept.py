@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from umktls.errors import CallerError, WorldError
-from umktls.kernel import kept
-from umktls.kernel.events import Trace
-from umktls.kernel.kept import Kept, keeping
-from umktls.kernel.rundir import RunDirectory, run_base
+from umktls.kernel.ground.events import Trace
+from umktls.kernel.host import kept
+from umktls.kernel.host.kept import Kept, keeping
+from umktls.kernel.host.rundir import RunDirectory, run_base
 
 
 class FakeHost:

@@ -14,9 +14,9 @@ from umktls.abi.personality import PERSONALITIES
 from umktls.abi.rpctls import RPCTLSERR_NOSSL
 from umktls.certs.pki import Authority
 from umktls.errors import WorldError
-from umktls.kernel import tls
-from umktls.kernel.host import Host
-from umktls.kernel.ktls_socket import KernelSocket
+from umktls.kernel.host.host import Host
+from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.kernel.upcalls import tls
 from umktls.ktls.session.suites import Suite
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.certificates import directory

@@ -14,10 +14,10 @@ import trio.testing
 from tests.conftest import patience
 from umktls.certs.pki import Authority
 from umktls.errors import WorldError
-from umktls.kernel.client import boot_client, mounted
-from umktls.kernel.levels import ANONYMOUS, wanted_level
-from umktls.kernel.mountconfig import MountConfig
-from umktls.kernel.server import ServerConfig, boot_server
+from umktls.kernel.krpc.client import boot_client, mounted
+from umktls.kernel.krpc.levels import ANONYMOUS, wanted_level
+from umktls.kernel.krpc.mountconfig import MountConfig
+from umktls.kernel.krpc.server import ServerConfig, boot_server
 from umktls.nfs.program import NFS3
 from umktls.nfs.types import FSINFO3resfail, nfsstat3
 from umktls.nfsd import Export, NfsServer

@@ -12,8 +12,8 @@ import trio
 
 from tests.conftest import KERNEL_LACKS, patience
 from umktls.errors import CallerError, WorldError
-from umktls.kernel import listening
-from umktls.kernel.listening import listen
+from umktls.kernel.krpc import listening
+from umktls.kernel.krpc.listening import listen
 
 
 def has_ipv6() -> bool:

@@ -16,11 +16,11 @@ import trio
 from tests.conftest import patience
 from tests.kernel.rpcpeer import Answer, Peer, answers, peer
 from umktls.errors import CallerError, UmktlsError, WorldError
-from umktls.kernel import mountd, rpcbind, tcpconnect
-from umktls.kernel.events import Trace
-from umktls.kernel.mountconfig import MountConfig, check_config
-from umktls.kernel.mountd import Caller, MountService, NoMountd, exports_of, root_of
-from umktls.kernel.plaincalls import Place, plain_calls
+from umktls.kernel.ground.events import Trace
+from umktls.kernel.krpc import mountd, rpcbind, tcpconnect
+from umktls.kernel.krpc.mountconfig import MountConfig, check_config
+from umktls.kernel.krpc.mountd import Caller, MountService, NoMountd, exports_of, root_of
+from umktls.kernel.krpc.plaincalls import Place, plain_calls
 from umktls.nfs.mount import exportnode, mountres3_fail, mountres3_ok, mountstat3
 from umktls.nfs.program import MOUNT3
 from umktls.rpc.client import ProgramUnavailable

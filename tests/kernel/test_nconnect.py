@@ -14,12 +14,12 @@ import trio.testing
 from tests.conftest import patience
 from tests.kernel.test_rpc import serving
 from umktls.errors import UmktlsError, WorldError
-from umktls.kernel.client import MountConfig, calls_to
-from umktls.kernel.host import Host, HostConfig, booted
-from umktls.kernel.nconnect import Connections
-from umktls.kernel.rpc_client import RpcClient
-from umktls.kernel.server import Listening
-from umktls.kernel.tls import TlsRefused
+from umktls.kernel.host.host import Host, HostConfig, booted
+from umktls.kernel.krpc.client import MountConfig, calls_to
+from umktls.kernel.krpc.nconnect import Connections
+from umktls.kernel.krpc.rpc_client import RpcClient
+from umktls.kernel.krpc.server import Listening
+from umktls.kernel.upcalls.tls import TlsRefused
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.echo import COUNT, ECHO, SAY, WAIT, Echo
 
@@ -138,7 +138,7 @@ async def test_who_gets_no_connection_hands_its_calls_on(
             assert await rpc.call(SAY, b"two", NULL_AUTH) == b"two"
             one, other = rpc.clients
             await gone(server, one, others=1)
-            monkeypatch.setattr("umktls.kernel.client.make_connection", refuse)
+            monkeypatch.setattr("umktls.kernel.krpc.client.make_connection", refuse)
             for number in range(6):
                 assert await rpc.call(SAY, bytes([number]), NULL_AUTH) == bytes([number])
             assert (one.socket, one.waiting) == (None, 0)
@@ -166,7 +166,7 @@ async def test_one_tries_while_the_server_is_away(tmp_path: Path) -> None:
 
             async with trio.open_nursery() as nursery:
                 with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr("umktls.kernel.client.make_connection", refuse)
+                    patch.setattr("umktls.kernel.krpc.client.make_connection", refuse)
                     for left, client in zip((2, 1, 0), rpc.clients, strict=True):
                         await gone(server, client, left)
                     for number in range(6):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from umktls.kernel.peers import Crowd, FairQueue, Who, who
+from umktls.kernel.ground.peers import Crowd, FairQueue, Who, who
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from umktls.kernel import incoming
-from umktls.kernel.host import HostConfig, booted
-from umktls.kernel.probe import check_probe
-from umktls.kernel.server import Connection
+from umktls.kernel.host.host import HostConfig, booted
+from umktls.kernel.krpc import incoming
+from umktls.kernel.krpc.probe import check_probe
+from umktls.kernel.krpc.server import Connection
 from umktls.rpc.message import NULL_AUTH, AuthFlavor, AuthStat, Call, OpaqueAuth, encode_call
 from umktls.rpc.record import mark
 from umktls.rpc.server import Dispatcher

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from tests.conftest import patience
-from umktls.kernel.stream import read_some
+from umktls.kernel.sockets.stream import read_some
 
 
 class CancelWhenWoken(trio.abc.Instrument):

@@ -15,9 +15,9 @@ import trio.testing
 
 from tests.kernel.refusing import Place, Refusing
 from umktls.errors import UmktlsError
-from umktls.kernel.client import MountConfig, boot_client
-from umktls.kernel.host import Host
-from umktls.kernel.rpc_client import RpcClient
+from umktls.kernel.host.host import Host
+from umktls.kernel.krpc.client import MountConfig, boot_client
+from umktls.kernel.krpc.rpc_client import RpcClient
 from umktls.rpc.message import AuthSys
 from umktls.testing.echo import COUNT, SAY, SLOW
 from umktls.testing.hosts import client_of, mount_config, serving

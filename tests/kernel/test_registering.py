@@ -17,12 +17,12 @@ from tests.kernel.clientworld import Clock
 from umktls.abi import netlink as nl
 from umktls.abi.personality import PERSONALITIES
 from umktls.abi.rpctls import RPCTLS_SRV_MAXNPROCS, RpctlsSysc
-from umktls.kernel import tls
-from umktls.kernel.daemons import Daemons
-from umktls.kernel.events import Trace
-from umktls.kernel.host import Host, HostConfig, booted
-from umktls.kernel.registered import RegisteredDaemon
-from umktls.kernel.upcalls import DaemonGone
+from umktls.kernel.ground.events import Trace
+from umktls.kernel.host.host import Host, HostConfig, booted
+from umktls.kernel.owners.upcalls import DaemonGone
+from umktls.kernel.upcalls import tls
+from umktls.kernel.upcalls.daemons import Daemons
+from umktls.kernel.upcalls.registered import RegisteredDaemon
 from umktls.testing.played import Calls, NetlinkEnd, Refused, calls_to
 from umktls.testing.standin import StandIn
 from umktls.upcall.syscalls import RpctlsSyscallArgs

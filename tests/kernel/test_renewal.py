@@ -16,9 +16,9 @@ from tests.conftest import patience
 from umktls.abi.personality import PERSONALITIES
 from umktls.certs.pki import Authority
 from umktls.errors import CallerError, UnsupportedError
-from umktls.kernel import renewal
-from umktls.kernel.host import Host
-from umktls.kernel.renewal import REMEMBERED
+from umktls.kernel.host.host import Host
+from umktls.kernel.upcalls import renewal
+from umktls.kernel.upcalls.renewal import REMEMBERED
 from umktls.ktls.session.suites import Suite
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.certificates import directory
@@ -214,7 +214,7 @@ async def test_a_server_that_never_answers_is_left_all_the_same(
     certs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The call is sent again on the new connection, as after a loss."""
-    monkeypatch.setattr("umktls.kernel.rpc_client.RETIRE_SECONDS", 0.0)
+    monkeypatch.setattr("umktls.kernel.krpc.rpc_client.RETIRE_SECONDS", 0.0)
     async with waiting_call(certs, tmp_path, sends=2) as (both, echo, answers):
         await both.client.renew(None)
         assert await both.rpc.call(SAY, b"new", NULL_AUTH) == b"new"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.nfsd.client import Client
-from umktls.kernel.repeated import RULES, done_already
+from umktls.kernel.krpc.repeated import RULES, done_already
 from umktls.nfs import types
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfs.types import (

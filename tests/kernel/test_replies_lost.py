@@ -2,7 +2,7 @@
 
 The call has been executed, and the connection ends in front of its reply; so it is sent again on
 the next one. The server either knows the call again ("lives"), or has been started anew meanwhile.
-Each line of the list at the head of `umktls.kernel.repeated` is tried here.
+Each line of the list at the head of `umktls.kernel.krpc.repeated` is tried here.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import trio
 
 from tests.conftest import patience
 from tests.nfsd.client import ROOT
-from umktls.kernel.client import NfsClient
-from umktls.kernel.nconnect import Connections
-from umktls.kernel.repeated import RULES
+from umktls.kernel.krpc.client import NfsClient
+from umktls.kernel.krpc.nconnect import Connections
+from umktls.kernel.krpc.repeated import RULES
 from umktls.nfs import types
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfs.types import (

@@ -14,12 +14,12 @@ import trio.testing
 
 from tests.conftest import patience
 from umktls.errors import UmktlsError, WorldError
-from umktls.kernel import tls
-from umktls.kernel.client import MountConfig, make_connection
-from umktls.kernel.host import Host, HostConfig, booted
-from umktls.kernel.ktls_socket import KernelSocket
-from umktls.kernel.rpc_client import RpcClient
-from umktls.kernel.server import Listening, ServerConfig, boot_server
+from umktls.kernel.host.host import Host, HostConfig, booted
+from umktls.kernel.krpc.client import MountConfig, make_connection
+from umktls.kernel.krpc.rpc_client import RpcClient
+from umktls.kernel.krpc.server import Listening, ServerConfig, boot_server
+from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.kernel.upcalls import tls
 from umktls.rpc.message import NULL_AUTH
 from umktls.rpc.record import mark
 from umktls.testing.echo import BREAK, COUNT, SAY, SLOW, WAIT, Echo

@@ -15,9 +15,9 @@ import trio
 from tests.conftest import patience
 from tests.kernel.rpcpeer import Answer, Peer, answers, peer
 from umktls.errors import CallerError, PeerError, WorldError
-from umktls.kernel import plaincalls, rpcbind
-from umktls.kernel.plaincalls import Place, plain_calls
-from umktls.kernel.rpcbind import NotRegistered, Registration, port_of, registered
+from umktls.kernel.krpc import plaincalls, rpcbind
+from umktls.kernel.krpc.plaincalls import Place, plain_calls
+from umktls.kernel.krpc.rpcbind import NotRegistered, Registration, port_of, registered
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.rpc.message import Call
 from umktls.rpc.program import Program

@@ -13,8 +13,8 @@ import pytest
 
 from umktls.cli import control
 from umktls.errors import CallerError, WorldError
-from umktls.kernel import kept, rundir
-from umktls.kernel.rundir import RunDirectory, checked_base, run_base
+from umktls.kernel.host import kept, rundir
+from umktls.kernel.host.rundir import RunDirectory, checked_base, run_base
 
 
 def test_base_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

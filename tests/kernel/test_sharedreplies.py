@@ -14,8 +14,8 @@ import pytest
 
 from tests.nfsd.client import FakePeer
 from tests.rpc.test_server import ADD, COUNTER, Counter, always, call_of, message
-from umktls.kernel.shared import LONGEST_REPLY, Shared
-from umktls.kernel.sharedreplies import SharedReplies
+from umktls.kernel.team.shared import LONGEST_REPLY, Shared
+from umktls.kernel.team.sharedreplies import SharedReplies
 from umktls.rpc.server import CallContext, Copy, Dispatcher, Job, Service
 
 Workers = Callable[[Service], list[tuple[Dispatcher, SharedReplies]]]
@@ -127,8 +127,8 @@ BEGIN = """
 import sys
 from tests.nfsd.client import FakePeer
 from tests.rpc.test_server import ADD, Counter, call_of, message
-from umktls.kernel.shared import Shared
-from umktls.kernel.sharedreplies import SharedReplies
+from umktls.kernel.team.shared import Shared
+from umktls.kernel.team.sharedreplies import SharedReplies
 from umktls.rpc.server import Dispatcher
 cache = SharedReplies(Shared(int(sys.argv[1]), 3))
 job = Dispatcher([Counter().service(cache=True)], cache).dispatch(

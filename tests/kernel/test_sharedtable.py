@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umktls.kernel.shared import Shared
-from umktls.kernel.sharedtable import WAYS, Region, SharedTable, digest
+from umktls.kernel.team.shared import Shared
+from umktls.kernel.team.sharedtable import WAYS, Region, SharedTable, digest
 
 LONGEST = 40
 
@@ -80,7 +80,7 @@ def test_two_who_have_the_same_region_see_the_same() -> None:
 
 COUNT = """
 import sys
-from umktls.kernel.shared import Shared
+from umktls.kernel.team.shared import Shared
 shared = Shared(int(sys.argv[1]), 7)
 for _ in range(2000):
     with shared.replies.locked(b"k" * 16):
@@ -89,7 +89,7 @@ for _ in range(2000):
 """
 HOLD = """
 import sys
-from umktls.kernel.shared import Shared
+from umktls.kernel.team.shared import Shared
 shared = Shared(int(sys.argv[1]), 8)
 with shared.replies.locked(b"k" * 16), shared.stripe((1, 2)):
     print("held", flush=True)

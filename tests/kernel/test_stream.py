@@ -12,7 +12,7 @@ import trio.testing
 
 from tests.conftest import patience
 from umktls.errors import WorldError
-from umktls.kernel.stream import SendQueue, after, read_some
+from umktls.kernel.sockets.stream import SendQueue, after, read_some
 
 
 @pytest.fixture

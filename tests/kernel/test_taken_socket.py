@@ -15,7 +15,7 @@ from tests.engines.modelsocket import ModelSocket
 from tests.kernel.takensocket import Taken, refusal, taken
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import WorldError
-from umktls.kernel import hosttls, ktls_socket
+from umktls.kernel.sockets import hosttls, ktls_socket
 from umktls.ktls.engines import MAX_PLAINTEXT
 from umktls.rpc.record import RecordReader, mark
 

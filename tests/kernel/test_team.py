@@ -20,10 +20,10 @@ from tests.conftest import patience
 from tests.kernel.teamwork import Told, config_of
 from umktls.cli.control import Host, read_host
 from umktls.errors import PeerError, WorldError
-from umktls.kernel.client import MountConfig, calls_to
-from umktls.kernel.host import HostConfig, booted
-from umktls.kernel.nconnect import Connections
-from umktls.kernel.team import Team, boot_team
+from umktls.kernel.host.host import HostConfig, booted
+from umktls.kernel.krpc.client import MountConfig, calls_to
+from umktls.kernel.krpc.nconnect import Connections
+from umktls.kernel.team.team import Team, boot_team
 from umktls.rpc.message import NULL_AUTH, AcceptedReply, encode_call, parse_untrusted
 from umktls.rpc.record import mark
 from umktls.testing.echo import COUNT, ECHO, SAY

@@ -20,9 +20,9 @@ from umktls.abi.personality import PERSONALITIES
 from umktls.abi.rpctls import RPCTLS_SYSC_SRVSTARTUP
 from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError, WorldError
-from umktls.kernel import tls
-from umktls.kernel.children import program_path
-from umktls.kernel.client import boot_client, make_connection
+from umktls.kernel.host.children import program_path
+from umktls.kernel.krpc.client import boot_client, make_connection
+from umktls.kernel.upcalls import tls
 from umktls.rpc.message import NULL_AUTH, STARTTLS_VERIFIER, AcceptStat, encode_accepted
 from umktls.rpc.record import mark
 from umktls.testing.certificates import SERVER, directory, expired

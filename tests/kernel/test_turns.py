@@ -21,16 +21,16 @@ from tests.conftest import patience
 from tests.kernel.clientworld import Clock, world
 from umktls.abi import netlink as nl
 from umktls.errors import PeerError, UmktlsError
-from umktls.kernel.detours import Means
-from umktls.kernel.events import Event, Trace
-from umktls.kernel.host import Host
-from umktls.kernel.ktls_socket import RECORDS_PER_PULL, KernelSocket
-from umktls.kernel.lanes import ClearIntake, Intake, PlainIntake
-from umktls.kernel.netlink import NetlinkSocket
-from umktls.kernel.process import Process
-from umktls.kernel.registered import RegisteredDaemon
-from umktls.kernel.rpc_client import RpcClient
-from umktls.kernel.turns import BYTES_PER_TURN, SECONDS_PER_TURN, STEPS_PER_TURN, Turn
+from umktls.kernel.ground.events import Event, Trace
+from umktls.kernel.ground.turns import BYTES_PER_TURN, SECONDS_PER_TURN, STEPS_PER_TURN, Turn
+from umktls.kernel.host.host import Host
+from umktls.kernel.host.process import Process
+from umktls.kernel.krpc.rpc_client import RpcClient
+from umktls.kernel.sockets.detours import Means
+from umktls.kernel.sockets.ktls_socket import RECORDS_PER_PULL, KernelSocket
+from umktls.kernel.sockets.lanes import ClearIntake, Intake, PlainIntake
+from umktls.kernel.upcalls.netlink import NetlinkSocket
+from umktls.kernel.upcalls.registered import RegisteredDaemon
 from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.socket.rxbuffer import MAX_SIZE
 from umktls.rpc.message import NULL_AUTH, AcceptStat, encode_accepted, encode_call

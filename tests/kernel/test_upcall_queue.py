@@ -19,11 +19,8 @@ from tests.kernel.clientworld import (
 from umktls.abi import rpctls
 from umktls.abi.freebsd import ERRNO
 from umktls.errors import CallerError
-from umktls.kernel import tls
-from umktls.kernel.daemons import PATIENCE, Daemons
-from umktls.kernel.events import Trace
-from umktls.kernel.ktls_socket import KernelSocket
-from umktls.kernel.upcalls import (
+from umktls.kernel.ground.events import Trace
+from umktls.kernel.owners.upcalls import (
     UNTAKEN_SECONDS,
     ConnectionGone,
     DaemonGone,
@@ -31,6 +28,9 @@ from umktls.kernel.upcalls import (
     UpcallTimeout,
     connect_life,
 )
+from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.kernel.upcalls import tls
+from umktls.kernel.upcalls.daemons import PATIENCE, Daemons
 from umktls.testing.played import Refused
 from umktls.testing.standin import StandIn
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import trio
 import trio.testing
 
-from umktls.kernel.peers import Who
-from umktls.kernel.workers import Places, Workers
+from umktls.kernel.ground.peers import Who
+from umktls.kernel.host.workers import Places, Workers
 from umktls.rpc.server import Lane
 
 HERE, THERE = Who("192.0.2.0/24", "192.0.2.1/32"), Who("198.51.100.0/24", "198.51.100.1/32")

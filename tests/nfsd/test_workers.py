@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.nfsd.client import Client
-from umktls.kernel.shared import Shared
-from umktls.kernel.sharedreplies import SharedReplies
+from umktls.kernel.team.shared import Shared
+from umktls.kernel.team.sharedreplies import SharedReplies
 from umktls.nfs.types import diropargs3, nfsstat3, sattr3
 from umktls.nfsd import Export, NfsServer
 from umktls.nfsd.index import IndexLocator

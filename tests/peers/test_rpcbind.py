@@ -17,9 +17,9 @@ from tests.conftest import patience
 from tests.peers.ganesha import START_SECONDS, listens
 from tests.peers.namespace import Namespace, namespace, needs
 from tests.system.live import until
-from umktls.kernel import rpcbind
-from umktls.kernel.plaincalls import Place
-from umktls.kernel.rpcbind import NotRegistered, Registration, port_of, registered
+from umktls.kernel.krpc import rpcbind
+from umktls.kernel.krpc.plaincalls import Place
+from umktls.kernel.krpc.rpcbind import NotRegistered, Registration, port_of, registered
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.rpc.program import Program
 from umktls.rpc.rpcbind import PMAP2, RPCB3, RPCB4

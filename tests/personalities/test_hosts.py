@@ -14,7 +14,7 @@ import trio
 from umktls.abi.personality import PERSONALITIES
 from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError, UnsupportedError
-from umktls.kernel import tls
+from umktls.kernel.upcalls import tls
 from umktls.ktls.engines.choice import EngineChoice
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.certificates import directory

@@ -20,7 +20,7 @@ from umktls.cli.main import main
 from umktls.cli.probe import parse_target, show
 from umktls.cli.probe_run import EXIT_CODES, Report, Target, inspect
 from umktls.errors import CallerError
-from umktls.kernel.server import ServerConfig, boot_server
+from umktls.kernel.krpc.server import ServerConfig, boot_server
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.rpc.message import (
     NULL_AUTH,

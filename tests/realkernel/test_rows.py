@@ -14,7 +14,7 @@ from tests.conformance.rows import LINUX, Row
 from tests.conftest import KERNEL_LACKS
 from tests.realkernel.realworld import NotAsked, RealWorld, close_all
 from umktls.errors import UmktlsError
-from umktls.kernel import hosttls
+from umktls.kernel.sockets import hosttls
 
 
 def this_kernel() -> str | None:

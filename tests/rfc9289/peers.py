@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import trio
 
 from tests.daemons.fakekernel import SECONDS, receive_message
-from umktls.kernel.client import boot_client, make_connection
-from umktls.kernel.ktls_socket import KernelSocket
-from umktls.kernel.server import Listening
+from umktls.kernel.krpc.client import boot_client, make_connection
+from umktls.kernel.krpc.server import Listening
+from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.rpc.message import (
     NULL_AUTH,
     AcceptedReply,

@@ -54,9 +54,9 @@ from tests.rfc9289.peers import (
 from umktls.abi import rpctls
 from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError
-from umktls.kernel.client import MountConfig
-from umktls.kernel.probe import check_reply
-from umktls.kernel.tls import TlsRefused
+from umktls.kernel.krpc.client import MountConfig
+from umktls.kernel.krpc.probe import check_reply
+from umktls.kernel.upcalls.tls import TlsRefused
 from umktls.ktls.session.suites import SUITES
 from umktls.nfsd import Export
 from umktls.nfsd.credentials import Identity, believed

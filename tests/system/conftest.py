@@ -13,7 +13,7 @@ import pytest
 from tests.system.live import Live, live, needs_fuse
 from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
-from umktls.kernel.children import program_path
+from umktls.kernel.host.children import program_path
 
 MOUNT_SECONDS = 40
 

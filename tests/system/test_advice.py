@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.system.conftest import MOUNT_SECONDS, Command
 from tests.system.live import until
 from umktls.cli.sandbox import Sandbox
-from umktls.kernel.children import program_path
+from umktls.kernel.host.children import program_path
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 from tests.system.conftest import Command
 from umktls.certs.pki import Authority
 from umktls.cli.sandbox import Sandbox
-from umktls.kernel.children import program_path
+from umktls.kernel.host.children import program_path
 from umktls.testing.certificates import SERVER, directory, expired
 
 SECONDS = 40

@@ -17,8 +17,8 @@ from tests.system.live import event, kill, run, until
 from umktls.cli.control import find_hosts
 from umktls.cli.sandbox import Sandbox
 from umktls.cli.umount import mounts
-from umktls.kernel import mountinfo
-from umktls.kernel.children import program_path
+from umktls.kernel.host import mountinfo
+from umktls.kernel.host.children import program_path
 
 
 def free_port() -> int:

@@ -15,8 +15,8 @@ from cryptography import x509
 from tests.conftest import patience
 from umktls.certs.kinds import KINDS, Wallet
 from umktls.errors import UmktlsError
-from umktls.kernel.host import Host
-from umktls.kernel.server import Listening
+from umktls.kernel.host.host import Host
+from umktls.kernel.krpc.server import Listening
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.echo import SAY
 from umktls.testing.hosts import Pair, client_of, mount_config

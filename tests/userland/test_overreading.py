@@ -14,7 +14,7 @@ import trio
 
 from tests.conftest import patience
 from umktls.certs.pki import Authority
-from umktls.kernel.host import Host
+from umktls.kernel.host.host import Host
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.certificates import directory
 from umktls.testing.echo import SAY

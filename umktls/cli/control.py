@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from umktls.errors import CallerError, PeerError, WorldError
-from umktls.kernel.rundir import checked_base, run_base, running
+from umktls.kernel.host.rundir import checked_base, run_base, running
 from umktls.private import peer_credentials
 
 __all__ = ["Host", "choose", "find_hosts", "nobody"]

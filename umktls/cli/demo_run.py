@@ -26,7 +26,7 @@ from umktls.cli.stat_view import host_view
 from umktls.cli.story import first_connection, life, missing
 from umktls.cli.trace import line
 from umktls.errors import UmktlsError, WorldError
-from umktls.kernel.children import program_path
+from umktls.kernel.host.children import program_path
 from umktls.printable import printable
 
 __all__ = ["LEAVE_OUT", "run_demo", "usual_trees"]

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from umktls.cli.system_packages import MOUNT_BUILD, command
 from umktls.errors import UmktlsError
-from umktls.kernel import hosttls
-from umktls.kernel.children import program_path
-from umktls.kernel.rundir import RunDirectory, run_base
+from umktls.kernel.host.children import program_path
+from umktls.kernel.host.rundir import RunDirectory, run_base
+from umktls.kernel.sockets import hosttls
 
 __all__ = ["CHECKS", "Check", "examined"]
 

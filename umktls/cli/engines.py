@@ -17,7 +17,7 @@ from umktls.printable import printable
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from umktls.kernel.engines import Ability
+    from umktls.kernel.sockets.engines import Ability
 
 __all__ = ["engines", "warn"]
 
@@ -62,7 +62,7 @@ def facts(name: str) -> dict[str, Any]:
         engine = get_engine(name)
     except CallerError as error:
         return known | {"problem": str(error)}
-    from umktls.kernel.engines import abilities, problem  # late: it has what a host has
+    from umktls.kernel.sockets.engines import abilities, problem  # late: it has what a host has
 
     able = abilities(engine)
     return known | {

@@ -1,7 +1,7 @@
 """The events of many hosts in one stream: of those that run, come up later, or have failed.
 
 A mount that fails need not live long enough to be asked for its events. What it has kept is read
-then (umktls.kernel.kept), so that no event is missing and none comes twice.
+then (umktls.kernel.host.kept), so that no event is missing and none comes twice.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 from umktls.cli.control import Host, choose, find_hosts
 from umktls.errors import CallerError, PeerError, WorldError
-from umktls.kernel.kept import Kept, kept
-from umktls.kernel.rundir import running
+from umktls.kernel.host.kept import Kept, kept
+from umktls.kernel.host.rundir import running
 
 __all__ = ["follow_all", "follow_hosts", "past", "with_failed"]
 

@@ -21,7 +21,7 @@ from umktls.userland.notify import notify, reloading
 if TYPE_CHECKING:
     from umktls.front.backends import Server
     from umktls.front.boot import Front, FrontConfig
-    from umktls.kernel.serverhost import Listening, ServerConfig
+    from umktls.kernel.krpc.serverhost import Listening, ServerConfig
     from umktls.nfsd.exports import Security
 
 __all__ = ["front"]
@@ -97,7 +97,7 @@ async def reload(options: FrontOptions, listening: Listening, running: Front) ->
     A mistake changes nothing of that.
     """
     from umktls.cli.front_workers import take
-    from umktls.kernel.refusals import in_thread
+    from umktls.kernel.ground.refusals import in_thread
 
     listening.host.reload_daemons()
     try:

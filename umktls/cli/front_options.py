@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from umktls.front.backends import Server
     from umktls.front.boot import FrontConfig
     from umktls.front.clients import Clients
-    from umktls.kernel.serverhost import ServerConfig
+    from umktls.kernel.krpc.serverhost import ServerConfig
     from umktls.nfsd.exports import Security
 
 __all__ = ["FrontOptions", "front_options"]

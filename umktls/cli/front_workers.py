@@ -17,11 +17,11 @@ from umktls.errors import UmktlsError
 from umktls.front.backends import Server
 from umktls.front.boot import Front, FrontConfig, boot_front
 from umktls.front.clients import Clients
-from umktls.kernel.post import Inlet
-from umktls.kernel.refusals import in_thread
-from umktls.kernel.serverhost import Listening, ServerConfig
-from umktls.kernel.shared import Shared
-from umktls.kernel.team import Team, TeamConfig
+from umktls.kernel.ground.refusals import in_thread
+from umktls.kernel.krpc.post import Inlet
+from umktls.kernel.krpc.serverhost import Listening, ServerConfig
+from umktls.kernel.team.shared import Shared
+from umktls.kernel.team.team import Team, TeamConfig
 
 __all__ = ["supervise", "take", "work"]
 

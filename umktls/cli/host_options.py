@@ -20,7 +20,7 @@ from umktls.ktls.engines.choice import parse_engines
 
 # What a server needs is imported where it is used: wrong usage is told at once, and help is too.
 if TYPE_CHECKING:
-    from umktls.kernel.serverhost import ServerConfig
+    from umktls.kernel.krpc.serverhost import ServerConfig
 
 __all__ = [
     "ABOUT_THE_HOST",
@@ -88,8 +88,8 @@ class HostOptions:
         Raises CallerError for options that do not go together, UnsupportedError for an engine that
         cannot run here.
         """
-        from umktls.kernel.admission import Limits
-        from umktls.kernel.serverhost import ServerConfig
+        from umktls.kernel.krpc.admission import Limits
+        from umktls.kernel.krpc.serverhost import ServerConfig
 
         limits = Limits(self.max_connections, self.max_startups, self.idle_timeout)
         limits.check(self.workers)

@@ -21,14 +21,14 @@ from typing import Any
 import trio
 
 from umktls.errors import UmktlsError
-from umktls.kernel import tls
-from umktls.kernel.client import MountConfig, connect_tcp
-from umktls.kernel.events import Event
-from umktls.kernel.host import Host, HostConfig, booted
-from umktls.kernel.ktls_socket import KernelSocket
-from umktls.kernel.probe import NotOffered, probe
-from umktls.kernel.rpc_client import RpcClient
-from umktls.kernel.tls import TlsRefused
+from umktls.kernel.ground.events import Event
+from umktls.kernel.host.host import Host, HostConfig, booted
+from umktls.kernel.krpc.client import MountConfig, connect_tcp
+from umktls.kernel.krpc.probe import NotOffered, probe
+from umktls.kernel.krpc.rpc_client import RpcClient
+from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.kernel.upcalls import tls
+from umktls.kernel.upcalls.tls import TlsRefused
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.rpc import xdr
 from umktls.rpc.client import ProgramUnavailable, RpcRejected, VersionMismatch

@@ -91,7 +91,7 @@ def run_daemon(
       umktls run-daemon --personality freebsd14 -- ./mydaemon
     """
     # Late, as all that a host needs: wrong usage is told at once.
-    from umktls.kernel.children import program_path
+    from umktls.kernel.host.children import program_path
     from umktls.scenarios.bench import DAEMONS
     from umktls.scenarios.runner import choose
 

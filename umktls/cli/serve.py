@@ -29,7 +29,7 @@ from umktls.userland.notify import notify, reloading
 
 # What a server needs is imported where it is used: wrong usage is told at once, and help is too.
 if TYPE_CHECKING:
-    from umktls.kernel.server import Listening, ServerConfig
+    from umktls.kernel.krpc.server import Listening, ServerConfig
     from umktls.nfsd.server import NfsServer
 
 __all__ = ["serve"]
@@ -89,8 +89,8 @@ async def run(options: ServeOptions, config: ServerConfig, nfsd: NfsServer) -> N
     """Serve until SIGINT or SIGTERM."""
     import trio
 
-    from umktls.kernel.listening import port_of
-    from umktls.kernel.server import boot_server
+    from umktls.kernel.krpc.listening import port_of
+    from umktls.kernel.krpc.server import boot_server
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with trio.open_signal_receiver(*numbers) as signals, closing(nfsd):
@@ -124,8 +124,8 @@ async def reload(
     Where they have users for the first time, or none any more, so have the daemons. A mistake
     changes nothing. `config` is what the server was started with.
     """
-    from umktls.kernel.host import CERTS_PLACE
-    from umktls.kernel.refusals import in_thread
+    from umktls.kernel.ground.refusals import in_thread
+    from umktls.kernel.host.host import CERTS_PLACE
 
     server.host.reload_daemons()
     nfsd.forget_groups()

@@ -26,7 +26,7 @@ from umktls.errors import CallerError
 
 # What a server needs is imported where it is used: wrong usage is told at once, and help is too.
 if TYPE_CHECKING:
-    from umktls.kernel.server import ServerConfig
+    from umktls.kernel.krpc.server import ServerConfig
     from umktls.nfsd.exports import Export, Security, Squash
 
 __all__ = ["NFS_PORT", "ServeOptions", "handshake_security", "serve_options"]
@@ -110,7 +110,7 @@ class ServeOptions(HostOptions):
 
     def _check(self, exports: Sequence[Export]) -> None:
         """Complain before anything is started."""
-        from umktls.kernel.engines import chosen_engines
+        from umktls.kernel.sockets.engines import chosen_engines
         from umktls.nfsd.exports_engines import engines_asked_for
 
         for choice in engines_asked_for(exports):

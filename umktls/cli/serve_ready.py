@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from umktls.kernel.server import ServerConfig
+    from umktls.kernel.krpc.server import ServerConfig
     from umktls.nfsd.exports import Export
 
 __all__ = ["bracketed", "mount_lines"]

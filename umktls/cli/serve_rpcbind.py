@@ -12,7 +12,7 @@ from umktls.cli.reachable import is_wildcard
 if TYPE_CHECKING:
     import trio
 
-    from umktls.kernel.rpcbind import Registration
+    from umktls.kernel.krpc.rpcbind import Registration
 
 __all__ = ["announced", "registrations"]
 
@@ -27,7 +27,7 @@ async def announced(
 
     nfs, mount: the sockets that listen for them; none for MOUNT where NFS's have it.
     """
-    from umktls.kernel.rpcbind import registered
+    from umktls.kernel.krpc.rpcbind import registered
 
     if not wanted:
         yield
@@ -38,8 +38,8 @@ async def announced(
 
 def registrations(nfs: Listeners, mount: Listeners = ()) -> Iterator[Registration]:
     """Of both programs, in all versions, one for each family of addresses."""
-    from umktls.kernel.listening import port_of
-    from umktls.kernel.rpcbind import Registration
+    from umktls.kernel.krpc.listening import port_of
+    from umktls.kernel.krpc.rpcbind import Registration
     from umktls.nfs.program import MOUNT1, MOUNT3, NFS3
 
     for program, sockets in ((NFS3, nfs), (MOUNT3, mount or nfs), (MOUNT1, mount or nfs)):

@@ -21,12 +21,12 @@ from umktls.cli.serving import (
 )
 from umktls.cli.supervising import advise, of_worker, supervised, until_told
 from umktls.errors import UmktlsError
-from umktls.kernel.post import Inlet
-from umktls.kernel.refusals import in_thread
-from umktls.kernel.server import ServerConfig, boot_server
-from umktls.kernel.shared import Shared
-from umktls.kernel.sharedreplies import SharedReplies
-from umktls.kernel.team import Team, TeamConfig
+from umktls.kernel.ground.refusals import in_thread
+from umktls.kernel.krpc.post import Inlet
+from umktls.kernel.krpc.server import ServerConfig, boot_server
+from umktls.kernel.team.shared import Shared
+from umktls.kernel.team.sharedreplies import SharedReplies
+from umktls.kernel.team.team import Team, TeamConfig
 from umktls.nfsd.exports import Export
 from umktls.nfsd.places import shared_places
 from umktls.nfsd.server import NfsServer, write_verifier

@@ -18,7 +18,7 @@ from umktls.printable import printable
 
 # What a server needs is imported where it is used: wrong usage is told at once, and help is too.
 if TYPE_CHECKING:
-    from umktls.kernel.server import Listening, ServerConfig
+    from umktls.kernel.krpc.server import Listening, ServerConfig
     from umktls.nfsd.exports import Export
     from umktls.nfsd.server import NfsServer
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from umktls.kernel.events import Trace
-from umktls.kernel.mountconfig import NFS_PORT, MountConfig
-from umktls.kernel.mountd import MountService, NoMountd
+from umktls.kernel.ground.events import Trace
+from umktls.kernel.krpc.mountconfig import NFS_PORT, MountConfig
+from umktls.kernel.krpc.mountd import MountService, NoMountd
 from umktls.nfs.program import MOUNT3
 from umktls.rpc.message import NULL_AUTH
 

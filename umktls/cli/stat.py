@@ -10,7 +10,7 @@ import click
 
 from umktls.cli.control import Host, choose, find_hosts, nobody
 from umktls.errors import UmktlsError
-from umktls.kernel.rundir import run_base
+from umktls.kernel.host.rundir import run_base
 from umktls.printable import printable
 
 __all__ = ["stat"]

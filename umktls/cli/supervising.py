@@ -13,10 +13,10 @@ import trio
 
 from umktls.cli.serving import complain, reachable, tell
 from umktls.errors import UmktlsError
-from umktls.kernel.host import CERTS_PLACE
-from umktls.kernel.post import Inlet
-from umktls.kernel.serverhost import Listening, ServerConfig
-from umktls.kernel.team import Team, TeamConfig, boot_team
+from umktls.kernel.host.host import CERTS_PLACE
+from umktls.kernel.krpc.post import Inlet
+from umktls.kernel.krpc.serverhost import Listening, ServerConfig
+from umktls.kernel.team.team import Team, TeamConfig, boot_team
 from umktls.userland.notify import notify, reloading
 
 __all__ = ["advise", "obey", "of_worker", "supervised", "until_told"]

@@ -13,7 +13,7 @@ import click
 
 from umktls.cli.control import choose, find_hosts, nobody
 from umktls.cli.following import follow_all, follow_hosts, past, with_failed
-from umktls.kernel.rundir import run_base
+from umktls.kernel.host.rundir import run_base
 from umktls.printable import printable
 
 __all__ = ["line", "trace"]

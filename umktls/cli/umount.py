@@ -19,7 +19,7 @@ import click
 from umktls.cli.away import amount, server_words, waiting_words, work_words
 from umktls.cli.control import Host, find_hosts
 from umktls.errors import CallerError, UmktlsError, WorldError
-from umktls.kernel import mountinfo
+from umktls.kernel.host import mountinfo
 
 __all__ = ["force_unmount", "mounts", "umount", "unmount"]
 

@@ -1,4 +1,4 @@
-"""The program that a worker of a server runs (umktls.kernel.team). Not for people to start."""
+"""The program that a worker of a server runs (umktls.kernel.team.team). Not for people to start."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import trio
 
 from umktls.errors import UmktlsError
-from umktls.kernel.post import Inlet, Post
-from umktls.kernel.refusals import first_text
+from umktls.kernel.ground.refusals import first_text
+from umktls.kernel.krpc.post import Inlet, Post
 from umktls.userland.limits import keep_memory_private, raise_descriptor_limit
 
 __all__ = ["main"]

@@ -29,9 +29,9 @@ import trio
 
 from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
 from umktls.front.proxyheader import proxy_header
-from umktls.kernel import tcpconnect
-from umktls.kernel.events import Trace
-from umktls.kernel.stream import read_some
+from umktls.kernel.ground.events import Trace
+from umktls.kernel.krpc import tcpconnect
+from umktls.kernel.sockets.stream import read_some
 from umktls.rpc.message import NULL_AUTH, Call, encode_call, parse_untrusted
 from umktls.rpc.record import RecordReader, mark
 

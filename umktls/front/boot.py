@@ -11,9 +11,9 @@ from umktls.front.backends import DEFAULT_POLICY, Backends, Connect, Policy, Ser
 from umktls.front.carried import Carried
 from umktls.front.clients import Clients
 from umktls.front.through import Stock
-from umktls.kernel import tcpconnect
-from umktls.kernel.ktls_socket import KernelSocket
-from umktls.kernel.serverhost import Listening, ServerConfig, boot_listening
+from umktls.kernel.krpc import tcpconnect
+from umktls.kernel.krpc.serverhost import Listening, ServerConfig, boot_listening
+from umktls.kernel.sockets.ktls_socket import KernelSocket
 
 __all__ = ["Front", "FrontConfig", "boot_front"]
 

@@ -42,10 +42,10 @@ from umktls.front.clients import Clients
 from umktls.front.lane import Lane
 from umktls.front.proxyheader import Behind, proxy_header
 from umktls.front.through import Stock, Through
-from umktls.kernel.host import Host
-from umktls.kernel.incoming import CALL_LIMIT, RETIRE_SECONDS, Incoming
-from umktls.kernel.ktls_socket import KernelSocket
-from umktls.kernel.turns import Turn
+from umktls.kernel.ground.turns import Turn
+from umktls.kernel.host.host import Host
+from umktls.kernel.krpc.incoming import CALL_LIMIT, RETIRE_SECONDS, Incoming
+from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.rpc.message import AuthFlavor, AuthStat, Call, MsgType, parse_untrusted
 from umktls.rpc.passing import Follower, Head, Piece
 from umktls.rpc.record import RecordReader, mark

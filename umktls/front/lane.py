@@ -10,7 +10,7 @@ import trio
 
 from umktls.errors import WorldError
 from umktls.front.through import CHUNK, Stock
-from umktls.kernel.stream import SendQueue, broken, readable
+from umktls.kernel.sockets.stream import SendQueue, broken, readable
 from umktls.rpc.xdr import Buffer
 
 __all__ = ["Lane"]

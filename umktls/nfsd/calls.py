@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from umktls.kernel.shared import Shared, Stripe
+from umktls.kernel.team.shared import Shared, Stripe
 from umktls.nfs.status import status_of
 from umktls.nfs.types import nfsstat3, sattr3, wcc_data
 from umktls.nfsd import hostcalls

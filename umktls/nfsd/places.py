@@ -12,7 +12,7 @@ from functools import partial
 from threading import Lock
 from typing import NamedTuple, Protocol
 
-from umktls.kernel.sharedtable import SharedTable, digest
+from umktls.kernel.team.sharedtable import SharedTable, digest
 
 __all__ = ["KEY_LENGTH", "LocalPlaces", "MakePlaces", "Place", "Places", "shared_places"]
 

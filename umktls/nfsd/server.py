@@ -12,8 +12,8 @@ from threading import RLock
 from typing import Any, NamedTuple
 
 from umktls.errors import CallerError, WorldError
-from umktls.kernel.descriptors import shares
-from umktls.kernel.shared import Shared
+from umktls.kernel.krpc.descriptors import shares
+from umktls.kernel.team.shared import Shared
 from umktls.nfs import types
 from umktls.nfs.program import MOUNT1, MOUNT3, NFS3
 from umktls.nfsd import creation, files, listing, names

@@ -20,14 +20,14 @@ import trio
 
 from umktls.certs.kinds import Wallet
 from umktls.errors import UmktlsError, WorldError
-from umktls.kernel import tls
-from umktls.kernel.client import MountConfig, secure
-from umktls.kernel.events import Event
-from umktls.kernel.host import Host
-from umktls.kernel.ktls_socket import KernelSocket
-from umktls.kernel.rpc_client import RpcClient
-from umktls.kernel.server import Connection
-from umktls.kernel.tls import TlsRefused
+from umktls.kernel.ground.events import Event
+from umktls.kernel.host.host import Host
+from umktls.kernel.krpc.client import MountConfig, secure
+from umktls.kernel.krpc.rpc_client import RpcClient
+from umktls.kernel.krpc.server import Connection
+from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.kernel.upcalls import tls
+from umktls.kernel.upcalls.tls import TlsRefused
 from umktls.rpc import xdr
 from umktls.rpc.message import (
     NULL_AUTH,

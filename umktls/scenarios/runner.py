@@ -13,7 +13,7 @@ import trio
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.certs.kinds import Wallet
 from umktls.errors import CallerError, UmktlsError
-from umktls.kernel.host import HostConfig, booted
+from umktls.kernel.host.host import HostConfig, booted
 from umktls.scenarios import handshakes, sessions
 from umktls.scenarios.bench import Bench, Role
 from umktls.scenarios.subject import Subject, places

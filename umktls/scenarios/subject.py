@@ -12,8 +12,8 @@ from typing import Literal, Self
 import trio
 
 from umktls.errors import WorldError
-from umktls.kernel.host import Host
-from umktls.kernel.upcalls import DaemonGone
+from umktls.kernel.host.host import Host
+from umktls.kernel.owners.upcalls import DaemonGone
 
 __all__ = ["DAEMONS", "Role", "Subject", "places"]
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import trio
 
-from umktls.kernel import tls
-from umktls.kernel.client import MountConfig, boot_client, make_connection
-from umktls.kernel.host import Host
-from umktls.kernel.ktls_socket import KernelSocket
-from umktls.kernel.rpc_client import RpcClient
-from umktls.kernel.server import Listening, ServerConfig, boot_server
+from umktls.kernel.host.host import Host
+from umktls.kernel.krpc.client import MountConfig, boot_client, make_connection
+from umktls.kernel.krpc.rpc_client import RpcClient
+from umktls.kernel.krpc.server import Listening, ServerConfig, boot_server
+from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.kernel.upcalls import tls
 from umktls.scenarios.subject import DAEMONS, Role, Subject, places
 from umktls.testing.echo import Echo
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import trio
 
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
-from umktls.kernel import tls
-from umktls.kernel.client import MountConfig, secure
-from umktls.kernel.host import Host, HostConfig, booted
-from umktls.kernel.ktls_socket import KernelSocket
-from umktls.kernel.rpc_client import RpcClient
-from umktls.kernel.server import Connection
+from umktls.kernel.host.host import Host, HostConfig, booted
+from umktls.kernel.krpc.client import MountConfig, secure
+from umktls.kernel.krpc.rpc_client import RpcClient
+from umktls.kernel.krpc.server import Connection
+from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.kernel.upcalls import tls
 from umktls.rpc.server import Dispatcher, Service
 from umktls.testing.echo import Echo
 from umktls.testing.hosts import Pair

@@ -14,8 +14,8 @@ import pytest
 
 if TYPE_CHECKING:
     from umktls.certs.kinds import Wallet
-    from umktls.kernel.host import Host
-    from umktls.kernel.server import Listening
+    from umktls.kernel.host.host import Host
+    from umktls.kernel.krpc.server import Listening
     from umktls.testing.hosts import Pair
     from umktls.testing.joined import Joined
 

@@ -1,8 +1,8 @@
 """The `ifnet` engine: a network card that seals what is sent (design case S8).
 
 The kernel hands the card whole messages in clear and goes on; the card seals them on their way to
-the network (`umktls.kernel.card`). It cannot open anything: what is received is another engine's.
-TCP_TXTLS_MODE switches between the card and software while the connection runs.
+the network (`umktls.kernel.sockets.card`). It cannot open anything: what is received is another
+engine's. TCP_TXTLS_MODE switches between the card and software while the connection runs.
 
 A card has to fetch a whole record again for one segment of it that was lost. So a connection that
 has to send too much again (kern.ipc.tls.ifnet_max_rexmit_pct) goes back to software for good.

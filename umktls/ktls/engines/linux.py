@@ -5,7 +5,8 @@ seals it; what arrives it has opened. So that the receiving half of a KTLS socke
 records and stop behind a KeyUpdate as always, each piece that the real kernel delivers is put into
 the shape of a record (`wrap`), and the opener takes it out again.
 
-The real socket is the kernel's business (`umktls.kernel.hosttls`), which binds this engine to it.
+The real socket is the kernel's business (`umktls.kernel.sockets.hosttls`), which binds this engine
+to it.
 """
 
 from __future__ import annotations

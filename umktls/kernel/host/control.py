@@ -1,0 +1,169 @@
+"""The control socket: how `umktls stat` and `umktls trace` look into a host.
+
+AF_UNIX stream in the run directory; one JSON object per line each way. The first line names the
+operation; what it answers is said beside each function in the table.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import trio
+
+from umktls.errors import CallerError, UmktlsError
+from umktls.kernel.ground.events import Event, Trace
+from umktls.private import allowed, peer_credentials
+
+__all__ = ["ControlServer", "Controlled"]
+
+LINE_LIMIT = 65536
+# Events that wait for a slow reader of the trace; older ones are lost for it, never for the host.
+FOLLOW_QUEUE = 10_000
+
+
+class Controlled(Protocol):
+    """What the control socket shows of a host."""
+
+    trace: Trace
+
+    def stat(self) -> dict[str, Any]: ...
+
+    async def renew(self, connection: str | None, how: str | None) -> dict[str, int]: ...
+
+    def sysctl(self, values: dict[str, Any]) -> dict[str, Any]: ...
+
+    async def tx_mode(self, mode: str, connection: str | None) -> int: ...
+
+
+class ControlServer:
+    """Serves the control socket of one host."""
+
+    def __init__(self, host: Controlled) -> None:
+        self._host = host
+        self._operations: dict[str, Callable[[trio.SocketStream, dict[str, Any]], Awaitable[None]]]
+        self._operations = {
+            "stat": self._stat,
+            "trace": self._trace,
+            "rekey": self._rekey,
+            "sysctl": self._sysctl,
+            "txmode": self._tx_mode,
+        }
+
+    async def serve_client(self, stream: trio.SocketStream) -> None:
+        """Answers one client; a client that goes away ends only its own task."""
+        async with stream:
+            _, uid, _ = peer_credentials(stream.socket)
+            if not allowed(uid):
+                return
+            # A group, because whoever follows the trace has a task of its own to notice the end.
+            try:
+                await self._serve(stream)
+            except* (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        try:
+            request = parse_request_untrusted(await read_line(stream))
+            operation = self._operations.get(str(request.get("op")))
+            if operation is None:
+                known = ", ".join(sorted(self._operations))
+                raise CallerError(f"no operation {request.get('op')!r}; there are: {known}")
+            await operation(stream, request)
+        except UmktlsError as error:
+            await send_line(stream, {"error": str(error), "errno": error.errno_name})
+
+    async def _stat(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
+        """One line: the state of the host."""
+        await send_line(stream, self._host.stat())
+
+    async def _rekey(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
+        """One line: of how many connections the keys were renewed, by a KeyUpdate and by a new
+        connection: {"rekeyed": number, "reconnected": number}; of the first some that have
+        "ended" by it, and some that are "unanswered", if there are."""
+        connection, how = (
+            None if wanted is None else str(wanted)
+            for wanted in (request.get("connection"), request.get("how"))
+        )
+        await send_line(stream, await self._host.renew(connection, how))
+
+    async def _sysctl(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
+        """One line: the counters, {"sysctl": [...], "tls_stat": [...]}, after what "set" sets."""
+        values = request.get("set") or {}
+        if not isinstance(values, dict):
+            raise CallerError("set is not an object of names and values")
+        await send_line(stream, self._host.sysctl(values))
+
+    async def _tx_mode(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
+        """One line: {"switched": number of connections that were asked}."""
+        wanted = request.get("connection")
+        count = await self._host.tx_mode(
+            str(request.get("mode")), None if wanted is None else str(wanted)
+        )
+        await send_line(stream, {"switched": count})
+
+    async def _trace(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
+        """The kept events from `since` on; with `follow` new ones too, until the client goes."""
+        since = number(request.get("since", 0))
+        send: trio.MemorySendChannel[Event]
+        send, receive = trio.open_memory_channel(FOLLOW_QUEUE)
+
+        def follow(event: Event) -> None:
+            try:
+                send.send_nowait(event)
+            except trio.WouldBlock:
+                return
+
+        trace = self._host.trace
+        with trace.subscribed(follow):
+            for event in trace.since(since):
+                await send_line(stream, event)
+            if request.get("follow"):
+                await self._follow(stream, receive)
+
+    async def _follow(
+        self, stream: trio.SocketStream, events: trio.MemoryReceiveChannel[Event]
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def hang_up() -> None:
+                await stream.receive_some(1)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(hang_up)
+            async for event in events:
+                await send_line(stream, event)
+
+
+def number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        raise CallerError(f"since is {value!r}, and not seconds since 1970")
+    return float(value)
+
+
+def parse_request_untrusted(line: bytes) -> dict[str, Any]:
+    """A request line. Raises `CallerError` whatever the bytes are, unless they are an object."""
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise CallerError("the request is not a line of JSON") from error
+    if not isinstance(request, dict):
+        raise CallerError("the request is not a JSON object")
+    return request
+
+
+async def read_line(stream: trio.SocketStream) -> bytes:
+    """The first line that the client sends, of `LINE_LIMIT` bytes at most."""
+    line = bytearray()
+    while b"\n" not in line:
+        data = await stream.receive_some(4096)
+        line += data
+        if not data or len(line) > LINE_LIMIT:
+            break
+    return bytes(line.partition(b"\n")[0])
+
+
+async def send_line(stream: trio.SocketStream, value: dict[str, Any]) -> None:
+    await stream.send_all(json.dumps(value, default=str).encode() + b"\n")

@@ -1,0 +1,120 @@
+"""What to mount, and how, as the kernel is told it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from umktls.abi import rpctls
+from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
+from umktls.errors import CallerError
+from umktls.kernel.host.children import DaemonCommand
+from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
+
+__all__ = ["NFS_PORT", "MountConfig", "check_config"]
+
+NFS_PORT = 2049
+
+
+@dataclass(frozen=True, slots=True)
+class MountConfig:
+    """What to mount, and how. Seconds are seconds; `security` is "tls", "mtls" or "none".
+
+    `certs` has `ca.pem`, and for "mtls" `client/cert.pem` and `client/certkey.pem`. `certname`
+    chooses another certificate of that directory (FreeBSD's tlscertname=). `bounce` allows to
+    bounce a direction that its engine does not take. `personality` is the kernel that is emulated.
+    `daemon_arguments` are more for rpctlscd. `rekey` is how keys are renewed
+    (umktls.kernel.upcalls.renewal). `family` and `reserved_port` are as in
+    `tcpconnect.connect`. `find_port`: where nothing is at `port`, rpcbind is asked for another one.
+    `mount_host`, `mount_port`, `mount_protocol` ("tcp" or "udp") and `mount_tls` say where and how
+    MOUNT is called, if not where NFS is (umktls.kernel.krpc.mountd).
+    `retry_seconds` is how long to go on trying while the server is not there.
+    `nconnect` is how many connections the mount has. `deadline` is a call's, which may be infinite;
+    those that make the mount have `mount_seconds`, if that is given.
+    """
+
+    server: str
+    export: str
+    port: int = NFS_PORT
+    family: str | None = None
+    reserved_port: bool | None = None
+    find_port: bool = False
+    mount_host: str | None = None
+    mount_port: int | None = None
+    mount_protocol: str | None = None
+    mount_tls: bool = False
+    retry_seconds: float = 0.0
+    security: str = "tls"
+    certs: Path | None = None
+    certname: str = ""
+    no_daemon: bool = False
+    rundir: Path | None = None
+    engine: EngineChoice = DEFAULT_CHOICE
+    bounce: bool = False
+    personality: Personality = DEFAULT_PERSONALITY
+    nconnect: int = 1
+    deadline: float = 60.0
+    mount_seconds: float | None = None
+    connect_seconds: float = 10.0
+    daemon_seconds: float = 15.0
+    probe_seconds: float = rpctls.PROBE_TIMEOUT
+    upcall_seconds: float | None = None
+    rekey: str = "auto"
+    keylog: Path | None = None
+    daemon_arguments: tuple[str, ...] = ()
+    mountpoint: str = ""
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.server}]" if ":" in self.server else self.server
+        return f"{host}:{self.port}:{self.export}"
+
+    def daemon(self) -> tuple[DaemonCommand, ...]:
+        """How the host starts its rpctlscd; nothing when it needs none or must not."""
+        if self.security == "none" or self.no_daemon:
+            return ()
+        return (DaemonCommand("rpctlscd", ("-v", *self.daemon_line(self.certs))),)
+
+    def daemon_line(self, certs: Path | None) -> tuple[str, ...]:
+        """The arguments that rpctlscd needs for this mount, with the certificates in `certs`."""
+        arguments: list[str] = []
+        if certs is not None:
+            arguments += ["-l", str(certs / "ca.pem"), "-D", str(certs / "client")]
+        if self.security == "mtls" and not self.certname:
+            arguments.append("-m")
+        if self.keylog is not None:
+            arguments += ["--keylog", str(self.keylog)]
+        return (*arguments, *self.daemon_arguments)
+
+
+def check_config(config: MountConfig) -> None:
+    if config.security not in ("tls", "mtls", "none"):
+        raise CallerError(f"no security {config.security!r}; there are: tls, mtls, none")
+    if config.mount_tls and config.security == "none":
+        raise CallerError("mountsec=tls asks for TLS, and the mount itself for clear text")
+    if config.mount_tls and config.mount_protocol == "udp":
+        raise CallerError("mountsec=tls: TLS goes over TCP, and mountproto= asks for UDP")
+    if config.security == "none" or config.no_daemon:
+        return
+    if config.certs is None:
+        raise CallerError(
+            f"mounting with {config.security} needs certificates: pass --certs DIR "
+            "(make some with: umktls certs DIR), or -o notls for clear text"
+        )
+    wanted = [config.certs / "ca.pem"]
+    if config.security == "mtls":
+        stem = config.certname or "cert"
+        wanted += [config.certs / "client" / f"{stem}{end}.pem" for end in ("", "key")]
+    for path in wanted:
+        check_certificate_file(path)
+
+
+def check_certificate_file(path: Path) -> None:
+    try:
+        with path.open("rb"):
+            return
+    except FileNotFoundError:
+        why = "is missing (make some with: umktls certs DIR)"
+    except OSError as error:
+        why = f"cannot be read: {error.strerror} (it must belong to who mounts)"
+    raise CallerError(f"certificates: {path} {why}")

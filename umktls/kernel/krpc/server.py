@@ -1,0 +1,173 @@
+"""The server host: RPC services on a TCP port, with TLS by upcall where a client asks for it.
+
+The services are given (see `umktls.nfsd`); this executes the calls of a connection, in clear and
+sealed. What every connection has is in `umktls.kernel.krpc.incoming`, how it comes to be in
+`umktls.kernel.krpc.serverhost`.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import trio
+
+from umktls.errors import PeerError
+from umktls.kernel.ground.refusals import NoThread
+from umktls.kernel.host.host import Host
+from umktls.kernel.krpc.incoming import Incoming
+from umktls.kernel.krpc.listening import listen, port_of
+from umktls.kernel.krpc.serverhost import Listening as Listening
+from umktls.kernel.krpc.serverhost import ServerConfig as ServerConfig
+from umktls.kernel.krpc.serverhost import boot_listening
+from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.nfs.program import MOUNT3
+from umktls.rpc.message import AuthFlavor, AuthStat, Call, parse_untrusted
+from umktls.rpc.replycache import Replies
+from umktls.rpc.server import Dispatcher, Job, Service
+from umktls.rpc.xdr import Buffer
+
+__all__ = ["Connection", "Listening", "ServerConfig", "boot_server"]
+
+# Jobs of one connection that run in threads at a time (fsync and the like). While one more waits
+# for its turn, the connection is not read.
+BLOCKING_JOBS = 8
+# What a job in a thread costs besides its arguments.
+JOB_BYTES = 16 * 1024
+# Where there is no thread for one, the next look is so many seconds later.
+THREAD_SECONDS = 0.2
+
+
+class Connection(Incoming):
+    """One client's connection; the services see it as `CallContext.peer`."""
+
+    def __init__(self, host: Host, sock: KernelSocket, address: tuple[Any, ...]) -> None:
+        super().__init__(host, sock, address)
+        self._jobs = trio.Semaphore(BLOCKING_JOBS)
+
+    async def serve(self, dispatcher: Dispatcher, offer_tls: bool) -> None:
+        """Serve until the connection ends."""
+        await self.live(partial(self._serve, dispatcher, offer_tls))
+
+    async def _serve(self, dispatcher: Dispatcher, offer_tls: bool) -> None:
+        async with trio.open_nursery() as nursery:
+            deliver = partial(self._deliver, dispatcher, offer_tls, nursery)
+            await self.sock.pump(self._reader, deliver, self.control, self._share.receive)
+
+    async def _deliver(
+        self, dispatcher: Dispatcher, offer_tls: bool, nursery: trio.Nursery, message: memoryview
+    ) -> None:
+        held = self._share.arrived()
+        try:
+            job = await self._answer(dispatcher, offer_tls, message)
+            if job is not None:
+                await self._jobs.acquire()
+                held = held or await self.host.requests.take(len(message) + JOB_BYTES)
+                nursery.start_soon(self._run_in_thread, job, held)
+                held = 0
+        finally:
+            if held:
+                self.host.requests.give(held)
+        if self.sock.queue.size or self.sock.card is not None:
+            await self.sock.queue.drained()
+
+    async def _answer(
+        self, dispatcher: Dispatcher, offer_tls: bool, message: memoryview
+    ) -> Job | None:
+        """Answer a message here and now, or return the job that does it in a thread."""
+        self.last = trio.current_time()
+        call = parse_untrusted(message)
+        if not isinstance(call, Call):
+            raise PeerError("a client sent an RPC reply", errno.EPROTO)
+        self.sock.rpc["calls"] += 1
+        if call.credential.flavor == AuthFlavor.AUTH_TLS:
+            await self._probe(call, offer_tls)
+            return None
+        if self.disabled and call.credential.flavor != AuthFlavor.AUTH_NONE:
+            # As FreeBSD: AUTH_NONE is good enough for the NULL procedure and little else.
+            self._reject(call, AuthStat.AUTH_REJECTEDCRED)
+            return None
+        if self.sock.session is None:
+            self._comes_in_clear()
+        work = dispatcher.dispatch(call, self)
+        if not isinstance(work, Job):
+            self._send(work)
+            return None
+        self._proven = self._proven or call.credential.flavor == AuthFlavor.AUTH_SYS
+        if work.lane:
+            return work
+        self._send(work.run())
+        return None
+
+    async def _run_in_thread(self, job: Job, held: int) -> None:
+        # Also when the connection is gone: the client repeats the call on another one, where it
+        # waits for this reply.
+        self._under_way += 1
+        try:
+            with trio.CancelScope(shield=True):
+                reply = await self._reply_from_thread(job)
+        finally:
+            self.host.requests.give(held)
+            self._jobs.release()
+            self._under_way -= 1
+            self.last = trio.current_time()
+        self._send(reply)
+
+    async def _reply_from_thread(self, job: Job) -> list[Buffer]:
+        """The reply; where the system has no thread now, as soon as it has."""
+        told = False
+        while True:
+            try:
+                return await self.host.workers.run(self.who, job.lane, job.run)
+            except NoThread as error:
+                if not told:
+                    self.host.trace.emit("warning", self.sock.name, reason=f"calls wait: {error}")
+                    told = True
+            await trio.sleep(THREAD_SECONDS)
+
+
+@asynccontextmanager
+async def boot_server(
+    config: ServerConfig, services: Iterable[Service], replies: Replies | None = None
+) -> AsyncIterator[Listening]:
+    """A server host that executes calls inside the block. At the port for MOUNT, only its.
+    `replies`: those that are kept for calls that are repeated; None: the host has them for itself.
+
+    Raises `UmktlsError` when it cannot come up.
+    """
+    every = list(services)
+    mount = [service for service in every if service.program.number == MOUNT3.number]
+
+    async def attend(
+        dispatcher: Dispatcher, listening: Listening, sock: KernelSocket, address: tuple[Any, ...]
+    ) -> None:
+        connection = Connection(listening.host, sock, address)
+        with listening.admission.present(connection):
+            await connection.serve(dispatcher, config.offer_tls)
+
+    async with mount_listeners(config) as listeners:
+        if listeners:
+            facts = {**config.facts, "mount_port": port_of(listeners)}
+            config = replace(config, facts=facts)
+        async with boot_listening(config, partial(attend, Dispatcher(every, replies))) as listening:
+            listening.mount_listeners = listeners
+            listening.accept(listeners, partial(attend, Dispatcher(mount)))
+            yield listening
+
+
+@asynccontextmanager
+async def mount_listeners(config: ServerConfig) -> AsyncIterator[list[trio.socket.SocketType]]:
+    """The sockets of the port for MOUNT, if there is to be one; closed behind the block."""
+    if config.mount_port is None:
+        yield []
+        return
+    listeners = await listen(config.hosts, config.mount_port, "--mountport")
+    try:
+        yield listeners
+    finally:
+        for listener in listeners:
+            listener.close()

@@ -1,0 +1,198 @@
+"""A server host that accepts connections, whatever is done with them.
+
+What that is stands in `umktls.kernel.krpc.server` and `umktls.front`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import trio
+
+from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
+from umktls.abi.rpctls import DEFAULT_CONNECTS
+from umktls.errors import UmktlsError
+from umktls.kernel.ground.budget import REQUEST_BYTES
+from umktls.kernel.ground.refusals import outlived
+from umktls.kernel.host.accepting import accept_loop, taken_from_trio
+from umktls.kernel.host.children import DaemonCommand
+from umktls.kernel.host.host import CERTS_PLACE, Host, HostConfig, booted
+from umktls.kernel.krpc.admission import DEFAULT_LIMITS, Admission, Limits
+from umktls.kernel.krpc.listening import listen, port_of
+from umktls.kernel.krpc.post import Inlet, Post
+from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
+
+__all__ = ["Attend", "Listening", "ServerConfig", "boot_listening"]
+
+# The engine for the connections from an address; None: the host's.
+EngineFor = Callable[[Any], EngineChoice | None]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """What to serve, and how. `security` is "none", "tls" or "mtls": what every export asks for at
+    least; `offer_tls` false answers the probe as a server without TLS does.
+
+    `hosts` are names and addresses to listen on: see `umktls.kernel.krpc.listening`. `certs` has
+    `ca.pem`, `server/cert.pem` and `server/certkey.pem`. `engine_for` names another engine than
+    `engine` for some clients. `bounce` allows to bounce a direction that its engine does not take.
+    `limits` are those of connections. `personality` is the kernel that is emulated.
+    `mount_port` is where MOUNT alone is to be had besides; None: nowhere.
+    `daemon_seconds` is how long is waited for an rpctlssd; `daemon_arguments` are more for it.
+    `rekey` is how keys are renewed (umktls.kernel.upcalls.renewal). `inlet` is where the
+    connections of a worker come from (umktls.kernel.team.team), which listens nowhere itself.
+    """
+
+    hosts: tuple[str, ...] = ("localhost",)
+    port: int = 2049
+    mount_port: int | None = None
+    security: str = "none"
+    offer_tls: bool = True
+    certs: Path | None = None
+    no_daemon: bool = False
+    daemons: int = 1
+    rundir: Path | None = None
+    engine: EngineChoice = DEFAULT_CHOICE
+    engine_for: EngineFor = lambda address: None
+    bounce: bool = False
+    limits: Limits = DEFAULT_LIMITS
+    personality: Personality = DEFAULT_PERSONALITY
+    upcall_seconds: float | None = None
+    connects: int = DEFAULT_CONNECTS
+    daemon_seconds: float = 15.0
+    rekey: str = "auto"
+    keylog: Path | None = None
+    daemon_arguments: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+    inlet: Inlet | None = None
+
+    def daemon(self) -> tuple[DaemonCommand, ...]:
+        if not self.offer_tls or self.no_daemon:
+            return ()
+        return (DaemonCommand("rpctlssd", ("-v", *self.daemon_line(self.certs))),)
+
+    def daemon_line(self, certs: Path | None) -> tuple[str, ...]:
+        """The arguments that rpctlssd needs for this server, with the certificates in `certs`."""
+        arguments: list[str] = []
+        if certs is not None:
+            arguments += ["-l", str(certs / "ca.pem"), "-D", str(certs / "server"), "-m"]
+        if self.keylog is not None:
+            arguments += ["--keylog", str(self.keylog)]
+        if self.daemons > 1:
+            arguments += ["-N", str(self.daemons)]
+        return (*arguments, *self.daemon_arguments)
+
+
+@dataclass(slots=True)
+class Listening:
+    """A server that accepts: its host, the port that it has, and the sockets that listen there and
+    for MOUNT alone.
+
+    As of the next connection: `security` is what every export asks for at least, `engine_for` the
+    engine for a client's address, None for the host's.
+    """
+
+    host: Host
+    port: int
+    security: str
+    engine_for: EngineFor
+    admission: Admission
+    listeners: list[trio.socket.SocketType]
+    mount_listeners: list[trio.socket.SocketType] = field(default_factory=list)
+
+    def accept(self, listeners: Iterable[trio.socket.SocketType], attend: Attend) -> None:
+        """Accept there too, until the host goes; `attend` has the connections."""
+        host, room = self.host, self.admission.make_room
+
+        async def serve(sock: trio.socket.SocketType) -> None:
+            await serve_client(self, attend, taken_from_trio(sock))
+
+        for listener in listeners:
+            host.nursery.start_soon(accept_loop, listener, host.spawn, serve, host.trace, room)
+
+
+# What is done with a connection from that address, from accept to close.
+Attend: TypeAlias = Callable[[Listening, KernelSocket, tuple[Any, ...]], Awaitable[None]]
+
+
+@asynccontextmanager
+async def boot_listening(config: ServerConfig, attend: Attend) -> AsyncIterator[Listening]:
+    """A server host that accepts connections inside the block.
+
+    Raises `UmktlsError` when it cannot come up.
+    """
+    inlet = config.inlet
+    listeners = [] if inlet else await listen(config.hosts, config.port)
+    port = inlet.post.port if inlet else port_of(listeners)
+    host_config = HostConfig(
+        "server",
+        config.rundir,
+        daemons=config.daemon(),
+        by_hand={"rpctlssd": config.daemon_line(config.certs or CERTS_PLACE)},
+        engine=config.engine,
+        bounce=config.bounce,
+        personality=config.personality,
+        upcall_seconds=config.upcall_seconds,
+        connects=config.connects,
+        daemon_seconds=config.daemon_seconds,
+        rekey=config.rekey,
+        facts={**config.facts, "port": port, "security": config.security},
+        **({} if inlet is None else of_worker(inlet.post)),
+    )
+    try:
+        async with booted(host_config) as host:
+            if config.daemon():
+                await host.daemon_ready("rpctlssd")
+
+            admission = Admission(config.limits, host.trace)
+            host.spawn(admission.end_idle)
+            listening = Listening(
+                host, port, config.security, config.engine_for, admission, listeners
+            )
+
+            async def serve_handed(sock: socket.socket) -> None:
+                await outlived(host.trace, serve_client, listening, attend, sock)
+
+            if inlet is not None:
+                host.nursery.start_soon(inlet.run, serve_handed)
+            listening.accept(listeners, attend)
+            yield listening
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def of_worker(post: Post) -> dict[str, Any]:
+    """What a worker's host has otherwise than one that is alone."""
+    return {
+        "name": post.name,
+        "first": post.first,
+        "step": post.count,
+        "request_bytes": REQUEST_BYTES // post.count,
+    }
+
+
+async def serve_client(listening: Listening, attend: Attend, plain: socket.socket) -> None:
+    """One client, from accept to close; whatever it does, the host lives."""
+    host = listening.host
+    if not listening.admission.admits():
+        plain.close()
+        return
+    try:
+        address = plain.getpeername()
+        engine = listening.engine_for(address)
+        adopted = host.adopt(plain, listening.security, engine=engine)
+    except (OSError, UmktlsError) as error:
+        plain.close()
+        if isinstance(error, UmktlsError):  # else it is gone already
+            host.trace.emit("warning", None, reason=f"a connection was not accepted: {error}")
+        return
+    host.trace.emit("tcp-accept", adopted.name, peer=adopted.peer)
+    adopted.phase = "clear"
+    await attend(listening, adopted, address)

@@ -1,0 +1,22 @@
+"""A session whose daemon has gone; what becomes of it is in handover.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import trio
+
+from umktls.kernel.owners.upcalls import DaemonHandle
+
+__all__ = ["Orphan"]
+
+
+@dataclass(eq=False)
+class Orphan:
+    """A session without a daemon: whose it was, and who has asked for it. `over`: it is adopted, or
+    its connection has ended."""
+
+    daemon: str
+    uid: int
+    adopter: DaemonHandle | None = None
+    over: trio.Event = field(default_factory=trio.Event)

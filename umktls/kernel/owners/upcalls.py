@@ -1,0 +1,373 @@
+"""Upcalls: the kernel as an ONC RPC client of the handshake daemons.
+
+Theory of operation
+===================
+
+An upcall is tried once and has a deadline: it is not idempotent, since a CONNECT takes a socket.
+FreeBSD does it so too (rpctls_impl.c: one try, 15 s). Its life is a table (umktls.upcall.states),
+and every upcall goes through it, with whichever transport: this file drives it. The transports are
+in files of their own:
+
+- version 1 (`kernel/upcalls/registered.py`): the kernel connects to a path that the daemon
+  registered. A daemon takes "the" pending socket, so one CONNECT is out at a time.
+- version 2 (`kernel/upcalls/netlink.py`): netlink messages on a socket that the daemon has got from
+  the kernel. A cookie says which socket is meant, so many CONNECTs are out at once.
+
+A CONNECT ends too when the peer hangs up while nobody has the socket: a daemon that does not take
+it may be stopped, and there is nothing to wait for. A daemon that has taken it sees for itself what
+became of the peer.
+
+An answer that comes after its upcall's end is late, and the daemon is told so in the way that its
+transport has. What an upcall that ended without an answer leaves behind is therefore kept for a
+while; in version 1 it also blocks the next CONNECT as long as the daemon may still come for the
+socket of the last one: it would take the wrong one.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+import trio
+
+from umktls.abi import rpctls
+from umktls.errors import CallerError, UmktlsError, WorldError
+from umktls.kernel.ground.events import Trace
+from umktls.kernel.owners.hangup import hangs_up
+from umktls.rpc.client import CallTable, raise_for_reply
+from umktls.rpc.message import NULL_AUTH, AcceptedReply, DeniedReply, encode_call, parse_untrusted
+from umktls.rpc.program import Procedure
+from umktls.rpc.xdr import Buffer
+from umktls.upcall.states import (
+    CONNECT_TRANSITIONS,
+    SESSION_TRANSITIONS,
+    Upcall,
+    UpcallAction,
+    UpcallEvent,
+)
+from umktls.upcall.versions import VERSIONS
+
+__all__ = [
+    "ConnectionGone",
+    "DaemonGone",
+    "DaemonHandle",
+    "Request",
+    "UpcallTimeout",
+    "connect_life",
+    "describe",
+]
+
+R = TypeVar("R")
+
+# Upcalls without an answer that are remembered, per daemon.
+REMEMBERED = 1024
+# A daemon that lives takes a socket within moments, and can tell better than the kernel how the
+# peer left (it may have said why): so long a peer that has hung up is the daemon's business.
+UNTAKEN_SECONDS = 1.0
+
+
+class DaemonGone(WorldError):
+    """The daemon is not there, or went away before it answered."""
+
+    default_errno = errno.ESRCH
+
+
+class UpcallTimeout(WorldError):
+    """The daemon did not answer within the upcall's deadline."""
+
+    default_errno = errno.ETIMEDOUT
+
+
+class ConnectionGone(WorldError):
+    """The connection that the upcall was about went first."""
+
+    default_errno = errno.ECONNRESET
+
+
+# What became of an upcall that raised, for the table of its life; anything else that is raised is
+# an answer that says no, or makes no sense.
+EVENT_OF: dict[type[BaseException], UpcallEvent] = {
+    UpcallTimeout: UpcallEvent.DEADLINE,
+    DaemonGone: UpcallEvent.DAEMON_GONE,
+    ConnectionGone: UpcallEvent.CANCEL,
+    trio.Cancelled: UpcallEvent.CANCEL,
+}
+
+
+def connect_life() -> Upcall:
+    """The life of a new CONNECT."""
+    return Upcall(CONNECT_TRANSITIONS)
+
+
+def _answered_ok(result: Any) -> bool:
+    return bool(result.reterr == rpctls.RPCTLSERR_OK)
+
+
+class Offered(Protocol):
+    """The socket that an upcall is about, as far as the upcall knows it."""
+
+    name: str
+    peer: str
+    cookie: int
+    sock: socket.socket
+    deadline: float
+    closed: bool
+
+
+@dataclass(eq=False)
+class Request(Generic[R]):
+    """One upcall about `sock`: what is asked, and where it is in its life.
+
+    A CONNECT offers `sock` to the daemon. `worked` judges the result; `action` is what the table
+    said of the upcall's end. `watch` is around what is waited for besides the answer.
+    """
+
+    procedure: Procedure[Any, R]
+    argument: Any
+    seconds: float
+    sock: Offered | None = None
+    worked: Callable[[R], bool] = _answered_ok
+    upcall: Upcall = field(default_factory=lambda: Upcall(SESSION_TRANSITIONS))
+    action: UpcallAction = UpcallAction.NOTHING
+    taken: bool = False
+    done: trio.Event = field(default_factory=trio.Event)
+    reply: AcceptedReply | DeniedReply | None = None
+    watch: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    @property
+    def offers(self) -> bool:
+        """Whether it is a CONNECT."""
+        return self.procedure.number == rpctls.RPCTLSCD_CONNECT
+
+    @property
+    def connection(self) -> str | None:
+        return self.sock.name if self.sock is not None else None
+
+    def end(self, reply: AcceptedReply | DeniedReply | None) -> None:
+        """The daemon has answered; None: it never will."""
+        self.reply = reply
+        self.done.set()
+        self.watch.cancel()
+
+    async def ended(self) -> None:
+        """Wait for that. Raises `ConnectionGone` when it is no use: see the head of this file."""
+        if self.offers:
+            with trio.move_on_after(UNTAKEN_SECONDS):
+                await self.done.wait()
+                return
+            with self.watch:
+                await self._abandoned()
+        await self.done.wait()
+
+    async def _abandoned(self) -> None:
+        """Until the peer hangs up; raises if the daemon has not taken the socket by then."""
+        sock = self.sock
+        if sock is None or sock.closed or self.taken:
+            return
+        await hangs_up(sock.sock)
+        if not self.taken:
+            raise ConnectionGone(f"{sock.peer} hung up before a daemon took the connection on")
+
+    def take(self) -> str:
+        """The daemon's system call: from here on it owns the close. Returns the socket's name.
+
+        Raises `CallerError` EPERM when it is too late, or the socket was taken already.
+        """
+        assert self.sock is not None, "only a CONNECT is taken from"
+        if self.upcall.on(UpcallEvent.TAKE) is not UpcallAction.HAND_OVER or self.sock.closed:
+            raise CallerError(f"the socket of {self.sock.name} is not offered", errno.EPERM)
+        self.taken = True
+        return self.sock.name
+
+
+class DaemonHandle:
+    """A daemon process that serves upcalls of program `name`, whatever the transport.
+
+    `limit` is how many CONNECTs may be out at once, `places` how many of these are given away.
+    `has_room` is called when there may be a place again. `gone`: it is no daemon any more.
+    """
+
+    version: int
+    path: str
+
+    def __init__(self, name: str, pid: int, trace: Trace, limit: int) -> None:
+        self.name = name
+        self.pid = pid
+        self.trace = trace
+        self.limit = limit
+        self.places = 0
+        self.has_room: Callable[[], None] = lambda: None
+        self.gone = trio.Event()
+        self.offers: dict[int, Request[Any]] = {}
+        self._calls: CallTable[Request[Any]] = CallTable()
+        self._unanswered: dict[int, Request[Any]] = {}
+
+    @property
+    def room(self) -> bool:
+        """Whether another CONNECT may go to this daemon."""
+        return self.places < self.limit
+
+    def procedure(self, name: str) -> Procedure[Any, Any]:
+        """A procedure of the daemon's program, in the version that it speaks."""
+        return VERSIONS[self.version].programs[self.name][name]
+
+    def offered(self, cookie: int) -> Request[Any] | None:
+        """The CONNECT that is out for the socket with that cookie."""
+        return self.offers.get(cookie)
+
+    async def call(self, request: Request[R]) -> R:
+        """Make one upcall; returns its result. `request.action` says what is to be done then.
+
+        Raises `DaemonGone`, `UpcallTimeout`, `ConnectionGone`, or `PeerError` when the daemon's
+        answer is a rejection or makes no sense. What raises `CallerError` has no message, and was
+        no upcall.
+        """
+        xid = self._calls.new_xid()
+        message = encoded(request, xid)
+        began = trio.current_time()
+        name = request.procedure.name
+        self.trace.emit("upcall", request.connection, procedure=name, daemon=self.name)
+        event, outcome = UpcallEvent.ANSWER_FAILED, "no answer"
+        try:
+            reply = await self._exchange(request, xid, message)
+            result = request.procedure.decode_result_untrusted(raise_for_reply(reply))
+            if request.worked(result):
+                event = UpcallEvent.ANSWER_OK
+            outcome = describe(result)
+        except (UmktlsError, trio.Cancelled) as error:
+            event = EVENT_OF.get(type(error), event)
+            outcome = str(error)
+            raise
+        finally:
+            request.action = request.upcall.on(event)
+            seconds = trio.current_time() - began
+            self.trace.emit(
+                "upcall-answered",
+                request.connection,
+                procedure=name,
+                result=outcome,
+                seconds=seconds,
+            )
+        return result
+
+    async def _exchange(
+        self, request: Request[Any], xid: int, message: bytes
+    ) -> AcceptedReply | DeniedReply:
+        request.upcall.on(UpcallEvent.START)
+        self._calls.add(xid, request)
+        sent = False
+        try:
+            with trio.move_on_after(request.seconds), self._offering(request):
+                await self._send(xid, message)
+                sent = True
+                await request.ended()
+        finally:
+            self._calls.remove(xid)
+            if sent and not request.done.is_set():
+                self._remember(xid, request)
+        return self._reply_of(request)
+
+    def _offering(self, request: Request[Any]) -> _Offering:
+        return _Offering(self.offers, request)
+
+    def _reply_of(self, request: Request[Any]) -> AcceptedReply | DeniedReply:
+        name = request.procedure.name
+        if not request.done.is_set():
+            raise UpcallTimeout(
+                f"{self.name} (process {self.pid}) did not answer {name} "
+                f"within {request.seconds:g} s"
+            )
+        if request.reply is None:
+            raise DaemonGone(
+                f"{self.name} (process {self.pid}) went away before it answered {name}"
+            )
+        return request.reply
+
+    def _remember(self, xid: int, request: Request[Any]) -> None:
+        self._unanswered[xid] = request
+        if len(self._unanswered) > REMEMBERED:
+            del self._unanswered[next(iter(self._unanswered))]
+
+    def _answer(self, message: Buffer) -> bool:
+        """A reply of the daemon; False if nobody waits for it any more, or ever did.
+
+        Raises `PeerError` for what is no reply.
+        """
+        matched = self._calls.match_untrusted(message)
+        if matched is not None:
+            request, reply = matched[0], matched[1]
+            request.end(reply)
+            return True
+        late = self._unanswered.pop(parse_untrusted(message).xid, None)
+        if late is None or late.upcall.on(UpcallEvent.ANSWER_OK) is UpcallAction.LATE:
+            self._tell_late(late)
+        self.has_room()
+        return False
+
+    def _tell_late(self, late: Request[Any] | None) -> None:
+        self.trace.emit(
+            "late-answer",
+            late.connection if late is not None else None,
+            daemon=self.name,
+            pid=self.pid,
+            procedure=late.procedure.name if late is not None else "an upcall",
+        )
+
+    def _end_all(self) -> None:
+        """The daemon is gone: nobody will answer what is under way."""
+        self._unanswered.clear()
+        for request in self._calls.drain():
+            request.end(None)
+
+    async def _send(self, xid: int, message: bytes) -> None:
+        """Send a call to the daemon. Raises `DaemonGone`."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Stop calling this daemon; upcalls under way end with `DaemonGone`."""
+        raise NotImplementedError
+
+
+class _Offering:
+    """Inside the block, the daemon may take the socket of `request`, if it is a CONNECT, and ask
+    how much of the upcall's time is left."""
+
+    __slots__ = ("_offers", "_request")
+
+    def __init__(self, offers: dict[int, Request[Any]], request: Request[Any]) -> None:
+        self._offers = offers
+        self._request = request
+
+    def __enter__(self) -> None:
+        sock = self._request.sock
+        if sock is not None and self._request.offers:
+            sock.deadline = trio.current_time() + self._request.seconds
+            self._offers[sock.cookie] = self._request
+
+    def __exit__(self, *exc: object) -> None:
+        sock = self._request.sock
+        if sock is not None and self._request.offers:
+            del self._offers[sock.cookie]
+
+
+def encoded(request: Request[Any], xid: int) -> bytes:
+    """The call as it goes to the daemon. Raises `CallerError` if it cannot hold the argument."""
+    procedure = request.procedure
+    header = encode_call(
+        xid, procedure.program, procedure.version, procedure.number, NULL_AUTH, NULL_AUTH
+    )
+    return b"".join([header, *procedure.encode_args(request.argument)])
+
+
+def describe(result: object) -> str:
+    """An upcall's answer for people, by the names of its numbers."""
+    flags = getattr(result, "flags", None)
+    if flags is not None:
+        names = [flag.name or "" for flag in rpctls.RpctlsFlags(flags)]
+        return " ".join(name.removeprefix("RPCTLS_FLAGS_") for name in names) or "no session"
+    reterr = getattr(result, "reterr", None)
+    known = [error for error in rpctls.RpctlsErr if error == reterr]
+    return known[0].name.removeprefix("RPCTLSERR_") if known else str(result)

@@ -1,0 +1,216 @@
+"""Version 2 of the upcall's transport: netlink messages (FreeBSD 15, clnt_nl.c).
+
+A daemon gets its netlink socket by socket(AF_NETLINK, SOCK_RAW, NETLINK_GENERIC): the kernel makes
+a pair of sockets and keeps one end. The daemon asks nlctrl for the number of its group, `tlsclnt`
+or `tlsserv`, and becomes a member; then calls of this direction come to it, as many at once as the
+host allows, and each names its socket by a cookie. There is no path and no registration besides.
+
+A reply that nobody waits for is answered with EPROCUNAVAIL, one for no group with EPROGUNAVAIL, one
+without a body with EINVAL; what is no netlink message or no RPC ends the socket, and with it the
+daemon's membership.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from umktls.abi import netlink as nl
+from umktls.abi.freebsd import ERRNO
+from umktls.abi.personality import Personality
+from umktls.errors import CallerError, PeerError, UnsupportedError
+from umktls.kernel.ground.events import Trace
+from umktls.kernel.ground.turns import Turn
+from umktls.kernel.owners.upcalls import DaemonGone, DaemonHandle
+from umktls.kernel.upcalls.daemons import Daemons
+from umktls.upcall.netlink import (
+    MAX_DATAGRAM,
+    Family,
+    Message,
+    encode_error,
+    encode_family,
+    encode_rpc,
+    parse_get_family_untrusted,
+    parse_rpc_untrusted,
+    parse_untrusted,
+)
+
+__all__ = ["NetlinkDaemon", "NetlinkSocket"]
+
+FAMILY = Family(nl.RPC_FAMILY_ID, nl.RPC_FAMILY, nl.RPC_GROUPS)
+# The program of each group's calls, by the name that our daemons have.
+DAEMONS = {nl.RPC_GROUPS["tlsclnt"]: "rpctlscd", nl.RPC_GROUPS["tlsserv"]: "rpctlssd"}
+MEMBERSHIP = (nl.NETLINK_ADD_MEMBERSHIP, nl.NETLINK_DROP_MEMBERSHIP)
+GROUP_NAMES = {number: name for name, number in nl.RPC_GROUPS.items()}
+
+
+class Limits(Protocol):
+    """How many CONNECTs a daemon is given at once."""
+
+    @property
+    def connects(self) -> int: ...
+
+
+class NetlinkHost(Protocol):
+    """What a netlink socket needs of the host."""
+
+    trace: Trace
+    personality: Personality
+    daemons: dict[str, Daemons]
+
+    @property
+    def config(self) -> Limits: ...
+
+
+class NetlinkDaemon(DaemonHandle):
+    """A process's membership in a group."""
+
+    version = 2
+
+    def __init__(self, owner: NetlinkSocket, host: NetlinkHost, group: int) -> None:
+        super().__init__(DAEMONS[group], owner.pid, host.trace, limit=host.config.connects)
+        self.path = f"netlink group {GROUP_NAMES[group]}"
+        self._owner = owner
+        self._group = group
+
+    async def _send(self, xid: int, message: bytes) -> None:
+        request = encode_rpc(nl.RPCNL_REQUEST, nl.RPC_FAMILY_ID, self._group, xid, message)
+        try:
+            await self._owner.send(request)
+        except (OSError, trio.ClosedResourceError) as error:
+            raise DaemonGone(f"{self.name} (process {self.pid}) hung up") from error
+
+    def replied(self, body: memoryview) -> bool:
+        """See `_answer`: whether somebody waited for this reply."""
+        return self._answer(body)
+
+    def close(self) -> None:
+        self._owner.members.pop(self._group, None)
+        self._end_all()
+
+
+class NetlinkSocket:
+    """The kernel's end of one daemon's netlink socket, `sock`, and what it is a member of."""
+
+    def __init__(self, host: NetlinkHost, pid: int, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.pid = pid
+        self.members: dict[int, NetlinkDaemon] = {}
+        self._host = host
+        self._sock = sock
+        self._sending = trio.Lock()
+        self._families: dict[int, Callable[[Message], int | bytes]] = {
+            nl.GENL_ID_CTRL: self._control,
+            nl.RPC_FAMILY_ID: self._rpc,
+        }
+
+    @classmethod
+    def create(
+        cls, host: NetlinkHost, pid: int, domain: int, kind: int, protocol: int
+    ) -> tuple[NetlinkSocket, socket.socket]:
+        """socket(2): the kernel's end and the daemon's. Raises `UmktlsError`."""
+        if domain != nl.AF_NETLINK or 2 not in host.personality.rpctls_versions:
+            raise UnsupportedError(f"no sockets of family {domain} here", errno.EAFNOSUPPORT)
+        if (kind, protocol) != (nl.SOCK_RAW, nl.NETLINK_GENERIC):
+            raise UnsupportedError("netlink is SOCK_RAW, NETLINK_GENERIC", errno.EPROTONOSUPPORT)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(host, pid, ours), theirs
+
+    async def run(self) -> None:
+        """Deal with the daemon's messages until either end is closed."""
+        turn = Turn()
+        try:
+            while True:
+                try:
+                    datagram = self._sock.recv(MAX_DATAGRAM)
+                except BlockingIOError:
+                    await trio.lowlevel.wait_readable(self._sock)
+                    turn.begin()
+                    continue
+                if not datagram:
+                    return
+                await self._deal_with(datagram)
+                await turn.did(len(datagram))
+        except PeerError as error:
+            reason = f"process {self.pid}: {error}"
+            self._host.trace.emit("garbage", None, where="the netlink socket", reason=reason)
+        except (OSError, trio.ClosedResourceError):
+            return
+        finally:
+            self.close()
+
+    async def _deal_with(self, datagram: bytes) -> None:
+        message = parse_untrusted(datagram)
+        handler = self._families.get(message.type, _no_family)
+        answer = handler(message)
+        if isinstance(answer, int):
+            if answer == 0 and not message.flags & nl.NLM_F_ACK:
+                return
+            answer = encode_error(message, answer)
+        await self.send(answer)
+
+    def _control(self, message: Message) -> int | bytes:
+        """nlctrl: what the numbers of a family are."""
+        name = parse_get_family_untrusted(message)
+        if name is None:
+            return ERRNO["EOPNOTSUPP"]
+        return encode_family(message.seq, FAMILY) if name == FAMILY.name else ERRNO["ENOENT"]
+
+    def _rpc(self, message: Message) -> int:
+        """A daemon's reply; what is wrong with it, or 0."""
+        part = parse_rpc_untrusted(message)
+        if part.command != nl.RPCNL_REPLY:
+            return ERRNO["EOPNOTSUPP"]
+        if part.body is None:
+            return ERRNO["EINVAL"]
+        if part.group not in GROUP_NAMES:
+            return ERRNO["EPROGUNAVAIL"]
+        member = self.members.get(part.group)
+        waited = member is not None and member.replied(part.body)
+        return 0 if waited else ERRNO["EPROCUNAVAIL"]
+
+    async def send(self, datagram: bytes) -> None:
+        """Send one message to the daemon, waiting if it does not read.
+
+        Raises `OSError` or `trio.ClosedResourceError` when it cannot be sent any more.
+        """
+        while True:
+            try:
+                self._sock.send(datagram)
+                return
+            except BlockingIOError:
+                async with self._sending:
+                    await trio.lowlevel.wait_writable(self._sock)
+
+    def setsockopt(self, level: int, name: int, value: bytes) -> None:
+        """NETLINK_ADD_MEMBERSHIP, NETLINK_DROP_MEMBERSHIP of a group. Raises `CallerError`."""
+        group = int.from_bytes(value, "little")
+        if level != nl.SOL_NETLINK or name not in MEMBERSHIP:
+            raise CallerError("a netlink socket has only memberships", errno.ENOPROTOOPT)
+        if len(value) != 4 or group not in GROUP_NAMES:
+            raise CallerError(f"netlink has no group {group}")
+        daemons = self._host.daemons[DAEMONS[group]]
+        if name == nl.NETLINK_DROP_MEMBERSHIP:
+            daemons.drop(lambda handle: handle is self.members.get(group))
+        elif group not in self.members:
+            member = NetlinkDaemon(self, self._host, group)
+            daemons.add(member)
+            self.members[group] = member
+
+    def close(self) -> None:
+        """The daemon's end reads end of file; its memberships are over, and so are its upcalls."""
+        if self._sock.fileno() < 0:
+            return
+        trio.lowlevel.notify_closing(self._sock)
+        self._sock.close()
+        mine = list(self.members.values())
+        for group in list(self.members):
+            self._host.daemons[DAEMONS[group]].drop(lambda handle: handle in mine)
+
+
+def _no_family(message: Message) -> int:
+    return ERRNO["EOPNOTSUPP"]

@@ -1,0 +1,135 @@
+"""New keys for a session that goes on: by a KeyUpdate, or by a new connection in its place.
+
+A peer need not follow a KeyUpdate (RFC 8446 section 4.6.3), though TLS 1.3 says it has to: kernel
+TLS of Linux before 6.14 and of FreeBSD takes no second key, so the connection breaks, and with it
+calls that were under way; on a Linux client even a hard mount's fail (EBADMSG). That cannot be
+asked beforehand. So `auto` sends one only to a peer that has sent one itself, or has answered one,
+on this connection or an earlier one; all others get a new connection, in order and in time.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Literal
+
+import trio
+
+from umktls.errors import CallerError
+from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.kernel.upcalls import tls
+
+__all__ = ["POLICIES", "Renewals", "Way"]
+
+Way = Literal["keyupdate", "reconnect", ""]
+POLICIES = ("auto", "keyupdate", "reconnect", "never")
+# Of so many peers it is remembered that they follow a KeyUpdate.
+REMEMBERED = 1024
+WHY = "its keys are to be renewed"
+# For the answer to a KeyUpdate, of which whoever asked for it is told. A peer may take until it has
+# something to send (RFC 8446 section 4.6.3).
+ANSWER_SECONDS = 2.0
+
+
+class Renewals:
+    """How a host renews keys: near their limit by its policy, and when somebody asks for it."""
+
+    def __init__(self, host: tls.TlsHost, policy: str) -> None:
+        """Raises `CallerError` for a policy that there is not."""
+        self._host = host
+        self.policy = checked(policy)
+        self._followers: OrderedDict[str, None] = OrderedDict()
+        self._settled: dict[KernelSocket, trio.Event] = {}
+
+    # ---- what is known of peers
+
+    def update_received(self, sock: KernelSocket) -> None:
+        """The peer has sent a KeyUpdate, by itself or as the answer to ours: it follows them."""
+        sock.update_unanswered = False
+        self._settle(sock)
+        self._followers[address(sock)] = None
+        self._followers.move_to_end(address(sock))
+        if len(self._followers) > REMEMBERED:
+            self._followers.popitem(last=False)
+
+    def ended(self, sock: KernelSocket) -> None:
+        """A connection that ends with our KeyUpdate unanswered speaks against what was known."""
+        self._settle(sock)
+        if sock.update_unanswered:
+            self._followers.pop(address(sock), None)
+
+    def _settle(self, sock: KernelSocket) -> None:
+        if sock in self._settled:
+            self._settled[sock].set()
+
+    async def outcomes(self, updated: list[KernelSocket]) -> dict[str, int]:
+        """Of how many connections a KeyUpdate that was just sent has "ended" them, and how many
+        peers have left it "unanswered"; nothing of a word that is none's."""
+        with trio.move_on_after(ANSWER_SECONDS):
+            for sock in updated:
+                if sock.update_unanswered and not sock.closed:
+                    await self._settled.setdefault(sock, trio.Event()).wait()
+        for sock in updated:
+            self._settled.pop(sock, None)
+        left = [sock for sock in updated if sock.update_unanswered]
+        ended = sum(sock.closed for sock in left)
+        counts = {"ended": ended, "unanswered": len(left) - ended}
+        return {word: count for word, count in counts.items() if count}
+
+    def follows(self, sock: KernelSocket) -> bool:
+        """Whether it is known that the peer follows a KeyUpdate."""
+        return address(sock) in self._followers
+
+    # ---- renewing
+
+    async def at_limit(self, sock: KernelSocket) -> None:
+        """A key of the connection is nearly used up. `never` has it end at its limit."""
+        if self.policy != "never" and not sock.closed:
+            await self.renew(sock, self.policy)
+
+    def chosen(self, how: str | None) -> str:
+        """What somebody who asks so gets. Raises `CallerError` where that is nothing."""
+        how = checked(how or self.policy)
+        if how == "never":
+            raise CallerError(
+                "keys are not renewed here (rekey=never): ask for it by --how keyupdate or "
+                "--how reconnect"
+            )
+        return how
+
+    async def renew(self, sock: KernelSocket, how: str) -> Way:
+        """Renew the keys of an established session by `how`; what came of it, empty for nothing.
+
+        Raises `UnsupportedError` where that is to be a KeyUpdate, and this kernel takes no second
+        key.
+        """
+        if how != "reconnect":
+            tls.check_rekeys(self._host)
+        if how == "keyupdate" or (how == "auto" and self.follows(sock)):
+            sock.update_unanswered = True  # before the upcall ends the peer may have answered
+            if await tls.rekey(self._host, sock):
+                return "keyupdate"
+            sock.update_unanswered = False
+            if how == "keyupdate":
+                return ""
+        return "reconnect" if self._replace(sock, how) else ""
+
+    def _replace(self, sock: KernelSocket, how: str) -> bool:
+        """Have a new connection take the place of this one, as soon as its calls are answered."""
+        if sock.retire is None or sock.closed or sock.phase != "established":
+            return False
+        unknown = ", and it is not known that the peer follows a KeyUpdate" if how == "auto" else ""
+        self._host.trace.emit("retire", sock.name, reason=WHY + unknown)
+        sock.retire(WHY)
+        return True
+
+
+def checked(policy: str) -> str:
+    """Raises `CallerError` for a policy that there is not."""
+    if policy not in POLICIES:
+        raise CallerError(f"no way {policy!r} to renew keys; there are: {', '.join(POLICIES)}")
+    return policy
+
+
+def address(sock: KernelSocket) -> str:
+    """The peer's, without the port."""
+    return sock.peer.rpartition(":")[0]
