@@ -34,7 +34,7 @@ from umktls.kernel.host.children import program_path
 from umktls.kernel.krpc.plaincalls import Place, plain_calls
 from umktls.kernel.krpc.server import ServerConfig
 from umktls.nfs.program import MOUNT3, NFS3
-from umktls.nfsd.exports import Export, Security, Squash
+from umktls.nfsd.exports.exports import Export, Security, Squash
 from umktls.rpc.client import ProgramUnavailable
 from umktls.rpc.program import Program
 

@@ -31,7 +31,7 @@ from umktls.nfs.types import (
     sattr3,
 )
 from umktls.nfsd import Export, NfsServer
-from umktls.nfsd.exports_rules import Rules, ca_fingerprints, name_pattern
+from umktls.nfsd.exports.rules import Rules, ca_fingerprints, name_pattern
 from umktls.rpc.message import NULL_AUTH, AuthSys
 from umktls.testing.certificates import CLIENT, directory
 from umktls.testing.echo import SAY

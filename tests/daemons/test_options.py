@@ -13,7 +13,7 @@ from umktls_daemons.hostnames import Wildcards
 from umktls_daemons.options import ClientOptions, Options, ServerOptions, UsageProblem
 from umktls_daemons.running import Start
 
-from umktls.nfsd.exports_file import FLAGS, VALUES
+from umktls.nfsd.exports.file import FLAGS, VALUES
 
 HERE = Path.cwd()
 RUNDIR = ("--rundir", "/run/host")

@@ -18,7 +18,7 @@ from tests.conftest import patience
 from tests.system.live import needs_fuse
 from umktls.cli.sandbox import Sandbox
 from umktls.front.clients import parse_clients
-from umktls.nfsd.exports_file import parse_exports
+from umktls.nfsd.exports.file import parse_exports
 
 TOP = Path(__file__).parents[2]
 PAGES = (TOP / "README.md", *sorted((TOP / "docs").glob("*.md")))

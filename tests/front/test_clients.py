@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from umktls.front.clients import parse_clients, read_clients
-from umktls.nfsd.exports_file import ExportsFileError
+from umktls.nfsd.exports.file import ExportsFileError
 from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.message import AuthSys
 

@@ -16,8 +16,8 @@ import trio
 
 from umktls.nfs.program import NFS3
 from umktls.nfs.types import FSINFO3args, FSINFO3resok
-from umktls.nfsd.exports import Export
-from umktls.nfsd.server import NfsServer
+from umktls.nfsd.exports.exports import Export
+from umktls.nfsd.program.server import NfsServer
 from umktls.rpc.client import raise_for_reply
 from umktls.rpc.message import AuthSys, Call, OpaqueAuth, encode_call, parse_untrusted
 from umktls.rpc.program import Procedure

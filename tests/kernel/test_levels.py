@@ -21,7 +21,7 @@ from umktls.kernel.krpc.server import ServerConfig, boot_server
 from umktls.nfs.program import NFS3
 from umktls.nfs.types import FSINFO3resfail, nfsstat3
 from umktls.nfsd import Export, NfsServer
-from umktls.nfsd.exports import level_of
+from umktls.nfsd.exports.exports import level_of
 from umktls.rpc.server import CallContext, Service
 from umktls.testing.certificates import directory
 

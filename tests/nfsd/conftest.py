@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from tests.nfsd.client import Client
-from umktls.nfsd import Export, NfsServer, hostcalls, index
-from umktls.nfsd.index import IndexLocator
-from umktls.nfsd.locate import KernelLocator, Locator
+from umktls.nfsd import Export, NfsServer
+from umktls.nfsd.tree import hostcalls, index
+from umktls.nfsd.tree.index import IndexLocator
+from umktls.nfsd.tree.locate import KernelLocator, Locator
 
 Serve = Callable[..., NfsServer]
 

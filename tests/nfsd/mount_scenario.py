@@ -5,8 +5,8 @@ from __future__ import annotations
 from tests.nfsd.client import Client
 from umktls.nfs.types import diropargs3, nfsstat3, sattr3
 from umktls.nfsd import Export, NfsServer
-from umktls.nfsd.index import IndexLocator
-from umktls.nfsd.locate import KernelLocator, Locator
+from umktls.nfsd.tree.index import IndexLocator
+from umktls.nfsd.tree.locate import KernelLocator, Locator
 
 LOCATORS: tuple[type[Locator], ...] = (KernelLocator, IndexLocator)
 

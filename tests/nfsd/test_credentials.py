@@ -23,9 +23,11 @@ from umktls.nfs.types import (
     sattr3,
     stable_how,
 )
-from umktls.nfsd import Export, credentials, hostcalls
-from umktls.nfsd.credentials import NOBODY, Actor, Identity, believed
-from umktls.nfsd.volume import best_locator
+from umktls.nfsd import Export
+from umktls.nfsd.program import credentials
+from umktls.nfsd.program.credentials import NOBODY, Actor, Identity, believed
+from umktls.nfsd.tree import hostcalls
+from umktls.nfsd.tree.volume import best_locator
 from umktls.rpc.message import AuthSys
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for other users")

@@ -16,7 +16,7 @@ from umktls.nfs.mount import mountbody, mountstat3
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfs.types import createhow3, createmode3, diropargs3, nfsstat3, sattr3, stable_how
 from umktls.nfsd import Export, NfsServer
-from umktls.nfsd.volume import best_locator
+from umktls.nfsd.tree.volume import best_locator
 from umktls.rpc.message import AcceptedReply, AuthStat, DeniedReply, RejectStat
 from umktls.rpc.program import Program
 from umktls.rpc.server import Lane

@@ -17,9 +17,9 @@ from umktls.nfs.mount import mountstat3
 from umktls.nfs.program import MOUNT3
 from umktls.nfs.types import nfsstat3, sattr3
 from umktls.nfsd import Export
-from umktls.nfsd.credentials import NOBODY, Identity, believed
-from umktls.nfsd.exports_rules import Rules, name_pattern
-from umktls.nfsd.volume import best_locator
+from umktls.nfsd.exports.rules import Rules, name_pattern
+from umktls.nfsd.program.credentials import NOBODY, Identity, believed
+from umktls.nfsd.tree.volume import best_locator
 from umktls.rpc.message import AuthStat, AuthSys, DeniedReply
 
 ANNS_USER = user(1000, 100, tuple(range(200, 230)))

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from umktls.certs.pki import Authority
 from umktls.ktls.engines.choice import EngineChoice
-from umktls.nfsd.exports import Export
-from umktls.nfsd.exports_engines import engine_conflicts, engine_for, engines_asked_for
-from umktls.nfsd.exports_file import ExportsFileError, parse_exports, read_exports
-from umktls.nfsd.exports_rules import ca_fingerprints
+from umktls.nfsd.exports.engines import engine_conflicts, engine_for, engines_asked_for
+from umktls.nfsd.exports.exports import Export
+from umktls.nfsd.exports.file import ExportsFileError, parse_exports, read_exports
+from umktls.nfsd.exports.rules import ca_fingerprints
 
 NOBODY = 65534
 DAEMON = pwd.getpwnam("daemon")

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives import hashes
 from tests.nfsd.client import FakePeer
 from umktls.certs.pki import Authority
 from umktls.errors import CallerError
-from umktls.nfsd.exports import Export, least_security, level_of, overlaps
-from umktls.nfsd.exports_rules import Rules, ca_fingerprints, fingerprint, name_pattern
+from umktls.nfsd.exports.exports import Export, least_security, level_of, overlaps
+from umktls.nfsd.exports.rules import Rules, ca_fingerprints, fingerprint, name_pattern
 from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.message import AuthSys
 

@@ -15,10 +15,10 @@ from tests.nfsd.client import Client, Pages, user
 from tests.nfsd.conftest import Serve
 from umktls.nfs import types
 from umktls.nfs.types import createhow3, createmode3, diropargs3, nfsstat3, stable_how
-from umktls.nfsd import hostcalls, index, volume
-from umktls.nfsd.descriptor import Descriptor
-from umktls.nfsd.index import IndexLocator
-from umktls.nfsd.volume import best_locator
+from umktls.nfsd.tree import hostcalls, index, volume
+from umktls.nfsd.tree.descriptor import Descriptor
+from umktls.nfsd.tree.index import IndexLocator
+from umktls.nfsd.tree.volume import best_locator
 
 NO = [errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY]
 # What else an ACCESS, and a READ by somebody else than the owner, may find.

@@ -21,9 +21,11 @@ from tests.nfsd.conftest import Serve
 from umktls.errors import CallerError, WorldError
 from umktls.nfs.program import MOUNT3
 from umktls.nfs.types import diropargs3, nfsstat3, sattr3
-from umktls.nfsd import Export, index, places, server
-from umktls.nfsd.index import IndexLocator
-from umktls.nfsd.volume import best_locator
+from umktls.nfsd import Export
+from umktls.nfsd.program import server
+from umktls.nfsd.tree import index, places
+from umktls.nfsd.tree.index import IndexLocator
+from umktls.nfsd.tree.volume import best_locator
 
 FIXTURES = [HealthCheck.function_scoped_fixture]
 

@@ -16,11 +16,11 @@ from tests.nfsd.client import Client, Pages, user
 from tests.nfsd.conftest import Serve
 from umktls.nfs.program import NFS3
 from umktls.nfs.types import ftype3, nfsstat3
-from umktls.nfsd import directory
-from umktls.nfsd.directory import FIRST_COOKIE, SETTLED_NS, Entry, Listings, _Listing
-from umktls.nfsd.index import IndexLocator
-from umktls.nfsd.locate import Locator
-from umktls.nfsd.volume import best_locator
+from umktls.nfsd.tree import directory
+from umktls.nfsd.tree.directory import FIRST_COOKIE, SETTLED_NS, Entry, Listings, _Listing
+from umktls.nfsd.tree.index import IndexLocator
+from umktls.nfsd.tree.locate import Locator
+from umktls.nfsd.tree.volume import best_locator
 from umktls.rpc.message import AcceptedReply
 
 DOTS = [b".", b".."]

@@ -14,10 +14,16 @@ from tests.nfsd.conftest import Serve
 from umktls.nfs import types
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfs.types import nfsstat3
-from umktls.nfsd import Export, managedgroups
-from umktls.nfsd.credentials import NOBODY, Identity, believed
-from umktls.nfsd.managedgroups import KEPT_SECONDS, UNKNOWN_SECONDS, ManagedGroups, groups_of
-from umktls.nfsd.volume import best_locator
+from umktls.nfsd import Export
+from umktls.nfsd.exports import managedgroups
+from umktls.nfsd.exports.managedgroups import (
+    KEPT_SECONDS,
+    UNKNOWN_SECONDS,
+    ManagedGroups,
+    groups_of,
+)
+from umktls.nfsd.program.credentials import NOBODY, Identity, believed
+from umktls.nfsd.tree.volume import best_locator
 from umktls.rpc.server import Job, Lane
 
 MANY = tuple(range(2000, 2040))
@@ -103,7 +109,7 @@ def test_who_is_known_here() -> None:
 def test_a_file_for_a_group_that_the_client_did_not_say(
     serve: Serve, root: Path, groups: ManagedGroups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("umktls.nfsd.server.ManagedGroups", lambda: groups)
+    monkeypatch.setattr("umktls.nfsd.program.server.ManagedGroups", lambda: groups)
     (root / "f").write_bytes(b"ours")
     os.chown(root / "f", 0, MANY[-1])
     (root / "f").chmod(0o640)
@@ -116,7 +122,7 @@ def test_a_lookup_is_not_waited_for_on_the_spot(
     serve: Serve, groups: ManagedGroups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the first call of a user; the ones after it are as they were."""
-    monkeypatch.setattr("umktls.nfsd.server.ManagedGroups", lambda: groups)
+    monkeypatch.setattr("umktls.nfsd.program.server.ManagedGroups", lambda: groups)
     client = Client(serve(manage_gids=True), user(1000))
     handle = client.as_user(None).mount()
     for lane in (Lane.DISK, Lane.HERE):

@@ -16,9 +16,9 @@ from umktls.nfs import types
 from umktls.nfs.mount import exportnode, groupnode, mountstat3
 from umktls.nfs.program import MOUNT1, MOUNT3, NFS3
 from umktls.nfsd import Export
-from umktls.nfsd.exports import Security
-from umktls.nfsd.exports_rules import Rules, name_pattern
-from umktls.nfsd.volume import best_locator
+from umktls.nfsd.exports.exports import Security
+from umktls.nfsd.exports.rules import Rules, name_pattern
+from umktls.nfsd.tree.volume import best_locator
 from umktls.rpc import xdr
 from umktls.rpc.message import AcceptedReply, AcceptStat, AuthStat
 from umktls.rpc.program import Program

@@ -15,7 +15,7 @@ import trio
 
 from tests.nfsd.client import FakePeer
 from tests.nfsd.conftest import Serve
-from umktls.nfsd.volume import best_locator
+from umktls.nfsd.tree.volume import best_locator
 from umktls.rpc.message import Call, parse_untrusted
 from umktls.rpc.record import RecordReader, mark
 from umktls.rpc.server import Dispatcher, Job

@@ -21,9 +21,9 @@ from umktls.nfs import types
 from umktls.nfs.program import NFS3
 from umktls.nfs.types import createhow3, createmode3, diropargs3, nfsstat3, sattr3
 from umktls.nfsd import Export
-from umktls.nfsd.exports_rules import Rules, name_pattern
-from umktls.nfsd.volume import best_locator
-from umktls.nfsd.waiting import HANDLE_FIELDS, handles_in
+from umktls.nfsd.exports.rules import Rules, name_pattern
+from umktls.nfsd.program.waiting import HANDLE_FIELDS, handles_in
+from umktls.nfsd.tree.volume import best_locator
 from umktls.rpc.message import AuthStat
 
 TLS = FakePeer(verified=False)

@@ -13,8 +13,8 @@ from tests.nfsd.conftest import Serve
 from umktls.nfs import types
 from umktls.nfs.program import NFS3
 from umktls.nfs.types import diropargs3, nfsstat3, sattr3
-from umktls.nfsd import index
-from umktls.nfsd.index import REST, IndexLocator
+from umktls.nfsd.tree import index
+from umktls.nfsd.tree.index import REST, IndexLocator
 from umktls.rpc.server import Job, Lane
 
 

@@ -19,9 +19,9 @@ from umktls.kernel.team.shared import Shared
 from umktls.kernel.team.sharedreplies import SharedReplies
 from umktls.nfs.types import diropargs3, nfsstat3, sattr3
 from umktls.nfsd import Export, NfsServer
-from umktls.nfsd.index import IndexLocator
-from umktls.nfsd.places import shared_places
-from umktls.nfsd.server import write_verifier
+from umktls.nfsd.program.server import write_verifier
+from umktls.nfsd.tree.index import IndexLocator
+from umktls.nfsd.tree.places import shared_places
 from umktls.rpc.server import Dispatcher
 
 

@@ -59,8 +59,8 @@ from umktls.kernel.krpc.probe import check_reply
 from umktls.kernel.upcalls.tls import TlsRefused
 from umktls.ktls.session.suites import SUITES
 from umktls.nfsd import Export
-from umktls.nfsd.credentials import Identity, believed
-from umktls.nfsd.exports import level_of
+from umktls.nfsd.exports.exports import level_of
+from umktls.nfsd.program.credentials import Identity, believed
 from umktls.rpc.client import AuthRejected
 from umktls.rpc.message import (
     NULL_AUTH,

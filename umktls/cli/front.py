@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from umktls.front.backends import Server
     from umktls.front.boot import Front, FrontConfig
     from umktls.kernel.krpc.serverhost import Listening, ServerConfig
-    from umktls.nfsd.exports import Security
+    from umktls.nfsd.exports.exports import Security
 
 __all__ = ["front"]
 

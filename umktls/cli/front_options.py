@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from umktls.front.boot import FrontConfig
     from umktls.front.clients import Clients
     from umktls.kernel.krpc.serverhost import ServerConfig
-    from umktls.nfsd.exports import Security
+    from umktls.nfsd.exports.exports import Security
 
 __all__ = ["FrontOptions", "front_options"]
 

@@ -30,7 +30,7 @@ from umktls.userland.notify import notify, reloading
 # What a server needs is imported where it is used: wrong usage is told at once, and help is too.
 if TYPE_CHECKING:
     from umktls.kernel.krpc.server import Listening, ServerConfig
-    from umktls.nfsd.server import NfsServer
+    from umktls.nfsd.program.server import NfsServer
 
 __all__ = ["serve"]
 
@@ -66,7 +66,7 @@ def serve(**values: Any) -> None:
 
     import trio
 
-    from umktls.nfsd.server import NfsServer
+    from umktls.nfsd.program.server import NfsServer
 
     if options.offer_tls:
         warn(config.engine)

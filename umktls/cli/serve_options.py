@@ -27,7 +27,7 @@ from umktls.errors import CallerError
 # What a server needs is imported where it is used: wrong usage is told at once, and help is too.
 if TYPE_CHECKING:
     from umktls.kernel.krpc.server import ServerConfig
-    from umktls.nfsd.exports import Export, Security, Squash
+    from umktls.nfsd.exports.exports import Export, Security, Squash
 
 __all__ = ["NFS_PORT", "ServeOptions", "handshake_security", "serve_options"]
 
@@ -64,7 +64,7 @@ class ServeOptions(HostOptions):
 
         Raises CallerError.
         """
-        from umktls.nfsd.exports_file import read_exports
+        from umktls.nfsd.exports.file import read_exports
 
         if self.exports_file is None:
             return self._exports_of_directories()
@@ -76,7 +76,7 @@ class ServeOptions(HostOptions):
         return read_exports(self.exports_file)
 
     def _exports_of_directories(self) -> list[Export]:
-        from umktls.nfsd.exports import Export
+        from umktls.nfsd.exports.exports import Export
 
         if not self.directories:
             raise CallerError("nothing to serve: name a directory, or a file with --exports")
@@ -97,7 +97,7 @@ class ServeOptions(HostOptions):
         Raises CallerError for options that do not go together, UnsupportedError for an engine that
         cannot run here.
         """
-        from umktls.nfsd.exports_engines import engine_for
+        from umktls.nfsd.exports.engines import engine_for
 
         self._check(exports)
         return self.server_config(
@@ -111,7 +111,7 @@ class ServeOptions(HostOptions):
     def _check(self, exports: Sequence[Export]) -> None:
         """Complain before anything is started."""
         from umktls.kernel.sockets.engines import chosen_engines
-        from umktls.nfsd.exports_engines import engines_asked_for
+        from umktls.nfsd.exports.engines import engines_asked_for
 
         for choice in engines_asked_for(exports):
             chosen_engines(choice)
@@ -131,7 +131,7 @@ class ServeOptions(HostOptions):
         self.check_tls()
 
     def _certuser(self, exports: Sequence[Export]) -> bool:
-        from umktls.nfsd.exports import LEVELS
+        from umktls.nfsd.exports.exports import LEVELS
 
         return self.certuser or any(export.level == LEVELS["certuser"] for export in exports)
 
@@ -144,7 +144,7 @@ class ServeOptions(HostOptions):
 
 def handshake_security(exports: Sequence[Export]) -> str:
     """What every handshake has to bring: none, tls or mtls. Users come after it."""
-    from umktls.nfsd.exports import least_security
+    from umktls.nfsd.exports.exports import least_security
 
     security = least_security(exports)
     return "mtls" if security == "certuser" else security

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from umktls.kernel.krpc.server import ServerConfig
-    from umktls.nfsd.exports import Export
+    from umktls.nfsd.exports.exports import Export
 
 __all__ = ["bracketed", "mount_lines"]
 

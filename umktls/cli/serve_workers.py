@@ -27,10 +27,10 @@ from umktls.kernel.krpc.server import ServerConfig, boot_server
 from umktls.kernel.team.shared import Shared
 from umktls.kernel.team.sharedreplies import SharedReplies
 from umktls.kernel.team.team import Team, TeamConfig
-from umktls.nfsd.exports import Export
-from umktls.nfsd.places import shared_places
-from umktls.nfsd.server import NfsServer, write_verifier
-from umktls.nfsd.volume import best_locator
+from umktls.nfsd.exports.exports import Export
+from umktls.nfsd.program.server import NfsServer, write_verifier
+from umktls.nfsd.tree.places import shared_places
+from umktls.nfsd.tree.volume import best_locator
 
 __all__ = ["supervise", "work"]
 

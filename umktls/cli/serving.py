@@ -19,8 +19,8 @@ from umktls.printable import printable
 # What a server needs is imported where it is used: wrong usage is told at once, and help is too.
 if TYPE_CHECKING:
     from umktls.kernel.krpc.server import Listening, ServerConfig
-    from umktls.nfsd.exports import Export
-    from umktls.nfsd.server import NfsServer
+    from umktls.nfsd.exports.exports import Export
+    from umktls.nfsd.program.server import NfsServer
 
 __all__ = [
     "EXPIRE_SECONDS",
@@ -68,8 +68,8 @@ def tell(text: str, *, err: bool = False) -> None:
 
 def complain_about(exports: Sequence[Export]) -> None:
     """What the exports do that whoever wrote them may not have meant."""
-    from umktls.nfsd.exports import overlaps
-    from umktls.nfsd.exports_engines import engine_conflicts, engines_asked_for
+    from umktls.nfsd.exports.engines import engine_conflicts, engines_asked_for
+    from umktls.nfsd.exports.exports import overlaps
 
     complain(*overlaps(exports), *engine_conflicts(exports))
     for choice in engines_asked_for(exports):
@@ -137,7 +137,7 @@ def ready_line(
     config: ServerConfig, exports: tuple[Export, ...], port: int, name: str | None = None
 ) -> str:
     """The first of them. `name`: by which they may mount."""
-    from umktls.nfsd.exports import least_security
+    from umktls.nfsd.exports.exports import least_security
 
     host = bracketed(name or config.hosts[0])
     where = host if port == NFS_PORT else f"{host}:{port}"
@@ -166,6 +166,6 @@ def acting(exports: Sequence[Export]) -> str:
 
 
 def whom(number: int) -> str:
-    from umktls.nfsd.exports import NOBODY_ID
+    from umktls.nfsd.exports.exports import NOBODY_ID
 
     return "nobody" if number == NOBODY_ID else f"user {number}"

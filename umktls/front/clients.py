@@ -6,7 +6,7 @@
     -tlscert -ca=/etc/pki/staff.pem -email=*@example.org
     -network 203.0.113.0 -mask 255.255.255.0 -san=*.example.org
 
-A line that fits lets a connection in: all that it says must be met (umktls.nfsd.exports_rules). It
+A line that fits lets a connection in: all that it says must be met (umktls.nfsd.exports.rules). It
 asks for TLS at least, unless it says -clear; rules about certificates ask for one by themselves.
 The rules are about connections, as a front does not know what the calls in them are for. So there
 are no directories here, and no users: those are the backend's.
@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from umktls.errors import CallerError
-from umktls.nfsd.exports import LEVELS, MUTUAL, Security, level_of, security_of
-from umktls.nfsd.exports_file import FLAGS as EXPORTS_FLAGS
-from umktls.nfsd.exports_file import VALUES as EXPORTS_VALUES
-from umktls.nfsd.exports_file import (
+from umktls.nfsd.exports.exports import LEVELS, MUTUAL, Security, level_of, security_of
+from umktls.nfsd.exports.file import FLAGS as EXPORTS_FLAGS
+from umktls.nfsd.exports.file import VALUES as EXPORTS_VALUES
+from umktls.nfsd.exports.file import (
     ExportsFileError,
     Flags,
     Line,
@@ -32,7 +32,7 @@ from umktls.nfsd.exports_file import (
     read_text,
     read_words,
 )
-from umktls.nfsd.exports_rules import ANYBODY, Rules
+from umktls.nfsd.exports.rules import ANYBODY, Rules
 from umktls.rpc.server import Peer
 
 __all__ = ["Allowed", "Clients", "parse_clients", "read_clients"]

@@ -10,7 +10,7 @@ __all__ = ["MOST_CONNECTIONS", "Shares", "shares"]
 MOST_CONNECTIONS = 4096
 # Descriptors for the host's own work; a fourth of them all where there are few.
 OWN = 64
-# Those of open files: more are of no use to the table of handles (umktls.nfsd.server).
+# Those of open files: more are of no use to the table of handles (umktls.nfsd.program.server).
 MOST_FILES = 8192
 
 

@@ -25,7 +25,8 @@ HEAD = 64
 # Room for 8192 replies. The longest reply is to RENAME, with the attributes of two directories, or
 # to CREATE, with a handle of 64 bytes.
 REPLY_SETS, LONGEST_REPLY = 512, 512
-# As many places as a server remembers that is alone (umktls.nfsd.index), with a name of 255 bytes.
+# As many places as a server remembers that is alone (umktls.nfsd.tree.index), with a name of 255
+# bytes.
 PLACE_SETS, LONGEST_PLACE = 4096, 304
 # Bytes of the file, behind its end, that are locks and nothing else.
 STRIPES_AT, STRIPES = 1 << 40, 1024

@@ -21,10 +21,16 @@ import os
 from contextlib import AbstractContextManager
 
 from umktls.nfs.basic import NFS3_FHSIZE
-from umktls.nfsd.exports import Export
-from umktls.nfsd.index import IndexLocator
-from umktls.nfsd.locate import IDENT_LIMIT, PATH_FLAGS, KernelLocator, Locator, device_and_inode
-from umktls.nfsd.places import LocalPlaces, MakePlaces
+from umktls.nfsd.exports.exports import Export
+from umktls.nfsd.tree.index import IndexLocator
+from umktls.nfsd.tree.locate import (
+    IDENT_LIMIT,
+    PATH_FLAGS,
+    KernelLocator,
+    Locator,
+    device_and_inode,
+)
+from umktls.nfsd.tree.places import LocalPlaces, MakePlaces
 
 __all__ = ["HEAD_LENGTH", "Seal", "Volume", "best_locator"]
 

@@ -16,13 +16,13 @@ from contextlib import suppress
 
 from umktls.nfs import types
 from umktls.nfs.types import nfsstat3
-from umktls.nfsd import hostcalls
-from umktls.nfsd.attributes import post_op
-from umktls.nfsd.calls import Call
-from umktls.nfsd.descriptor import Descriptor
-from umktls.nfsd.errors import NfsError
-from umktls.nfsd.handles import Node
-from umktls.nfsd.locate import PATH_FLAGS
+from umktls.nfsd.program.calls import Call
+from umktls.nfsd.tree import hostcalls
+from umktls.nfsd.tree.attributes import post_op
+from umktls.nfsd.tree.descriptor import Descriptor
+from umktls.nfsd.tree.errors import NfsError
+from umktls.nfsd.tree.handles import Node
+from umktls.nfsd.tree.locate import PATH_FLAGS
 
 __all__ = ["DOTS", "component", "link", "lookup", "open_entry", "remove", "rename", "rmdir"]
 

@@ -33,8 +33,8 @@ from typing import TypeAlias, TypeVar
 
 from umktls.errors import CallerError
 from umktls.ktls.engines.choice import EngineChoice, named_engines
-from umktls.nfsd.exports import LEVELS, NOBODY_ID, Export, Security, Squash
-from umktls.nfsd.exports_rules import Network, Rules, ca_fingerprints, fingerprint, name_pattern
+from umktls.nfsd.exports.exports import LEVELS, NOBODY_ID, Export, Security, Squash
+from umktls.nfsd.exports.rules import Network, Rules, ca_fingerprints, fingerprint, name_pattern
 
 __all__ = [
     "FLAGS",

@@ -18,12 +18,12 @@ from collections.abc import Callable
 
 from umktls.nfs import types
 from umktls.nfs.types import nfsstat3, nfstime3, stable_how
-from umktls.nfsd import hostcalls
-from umktls.nfsd.attributes import OFFSET_MAX, fattr, nfstime, post_op
-from umktls.nfsd.calls import Call
-from umktls.nfsd.descriptor import READ, WRITE
-from umktls.nfsd.errors import NfsError
-from umktls.nfsd.listing import LISTING_LIMIT
+from umktls.nfsd.program.calls import Call
+from umktls.nfsd.program.listing import LISTING_LIMIT
+from umktls.nfsd.tree import hostcalls
+from umktls.nfsd.tree.attributes import OFFSET_MAX, fattr, nfstime, post_op
+from umktls.nfsd.tree.descriptor import READ, WRITE
+from umktls.nfsd.tree.errors import NfsError
 from umktls.rpc.xdr import Buffer
 
 __all__ = [

@@ -9,12 +9,12 @@ from itertools import chain
 
 from umktls.nfs import types
 from umktls.nfs.types import entry3, entryplus3, fattr3, nfsstat3
-from umktls.nfsd.attributes import fattr, post_op
-from umktls.nfsd.calls import Call
-from umktls.nfsd.directory import DOT_COOKIE, DOT_DOT_COOKIE, Entry
-from umktls.nfsd.errors import NfsError
-from umktls.nfsd.handles import Node
-from umktls.nfsd.locate import DIRECTORY_FLAGS, PATH_FLAGS
+from umktls.nfsd.program.calls import Call
+from umktls.nfsd.tree.attributes import fattr, post_op
+from umktls.nfsd.tree.directory import DOT_COOKIE, DOT_DOT_COOKIE, Entry
+from umktls.nfsd.tree.errors import NfsError
+from umktls.nfsd.tree.handles import Node
+from umktls.nfsd.tree.locate import DIRECTORY_FLAGS, PATH_FLAGS
 
 __all__ = ["LISTING_LIMIT", "readdir", "readdirplus"]
 

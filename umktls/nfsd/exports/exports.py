@@ -6,7 +6,7 @@ client's certificate names the user. A call whose connection has less is rejecte
 as by FreeBSD's nfsd, because Linux's client says why then (knfsd's answer is ACCES): by the gate if
 it has less than every export asks, else when the arguments have told which export is meant. Who may
 not use an export for another reason gets ACCES. The NULL procedure is always let through: it is the
-probe. What MOUNT asks is another matter: see `umktls.nfsd.mountd`.
+probe. What MOUNT asks is another matter: see `umktls.nfsd.program.mountd`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from umktls.errors import CallerError
 from umktls.ktls.engines.choice import EngineChoice
-from umktls.nfsd.exports_rules import ANYBODY, Rules
+from umktls.nfsd.exports.rules import ANYBODY, Rules
 from umktls.rpc.message import AuthStat
 from umktls.rpc.program import Procedure
 from umktls.rpc.server import CallContext, Peer

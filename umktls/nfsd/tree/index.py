@@ -35,16 +35,16 @@ from functools import partial
 from threading import Lock
 from typing import NamedTuple, TypeVar
 
-from umktls.nfsd import hostcalls
-from umktls.nfsd.descriptor import Descriptor
-from umktls.nfsd.locate import (
+from umktls.nfsd.tree import hostcalls
+from umktls.nfsd.tree.descriptor import Descriptor
+from umktls.nfsd.tree.locate import (
     DIRECTORY_FLAGS,
     IDENT_LIMIT,
     PATH_FLAGS,
     device_and_inode,
     not_served,
 )
-from umktls.nfsd.places import KEY_LENGTH, LocalPlaces, MakePlaces, Place
+from umktls.nfsd.tree.places import KEY_LENGTH, LocalPlaces, MakePlaces, Place
 
 __all__ = ["IndexLocator"]
 

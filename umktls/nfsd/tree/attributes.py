@@ -18,10 +18,10 @@ from umktls.nfs.types import (
     wcc_attr,
     wcc_data,
 )
-from umktls.nfsd import hostcalls
-from umktls.nfsd.descriptor import WRITE
-from umktls.nfsd.handles import Node
-from umktls.nfsd.volume import Volume
+from umktls.nfsd.tree import hostcalls
+from umktls.nfsd.tree.descriptor import WRITE
+from umktls.nfsd.tree.handles import Node
+from umktls.nfsd.tree.volume import Volume
 
 __all__ = ["MODE_BITS", "OFFSET_MAX", "fattr", "nfstime", "post_op", "set_attributes", "wcc"]
 

@@ -12,7 +12,7 @@ from itertools import combinations
 from typing import Any
 
 from umktls.ktls.engines.choice import EngineChoice
-from umktls.nfsd.exports import Export
+from umktls.nfsd.exports.exports import Export
 
 __all__ = ["engine_conflicts", "engine_for", "engines_asked_for"]
 

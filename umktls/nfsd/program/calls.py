@@ -18,16 +18,16 @@ from typing import Any, TypeVar
 from umktls.kernel.team.shared import Shared, Stripe
 from umktls.nfs.status import status_of
 from umktls.nfs.types import nfsstat3, sattr3, wcc_data
-from umktls.nfsd import hostcalls
-from umktls.nfsd.attributes import post_op, set_attributes, wcc
-from umktls.nfsd.credentials import Actor, Identity, believed
-from umktls.nfsd.descriptor import READ, WRITE, Descriptor
-from umktls.nfsd.directory import Listings
-from umktls.nfsd.errors import NfsError
-from umktls.nfsd.exports import Export
-from umktls.nfsd.handles import Handles, Node
-from umktls.nfsd.managedgroups import ManagedGroups
-from umktls.nfsd.volume import Volume
+from umktls.nfsd.exports.exports import Export
+from umktls.nfsd.exports.managedgroups import ManagedGroups
+from umktls.nfsd.program.credentials import Actor, Identity, believed
+from umktls.nfsd.tree import hostcalls
+from umktls.nfsd.tree.attributes import post_op, set_attributes, wcc
+from umktls.nfsd.tree.descriptor import READ, WRITE, Descriptor
+from umktls.nfsd.tree.directory import Listings
+from umktls.nfsd.tree.errors import NfsError
+from umktls.nfsd.tree.handles import Handles, Node
+from umktls.nfsd.tree.volume import Volume
 from umktls.rpc.message import AuthStat
 from umktls.rpc.server import CallContext, NotAuthentic, Peer
 

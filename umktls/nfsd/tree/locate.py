@@ -19,8 +19,8 @@ import os
 from collections.abc import Sequence
 from typing import Protocol
 
-from umktls.nfsd import hostcalls
-from umktls.nfsd.descriptor import Descriptor
+from umktls.nfsd.tree import hostcalls
+from umktls.nfsd.tree.descriptor import Descriptor
 
 __all__ = [
     "DIRECTORY_FLAGS",

@@ -30,14 +30,14 @@ from umktls.nfs.mount import (
     mountstat3,
 )
 from umktls.nfs.types import nfsstat3
-from umktls.nfsd.calls import Call, Site, status_of_error
-from umktls.nfsd.credentials import Identity, believed
-from umktls.nfsd.errors import NfsError
-from umktls.nfsd.exports import Export
-from umktls.nfsd.exports_rules import Network
-from umktls.nfsd.handles import Node
-from umktls.nfsd.names import DOTS, component, open_entry
-from umktls.nfsd.volume import Volume
+from umktls.nfsd.exports.exports import Export
+from umktls.nfsd.exports.rules import Network
+from umktls.nfsd.program.calls import Call, Site, status_of_error
+from umktls.nfsd.program.credentials import Identity, believed
+from umktls.nfsd.program.names import DOTS, component, open_entry
+from umktls.nfsd.tree.errors import NfsError
+from umktls.nfsd.tree.handles import Node
+from umktls.nfsd.tree.volume import Volume
 from umktls.rpc.message import AuthFlavor
 from umktls.rpc.server import CallContext, Handler
 

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from umktls.errors import UnsupportedError
-from umktls.nfsd import hostcalls
-from umktls.nfsd.exports import NOBODY_ID, Export
-from umktls.nfsd.managedgroups import ManagedGroups
+from umktls.nfsd.exports.exports import NOBODY_ID, Export
+from umktls.nfsd.exports.managedgroups import ManagedGroups
+from umktls.nfsd.tree import hostcalls
 from umktls.rpc.message import AuthSys
 from umktls.rpc.server import Peer
 

@@ -21,9 +21,9 @@ from contextlib import suppress
 from threading import Lock
 
 from umktls.nfs.basic import nfsstat3
-from umktls.nfsd.descriptor import READ, WRITE, Descriptor
-from umktls.nfsd.errors import NfsError
-from umktls.nfsd.volume import HEAD_LENGTH, Seal, Volume
+from umktls.nfsd.tree.descriptor import READ, WRITE, Descriptor
+from umktls.nfsd.tree.errors import NfsError
+from umktls.nfsd.tree.volume import HEAD_LENGTH, Seal, Volume
 
 __all__ = ["Handles", "Node"]
 

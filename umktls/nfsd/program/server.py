@@ -16,18 +16,18 @@ from umktls.kernel.krpc.descriptors import shares
 from umktls.kernel.team.shared import Shared
 from umktls.nfs import types
 from umktls.nfs.program import MOUNT1, MOUNT3, NFS3
-from umktls.nfsd import creation, files, listing, names
-from umktls.nfsd.calls import Call, Operation, Site, WriteVerifier
-from umktls.nfsd.credentials import Actor
-from umktls.nfsd.directory import Listings
-from umktls.nfsd.errors import NfsError
-from umktls.nfsd.exports import Export, LevelGate
-from umktls.nfsd.handles import Handles
-from umktls.nfsd.locate import Locator
-from umktls.nfsd.managedgroups import ManagedGroups
-from umktls.nfsd.mountd import Mountd
-from umktls.nfsd.volume import Volume, best_locator
-from umktls.nfsd.waiting import handles_in, lane_of
+from umktls.nfsd.exports.exports import Export, LevelGate
+from umktls.nfsd.exports.managedgroups import ManagedGroups
+from umktls.nfsd.program import creation, files, listing, names
+from umktls.nfsd.program.calls import Call, Operation, Site, WriteVerifier
+from umktls.nfsd.program.credentials import Actor
+from umktls.nfsd.program.mountd import Mountd
+from umktls.nfsd.program.waiting import handles_in, lane_of
+from umktls.nfsd.tree.directory import Listings
+from umktls.nfsd.tree.errors import NfsError
+from umktls.nfsd.tree.handles import Handles
+from umktls.nfsd.tree.locate import Locator
+from umktls.nfsd.tree.volume import Volume, best_locator
 from umktls.private import own_directory, read_secret
 from umktls.rpc.server import CallContext, Handler, Lane, Service
 
@@ -73,11 +73,11 @@ class NfsServer:
 
     `state_dir` (made if missing) keeps the secret by which handles are authenticated: with the same
     one, handles survive a restart. `mount_tls`: MOUNT asks for the security that NFS asks for,
-    which real clients do not have there. `manage_gids`: see `umktls.nfsd.managedgroups`. Call
-    `expire` every few seconds, and `close` at the end.
-    CallerError for exports that do not go together, WorldError for a state directory that cannot be
-    used, UnsupportedError for root without the right to act for others. `shared`: what the workers
-    of one server have in common, of which this is one.
+    which real clients do not have there. `manage_gids`: see `umktls.nfsd.exports.managedgroups`.
+    Call `expire` every few seconds, and `close` at the end. CallerError for exports that do not go
+    together, WorldError for a state directory that cannot be used, UnsupportedError for root
+    without the right to act for others. `shared`: what the workers of one server have in common, of
+    which this is one.
     """
 
     def __init__(

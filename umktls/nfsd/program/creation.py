@@ -18,13 +18,13 @@ from dataclasses import replace
 
 from umktls.nfs import types
 from umktls.nfs.types import createmode3, fattr3, ftype3, nfsstat3, sattr3
-from umktls.nfsd.attributes import MODE_BITS, fattr
-from umktls.nfsd.calls import Call
-from umktls.nfsd.descriptor import WRITE, Descriptor
-from umktls.nfsd.errors import NfsError
-from umktls.nfsd.handles import Node
-from umktls.nfsd.locate import PATH_FLAGS
-from umktls.nfsd.names import component, open_entry
+from umktls.nfsd.program.calls import Call
+from umktls.nfsd.program.names import component, open_entry
+from umktls.nfsd.tree.attributes import MODE_BITS, fattr
+from umktls.nfsd.tree.descriptor import WRITE, Descriptor
+from umktls.nfsd.tree.errors import NfsError
+from umktls.nfsd.tree.handles import Node
+from umktls.nfsd.tree.locate import PATH_FLAGS
 
 __all__ = ["create", "mkdir", "mknod", "symlink"]
 
