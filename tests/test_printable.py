@@ -17,8 +17,8 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from umktls_daemons.background import Launch
-from umktls_daemons.logs import set_up_logging
+from umktls_daemons.programs.background import Launch
+from umktls_daemons.programs.logs import set_up_logging
 from umktls_fs import background, command, helper
 
 from tests.cli.fakes import fake_host

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from umktls_daemons.options import ClientOptions, ServerOptions
-from umktls_daemons.rpctlscd import ClientService
-from umktls_daemons.rpctlssd import ServerService
-from umktls_daemons.running import upcalls_of
-from umktls_daemons.service import HandshakeService
+from umktls_daemons.programs.options import ClientOptions, ServerOptions
+from umktls_daemons.programs.rpctlscd import ClientService
+from umktls_daemons.programs.rpctlssd import ServerService
+from umktls_daemons.programs.running import upcalls_of
+from umktls_daemons.programs.service import HandshakeService
 
 from tests.daemons.fakekernel import SECONDS, FakeKernel, FakeSocket
 from tests.daemons.pki import certificates

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from umktls_daemons import records
+from umktls_daemons.sessions import records
 
 from tests.daemons.fakekernel import FakeSocket
 from tests.daemons.harness import daemon

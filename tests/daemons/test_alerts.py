@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from umktls_daemons.alerts import Alert, advice_for
-from umktls_daemons.failure import VERIFY_ALERTS, alert_received
-from umktls_daemons.identity import Identity, Trust
-from umktls_daemons.tlsadapter import ClientCertificates, TlsContext, TlsError, Versions
+from umktls_daemons.tls.alerts import Alert, advice_for
+from umktls_daemons.tls.failure import VERIFY_ALERTS, alert_received
+from umktls_daemons.tls.identity import Identity, Trust
+from umktls_daemons.tls.tlsadapter import ClientCertificates, TlsContext, TlsError, Versions
 
 from tests.daemons.fakekernel import SECONDS, FakeSocket
 from tests.daemons.harness import client_context, daemon

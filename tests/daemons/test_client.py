@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from umktls_daemons.identity import ConfigurationError
-from umktls_daemons.rpctlscd import SessionCache
+from umktls_daemons.programs.rpctlscd import SessionCache
+from umktls_daemons.tls.identity import ConfigurationError
 
 from tests.daemons.fakekernel import SECONDS, FakeSocket
 from tests.daemons.harness import Harness, daemon, echo, server_context

@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import Callable
 
 import pytest
-from umktls_daemons.failure import HandshakeFailure
-from umktls_daemons.handshake import Expectations, TrafficKeys, handshake
-from umktls_daemons.identity import Identity, Trust
-from umktls_daemons.records import proven_count, split_records
-from umktls_daemons.tlsadapter import (
+from umktls_daemons.sessions.handshake import Expectations, TrafficKeys, handshake
+from umktls_daemons.sessions.records import proven_count, split_records
+from umktls_daemons.tls.failure import HandshakeFailure
+from umktls_daemons.tls.identity import Identity, Trust
+from umktls_daemons.tls.tlsadapter import (
     ClientCertificates,
     Endpoint,
     TlsContext,
@@ -204,7 +204,7 @@ def test_a_number_that_cannot_be_proven_is_not_assumed(monkeypatch: pytest.Monke
     def fails(*of: object) -> int:
         raise PeerError("record 0 does not verify")
 
-    monkeypatch.setattr("umktls_daemons.handshake.proven_count", fails)
+    monkeypatch.setattr("umktls_daemons.sessions.handshake.proven_count", fails)
     ours = context(server=False).client("localhost")
     peer = MemoryPeer(context(server=True).server(ClientCertificates.DEMAND))
     with pytest.raises(HandshakeFailure, match="cannot be proven: record 0") as caught:
@@ -213,7 +213,7 @@ def test_a_number_that_cannot_be_proven_is_not_assumed(monkeypatch: pytest.Monke
 
 
 def test_so_many_chains_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("umktls_daemons.tlsadapter.CHAINS_LIMIT", 1)
+    monkeypatch.setattr("umktls_daemons.tls.tlsadapter.CHAINS_LIMIT", 1)
     clients = context(server=False), context(server=False, identity="chained-client")
     made = context(server=True)
     for client in clients:

@@ -6,7 +6,7 @@ import socket
 import threading
 
 import pytest
-from umktls_daemons.hostnames import Wildcards, has_name, is_address, reverse_name
+from umktls_daemons.tls.hostnames import Wildcards, has_name, is_address, reverse_name
 
 from umktls.certs.pki import Authority, Leaf
 from umktls.userland.streams import Deadline

@@ -16,9 +16,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from hypothesis import given
 from hypothesis import strategies as st
-from umktls_daemons.facts import alternative_names, facts_of
-from umktls_daemons.identity import ConfigurationError
-from umktls_daemons.users import names_of, own_domain, user_of, utf8_string_untrusted
+from umktls_daemons.tls.facts import alternative_names, facts_of
+from umktls_daemons.tls.identity import ConfigurationError
+from umktls_daemons.tls.users import names_of, own_domain, user_of, utf8_string_untrusted
 
 from tests.daemons.fakekernel import SECONDS, FakeSocket
 from tests.daemons.harness import ENCRYPTED, MUTUAL, Harness, Peer, client_context, daemon

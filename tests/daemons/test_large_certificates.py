@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from umktls_daemons.handshake import CERTIFICATES_LIMIT
-from umktls_daemons.identity import Identity, Trust
-from umktls_daemons.tlsadapter import (
+from umktls_daemons.sessions.handshake import CERTIFICATES_LIMIT
+from umktls_daemons.tls.identity import Identity, Trust
+from umktls_daemons.tls.tlsadapter import (
     TICKET_LIMIT,
     ClientCertificates,
     Endpoint,

@@ -13,8 +13,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from umktls_daemons.identity import Identity, Trust
-from umktls_daemons.tlsadapter import AUTHORITIES_LIMIT, ClientCertificates, TlsContext, Versions
+from umktls_daemons.tls.identity import Identity, Trust
+from umktls_daemons.tls.tlsadapter import (
+    AUTHORITIES_LIMIT,
+    ClientCertificates,
+    TlsContext,
+    Versions,
+)
 
 from tests.daemons.fakekernel import SECONDS
 from tests.daemons.harness import MUTUAL, client_context, daemon, exchange

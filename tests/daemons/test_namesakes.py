@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from umktls_daemons.failure import VerifyProblem, verify_failure
+from umktls_daemons.tls.failure import VerifyProblem, verify_failure
 
 from umktls.certs.pki import Authority, Leaf
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 import pytest
-from umktls_daemons import rpctlscd, rpctlssd
-from umktls_daemons.hostnames import Wildcards
-from umktls_daemons.options import ClientOptions, Options, ServerOptions, UsageProblem
-from umktls_daemons.running import Start
+from umktls_daemons.programs import rpctlscd, rpctlssd
+from umktls_daemons.programs.options import ClientOptions, Options, ServerOptions, UsageProblem
+from umktls_daemons.programs.running import Start
+from umktls_daemons.tls.hostnames import Wildcards
 
 from umktls.nfsd.exports.file import FLAGS, VALUES
 

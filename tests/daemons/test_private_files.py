@@ -8,9 +8,9 @@ import stat
 from pathlib import Path
 
 import pytest
-from umktls_daemons.background import PidFile, PidFileError
-from umktls_daemons.identity import ConfigurationError
-from umktls_daemons.keylog import KeyLogFile
+from umktls_daemons.programs.background import PidFile, PidFileError
+from umktls_daemons.tls.identity import ConfigurationError
+from umktls_daemons.tls.keylog import KeyLogFile
 
 LINE = b"CLIENT_TRAFFIC_SECRET_0 00 11"
 

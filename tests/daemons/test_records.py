@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from umktls_daemons.alerts import Alert, Breach, advice_for
-from umktls_daemons.records import (
+from umktls_daemons.sessions.records import (
     HANDSHAKE,
     HandshakeMessages,
     Ratchet,
@@ -19,6 +18,7 @@ from umktls_daemons.records import (
     seal_record,
     split_records,
 )
+from umktls_daemons.tls.alerts import Alert, Breach, advice_for
 
 from umktls.abi.alerts import TlsAlert, alert_name
 from umktls.errors import PeerError

@@ -11,9 +11,9 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from umktls_daemons.service import Attempt, Taken
-from umktls_daemons.session import LiveSession
-from umktls_daemons.tlsadapter import TlsContext
+from umktls_daemons.programs.service import Attempt, Taken
+from umktls_daemons.sessions.session import LiveSession
+from umktls_daemons.tls.tlsadapter import TlsContext
 
 from tests.daemons.fakekernel import SECONDS, FakeSocket
 from tests.daemons.harness import (

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from umktls_daemons.identity import ConfigurationError
+from umktls_daemons.tls.identity import ConfigurationError
 
 from tests.daemons.fakekernel import SECONDS, FakeSocket
 from tests.daemons.harness import (

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from umktls_daemons import rpctlscd, rpctlssd
-from umktls_daemons.identity import ConfigurationError
-from umktls_daemons.logs import set_up_logging
+from umktls_daemons.programs import rpctlscd, rpctlssd
+from umktls_daemons.programs.logs import set_up_logging
+from umktls_daemons.tls.identity import ConfigurationError
 
 from tests.daemons.fakekernel import SECONDS, FakeKernel
 from tests.daemons.pki import PASSPHRASE, certificates

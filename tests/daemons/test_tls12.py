@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from umktls_daemons.identity import ConfigurationError
-from umktls_daemons.tls12 import IANA_NAMES, key_block, prf, sessions, split_ciphers, suite_of
+from umktls_daemons.tls.identity import ConfigurationError
+from umktls_daemons.tls.tls12 import IANA_NAMES, key_block, prf, sessions, split_ciphers, suite_of
 
 from tests.daemons.fakekernel import SECONDS, FakeSocket
 from tests.daemons.harness import (

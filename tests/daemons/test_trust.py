@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from OpenSSL import crypto
-from umktls_daemons.handshake import Alpn, Expectations, refusal, remark
-from umktls_daemons.identity import ConfigurationError, Identity, Trust, load_crls
-from umktls_daemons.tlsadapter import ClientCertificates, Endpoint, TlsContext
+from umktls_daemons.sessions.handshake import Alpn, Expectations, refusal, remark
+from umktls_daemons.tls.identity import ConfigurationError, Identity, Trust, load_crls
+from umktls_daemons.tls.tlsadapter import ClientCertificates, Endpoint, TlsContext
 
 from tests.daemons.fakekernel import SECONDS
 from tests.daemons.harness import (

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 import pytest
-from umktls_daemons import rpctlscd, rpctlssd
+from umktls_daemons.programs import rpctlscd, rpctlssd
 from umktls_fs.helper import helper
 from umktls_fs.options import OPTIONS, parse_options
 
@@ -42,7 +42,7 @@ FOREIGN = {
     "--no-deps": "pip",
     "--path": "systemd-escape",
     "--suffix": "systemd-escape",
-    "--report": "daemons/inspector.py",
+    "--report": "daemons/programs/inspector.py",
     # The example of `umktls run-daemon`, a daemon of somebody's own.
     "--cert": "mydaemon",
     "--dir": "mydaemon",

@@ -15,7 +15,7 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from umktls_daemons.bounce import Relay
+from umktls_daemons.sessions.bounce import Relay
 
 from umktls.kernel.ground.turns import Turn
 from umktls.kernel.sockets.lanes import LONGEST_OF_CLIENT, ClearIntake, CountingQueue, PlainIntake

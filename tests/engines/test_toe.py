@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
-from umktls_daemons.options import ClientOptions as Options
-from umktls_daemons.rpctlscd import ClientService
-from umktls_daemons.service import Attempt, Taken
+from umktls_daemons.programs.options import ClientOptions as Options
+from umktls_daemons.programs.rpctlscd import ClientService
+from umktls_daemons.programs.service import Attempt, Taken
 
 from tests.conftest import patience
 from tests.engines.test_hosts import TICKETS, engine, halves, talk

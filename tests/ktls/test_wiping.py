@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from umktls_daemons.records import Ratchet
+from umktls_daemons.sessions.records import Ratchet
 
 from umktls.abi.personality import personality
 from umktls.ktls.calls import KtlsSocket

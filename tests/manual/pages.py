@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from umktls_daemons import rpctlscd, rpctlssd
-from umktls_daemons.running import EPILOG
+from umktls_daemons.programs import rpctlscd, rpctlssd
+from umktls_daemons.programs.running import EPILOG
 from umktls_fs.helper import helper
 
 from tests.manual.roff import Roff, markdown, page

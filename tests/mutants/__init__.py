@@ -5,7 +5,7 @@ tests that reach that place. A mutant that lives is a hole in the tests, or make
 
 The first run measures which test reaches which line: all tests, half an hour. Then each mutant is
 played against the tests that are likeliest to notice it, a few seconds: some hours for all, so say
-which (`make mutants ARGS="umktls/rpc daemons/handshake.py"`), or have a sample
+which (`make mutants ARGS="umktls/rpc daemons/sessions/handshake.py"`), or have a sample
 (`ARGS="--sample 30"`: of each folder so many, always the same). `ARGS=--list` says which there are.
 What was found is in bench-results/mutants; stopped and started again it goes on.
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 import trio
-from umktls_daemons.handshake import handshake
-from umktls_daemons.identity import ConfigurationError
-from umktls_daemons.records import NEW_SESSION_TICKET, open_record, opener_of
-from umktls_daemons.tlsadapter import ClientCertificates
+from umktls_daemons.sessions.handshake import handshake
+from umktls_daemons.sessions.records import NEW_SESSION_TICKET, open_record, opener_of
+from umktls_daemons.tls.identity import ConfigurationError
+from umktls_daemons.tls.tlsadapter import ClientCertificates
 from umktls_fs.options import MountOptions
 
 from tests.daemons.fakekernel import SECONDS

@@ -39,7 +39,7 @@ def test_all_the_descriptors_that_there_are() -> None:
 LOOK = """
 import ctypes, os, resource
 from umktls.userland.limits import keep_memory_private
-from umktls_daemons.workers import set_title
+from umktls_daemons.programs.workers import set_title
 if os.geteuid() == 0:
     os.setgroups([]); os.setresgid(4711, 4711, 4711); os.setresuid(4711, 4711, 4711)
 keep_memory_private()

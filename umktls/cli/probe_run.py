@@ -1,7 +1,7 @@
 """What `umktls probe` does: one phase after the other, each with what came back.
 
 The connection is made as a mount makes it, by a client host with kernel TLS and a daemon of its
-own, which takes any certificate and writes down what is wrong (daemons/inspector.py).
+own, which takes any certificate and writes down what is wrong (daemons/programs/inspector.py).
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ async def phases_with_tls(host: Host, target: Target, directory: Path, report: R
 
 def daemon(target: Target, directory: Path) -> Subject:
     """The daemon that looks at servers, to be started."""
-    command = [sys.executable, "-m", "umktls_daemons.inspector"]
+    command = [sys.executable, "-m", "umktls_daemons.programs.inspector"]
     options: dict[str, Path | None] = {
         "--rundir": directory / "run",
         "--report": directory / "report",

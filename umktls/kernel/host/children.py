@@ -40,7 +40,7 @@ TERMINATE_GRACE = 3.0
 # Without a thread that waits for a process, it is looked at so often (seconds).
 LOOK_SECONDS = 0.5
 LOG_TAIL = 2048
-# How a line of a daemon's log begins (umktls_daemons.logs).
+# How a line of a daemon's log begins (umktls_daemons.programs.logs).
 ORDINARY = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\S* \S+\[\d+\]: ")
 
 

@@ -48,7 +48,7 @@ __all__ = [
     "rekey",
 ]
 
-# The phase of a failed handshake that says so (daemons/failure.py).
+# The phase of a failed handshake that says so (daemons/tls/failure.py).
 CONNECTION_LOST = "connection"
 # A session that ends waits so long for its daemon, then it is dropped all the same.
 DISCONNECT_SECONDS = 5.0

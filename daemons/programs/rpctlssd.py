@@ -14,18 +14,18 @@ from umktls.errors import UmktlsError
 from umktls.userland.libc import Kernel
 from umktls.userland.upcalls import Connect, Connected
 
+from ..sessions.established import EstablishedSession
+from ..sessions.handshake import Expectations
+from ..tls.facts import facts_of
+from ..tls.failure import HandshakeFailure, VerifyProblem, certificate_names
+from ..tls.hostnames import has_name, reverse_name
+from ..tls.keylog import KeyLogFile
+from ..tls.tlsadapter import Chain, ClientCertificates, TlsContext
+from ..tls.users import CertificateUser, names_of, own_domain, user_of
 from .background import Launch
-from .established import EstablishedSession
-from .facts import facts_of
-from .failure import HandshakeFailure, VerifyProblem, certificate_names
-from .handshake import Expectations
-from .hostnames import has_name, reverse_name
-from .keylog import KeyLogFile
 from .options import ServerOptions, server_options
 from .running import Start, begin, program, serve, start_options
 from .service import Attempt, HandshakeService, Taken
-from .tlsadapter import Chain, ClientCertificates, TlsContext
-from .users import CertificateUser, names_of, own_domain, user_of
 from .workers import run_workers
 
 __all__ = ["ServerService", "main"]

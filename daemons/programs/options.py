@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, Self, get_args
 
 import click
 
-from .handshake import Alpn
-from .hostnames import Wildcards
-from .identity import ConfigurationError, Identity, Trust
-from .keylog import KeyLogFile
-from .tlsadapter import TlsContext, Versions
+from ..sessions.handshake import Alpn
+from ..tls.hostnames import Wildcards
+from ..tls.identity import ConfigurationError, Identity, Trust
+from ..tls.keylog import KeyLogFile
+from ..tls.tlsadapter import TlsContext, Versions
 
 __all__ = [
     "ClientOptions",

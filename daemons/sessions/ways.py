@@ -25,6 +25,7 @@ from umktls.ktls.session import Session
 from umktls.ktls.session.schedule import next_traffic_secret
 from umktls.userland.libc import Record, Socket
 
+from ..tls.tlsadapter import Endpoint, Progress, TlsError
 from .handshake import TrafficKeys
 from .records import (
     ALERT,
@@ -39,7 +40,6 @@ from .records import (
     sealer_of,
     split_records,
 )
-from .tlsadapter import Endpoint, Progress, TlsError
 
 __all__ = [
     "BounceReceiving",

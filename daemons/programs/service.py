@@ -38,16 +38,16 @@ from umktls.userland.libc import Kernel, Record, Socket
 from umktls.userland.streams import Deadline
 from umktls.userland.upcalls import Connect, Upcalls
 
-from .adopted import adopt
-from .alerts import Alert
-from .established import EstablishedSession, first_deposit
-from .facts import subject_of
-from .failure import HandshakeFailure, VerifyProblem
-from .handshake import Expectations, TrafficKeys, handshake, remark
-from .identity import ConfigurationError
-from .records import ALERT, seal_record
-from .session import LiveSession
-from .tlsadapter import Chain, Endpoint, TlsSession
+from ..sessions.adopted import adopt
+from ..sessions.established import EstablishedSession, first_deposit
+from ..sessions.handshake import Expectations, TrafficKeys, handshake, remark
+from ..sessions.records import ALERT, seal_record
+from ..sessions.session import LiveSession
+from ..tls.alerts import Alert
+from ..tls.facts import subject_of
+from ..tls.failure import HandshakeFailure, VerifyProblem
+from ..tls.identity import ConfigurationError
+from ..tls.tlsadapter import Chain, Endpoint, TlsSession
 
 __all__ = ["Attempt", "HandshakeService", "Sessions", "Taken"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from umktls.printable import PrintableFormatter
 
-from .identity import ConfigurationError
+from ..tls.identity import ConfigurationError
 
 __all__ = ["SYSLOG_SOCKET", "set_up_logging"]
 

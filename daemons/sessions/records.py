@@ -26,7 +26,7 @@ from umktls.ktls.session.suites import TLS_1_2, Suite
 from umktls.userland.libc import Record
 from umktls.userland.streams import RECORD_HEADER, record_length_untrusted
 
-from .alerts import Breach
+from ..tls.alerts import Breach
 
 __all__ = [
     "APPLICATION_DATA",

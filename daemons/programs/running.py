@@ -29,8 +29,8 @@ from umktls.userland.limits import keep_memory_private, raise_descriptor_limit
 from umktls.userland.notify import notify, reloading
 from umktls.userland.upcalls import Upcalls
 
+from ..tls.identity import ConfigurationError
 from .background import Launch, PidFile, PidFileError
-from .identity import ConfigurationError
 from .logs import SYSLOG_SOCKET, set_up_logging
 from .options import UsageProblem
 from .service import HandshakeService

@@ -36,11 +36,11 @@ from umktls.userland.streams import (
     NotTls,
 )
 
-from . import tls12
-from .alerts import OLDER_TLS, Alert
-from .failure import HandshakeFailure, VerifyProblem, alert_received, verify_failure
+from ..tls import tls12
+from ..tls.alerts import OLDER_TLS, Alert
+from ..tls.failure import HandshakeFailure, VerifyProblem, alert_received, verify_failure
+from ..tls.tlsadapter import ALPN, Endpoint, TlsError
 from .records import ALERT, proven_count, seal_record, split_records
-from .tlsadapter import ALPN, Endpoint, TlsError
 
 # What of a peer that does not speak ALPN: go on and tell, turn it down, or go on and be silent.
 Alpn = Literal["auto", "strict", "compat"]

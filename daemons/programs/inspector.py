@@ -23,13 +23,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from umktls.errors import UmktlsError
 from umktls.userland.libc import Kernel
 
-from .facts import alternative_names
-from .failure import verify_failure
+from ..tls.facts import alternative_names
+from ..tls.failure import verify_failure
+from ..tls.tlsadapter import Endpoint
 from .options import ClientOptions
 from .rpctlscd import ClientService
 from .running import serve
 from .service import Attempt, Taken
-from .tlsadapter import Endpoint
 
 __all__ = ["Inspector", "certificate_facts", "main"]
 

@@ -37,12 +37,12 @@ from umktls.ktls.session import Direction
 from umktls.ktls.session.errors import NULL_ON_ONE_SIDE, RecordError
 from umktls.userland.libc import Record, Socket
 
-from .alerts import Alert, Breach
+from ..tls.alerts import Alert, Breach
+from ..tls.tlsadapter import Endpoint, TlsError, TlsSession
 from .bounce import Relay
 from .established import EstablishedSession, Tracer
 from .handshake import TrafficKeys
 from .records import ALERT, APPLICATION_DATA, HANDSHAKE, HandshakeMessage
-from .tlsadapter import Endpoint, TlsError, TlsSession
 from .ways import (
     BounceReceiving,
     BounceSending,

@@ -28,8 +28,9 @@ from umktls.upcall.deposit import LAYOUT, Deposit
 from umktls.userland.libc import Record, Socket, SystemCallError
 from umktls.userland.streams import Deadline
 
-from .alerts import Alert, Breach, advice_for
-from .failure import VerifyProblem
+from ..tls.alerts import Alert, Breach, advice_for
+from ..tls.failure import VerifyProblem
+from ..tls.tlsadapter import Chain
 from .handshake import TrafficKeys
 from .records import (
     ALERT,
@@ -39,7 +40,6 @@ from .records import (
     HandshakeMessage,
     HandshakeMessages,
 )
-from .tlsadapter import Chain
 from .ways import NoSecondKey, PlainReceiving, PlainSending, Receiving, Sending
 
 __all__ = ["EstablishedSession", "Tracer", "first_deposit"]

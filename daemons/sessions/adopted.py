@@ -26,7 +26,7 @@ from umktls.ktls.session.suites import OTHER_SUITES, SUITES, TLS_1_3, Suite
 from umktls.upcall.deposit import Deposit, KeyState
 from umktls.userland.libc import Record, Socket
 
-from .alerts import Alert, Breach
+from ..tls.alerts import Alert, Breach
 from .established import EstablishedSession, Tracer
 from .records import KEY_UPDATE, NEW_SESSION_TICKET, HandshakeMessage, HandshakeMessages, Ratchet
 from .ways import PlainReceiving, PlainSending

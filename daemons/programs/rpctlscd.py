@@ -15,16 +15,16 @@ from umktls.abi.rpctls import RPCTLSERR_OK, RpctlsErr
 from umktls.userland.libc import Kernel
 from umktls.userland.upcalls import Connect, Connected
 
+from ..sessions.handshake import Expectations
+from ..tls.failure import HandshakeFailure, VerifyProblem
+from ..tls.hostnames import is_address, reverse_name
+from ..tls.identity import ConfigurationError, Identity
+from ..tls.keylog import KeyLogFile
+from ..tls.tlsadapter import Chain, TlsContext, TlsSession
 from .background import Launch
-from .failure import HandshakeFailure, VerifyProblem
-from .handshake import Expectations
-from .hostnames import is_address, reverse_name
-from .identity import ConfigurationError, Identity
-from .keylog import KeyLogFile
 from .options import ClientOptions, client_options
 from .running import Start, begin, program, serve, start_options
 from .service import Attempt, HandshakeService, Taken
-from .tlsadapter import Chain, TlsContext, TlsSession
 
 __all__ = ["ClientService", "ClientTls", "SessionCache", "main"]
 
