@@ -185,7 +185,7 @@ async def test_mountd_somewhere_else(tmp_path: Path, security: str, mount_tls: b
     server, and at the end MOUNT hears of it."""
     certs = directory(tmp_path / "pki", Authority.create())
     nfsd = NfsServer([Export(str(tmp_path))], tmp_path / "state")
-    nfs, mountd = nfsd.services()
+    nfs, mountd, _ = nfsd.services()
     common: dict[str, Any] = {"security": security, "certs": certs}
     server = ServerConfig(("127.0.0.1",), 0, **common)
     async with AsyncExitStack() as stack:
@@ -275,7 +275,7 @@ async def test_nfs_where_rpcbind_says(
 async def test_mount_comes_later_than_nfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that boots: rpcbind knows MOUNT at the third time it is asked."""
     nfsd = NfsServer([Export(str(tmp_path))], tmp_path / "state")
-    nfs, mountd = nfsd.services()
+    nfs, mountd, _ = nfsd.services()
     monkeypatch.setattr(client, "RETRY_PAUSES", (0.01,))
     asked: list[Any] = []
 

@@ -134,7 +134,7 @@ async def test_a_server_that_wants_one_level_alone(
     """As knfsd: NFS3ERR_ACCES for FSINFO on any connection but those; MOUNT is elsewhere."""
     certs = directory(tmp_path / "pki", Authority.create())
     nfsd = NfsServer([Export(str(tmp_path))], tmp_path / "state")
-    nfs, mountd = nfsd.services()
+    nfs, mountd, _ = nfsd.services()
 
     def fsinfo(args: Any, context: CallContext) -> Any:
         if level_of(context.peer) != wants:
