@@ -117,6 +117,7 @@ def test_demo_kept_stays_up_until_it_is_interrupted(place: Path, library: Path) 
     assert_nothing_left(place)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_demo_interrupted_cleans_up_and_fails(place: Path, library: Path, number: int) -> None:
     with demo(place, "--tree", str(library)) as process:

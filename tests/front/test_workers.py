@@ -6,11 +6,14 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.front.test_command import carrying
 from tests.system.live import until
 from umktls.kernel.team.gather import backends_of_all
 
 
+@pytest.mark.long
 def test_two_workers_carry_one_mount(tmp_path: Path) -> None:
     """Its connections go over both; `stat` has each backend once, with the connections of all. Of a
     worker that is killed the mount notices nothing, and SIGHUP is for both."""

@@ -61,6 +61,9 @@ def test_leaves_a_process():
 """
 
 
+pytestmark = pytest.mark.long
+
+
 @pytest.fixture
 def copy(tmp_path: Path) -> Copy:
     top = tmp_path / "top"

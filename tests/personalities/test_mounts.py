@@ -117,6 +117,7 @@ def test_a_peer_that_gets_new_keys(client: str, server: str) -> None:
         assert "takes no second one" in warning["reason"]
 
 
+@pytest.mark.long
 def test_freebsd13_0() -> None:
     """It receives no TLS 1.3. A mount is refused, bounced, or does with TLS 1.2."""
     needs_fuse()
