@@ -7,9 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
 from OpenSSL import crypto
 from umktls_daemons.sessions.handshake import Alpn, Expectations, refusal, remark
-from umktls_daemons.tls.identity import ConfigurationError, Identity, Trust, load_crls
+from umktls_daemons.tls.identity import (
+    ConfigurationError,
+    Identity,
+    Trust,
+    load_crls,
+    load_private_key,
+)
 from umktls_daemons.tls.tlsadapter import ClientCertificates, Endpoint, TlsContext
 
 from tests.daemons.fakekernel import SECONDS
@@ -86,6 +99,25 @@ def test_trust_in_words(tmp_path: Path) -> None:
 def test_trust_in_what_is_not_there(trust: Trust, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         trust.check()
+
+
+def test_a_directory_in_which_nothing_can_be_found(tmp_path: Path) -> None:
+    """OpenSSL looks for hashes of names alone: no CA would ever be believed, and nobody told."""
+    (tmp_path / "ca.pem").write_bytes(certificates().ca.read_bytes())
+    with pytest.raises(ConfigurationError, match=r"hashed name.*openssl rehash"):
+        Trust(directory=tmp_path).check()
+    Trust(directory=ca_directory(tmp_path / "cas", certificates().ca)).check()
+
+
+@pytest.mark.parametrize("passphrase", [None, b"words"])
+def test_a_key_that_no_certificate_has(tmp_path: Path, passphrase: bytes | None) -> None:
+    """X25519 agrees on keys and signs nothing."""
+    path = tmp_path / "key.pem"
+    sealing = NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)
+    key = X25519PrivateKey.generate()
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, sealing))
+    with pytest.raises(ConfigurationError, match="do not have this kind of key"):
+        load_private_key(path, lambda: passphrase or b"")
 
 
 def test_lists_of_several_authorities(tmp_path: Path) -> None:
