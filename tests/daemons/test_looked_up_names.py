@@ -102,6 +102,7 @@ async def done(port: int, directory: Path, certs: Path, security: str = "mtls") 
         return True
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", ["-h", "-h -w", "-h -W"])
 async def test_whose_calls_are_done(tmp_path: Path, hosts: Path, options: str) -> None:
     found = {}

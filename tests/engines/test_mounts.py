@@ -60,6 +60,7 @@ def test_a_mount_with(client: str, server: str) -> None:
         assert engines_of(mount.server) == ENGINES[server]
 
 
+@pytest.mark.long
 def test_the_card_of_a_mount_is_switched_and_given_up() -> None:
     with live("card", ["--engine", "ifnet"]) as mount:
         box = mount.box
@@ -86,6 +87,7 @@ def test_the_card_of_a_mount_is_switched_and_given_up() -> None:
     assert linux[0] == f"{'TlsCurrTxSw':<32}\t1"
 
 
+@pytest.mark.long
 def test_a_mount_in_clear_says_so_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     with live("null", ["-o", "engine=null"], ["--engine", "null"]) as mount:
         copy_and_compare(mount)
@@ -107,6 +109,7 @@ def test_a_mount_in_clear_says_so_every_time(monkeypatch: pytest.MonkeyPatch) ->
     assert "\x1b[1;31m" in red
 
 
+@pytest.mark.long
 def test_an_engine_of_somebody_else_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(install(tmp_path)))
     monkeypatch.setenv("NOTING_FILE", str(tmp_path / "noted"))

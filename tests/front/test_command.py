@@ -89,6 +89,7 @@ def test_a_mount_through_it(tmp_path: Path) -> None:
         assert "CN=" in event(here.front.host, "carried")["who"]
 
 
+@pytest.mark.long
 def test_keys_are_renewed(tmp_path: Path) -> None:
     with carrying("front") as here:
         here.mount("tls")
@@ -100,6 +101,7 @@ def test_keys_are_renewed(tmp_path: Path) -> None:
             assert (here.box.export / how).read_bytes() == how.encode()
 
 
+@pytest.mark.long
 def test_a_backend_that_is_killed_and_comes_again() -> None:
     with carrying("front") as here:
         here.mount("tls")

@@ -103,6 +103,7 @@ def test_linux() -> None:
         assert connection["rx"]["mode"] == "SW"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("client", "server"), [("umktls", "freebsd14"), ("freebsd14", "linux")])
 def test_a_peer_that_gets_new_keys(client: str, server: str) -> None:
     """On FreeBSD that is the connection's end. The mount makes it anew, and no file notices."""

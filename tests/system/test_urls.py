@@ -209,6 +209,7 @@ def test_ipv6_in_clear_by_the_url_alone(remote: Remote) -> None:
 # ---- copying and removing
 
 
+@pytest.mark.long
 def test_cp_both_ways_with_digests(remote: Remote, tmp_path: Path) -> None:
     source = tmp_path / "tree"
     (source / "empty").mkdir(parents=True)
@@ -228,6 +229,7 @@ def test_cp_both_ways_with_digests(remote: Remote, tmp_path: Path) -> None:
     assert not (remote.export / "tree").exists()
 
 
+@pytest.mark.long
 def test_a_copy_that_was_interrupted_is_gone_on_with(remote: Remote, tmp_path: Path) -> None:
     """In the midst of it, when the bar says so; the same again goes on with what is there."""
     (remote.export / "big").write_bytes(os.urandom(1 << 20) * 300)
@@ -275,6 +277,7 @@ def read_until(terminal: int, pattern: bytes) -> bytes:
     return shown
 
 
+@pytest.mark.long
 def test_a_bar_on_a_terminal(remote: Remote, tmp_path: Path) -> None:
     """And nothing of it anywhere else."""
     (tmp_path / "file").write_bytes(bytes(3_000_000))
@@ -304,6 +307,7 @@ def test_wrong_usage_of_copies(remote: Remote, arguments: tuple[str, ...], text:
     assert text in done.err
 
 
+@pytest.mark.long
 def test_the_example_of_the_page(remote: Remote, tmp_path: Path) -> None:
     """docs/mounting.md, with other places."""
     page = (Path(__file__).parents[2] / "docs" / "mounting.md").read_text()
