@@ -75,7 +75,7 @@ async def keep_alive(daemon: StandIn) -> None:
             await daemon.run()
         except* (Refused, OSError, UmktlsError, EOFError, trio.BrokenResourceError):
             pass
-        await trio.sleep(0.1)
+        await trio.lowlevel.checkpoint()  # the others' turn, before it is started again
 
 
 @asynccontextmanager

@@ -12,14 +12,12 @@ the state alone (socket/state.py). Nothing changes before all checks of a call h
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from functools import cached_property
 
 from umktls.abi import linux
-from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
-from umktls.ktls.engines import Buffer, Engine
-from umktls.ktls.options.option import Copyin, no_such_option
+from umktls.ktls.engines import Buffer
+from umktls.ktls.options.option import Copyin, Option, no_such_option
 from umktls.ktls.options.table import options_of
-from umktls.ktls.session.counters import Counters, Sysctls
 from umktls.ktls.socket.receiving import READABLE, RECEIVERS, Call, Received
 from umktls.ktls.socket.sending import SENDERS, Message, Sent, close_record
 from umktls.ktls.socket.state import KtlsSocketState
@@ -28,17 +26,10 @@ from umktls.ktls.socket.state import KtlsSocketState
 class KtlsSocket(KtlsSocketState):
     """See the module's theory of operation; attributes and arguments are those of the state."""
 
-    def __init__(
-        self,
-        tx_engine: Engine,
-        rx_engine: Engine,
-        personality: Personality = DEFAULT_PERSONALITY,
-        sysctls: Sysctls | None = None,
-        counters: Counters | None = None,
-        more_tx_engines: Iterable[Engine] = (),
-    ) -> None:
-        super().__init__(tx_engine, rx_engine, personality, sysctls, counters, more_tx_engines)
-        self._options = options_of(personality.keys.interfaces, personality.keys.lacks)
+    @cached_property
+    def _options(self) -> dict[tuple[int, int], Option]:
+        keys = self.personality.keys
+        return options_of(keys.interfaces, keys.lacks)
 
     # Socket options
 

@@ -72,6 +72,13 @@ IDLE_SECONDS = 1.0
 TOO_LATE = "the peer ended the connection before kernel TLS had its keys"
 
 
+def prepare(sock: socket.socket) -> None:
+    """Nothing here waits in a call, and no record waits for the next one."""
+    sock.setblocking(False)
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 class KernelSocket:
     """One connected TCP socket. `name` is what the trace calls the connection.
 
@@ -89,9 +96,7 @@ class KernelSocket:
         security: str = "none",
         peername: str = "",
     ) -> None:
-        sock.setblocking(False)
-        if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        prepare(sock)
         self.sock = sock
         self.state = state
         self.name = name
