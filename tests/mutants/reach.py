@@ -122,9 +122,9 @@ class Reach:
     def near(self, path: str) -> set[str]:
         """Tests that may notice although they reach no line: those that reach others of the file,
         and those in the folder that is for the file's."""
-        folder = f"tests/{Path(path).parent.name}/"
+        folders = tuple(f"{folder}/" for folder in _folders_for(path))
         return self.of(path, self.tests.get(path, ())) | {
-            test for test in self.seconds if test.startswith(folder)
+            test for test in self.seconds if test.startswith(folders)
         }
 
     def likeliest(self, path: str, tests: Iterable[str]) -> list[str]:
@@ -149,10 +149,16 @@ class Reach:
 
 def _rank(path: str, test: str) -> int:
     """How near a test is to a file of code: 0 is nearest."""
-    file, code = Path(test.partition("::")[0]), Path(path)
-    if file.parent != Path("tests", code.parent.name):
+    file = Path(test.partition("::")[0])
+    if file.parent not in _folders_for(path):
         return RANKS - 1
-    return 0 if file.stem.startswith(f"test_{code.stem}") else 1
+    return 0 if file.stem.startswith(f"test_{Path(path).stem}") else 1
+
+
+def _folders_for(path: str) -> list[Path]:
+    """Where the tests of the file at `path` are: in a folder for its package, or for its room."""
+    rooms = [part for part in Path(path).parent.parts if part != "umktls"]
+    return [Path("tests", *rooms[:depth]) for depth in range(1, len(rooms) + 1)]
 
 
 def measure(copy: Path, directory: Path, tests: list[str], workers: int) -> Reach:

@@ -130,3 +130,11 @@ def test_who_may_notice_what_no_test_reaches() -> None:
     tests = ["tests/rpc/test_x.py::test_x", "tests/kernel/test_x.py::test_x", "t.py::test_other"]
     reach = Reach({"umktls/rpc/x.py": {7: tests[2:]}}, dict.fromkeys(tests, 1.0))
     assert reach.near("umktls/rpc/x.py") == {tests[0], tests[2]}
+
+
+@pytest.mark.parametrize("test", ["tests/kernel/test_x.py::t", "tests/kernel/krpc/test_x.py::t"])
+def test_a_room_within_a_package_has_its_tests_in_the_folder_of_either(test: str) -> None:
+    path, other = "umktls/kernel/krpc/x.py", "tests/other/test_x.py::t"
+    reach = Reach({}, {other: 1.0, test: 2.0})
+    assert reach.likeliest(path, reach.seconds) == [test, other]
+    assert reach.near(path) == {test}
