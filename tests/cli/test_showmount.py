@@ -10,7 +10,7 @@ import trio
 from click.testing import CliRunner, Result
 
 from tests.conftest import patience
-from tests.kernel.rpcpeer import Answer, answers, peer
+from tests.kernel.krpc.rpcpeer import Answer, answers, peer
 from umktls.cli import showmount_run
 from umktls.cli.main import main
 from umktls.kernel.ground.groups import single_error

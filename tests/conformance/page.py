@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.conformance.collection import ROWS
 from tests.conformance.rows import EVERYBODY, Row
-from tests.ktls import test_gnutls, test_openssl, test_openssl_older
+from tests.ktls.socket import test_gnutls, test_openssl, test_openssl_older
 from umktls.abi.freebsd import CRYPTO_AES_CBC
 from umktls.abi.messages import MessageAbi
 from umktls.abi.personality import FREEBSD_ALGORITHMS, PERSONALITIES

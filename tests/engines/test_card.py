@@ -16,7 +16,7 @@ import trio.testing
 
 from tests.conftest import patience
 from tests.engines.test_hosts import engine, halves, talk
-from tests.kernel.test_stream import receive_exactly
+from tests.kernel.sockets.test_stream import receive_exactly
 from umktls.abi import freebsd
 from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError, WorldError

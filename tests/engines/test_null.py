@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.takensocket import refusal, taken
+from tests.kernel.sockets.takensocket import refusal, taken
 from umktls.abi import linux
 from umktls.abi.personality import PERSONALITIES
 

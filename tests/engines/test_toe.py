@@ -24,8 +24,8 @@ from umktls_daemons.programs.service import Attempt, Taken
 from tests.conftest import patience
 from tests.engines.test_hosts import TICKETS, engine, halves, talk
 from tests.engines.tlsends import MemoryEnd, context, records
-from tests.kernel import takensocket
 from tests.kernel.clientworld import world
+from tests.kernel.sockets import takensocket
 from umktls.certs.pki import Authority
 from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.client import MountConfig, boot_client, make_connection

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from tests.conformance.world import ROOM, World, keys
 from tests.ktls.helpers import ChunkSink, ListSink
-from tests.ktls.test_model import COMBINATIONS
+from tests.ktls.socket.test_model import COMBINATIONS
 from umktls.errors import UmktlsError
 from umktls.ktls.engines import get_engine
 from umktls.ktls.session.errors import RecordError

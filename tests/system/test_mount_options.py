@@ -61,7 +61,7 @@ def test_bg_does_not_wait_for_what_will_not_pass(umktls: Command, sandbox: Sandb
 
 
 def test_fg_tries_for_as_long_as_it_is_told(umktls: Command, sandbox: Sandbox) -> None:
-    """With retry=0, the default, not once more; tests/kernel/test_connecting.py has the rest."""
+    """With retry=0, the default, not once more (more in tests/kernel/krpc/test_connecting.py)."""
     source = f"127.0.0.1:{free_port()}:/"
     for options in ("notls", "notls,fg,retry=0"):
         done = umktls("mount", source, sandbox.mountpoint, "-o", options)

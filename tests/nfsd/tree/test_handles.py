@@ -1,0 +1,495 @@
+"""File handles: what they survive, what they do not name, and that nobody can make one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import patience
+from tests.nfsd.client import Client
+from tests.nfsd.conftest import Serve
+from umktls.errors import CallerError, WorldError
+from umktls.nfs.program import MOUNT3
+from umktls.nfs.types import diropargs3, nfsstat3, sattr3
+from umktls.nfsd import Export
+from umktls.nfsd.program import server
+from umktls.nfsd.tree import index, places
+from umktls.nfsd.tree.index import IndexLocator
+from umktls.nfsd.tree.volume import best_locator
+
+FIXTURES = [HealthCheck.function_scoped_fixture]
+
+
+def tree(root: Path) -> dict[Path, bytes]:
+    """Some files at several depths; their content is their path."""
+    files: dict[Path, bytes] = {}
+    for name in ("top", "a/one", "a/two", "a/b/c/d/deep", "x/y/far"):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+        files[Path(name)] = name.encode()
+    return files
+
+
+def handles_of(client: Client, files: dict[Path, bytes]) -> dict[bytes, bytes]:
+    return {client.walk(*map(os.fsencode, path.parts)): data for path, data in files.items()}
+
+
+def test_handles_survive_a_restart(serve: Serve, root: Path) -> None:
+    handles = handles_of(Client(serve()), tree(root))
+    again = Client(serve())
+    for handle, data in handles.items():
+        assert again.read(handle) == data
+    assert handles_of(again, tree(root)) == handles
+
+
+def test_handles_survive_renames(serve: Serve, root: Path) -> None:
+    client = Client(serve())
+    handles = handles_of(client, tree(root))
+    (root / "a").rename(root / "renamed")
+    (root / "renamed" / "b" / "c").rename(root / "x" / "moved")
+    (root / "top").rename(root / "x" / "bottom")
+    client.server.expire(0)
+    for handle, data in handles.items():
+        assert client.read(handle) == data
+    for handle, data in handles.items():
+        assert Client(serve()).read(handle) == data
+
+
+def test_a_handle_stays_the_same_when_a_client_renames(serve: Serve, root: Path) -> None:
+    client = Client(serve())
+    tree(root)
+    handle = client.walk(b"a", b"b", b"c")
+    below = client.walk(b"a", b"b", b"c", b"d", b"deep")
+    source, target = client.walk(b"a", b"b"), client.walk(b"x")
+    client.ok("RENAME", diropargs3(source, b"c"), diropargs3(target, b"z"))
+    client.server.expire(0)
+    assert client.read(below) == b"a/b/c/d/deep"
+    assert client.walk(b"x", b"z") == handle
+
+
+def test_a_handle_of_a_file_with_two_names(client: Client, root: Path) -> None:
+    (root / "one").mkdir()
+    (root / "two").mkdir()
+    (root / "one" / "f").write_bytes(b"linked")
+    os.link(root / "one" / "f", root / "two" / "g")
+    handle = client.walk(b"one", b"f")
+    client.ok("REMOVE", diropargs3(client.walk(b"one"), b"f"))
+    client.server.expire(0)
+    assert client.read(handle) == b"linked"
+    assert client.walk(b"two", b"g") == handle
+
+
+@pytest.mark.parametrize("expired", [False, True])
+def test_the_handle_of_a_removed_file_is_stale(client: Client, root: Path, expired: bool) -> None:
+    (root / "by-client").touch()
+    (root / "by-host").touch()
+    (root / "d").mkdir()
+    handles = [client.walk(name) for name in (b"by-client", b"by-host", b"d")]
+    client.ok("REMOVE", diropargs3(client.mount(), b"by-client"))
+    client.ok("RMDIR", diropargs3(client.mount(), b"d"))
+    (root / "by-host").unlink()
+    if expired:
+        client.server.expire(0)
+    for handle in handles:
+        assert client.status("GETATTR", handle) is nfsstat3.NFS3ERR_STALE
+        status = client.status("SETATTR", handle, sattr3(mode=0o600))
+        assert status is nfsstat3.NFS3ERR_STALE
+    where = diropargs3(handles[2], b"x")
+    assert client.status("MKDIR", where, sattr3()) is nfsstat3.NFS3ERR_STALE
+    assert client.status("LOOKUP", where) is nfsstat3.NFS3ERR_STALE
+    assert client.status("READDIR", handles[2], 0, bytes(8), 4096) is nfsstat3.NFS3ERR_STALE
+
+
+@pytest.mark.parametrize("locate", [best_locator, IndexLocator])  # births have a coarse clock
+def test_the_next_file_with_the_inode_number_is_another(serve: Serve, root: Path) -> None:
+    client = Client(serve())
+    old = {client.create(client.mount(), b"f%d" % number) for number in range(50)}
+    for number in range(50):
+        client.ok("REMOVE", diropargs3(client.mount(), b"f%d" % number))
+    new = {client.create(client.mount(), b"g%d" % number) for number in range(50)}
+    assert not old & new
+    restarted = Client(serve())
+    for handle in old:
+        assert client.status("GETATTR", handle) is nfsstat3.NFS3ERR_STALE
+        assert restarted.status("GETATTR", handle) is nfsstat3.NFS3ERR_STALE
+    for handle in new:
+        assert restarted.status("GETATTR", handle) is nfsstat3.NFS3_OK
+
+
+def test_space_of_a_removed_file_is_given_back(client: Client, root: Path) -> None:
+    handle = client.create(client.mount(), b"f")
+    client.write(handle, 0, b"x" * 100)
+    (root / "g").write_bytes(b"y")
+    client.read(client.walk(b"g"))
+    client.ok("RENAME", diropargs3(client.mount(), b"f"), diropargs3(client.mount(), b"g"))
+    client.ok("REMOVE", diropargs3(client.mount(), b"g"))
+    links = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _is(fd)]
+    assert not [link for link in links if link.startswith(str(root)) and "deleted" in link]
+
+
+def _is(fd: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{fd}")
+
+
+def test_every_flipped_bit_is_noticed(client: Client, root: Path) -> None:
+    (root / "a" / "b").mkdir(parents=True)
+    handle = client.walk(b"a", b"b")
+    for index_ in range(len(handle) * 8):
+        forged = bytearray(handle)
+        forged[index_ // 8] ^= 1 << index_ % 8
+        assert client.status("GETATTR", bytes(forged)) is nfsstat3.NFS3ERR_BADHANDLE
+
+
+@given(forged=st.binary(max_size=64))
+@settings(suppress_health_check=FIXTURES, max_examples=200)
+def test_garbage_is_no_handle(client: Client, forged: bytes) -> None:
+    assert client.status("GETATTR", forged) is nfsstat3.NFS3ERR_BADHANDLE
+
+
+def test_cut_and_grown_handles(client: Client) -> None:
+    handle = client.mount()
+    for length in range(len(handle)):
+        assert client.status("GETATTR", handle[:length]) is nfsstat3.NFS3ERR_BADHANDLE
+    assert client.status("GETATTR", handle + b"\0") is nfsstat3.NFS3ERR_BADHANDLE
+    assert client.status("GETATTR", handle + handle[:8]) is nfsstat3.NFS3ERR_BADHANDLE
+
+
+def test_a_handle_is_good_for_its_export_alone(serve: Serve, tmp_path: Path, root: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (root / "f").touch()
+    client = Client(serve(Export(str(root), "/a", fsid=1), Export(str(other), "/b", fsid=2)))
+    inside = client.lookup(client.mount(b"/a"), b"f")
+    forged = inside[:1] + (2).to_bytes(8, "big") + inside[9:]
+    assert client.status("GETATTR", forged) is nfsstat3.NFS3ERR_BADHANDLE
+    # The same number for another directory gives no access by old handles.
+    swapped = Client(serve(Export(str(other), "/a", fsid=1)))
+    assert swapped.status("GETATTR", inside) is nfsstat3.NFS3ERR_BADHANDLE
+
+
+def test_another_secret_makes_other_handles(serve: Serve, root: Path, tmp_path: Path) -> None:
+    client = Client(serve())
+    handle = client.mount()
+    shutil.rmtree(tmp_path / "state")
+    other = Client(serve())
+    assert other.mount() != handle
+    assert other.status("GETATTR", handle) is nfsstat3.NFS3ERR_BADHANDLE
+
+
+def test_the_secret_is_for_the_owner_alone(serve: Serve, tmp_path: Path) -> None:
+    serve()
+    state = tmp_path / "state"
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    assert stat.S_IMODE((state / "handles.key").stat().st_mode) == 0o600
+    assert os.listdir(state) == ["handles.key"]
+
+
+def test_a_damaged_secret_is_said(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "handles.key").write_bytes(b"short")
+    (tmp_path / "state" / "handles.key").chmod(0o600)
+    with pytest.raises(WorldError, match="is damaged"):
+        serve()
+
+
+def test_a_secret_that_others_know_is_none(serve: Serve, tmp_path: Path) -> None:
+    serve().close()
+    (tmp_path / "state" / "handles.key").chmod(0o644)
+    with pytest.raises(CallerError, match=r"handles\.key: others can read it"):
+        serve()
+
+
+def test_the_state_directory_is_closed_to_others(serve: Serve, tmp_path: Path) -> None:
+    serve().close()
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+    (tmp_path / "state").rename(tmp_path / "elsewhere")
+    (tmp_path / "state").symlink_to("elsewhere")
+    with pytest.raises(CallerError, match="it is a symbolic link; choose another with --state"):
+        serve()
+
+
+def test_a_state_directory_that_cannot_be(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "state").touch()
+    with pytest.raises(CallerError, match="it is no directory; choose another with --state"):
+        serve()
+
+
+def test_the_root_is_the_top(client: Client) -> None:
+    top = client.mount()
+    assert client.lookup(top, b"..") == top
+    assert client.lookup(top, b".") == top
+
+
+@pytest.mark.parametrize("name", [b"", b"/", b"a/b", b"../..", b"/etc", b"a\0b", b"\0"])
+def test_improper_names(client: Client, root: Path, name: bytes) -> None:
+    (root / "a").mkdir()
+    (root / "a" / "b").touch()
+    where = diropargs3(client.mount(), name)
+    other = diropargs3(client.mount(), b"a")
+    for procedure, args in (
+        ("LOOKUP", (where,)),
+        ("MKDIR", (where, sattr3())),
+        ("REMOVE", (where,)),
+        ("RMDIR", (where,)),
+        ("RENAME", (where, other)),
+        ("RENAME", (other, where)),
+        ("LINK", (client.walk(b"a"), where)),
+    ):
+        assert client.status(procedure, *args) in (
+            nfsstat3.NFS3ERR_ACCES,
+            nfsstat3.NFS3ERR_INVAL,
+        )
+    assert sorted(os.listdir(root)) == ["a"]
+
+
+def test_long_names(client: Client) -> None:
+    longest = b"n" * 255
+    client.create(client.mount(), longest)
+    for procedure, args in (("LOOKUP", ()), ("MKDIR", (sattr3(),)), ("REMOVE", ())):
+        where = diropargs3(client.mount(), longest + b"n")
+        assert client.status(procedure, where, *args) is nfsstat3.NFS3ERR_NAMETOOLONG
+
+
+def test_a_link_to_the_outside_is_a_link(client: Client, root: Path) -> None:
+    (root / "out").symlink_to("/")
+    handle = client.walk(b"out")
+    assert client.ok("READLINK", handle).data == b"/"
+    status = client.status("LOOKUP", diropargs3(handle, b"etc"))
+    assert status is nfsstat3.NFS3ERR_NOTDIR
+    assert client.status("READDIR", handle, 0, bytes(8), 4096) is nfsstat3.NFS3ERR_NOTDIR
+    assert client.status("MKDIR", diropargs3(handle, b"x"), sattr3()) is nfsstat3.NFS3ERR_NOTDIR
+    assert client.status("READ", handle, 0, 1) is nfsstat3.NFS3ERR_INVAL
+
+
+def test_a_directory_moved_out_leads_nowhere(client: Client, root: Path, tmp_path: Path) -> None:
+    (root / "d" / "sub").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret").touch()
+    directory, below = client.walk(b"d"), client.walk(b"d", b"sub")
+    (root / "d").rename(tmp_path / "outside" / "d")
+    for handle in (directory, below):
+        status = client.status("LOOKUP", diropargs3(handle, b".."))
+        assert status is nfsstat3.NFS3ERR_STALE
+
+
+def test_a_root_that_was_replaced(serve: Serve, root: Path) -> None:
+    client = Client(serve())
+    handle = client.mount()
+    root.rmdir()
+    root.mkdir()
+    root.chmod(0o755)
+    assert client.status("GETATTR", handle) is nfsstat3.NFS3ERR_STALE
+    again = Client(serve())
+    assert again.status("GETATTR", handle) is not nfsstat3.NFS3_OK
+    assert again.status("GETATTR", again.mount()) is nfsstat3.NFS3_OK
+
+
+def test_many_files_with_few_descriptors(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_capacity", lambda: 16)
+    client = Client(serve())
+    top = client.mount()
+    handles = {}
+    for number in range(100):
+        name = b"f%d" % number
+        handles[name] = client.create(top, name, 0o444)
+        client.write(handles[name], 0, name)
+    assert len(client.server._handles) == 16
+    for name, handle in handles.items():
+        assert client.read(handle) == name
+    assert len(client.server._handles) == 16
+
+
+def test_threads(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are opened, read, written, dropped and removed at once from several threads."""
+    monkeypatch.setattr(server, "_capacity", lambda: 4)
+    client = Client(serve())
+    top = client.mount()
+    handles = [client.create(top, b"f%d" % number) for number in range(8)]
+    wrong: list[object] = []
+
+    def work(seed: int) -> None:
+        mine = client.as_user(client.credential)
+        mine.dispatcher = client.dispatcher
+        for round_ in range(150):
+            number = (seed * 7 + round_ * 5) % len(handles)
+            data = b"%d" % number
+            mine.write(handles[number], 0, data)
+            mine.ok("COMMIT", handles[number], 0, 0)
+            if mine.read(handles[number]) != data:
+                wrong.append((seed, round_))
+            name = b"t%d-%d" % (seed, round_)
+            mine.create(top, name)
+            mine.ok("REMOVE", diropargs3(top, name))
+            mine.server.expire(0)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=patience(60))
+    assert not any(thread.is_alive() for thread in threads)
+    assert wrong == []
+
+
+def test_exports_that_do_not_go_together(serve: Serve, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    with pytest.raises(CallerError, match="the same fsid"):
+        serve(Export(str(root), fsid=3), Export(str(tmp_path / "b"), fsid=3))
+    with pytest.raises(CallerError, match="the same name"):
+        serve(Export(str(root), "/x"), Export(str(tmp_path / "b"), "/x"))
+    with pytest.raises(CallerError, match="not a directory"):
+        Export(str(tmp_path / "none"))
+
+
+class TestIndex:
+    """What the index alone has to take care of."""
+
+    @pytest.fixture
+    def locate(self) -> type[IndexLocator]:
+        return IndexLocator
+
+    def test_deeper_than_a_trail(self, serve: Serve, root: Path) -> None:
+        path = root.joinpath(*["d"] * 40)
+        path.mkdir(parents=True)
+        (path / "f").write_bytes(b"deep")
+        names = [b"d"] * 40 + [b"f"]
+        handle = Client(serve()).walk(*names)
+        assert len(handle) == 64
+        restarted = Client(serve())
+        assert restarted.read(handle) == b"deep"
+        assert restarted.walk(*names) == handle
+
+    def test_found_by_its_trail(
+        self, serve: Serve, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The search reads the directories on the way, and no others."""
+        for number in range(100):
+            (root / f"d{number}" / "sub").mkdir(parents=True)
+            (root / f"d{number}" / "sub" / "f").write_bytes(b"%d" % number)
+        handles = {n: Client(serve()).walk(b"d%d" % n, b"sub", b"f") for n in range(0, 100, 9)}
+        read: list[int] = []
+        original = index._read_directory
+
+        def counting(fd: int) -> list[index._Entry]:
+            read.append(fd)
+            return original(fd)
+
+        monkeypatch.setattr(index, "_read_directory", counting)
+        for number, handle in handles.items():
+            read.clear()
+            assert Client(serve()).read(handle) == b"%d" % number
+            assert len(read) < 12  # 3 on the way, and some of the same hash
+
+    def test_gone_is_looked_for_once(
+        self, serve: Serve, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tree(root)
+        client = Client(serve())
+        handle = client.walk(b"a", b"one")
+        (root / "a" / "one").unlink()
+        client.server.expire(0)
+        assert client.status("GETATTR", handle) is nfsstat3.NFS3ERR_STALE
+        monkeypatch.setattr(index, "_read_directory", None)
+        assert client.status("GETATTR", handle) is nfsstat3.NFS3ERR_STALE
+
+    def test_what_went_and_came_back(self, serve: Serve, root: Path, tmp_path: Path) -> None:
+        (root / "f").write_bytes(b"back")
+        client = Client(serve())
+        handle = client.walk(b"f")
+        (root / "f").rename(tmp_path / "f")
+        client.server.expire(0)
+        assert client.status("GETATTR", handle) is nfsstat3.NFS3ERR_STALE
+        (tmp_path / "f").rename(root / "g")
+        assert client.walk(b"g")
+        client.server.expire(0)
+        assert client.read(handle) == b"back"
+
+    def test_few_places(self, serve: Serve, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(places, "PLACES_LIMIT", 3)
+        monkeypatch.setattr(places, "GONE_LIMIT", 3)
+        client = Client(serve())
+        files = tree(root)
+        handles = handles_of(client, files)
+        client.server.expire(0)
+        for handle, data in handles.items():
+            assert client.read(handle) == data
+        for path in files:
+            (root / path).unlink()
+        client.server.expire(0)
+        for _ in range(2):
+            for handle in handles:
+                assert client.status("GETATTR", handle) is nfsstat3.NFS3ERR_STALE
+
+    def test_reached_from_below(self, serve: Serve, root: Path) -> None:
+        tree(root)
+        handle = Client(serve()).walk(b"a", b"b", b"c")
+        above = Client(serve()).walk(b"a", b"b")
+        restarted = Client(serve())
+        assert restarted.lookup(handle, b"..") == above
+        assert restarted.lookup(restarted.lookup(above, b".."), b"..") == restarted.mount()
+
+
+@pytest.fixture
+def mounted(root: Path) -> Path:
+    """A directory of the export on which another file system is mounted."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    return root / "mounted"
+
+
+MOUNTER = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.unshare(0x20000) or libc.mount(b"none", b"/", None, 0x44000, None):
+    sys.exit(f"no mount namespace: {os.strerror(ctypes.get_errno())}")
+sys.path.insert(0, sys.argv[1])
+from tests.nfsd.program import mount_scenario
+if libc.mount(b"none", sys.argv[2].encode() + b"/mounted", b"tmpfs", 0, None):
+    sys.exit(f"no tmpfs: {os.strerror(ctypes.get_errno())}")
+mount_scenario.run(sys.argv[2], sys.argv[3])
+"""
+
+
+def test_what_is_mounted_below_is_not_served(mounted: Path, root: Path, tmp_path: Path) -> None:
+    """In a mount namespace of its own, which goes with its process."""
+    mounted.mkdir()
+    top = Path(__file__).parents[3]
+    command = [sys.executable, "-c", MOUNTER, str(top), str(root), str(tmp_path / "state")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=patience(50), check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_umount_of_nothing(client: Client) -> None:
+    assert client.result(MOUNT3, "UMNT", b"/never") is None
+
+
+def test_a_file_that_is_opened_while_its_export_goes(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is in the middle of it when the export is taken away gets no node any more."""
+    top = client.mount()
+    client.create(top, b"f")
+    handles = client.server._handles
+    issue = handles.issue
+
+    def too_late(*args: Any) -> bytes:
+        handle = issue(*args)
+        handles.set_volumes([])
+        return handle
+
+    monkeypatch.setattr(handles, "issue", too_late)
+    assert client.status("LOOKUP", diropargs3(top, b"f")) is nfsstat3.NFS3ERR_STALE
+    assert len(handles) == 0
