@@ -124,7 +124,7 @@ class ClientService(HandshakeService):
         self._tls.log_remarks()
 
     def problem_with(self, chain: Chain) -> VerifyProblem | None:
-        return self._tls.anonymous.problem_with(chain)
+        return self._tls.anonymous.chains.problem_with(chain)
 
     def handlers(self) -> dict[str, Callable[[Any], Any]]:
         return {**super().handlers(), "CONNECT": self._connect}

@@ -69,7 +69,7 @@ class ServerService(HandshakeService):
         self._context.log_remarks()
 
     def problem_with(self, chain: Chain) -> VerifyProblem | None:
-        return self._context.problem_with(chain)
+        return self._context.chains.problem_with(chain)
 
     def handlers(self) -> dict[str, Callable[[Any], Any]]:
         return {**super().handlers(), "CONNECT": self._connect}

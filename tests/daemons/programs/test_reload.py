@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from umktls_daemons.programs.service import Attempt, Taken
 from umktls_daemons.sessions.session import LiveSession
-from umktls_daemons.tls.tlsadapter import TlsContext
+from umktls_daemons.tls.tlsadapter.chains import Chains
 
 from tests.daemons.fakekernel import SECONDS, FakeSocket
 from tests.daemons.harness import (
@@ -319,7 +319,7 @@ def test_who_resumes_must_still_be_valid(tmp_path: Path, monkeypatch: pytest.Mon
         session = ticket.result(SECONDS)
         chain = server.service.sessions.all()[0].chain
         old = certificates().credential("expired-client").certificate
-        monkeypatch.setattr(TlsContext, "chain_of", lambda self, endpoint: (old, *chain[1:]))
+        monkeypatch.setattr(Chains, "of", lambda *_: (old, *chain[1:]))
         second, peer = server.connection()
         answer = peer.tls(context, read, session=session, **NAME)
         assert server.kernel.connect(second).flags == 0

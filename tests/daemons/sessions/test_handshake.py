@@ -213,11 +213,11 @@ def test_a_number_that_cannot_be_proven_is_not_assumed(monkeypatch: pytest.Monke
 
 
 def test_so_many_chains_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("umktls_daemons.tls.tlsadapter.CHAINS_LIMIT", 1)
+    monkeypatch.setattr("umktls_daemons.tls.tlsadapter.chains.CHAINS_LIMIT", 1)
     clients = context(server=False), context(server=False, identity="chained-client")
     made = context(server=True)
     for client in clients:
         ours = made.server(ClientCertificates.DEMAND)
         handshake(MemoryPeer(client.client("localhost")), ours, soon(), SERVER)
-        assert made.chain_of(ours)
-    assert len(made._chains) == 1
+        assert ours.chain
+    assert len(made.chains) == 1
