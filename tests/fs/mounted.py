@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ START_SECONDS = 20.0
 END_SECONDS = 20.0
 READY = b"ready\n"
 FAILURE = "failure"  # a file below `top`: the status that every WRITE has while it is there
+CALLS = "calls"  # another: the names of all calls, one a line
 
 
 def needs_fuse() -> None:
@@ -59,6 +61,21 @@ class Mounted:
             yield
         finally:
             order.unlink()
+
+    @contextmanager
+    def calls(self) -> Iterator[Counter[str]]:
+        """The calls made inside the block, by procedure, once it has ended: without FSSTAT and
+        PATHCONF, by which it is known here that FUSE has asked for all that it wants."""
+        log = self.export.parent / CALLS
+        before = log.stat().st_size
+        counts: Counter[str] = Counter()
+        yield counts
+        os.statvfs(self.path)
+        with log.open("rb") as file:
+            file.seek(before)
+            counts.update(file.read().decode().split())
+        for name in ("FSSTAT", "PATHCONF"):
+            del counts[name]
 
     def ended(self) -> int:
         """Wait for the end of the mount's process: its exit code."""
@@ -126,7 +143,12 @@ async def serve(top: Path, options: list[str]) -> None:
     """The program: mount `top`/export on `top`/mnt until SIGTERM or an unmount."""
     parsed = parse_options(options)
     source = Source("local", None, str(top / "export"))
-    caller = LocalCaller(top / "export", top / "state", remember=False)
+    calls = os.open(top / CALLS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+
+    def tell(name: str) -> None:
+        os.write(calls, f"{name}\n".encode())
+
+    caller = LocalCaller(top / "export", top / "state", remember=False, tell=tell)
     caller.between["WRITE"] = failing_on_order(top / FAILURE)
     stop = trio.Event()
 

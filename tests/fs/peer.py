@@ -59,11 +59,19 @@ class SeenCall:
 class LocalCaller:
     """Implements umktls_fs.calls.NfsCaller with a server for `directory`.
 
-    remember: keep the calls, for a test to look at.
+    remember: keep the calls, for a test to look at. tell: is told the name of each.
     """
 
-    def __init__(self, directory: Path, state: Path, *, remember: bool = True) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        state: Path,
+        *,
+        remember: bool = True,
+        tell: Callable[[str], object] = lambda name: None,
+    ) -> None:
         self._remember = remember
+        self._tell = tell
         export = Export(str(directory), squash="none")
         self.server = NfsServer([export], state)
         self._dispatcher = Dispatcher(self.server.services())
@@ -95,6 +103,7 @@ class LocalCaller:
     async def call(self, procedure: Procedure[A, R], args: A, credential: OpaqueAuth) -> R:
         if self._remember:
             self.seen.append(SeenCall(procedure.name, args, credential))
+        self._tell(procedure.name)
         await trio.lowlevel.checkpoint()
 
         async def proceed(wanted: A) -> R:
