@@ -13,7 +13,7 @@ STAMPS := .make
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up demo smoke test test-long lint man bench fuzz mutants kernel clean
+.PHONY: help set-up demo smoke test test-long lint man docs bench fuzz mutants kernel clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -51,6 +51,9 @@ fuzz: $(VENV)/.project-test ## Feed the receiving path any bytes for SECONDS=600
 
 man: $(VENV)/.project-test ## Write the manual pages in docs/man from the texts of --help
 	@$(BIN)/python -m tests.manual
+
+docs: $(VENV)/.project-test ## Write docs/events.md from the table of events
+	@$(BIN)/python -m tests.docs.events
 
 mutants: $(VENV)/.project-test ## Damage lines that security and data hang on: is there a test for each? (ARGS="umktls/rpc")
 	@$(BIN)/python -m tests.mutants $(ARGS)

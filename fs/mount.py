@@ -23,6 +23,7 @@ import pyfuse3
 import trio
 
 from umktls.errors import UmktlsError
+from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.groups import single_error
 from umktls.kernel.host.kept import keeping
 from umktls.kernel.krpc.client import boot_client, mounted, remarks
@@ -150,7 +151,8 @@ async def _run(plan: MountPlan, news: News, control: Control) -> None:
                     host.views["work"] = facts
 
                 await serve_fuse(
-                    client, plan.mountpoint, plan.options, fuse, news.ready, control.stop, show
+                    *(client, plan.mountpoint, plan.options, fuse, news.ready, control.stop, show),
+                    trace=host.trace,
                 )
 
 
@@ -162,13 +164,14 @@ async def serve_fuse(
     ready: Callable[[], None],
     stop: trio.Event,
     show: Callable[[Callable[[], dict[str, Any]]], None] = lambda facts: None,
+    trace: Trace | None = None,
 ) -> None:
     """Serve FUSE requests until somebody unmounts or `stop` is set. Raises UmktlsError.
 
-    show: is given a function that says, for people, what the mount has to do.
+    show: is given a function that says, for people, what the mount has to do. trace: of the host.
     """
     async with trio.open_nursery() as background:
-        operations = NfsOperations(client, options, background.start_soon)
+        operations = NfsOperations(client, options, background.start_soon, trace=trace)
         show(operations.facts)
         background.start_soon(operations.run)
         with fuse_session(operations, mountpoint, fuse) as connected:

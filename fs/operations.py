@@ -18,6 +18,7 @@ from pyfuse3 import (
     SetattrFields,
 )
 
+from umktls.kernel.ground.events import Trace
 from umktls.rpc.message import OpaqueAuth
 
 from . import killpriv
@@ -35,6 +36,7 @@ from .options import MountOptions
 from .readahead import ReadAhead
 from .requests import Request, Requests
 from .silly import SillyRenames
+from .telling import tell_request
 from .writeback import WriteBehind
 
 __all__ = ["NfsOperations"]
@@ -68,12 +70,15 @@ def waited(of: Kind | None = None, patient: bool = False) -> Callable[[Method[P,
                 request.thread = cast(RequestContext, args[-1]).pid
             else:
                 request.process = self.openers.get((of, cast(int, args[0])), 0)
+            told = tell_request(self.trace, request.name, args) if self.trace.close else None
             self.requests.begin(request)
             try:
                 with request.scope:
                     return await method(self, *args, **kwargs)
             finally:
                 self.requests.end(request)
+                if told is not None:
+                    told()
             raise FUSEError(request.number)
 
         return tracked
@@ -84,6 +89,7 @@ def waited(of: Kind | None = None, patient: bool = False) -> Callable[[Method[P,
 class NfsOperations(pyfuse3.Operations):
     """An NFS version 3 mount as FUSE sees it.
 
+    trace: where requests are told to those who watch closely.
     start: starts background tasks in a nursery that lives as long as the mount. `run` must run too.
     """
 
@@ -99,8 +105,10 @@ class NfsOperations(pyfuse3.Operations):
         credentials: Credentials | None = None,
         emit: Emit = pyfuse3.readdir_reply,
         invalidate: Invalidate = pyfuse3.invalidate_inode,
+        trace: Trace | None = None,
     ) -> None:
         super().__init__()
+        self.trace = trace or Trace("", "client")
         clock = trio.current_time
         calls = Calls(caller, options.deadline, options.timeout_errno)
         sizes = caller.fsinfo

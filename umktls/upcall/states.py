@@ -32,7 +32,7 @@ A pair that is in no table is an error of the kernel that drives the upcall: `Up
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 
 from umktls.errors import CallerError
@@ -143,11 +143,15 @@ SESSION_TRANSITIONS: Transitions = {
 
 
 class Upcall:
-    """One upcall's place in its life; the caller performs the actions."""
+    """One upcall's place in its life; the caller performs the actions.
+
+    `watcher` is told each new state, if there is one.
+    """
 
     def __init__(self, transitions: Transitions) -> None:
         self._transitions = transitions
         self.state = UpcallState.QUEUED
+        self.watcher: Callable[[UpcallState], None] | None = None
 
     def on(self, event: UpcallEvent) -> UpcallAction:
         """Move on and say what is to be done; `CallerError` if `event` cannot happen now."""
@@ -157,6 +161,8 @@ class Upcall:
             raise CallerError(
                 f"an upcall that is {self.state.value} has no {event.value}"
             ) from None
+        if self.watcher is not None:
+            self.watcher(self.state)
         return action
 
     @property

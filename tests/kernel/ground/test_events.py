@@ -8,10 +8,12 @@ from umktls.kernel.ground.events import TEXTS, Event, Trace, describe
 
 
 def test_an_event_says_when_where_and_what() -> None:
-    trace = Trace("client-1", "client", clock=lambda: 12.5)
+    trace = Trace("client-1", "client", clock=lambda: 12.5, mono=lambda: 3.5)
     event = trace.emit("tcp-connect", "c1", peer="127.0.0.1:2049", local="127.0.0.1:700")
     assert event == {
         "time": 12.5,
+        "mono": 3.5,
+        "number": 1,
         "host": "client-1",
         "side": "client",
         "connection": "c1",

@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from tests.conftest import patience
+from umktls.errors import CallerError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.host import control
 from umktls.kernel.host.control import ControlServer
@@ -38,6 +39,11 @@ class FakeHost:
     async def tx_mode(self, mode: str, connection: str | None) -> int:
         self.rekeyed.append(f"{mode} {connection}")
         return 2
+
+    def record(self, number: int) -> dict[str, Any]:
+        if number != 7:
+            raise CallerError(f"record {number} is kept no more")
+        return {"sequence": 70}
 
 
 @asynccontextmanager

@@ -22,6 +22,7 @@ __all__ = ["ControlServer", "Controlled"]
 LINE_LIMIT = 65536
 # Events that wait for a slow reader of the trace; older ones are lost for it, never for the host.
 FOLLOW_QUEUE = 10_000
+FOLLOW_LINES = 100  # that go in one write
 
 
 class Controlled(Protocol):
@@ -37,6 +38,8 @@ class Controlled(Protocol):
 
     async def tx_mode(self, mode: str, connection: str | None) -> int: ...
 
+    def record(self, number: int) -> dict[str, Any]: ...
+
 
 class ControlServer:
     """Serves the control socket of one host."""
@@ -47,6 +50,7 @@ class ControlServer:
         self._operations = {
             "stat": self._stat,
             "trace": self._trace,
+            "record": self._record,
             "rekey": self._rekey,
             "sysctl": self._sysctl,
             "txmode": self._tx_mode,
@@ -104,8 +108,17 @@ class ControlServer:
         )
         await send_line(stream, {"switched": count})
 
+    async def _record(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
+        """One line: the record of that number (umktls.kernel.sockets.watching), while it is kept
+        and somebody watches closely."""
+        wanted = request.get("record")
+        if not isinstance(wanted, int):
+            raise CallerError(f"record is {wanted!r}, and not the number of one")
+        await send_line(stream, self._host.record(wanted))
+
     async def _trace(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
-        """The kept events from `since` on; with `follow` new ones too, until the client goes."""
+        """The kept events from `since` on; with `follow` new ones too, until the client goes; with
+        `close` also those that happen for every record, call and system call."""
         since = number(request.get("since", 0))
         send: trio.MemorySendChannel[Event]
         send, receive = trio.open_memory_channel(FOLLOW_QUEUE)
@@ -117,7 +130,7 @@ class ControlServer:
                 return
 
         trace = self._host.trace
-        with trace.subscribed(follow):
+        with trace.watched(follow) if request.get("close") else trace.subscribed(follow):
             for event in trace.since(since):
                 await send_line(stream, event)
             if request.get("follow"):
@@ -134,7 +147,13 @@ class ControlServer:
 
             nursery.start_soon(hang_up)
             async for event in events:
-                await send_line(stream, event)
+                lines = [encoded(event)]
+                while len(lines) < FOLLOW_LINES:  # what has happened meanwhile goes with it
+                    try:
+                        lines.append(encoded(events.receive_nowait()))
+                    except trio.WouldBlock:
+                        break
+                await stream.send_all(b"".join(lines))
 
 
 def number(value: object) -> float:
@@ -165,5 +184,10 @@ async def read_line(stream: trio.SocketStream) -> bytes:
     return bytes(line.partition(b"\n")[0])
 
 
+def encoded(value: dict[str, Any]) -> bytes:
+    """One line."""
+    return json.dumps(value, default=str).encode() + b"\n"
+
+
 async def send_line(stream: trio.SocketStream, value: dict[str, Any]) -> None:
-    await stream.send_all(json.dumps(value, default=str).encode() + b"\n")
+    await stream.send_all(encoded(value))

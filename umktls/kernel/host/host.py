@@ -37,6 +37,7 @@ from umktls.kernel.host.control import ControlServer
 from umktls.kernel.host.process import Process
 from umktls.kernel.host.rundir import RunDirectory
 from umktls.kernel.host.syscalls import SyscallServer
+from umktls.kernel.host.watching import Watching
 from umktls.kernel.host.workers import Workers
 from umktls.kernel.owners.upcalls import DaemonGone
 from umktls.kernel.sockets.card import retransmitted_pct
@@ -155,6 +156,7 @@ class Host:
             ("connections", "handshakes", "handshakes_failed", "resumed"), 0
         )
         self.syscalls = SyscallServer(self)
+        self.watching = Watching(self)
         self.children: list[Child] = []
         self._doors: list[trio.CancelScope] = []
         self._numbers = itertools.count(config.first, config.step)
@@ -198,6 +200,8 @@ class Host:
         adopted.cookie = next(self._cookies)
         self._renew_at_limit(adopted)
         self.sockets[name] = adopted
+        if self.trace.close:
+            self.watching.begin(adopted)
         self.totals["connections"] += 1
         adopted.on_close = self._remember
         return adopted
@@ -356,6 +360,10 @@ class Host:
             for name, sock in self.sockets.items()
             if sock.session is not None and not sock.closed and connection in (None, name)
         ]
+
+    def record(self, number: int) -> dict[str, Any]:
+        """See `Watching.record`."""
+        return self.watching.record(number)
 
     def sysctl(self, values: dict[str, Any]) -> dict[str, Any]:
         """Set knobs, and show them with the counters. Raises `CallerError`."""

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import json
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -23,6 +24,7 @@ from umktls.abi.alerts import TlsAlert, alert_name
 from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError
 from umktls.kernel.ground.turns import Turn
 from umktls.kernel.host.accepting import taken_from_trio
+from umktls.kernel.host.callnames import call_name, describe_call
 from umktls.kernel.host.process import Process
 from umktls.kernel.owners.upcalls import Request
 from umktls.kernel.sockets.ktls_socket import Failure, KernelSocket, TlsFacts
@@ -58,6 +60,8 @@ UTRACE_EVENTS = {
     "warning": ("reason",),
     "reloaded": ("outcome",),
 }
+# Calls of which nothing is told: of one, what it does is; of the other, those that it holds.
+UNTOLD = (rpctls.SYS_utrace, rpctls.SYS_umktls_together)
 # The phases of failures: of one whose daemon names none, and of a fatal alert behind the handshake.
 SOME_PHASE, ALERT_PHASE = "handshake", "alert"
 # Alerts about what was said on one connection, by names and numbers: a byte that the network has
@@ -191,17 +195,39 @@ class SyscallServer:
 
     async def _carry_out(self, process: Process, request: wire.Request) -> tuple[Answer, bytes]:
         """One call, and its reply."""
-        answer, number = Answer(None), 0
+        answer, number, began, outcome = Answer(None), 0, time.monotonic(), "ok"
         try:
             if request.args is None:
                 raise UnsupportedError(f"no system call {request.number}", errno.ENOSYS)
             called = self._calls[request.number](process, request.args)
             answer = called if isinstance(called, Answer) else await called
         except UmktlsError as error:
-            number = self._host.personality.errno(error.errno)
+            number, outcome = self._host.personality.errno(error.errno), error.errno_name
         except OSError as error:  # the machine's own kernel has refused what the call needs
-            number = self._host.personality.errno(error.errno or errno.EIO)
+            refused = error.errno or errno.EIO
+            number, outcome = self._host.personality.errno(refused), errno.errorcode[refused]
+        if self._host.trace.close and request.number not in UNTOLD:
+            self._tell(process, request, answer.result, outcome, began)
         return answer, wire.encode_reply(request.sequence, number, answer.result, request.number)
+
+    def _tell(
+        self, process: Process, request: wire.Request, result: Any, outcome: str, began: float
+    ) -> None:
+        """Of a call that was answered, for those who watch closely."""
+        fd = getattr(request.args, "fd", -1)
+        if fd < 0 and outcome == "ok" and isinstance(result, int):  # one that it has from now on
+            fd = result if result in process.descriptors else -1
+        sock = process.descriptors.get(fd)
+        self._host.trace.step(
+            "syscall",
+            sock.name if sock is not None else None,
+            name=call_name(request.number),
+            what=describe_call(request.args),
+            pid=process.pid,
+            fd=fd,
+            result=outcome,
+            seconds=time.monotonic() - began,
+        )
 
     async def _together(self, process: Process, args: wire.TogetherArgs) -> Answer:
         """umktls_together: the replies to all of them. Nothing is done if one cannot be among

@@ -22,6 +22,7 @@ from umktls.kernel.ground.peers import who
 from umktls.kernel.ground.refusals import first_text
 from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.probe import check_probe
+from umktls.kernel.krpc.telling import tell_reply
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls import tls
 from umktls.rpc.certificate import PeerCertificate
@@ -182,6 +183,8 @@ class Incoming:
     def _send(self, parts: list[Buffer]) -> None:
         if not parts:
             return
+        if self.host.trace.close:
+            tell_reply(self.host.trace, self.sock.name, parts)
         self.sock.rpc["replies"] += 1
         self.sock.send_message([mark(sum(map(len, parts))), *parts])
 

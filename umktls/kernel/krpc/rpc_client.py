@@ -30,6 +30,7 @@ from umktls.errors import PeerError, UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.refusals import refusal_text
 from umktls.kernel.krpc.reachable import SILENT_SECONDS, Reachable
+from umktls.kernel.krpc.telling import tell_call
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.tls import TlsRefused
 from umktls.ktls.session.errors import NULL_ON_ONE_SIDE
@@ -196,6 +197,8 @@ class RpcClient:
             return
         pending.sends += 1
         pending.sent_on = sock
+        if self._trace.close:
+            tell_call(self._trace, sock.name, pending.name, pending.parts, pending.sends)
         try:
             sock.send_message(pending.parts)
         except WorldError:
@@ -354,6 +357,15 @@ class RpcClient:
         if matched is None:
             return
         pending, reply = matched
+        if self._trace.close:
+            self._trace.step(
+                "reply-received",
+                sock.name,
+                procedure=pending.name,
+                xid=reply.xid,
+                bytes=len(message),
+                seconds=trio.current_time() - pending.since,
+            )
         sock.rpc["replies"] += 1
         self._answered = True
         self._reachable.heard = trio.current_time()

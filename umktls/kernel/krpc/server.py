@@ -24,6 +24,7 @@ from umktls.kernel.krpc.listening import listen, port_of
 from umktls.kernel.krpc.serverhost import Listening as Listening
 from umktls.kernel.krpc.serverhost import ServerConfig as ServerConfig
 from umktls.kernel.krpc.serverhost import boot_listening
+from umktls.kernel.krpc.telling import tell_received
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.nfs.program import MOUNT3
 from umktls.rpc.message import AuthFlavor, AuthStat, Call, parse_untrusted
@@ -83,6 +84,8 @@ class Connection(Incoming):
         call = parse_untrusted(message)
         if not isinstance(call, Call):
             raise PeerError("a client sent an RPC reply", errno.EPROTO)
+        if self.host.trace.close:
+            tell_received(self.host.trace, self.sock.name, call, len(message))
         self.sock.rpc["calls"] += 1
         if call.credential.flavor == AuthFlavor.AUTH_TLS:
             await self._probe(call, offer_tls)

@@ -29,6 +29,7 @@ import errno
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import trio
@@ -47,6 +48,7 @@ from umktls.upcall.states import (
     Upcall,
     UpcallAction,
     UpcallEvent,
+    UpcallState,
 )
 from umktls.upcall.versions import VERSIONS
 
@@ -229,7 +231,11 @@ class DaemonHandle:
         message = encoded(request, xid)
         began = trio.current_time()
         name = request.procedure.name
-        self.trace.emit("upcall", request.connection, procedure=name, daemon=self.name)
+        self.trace.emit(
+            "upcall", request.connection, procedure=name, daemon=self.name, xid=xid, pid=self.pid
+        )
+        if self.trace.close:
+            request.upcall.watcher = partial(self._tell_state, request, xid)
         event, outcome = UpcallEvent.ANSWER_FAILED, "no answer"
         try:
             reply = await self._exchange(request, xid, message)
@@ -250,8 +256,14 @@ class DaemonHandle:
                 procedure=name,
                 result=outcome,
                 seconds=seconds,
+                xid=xid,
             )
         return result
+
+    def _tell_state(self, request: Request[Any], xid: int, state: UpcallState) -> None:
+        if self.trace.close:
+            name, step = request.procedure.name, state.value
+            self.trace.step("upcall-state", request.connection, procedure=name, xid=xid, state=step)
 
     async def _exchange(
         self, request: Request[Any], xid: int, message: bytes

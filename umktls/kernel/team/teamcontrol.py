@@ -55,6 +55,7 @@ class TeamControl(ControlServer):
             "txmode": gather.added,
         }
         self._merge = merge
+        del self._operations["record"]  # records are the workers', and so are steps
         self._operations |= dict.fromkeys(merge, self._ask_all)
 
     async def _ask_all(self, stream: trio.SocketStream, request: Answer) -> None:

@@ -39,21 +39,22 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable
 
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.errors import CallerError, UmktlsError
 from umktls.ktls.engines import DEST_SHORTER_BY, RECORD_HEADER_LENGTH, Buffer, Opener
-from umktls.ktls.session.counters import Counters, Tally
+from umktls.ktls.session.counters import Counters
 from umktls.ktls.session.errors import KeyExpired, RecordError, RecordInterleaved, RecordTruncated
 from umktls.ktls.session.suites import Suite
+from umktls.ktls.socket.half import Half
 from umktls.ktls.socket.keyupdate import HANDSHAKE, KeyUpdates
 from umktls.ktls.socket.received import APPLICATION_DATA as APPLICATION_DATA
 from umktls.ktls.socket.received import PullResult as PullResult
 from umktls.ktls.socket.received import Record as Record
 from umktls.ktls.socket.received import Sink as Sink
 from umktls.ktls.socket.rxbuffer import INITIAL_SIZE, MAX_SIZE, ReceiveBuffer
-from umktls.ktls.socket.states import RX_TRANSITIONS, Event, State, step
+from umktls.ktls.socket.states import RX_TRANSITIONS, Event, State
+from umktls.ktls.socket.tap import RxWatcher, watched_opener
 
 SEQUENCE_END = 2**64
 
@@ -61,7 +62,7 @@ LEND_AT_LEAST = 4096  # below this a copy is cheaper than a system call of its o
 CLEAR_RECORD = 4096  # what counts as a record where there are none
 
 
-class Receiver:
+class Receiver(Half):
     """See the module's theory of operation.
 
     Attributes:
@@ -83,27 +84,22 @@ class Receiver:
         *,
         max_buffer: int = MAX_SIZE,
     ) -> None:
-        self.records = 0
-        self.bytes = 0
+        super().__init__(RX_TRANSITIONS, "receiving")
         self.control_records = 0
         self.corrupted_records = 0
         self.failed_crypto = 0
-        self.suite: Suite | None = None
-        self.tally = Tally()
         self.error: UmktlsError | None = None
         self.truncated = False
         self.interleaves = False
-        self.wants_rekey = False
-        self.on_wants_rekey: Callable[[], None] | None = None
         self.rules = personality.receiving
         self._keys = personality.keys
         self._counters = counters or Counters()
         self._buffer = ReceiveBuffer(max_buffer)
         self._updates = KeyUpdates(first_byte=self.rules.key_update == "first byte")
         self._opener: Opener | None = None
+        self._watcher: RxWatcher | None = None
         self._header_length = RECORD_HEADER_LENGTH
         self._early_header = self.rules.early_header
-        self._state = State.CLEAR
         self._fin = False
         self._dropped = False
         self._lost = False
@@ -112,9 +108,11 @@ class Receiver:
         self._lender: Sink | None = None
         self._wanted_from = SEQUENCE_END  # when to ask for another key
 
-    @property
-    def state(self) -> State:
-        return self._state
+    def watch(self, watcher: RxWatcher | None) -> None:
+        """Have `watcher` look on from now on; None: nobody."""
+        self._watcher = self._looks_on = watcher
+        if self._opener is not None:
+            self._opener = watched_opener(self._opener, watcher)
 
     @property
     def sequence(self) -> int:
@@ -176,8 +174,8 @@ class Receiver:
         self._set(opener, suite, header_length, Event.NEW_KEY)
 
     def _set(self, opener: Opener, suite: Suite, header_length: int, event: Event) -> None:
-        self._state = step(RX_TRANSITIONS, self._state, event, "receiving")
-        self._opener = opener
+        self._go(event)
+        self._opener = watched_opener(opener, self._watcher)
         self._header_length = header_length
         self.suite = suite
         self.wants_rekey = False
@@ -545,7 +543,7 @@ class Receiver:
     def _look_for_key_update(self, record: Record) -> None:
         record.key_update = self._updates.in_record(record.payload)
         if record.key_update and self._keys.rekey:
-            self._state = step(RX_TRANSITIONS, self._state, Event.KEY_UPDATE, "receiving")
+            self._go(Event.KEY_UPDATE)
             self._counters.rekeys_received += 1
 
     def _fault(self, error: RecordError, size: int = 0) -> None:
@@ -566,7 +564,7 @@ class Receiver:
             self.error = error
 
     def _break(self) -> None:
-        self._state = step(RX_TRANSITIONS, self._state, Event.FAULT, "receiving")
+        self._go(Event.FAULT)
         self._buffer.clear()
 
     def _out_of_data(self) -> PullResult:

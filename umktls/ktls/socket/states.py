@@ -23,6 +23,7 @@ A missing key in a table is the error.
 from __future__ import annotations
 
 import errno
+from collections.abc import Mapping
 from enum import Enum, auto
 
 from umktls.errors import CallerError
@@ -57,7 +58,7 @@ RX_TRANSITIONS = TX_TRANSITIONS | {
 
 
 def step(
-    transitions: dict[tuple[State, Event], State], state: State, event: Event, what: str
+    transitions: Mapping[tuple[State, Event], State], state: State, event: Event, what: str
 ) -> State:
     """The state after the event.
 

@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from umktls.abi.personality import SEQUENCE_END
 from umktls.errors import UmktlsError, WorldError
 from umktls.ktls.engines import MAX_PLAINTEXT, Buffer, Sealer
-from umktls.ktls.session.counters import Tally
 from umktls.ktls.session.errors import KeyExhausted, SealFailed
 from umktls.ktls.session.suites import Suite
+from umktls.ktls.socket.half import Half
 from umktls.ktls.socket.keyupdate import HANDSHAKE, KeyUpdates
-from umktls.ktls.socket.states import TX_TRANSITIONS, Event, State, step
+from umktls.ktls.socket.states import TX_TRANSITIONS, Event, State
+from umktls.ktls.socket.tap import TxWatcher, watched_sealer
 
 APPLICATION_DATA = 23
 NEVER = 2 * SEQUENCE_END
@@ -38,7 +39,7 @@ class _Broken:
         raise WorldError("sending has ended: a record could not be sealed", errno.EPIPE)
 
 
-class Transmitter:
+class Transmitter(Half):
     """Sends in clear until a Sealer is given.
 
     Attributes:
@@ -61,13 +62,8 @@ class Transmitter:
         limits: bool = True,
         sequence_end: int | None = SEQUENCE_END,
     ) -> None:
+        super().__init__(TX_TRANSITIONS, "transmitting")
         self.payload_limit = payload_limit
-        self.records = 0
-        self.bytes = 0
-        self.suite: Suite | None = None
-        self.tally = Tally()
-        self.wants_rekey = False
-        self.on_wants_rekey: Callable[[], None] | None = None
         self.on_failed: Callable[[SealFailed], bool] = lambda error: True
         self.update_sent = False
         self._updates = KeyUpdates()
@@ -76,11 +72,13 @@ class Transmitter:
         self._last = NEVER  # the sequence number that this key does not reach
         self._careful_from = NEVER
         self._sealer: Sealer | None = None
-        self._state = State.CLEAR
+        self._watcher: TxWatcher | None = None
 
-    @property
-    def state(self) -> State:
-        return self._state
+    def watch(self, watcher: TxWatcher | None) -> None:
+        """Have `watcher` look on from now on; None: nobody."""
+        self._watcher = self._looks_on = watcher
+        if self._sealer is not None:
+            self._sealer = watched_sealer(self._sealer, watcher)
 
     @property
     def sequence(self) -> int:
@@ -97,11 +95,11 @@ class Transmitter:
 
     def replace_sealer(self, sealer: Sealer) -> None:
         """Seal elsewhere under the same key: `sealer` goes on where the one before stopped."""
-        self._sealer = sealer
+        self._sealer = watched_sealer(sealer, self._watcher)
 
     def _set(self, sealer: Sealer, suite: Suite, event: Event) -> None:
-        self._state = step(TX_TRANSITIONS, self._state, event, "transmitting")
-        self._sealer = sealer
+        self._go(event)
+        self._sealer = watched_sealer(sealer, self._watcher)
         self.suite = suite
         self.wants_rekey = self.update_sent = False
         if self._sequence_end is None:
@@ -154,7 +152,7 @@ class Transmitter:
         sealer.sequence = sequence
         failed = SealFailed(f"the engine could not seal record {sequence}: {error}")
         if self.on_failed(failed):
-            self._state = step(TX_TRANSITIONS, self._state, Event.FAULT, "transmitting")
+            self._go(Event.FAULT)
             self._sealer = _Broken(sequence)
         return failed
 
