@@ -12,6 +12,7 @@ from rich.console import Console
 from tests.bench import (
     files,
     front,
+    instructions,
     ktls,
     load,
     memory,
@@ -39,6 +40,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[Figure]]] = {
     "rekeys": rekeys.measure,
     "memory": memory.measure,
     "workers": workers.measure,
+    "instructions": instructions.measure,
 }
 RESULTS = Path("bench-results")
 # Off a terminal: as wide as the table is.
@@ -71,8 +73,8 @@ def report(console: Console, figures: list[Figure]) -> None:
     write_lines(path, figures)
     console.print(as_table(figures))
     console.print(
-        "Bigger is better, but for growth and CPU. Files are in memory on the server's side, and "
-        f"what is read is new to every client.\nWritten to {path}"
+        "Bigger is better, but for growth, CPU and instructions. Files are in memory on the "
+        f"server's side, and what is read is new to every client.\nWritten to {path}"
     )
 
 

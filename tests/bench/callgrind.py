@@ -1,0 +1,124 @@
+"""Programs below valgrind, whose tool callgrind counts the instructions that they execute.
+
+What is counted is what a process does in user space, its libraries included: other work on the
+machine does not change it. Nothing is counted, and a program is only a few times slower, until
+`Counter.start`. valgrind's own gdbserver is asked from outside (vgdb), so that the program knows
+nothing of it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from umktls.errors import WorldError
+
+__all__ = ["Counter", "asleep", "program", "valgrind_version"]
+
+START_SECONDS = 240.0
+SECONDS = 120.0
+LOOK_SECONDS = 0.0005
+
+
+def valgrind_version() -> str:
+    """Such as "valgrind-3.19.0". WorldError where there is none."""
+    if shutil.which("valgrind") is None or shutil.which("vgdb") is None:
+        line = "apt-get install --no-install-recommends valgrind"
+        raise WorldError(f"no valgrind, which counts the instructions; as root: {line}")
+    done = subprocess.run(["valgrind", "--version"], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@contextmanager
+def program(
+    command: Sequence[str], environment: Mapping[str, str], top: Path, *, counted: bool
+) -> Iterator[subprocess.Popen[str]]:
+    """A program that runs inside the block, talks over pipes, and is ended by SIGTERM; its log is
+    a file in `top`. `counted`: below valgrind, for a `Counter`."""
+    prefix = ["valgrind", "-q", "--tool=callgrind", "--instr-atstart=no"] if counted else []
+    prefix += [f"--callgrind-out-file={top}/callgrind.%p"] if counted else []
+    # The same hashes each time, the same dictionaries; and no bytecode written in between.
+    fixed = {"PYTHONHASHSEED": "0", "UMKTLS_DUMPABLE": "1"}
+    log = tempfile.NamedTemporaryFile("w", dir=top, suffix=".log", delete=False)  # noqa: SIM115
+    with log:
+        process = subprocess.Popen(
+            [*prefix, *command],
+            env={**environment, **fixed},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+
+def asleep(pid: int) -> None:
+    """Return when all threads of a process wait for something. WorldError if that takes long."""
+    until = time.monotonic() + SECONDS
+    while not _sleeps(pid):
+        if time.monotonic() > until:
+            raise WorldError(f"process {pid} has been busy for more than {SECONDS:g} s")
+        time.sleep(LOOK_SECONDS)
+
+
+def _sleeps(pid: int) -> bool:
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if state != "S":
+            return False
+    return True
+
+
+class Counter:
+    """The instructions that a process executes from one look to the next."""
+
+    def __init__(self, pid: int, top: Path) -> None:
+        self.pid = pid
+        self._out = top / f"callgrind.{pid}"
+        self._dumps = 0
+
+    def start(self) -> None:
+        """Count from here on."""
+        self._ask("instrumentation on")
+
+    def reset(self) -> None:
+        self._ask("zero")
+
+    def take(self) -> int:
+        """Instructions since the last look. The process must have nothing to do."""
+        asleep(self.pid)
+        self._ask("dump")
+        self._dumps += 1
+        path = Path(f"{self._out}.{self._dumps}")
+        for line in path.read_text().splitlines():
+            if line.startswith("totals:"):
+                if not os.environ.get("UMKTLS_BENCH_PROFILES"):
+                    path.unlink()
+                return int(line.split()[1])
+        raise WorldError(f"callgrind wrote no total into {path}")
+
+    def _ask(self, command: str) -> None:
+        line = ["vgdb", f"--pid={self.pid}", f"--wait={START_SECONDS:g}", *command.split()]
+        done = subprocess.run(
+            line, capture_output=True, text=True, timeout=START_SECONDS + SECONDS, check=False
+        )
+        if done.returncode:
+            raise WorldError(f"vgdb cannot reach process {self.pid}: {done.stderr.strip()}")
