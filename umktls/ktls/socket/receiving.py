@@ -23,7 +23,8 @@ from umktls.abi.freebsd import TLS_RLTYPE_ALERT, TlsGetRecord, cmsg_space
 from umktls.abi.messages import MessageAbi
 from umktls.errors import CallerError, UmktlsError
 from umktls.ktls.session.errors import WouldBlock
-from umktls.ktls.socket.rx import APPLICATION_DATA, Receiver, Record
+from umktls.ktls.socket.received import APPLICATION_DATA, Record
+from umktls.ktls.socket.rx import Receiver
 from umktls.ktls.socket.state import KtlsSocketState
 from umktls.ktls.socket.states import State
 
