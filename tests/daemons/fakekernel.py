@@ -33,6 +33,7 @@ from umktls.rpc.message import NULL_AUTH, AcceptedReply, encode_call, parse_untr
 from umktls.rpc.program import Procedure, Program
 from umktls.rpc.record import mark
 from umktls.rpc.xdr import Buffer
+from umktls.upcall import datagrams
 from umktls.upcall import syscalls as wire
 from umktls.upcall.deposit import KeyState
 from umktls.upcall.rpctls import RPCTLSCD_V1, rpctls_session_arg, rpctlscd_connect_arg
@@ -329,14 +330,14 @@ class FakeKernel:
             socket.send_fds(process, [reply], descriptors)
 
     def _reply_to(self, data: bytes) -> tuple[bytes, list[int]]:
-        request = wire.decode_request_untrusted(data)
+        request = datagrams.decode_request_untrusted(data)
         result, number = None, 0
         descriptors: list[int] = []
         try:
             result, descriptors = self._call(request.args)
         except UmktlsError as error:
             number = self.errno(error.errno)
-        reply = wire.encode_reply(request.sequence, number, result, request.number)
+        reply = datagrams.encode_reply(request.sequence, number, result, request.number)
         return reply, descriptors
 
     def _call(self, args: Any) -> tuple[Any, list[int]]:

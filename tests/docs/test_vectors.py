@@ -33,6 +33,7 @@ from umktls.testing.echo import SAY, Echo
 from umktls.testing.joined import client_of
 from umktls.testing.standin import StandIn
 from umktls.testing.wire import Wire
+from umktls.upcall import datagrams
 from umktls.upcall import syscalls as wire
 from umktls.upcall.rpctls import (
     RPCTLSCD_V1,
@@ -79,8 +80,8 @@ def expected() -> dict[str, bytes]:
 
     def syscall(what: str, args: xdr.Struct, result: object) -> None:
         sequence, number = next(numbers), wire.number_of(args)
-        made[f"daemon: {what}"] = wire.encode_request(sequence, args)
-        made[f"kernel: answer to {what}"] = wire.encode_reply(sequence, 0, result, number)
+        made[f"daemon: {what}"] = datagrams.encode_request(sequence, args)
+        made[f"kernel: answer to {what}"] = datagrams.encode_reply(sequence, 0, result, number)
 
     def upcall(what: str, argument: object) -> None:
         procedure = RPCTLSCD_V1[what]

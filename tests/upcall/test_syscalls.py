@@ -21,6 +21,13 @@ from umktls.abi.rpctls import (
 )
 from umktls.errors import CallerError
 from umktls.rpc.xdr import Struct, XdrError
+from umktls.upcall.datagrams import (
+    Reply,
+    decode_reply_untrusted,
+    decode_request_untrusted,
+    encode_reply,
+    encode_request,
+)
 from umktls.upcall.syscalls import (
     MAX_DATA,
     MAX_MESSAGE,
@@ -31,7 +38,6 @@ from umktls.upcall.syscalls import (
     GetsockoptArgs,
     RecvmsgArgs,
     RecvmsgResult,
-    Reply,
     RpctlsSyscallArgs,
     Segment,
     SendmsgArgs,
@@ -39,10 +45,6 @@ from umktls.upcall.syscalls import (
     ShutdownArgs,
     TogetherArgs,
     UtraceArgs,
-    decode_reply_untrusted,
-    decode_request_untrusted,
-    encode_reply,
-    encode_request,
     goes_alone,
 )
 

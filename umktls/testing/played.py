@@ -16,6 +16,7 @@ import trio
 from umktls.abi import netlink as nl
 from umktls.errors import PeerError
 from umktls.rpc.xdr import Struct
+from umktls.upcall import datagrams
 from umktls.upcall import netlink as messages
 from umktls.upcall import syscalls as wire
 
@@ -45,10 +46,10 @@ class Calls:
         """One system call; its result, and what came beside it. Raises `Refused`."""
         async with self._lock:
             number = wire.number_of(args)
-            await self._sock.send(wire.encode_request(next(self._sequence), args))
+            await self._sock.send(datagrams.encode_request(next(self._sequence), args))
             data, ancillary, _, _ = await self._sock.recvmsg(wire.MAX_MESSAGE, socket.CMSG_SPACE(4))
         descriptors = [fd for _, _, content in ancillary for fd in array.array("i", content[:4])]
-        reply = wire.decode_reply_untrusted(data, number)
+        reply = datagrams.decode_reply_untrusted(data, number)
         if reply.errno:
             raise Refused(wire.SYSCALLS[number].name, reply.errno)
         return reply.result, descriptors

@@ -1,21 +1,13 @@
-"""The daemon's system calls as messages: one datagram per call and per reply, in XDR.
+"""The daemon's system calls: what there is, and their arguments and results in XDR.
 
-The socket is ``syscall.sock`` in the host's run directory, AF_UNIX and SOCK_SEQPACKET. A request is
-``sequence, number, arguments``, a reply ``sequence, errno, result``; the result is there only if
-errno is 0. Replies may come in another order than the requests; the sequence tells whose they are.
-errno has the numbering of the host's personality. Where a result is a new descriptor of an
-existing socket, the real one comes beside the reply as SCM_RIGHTS; the number in the reply is its
-name in all later calls.
-
-`SYSCALLS` is the table of what there is. Names and argument order are those of the man pages in
-section 2 of FreeBSD's manual, numbers those of its syscalls.master.
+Names and argument order are those of the man pages in section 2 of FreeBSD's manual, numbers those
+of its syscalls.master. How a call and its answer travel is in datagrams.py.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from umktls.abi.rpctls import (
@@ -37,7 +29,7 @@ from umktls.abi.rpctls import (
 )
 from umktls.errors import CallerError
 from umktls.rpc import xdr
-from umktls.rpc.xdr import Buffer, Codec, Int, Struct, Uhyper, Uint, XdrError
+from umktls.rpc.xdr import Codec, Int, Struct, Uhyper, Uint
 
 __all__ = [
     "MAX_CONTROL",
@@ -56,8 +48,6 @@ __all__ = [
     "GetsockoptArgs",
     "RecvmsgArgs",
     "RecvmsgResult",
-    "Reply",
-    "Request",
     "RpctlsSyscallArgs",
     "Segment",
     "SendmsgArgs",
@@ -68,10 +58,6 @@ __all__ = [
     "Syscall",
     "TogetherArgs",
     "UtraceArgs",
-    "decode_reply_untrusted",
-    "decode_request_untrusted",
-    "encode_reply",
-    "encode_request",
     "goes_alone",
     "leads",
     "number_of",
@@ -93,8 +79,6 @@ MAX_PART = 8192
 MAX_ROOM = 4096
 # A descriptor, in calls that go together: the one that the first of them has brought.
 TAKEN = -1
-
-_HEAD = struct.Struct(">II")
 
 PARTS = xdr.array(xdr.opaque(MAX_PART), MAX_TOGETHER)
 
@@ -341,24 +325,6 @@ SYSCALLS: Mapping[int, Syscall] = {
 _NUMBERS = {call.arguments: call.number for call in SYSCALLS.values()}
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A call. `args` is None where there is no system call of this number: ENOSYS."""
-
-    sequence: int
-    number: int
-    args: Struct | None
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """An answer. `result` is None if errno is not 0, and where the call has no result."""
-
-    sequence: int
-    errno: int
-    result: Any = field(repr=False)
-
-
 def leads(args: Struct) -> bool:
     """Whether this call can only be the first that umktls_together makes."""
     return SYSCALLS[number_of(args)].leads
@@ -378,47 +344,3 @@ def number_of(args: Struct) -> int:
     if number is None:
         raise CallerError(f"{type(args).__name__} are not the arguments of a system call")
     return number
-
-
-def encode_request(sequence: int, args: Struct) -> bytes:
-    """The datagram of a call; `CallerError` for arguments that the wire cannot hold."""
-    pieces: list[Buffer] = [_HEAD.pack(sequence, number_of(args))]
-    args.xdr.write(pieces.append, args)
-    return b"".join(pieces)
-
-
-def decode_request_untrusted(data: Buffer) -> Request:
-    """A daemon's datagram; raises `XdrError` only."""
-    sequence, number = _head_untrusted(data)
-    call = SYSCALLS.get(number)
-    if call is None:
-        return Request(sequence, number, None)
-    return Request(sequence, number, _rest_untrusted(data, call.arguments.xdr))
-
-
-def encode_reply(sequence: int, errno: int, result: Any, number: int) -> bytes:
-    """The datagram of an answer to a call of `number`; the result is left out if errno is not 0."""
-    pieces: list[Buffer] = [_HEAD.pack(sequence, errno)]
-    if errno == 0:
-        SYSCALLS[number].result.write(pieces.append, result)
-    return b"".join(pieces)
-
-
-def decode_reply_untrusted(data: Buffer, number: int) -> Reply:
-    """The kernel's answer to a call of `number`; raises `XdrError` only."""
-    sequence, errno = _head_untrusted(data)
-    result = _rest_untrusted(data, xdr.VOID if errno else SYSCALLS[number].result)
-    return Reply(sequence, errno, result)
-
-
-def _head_untrusted(data: Buffer) -> tuple[int, int]:
-    """The two numbers that every datagram begins with; raises `XdrError` only."""
-    if len(data) < _HEAD.size:
-        raise XdrError(f"a system call of {len(data)} bytes")
-    first, second = _HEAD.unpack_from(data)
-    return first, second
-
-
-def _rest_untrusted(data: Buffer, codec: Codec[Any]) -> Any:
-    """What follows them, to the end; raises `XdrError` only."""
-    return codec.decode_untrusted(memoryview(data)[_HEAD.size :])

@@ -36,6 +36,10 @@ from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, Personali
 from umktls.abi.rpctls import RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET, SYS_umktls_together
 from umktls.errors import WorldError
 from umktls.rpc.xdr import Struct, XdrError
+from umktls.upcall.datagrams import (
+    decode_reply_untrusted,
+    encode_request,
+)
 from umktls.upcall.syscalls import (
     MAX_PART,
     MAX_TOGETHER,
@@ -49,8 +53,6 @@ from umktls.upcall.syscalls import (
     SocketCookieArgs,
     TogetherArgs,
     UtraceArgs,
-    decode_reply_untrusted,
-    encode_request,
     goes_alone,
     leads,
     number_of,

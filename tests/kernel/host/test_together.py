@@ -21,18 +21,20 @@ from umktls.abi.rpctls import (
     SYS_utrace,
 )
 from umktls.testing.played import Refused
+from umktls.upcall.datagrams import (
+    Reply,
+    decode_reply_untrusted,
+    encode_request,
+)
 from umktls.upcall.syscalls import (
     TAKEN,
     AdoptArgs,
     CloseArgs,
     GetsockoptArgs,
-    Reply,
     RpctlsSyscallArgs,
     SocketCookieArgs,
     TogetherArgs,
     UtraceArgs,
-    decode_reply_untrusted,
-    encode_request,
 )
 
 NOWHERE = encode_request(5, CloseArgs(99))

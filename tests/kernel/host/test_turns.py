@@ -37,6 +37,7 @@ from umktls.rpc.message import NULL_AUTH, AcceptStat, encode_accepted, encode_ca
 from umktls.rpc.record import RecordReader, mark
 from umktls.rpc.xdr import Buffer
 from umktls.testing.echo import SAY
+from umktls.upcall import datagrams
 from umktls.upcall import syscalls as wire
 from umktls.upcall.netlink import encode_get_family
 
@@ -236,8 +237,8 @@ async def steps_of(task: Callable[[], Awaitable[None]], done: Callable[[], int])
     return [later - earlier for earlier, later in pairwise(seen)]
 
 
-EVENT = wire.encode_request(1, wire.UtraceArgs(b'{"event": "warning", "reason": "again"}'))
-TOGETHER = wire.encode_request(2, wire.TogetherArgs((EVENT,) * wire.MAX_TOGETHER))
+EVENT = datagrams.encode_request(1, wire.UtraceArgs(b'{"event": "warning", "reason": "again"}'))
+TOGETHER = datagrams.encode_request(2, wire.TogetherArgs((EVENT,) * wire.MAX_TOGETHER))
 
 
 @pytest.mark.parametrize("request_", [EVENT, TOGETHER], ids=["one", "together"])

@@ -34,6 +34,7 @@ from umktls.kernel.upcalls.registered import RegisteredDaemon
 from umktls.kernel.upcalls.renewal import Renewals
 from umktls.ktls.session import Direction
 from umktls.private import allowed, peer_credentials
+from umktls.upcall import datagrams
 from umktls.upcall import syscalls as wire
 
 __all__ = ["SyscallServer"]
@@ -177,7 +178,7 @@ class SyscallServer:
             if not datagram:
                 return
             try:
-                request = wire.decode_request_untrusted(datagram)
+                request = datagrams.decode_request_untrusted(datagram)
             except PeerError as error:
                 self._garbage(f"process {process.pid}: {error}")
                 return
@@ -187,13 +188,15 @@ class SyscallServer:
     def _garbage(self, reason: str) -> None:
         self._host.trace.emit("garbage", None, where="the system-call socket", reason=reason)
 
-    async def _answer(self, process: Process, request: wire.Request) -> None:
+    async def _answer(self, process: Process, request: datagrams.Request) -> None:
         answer, reply = await self._carry_out(process, request)
         with answer.give_away or contextlib.nullcontext() as given:
             descriptor = answer.pass_descriptor if given is None else given.fileno()
             await send_with_descriptor(process.sock, reply, descriptor)
 
-    async def _carry_out(self, process: Process, request: wire.Request) -> tuple[Answer, bytes]:
+    async def _carry_out(
+        self, process: Process, request: datagrams.Request
+    ) -> tuple[Answer, bytes]:
         """One call, and its reply."""
         answer, number, began, outcome = Answer(None), 0, time.monotonic(), "ok"
         try:
@@ -208,10 +211,12 @@ class SyscallServer:
             number, outcome = self._host.personality.errno(refused), errno.errorcode[refused]
         if self._host.trace.close and request.number not in UNTOLD:
             self._tell(process, request, answer.result, outcome, began)
-        return answer, wire.encode_reply(request.sequence, number, answer.result, request.number)
+        return answer, datagrams.encode_reply(
+            request.sequence, number, answer.result, request.number
+        )
 
     def _tell(
-        self, process: Process, request: wire.Request, result: Any, outcome: str, began: float
+        self, process: Process, request: datagrams.Request, result: Any, outcome: str, began: float
     ) -> None:
         """Of a call that was answered, for those who watch closely."""
         fd = getattr(request.args, "fd", -1)
@@ -232,7 +237,7 @@ class SyscallServer:
     async def _together(self, process: Process, args: wire.TogetherArgs) -> Answer:
         """umktls_together: the replies to all of them. Nothing is done if one cannot be among
         them, or does not decode."""
-        requests = [wire.decode_request_untrusted(request) for request in args.requests]
+        requests = [datagrams.decode_request_untrusted(request) for request in args.requests]
         for place, request in enumerate(requests):
             check_company(request, place)
         replies, descriptor = [], None
@@ -416,7 +421,7 @@ class SyscallServer:
         return event, process.descriptors.get(number) if type(number) is int else None, fields
 
 
-def check_company(request: wire.Request, place: int) -> None:
+def check_company(request: datagrams.Request, place: int) -> None:
     """Raises `CallerError` for a call that cannot be made with others, at this place among them."""
     if request.args is None:
         return

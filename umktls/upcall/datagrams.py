@@ -1,0 +1,92 @@
+"""The daemon's system calls as messages: one datagram per call and per reply, in XDR.
+
+The socket is ``syscall.sock`` in the host's run directory, AF_UNIX and SOCK_SEQPACKET. A request is
+``sequence, number, arguments``, a reply ``sequence, errno, result``; the result is there only if
+errno is 0. Replies may come in another order than the requests; the sequence tells whose they are.
+errno has the numbering of the host's personality. Where a result is a new descriptor of an
+existing socket, the real one comes beside the reply as SCM_RIGHTS; the number in the reply is its
+name in all later calls.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+
+from umktls.rpc import xdr
+from umktls.rpc.xdr import Buffer, Codec, Struct, XdrError
+from umktls.upcall.syscalls import SYSCALLS, number_of
+
+__all__ = [
+    "Reply",
+    "Request",
+    "decode_reply_untrusted",
+    "decode_request_untrusted",
+    "encode_reply",
+    "encode_request",
+]
+
+_HEAD = struct.Struct(">II")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A call. `args` is None where there is no system call of this number: ENOSYS."""
+
+    sequence: int
+    number: int
+    args: Struct | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer. `result` is None if errno is not 0, and where the call has no result."""
+
+    sequence: int
+    errno: int
+    result: Any = field(repr=False)
+
+
+def encode_request(sequence: int, args: Struct) -> bytes:
+    """The datagram of a call; `CallerError` for arguments that the wire cannot hold."""
+    pieces: list[Buffer] = [_HEAD.pack(sequence, number_of(args))]
+    args.xdr.write(pieces.append, args)
+    return b"".join(pieces)
+
+
+def decode_request_untrusted(data: Buffer) -> Request:
+    """A daemon's datagram; raises `XdrError` only."""
+    sequence, number = _head_untrusted(data)
+    call = SYSCALLS.get(number)
+    if call is None:
+        return Request(sequence, number, None)
+    return Request(sequence, number, _rest_untrusted(data, call.arguments.xdr))
+
+
+def encode_reply(sequence: int, errno: int, result: Any, number: int) -> bytes:
+    """The datagram of an answer to a call of `number`; the result is left out if errno is not 0."""
+    pieces: list[Buffer] = [_HEAD.pack(sequence, errno)]
+    if errno == 0:
+        SYSCALLS[number].result.write(pieces.append, result)
+    return b"".join(pieces)
+
+
+def decode_reply_untrusted(data: Buffer, number: int) -> Reply:
+    """The kernel's answer to a call of `number`; raises `XdrError` only."""
+    sequence, errno = _head_untrusted(data)
+    result = _rest_untrusted(data, xdr.VOID if errno else SYSCALLS[number].result)
+    return Reply(sequence, errno, result)
+
+
+def _head_untrusted(data: Buffer) -> tuple[int, int]:
+    """The two numbers that every datagram begins with; raises `XdrError` only."""
+    if len(data) < _HEAD.size:
+        raise XdrError(f"a system call of {len(data)} bytes")
+    first, second = _HEAD.unpack_from(data)
+    return first, second
+
+
+def _rest_untrusted(data: Buffer, codec: Codec[Any]) -> Any:
+    """What follows them, to the end; raises `XdrError` only."""
+    return codec.decode_untrusted(memoryview(data)[_HEAD.size :])
