@@ -31,6 +31,8 @@ from umktls.rpc.message import OpaqueAuth
 from .attributes import AttributeCache, entry_attributes
 from .calls import Calls, NfsFailure
 from .inodes import Inode, InodeTable
+from .known import Version
+from .knownnames import NAMES_LIMIT, KnownNames, version_of
 
 __all__ = ["Directories", "Emit"]
 
@@ -49,7 +51,8 @@ Emit = Callable[[ReaddirToken, bytes, EntryAttributes, int], bool]
 class OpenDirectory:
     """One open of a directory. `entries` are those from place `base` on, fetched by a call that
     was `started` (see AttributeCache.stamp) and answered at the time `fetched`. `ends`: the cookies
-    with which answers ended, and the places behind them."""
+    with which answers ended, and the places behind them. `names`: all before `ends`, as long as the
+    directory has the `version` that it had at the time `began`; None where that is not so."""
 
     inode: Inode
     credential: OpaqueAuth
@@ -61,6 +64,9 @@ class OpenDirectory:
     verifier: bytes = NO_VERIFIER
     started: int = 0
     fetched: float = 0.0
+    names: set[bytes] | None = None
+    version: Version | None = None
+    began: float = 0.0
 
     def rewind(self) -> None:
         self.entries = []
@@ -96,6 +102,7 @@ class Directories:
         calls: Calls,
         inodes: InodeTable,
         attributes: AttributeCache,
+        known: KnownNames,
         emit: Emit,
         clock: Callable[[], float],
         *,
@@ -105,6 +112,7 @@ class Directories:
         self._calls = calls
         self._inodes = inodes
         self._attributes = attributes
+        self._known = known
         self._emit = emit
         self._clock = clock
         self._plus = plus
@@ -159,6 +167,7 @@ class Directories:
         cookie = directory.cookies[place - 1] if place else 0
         verifier = directory.verifier if place else NO_VERIFIER
         started = self._attributes.stamp()
+        began = self._clock()
         result = await self._list(directory, cookie, verifier)
         self._attributes.update(directory.inode, result.dir_attributes, started)
         directory.cut(place)
@@ -171,6 +180,22 @@ class Directories:
         directory.started = started
         directory.fetched = self._clock()
         directory.cookies.extend(entry.cookie for entry in result.reply.entries)
+        if place == 0:
+            directory.names, directory.version, directory.began = set(), None, began
+        if directory.names is not None:
+            self._note(directory, directory.names, result.dir_attributes)
+
+    def _note(self, directory: OpenDirectory, names: set[bytes], attr: fattr3 | None) -> None:
+        """Add what was fetched to the names of the whole directory, if it has not changed."""
+        version = None if attr is None else version_of(attr)
+        names.update(entry.name for entry in directory.entries)
+        if version is None or directory.version not in (None, version) or len(names) > NAMES_LIMIT:
+            directory.names = None
+        elif directory.complete:
+            self._known.listed(directory.inode, names, version, directory.began)
+            directory.names = None
+        else:
+            directory.version = version
 
     async def _list(
         self, directory: OpenDirectory, cookie: int, verifier: bytes

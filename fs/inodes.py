@@ -26,6 +26,7 @@ from umktls.rpc.message import OpaqueAuth
 from umktls.rpc.xdr import Buffer
 
 from .extents import Extent
+from .known import Known
 
 __all__ = ["Granted", "Inode", "InodeTable", "SillyName", "Unstable"]
 
@@ -74,15 +75,17 @@ class Inode:
 
     granted: what the server has permitted to whom (ACCESS3_*), of this version.
     told_size, told_version: what FUSE was told last, or has concluded from our answers; told: when
-    (AttributeCache.stamp).
+    (AttributeCache.stamp). known, distrusted: of a directory, see knownnames.py.
     """
 
     __slots__ = (
         "attributes",
         "data_version",
+        "distrusted",
         "expires",
         "granted",
         "handle",
+        "known",
         "lease",
         "lookups",
         "names",
@@ -106,6 +109,8 @@ class Inode:
         self.opens = 0
         self.silly: SillyName | None = None
         self.writer: Unstable | None = None
+        self.known: Known | None = None
+        self.distrusted = 0.0
         self.attributes: EntryAttributes | None = None
         self.expires = 0.0
         self.granted = Granted(None, {})

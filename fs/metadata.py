@@ -26,6 +26,7 @@ from . import killpriv
 from .attributes import AttributeCache
 from .calls import Calls, NfsFailure
 from .inodes import Inode
+from .knownnames import KnownNames
 from .owners import Owners
 
 __all__ = ["Metadata"]
@@ -50,8 +51,9 @@ _DIRECTORY_ACCESS = {
 class Metadata:
     """Everything about a file but its names and its data."""
 
-    def __init__(self, calls: Calls, attributes: AttributeCache) -> None:
+    def __init__(self, calls: Calls, attributes: AttributeCache, known: KnownNames) -> None:
         self._calls = calls
+        self._known = known
         self._attributes = attributes
         self._name_max: int | None = None
 
@@ -91,8 +93,10 @@ class Metadata:
             result = await self._calls.setattr(inode.handle, instead, credential)
         if fields.update_size:
             inode.data_version += 1
-        attr = result.obj_wcc.after or await self._calls.getattr(inode.handle, credential)
-        self._attributes.update(inode, attr, started)
+        self._known.changed(inode, result.obj_wcc, started)
+        if result.obj_wcc.after is None:
+            attr = await self._calls.getattr(inode.handle, credential)
+            self._attributes.update(inode, attr, started)
         return self._attributes.reply(inode)
 
     def without_bits(self, inode: Inode) -> EntryAttributes:

@@ -171,7 +171,9 @@ async def serve_fuse(
     show: is given a function that says, for people, what the mount has to do. trace: of the host.
     """
     async with trio.open_nursery() as background:
-        operations = NfsOperations(client, options, background.start_soon, trace=trace)
+        operations = NfsOperations(
+            client, options, background.start_soon, trace=trace, mountpoint=mountpoint
+        )
         show(operations.facts)
         background.start_soon(operations.run)
         with fuse_session(operations, mountpoint, fuse) as connected:

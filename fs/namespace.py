@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Callable, Collection
 
 from pyfuse3 import EntryAttributes
 
@@ -31,10 +32,13 @@ from umktls.rpc.message import OpaqueAuth
 from .attributes import AttributeCache
 from .calls import Calls, NfsFailure
 from .inodes import Inode, InodeTable
+from .knownnames import KnownNames
 from .silly import SillyRenames
 
-__all__ = ["Namespace"]
+__all__ = ["Namespace", "WillMake"]
 
+# Of a thread, a name, and what the name's directory is called.
+WillMake = Callable[[int, bytes, Collection[bytes]], bool]
 Made = CREATE3resok | MKDIR3resok | MKNOD3resok | SYMLINK3resok
 
 _SPECIAL = {
@@ -49,7 +53,9 @@ PERMISSIONS = 0o7777
 class Namespace:
     """Operations on names. Those that return an inode have counted a lookup of it.
 
-    missing_seconds: how long FUSE may believe that a name does not exist; None: not at all.
+    will_make: whether a thread is about to make a name in a directory that is called one of these;
+    see intent.py. top: what the mount point is called. missing_seconds: how long FUSE may believe
+    that a name does not exist; None: not at all.
     """
 
     def __init__(
@@ -57,18 +63,29 @@ class Namespace:
         calls: Calls,
         inodes: InodeTable,
         attributes: AttributeCache,
+        known: KnownNames,
         silly: SillyRenames,
+        will_make: WillMake,
+        top: bytes,
         missing_seconds: float | None,
     ) -> None:
         self._calls = calls
         self._inodes = inodes
         self._attributes = attributes
+        self._known = known
         self._silly = silly
+        self._will_make = will_make
+        self._top = top
         self._missing_seconds = missing_seconds
 
     # ---- finding
 
-    async def lookup(self, parent: Inode, name: bytes, credential: OpaqueAuth) -> EntryAttributes:
+    async def lookup(
+        self, parent: Inode, name: bytes, credential: OpaqueAuth, pid: int = 0
+    ) -> EntryAttributes:
+        """pid: of the thread that looks up, 0 if unknown."""
+        if self._known.lacks(parent, name) and self._will_make(pid, name, self._called(parent)):
+            raise NfsFailure("LOOKUP", nfsstat3.NFS3ERR_NOENT)
         started = self._attributes.stamp()
         try:
             result = await self._calls.lookup(parent.handle, name, credential)
@@ -80,6 +97,12 @@ class Namespace:
         attr = result.obj_attributes or await self._calls.getattr(result.object, credential)
         inode = self._enter(parent, name, result.object, attr, started)
         return self._attributes.reply(inode, started)
+
+    def _called(self, directory: Inode) -> list[bytes]:
+        """The names of a directory, as far as they are known."""
+        if directory is self._inodes.root:
+            return [self._top]
+        return [name for _, name in directory.names]
 
     def _missing(self) -> EntryAttributes:
         assert self._missing_seconds is not None
@@ -107,6 +130,8 @@ class Namespace:
         size = 0 if flags & os.O_TRUNC else None
         wanted = sattr3(mode=mode & PERMISSIONS, size=size)
         if not flags & os.O_EXCL:
+            if self._known.lacks(parent, name):
+                return await self._create_unseen(parent, name, wanted, credential)
             how = createhow3(createmode3.UNCHECKED, wanted)
             return await self._create(parent, name, how, credential)
         try:
@@ -116,9 +141,24 @@ class Namespace:
                 raise
         return await self._create(parent, name, createhow3(createmode3.GUARDED, wanted), credential)
 
+    async def _create_unseen(
+        self, parent: Inode, name: bytes, wanted: sattr3, credential: OpaqueAuth
+    ) -> Inode:
+        """Where the server may not have been asked whether the name is there. What is there is not
+        ours to open, since nobody has asked who may: CallerError ESTALE has FUSE look it up."""
+        how = createhow3(createmode3.GUARDED, wanted)
+        try:
+            return await self._create(parent, name, how, credential)
+        except NfsFailure as failure:
+            if failure.status not in (nfsstat3.NFS3ERR_EXIST, nfsstat3.NFS3ERR_ISDIR):
+                raise
+            self._known.was_wrong(parent)
+            raise CallerError(f"{name!r} is there already: look it up", errno.ESTALE) from failure
+
     async def _create(
         self, parent: Inode, name: bytes, how: createhow3, credential: OpaqueAuth
     ) -> Inode:
+        self._known.expect(parent, name)
         started = self._attributes.stamp()
         result = await self._calls.create(parent.handle, name, how, credential)
         return await self._made(parent, name, result, started, credential)
@@ -143,15 +183,18 @@ class Namespace:
     async def mkdir(
         self, parent: Inode, name: bytes, mode: int, credential: OpaqueAuth
     ) -> EntryAttributes:
+        self._known.expect(parent, name)
         started = self._attributes.stamp()
         attributes = sattr3(mode=mode & PERMISSIONS)
         result = await self._calls.mkdir(parent.handle, name, attributes, credential)
         inode = await self._made(parent, name, result, started, credential)
+        self._known.made(inode)
         return self._attributes.reply(inode)
 
     async def symlink(
         self, parent: Inode, name: bytes, target: bytes, credential: OpaqueAuth
     ) -> EntryAttributes:
+        self._known.expect(parent, name)
         started = self._attributes.stamp()
         result = await self._calls.symlink(parent.handle, name, target, credential)
         inode = await self._made(parent, name, result, started, credential)
@@ -169,6 +212,7 @@ class Namespace:
         spec = specdata3(os.major(rdev), os.minor(rdev))
         has_number = kind in (ftype3.NF3CHR, ftype3.NF3BLK)
         what = mknoddata3(kind, attributes, spec if has_number else None)
+        self._known.expect(parent, name)
         started = self._attributes.stamp()
         result = await self._calls.mknod(parent.handle, name, what, credential)
         inode = await self._made(parent, name, result, started, credential)
@@ -178,7 +222,7 @@ class Namespace:
         self, parent: Inode, name: bytes, result: Made, started: int, credential: OpaqueAuth
     ) -> Inode:
         """Enter what was made; a server may leave out handle and attributes (RFC 1813 3.3.8)."""
-        self._attributes.update(parent, result.dir_wcc.after, started)
+        self._known.changed(parent, result.dir_wcc, started)
         handle, attr = result.obj, result.obj_attributes
         if handle is None:
             found = await self._calls.lookup(parent.handle, name, credential)
@@ -190,9 +234,10 @@ class Namespace:
     async def link(
         self, inode: Inode, parent: Inode, name: bytes, credential: OpaqueAuth
     ) -> EntryAttributes:
+        self._known.expect(parent, name)
         started = self._attributes.stamp()
         result = await self._calls.link(inode.handle, parent.handle, name, credential)
-        self._attributes.update(parent, result.linkdir_wcc.after, started)
+        self._known.changed(parent, result.linkdir_wcc, started)
         attr = result.file_attributes or await self._calls.getattr(inode.handle, credential)
         return self._attributes.reply(self._enter(parent, name, inode.handle, attr, started))
 
@@ -208,14 +253,14 @@ class Namespace:
         else:
             started = self._attributes.stamp()
             result = await self._calls.remove(parent.handle, name, credential)
-            self._attributes.update(parent, result.dir_wcc.after, started)
+            self._known.changed(parent, result.dir_wcc, started, gone=name)
         self._attributes.expire(self._inodes.unbind(parent, name))
 
     async def rmdir(self, parent: Inode, name: bytes, credential: OpaqueAuth) -> None:
         await self._silly.settle(self._inodes.named(parent, name))
         started = self._attributes.stamp()
         result = await self._calls.rmdir(parent.handle, name, credential)
-        self._attributes.update(parent, result.dir_wcc.after, started)
+        self._known.changed(parent, result.dir_wcc, started, gone=name)
         self._attributes.expire(self._inodes.unbind(parent, name))
 
     # ---- renaming
@@ -239,6 +284,7 @@ class Namespace:
         saved = replaced is not None and await self._save(replaced, parent, name, credential)
         source = diropargs3(old_parent.handle, old_name)
         target = diropargs3(parent.handle, name)
+        self._known.expect(parent, name)
         started = self._attributes.stamp()
         try:
             result = await self._calls.rename(source, target, credential)
@@ -248,8 +294,12 @@ class Namespace:
             if saved and replaced is not None:
                 await self._silly.remove(replaced)
             raise
-        self._attributes.update(old_parent, result.fromdir_wcc.after, started)
-        self._attributes.update(parent, result.todir_wcc.after, started)
+        same_file = moved is not None and moved is self._inodes.named(parent, name)
+        self._known.changed(
+            old_parent, result.fromdir_wcc, started, gone=None if same_file else old_name
+        )
+        if parent is not old_parent:
+            self._known.changed(parent, result.todir_wcc, started)
         self._rebind(old_parent, old_name, parent, name)
 
     async def _save(

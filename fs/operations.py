@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
@@ -29,9 +30,11 @@ from .directories import Directories, Emit
 from .errors import handler
 from .files import Files
 from .inodes import Inode, InodeTable
+from .intent import will_make
 from .kernelcache import Invalidate, KernelCache
+from .knownnames import KnownNames
 from .metadata import Metadata
-from .namespace import Namespace
+from .namespace import Namespace, WillMake
 from .options import MountOptions
 from .readahead import ReadAhead
 from .requests import Request, Requests
@@ -91,6 +94,7 @@ class NfsOperations(pyfuse3.Operations):
 
     trace: where requests are told to those who watch closely.
     start: starts background tasks in a nursery that lives as long as the mount. `run` must run too.
+    will_make: what is known of the thread that asks; see intent.py.
     """
 
     supports_dot_lookup = False
@@ -106,6 +110,8 @@ class NfsOperations(pyfuse3.Operations):
         emit: Emit = pyfuse3.readdir_reply,
         invalidate: Invalidate = pyfuse3.invalidate_inode,
         trace: Trace | None = None,
+        will_make: WillMake = will_make,
+        mountpoint: str = "",
     ) -> None:
         super().__init__()
         self.trace = trace or Trace("", "client")
@@ -124,13 +130,25 @@ class NfsOperations(pyfuse3.Operations):
         self.openers: dict[tuple[Kind, int], int] = {}  # what is open: the process that did it
         self._credentials = credentials or Credentials(clock)
         self._credentials.owners = self.attributes.owners
-        silly = SillyRenames(calls, self.attributes, self.kernel)
-        self._names = Namespace(calls, self.inodes, self.attributes, silly, options.missing_seconds)
-        self._metadata = Metadata(calls, self.attributes)
+        trust = 0.0 if options.noac else options.acdirmin
+        known = KnownNames(self.inodes, self.attributes, clock, trust)
+        silly = SillyRenames(calls, self.attributes, known, self.kernel)
+        self._names = Namespace(
+            calls,
+            self.inodes,
+            self.attributes,
+            known,
+            silly,
+            will_make,
+            os.path.basename(os.fsencode(mountpoint)),
+            options.missing_seconds,
+        )
+        self._metadata = Metadata(calls, self.attributes, known)
         self._directories = Directories(
             calls,
             self.inodes,
             self.attributes,
+            known,
             emit,
             clock,
             plus=options.rdirplus,
@@ -182,7 +200,8 @@ class NfsOperations(pyfuse3.Operations):
 
     @waited()
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        return await self._names.lookup(self.inodes[parent_inode], name, self._credentials.of(ctx))
+        parent = self.inodes[parent_inode]
+        return await self._names.lookup(parent, name, self._credentials.of(ctx), ctx.pid)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for number, lookups in inode_list:

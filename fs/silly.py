@@ -22,6 +22,7 @@ from .attributes import AttributeCache
 from .calls import Calls, NfsFailure
 from .inodes import Inode, SillyName
 from .kernelcache import KernelCache
+from .knownnames import KnownNames
 
 __all__ = ["SillyRenames"]
 
@@ -33,8 +34,11 @@ _NO_LINKS = (nfsstat3.NFS3ERR_NOTSUPP, nfsstat3.NFS3ERR_MLINK, nfsstat3.NFS3ERR_
 class SillyRenames:
     """Gives and removes the names."""
 
-    def __init__(self, calls: Calls, attributes: AttributeCache, kernel: KernelCache) -> None:
+    def __init__(
+        self, calls: Calls, attributes: AttributeCache, known: KnownNames, kernel: KernelCache
+    ) -> None:
         self._calls = calls
+        self._known = known
         self._attributes = attributes
         self._kernel = kernel
         self._removing: dict[int, int] = {}  # directory's number -> removals under way
@@ -55,10 +59,11 @@ class SillyRenames:
     ) -> None:
         """Instead of removing `name`."""
         silly = _silly_name(inode, parent, credential)
+        self._known.expect(parent, silly.name)
         started = self._attributes.stamp()
         source = diropargs3(parent.handle, name)
         result = await self._calls.rename(source, diropargs3(parent.handle, silly.name), credential)
-        self._attributes.update(parent, result.todir_wcc.after, started)
+        self._known.changed(parent, result.todir_wcc, started, gone=name)
         inode.silly = silly
         # The kernel takes a link off its own count, and the server has as many as before.
         self._kernel.drop_attributes(inode)
@@ -66,13 +71,16 @@ class SillyRenames:
     async def link(self, inode: Inode, parent: Inode, name: bytes, credential: OpaqueAuth) -> None:
         """Before `name` is replaced."""
         silly = _silly_name(inode, parent, credential)
+        self._known.expect(parent, silly.name)
+        started = self._attributes.stamp()
         try:
-            await self._calls.link(inode.handle, parent.handle, silly.name, credential)
+            result = await self._calls.link(inode.handle, parent.handle, silly.name, credential)
         except NfsFailure as failure:
             if failure.status not in _NO_LINKS:
                 raise
             await self.rename(inode, parent, name, credential)
         else:
+            self._known.changed(parent, result.linkdir_wcc, started)
             inode.silly = silly
 
     async def remove(self, inode: Inode) -> None:
@@ -86,7 +94,7 @@ class SillyRenames:
         try:
             started = self._attributes.stamp()
             result = await self._calls.remove(silly.parent.handle, silly.name, silly.credential)
-            self._attributes.update(silly.parent, result.dir_wcc.after, started)
+            self._known.changed(silly.parent, result.dir_wcc, started, gone=silly.name)
         except UmktlsError as error:
             log.warning("%r stays on the server: %s", silly.name, error)
         finally:

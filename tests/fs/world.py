@@ -73,6 +73,7 @@ class World:
         self.me = Somebody()
         self.dropped: list[tuple[int, bool]] = []  # what FUSE was told to drop
         self.dropping: Callable[[], object] = lambda: None  # waits in its place while it does
+        self.making: set[bytes] = set()  # names that whoever asks is about to make
         self._options = options
         self.remake()
 
@@ -85,6 +86,7 @@ class World:
             credentials=Credentials(trio.current_time, lambda pid: self.groups.get(pid, ())),
             emit=emit,
             invalidate=self._invalidate,
+            will_make=lambda pid, name, parents: name in self.making,
         )
 
     @property

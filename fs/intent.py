@@ -1,0 +1,127 @@
+"""What the thread that FUSE looks a name up for means to do with it: proc(5) tells.
+
+Theory of operation. Before a name is made FUSE looks it up, and does not say what for; Linux' own
+NFS client is told (LOOKUP_CREATE, LOOKUP_EXCL, LOOKUP_RENAME_TARGET) and does not ask its server.
+The thread sleeps in its system call meanwhile, so /proc/PID/syscall has the call's number and
+arguments, and /proc/PID/mem the path. If the call makes the last name of that path, then whoever
+called learns from the making itself whether the name is there, and not from what we say here.
+
+All other names of the path must be there for that, so only a name counts that is in the path once,
+and whose directory is called as the path says. What cannot be told (a thread of another PID
+namespace or another user, a 32-bit program, io_uring) counts as no such intent: the server is
+asked.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from typing import NamedTuple
+
+__all__ = ["Call", "call_of", "makes", "will_make"]
+
+PATH_MAX = 4096
+_SEPARATORS = re.compile(b"/+")
+
+
+class Maker(NamedTuple):
+    """A system call: which arguments are paths that are walked, what is made being the last one;
+    which are flags, and what these must be."""
+
+    paths: tuple[int, ...]
+    flags: int | None = None
+    mask: int = 0
+    value: int = 0
+
+
+def _open(path: int) -> Maker:
+    return Maker((path,), path + 1, os.O_CREAT, os.O_CREAT)
+
+
+_RENAMEAT2 = Maker((1, 3), 4, -1, 0)  # with flags it matters what is there
+# arch/x86/entry/syscalls/syscall_64.tbl; scripts/syscall.tbl
+_GENERIC = {
+    33: Maker((1,)),  # mknodat
+    34: Maker((1,)),  # mkdirat
+    36: Maker((2,)),  # symlinkat
+    37: Maker((1, 3)),  # linkat
+    38: Maker((1, 3)),  # renameat
+    56: _open(1),  # openat
+    276: _RENAMEAT2,
+}
+_MAKERS = {
+    "x86_64": {
+        2: _open(0),
+        82: Maker((0, 1)),  # rename
+        83: Maker((0,)),  # mkdir
+        85: Maker((0,)),  # creat
+        86: Maker((0, 1)),  # link
+        88: Maker((1,)),  # symlink
+        133: Maker((0,)),  # mknod
+        257: _open(1),  # openat
+        258: Maker((1,)),  # mkdirat
+        259: Maker((1,)),  # mknodat
+        264: Maker((1, 3)),  # renameat
+        265: Maker((1, 3)),  # linkat
+        266: Maker((2,)),  # symlinkat
+        316: _RENAMEAT2,
+    },
+    "aarch64": _GENERIC,
+    "riscv64": _GENERIC,
+}
+MAKERS = _MAKERS.get(os.uname().machine, {})
+
+
+class Call(NamedTuple):
+    """A system call that makes what its last path names."""
+
+    paths: tuple[bytes, ...]
+
+
+def call_of(pid: int) -> Call | None:
+    """The call that a thread is in, if it makes a name; None also where that is not to be seen."""
+    try:
+        words = _read(f"/proc/{pid}/syscall", 256).split()
+        maker = MAKERS.get(int(words[0])) if len(words) > 6 else None
+        if maker is None:
+            return None
+        values = [int(word, 16) for word in words[1:7]]
+        if maker.flags is not None and values[maker.flags] & maker.mask != maker.value:
+            return None
+        return Call(tuple(_path(pid, values[place]) for place in maker.paths))
+    except (OSError, ValueError, OverflowError):
+        return None
+
+
+def _read(path: str, size: int, offset: int = 0) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(fd, size, offset)
+    finally:
+        os.close(fd)
+
+
+def _path(pid: int, address: int) -> bytes:
+    """The string at an address; ValueError if it does not end where a path has to."""
+    page = PATH_MAX - address % PATH_MAX  # the next page may not be there
+    text = _read(f"/proc/{pid}/mem", page, address)
+    if b"\0" not in text:
+        text += _read(f"/proc/{pid}/mem", PATH_MAX, address + page)
+    return text[: text.index(b"\0")]
+
+
+def makes(call: Call, name: bytes, parents: Collection[bytes]) -> bool:
+    """Whether a call makes a name, and has no other use for it. parents: what its directory is
+    called."""
+    walked = [_SEPARATORS.split(path) for path in call.paths]
+    names = walked[-1]
+    if names[-1] != name or sum(path.count(name) for path in walked) != 1:
+        return False
+    return len(names) == 1 or names[-2] in parents
+
+
+def will_make(pid: int, name: bytes, parents: Collection[bytes]) -> bool:
+    """Whether a thread is about to make a name, whatever is said of it before."""
+    call = call_of(pid) if pid else None
+    return call is not None and makes(call, name, parents)

@@ -1,0 +1,96 @@
+"""Whether a thread is about to make the name that FUSE looks up."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from umktls_fs import intent
+from umktls_fs.intent import Call, call_of, makes, will_make
+
+pytestmark = pytest.mark.skipif(not intent.MAKERS, reason="no table for this machine")
+
+OPENS = {"2", "56", "257"}  # open, openat
+
+
+@pytest.mark.parametrize(
+    ("paths", "parents", "expected"),
+    [
+        ([b"new"], [b"any"], True),
+        ([b"a/new"], [b"a"], True),
+        ([b"/mnt/a//new"], [b"b", b"a"], True),
+        ([b"a/other"], [b"a"], False),
+        ([b"new/other"], [b"a"], False),  # it is walked
+        ([b"new/new"], [b"a"], False),  # the first, or the last?
+        ([b"link/new"], [b"a"], False),  # the name may be in what the link says
+        ([b"a/./new"], [b"a"], False),
+        ([b"a/new/"], [b"a"], False),
+        ([b""], [b"a"], False),
+        ([b"old", b"new"], [b"a"], True),
+        ([b"new", b"old"], [b"a"], False),  # looked up to be renamed, or linked
+        ([b"a/new", b"b/new"], [b"b"], False),
+        ([b"new/old", b"new"], [b"a"], False),
+    ],
+)
+def test_a_name_is_made_and_nothing_else(
+    paths: list[bytes], parents: list[bytes], expected: bool
+) -> None:
+    assert makes(Call(tuple(paths)), b"new", parents) is expected
+
+
+@contextmanager
+def blocked(path: Path, flags: int) -> Iterator[int]:
+    """A thread that waits in an open(2) of a FIFO, which nobody reads: its number."""
+    os.mkfifo(path)
+    number: list[int] = []
+    begun = threading.Event()
+
+    def wait() -> None:
+        number.append(threading.get_native_id())
+        begun.set()
+        os.close(os.open(path, os.O_WRONLY | flags, 0o600))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    begun.wait()
+    here = Path(f"/proc/self/task/{number[0]}/syscall")
+    while here.read_text().split()[0] not in OPENS:
+        os.sched_yield()
+    try:
+        yield number[0]
+    finally:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+        thread.join()
+
+
+def test_what_a_thread_is_in(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    with blocked(path, os.O_CREAT) as thread:
+        assert call_of(thread) == Call((os.fsencode(path),))
+        assert will_make(thread, b"fifo", [os.fsencode(tmp_path.name)])
+        assert not will_make(thread, b"fifo", [b"elsewhere"])
+
+
+def test_who_opens_what_is_there_makes_nothing(tmp_path: Path) -> None:
+    with blocked(tmp_path / "fifo", 0) as thread:
+        assert call_of(thread) is None
+
+
+def test_a_path_at_the_end_of_a_page(tmp_path: Path) -> None:
+    """Any alignment must do: the next page need not be there."""
+    for extra in range(3):
+        directory = tmp_path / ("d" * 200) / ("e" * (200 + extra))
+        directory.mkdir(parents=True)
+        path = directory / "fifo"
+        with blocked(path, os.O_CREAT) as thread:
+            assert call_of(thread) == Call((os.fsencode(path),))
+
+
+def test_who_cannot_be_seen_makes_nothing() -> None:
+    assert call_of(1 << 30) is None
+    assert not will_make(0, b"new", [b"a"])
+    assert call_of(threading.get_native_id()) is None  # it runs
