@@ -29,7 +29,7 @@ from ..tls.tlsadapter import Endpoint
 from .options import ClientOptions
 from .rpctlscd import ClientService
 from .running import serve
-from .service import Attempt, Taken
+from .taken import Attempt, Taken
 
 __all__ = ["Inspector", "certificate_facts", "main"]
 

@@ -24,7 +24,8 @@ from ..tls.tlsadapter import Chain, TlsContext, TlsSession
 from .background import Launch
 from .options import ClientOptions, client_options
 from .running import Start, begin, program, serve, start_options
-from .service import Attempt, HandshakeService, Taken
+from .service import HandshakeService
+from .taken import Attempt, Taken
 
 __all__ = ["ClientService", "ClientTls", "SessionCache", "main"]
 

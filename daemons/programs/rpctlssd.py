@@ -25,7 +25,8 @@ from ..tls.users import CertificateUser, names_of, own_domain, user_of
 from .background import Launch
 from .options import ServerOptions, server_options
 from .running import Start, begin, program, serve, start_options
-from .service import Attempt, HandshakeService, Taken
+from .service import HandshakeService
+from .taken import Attempt, Taken
 from .workers import run_workers
 
 __all__ = ["ServerService", "main"]

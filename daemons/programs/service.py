@@ -16,13 +16,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
-from umktls.abi.alerts import TlsAlert
-from umktls.abi.freebsd import TCP_TLS_MODE_NONE
 from umktls.abi.rpctls import (
     RPCTLSERR_NOCLOSE,
     RPCTLSERR_NOSOCKET,
@@ -31,31 +27,28 @@ from umktls.abi.rpctls import (
     RpctlsErr,
 )
 from umktls.errors import CallerError, UmktlsError
-from umktls.ktls.session import Direction
-from umktls.ktls.session.suites import TLS_1_3
 from umktls.upcall.rpctls import rpctls_session_arg
-from umktls.userland.libc import Kernel, Record, Socket
+from umktls.userland.libc import Kernel, Socket
 from umktls.userland.streams import Deadline
 from umktls.userland.upcalls import Connect, Upcalls
 
 from ..sessions.adopted import adopt
 from ..sessions.established import EstablishedSession, first_deposit
-from ..sessions.handshake import Expectations, TrafficKeys, handshake, remark
-from ..sessions.records import ALERT, seal_record
+from ..sessions.handshake import TrafficKeys, handshake, remark
+from ..sessions.kernelkeys import enable
 from ..sessions.session import LiveSession
-from ..tls.alerts import Alert
-from ..tls.facts import subject_of
 from ..tls.failure import HandshakeFailure, VerifyProblem
 from ..tls.identity import ConfigurationError
-from ..tls.tlsadapter import Chain, Endpoint, TlsSession
+from ..tls.tlsadapter import Chain, Endpoint
+from .reports import Reports
+from .taken import Attempt, Taken
 
-__all__ = ["Attempt", "HandshakeService", "Sessions", "Taken"]
+__all__ = ["HandshakeService", "Sessions"]
 
 logger = logging.getLogger(__name__)
 
 # Of the upcall's time; the rest is for telling the kernel in time why it came to nothing.
 HANDSHAKE_SHARE = 0.9
-DIRECTION_NAMES: Mapping[Direction, str] = {"tx": "sending", "rx": "receiving"}
 
 
 class Sessions:
@@ -81,42 +74,6 @@ class Sessions:
         return len(self._by_number)
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """A socket that was taken. `security` is what the mount or the export asks for: tls or mtls,
-    or anonymous, which is TLS without a client certificate;
-    `connection` is what the kernel's trace calls it, such as c7. `deadline` is the upcall's.
-    """
-
-    sock: Socket
-    security: str
-    address: str
-    port: int
-    deadline: Deadline
-    connection: str = ""
-
-    @classmethod
-    def ask(cls, sock: Socket) -> Taken:
-        """Ask the kernel what there is to know."""
-        host, port = sock.peer_address() or ("", 0)
-        about = sock.about()
-        return cls(sock, about.security, host, port, about.deadline, about.connection)
-
-    def __str__(self) -> str:
-        """For the log: the peer, and the name by which trace and mount know the connection."""
-        peer = self.address or "a local peer"
-        return f"{peer} [connection {self.connection}]" if self.connection else peer
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """A handshake to be made; `keep` is given each session ticket that arrives later."""
-
-    endpoint: Endpoint
-    expected: Expectations
-    keep: Callable[[TlsSession], None] | None = None
-
-
 class HandshakeService:
     """The part that does not depend on the side. Handlers run in any number of threads."""
 
@@ -126,6 +83,7 @@ class HandshakeService:
         self._kernel = kernel
         self._handover = handover
         self.sessions = Sessions()
+        self._reports = Reports(kernel)
         self._reloads = 0
 
     def load(self) -> None:
@@ -143,13 +101,13 @@ class HandshakeService:
             self.load()
         except ConfigurationError as error:
             logger.error("nothing was reloaded: %s", error)
-            self._trace_quietly({"event": "reloaded", "outcome": f"nothing can be used: {error}"})
+            self._reports.trace({"event": "reloaded", "outcome": f"nothing can be used: {error}"})
             return False
         self._reloads += 1
         ended = sum(self._verify_again(session) for session in self.sessions.all())
         outcome = f"{ended} sessions had to be ended"
         logger.warning("certificates, keys and revocation lists were reloaded; %s", outcome)
-        self._trace_quietly({"event": "reloaded", "outcome": outcome})
+        self._reports.trace({"event": "reloaded", "outcome": outcome})
         return True
 
     def adopt_orphans(self, upcalls: Upcalls) -> None:
@@ -167,7 +125,7 @@ class HandshakeService:
     def _adopt(self, sock: Socket, number: int, name: rpctls_session_arg) -> bool:
         """Go on with one session, whose peer has to be good for us too; whether it can be."""
         try:
-            session = adopt(sock, self._trace_quietly, server=self.server, handover=self._handover)
+            session = adopt(sock, self._reports.trace, server=self.server, handover=self._handover)
             self.sessions.add(number, session)
             sock.adopted(name)
         except UmktlsError as error:
@@ -212,15 +170,15 @@ class HandshakeService:
                 taken = Taken.ask(sock)
             except UmktlsError as error:
                 logger.warning("the kernel says nothing of the socket that was taken: %s", error)
-                self._trace_quietly(_unforeseen(error).event(sock.number))
+                self._reports.trace(_unforeseen(error).event(sock.number))
                 return RPCTLSERR_NOSOCKET
             try:
                 session = self._establish(taken, prepare(taken), upcall.session)
             except HandshakeFailure as failure:
-                self._report_failure(taken, failure)
+                self._reports.failure(taken, failure)
                 return RPCTLSERR_NOSSL
             except UmktlsError as error:
-                self._report_failure(taken, _unforeseen(error))
+                self._reports.failure(taken, _unforeseen(error))
                 return RPCTLSERR_NOSSL
             cleanup.pop_all()
         if reloads != self._reloads:
@@ -238,12 +196,12 @@ class HandshakeService:
         if self._handover:
             self._deposit(taken, keys, endpoint.chain)
         with contextlib.ExitStack() as cleanup:
-            pairs, clear = self._enable(sock, keys, cleanup)
+            pairs, clear = enable(sock, keys, cleanup)
             session = LiveSession(
                 sock,
                 endpoint,
                 keys,
-                self._trace_quietly,
+                self._reports.trace,
                 attempt.keep,
                 taken.address,
                 pairs,
@@ -279,81 +237,8 @@ class HandshakeService:
         with contextlib.suppress(UmktlsError):
             sock.take_back()
 
-    def _enable(
-        self, sock: Socket, keys: TrafficKeys, cleanup: contextlib.ExitStack
-    ) -> tuple[dict[Direction, socket.socket], list[Direction]]:
-        """Set the keys of both directions and see whether each one works (design case S2).
-
-        Returns what does not go through kernel TLS: pairs to bounce over, which `cleanup` closes,
-        and directions that go in clear. Raises `HandshakeFailure`, the peer has its alert then.
-        """
-        pairs: dict[Direction, socket.socket] = {}
-        clear: list[Direction] = []
-        try:
-            modes = sock.enable_all({"tx": keys.tx, "rx": keys.rx})
-            for direction, mode in modes.items():
-                reason = _kernel_tls_refusal(mode)
-                if reason is None:
-                    continue
-                fallback = sock.fallback(direction)
-                if fallback == "bounce":
-                    pairs[direction] = cleanup.enter_context(sock.bounce(direction))
-                elif fallback == "clear":
-                    clear.append(direction)
-                else:
-                    raise _no_kernel_tls(direction, keys.tx.version, reason)
-                logger.info("no kernel TLS for %s (%s): %s", direction, reason, fallback)
-        except UmktlsError:
-            _apologize(sock, keys)
-            raise
-        return pairs, clear
-
     def _report_handshake(self, taken: Taken, endpoint: Endpoint, said: str) -> None:
-        """`said`: what people should know besides; may be empty."""
-        certificate = endpoint.peer_certificate
-        peer = subject_of(certificate) if certificate else "without a certificate"
-        event = {
-            "event": "handshake",
-            "fd": taken.sock.number,
-            "version": endpoint.version,
-            "suite": endpoint.suite,
-            "alpn": endpoint.alpn.decode("ascii", "surrogateescape"),
-            "peer": peer,
-            "resumed": endpoint.resumed,
-            "verified": certificate is not None,
-            "client_certificate": endpoint.client_certificate,
-        }
-        logger.info(
-            "handshake with %s (%s): %s %s, client certificate %s%s",
-            taken,
-            peer,
-            event["version"],
-            event["suite"],
-            event["client_certificate"],
-            ", resumed" if endpoint.resumed else "",
-        )
-        if said:
-            event["remark"] = said
-            logger.info("%s: %s", taken, said)
-        self._kernel.utrace_later(event, partial(_not_traced, "handshake"))
-
-    def _report_failure(self, taken: Taken, failure: HandshakeFailure) -> None:
-        """Say why there is no session: in the log, and in the kernel's trace."""
-        logger.warning(
-            "handshake with %s failed in phase %s: %s; %s",
-            taken,
-            failure.phase,
-            failure.reason,
-            failure.advice,
-        )
-        self._trace_quietly(failure.event(taken.sock.number))
-
-    def _trace_quietly(self, event: Mapping[str, Any]) -> None:
-        """A trace that the kernel does not take is no reason to stop."""
-        try:
-            self._kernel.utrace(event)
-        except UmktlsError as error:
-            _not_traced(event.get("event"), error)
+        self._reports.handshake(taken, endpoint, said)
 
     # The procedures about a session.
 
@@ -375,39 +260,6 @@ class HandshakeService:
             return RPCTLSERR_NOCLOSE
         session.disconnect()
         return RPCTLSERR_OK
-
-
-def _not_traced(event: object, error: UmktlsError) -> None:
-    logger.info("the kernel did not take the event %s: %s", event, error)
-
-
-def _kernel_tls_refusal(mode: int | UmktlsError) -> str | None:
-    """What came of setting one direction's keys: None if kernel TLS works then, else why not."""
-    if isinstance(mode, UmktlsError):
-        return str(mode)
-    return "it has the key and does not use it" if mode == TCP_TLS_MODE_NONE else None
-
-
-def _apologize(sock: Socket, keys: TrafficKeys) -> None:
-    """The peer thinks that all is well; tell it by an alert that it is not."""
-    alert = Record(ALERT, Alert.fatal(TlsAlert.INTERNAL_ERROR).encode())
-    with contextlib.suppress(UmktlsError):
-        if sock.tls_mode("tx") == TCP_TLS_MODE_NONE:
-            sock.write_all(seal_record(keys.tx, alert), sock.deadline())
-        else:
-            sock.send_record(*alert)
-
-
-def _no_kernel_tls(direction: Direction, version: int, why: str) -> HandshakeFailure:
-    # FreeBSD 13.0 and 13.1 cannot receive TLS 1.3.
-    older = version == TLS_1_3 and direction == "rx"
-    return HandshakeFailure(
-        "ktls",
-        f"kernel TLS does not work for {DIRECTION_NAMES[direction]}: {why}",
-        "choose an engine that serves this cipher suite in both directions, "
-        + ("have TLS 1.2 on both sides (-o tls1_2, --daemon-args=-2), " if older else "")
-        + "or allow to bounce what does not work (-o bounce=allow, --bounce allow)",
-    )
 
 
 def _unforeseen(error: UmktlsError) -> HandshakeFailure:

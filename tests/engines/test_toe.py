@@ -9,7 +9,6 @@ import termios
 import threading
 from collections import deque
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -19,7 +18,8 @@ from hypothesis import strategies as st
 from OpenSSL import SSL
 from umktls_daemons.programs.options import ClientOptions as Options
 from umktls_daemons.programs.rpctlscd import ClientService
-from umktls_daemons.programs.service import Attempt, Taken
+from umktls_daemons.programs.taken import Taken
+from umktls_daemons.tls.tlsadapter import Chain
 
 from tests.conftest import patience
 from tests.engines.test_hosts import TICKETS, engine, halves, talk
@@ -35,7 +35,7 @@ from umktls.ktls.engines.toe import HoldBack
 from umktls.testing.certificates import directory
 from umktls.testing.hosts import mount_config, pair, serving
 from umktls.upcall import syscalls as wire
-from umktls.userland.libc import Kernel, Socket
+from umktls.userland.libc import Kernel
 from umktls.userland.upcalls import Upcalls
 
 AUTHORITY = Authority.create()
@@ -149,16 +149,12 @@ class Looking(ClientService):
         self.handshaken, self.arrived = threading.Event(), arrived
         self.found: list[tuple[int, str]] = []
 
-    def _establish(self, taken: Taken, attempt: Attempt, number: int) -> Any:
-        self.address = taken.address
-        return super()._establish(taken, attempt, number)
-
-    def _enable(self, sock: Socket, *rest: Any) -> Any:
+    def tell_more(self, taken: Taken, chain: Chain) -> None:
         self.handshaken.set()
         assert self.arrived.wait(10)
-        (count,) = struct.unpack("i", fcntl.ioctl(sock.fd, termios.FIONREAD, b"\0" * 4))
-        self.found.append((count, self.address))
-        return super()._enable(sock, *rest)
+        (count,) = struct.unpack("i", fcntl.ioctl(taken.sock.fd, termios.FIONREAD, b"\0" * 4))
+        self.found.append((count, taken.address))
+        super().tell_more(taken, chain)
 
 
 async def look(host: Host, config: MountConfig, certs: Path) -> tuple[int, str]:

@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from umktls_daemons.programs.service import Attempt, Taken
+from umktls_daemons.programs.taken import Attempt, Taken
 from umktls_daemons.sessions.session import LiveSession
 from umktls_daemons.tls.tlsadapter.chains import Chains
 
