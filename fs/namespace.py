@@ -7,6 +7,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 from pyfuse3 import EntryAttributes
 
@@ -24,13 +25,15 @@ from umktls.nfs.types import (
     ftype3,
     mknoddata3,
     nfsstat3,
+    nfstime3,
     sattr3,
     specdata3,
 )
 from umktls.rpc.message import OpaqueAuth
 
-from .attributes import AttributeCache
+from .attributes import AttributeCache, time_ns
 from .calls import Calls, NfsFailure
+from .exclusive import Marks
 from .inodes import Inode, InodeTable
 from .knownnames import KnownNames
 from .silly import SillyRenames
@@ -74,6 +77,7 @@ class Namespace:
         self._attributes = attributes
         self._known = known
         self._silly = silly
+        self._marks = Marks(calls.fsinfo)
         self._will_make = will_make
         self._top = top
         self._missing_seconds = missing_seconds
@@ -126,7 +130,7 @@ class Namespace:
     async def create(
         self, parent: Inode, name: bytes, mode: int, flags: int, credential: OpaqueAuth
     ) -> Inode:
-        """A regular file for open(2) with O_CREAT; EXCLUSIVE for O_EXCL."""
+        """A regular file for open(2) with O_CREAT; for O_EXCL it is known who has made it."""
         size = 0 if flags & os.O_TRUNC else None
         wanted = sattr3(mode=mode & PERMISSIONS, size=size)
         if not flags & os.O_EXCL:
@@ -134,6 +138,9 @@ class Namespace:
                 return await self._create_unseen(parent, name, wanted, credential)
             how = createhow3(createmode3.UNCHECKED, wanted)
             return await self._create(parent, name, how, credential)
+        mark = self._marks.next()
+        if mark is not None:
+            return await self._create_marked(parent, name, wanted, mark, credential)
         try:
             return await self._create_exclusive(parent, name, wanted, credential)
         except NfsFailure as failure:
@@ -154,6 +161,15 @@ class Namespace:
                 raise
             self._known.was_wrong(parent)
             raise CallerError(f"{name!r} is there already: look it up", errno.ESTALE) from failure
+
+    async def _create_marked(
+        self, parent: Inode, name: bytes, wanted: sattr3, mark: nfstime3, credential: OpaqueAuth
+    ) -> Inode:
+        """Exclusively by one call; see exclusive.py."""
+        how = createhow3(createmode3.GUARDED, replace(wanted, atime=mark))
+        inode = await self._create(parent, name, how, credential)
+        self._marks.see(mark, inode.attributes)
+        return inode
 
     async def _create(
         self, parent: Inode, name: bytes, how: createhow3, credential: OpaqueAuth
@@ -177,7 +193,10 @@ class Namespace:
         except BaseException:
             self._inodes.forget(inode.number, 1)  # FUSE will not be told of it
             raise
-        self._attributes.update(inode, result.obj_wcc.after, started)
+        after = result.obj_wcc.after
+        self._attributes.update(inode, after, started)
+        if after is not None:
+            self._marks.learn(time_ns(after.ctime))
         return inode
 
     async def mkdir(

@@ -185,6 +185,11 @@ async def test_create_opens_without_further_calls(world: World) -> None:
     await world.close(fh)
 
 
+async def exclusively(world: World, name: str) -> None:
+    flags = os.O_RDWR | os.O_EXCL
+    await world.ops.create(ROOT, os.fsencode(name), 0o644, flags, world.ctx)
+
+
 async def test_exclusive_create_sets_mode_and_times_afterwards(world: World) -> None:
     with world.caller.watch() as seen:
         fh = await world.create("new", os.O_RDWR | os.O_EXCL)
@@ -194,6 +199,20 @@ async def test_exclusive_create_sets_mode_and_times_afterwards(world: World) -> 
     assert status.st_mode & 0o7777 == 0o644
     assert abs(status.st_mtime - status.st_ctime) < 1
     await world.close(fh)
+
+
+async def test_exclusive_creations_after_the_first_are_one_call(world: World) -> None:
+    await world.close(await world.create("first", os.O_RDWR | os.O_EXCL))
+    for number in range(3):
+        with world.caller.watch() as seen:
+            fh = await world.create(f"new{number}", os.O_RDWR | os.O_EXCL)
+            assert [call.name for call in seen] == ["CREATE"]
+            assert seen[0].args.how.mode == createmode3.GUARDED
+        status = (world.export / f"new{number}").stat()
+        assert status.st_mode & 0o7777 == 0o644
+        assert 0 <= status.st_mtime - status.st_atime < 1
+        await world.close(fh)
+        assert await fails(exclusively(world, f"new{number}")) == errno.EEXIST
 
 
 async def test_exclusive_create_of_what_exists_fails(made: World) -> None:

@@ -14,11 +14,15 @@ from umktls.kernel.krpc.repeated import RULES, done_already
 from umktls.nfs import types
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfs.types import (
+    SERVER_TIME,
     LOOKUP3resok,
+    createhow3,
+    createmode3,
     diropargs3,
     ftype3,
     mknoddata3,
     nfsstat3,
+    nfstime3,
     sattr3,
     specdata3,
     symlinkdata3,
@@ -64,8 +68,12 @@ def server(tmp_path: Path) -> Forgetful:
 Arguments = Callable[[Forgetful], tuple[Any, ...]]
 FIFO = mknoddata3(ftype3.NF3FIFO, sattr3(mode=0o600))
 
+MARK = nfstime3(1_700_000_000, 123_456_789)
+MARKED = createhow3(createmode3.GUARDED, sattr3(mode=0o600, atime=MARK))
+
 # procedure: its arguments, once there are the file "file", the directory "empty" and a link
 CALLS: dict[str, Arguments] = {
+    "CREATE": lambda s: (s.where("new"), MARKED),
     "MKDIR": lambda s: (s.where("new"), sattr3(mode=0o700)),
     "SYMLINK": lambda s: (s.where("new"), symlinkdata3(sattr3(), b"target")),
     "MKNOD": lambda s: (s.where("new"), FIFO),
@@ -108,11 +116,34 @@ def somebody_elses(server: Forgetful, name: str) -> None:
             path.write_text("another file")
 
 
-@pytest.mark.parametrize("name", ["MKDIR", "SYMLINK", "MKNOD", "LINK"])
+@pytest.mark.parametrize("name", ["CREATE", "MKDIR", "SYMLINK", "MKNOD", "LINK"])
 async def test_what_somebody_else_has_made_is_a_failure(server: Forgetful, name: str) -> None:
     (server.export / "file").write_text("text")
     somebody_elses(server, name)
     result = await server.judged(name, *CALLS[name](server))
+    assert result.status is nfsstat3.NFS3ERR_EXIST
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        nfstime3(MARK.seconds, MARK.nseconds + 1),
+        nfstime3(MARK.seconds + 1, MARK.nseconds),
+        SERVER_TIME,
+        None,
+    ],
+)
+async def test_a_file_with_another_mark_is_a_failure(server: Forgetful, theirs: Any) -> None:
+    how = createhow3(createmode3.GUARDED, sattr3(mode=0o600, atime=theirs))
+    server.client.ok("CREATE", server.where("new"), how)
+    for mine in (MARKED, createhow3(createmode3.GUARDED, sattr3(mode=0o600, atime=SERVER_TIME))):
+        result = await server.judged("CREATE", server.where("new"), mine)
+        assert result.status is nfsstat3.NFS3ERR_EXIST
+
+
+async def test_a_directory_with_the_mark_is_a_failure(server: Forgetful) -> None:
+    server.client.ok("MKDIR", server.where("new"), sattr3(mode=0o700, atime=MARK))
+    result = await server.judged("CREATE", *CALLS["CREATE"](server))
     assert result.status is nfsstat3.NFS3ERR_EXIST
 
 

@@ -33,6 +33,7 @@ from umktls.nfs.types import (
     ftype3,
     mknoddata3,
     nfsstat3,
+    nfstime3,
     sattr3,
     stable_how,
     symlinkdata3,
@@ -127,6 +128,7 @@ FIFO = mknoddata3(ftype3.NF3FIFO, sattr3(mode=0o600))
 UNCHECKED = createhow3(createmode3.UNCHECKED, sattr3(mode=0o600))
 EMPTYING = createhow3(createmode3.UNCHECKED, sattr3(size=0))
 GUARDED = createhow3(createmode3.GUARDED, sattr3(mode=0o600))
+MARKED = createhow3(createmode3.GUARDED, sattr3(mode=0o600, atime=nfstime3(1_700_000_000, 123)))
 EXCLUSIVE = createhow3(createmode3.EXCLUSIVE, verf=VERIFIER)
 
 Arguments = Callable[[Mount], tuple[Any, ...]]
@@ -171,6 +173,11 @@ CASES: dict[str, tuple[str, Arguments, Callable[[Path], bool]]] = {
         lambda m: (m.where("new"), EXCLUSIVE),
         lambda top: (top / "new").exists(),
     ),
+    "create with a mark": (
+        "CREATE",
+        lambda m: (m.where("new"), MARKED),
+        lambda top: (top / "new").exists(),
+    ),
 }
 
 
@@ -205,8 +212,7 @@ async def test_writing_and_setting_are_done_once_more(mount: Mount) -> None:
 
 
 async def test_a_guarded_creation(mount: Mount, state: str) -> None:
-    """Nothing tells whose the file is. Our own file system asks for it only where a server does
-    not know EXCLUSIVE."""
+    """Nothing tells whose the file is. Our own file system gives it a mark, or looks again."""
     result = await mount.call_unheard("CREATE", mount.where("new"), GUARDED)
     expected = {"lives": nfsstat3.NFS3_OK, "restarted": nfsstat3.NFS3ERR_EXIST}
     assert result.status is expected[state]

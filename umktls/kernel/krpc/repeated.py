@@ -19,13 +19,17 @@ What the caller of a call that is sent again can see that would not have been se
     RENAME            success where somebody else has renamed or removed the file, and something
                       has the new name; what has got the old name meanwhile is renamed too
     CREATE UNCHECKED  with size 0 (O_TRUNC) what others have written meanwhile is cut off
-    CREATE GUARDED    EEXIST for the caller's own file: nothing tells whose it is (our file system
-                      asks for it only where a server does not know EXCLUSIVE)
+    CREATE GUARDED    EEXIST for the caller's own file where nothing tells whose it is: where it was
+                      made without a time of its own (our file system does so where EEXIST has it
+                      look the file up and open it, or where a server does not know EXCLUSIVE), or
+                      the server has died between making it and setting the time
     WRITE, SETATTR    what others have written or set meanwhile, in the same place, is overwritten
 
 An exclusive CREATE needs none of this: its verifier says whose work a file is (RFC 1813 section
-3.3.8). A server that knows the call again shows none of it either, with one exception: what it says
-of a file is from the first time, and others may have removed it since.
+3.3.8). What does the same for a guarded one is an access time that the client gives the file and
+that no other call gives (`fs/exclusive.py`). A server that knows the call again shows none of it
+either, with one exception: what it says of a file is from the first time, and others may have
+removed it since.
 """
 
 from __future__ import annotations
@@ -35,6 +39,9 @@ from typing import Any, NamedTuple
 
 from umktls.nfs.program import NFS3
 from umktls.nfs.types import (
+    CREATE3args,
+    CREATE3resfail,
+    CREATE3resok,
     GETATTR3args,
     LINK3args,
     LINK3resfail,
@@ -60,10 +67,12 @@ from umktls.nfs.types import (
     SYMLINK3args,
     SYMLINK3resfail,
     SYMLINK3resok,
+    createmode3,
     diropargs3,
     fattr3,
     ftype3,
     nfsstat3,
+    nfstime3,
 )
 from umktls.rpc.program import Procedure
 
@@ -102,6 +111,18 @@ async def made_directory(ask: Ask, args: MKDIR3args, result: MKDIR3resfail) -> M
     if found is None or found.attributes.type != ftype3.NF3DIR:
         return None
     return MKDIR3resok(found.handle, found.attributes, result.dir_wcc)
+
+
+async def made_file(ask: Ask, args: CREATE3args, result: CREATE3resfail) -> CREATE3resok | None:
+    wanted = args.how.obj_attributes
+    if args.how.mode != createmode3.GUARDED or wanted is None:
+        return None
+    found = await find(ask, args.where) if isinstance(wanted.atime, nfstime3) else None
+    if found is None or found.attributes.type != ftype3.NF3REG:
+        return None
+    if found.attributes.atime != wanted.atime:
+        return None
+    return CREATE3resok(found.handle, found.attributes, result.dir_wcc)
 
 
 async def made_symlink(
@@ -161,6 +182,7 @@ class Rule(NamedTuple):
 
 
 RULES = {
+    "CREATE": Rule(nfsstat3.NFS3ERR_EXIST, made_file),
     "MKDIR": Rule(nfsstat3.NFS3ERR_EXIST, made_directory),
     "SYMLINK": Rule(nfsstat3.NFS3ERR_EXIST, made_symlink),
     "MKNOD": Rule(nfsstat3.NFS3ERR_EXIST, made_node),
