@@ -19,7 +19,8 @@ from tests.bench.figures import Figure, alternate
 from umktls.certs.pki import Authority, Leaf
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.sockets.detours import Means
-from umktls.kernel.sockets.ktls_socket import IDLE_SECONDS, KernelSocket
+from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.kernel.sockets.rpcside import IDLE_SECONDS
 from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import get_engine
 from umktls.ktls.session import Session
@@ -231,7 +232,7 @@ def idle_socket(sock: socket.socket, session: Session, nursery: trio.Nursery) ->
     made = KernelSocket(sock, KtlsSocket(engine, engine), "c1", TRACE, means)
     made.state.tx.enable(engine.sealer(session), session.suite)
     made.state.rx.enable(engine.opener(session), session.suite)
-    nursery.start_soon(made.pump, RecordReader(2 * MIB), take_message, refuse_control)
+    nursery.start_soon(made.rpc.pump, RecordReader(2 * MIB), take_message, refuse_control)
     return made
 
 
@@ -249,7 +250,7 @@ async def carry(
     """The peer sends the records `wire`; the kernel sends `message`, of the same length."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send_all, far, wire)
-        sock.send_message(message)
+        sock.rpc.send(message)
         left = len(wire)
         while left:
             left -= len(await far.recv(min(left, 1 << 16)))

@@ -20,7 +20,7 @@ from tests.kernel.sockets.test_stream import receive_exactly
 from umktls.abi import freebsd
 from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError, WorldError
-from umktls.kernel.sockets import card
+from umktls.kernel.sockets import calls, card
 from umktls.kernel.sockets.card import CardQueue, retransmitted_pct
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.rpc.message import NULL_AUTH
@@ -133,7 +133,7 @@ def no_memory(address: int, length: int) -> bytes:
 
 async def set_mode(sock: KernelSocket, mode: int) -> None:
     async with sock.sealing():
-        sock.setsockopt(*MODE, struct.pack("<i", mode), no_memory)
+        calls.setsockopt(sock, *MODE, struct.pack("<i", mode), no_memory)
 
 
 def newest(both: Pair) -> KernelSocket:

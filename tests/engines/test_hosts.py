@@ -143,7 +143,7 @@ async def test_what_was_sent_before_the_end_arrives(certs: Path, tmp_path: Path)
         async with pair(certs, tmp_path, engine("bounce"), engine("bounce")) as both:
             await both.rpc.call(SAY, b"", NULL_AUTH)
             (sock,) = both.client.sockets.values()
-            sock.send_message([b"\0\x10\0\0" + bytes(0x100000)])
+            sock.rpc.send([b"\0\x10\0\0" + bytes(0x100000)])
             await tls.disconnect(both.client, sock, "the test wants it")
             await both.event("server", "closed")
             (connection,) = both.server.stat()["connections"]

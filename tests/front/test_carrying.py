@@ -85,7 +85,7 @@ async def test_fragments_stay_as_they_are(tmp_path: Path, autojump_clock: Clock)
         client = await here.sealed()
         message = call(1, body=bytes(100))
         parts = [mark(9, last=False), message[:9], mark(len(message) - 9), message[9:]]
-        client.sock.send_message([*parts])
+        client.sock.rpc.send([*parts])
         backend = await here.servers.next()
         assert bytes(await backend.stream.receive_some(1000)) == b"".join(parts)
 
@@ -192,9 +192,9 @@ async def test_who_is_turned_away_and_does_not_listen(
         here.nursery.start_soon(client.stream.send_all, (mark(len(one)) + one) * 50_000)
         await trio.testing.wait_all_tasks_blocked()
         (accepted,) = here.host.sockets.values()
-        assert accepted.rpc["rejected"] > 0
+        assert accepted.rpc.rejected > 0
         assert accepted.queue.size < 64 * 1024
-        assert accepted.rpc["rejected"] < 50_000
+        assert accepted.rpc.rejected < 50_000
 
 
 async def test_who_may_come_in_clear(tmp_path: Path, autojump_clock: Clock) -> None:

@@ -102,7 +102,7 @@ class Sealed:
 
     def say(self, *messages: bytes) -> None:
         for message in messages:
-            self.sock.send_message([mark(len(message)), message])
+            self.sock.rpc.send([mark(len(message)), message])
 
     async def hear(self) -> bytes | None:
         try:
@@ -188,7 +188,7 @@ class World:
 
         reason = "the end"
         try:
-            await one.sock.pump(RecordReader(LIMIT), deliver, control)
+            await one.sock.rpc.pump(RecordReader(LIMIT), deliver, control)
         except WorldError as error:
             reason = str(error)
         finally:

@@ -14,6 +14,7 @@ import trio
 from umktls.abi.personality import PERSONALITIES
 from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError, UnsupportedError
+from umktls.kernel.sockets import calls
 from umktls.kernel.upcalls import tls
 from umktls.ktls.engines.choice import EngineChoice
 from umktls.rpc.message import NULL_AUTH
@@ -156,7 +157,7 @@ async def test_an_alert_in_the_middle_of_calls(certs: Path, tmp_path: Path, name
         async with pair(certs, tmp_path, settings(name), settings("umktls")) as both:
             assert await both.rpc.call(COUNT, 1, NULL_AUTH) == 1
             (sock,) = both.server.sockets.values()
-            await sock.send_alert(USER_CANCELED)
+            await calls.send_alert(sock, USER_CANCELED)
             for number in range(2, 6):
                 assert await both.rpc.call(COUNT, number, NULL_AUTH) == number
             assert (await both.event("client", "alert"))["level"] == "warning"

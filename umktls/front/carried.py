@@ -127,7 +127,7 @@ class Carried(Incoming):
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 with self._reading:
-                    await self.sock.pump(self._through, self._take, self.control)
+                    await self.sock.rpc.pump(self._through, self._take, self.control)
                 self._leaving = True
                 await self._last_words()
                 nursery.cancel_scope.cancel()
@@ -172,7 +172,7 @@ class Carried(Incoming):
     def _begins(self, head: Head) -> None:
         """A message: whether it is passed on unseen."""
         if head.kind == MsgType.CALL:
-            self.sock.rpc["calls"] += 1
+            self.sock.rpc.calls += 1
             if head.flavor == AuthFlavor.AUTH_TLS:
                 self._passing = False
                 return
@@ -201,7 +201,7 @@ class Carried(Incoming):
                 await self._pass_whole(call, message)
             else:
                 self._turn_away(call)
-            await self.sock.flushed()
+            await self.sock.rpc.flushed()
 
     def _may_come_early(self, call: Call, size: int) -> bool:
         """Before the connection is let in: see the head of this file."""
@@ -265,7 +265,7 @@ class Carried(Incoming):
         who = "TLS, no certificate" if self.tls else "in clear"
         if certificate is not None:
             who = certificate.subject.decode(errors="replace")
-        self.sock.backend = str(backend)
+        self.sock.rpc.backend = str(backend)
         fields = {"peer": self.sock.peer, "who": who, "backend": str(backend)}
         self.host.trace.emit("carried", self.sock.name, **fields)
 
@@ -301,7 +301,7 @@ class Carried(Incoming):
         except UmktlsError as error:
             reason = str(error)
         with suppress(UmktlsError), trio.move_on_after(LINGER_SECONDS):
-            await self.sock.flushed()
+            await self.sock.rpc.flushed()
         self._down_over.set()
         if not self._leaving:
             self.end(reason)
@@ -318,8 +318,8 @@ class Carried(Incoming):
                 if not speaking:
                     await self._speaking.acquire()
                     speaking = True
-                self.sock.send_message([piece.data for piece in pieces])
-                await self.sock.flushed()
+                self.sock.rpc.send([piece.data for piece in pieces])
+                await self.sock.rpc.flushed()
                 if follower.whole:
                     self._speaking.release()
                     speaking = False
@@ -329,7 +329,7 @@ class Carried(Incoming):
         replies = sum(
             piece.head is not None and piece.head.kind == MsgType.REPLY for piece in pieces
         )
-        self.sock.rpc["replies"] += replies
+        self.sock.rpc.replies += replies
         self._unanswered = max(0, self._unanswered - replies)
         if not self._unanswered:
             self._answered.set()
@@ -346,7 +346,7 @@ class Carried(Incoming):
                         self._mount_calls -= 1
                         async with self._speaking:
                             self._send([message])
-                            await self.sock.flushed()
+                            await self.sock.rpc.flushed()
             reason = "it closed the connection"
         except UmktlsError as error:
             reason = str(error)

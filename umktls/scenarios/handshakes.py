@@ -132,9 +132,9 @@ async def mutual(bench: Bench) -> str:
             if not meeting.peer.certificate:
                 raise Unexpected("the daemon showed no certificate")
             return "the server has the client's certificate"
-        if not sock.flags & 0x08:
-            raise Unexpected(f"the daemon's flags are {sock.flags:#x}, without VERIFIED")
-        return f"flags {sock.flags:#x}, VERIFIED among them"
+        if not sock.identity.flags & 0x08:
+            raise Unexpected(f"the daemon's flags are {sock.identity.flags:#x}, without VERIFIED")
+        return f"flags {sock.identity.flags:#x}, VERIFIED among them"
 
 
 @scenario("tls-shows-nothing", "a session, without a certificate", ("client",), needs=(SESSION,))

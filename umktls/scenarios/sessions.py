@@ -99,11 +99,11 @@ async def with_tickets(bench: Bench, count: int) -> str:
         await meeting.talk()
         sock = meeting.kernel.sock
         assert sock is not None
-        if sock.control_records != count:
-            raise Unexpected(f"{sock.control_records} control records have come")
+        if sock.rpc.control_records != count:
+            raise Unexpected(f"{sock.rpc.control_records} control records have come")
         expected = count if TICKETS.met(bench.host.personality) else 0
-        if sock.upcalls["handlerecord"] != expected:
-            raise Unexpected(f"{sock.upcalls['handlerecord']} records went to the daemon")
+        if sock.owner.upcalls["handlerecord"] != expected:
+            raise Unexpected(f"{sock.owner.upcalls['handlerecord']} records went to the daemon")
         return f"{expected} of {count} tickets went to the daemon, 2 calls"
 
 
@@ -311,7 +311,7 @@ async def killed_and_restarted(bench: Bench) -> str:
         bench.subject.signal(signal.SIGKILL)
         await bench.until(lambda: not bench.host.handles[bench.daemon])
         sock = meeting.kernel.sock
-        goes_on = sock is not None and sock.orphan is not None
+        goes_on = sock is not None and sock.owner.orphan is not None
         if goes_on:
             await meeting.talk()
         else:
@@ -326,7 +326,7 @@ async def killed_and_restarted(bench: Bench) -> str:
 async def adopted(bench: Bench, meeting: Meeting) -> None:
     """The new daemon answers for the session of the old one."""
     sock = meeting.kernel.sock
-    await bench.until(lambda: sock is not None and sock.orphan is None)
+    await bench.until(lambda: sock is not None and sock.owner.orphan is None)
     await meeting.talk()
     if SECOND_KEY.met(bench.host.personality):
         with suppress(Skipped):  # REKEY may be left out

@@ -27,8 +27,9 @@ from umktls.kernel.host.host import Host
 from umktls.kernel.host.process import Process
 from umktls.kernel.krpc.rpc_client import RpcClient
 from umktls.kernel.sockets.detours import Means
-from umktls.kernel.sockets.ktls_socket import RECORDS_PER_PULL, KernelSocket
+from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.sockets.lanes import ClearIntake, Intake, PlainIntake
+from umktls.kernel.sockets.rpcside import RECORDS_PER_PULL
 from umktls.kernel.upcalls.netlink import NetlinkSocket
 from umktls.kernel.upcalls.registered import RegisteredDaemon
 from umktls.ktls.calls import KtlsSocket
@@ -138,7 +139,7 @@ class Watched:
             async with trio.open_nursery() as nursery:
                 sock = self.socket(nursery)
                 prepare(sock)
-                nursery.start_soon(sock.pump, RecordReader(limit), self.deliver, self.control)
+                nursery.start_soon(sock.rpc.pump, RecordReader(limit), self.deliver, self.control)
                 seen = []
                 for _ in range(TURNS):
                     await trio.lowlevel.checkpoint()
@@ -171,7 +172,7 @@ async def test_pipelined_calls_in_clear(prepare: str) -> None:
     def have_intake(sock: KernelSocket) -> None:
         kinds: dict[str, Callable[[], Intake]] = {
             "plain": lambda: PlainIntake(sock.sock),
-            "clear": lambda: ClearIntake(sock.sock, sock.count_dropped),
+            "clear": lambda: ClearIntake(sock.sock, sock.rpc.count_dropped),
         }
         sock.intake = kinds[prepare]() if prepare in kinds else None
 

@@ -269,7 +269,7 @@ async def test_large_messages_wait_for_each_other(tmp_path: Path, autojump_clock
         await settled()
         assert slow.closed
         assert not quick.closed
-        assert "others have to wait" in slow.cut_off
+        assert "others have to wait" in slow.rpc.cut_off
         assert server.host.requests.used == 0
         # Small ones need not wait for anything.
         await server.host.requests.take(MIB + 1000)
@@ -291,7 +291,7 @@ async def test_a_connection_whose_jobs_wait_is_not_read(tmp_path: Path) -> None:
                 await trio.lowlevel.checkpoint()
             await settled()
             assert disk.writes == BLOCKING_JOBS
-            assert sock.rpc["calls"] == BLOCKING_JOBS + 1
+            assert sock.rpc.calls == BLOCKING_JOBS + 1
             await neighbour.send_all(call(ECHO, 0))
             await reply(neighbour)
             disk.go_on.set()

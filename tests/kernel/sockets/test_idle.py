@@ -14,7 +14,8 @@ import trio.testing
 from tests.conformance.world import DATA, ENGINE, keys
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.sockets.detours import Means
-from umktls.kernel.sockets.ktls_socket import IDLE_SECONDS, KernelSocket
+from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.kernel.sockets.rpcside import IDLE_SECONDS
 from umktls.ktls.calls import KtlsSocket
 from umktls.rpc.record import RecordReader, mark
 
@@ -68,7 +69,7 @@ async def reading() -> AsyncIterator[Reading]:
                 assert len(message) == len(MESSAGE)
                 await into.send(weakref.ref(message))
 
-            nursery.start_soon(sock.pump, RecordReader(2 << 20), deliver, refuse_control)
+            nursery.start_soon(sock.rpc.pump, RecordReader(2 << 20), deliver, refuse_control)
             try:
                 yield Reading(sock, end, arrived)
             finally:

@@ -15,7 +15,7 @@ from tests.engines.modelsocket import ModelSocket
 from tests.kernel.sockets.takensocket import Taken, refusal, taken
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import WorldError
-from umktls.kernel.sockets import hosttls, ktls_socket
+from umktls.kernel.sockets import calls, hosttls
 from umktls.ktls.engines import MAX_PLAINTEXT
 from umktls.rpc.record import RecordReader, mark
 
@@ -37,7 +37,7 @@ class Rpc:
         self._into, self._received = trio.open_memory_channel[bytes](10)
 
     async def run(self) -> None:
-        await self._sock.pump(RecordReader(1 << 20), self._deliver, self._control)
+        await self._sock.rpc.pump(RecordReader(1 << 20), self._deliver, self._control)
 
     async def received(self) -> bytes:
         """The next message, or CONTROL where another record is at the head."""
@@ -132,7 +132,7 @@ async def test_nothing_overtakes_an_open_record(tmp_path: Path, name: str, engin
         await t.enable("tx")
         for piece in (b"one", b"two"):
             assert await t.send(piece, None, more) == 3
-        t.sock.send_message([mark(4), b"call"])
+        t.sock.rpc.send([mark(4), b"call"])
         assert await t.records(2) == [(DATA, b"onetwo"), (DATA, mark(4) + b"call")]
         assert await t.send(b"three", None, more) == 5
         assert await t.send(b"\1\0", ALERT) == 2
@@ -152,10 +152,10 @@ async def test_what_is_sealed_goes_though_the_call_fails(
         await t.enable("tx")
         await t.send(b"open", None, more)
         with monkeypatch.context() as patch:
-            patch.setattr(ktls_socket, "SEND_QUEUE_HARD_LIMIT", 0)
+            patch.setattr(calls, "SEND_QUEUE_HARD_LIMIT", 0)
             assert await refusal(t.send, b"alert", ALERT) == errno.EAGAIN
         assert await t.records(1) == [(DATA, b"open")]
-        t.sock.send_message([mark(4), b"call"])
+        t.sock.rpc.send([mark(4), b"call"])
         assert await t.send(b"again", ALERT) == 5
         expected = {(DATA, mark(4) + b"call"), (ALERT, b"again")}
         assert set(await t.records(2)) == expected
@@ -169,7 +169,7 @@ async def test_how_much_of_a_call_has_gone(
     """A record that has begun is accepted whole."""
     async with sending(tmp_path, "linux", engine) as t:
         await t.enable("tx")
-        monkeypatch.setattr(ktls_socket, "SEND_QUEUE_HARD_LIMIT", 1)
+        monkeypatch.setattr(calls, "SEND_QUEUE_HARD_LIMIT", 1)
         assert await t.send(bytes(40_000)) == MAX_PLAINTEXT
         assert await t.records(1) == [(DATA, bytes(MAX_PLAINTEXT))]
 
@@ -203,5 +203,5 @@ async def test_a_card_that_cannot_seal_costs_the_connection(tmp_path: Path) -> N
     async with sending(tmp_path, "freebsd14", "ifnet") as t:
         await t.enable("tx")
         t.sock.state.tx.replace_sealer(Broken())
-        t.sock.send_message([mark(4), b"call"])
+        t.sock.rpc.send([mark(4), b"call"])
         assert await t.far.recv(100) == b""

@@ -47,7 +47,7 @@ async def test_an_alert_that_the_daemon_does_not_mind(tmp_path: Path, name: str)
 
                 async def receive() -> None:
                     try:
-                        await t.sock.pump(RecordReader(1000), deliver, control)
+                        await t.sock.rpc.pump(RecordReader(1000), deliver, control)
                     except WorldError as error:
                         ended.append(str(error))
                         done.set()

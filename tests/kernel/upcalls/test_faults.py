@@ -85,7 +85,7 @@ async def ending(
 
                 async def receive() -> None:
                     try:
-                        await t.sock.pump(RecordReader(1000), deliver, control)
+                        await t.sock.rpc.pump(RecordReader(1000), deliver, control)
                     except PeerError as error:
                         t.error = str(error)
                     await tls.disconnect(w.host, t.sock, t.error)

@@ -15,7 +15,9 @@ import trio.testing
 from tests.conftest import patience
 from umktls.abi import rpctls
 from umktls.errors import PeerError
+from umktls.kernel.sockets import calls
 from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.kernel.sockets.stat import stat
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.echo import COUNT, SAY
 from umktls.testing.joined import Joined
@@ -57,10 +59,10 @@ async def test_a_session_is_gone_on_with(
         for number, version in enumerate((2, 1, 1, 2), start=1):
             await both.kill(side)
             both.daemon(side).version = version
-            assert only(both, side).stat()["daemon"] == "orphan"
+            assert stat(only(both, side))["daemon"] == "orphan"
             await say(both, b"without a daemon")
             await both.restart(side)
-            assert only(both, side).stat()["daemon"].startswith("process ")
+            assert stat(only(both, side))["daemon"].startswith("process ")
             await update_keys(both, "client")
             await update_keys(both, "server")
             (*_, event) = both.events(side, "adopted")
@@ -143,7 +145,7 @@ async def test_a_record_that_was_taken_is_not_lost(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(say, both, b"under the new key")
             await both.event("client", "upcall", 2)
-            only(both, "client").recvmsg(16384, 64, 0)
+            calls.recvmsg(only(both, "client"), 16384, 64, 0)
             await both.kill("client")
             both.client_daemon.silent = False
             await both.restart("client")
@@ -311,14 +313,15 @@ async def test_a_deposit_shows_nowhere(umktls_joined: Boot, autojump_clock: Cloc
     async with umktls_joined(deposits=True) as both:
         await say(both)
         sock = only(both, "client")
-        assert sock.deposit is not None
+        assert sock.owner.deposit is not None
         secret = SECRETS["client"]
-        kept = sock.deposit.data
+        kept = sock.owner.deposit.data
         assert secret in kept
         await both.kill("client")
         await both.restart("client")
         shown = json.dumps([both.client.stat(), list(both.client.trace.since())], default=repr)
-        shown += repr(sock.deposit) + repr(sock) + repr(sock.orphan) + repr(both.client.handover)
+        shown += repr(sock) + repr(sock.owner) + repr(sock.owner.deposit)
+        shown += repr(sock.owner.orphan) + repr(both.client.handover)
         for form in (secret.decode(), secret.hex(), repr(secret)):
             assert form not in shown
         sock.shutdown(2)

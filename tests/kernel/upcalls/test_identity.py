@@ -13,6 +13,7 @@ from tests.rpc.test_certificate import FACTS
 from umktls.abi import rpctls
 from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.ground.events import Trace
+from umktls.kernel.sockets import calls
 from umktls.kernel.sockets.detours import Means
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.ktls.calls import KtlsSocket
@@ -49,27 +50,27 @@ def no_memory(address: int, length: int) -> bytes:
 def test_the_certificate_of_a_peer(ends: tuple[KernelSocket, socket.socket]) -> None:
     sock, _ = ends
     option = (rpctls.SOL_UMKTLS, rpctls.UMKTLS_PEERCERT)
-    assert sock.certificate is None
+    assert sock.identity.certificate is None
     for wrong in (b"", b"garbage", FACTS.to_bytes()[:-1], FACTS.to_bytes() + b"\0"):
         with pytest.raises(CallerError) as caught:
-            sock.setsockopt(*option, wrong, no_memory)
+            calls.setsockopt(sock, *option, wrong, no_memory)
         assert caught.value.errno == errno.EINVAL
-    assert sock.certificate is None
-    sock.setsockopt(*option, FACTS.to_bytes(), no_memory)
-    assert sock.certificate == FACTS
+    assert sock.identity.certificate is None
+    calls.setsockopt(sock, *option, FACTS.to_bytes(), no_memory)
+    assert sock.identity.certificate == FACTS
 
 
 def test_what_the_trace_calls_it(ends: tuple[KernelSocket, socket.socket]) -> None:
     """For the daemon's log."""
     option = (rpctls.SOL_UMKTLS, rpctls.UMKTLS_CONNECTION)
-    assert ends[0].getsockopt(*option, 100) == b"s1"
-    assert ends[0].getsockopt(*option, 1) == b"s"
+    assert calls.getsockopt(ends[0], *option, 100) == b"s1"
+    assert calls.getsockopt(ends[0], *option, 1) == b"s"
 
 
 @pytest.mark.parametrize("name", [rpctls.UMKTLS_PEERNAME, rpctls.UMKTLS_XPRTSEC, 99])
 def test_what_cannot_be_set(ends: tuple[KernelSocket, socket.socket], name: int) -> None:
     with pytest.raises(UmktlsError) as caught:
-        ends[0].setsockopt(rpctls.SOL_UMKTLS, name, b"", no_memory)
+        calls.setsockopt(ends[0], rpctls.SOL_UMKTLS, name, b"", no_memory)
     assert caught.value.errno == errno.ENOPROTOOPT
 
 
@@ -91,10 +92,10 @@ async def test_reading_ends_though_the_peer_goes_on(
     peer.sendall(MESSAGE)
     with trio.fail_after(SECONDS):
         reader = RecordReader(100)
-        await sock.pump(reader, deliver, no_control)
+        await sock.rpc.pump(reader, deliver, no_control)
         # Linux would still have us read what comes now.
         peer.sendall(MESSAGE)
-        await sock.pump(reader, deliver, no_control)
+        await sock.rpc.pump(reader, deliver, no_control)
     assert seen == [b"call"]
 
 
@@ -111,7 +112,7 @@ async def test_the_end_of_writing_is_not_the_end_of_reading(
     peer.sendall(MESSAGE * 2)
     peer.shutdown(socket.SHUT_WR)
     with trio.fail_after(SECONDS):
-        await sock.pump(RecordReader(100), deliver, no_control)
+        await sock.rpc.pump(RecordReader(100), deliver, no_control)
     assert seen == [b"call"] * 2
 
 
@@ -129,7 +130,7 @@ async def test_what_has_arrived_is_read_after_hanging_up(
     sock.hang_up()
     assert peer.recv(1) == b""
     with trio.fail_after(SECONDS):
-        await sock.pump(RecordReader(100), deliver, no_control)
+        await sock.rpc.pump(RecordReader(100), deliver, no_control)
     assert seen == [b"call"]
     peer.close()
     sock.hang_up()

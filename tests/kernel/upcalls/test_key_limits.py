@@ -15,6 +15,7 @@ from umktls.abi.rpctls import RPCTLSERR_NOSSL
 from umktls.certs.pki import Authority
 from umktls.errors import WorldError
 from umktls.kernel.host.host import Host
+from umktls.kernel.sockets import calls
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls import tls
 from umktls.ktls.session.suites import Suite
@@ -77,8 +78,8 @@ async def test_keys_are_renewed_in_time(certs: Path, tmp_path: Path, side: str) 
                 while not sock.state.wants_rekey:
                     await talk(both, 1)
                 await renewed(host, sock)
-            assert sock.upcalls["rekey"] >= ROUNDS
-            assert [each.upcalls["rekey"] for each in other.sockets.values()] == [0]
+            assert sock.owner.upcalls["rekey"] >= ROUNDS
+            assert [each.owner.upcalls["rekey"] for each in other.sockets.values()] == [0]
             assert sock.state.tx.records > 2 * LIMIT
             assert sock.state.rx.records > 2 * LIMIT
             assert both.events("client", "reconnect") == []
@@ -120,7 +121,7 @@ async def test_a_connection_that_breaks_under_the_daemon_is_made_anew(
         async with pair(certs, tmp_path, {}, {}) as both:
             await talk(both, 1)
             with monkeypatch.context() as patch:
-                patch.setattr(KernelSocket, "sendmsg", broken)
+                patch.setattr(calls, "sendmsg", broken)
                 assert await both.client.rekey(None) == 0
                 await both.event("client", "closed")
             await talk(both, 1)

@@ -94,7 +94,7 @@ async def test_keys_for_what_came_before_a_reset(tmp_path: Path, name: str, work
             parked.set()
             await trio.sleep_forever()
 
-        nursery.start_soon(t.sock.pump, RecordReader(1000), ignore, control)
+        nursery.start_soon(t.sock.rpc.pump, RecordReader(1000), ignore, control)
         await parked.wait()
         assert await t.recv() == b"\2\x28"
         assert await refusal(t.recv) == errno.ECONNRESET
@@ -138,7 +138,7 @@ async def test_a_reset_connection_that_has_keys(tmp_path: Path, name: str) -> No
             await t.enable(direction)
         await t.reset()
         with pytest.raises(WorldError) as caught:
-            await t.sock.pump(RecordReader(1000), ignore, leave)
+            await t.sock.rpc.pump(RecordReader(1000), ignore, leave)
         assert caught.value.errno == errno.ECONNRESET
         assert await t.recv() == b""
         await nothing_more_is_sent(t)
@@ -166,7 +166,7 @@ async def test_a_daemon_that_hears_of_a_reset_first(tmp_path: Path, name: str, s
         assert await t.recv() == b""
         await nothing_more_is_sent(t)
         # RPC sees the end.
-        await t.sock.pump(RecordReader(1000), ignore, leave)
+        await t.sock.rpc.pump(RecordReader(1000), ignore, leave)
 
 
 async def test_what_came_before_a_reset_is_for_rpc(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ async def test_what_came_before_a_reset_is_for_rpc(tmp_path: Path) -> None:
         assert await refusal(t.send, b"\1\0", ALERT) == number(t, errno.EPIPE)
         assert await refusal(t.recv) == number(t, errno.EAGAIN)
         with pytest.raises(WorldError) as caught:
-            await t.sock.pump(RecordReader(1000), deliver, leave)
+            await t.sock.rpc.pump(RecordReader(1000), deliver, leave)
     assert received == [b"call"]
     assert caught.value.errno == errno.ECONNRESET
 

@@ -84,7 +84,9 @@ async def test_the_daemon_that_has_the_tickets_is_next(
         async def session(peer: str) -> int:
             """Make one; by which daemon."""
             attempt = await w.connect(peer=peer)
-            (number,) = (n for n, handle in enumerate(handles) if attempt.sock.handle is handle)
+            (number,) = (
+                n for n, handle in enumerate(handles) if attempt.sock.owner.handle is handle
+            )
             asked = await daemons[number].asked()
             await daemons[number].take(asked)
             await daemons[number].answer(asked)
@@ -96,7 +98,7 @@ async def test_the_daemon_that_has_the_tickets_is_next(
         assert {await session(f"192.0.2.{host}:1") for host in range(2, 5)} == {0, 1, 2}
         first = here.pop()
         busy = await w.connect(peer="192.0.2.1:10")
-        assert busy.sock.handle is handles[first]
+        assert busy.sock.owner.handle is handles[first]
         second = await session("192.0.2.1:11")
         assert second != first
         assert await session("192.0.2.1:12") == second
@@ -178,7 +180,7 @@ async def test_a_certificates_name_that_is_too_long(tmp_path: Path) -> None:
             sock = w.host.adopt(near)
             with pytest.raises(CallerError, match="249 bytes; 248 is the limit"):
                 await tls.handshake_client(w.host, sock, 249 * "n")
-        assert sock.upcalls["connect"] == 0
+        assert sock.owner.upcalls["connect"] == 0
 
 
 async def test_leaving_the_queue(tmp_path: Path, autojump_clock: Clock) -> None:

@@ -46,6 +46,7 @@ from umktls.kernel.sockets.engines import bound, chosen_engines
 from umktls.kernel.sockets.facts import Failure
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.sockets.memory import give_back, keep_large_buffers
+from umktls.kernel.sockets.stat import TRAFFIC, stat, traffic
 from umktls.kernel.upcalls import tls
 from umktls.kernel.upcalls.daemons import Daemons
 from umktls.kernel.upcalls.handover import Handover
@@ -67,7 +68,6 @@ STAT_SCHEMA = 1
 REMEMBERED = 64
 # A socket's cookie looks like its address in a FreeBSD kernel, and is never used again.
 FIRST_COOKIE, COOKIE_STEP = 0xFFFFF80000001000, 0x400
-TRAFFIC = ("rpcs", "records_tx", "records_rx", "bytes_tx", "bytes_rx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +230,7 @@ class Host:
         """One more is closed: keep what there is to say of it, for the last ones, and not it."""
         del self.sockets[closed.name]
         self.renewals.ended(closed)
-        self.closed[closed.name] = Remembered(closed.stat(), traffic(closed), closed.failure)
+        self.closed[closed.name] = Remembered(stat(closed), traffic(closed), closed.failure)
         if len(self.closed) > REMEMBERED:
             for key, value in self.closed.pop(next(iter(self.closed))).traffic.items():
                 self._forgotten[key] += value
@@ -305,7 +305,7 @@ class Host:
             for key, value in each.items():
                 totals[key] += value
         shown = [closed.stat for closed in self.closed.values()]
-        shown += [sock.stat() for sock in self.sockets.values()]
+        shown += [stat(sock) for sock in self.sockets.values()]
         return {
             "schema": STAT_SCHEMA,
             "host": self.describe(),
@@ -456,22 +456,11 @@ class Host:
         """Have the peers that have shown a certificate make new connections: what the daemon says
         of them is as of the handshake."""
         for sock in self.established(None):
-            if sock.flags & rpctls.RPCTLS_FLAGS_VERIFIED:
+            if sock.identity.flags & rpctls.RPCTLS_FLAGS_VERIFIED:
                 self.handover.cut_off(sock, reason)
 
     def has_registered(self, pid: int) -> bool:
         return any(handle.pid == pid for handles in self.handles.values() for handle in handles)
-
-
-def traffic(sock: KernelSocket) -> dict[str, int]:
-    tx, rx = sock.state.tx, sock.state.rx
-    return {
-        "rpcs": sock.rpc["replies"],
-        "records_tx": tx.records,
-        "records_rx": rx.records,
-        "bytes_tx": tx.bytes,
-        "bytes_rx": rx.bytes,
-    }
 
 
 async def first_of(events: Sequence[trio.Event]) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from umktls.abi import freebsd
 from umktls.abi.personality import Personality
 from umktls.errors import CallerError, UmktlsError
+from umktls.kernel.sockets import calls
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.ktls.session.counters import KNOBS, Counters, Sysctls
 
@@ -89,6 +90,6 @@ def set_mode(sock: KernelSocket, value: bytes) -> None:
         raise CallerError(f"bad address {address:#x}", errno.EFAULT)
 
     try:
-        sock.setsockopt(freebsd.IPPROTO_TCP, freebsd.TCP_TXTLS_MODE, value, copyin)
+        calls.setsockopt(sock, freebsd.IPPROTO_TCP, freebsd.TCP_TXTLS_MODE, value, copyin)
     except UmktlsError as error:
         raise type(error)(f"{sock.name}: {error}", error.errno) from error

@@ -27,7 +27,9 @@ from umktls.kernel.host.accepting import taken_from_trio
 from umktls.kernel.host.callnames import call_name, describe_call
 from umktls.kernel.host.process import Process
 from umktls.kernel.owners.upcalls import Request
-from umktls.kernel.sockets.ktls_socket import Failure, KernelSocket, TlsFacts
+from umktls.kernel.sockets import calls
+from umktls.kernel.sockets.facts import Failure, TlsFacts
+from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.handover import Handover
 from umktls.kernel.upcalls.netlink import NetlinkHost, NetlinkSocket
 from umktls.kernel.upcalls.registered import RegisteredDaemon
@@ -360,13 +362,13 @@ class SyscallServer:
             return Answer(None)
         sock = process.descriptor(args.fd)
         if (args.level, args.name) == (rpctls.SOL_UMKTLS, rpctls.UMKTLS_SESSION):
-            sock.keep_deposit(args.value, process.uid)
+            sock.owner.keep_deposit(args.value, process.uid)
             return Answer(None)
         if (args.level, args.name) == (rpctls.SOL_UMKTLS, rpctls.UMKTLS_ADOPTED):
             self._host.handover.adopted(process, sock, bytes(args.value))
             return Answer(None)
         async with sock.sealing():
-            sock.setsockopt(args.level, args.name, bytes(args.value), copyin)
+            calls.setsockopt(sock, args.level, args.name, bytes(args.value), copyin)
         return Answer(None)
 
     def _getsockopt(self, process: Process, args: wire.GetsockoptArgs) -> Answer:
@@ -374,15 +376,17 @@ class SyscallServer:
         bounced = BOUNCE_OPTIONS.get((args.level, args.name))
         if bounced is not None:
             return Answer(b"", give_away=sock.detours.bounce(bounced))
-        return Answer(sock.getsockopt(args.level, args.name, args.length))
+        return Answer(calls.getsockopt(sock, args.level, args.name, args.length))
 
     async def _sendmsg(self, process: Process, args: wire.SendmsgArgs) -> Answer:
         sock = process.descriptor(args.fd, errno.EPIPE)
-        return Answer(await sock.sendmsg(bytes(args.data), bytes(args.control), args.flags))
+        return Answer(await calls.sendmsg(sock, bytes(args.data), bytes(args.control), args.flags))
 
     def _recvmsg(self, process: Process, args: wire.RecvmsgArgs) -> Answer:
         sock = process.descriptor(args.fd)
-        return Answer(wire.RecvmsgResult(*sock.recvmsg(args.length, args.controllen, args.flags)))
+        return Answer(
+            wire.RecvmsgResult(*calls.recvmsg(sock, args.length, args.controllen, args.flags))
+        )
 
     def _shutdown(self, process: Process, args: wire.ShutdownArgs) -> Answer:
         process.descriptor(args.fd, errno.ENOTCONN).shutdown(args.how)

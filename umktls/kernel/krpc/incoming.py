@@ -80,7 +80,7 @@ class Incoming:
         self._reader = reader or RecordReader(CALL_LIMIT)
         self._share = Share(host.requests, self._drop)
         self._retired = False
-        sock.retire = self.retire
+        sock.rpc.retire = self.retire
 
     @property
     def proven(self) -> bool:
@@ -111,22 +111,22 @@ class Incoming:
     @property
     def verified(self) -> bool:
         """Whether the client's certificate was verified, and nothing else speaks against it."""
-        return bool(self.sock.flags & rpctls.RPCTLS_FLAGS_VERIFIED) and not self.disabled
+        return bool(self.sock.identity.flags & rpctls.RPCTLS_FLAGS_VERIFIED) and not self.disabled
 
     @property
     def disabled(self) -> bool:
         """Whether the daemon wants the client's calls rejected."""
-        return bool(self.sock.flags & rpctls.RPCTLS_FLAGS_DISABLED)
+        return bool(self.sock.identity.flags & rpctls.RPCTLS_FLAGS_DISABLED)
 
     @property
     def certificate(self) -> PeerCertificate | None:
         """What the verified certificate says, if the daemon has told."""
-        return self.sock.certificate if self.verified else None
+        return self.sock.identity.certificate if self.verified else None
 
     @property
     def user(self) -> AuthSys | None:
         """As whom AUTH_SYS calls are done: the user in the certificate, if there is one."""
-        return self.sock.user
+        return self.sock.identity.user
 
     def refused(self, what: str, why: str) -> None:
         """Into the trace and the log, once for each; the peer will try again and again."""
@@ -175,7 +175,7 @@ class Incoming:
             self.host.trace.emit("clear-text", self.sock.name, peer=self.sock.peer)
 
     def _reject(self, call: Call, status: AuthStat) -> None:
-        self.sock.rpc["rejected"] += 1
+        self.sock.rpc.rejected += 1
         reason = f"{flavor_name(call.credential.flavor)}: {status.name}"
         self.host.trace.emit("rejected", self.sock.name, reason=reason)
         self._send([encode_denied(call.xid, RejectStat.AUTH_ERROR, status)])
@@ -185,8 +185,8 @@ class Incoming:
             return
         if self.host.trace.close:
             tell_reply(self.host.trace, self.sock.name, parts)
-        self.sock.rpc["replies"] += 1
-        self.sock.send_message([mark(sum(map(len, parts))), *parts])
+        self.sock.rpc.replies += 1
+        self.sock.rpc.send([mark(sum(map(len, parts))), *parts])
 
     # ---- TLS
 

@@ -53,7 +53,7 @@ async def probe(sock: KernelSocket, program: int, version: int, seconds: float) 
     xid = random.getrandbits(32)
     call = encode_call(xid, program, version, 0, AUTH_TLS, NULL_AUTH)
     sock.trace.emit("probe", sock.name)
-    sock.send_message([mark(len(call)) + call])
+    sock.rpc.send([mark(len(call)) + call])
     reply = None
     try:
         with trio.move_on_after(seconds):

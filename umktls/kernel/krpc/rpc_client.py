@@ -200,12 +200,12 @@ class RpcClient:
         if self._trace.close:
             tell_call(self._trace, sock.name, pending.name, pending.parts, pending.sends)
         try:
-            sock.send_message(pending.parts)
+            sock.rpc.send(pending.parts)
         except WorldError:
             # The reading task sees the same broken connection and makes a new one, on which this
             # call is sent again.
             sock.hang_up()
-        sock.rpc["calls"] += 1
+        sock.rpc.calls += 1
 
     # ---- beside others
 
@@ -282,7 +282,7 @@ class RpcClient:
         try:
             self.socket = sock
             self._sealed = sock.session is not None
-            sock.retire = self.retire
+            sock.rpc.retire = self.retire
             self._last_error = None
             self._reachable.heard = trio.current_time()
             self._reachable.connected()
@@ -345,7 +345,7 @@ class RpcClient:
             await self._control(sock)
 
         try:
-            await sock.pump(reader, deliver, control)
+            await sock.rpc.pump(reader, deliver, control)
         except (PeerError, WorldError, OSError, MemoryError) as error:
             if isinstance(error, PeerError):
                 self._trace.emit("garbage", sock.name, where="the connection", reason=str(error))
@@ -366,13 +366,13 @@ class RpcClient:
                 bytes=len(message),
                 seconds=trio.current_time() - pending.since,
             )
-        sock.rpc["replies"] += 1
+        sock.rpc.replies += 1
         self._answered = True
         self._reachable.heard = trio.current_time()
         if self._reachable.since is not None:
             self._reachable.answered()
         if isinstance(reply, DeniedReply):
-            sock.rpc["rejected"] += 1
+            sock.rpc.rejected += 1
             pending.denied_on = sock.name
         trio.lowlevel.reschedule(pending.task, outcome.Value(reply))
         if self._retiring:

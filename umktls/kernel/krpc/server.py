@@ -57,7 +57,7 @@ class Connection(Incoming):
     async def _serve(self, dispatcher: Dispatcher, offer_tls: bool) -> None:
         async with trio.open_nursery() as nursery:
             deliver = partial(self._deliver, dispatcher, offer_tls, nursery)
-            await self.sock.pump(self._reader, deliver, self.control, self._share.receive)
+            await self.sock.rpc.pump(self._reader, deliver, self.control, self._share.receive)
 
     async def _deliver(
         self, dispatcher: Dispatcher, offer_tls: bool, nursery: trio.Nursery, message: memoryview
@@ -86,7 +86,7 @@ class Connection(Incoming):
             raise PeerError("a client sent an RPC reply", errno.EPROTO)
         if self.host.trace.close:
             tell_received(self.host.trace, self.sock.name, call, len(message))
-        self.sock.rpc["calls"] += 1
+        self.sock.rpc.calls += 1
         if call.credential.flavor == AuthFlavor.AUTH_TLS:
             await self._probe(call, offer_tls)
             return None

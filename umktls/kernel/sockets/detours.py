@@ -49,7 +49,7 @@ from umktls.ktls.engines import Engine, Route, route_of
 from umktls.ktls.session import Direction
 from umktls.rpc.xdr import Buffer, Struct
 
-__all__ = ["WORDS", "Detours", "Means"]
+__all__ = ["WORDS", "Detoured", "Detours", "Means"]
 
 WORDS: Mapping[Direction, str] = {"tx": "sending", "rx": "receiving"}
 
@@ -97,8 +97,6 @@ class Detoured(Protocol):
     closed: bool
 
     def hang_up(self) -> None: ...
-
-    def count_dropped(self, length: int) -> None: ...
 
 
 class Detours:
@@ -272,8 +270,11 @@ class Detours:
 
     # ---- the connection's life
 
-    def go_clear(self) -> None:
-        """The daemon says that the handshake is done: what has the null engine goes in clear."""
+    def go_clear(self, dropped: Callable[[int], None]) -> None:
+        """The daemon says that the handshake is done: what has the null engine goes in clear.
+
+        `dropped` is told the length of each sealed record in front of clear data.
+        """
         sock = self._sock
         for direction, word in WORDS.items():
             if self._route(direction) is not Route.CLEAR:
@@ -284,7 +285,7 @@ class Detours:
                 self._replace_queue(sock.sock)
             else:
                 longest = LONGEST_OF_CLIENT if self._server else MAX_RECORD
-                sock.intake = ClearIntake(sock.sock, sock.count_dropped, longest)
+                sock.intake = ClearIntake(sock.sock, dropped, longest)
 
     async def finish_sending(self) -> None:
         """Where sending is bounced, tell the daemon that nothing more will come."""

@@ -1,10 +1,13 @@
-"""What the kernel keeps of what daemons tell about a connection: for people, and for each other."""
+"""What a daemon has told about a connection, as far as the kernel keeps it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Deposited", "Failure", "TlsFacts"]
+from umktls.rpc.certificate import PeerCertificate
+from umktls.rpc.message import AuthSys
+
+__all__ = ["Failure", "Identity", "TlsFacts"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +53,11 @@ class Failure:
         return f"{self.reason}; {self.advice}" if self.advice else self.reason
 
 
-class Deposited:
-    """What a daemon of user `uid` has left for its successor. It holds secrets."""
+@dataclass(slots=True)
+class Identity:
+    """Who the peer is, from its certificate. `flags` are those of rpctlssd's answer to CONNECT
+    (`RpctlsFlags`); `user` is the one that the certificate names, for AUTH_SYS calls."""
 
-    def __init__(self, data: bytes, uid: int) -> None:
-        self.data = bytearray(data)
-        self.uid = uid
-
-    def wipe(self) -> None:
-        """Forget it."""
-        self.data[:] = bytes(len(self.data))
-        self.data.clear()
+    flags: int = 0
+    certificate: PeerCertificate | None = None
+    user: AuthSys | None = None

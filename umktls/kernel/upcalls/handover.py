@@ -46,6 +46,7 @@ from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.owners.orphan import Orphan
 from umktls.kernel.owners.upcalls import DaemonHandle, Request
+from umktls.kernel.sockets.calls import send_alert
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.daemons import Daemons
 from umktls.rpc import xdr
@@ -109,36 +110,38 @@ class Handover:
     def left(self, handle: DaemonHandle) -> None:
         """The daemon has gone: each of its sessions goes one of the two ways."""
         for sock in list(self._host.sockets.values()):
-            if sock.orphan is not None and sock.orphan.adopter is handle:
-                sock.orphan.adopter = None
+            orphan = sock.owner.orphan
+            if orphan is not None and orphan.adopter is handle:
+                orphan.adopter = None
                 self._take_away(sock)
-            elif sock.handle is handle:
+            elif sock.owner.handle is handle:
                 self._leave(sock, handle)
         self._tell_others(handle.name)
 
     def left_one(self, sock: KernelSocket) -> None:
         """The daemon of this session has gone before the kernel knew that there is one."""
-        if sock.handle is not None:
-            name = sock.handle.name
-            self._leave(sock, sock.handle)
-            self._tell_others(name)
+        handle = sock.owner.handle
+        if handle is not None:
+            self._leave(sock, handle)
+            self._tell_others(handle.name)
 
     def _leave(self, sock: KernelSocket, handle: DaemonHandle) -> None:
         """One session's daemon has gone. (A handshake under way ends by its upcall.)"""
         if sock.session is None or sock.phase != "established":
             return
-        sock.handle = None
+        owner = sock.owner
+        owner.handle = None
         self._take_away(sock)
-        if sock.deposit is None or sock.failure is not None:
+        if owner.deposit is None or sock.failure is not None:
             self.cut_off(sock, f"its daemon (process {handle.pid}) has gone and left nothing")
             return
-        sock.orphan = Orphan(handle.name, sock.deposit.uid)
+        owner.orphan = Orphan(handle.name, owner.deposit.uid)
         self.totals["orphaned"] += 1
         self._host.trace.emit("orphaned", sock.name, daemon=handle.name, pid=handle.pid)
 
     def _tell_others(self, daemon: str) -> None:
         """Have the daemons of that name that are left look for orphans, if there are any."""
-        if any(sock.orphan and sock.orphan.daemon == daemon for sock in self._orphans()):
+        if any(orphan.daemon == daemon for _, orphan in self._orphans()):
             self._host.spawn(self._call_others, daemon)
 
     async def _call_others(self, daemon: str) -> None:
@@ -159,7 +162,7 @@ class Handover:
 
     def cut_off(self, sock: KernelSocket, reason: str) -> None:
         """End the connection so that both sides notice at once."""
-        sock.cut_off = reason
+        sock.rpc.cut_off = reason
         self.end(sock)
         self.totals["cut_off"] += 1
         self._host.trace.emit("cut-off", sock.name, reason=reason)
@@ -167,9 +170,10 @@ class Handover:
 
     def end(self, sock: KernelSocket) -> None:
         """The connection ends: who waits for its adoption need not wait any more."""
-        if sock.orphan is not None:
-            sock.orphan.over.set()
-            sock.orphan = None
+        owner = sock.owner
+        if owner.orphan is not None:
+            owner.orphan.over.set()
+            owner.orphan = None
 
     # ---- another one comes
 
@@ -185,17 +189,18 @@ class Handover:
         handle = next(self._host.daemons[name].of(process.pid), None)
         if handle is None:
             raise CallerError(f"process {process.pid} is not registered as {name}", errno.EPERM)
-        for sock in self._orphans():
-            orphan = sock.orphan
-            if orphan and (orphan.daemon, orphan.uid) == (name, process.uid):
+        for sock, orphan in self._orphans():
+            if (orphan.daemon, orphan.uid) == (name, process.uid):
                 orphan.adopter = handle
                 return sock
         raise CallerError(f"no session waits for a {name}", errno.EAGAIN)
 
-    def _orphans(self) -> Iterator[KernelSocket]:
+    def _orphans(self) -> Iterator[tuple[KernelSocket, Orphan]]:
+        """The sessions for which no daemon has asked yet."""
         for sock in self._host.sockets.values():
-            if sock.orphan is not None and sock.orphan.adopter is None and not sock.closed:
-                yield sock
+            orphan = sock.owner.orphan
+            if orphan is not None and orphan.adopter is None and not sock.closed:
+                yield sock, orphan
 
     def adopted(self, process: Successor, sock: KernelSocket, name: bytes) -> None:
         """UMKTLS_ADOPTED: upcalls about the session go to this daemon from now on.
@@ -213,7 +218,7 @@ class Handover:
             except XdrError as error:
                 raise CallerError(f"UMKTLS_ADOPTED: {error}") from error
         sock.session = VERSIONS[handle.version].session(triple, sock.cookie)
-        sock.handle = handle
+        sock.owner.handle = handle
         self.end(sock)
         self.totals["adopted"] += 1
         self._host.trace.emit("adopted", sock.name, daemon=handle.name, pid=handle.pid)
@@ -225,17 +230,19 @@ class Handover:
 
     def _adopter(self, process: Successor, sock: KernelSocket) -> DaemonHandle | None:
         """The daemon that this process is, where that one has asked for the session."""
-        handle = sock.orphan.adopter if sock.orphan is not None else None
+        orphan = sock.owner.orphan
+        handle = orphan.adopter if orphan is not None else None
         return handle if handle is not None and handle.pid == process.pid else None
 
     # ---- upcalls
 
     async def attended(self, sock: KernelSocket, until: float) -> bool:
         """Whether the session has a daemon; waits for one to adopt it (`until`, trio's time)."""
-        if sock.orphan is not None:
+        owner = sock.owner
+        if owner.orphan is not None:
             with trio.move_on_at(until):
-                await sock.orphan.over.wait()
-        return sock.handle is not None
+                await owner.orphan.over.wait()
+        return owner.handle is not None
 
     async def has_left(self, handle: DaemonHandle) -> bool:
         """A daemon has hung up: whether it has gone."""
@@ -247,7 +254,7 @@ class Handover:
 async def say_goodbye(sock: KernelSocket) -> None:
     """close_notify from the kernel itself, where it seals what is sent."""
     with contextlib.suppress(UmktlsError):
-        await sock.send_alert(CLOSE_NOTIFY)
+        await send_alert(sock, CLOSE_NOTIFY)
 
 
 async def cut(sock: KernelSocket) -> None:

@@ -115,11 +115,11 @@ class Renewals:
 
     def _replace(self, sock: KernelSocket, how: str) -> bool:
         """Have a new connection take the place of this one, as soon as its calls are answered."""
-        if sock.retire is None or sock.closed or sock.phase != "established":
+        if sock.rpc.retire is None or sock.closed or sock.phase != "established":
             return False
         unknown = ", and it is not known that the peer follows a KeyUpdate" if how == "auto" else ""
         self._host.trace.emit("retire", sock.name, reason=WHY + unknown)
-        sock.retire(WHY)
+        sock.rpc.retire(WHY)
         return True
 
 

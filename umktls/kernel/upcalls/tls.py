@@ -28,7 +28,9 @@ from umktls.abi.personality import PERSONALITIES, Personality
 from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError, WorldError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.owners.upcalls import DaemonGone, Request, connect_life
-from umktls.kernel.sockets.ktls_socket import Failure, KernelSocket
+from umktls.kernel.sockets.calls import seals_alerts, send_alert
+from umktls.kernel.sockets.facts import Failure
+from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.daemons import Daemons
 from umktls.kernel.upcalls.handover import Handover, say_goodbye
 from umktls.ktls.socket.states import State
@@ -149,7 +151,7 @@ async def handshake_server(host: TlsHost, sock: KernelSocket) -> None:
         b"",
         lambda result: bool(result.flags & rpctls.RPCTLS_FLAGS_HANDSHAKE),
     )
-    sock.flags = result.flags
+    sock.identity.flags = result.flags
     note_identity(host, sock, result)
     established(host, sock)
 
@@ -161,7 +163,7 @@ def note_identity(host: TlsHost, sock: KernelSocket, result: Any) -> None:
     elif result.flags & rpctls.RPCTLS_FLAGS_CERTUSER:
         if not result.gid:
             raise PeerError(f"user {result.uid} of a certificate is in no group", errno.EPROTO)
-        sock.user = AuthSys(0, b"", result.uid, result.gid[0], result.gid[1:])
+        sock.identity.user = AuthSys(0, b"", result.uid, result.gid[0], result.gid[1:])
         host.trace.emit("certuser", sock.name, uid=result.uid, gids=list(result.gid))
 
 
@@ -178,8 +180,8 @@ async def connect_upcall(
         argument = version.connect_argument[daemon](sock.cookie, certname)
         procedure = handle.procedure("CONNECT")
         request = Request(procedure, argument, seconds, sock, worked, upcall=life)
-        sock.handle, sock.phase = handle, "handshake"
-        sock.upcalls["connect"] += 1
+        sock.owner.handle, sock.phase = handle, "handshake"
+        sock.owner.upcalls["connect"] += 1
         try:
             result = await handle.call(request)
         except UmktlsError as error:
@@ -207,7 +209,7 @@ def established(host: TlsHost, sock: KernelSocket) -> None:
     """The daemon says the handshake worked: check that kernel TLS did (design case S2)."""
     sock.check_kernel_tls()
     sock.phase = "established"
-    if sock.handle is not None and sock.handle.gone.is_set():
+    if sock.owner.handle is not None and sock.owner.handle.gone.is_set():
         host.handover.left_one(sock)
     host.totals["handshakes"] += 1
     if sock.tls is not None and sock.tls.resumed:
@@ -227,7 +229,7 @@ async def handle_control(host: TlsHost, sock: KernelSocket) -> None:
     head = rx.control_head
     if head is not None:
         handed_up = head.type == ALERT or rx.rules.handed_up == "control"
-        sock.count_control(head.type, len(head.payload), handed_up=handed_up)
+        sock.rpc.count_control(head.type, len(head.payload), handed_up=handed_up)
         if handed_up:
             await upcall_session(host, sock, "HANDLERECORD", "handlerecord")
         elif head.key_update:
@@ -254,10 +256,10 @@ async def upcall_session(host: TlsHost, sock: KernelSocket, procedure: str, coun
     """
     until = trio.current_time() + host.upcall_seconds
     while await host.handover.attended(sock, until):
-        handle, session = sock.handle, sock.session
+        handle, session = sock.owner.handle, sock.session
         if handle is None or session is None:
             break
-        sock.upcalls[counter] += 1
+        sock.owner.upcalls[counter] += 1
         seconds = max(0.0, until - trio.current_time())
         try:
             result = await handle.call(Request(handle.procedure(procedure), session, seconds, sock))
@@ -299,18 +301,18 @@ async def tell_fault(host: TlsHost, sock: KernelSocket) -> None:
     Nothing may be said after it (section 6.2), a close_notify neither. Where the daemon seals what
     is sent, the alert is left for it (UMKTLS_ALERT).
     """
-    fault = sock.fault
+    fault = sock.rpc.fault
     if fault is None or fault.alert is None or sock.state.rx.rules.fault_told != "alert":
         return
     description, reason = alert_name(fault.alert), str(fault)
     host.trace.emit(
         "alert", sock.name, level="fatal", phase="alert", description=description, reason=reason
     )
-    if not sock.seals_alerts:
-        sock.owed_alert = fault.alert
+    if not seals_alerts(sock):
+        sock.owner.owed_alert = fault.alert
         return
     with contextlib.suppress(UmktlsError):
-        await sock.send_alert(bytes((AlertLevel.FATAL, fault.alert)))
+        await send_alert(sock, bytes((AlertLevel.FATAL, fault.alert)))
         await sock.queue.emptied()
         sock.shutdown(socket.SHUT_WR)
 

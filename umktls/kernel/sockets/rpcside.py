@@ -1,0 +1,262 @@
+"""RPC's side of a socket: whole messages go out, whole messages come in.
+
+Two pauses belong to key updates. Behind a KeyUpdate that the daemon has sent, sending stops until
+the new TX key is set: the peer has changed its key at that point, and could open nothing that is
+sealed with the old one. Messages sent meanwhile are held here in clear and sealed later. Real
+kernels leave that to the program. Behind a KeyUpdate that has come, receiving stops until the new
+RX key is set: the receiver (`umktls.ktls.socket.rx`) sees to that.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import trio
+
+from umktls.errors import WorldError
+from umktls.kernel.ground.budget import LARGE
+from umktls.kernel.ground.turns import Turn
+from umktls.kernel.sockets.detours import Detoured, Detours
+from umktls.kernel.sockets.lanes import receive
+from umktls.kernel.sockets.stream import Start
+from umktls.ktls.session.errors import RecordError
+from umktls.ktls.socket.rx import PullResult
+from umktls.rpc.record import RecordReader
+from umktls.rpc.xdr import Buffer
+
+__all__ = ["IDLE_SECONDS", "RECORDS_PER_PULL", "RpcSide"]
+
+RECORD_NAMES = {20: "change_cipher_spec", 21: "alert", 22: "handshake", 23: "application_data"}
+# What a TLS 1.3 record adds to its content: header, inner type, tag (RFC 8446 section 5.2).
+RECORD_OVERHEAD = 5 + 1 + 16
+# So many records are opened before RPC gets what was in them.
+RECORDS_PER_PULL = 8
+# A connection on which so long nothing came is idle, and keeps no large buffer.
+IDLE_SECONDS = 1.0
+
+
+class Carrier(Detoured, Protocol):
+    """What RPC needs of its socket."""
+
+    detours: Detours
+
+
+class RpcSide:
+    """What RPC has of one socket.
+
+    `calls`, `replies` and `rejected` count calls; who uses it counts them. `backend` is where calls
+    go, if not to this host. `retire` has a new connection take the place of this one, for the
+    reason given; None where nobody can. `fault` is the record that has ended reception; `cut_off`
+    is why the kernel itself has ended the connection.
+    """
+
+    def __init__(self, sock: Carrier, spawn: Start) -> None:
+        self._sock = sock
+        self._spawn = spawn
+        self.calls = 0
+        self.replies = 0
+        self.rejected = 0
+        self.control_records = 0
+        self.backend: str | None = None
+        self.retire: Callable[[str], None] | None = None
+        self.fault: RecordError | None = None
+        self.cut_off = ""
+        self._held: deque[list[Buffer]] | None = None
+        self._released = trio.Event()
+        self._data_sent = False
+        self._data_received = False
+        self._early_records = 0
+        self._early_bytes = 0
+        self._reading_ended = False
+        self._reads = 0
+        self._trimming = False
+
+    # ---- sending
+
+    def send(self, parts: list[Buffer]) -> None:
+        """Send one RPC message (record mark included), sealed when TX is on. Does not wait.
+
+        Raises `WorldError` when the connection is broken.
+        """
+        if self._held is not None:
+            self._held.append(parts)
+            return
+        self._seal(parts)
+        if not self._data_sent and self._sock.session is not None:
+            self._data_sent = True
+            self._emit_first("sent", self._sock.detours.how("tx"))
+
+    def _seal(self, parts: list[Buffer]) -> None:
+        sock = self._sock
+        if sock.card is not None and sock.detours.card_seals():
+            sock.card.push_clear(parts)
+            return
+        state, queue = sock.state, sock.queue
+        if state.open_record:  # it was sent before
+            queue.push(state.flush())
+        queue.push(state.tx.seal_message(parts))
+
+    @property
+    def holding(self) -> bool:
+        """Whether messages are held."""
+        return self._held is not None
+
+    def hold(self) -> None:
+        """Messages wait from here on, in clear."""
+        if self._held is None:
+            self._held = deque()
+
+    def release(self) -> None:
+        """Those that wait go now, and the next ones at once."""
+        held, self._held = self._held, None
+        for parts in held or ():
+            self._seal(parts)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._released.set()
+        self._released = trio.Event()
+
+    async def flushed(self) -> None:
+        """Wait until TCP has all that was sent, or the connection is broken or closed: then what
+        `send` was given may be changed."""
+        while self._held is not None and not self._sock.closed:
+            await self._released.wait()
+        await self._sock.queue.emptied()
+
+    # ---- receiving
+
+    async def pump(
+        self,
+        reader: RecordReader,
+        deliver: Callable[[memoryview], Awaitable[None]],
+        control: Callable[[], Awaitable[None]],
+        admit: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:
+        """Receive until the end of the stream: `deliver` gets each RPC message in order,
+        `control` is called while a control record is parked at the head of the queue, `admit`
+        with the bytes that a large message may come to, before more of it is read.
+
+        Raises `PeerError` for bad records, `WorldError` when the connection broke.
+        """
+        rx, turn = self._sock.state.rx, Turn()
+        while not self._reading_ended:
+            result = self._pull(reader)
+            delivered = False
+            for message in reader.messages():
+                if not self._data_received:
+                    self._first_data()
+                await deliver(message)
+                delivered = True
+                del message  # so that nobody keeps it while nothing comes
+                await turn.did()
+            if self.fault is not None:
+                raise self.fault
+            # One of them may have been the probe, and the daemon has given back what it had read.
+            if delivered and (rx.waiting_bytes() or rx.parked):
+                continue
+            if result is PullResult.EOF:
+                break
+            count = 0
+            if reader.awaited > LARGE:
+                if admit is not None:
+                    await admit(reader.awaited)
+                reader.reserve()
+            if result is PullResult.MORE_NEEDED:
+                count = await self._receive(reader, turn)
+            elif result is not PullResult.ENOUGH:
+                await control()
+            await turn.did(count)
+        if self.cut_off:
+            raise WorldError(self.cut_off, errno.ECONNABORTED)
+
+    def _pull(self, reader: RecordReader) -> PullResult:
+        """As the receiver's, but a bad record becomes `fault`: what came before it counts."""
+        try:
+            return self._sock.state.rx.pull(reader, RECORDS_PER_PULL)
+        except RecordError as error:
+            self.fault = error
+            return PullResult.EOF
+
+    async def _receive(self, reader: RecordReader, turn: Turn) -> int:
+        """Wait for bytes from wherever they come, and have them in the receive buffer; how many."""
+        sock, count = self._sock, 0
+        rx = sock.state.rx
+        try:
+            if sock.intake is None:
+                count = await receive(sock.sock, rx, reader, turn)
+            else:
+                count = await sock.intake.fill(rx, reader, turn)
+        except RecordError as error:
+            self.fault = error
+            raise
+        except WorldError as error:
+            sock.state.connection_lost(error)
+        if rx.spacious and not self._trimming:
+            self._trimming = True
+            self._spawn(self._trim_when_idle)
+        self._reads += 1
+        return count
+
+    async def _trim_when_idle(self) -> None:
+        """Give the receive buffer's memory back as soon as nothing has come for a while.
+
+        Not at once: a peer that sends much would have it made anew again and again.
+        """
+        seen = -1
+        while seen != self._reads and not self._sock.closed:
+            seen = self._reads
+            await trio.sleep(IDLE_SECONDS)
+        self._trimming = False
+        self._sock.state.rx.trim()
+
+    def end_reading(self) -> None:
+        """Nothing that has not been read yet is read any more."""
+        self._reading_ended = True
+
+    # ---- what comes besides messages
+
+    def count_control(self, record_type: int, length: int, *, handed_up: bool) -> None:
+        """Note that a control record with `length` bytes of content is at the head, and whether it
+        is for the daemon."""
+        self.control_records += 1
+        if not self._data_received:
+            self._early_records += 1
+            self._early_bytes += length + RECORD_OVERHEAD
+        self._sock.trace.emit(
+            "control-record",
+            self._sock.name,
+            type=record_type,
+            name=RECORD_NAMES.get(record_type, "unknown"),
+            bytes=length + RECORD_OVERHEAD,
+            fate="goes to the daemon" if handed_up else "is dropped, as this kernel does",
+        )
+
+    def count_dropped(self, length: int) -> None:
+        """Note that a sealed record of that length was in front of clear data, and was dropped."""
+        self._early_records += 1
+        self._early_bytes += length
+        self._sock.trace.emit("dropped-record", self._sock.name, bytes=length)
+
+    def _first_data(self) -> None:
+        """The first application data after the handshake: now it is known what came before it."""
+        sock = self._sock
+        if sock.session is None:
+            return
+        self._data_received = True
+        sock.trace.emit(
+            "post-handshake", sock.name, records=self._early_records, bytes=self._early_bytes
+        )
+        self._emit_first("received", sock.detours.how("rx"))
+
+    def _emit_first(self, direction: str, how: str) -> None:
+        self._sock.trace.emit("first-rpc", self._sock.name, direction=direction, how=how)
+
+    # ---- the end
+
+    def close(self) -> None:
+        """The socket is closed: who waits for a new key need not wait any more."""
+        self._wake()
