@@ -22,6 +22,7 @@ from umktls.kernel.ground.turns import Turn
 from umktls.kernel.sockets.detours import Detoured, Detours
 from umktls.kernel.sockets.lanes import receive
 from umktls.kernel.sockets.stream import Start
+from umktls.kernel.sockets.watching import RECORD_NAMES
 from umktls.ktls.session.errors import RecordError
 from umktls.ktls.socket.rx import PullResult
 from umktls.rpc.record import RecordReader
@@ -29,7 +30,6 @@ from umktls.rpc.xdr import Buffer
 
 __all__ = ["IDLE_SECONDS", "RECORDS_PER_PULL", "RpcSide"]
 
-RECORD_NAMES = {20: "change_cipher_spec", 21: "alert", 22: "handshake", 23: "application_data"}
 # What a TLS 1.3 record adds to its content: header, inner type, tag (RFC 8446 section 5.2).
 RECORD_OVERHEAD = 5 + 1 + 16
 # So many records are opened before RPC gets what was in them.
