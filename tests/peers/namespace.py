@@ -101,6 +101,15 @@ class Namespace:
         """A TCP connection in this network."""
         return self.within(lambda: socket.create_connection((host, port), seconds))
 
+    def wire(self, near: str, far: str) -> None:
+        """A cable to the network outside, which goes with this one; the addresses of its ends."""
+        name = f"umktls{self.pid}"
+        link = f"link add {name} type veth peer name outside netns {self.pid}"
+        for line in (link, f"address add {near} peer {far} dev {name}", f"link set {name} up"):
+            subprocess.run(["ip", *line.split()], check=True)
+        for line in (f"address add {far} peer {near} dev outside", "link set outside up"):
+            subprocess.run(self.network("ip", *line.split()), check=True)
+
     @contextmanager
     def running(
         self, *command: object, log: Path, **more: Any

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.realkernel import guest as machine
+from tests.realkernel import knfsd
 from tests.realkernel.guest import Guest
 from tests.realkernel.pki import Pki
+from umktls.cli.sandbox import Sandbox
 
 HERE = Path(__file__).parent
 # The rows that run in the machine, or wherever there is kernel TLS.
@@ -53,3 +55,12 @@ def guest(booted: Guest) -> Iterator[Guest]:
 def pki() -> Iterator[Pki]:
     with tempfile.TemporaryDirectory(prefix="umktls-") as directory:
         yield Pki(Path(directory))
+
+
+@pytest.fixture
+def box(guest: Guest, pki: Pki) -> Iterator[Sandbox]:
+    """For mounts of what the machine serves, with a good certificate. They end before it does."""
+    guest.call("start_agent", **pki.agent(pki.guest))
+    knfsd.serve(guest)
+    with Sandbox("kernel") as one:
+        yield one

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.realkernel.guest import GUEST, HOST
 from umktls.certs import layout
+from umktls.certs.layout import Role
 from umktls.certs.pki import CLIENT_USAGE, SERVER_USAGE, Authority, Credential, Leaf
 
 __all__ = ["GUEST_NAME", "Pki"]
@@ -36,17 +38,20 @@ class Pki:
         self.foreign = self.stranger.leaf(Leaf(GUEST_NAME, HOSTS, usage))
 
     def agent(self, own: Credential | None = None, **more: object) -> dict[str, Any]:
-        """Settings for the agent in the guest: whom to trust, and with what certificate."""
+        """Settings for the agent in the guest: whom to trust, and with what certificate. It is the
+        program that the environment variable TLSHD names, if any."""
         shown = {"own": text(own.certificate_pem()), "key": text(own.key_pem())} if own else {}
+        if program := os.environ.get("TLSHD"):
+            more["program"] = str(Path(program).resolve())
         return {"ca": text(self.authority.certificate_pem()), **shown, **more}
 
-    def directory(self, place: Path, server: Credential) -> Path:
-        """For `--certs`, with another certificate of the server."""
-        part = place / "server"
+    def directory(self, place: Path, shown: Credential, role: Role = "server") -> Path:
+        """For `--certs`, with another certificate of one side."""
+        part = place / role
         part.mkdir(mode=0o700)
-        (part / "cert.pem").write_bytes(server.certificate_pem())
+        (part / "cert.pem").write_bytes(shown.certificate_pem())
         (part / "certkey.pem").touch(0o600)
-        (part / "certkey.pem").write_bytes(server.key_pem())
+        (part / "certkey.pem").write_bytes(shown.key_pem())
         (place / "ca.pem").write_bytes(self.authority.certificate_pem())
         return place
 

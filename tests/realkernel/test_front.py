@@ -1,57 +1,123 @@
-"""`umktls front` between a client in a real Linux, with TLS, and its knfsd, without."""
+"""`umktls front` between a client in a real Linux, with TLS, and a server without: its own knfsd,
+or nfs-ganesha outside."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from tests.front.live import Fronting, fronting
-from tests.realkernel.guest import GUEST, HOST, Guest
-from tests.realkernel.inside.work import FILES
+from tests.peers import ganesha as peers
+from tests.realkernel.guest import GUEST, HOST, Guest, GuestError
+from tests.realkernel.inside.work import FILES, hashes
 from tests.realkernel.pki import Pki
 from umktls.cli.sandbox import Sandbox
 
 AT = "/mnt/a"
 EXPORT = "/run/exports/none"
-# The machine has client and server in it; all that goes between them goes through the front.
-BACKENDS = ("--backend", f"{GUEST}:2049", "--mount-backend", f"{GUEST}:20048")
+# Between this machine and nfs-ganesha's network.
+NEAR, FAR = "198.51.100.1", "198.51.100.2"
 VERSIONS = {
-    "3": "vers=3,proto=tcp,nolock,mountproto=tcp,mountport={port}",
-    "4.2": "vers=4.2,proto=tcp,clientaddr=10.0.2.15",
+    "3": "vers=3,nolock,mountproto=tcp,mountport={port}",
+    "4.1": "vers=4.1,clientaddr=10.0.2.15",
+    "4.2": "vers=4.2,clientaddr=10.0.2.15",
 }
 
 
-@pytest.fixture
-def front(guest: Guest, pki: Pki) -> Iterator[Fronting]:
+@dataclass
+class Fronted:
+    """A front with a server behind it, which has `paths`, for version 3 and for version 4.
+
+    `hashes`: of what is below a name there."""
+
+    front: Fronting
+    paths: tuple[str, str]
+    hashes: Callable[[str], dict[str, str]]
+
+    def mount(self, guest: Guest, version: str, level: str) -> None:
+        options = VERSIONS[version].format(port=self.front.port)
+        more = f"proto=tcp,port={self.front.port},addr={HOST},xprtsec={level}"
+        source = f"{HOST}:{self.paths[version != '3']}"
+        guest.call("mount", source=source, at=AT, options=f"{options},{more}")
+
+
+@contextmanager
+def front_of(guest: Guest, pki: Pki, host: str) -> Iterator[Fronting]:
+    """A front that asks for certificates, before the server at an address."""
     guest.call("start_agent", **pki.agent(pki.guest))
-    guest.call("serve", exports={EXPORT: ["none"]}, clients=[HOST])
     with Sandbox("kernel") as box:
         box.certs.rmdir()
         box.certs.symlink_to(pki.files)
-        with fronting(box, *BACKENDS, "-tlscert") as one:
+        backends = ("--backend", f"{host}:2049", "--mount-backend", f"{host}:20048")
+        with fronting(box, *backends, "-tlscert") as one:
             yield one
             # While there is somebody who answers: NFS v4 says farewell.
             guest.call("unmount_all")
 
 
-def mount(guest: Guest, front: Fronting, version: str, level: str) -> None:
-    options = VERSIONS[version].format(port=front.port)
-    more = f"port={front.port},addr={HOST},xprtsec={level}"
-    source = f"{HOST}:{EXPORT if version == '3' else '/'}"
-    guest.call("mount", source=source, at=AT, options=f"{options},{more}")
+@pytest.fixture
+def before_knfsd(guest: Guest, pki: Pki) -> Iterator[Fronted]:
+    """The machine has client and server in it; all that goes between them goes through the
+    front."""
+    guest.call("serve", exports={EXPORT: ["none"]}, clients=[HOST])
+    with front_of(guest, pki, GUEST) as front:
+        yield Fronted(
+            front, (EXPORT, "/"), lambda name: guest.call("hashes", top=f"{EXPORT}/{name}")
+        )
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_files_both_ways(guest: Guest, front: Fronting, version: str) -> None:
+@pytest.fixture(scope="module")
+def server() -> Iterator[peers.Ganesha]:
+    """nfs-ganesha, as this machine reaches it."""
+    with tempfile.TemporaryDirectory(prefix="umktls-") as name, peers.ganesha(Path(name)) as one:
+        one.wire(NEAR, FAR)
+        yield one
+
+
+@pytest.fixture
+def before_ganesha(guest: Guest, pki: Pki, server: peers.Ganesha) -> Iterator[Fronted]:
+    with front_of(guest, pki, FAR) as front:
+        paths = (server.exported, "/export")
+        yield Fronted(front, paths, lambda name: hashes(str(server.files / name)))
+
+
+def there_and_back(guest: Guest, fronted: Fronted, version: str) -> None:
     """Copied through the front, compared behind it and before it."""
-    mount(guest, front, version, "mtls")
+    fronted.mount(guest, version, "mtls")
     made = guest.call("tree", top="/run/tree")
     assert len(made) == FILES
     guest.call("copy", source="/run/tree", target=f"{AT}/tree", deadline=300)
-    assert guest.call("hashes", top=f"{EXPORT}/tree") == made
+    assert fronted.hashes("tree") == made
     guest.call("unmount", at=AT)
-    mount(guest, front, version, "mtls")
+    fronted.mount(guest, version, "mtls")
     assert guest.call("hashes", top=f"{AT}/tree", deadline=300) == made
     guest.call("remove", path=f"{AT}/tree")
     assert f"vers={version}" in guest.call("read", path="/proc/self/mounts")
+
+
+@pytest.mark.parametrize("version", ["3", "4.2"])
+def test_files_both_ways(guest: Guest, before_knfsd: Fronted, version: str) -> None:
+    there_and_back(guest, before_knfsd, version)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_files_both_ways_of_ganesha(guest: Guest, before_ganesha: Fronted, version: str) -> None:
+    there_and_back(guest, before_ganesha, version)
+
+
+@pytest.mark.parametrize("version", ["3", "4.2"])
+@pytest.mark.parametrize("shown", ["none", "tls", "mtls without a certificate"])
+def test_too_little(
+    guest: Guest, pki: Pki, before_knfsd: Fronted, shown: str, version: str
+) -> None:
+    """Refused, and the client's log says why."""
+    if "without" in shown:
+        guest.call("start_agent", **pki.agent())
+    with pytest.raises(GuestError, match="PermissionError"):
+        before_knfsd.mount(guest, version, shown.split()[0])
+    assert any("requires stronger authentication" in line for line in guest.call("kernel_log"))

@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.realkernel.guest import GUEST, HOST, Guest
+from tests.realkernel.guest import Guest
 from tests.realkernel.inside.work import hashes, tree
+from tests.realkernel.knfsd import EXPORTS, TOP, mount
 from tests.realkernel.pki import Pki
 from tests.realkernel.serving import LEVELS
 from umktls.cli.sandbox import Sandbox
 from umktls.errors import WorldError
 
-# What each export asks for, and which levels of a mount have that.
-EXPORTS = {"none": ("none",), "any": LEVELS, "tls": ("tls", "mtls"), "mtls": ("mtls",)}
-TOP = "/run/exports"
 
-
-@pytest.fixture
-def server(guest: Guest, pki: Pki) -> None:
-    guest.call("start_agent", **pki.agent(pki.guest))
-    exports = {f"{TOP}/{name}": list(levels) for name, levels in EXPORTS.items()}
-    guest.call("serve", exports=exports, clients=[HOST])
-
-
-@pytest.fixture
-def box(pki: Pki) -> Iterator[Sandbox]:
-    with Sandbox("kernel") as one:
-        yield one
-
-
-def mount(box: Sandbox, pki: Pki, export: str, level: str, more: str = "") -> None:
-    options = f"xprtsec={level},vers=3,mountport=20048{more}"
-    box.mount(f"{GUEST}:{TOP}/{export}", "--certs", str(pki.files), "-o", options)
-
-
-@pytest.mark.usefixtures("server")
 @pytest.mark.parametrize("export", EXPORTS)
 @pytest.mark.parametrize("level", LEVELS)
 def test_levels_and_exports(guest: Guest, box: Sandbox, pki: Pki, level: str, export: str) -> None:
@@ -50,7 +26,6 @@ def test_levels_and_exports(guest: Guest, box: Sandbox, pki: Pki, level: str, ex
         mount(box, pki, export, level)
 
 
-@pytest.mark.usefixtures("server")
 @pytest.mark.parametrize("level", LEVELS)
 def test_files_both_ways(guest: Guest, box: Sandbox, pki: Pki, level: str) -> None:
     """Written from here, read there, and read here anew."""

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["start"]
+__all__ = ["start", "stop"]
 
 DOMAIN = "everybody"
 NEVER = 2147483647
@@ -57,6 +57,11 @@ def start(exports: dict[str, list[str]], clients: Sequence[str], threads: int = 
         # grace period.)
         with contextlib.suppress(OSError):
             (PROC / "v4_end_grace").write_text("Y\n")
+
+
+def stop() -> None:
+    """The connections end, and the kernel forgets the exports."""
+    (PROC / "threads").write_text("0\n")
 
 
 def export(path: str, levels: Sequence[str], number: int) -> None:

@@ -27,6 +27,7 @@ __all__ = ["COMMANDS"]
 MNT_FORCE, MNT_DETACH = 1, 2
 BLOCK = 1 << 20
 FILES, LARGEST = 135, 200_000
+AGENT_SECONDS, LOOK_AGAIN_SECONDS = 30.0, 0.05
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _agents: list[int] = []
@@ -168,11 +169,18 @@ def serve(exports: dict[str, list[str]], clients: list[str]) -> None:
     nfsd.start(exports, clients)
 
 
+def stop_serving() -> None:
+    """As a machine that goes down; `serve` has it back."""
+    nfsd.stop()
+
+
 # ---- the handshake agent
 
 
-def start_agent(**settings: Any) -> int:
-    """In the place of the one before. PEM texts come as text, and are files from then on."""
+def start_agent(program: str | None = None, **settings: Any) -> int:
+    """In the place of the one before. PEM texts come as text, and are files from then on.
+
+    program: this tlshd, and not the tests' own."""
     stop_agent()
     directory = tempfile.mkdtemp(prefix="agent-")
     for name, value in settings.items():
@@ -180,21 +188,56 @@ def start_agent(**settings: Any) -> int:
             path = Path(directory, name)
             path.write_text(value)
             settings[name] = str(path)
+    pid = start_tlshd(program, settings) if program else start_own(agent.Settings(**settings))
+    _agents.append(pid)
+    return pid
+
+
+def start_own(settings: agent.Settings) -> int:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            agent.serve(agent.Settings(**settings), lambda: os.write(writing, b"."))
+            agent.serve(settings, lambda: os.write(writing, b"."))
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(1)
     os.close(writing)
-    _agents.append(pid)
     with os.fdopen(reading, "rb") as pipe:
         if not pipe.read(1):
             raise OSError("the agent did not start")
     return pid
+
+
+# tlshd.conf(5), and what agent.Settings has
+TLSHD_KEYS = {"truststore": "ca", "certificate": "own", "private_key": "key", "crl": "crl"}
+
+
+def start_tlshd(program: str, settings: dict[str, str]) -> int:
+    """With the same settings as a client and as a server."""
+    config = Path(tempfile.mkdtemp(prefix="tlshd-"), "config")
+    keys = {name: settings[ours] for name, ours in TLSHD_KEYS.items() if settings.get(ours)}
+    lines = "".join(f"x509.{name}={path}\n" for name, path in keys.items())
+    sections = "".join(f"[authenticate.{role}]\n{lines}" for role in ("client", "server"))
+    config.write_text(f"[debug]\nloglevel=1\n{sections}")
+    pid = os.spawnv(os.P_NOWAIT, program, [program, "-s", "-c", str(config)])
+    ends = time.monotonic() + AGENT_SECONDS
+    while not listens(pid):
+        if time.monotonic() > ends or os.waitpid(pid, os.WNOHANG) != (0, 0):
+            raise OSError(f"{program} did not start")
+        time.sleep(LOOK_AGAIN_SECONDS)
+    return pid
+
+
+def listens(pid: int) -> bool:
+    """Whether a process is in a group of generic netlink's. (libnl's numbers are the process's, and
+    something in the bits above.)"""
+    lines = [line.split() for line in Path("/proc/net/netlink").read_text().splitlines()[1:]]
+    return any(
+        int(kind) == agent.NETLINK_GENERIC and int(port) & 0x3FFFFF == pid and int(groups, 16)
+        for _, kind, port, groups, *_ in lines
+    )
 
 
 def stop_agent() -> None:
@@ -211,6 +254,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         *(run, read, write, files, kernel_log),
         *(mount, unmount, unmount_all),
         *(tree, hashes, copy, remove, fill, stat),
-        *(serve, start_agent, stop_agent),
+        *(serve, stop_serving, start_agent, stop_agent),
     )
 }
