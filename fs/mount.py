@@ -139,7 +139,7 @@ async def _run(plan: MountPlan, news: News, control: Control) -> None:
     async with boot_client(config) as host:
         news.booted(host.rundir.path)
         if not plan.foreground:
-            control.reload = host.reload_daemons
+            control.reload = host.children.reload
         with keeping(host):
             async with mounted(host, config, news.delayed) as client:
                 control.mounted = True

@@ -21,7 +21,8 @@ import trio.testing
 from umktls.abi import rpctls
 from umktls.abi.freebsd import IPPROTO_TCP, TCP_RXTLS_MODE, TCP_TXTLS_MODE
 from umktls.abi.personality import DEFAULT_PERSONALITY
-from umktls.kernel.host.host import HostConfig, booted
+from umktls.kernel.host.boot import booted
+from umktls.kernel.host.config import HostConfig
 from umktls.kernel.krpc.client import MountConfig
 from umktls.ktls.session import Session
 from umktls.ktls.session.suites import SUITES

@@ -13,7 +13,7 @@ import pytest
 from umktls.abi import freebsd, linux, rpctls
 from umktls.abi import netlink as nl
 from umktls.abi.freebsd import ERRNO, TlsEnable
-from umktls.kernel.host.host import HostConfig
+from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.syscalls import UTRACE_EVENTS
 from umktls.rpc import xdr
 from umktls.upcall.netlink import MAX_DATAGRAM

@@ -18,7 +18,9 @@ from umktls.front.backends import Backends, Place, Policy, Server
 from umktls.front.boot import Front
 from umktls.front.carried import Carried
 from umktls.front.clients import Allowed, Clients
-from umktls.kernel.host.host import Host, HostConfig, booted
+from umktls.kernel.host.boot import booted
+from umktls.kernel.host.config import HostConfig
+from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.client import MountConfig, secure
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls import tls

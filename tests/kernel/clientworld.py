@@ -15,7 +15,9 @@ import trio.testing
 from umktls.abi import netlink as nl
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import UmktlsError
-from umktls.kernel.host.host import Host, HostConfig, booted
+from umktls.kernel.host.boot import booted
+from umktls.kernel.host.config import HostConfig
+from umktls.kernel.host.host import Host
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls import tls
 from umktls.rpc.message import NULL_AUTH, AcceptStat, Call, encode_accepted, parse_untrusted

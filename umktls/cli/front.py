@@ -99,7 +99,7 @@ async def reload(options: FrontOptions, listening: Listening, running: Front) ->
     from umktls.cli.front_workers import take
     from umktls.kernel.ground.refusals import in_thread
 
-    listening.host.reload_daemons()
+    listening.host.children.reload()
     try:
         # In a thread: names of hosts are looked up.
         clients = await in_thread(options.clients)

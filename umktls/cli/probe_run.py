@@ -22,7 +22,9 @@ import trio
 
 from umktls.errors import UmktlsError
 from umktls.kernel.ground.events import Event
-from umktls.kernel.host.host import Host, HostConfig, booted
+from umktls.kernel.host.boot import booted
+from umktls.kernel.host.config import HostConfig
+from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.client import MountConfig, connect_tcp
 from umktls.kernel.krpc.probe import NotOffered, probe
 from umktls.kernel.krpc.rpc_client import RpcClient

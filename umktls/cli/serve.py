@@ -125,9 +125,9 @@ async def reload(
     changes nothing. `config` is what the server was started with.
     """
     from umktls.kernel.ground.refusals import in_thread
-    from umktls.kernel.host.host import CERTS_PLACE
+    from umktls.kernel.host.config import CERTS_PLACE
 
-    server.host.reload_daemons()
+    server.host.children.reload()
     nfsd.forget_groups()
     if options.exports_file is None:
         return

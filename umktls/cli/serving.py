@@ -91,7 +91,7 @@ async def take_exports(
     OSError, and then everything stays as it was."""
     wanted = options.config(exports)
     nfsd.prepare_exports(exports)
-    if await server.host.replace_daemons(wanted.daemon()):
+    if await server.host.children.replace(wanted.daemon()):
         server.host.renew_sessions("users in certificates count from now on, or no more")
     nfsd.replace_exports(exports)
     names = [export.name for export in exports]

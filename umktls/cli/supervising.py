@@ -13,7 +13,7 @@ import trio
 
 from umktls.cli.serving import complain, reachable, tell
 from umktls.errors import UmktlsError
-from umktls.kernel.host.host import CERTS_PLACE
+from umktls.kernel.host.config import CERTS_PLACE
 from umktls.kernel.krpc.post import Inlet
 from umktls.kernel.krpc.serverhost import Listening, ServerConfig
 from umktls.kernel.team.team import Team, TeamConfig, boot_team
@@ -80,7 +80,7 @@ async def obey(
     with it, which may be nothing. Where the supervisor has ended, so does the worker."""
     async for value in inlet.orders:
         problem = ""
-        server.host.reload_daemons()
+        server.host.children.reload()
         try:
             await take(value)
         except (UmktlsError, OSError) as error:

@@ -13,7 +13,8 @@ import trio
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.certs.kinds import Wallet
 from umktls.errors import CallerError, UmktlsError
-from umktls.kernel.host.host import HostConfig, booted
+from umktls.kernel.host.boot import booted
+from umktls.kernel.host.config import HostConfig
 from umktls.scenarios import handshakes, sessions
 from umktls.scenarios.bench import Bench, Role
 from umktls.scenarios.subject import Subject, places

@@ -106,7 +106,7 @@ async def test_a_revoked_client_that_neither_reads_nor_goes(certs: Path, tmp_pat
             while not any(sock.queue.size > SEND_QUEUE_LIMIT for sock in host.sockets.values()):
                 await trio.testing.wait_all_tasks_blocked(0.01)
             crl.write_bytes(AUTHORITY.crl([credential(certs)]))
-            host.reload_daemons()
+            host.children.reload()
             both = Pair(host, host, None)  # type: ignore[arg-type]
             reloaded = await both.event("server", "reloaded")
             closed = await both.event("server", "closed")
@@ -133,7 +133,7 @@ async def test_a_revoked_client_is_cut_off_within_a_second(certs: Path, tmp_path
                 first, second = both.events("server", "handshake")
 
                 crl.write_bytes(AUTHORITY.crl([credential(certs)]))
-                both.server.reload_daemons()
+                both.server.children.reload()
                 reloaded = await both.event("server", "reloaded")
                 assert reloaded["outcome"] == "1 sessions had to be ended"
                 closed = await when(both, "closed", first["connection"])

@@ -130,7 +130,7 @@ async def test_workers_do_not_outlive_a_master_that_was_killed(certs: Path, tmp_
 
 async def test_all_of_them_reload(certs: Path, tmp_path: Path) -> None:
     async with team(certs, tmp_path) as both:
-        both.server.reload_daemons()
+        both.server.children.reload()
         await events(both.server, "reloaded", COUNT)
 
 

@@ -19,8 +19,10 @@ import trio
 from umktls.errors import WorldError
 from umktls.kernel.ground import refusals
 from umktls.kernel.host import children
+from umktls.kernel.host.boot import booted
 from umktls.kernel.host.children import DaemonCommand, describe_end
-from umktls.kernel.host.host import Host, HostConfig, booted
+from umktls.kernel.host.config import HostConfig
+from umktls.kernel.host.host import Host
 
 NAME = "rpc-played"  # the program: it is there, and does nothing
 SECONDS = 20.0

@@ -14,7 +14,9 @@ import trio.testing
 from tests.conftest import patience
 from tests.kernel.krpc.test_rpc import serving
 from umktls.errors import UmktlsError, WorldError
-from umktls.kernel.host.host import Host, HostConfig, booted
+from umktls.kernel.host.boot import booted
+from umktls.kernel.host.config import HostConfig
+from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.client import MountConfig, calls_to
 from umktls.kernel.krpc.nconnect import Connections
 from umktls.kernel.krpc.rpc_client import RpcClient

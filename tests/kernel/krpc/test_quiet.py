@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from umktls.kernel.host.host import HostConfig, booted
+from umktls.kernel.host.boot import booted
+from umktls.kernel.host.config import HostConfig
 from umktls.kernel.krpc import incoming
 from umktls.kernel.krpc.probe import check_probe
 from umktls.kernel.krpc.server import Connection

@@ -14,7 +14,9 @@ import trio.testing
 
 from tests.conftest import patience
 from umktls.errors import UmktlsError, WorldError
-from umktls.kernel.host.host import Host, HostConfig, booted
+from umktls.kernel.host.boot import booted
+from umktls.kernel.host.config import HostConfig
+from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.client import MountConfig, make_connection
 from umktls.kernel.krpc.rpc_client import RpcClient
 from umktls.kernel.krpc.server import Listening, ServerConfig, boot_server

@@ -29,7 +29,10 @@ from umktls.kernel.ground.budget import (
     Share,
     afterwards,
 )
-from umktls.kernel.host.host import REMEMBERED, Host, HostConfig, booted
+from umktls.kernel.host.boot import booted
+from umktls.kernel.host.config import HostConfig
+from umktls.kernel.host.connections import REMEMBERED
+from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.server import BLOCKING_JOBS, JOB_BYTES, Connection
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.rpc import xdr

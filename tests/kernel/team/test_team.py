@@ -20,7 +20,8 @@ from tests.conftest import patience
 from tests.kernel.team.teamwork import Told, config_of
 from umktls.cli.control import Host, read_host
 from umktls.errors import PeerError, WorldError
-from umktls.kernel.host.host import HostConfig, booted
+from umktls.kernel.host.boot import booted
+from umktls.kernel.host.config import HostConfig
 from umktls.kernel.krpc.client import MountConfig, calls_to
 from umktls.kernel.krpc.nconnect import Connections
 from umktls.kernel.team.team import Team, boot_team

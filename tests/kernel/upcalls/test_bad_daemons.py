@@ -16,7 +16,9 @@ import trio
 from umktls.abi import rpctls
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import CallerError
-from umktls.kernel.host.host import Host, HostConfig, booted
+from umktls.kernel.host.boot import booted
+from umktls.kernel.host.config import HostConfig
+from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.server import Connection
 from umktls.kernel.upcalls import registered
 from umktls.ktls.session import Session

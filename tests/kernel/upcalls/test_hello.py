@@ -14,7 +14,9 @@ import trio
 import trio.testing
 
 from umktls.errors import WorldError
-from umktls.kernel.host.host import Host, HostConfig, booted
+from umktls.kernel.host.boot import booted
+from umktls.kernel.host.config import HostConfig
+from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.server import Connection
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.daemons import PATIENCE

@@ -18,7 +18,9 @@ from umktls.abi import netlink as nl
 from umktls.abi.personality import PERSONALITIES
 from umktls.abi.rpctls import RPCTLS_SRV_MAXNPROCS, RpctlsSysc
 from umktls.kernel.ground.events import Trace
-from umktls.kernel.host.host import Host, HostConfig, booted
+from umktls.kernel.host.boot import booted
+from umktls.kernel.host.config import HostConfig
+from umktls.kernel.host.host import Host
 from umktls.kernel.owners.upcalls import DaemonGone
 from umktls.kernel.upcalls import tls
 from umktls.kernel.upcalls.daemons import Daemons

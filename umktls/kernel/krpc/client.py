@@ -21,7 +21,9 @@ import trio
 from umktls.errors import PeerError, UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.groups import single_error
-from umktls.kernel.host.host import CERTS_PLACE, Host, HostConfig, booted
+from umktls.kernel.host.boot import booted
+from umktls.kernel.host.config import CERTS_PLACE, HostConfig
+from umktls.kernel.host.host import Host
 from umktls.kernel.krpc import rpcbind, tcpconnect
 from umktls.kernel.krpc.levels import ANONYMOUS, TRIAL_SECONDS, wanted_level
 from umktls.kernel.krpc.mountconfig import MountConfig, check_config

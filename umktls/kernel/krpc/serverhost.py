@@ -20,8 +20,10 @@ from umktls.errors import UmktlsError
 from umktls.kernel.ground.budget import REQUEST_BYTES
 from umktls.kernel.ground.refusals import outlived
 from umktls.kernel.host.accepting import accept_loop, taken_from_trio
+from umktls.kernel.host.boot import booted
 from umktls.kernel.host.children import DaemonCommand
-from umktls.kernel.host.host import CERTS_PLACE, Host, HostConfig, booted
+from umktls.kernel.host.config import CERTS_PLACE, HostConfig
+from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.admission import DEFAULT_LIMITS, Admission, Limits
 from umktls.kernel.krpc.listening import listen, port_of
 from umktls.kernel.krpc.post import Inlet, Post

@@ -1,0 +1,58 @@
+"""How a host is to come up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
+from umktls.abi.rpctls import DEFAULT_CONNECTS
+from umktls.kernel.ground.budget import REQUEST_BYTES
+from umktls.kernel.host.children import DaemonCommand
+from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
+
+__all__ = ["CERTS_PLACE", "HostConfig"]
+
+# In advice, where nobody has said which directory.
+CERTS_PLACE = Path("CERTS")
+
+
+@dataclass(frozen=True, slots=True)
+class HostConfig:
+    """How a host comes up. Times are in seconds.
+
+    role: "client" or "server".
+    rundir: the run directory; None: a new one.
+    personality: whose kernel it is.
+    daemons: those that the host starts, and keeps alive; with none, one has to register by itself.
+    engine: what seals and opens records.
+    bounce: whether a direction that its engine does not take may be bounced.
+    upcall_seconds: the deadline of each upcall; None: the personality's.
+    connects: how many CONNECTs a daemon of version 2 is given at once.
+    daemon_seconds: how long a daemon has to register.
+    rekey: how keys are renewed (umktls.kernel.upcalls.renewal).
+    by_hand: the arguments, by daemon, with which to start one by hand.
+    facts: what else the host's description says, and `umktls stat`.
+    name: the host's, if it is not its run directory's.
+    first, step: connections have the number `first` and every `step`th behind it.
+    request_bytes: the limit of umktls.kernel.ground.budget.
+    """
+
+    role: str
+    rundir: Path | None = None
+    personality: Personality = DEFAULT_PERSONALITY
+    daemons: tuple[DaemonCommand, ...] = ()
+    engine: EngineChoice = DEFAULT_CHOICE
+    bounce: bool = False
+    upcall_seconds: float | None = None
+    connects: int = DEFAULT_CONNECTS
+    daemon_seconds: float = 15.0
+    rekey: str = "auto"
+    by_hand: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    name: str | None = None
+    first: int = 1
+    step: int = 1
+    request_bytes: int = REQUEST_BYTES
