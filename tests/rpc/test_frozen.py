@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from umktls.errors import CallerError
-from umktls.rpc.frozen import frozen
+from umktls.rpc.frozen import frozen, maker
 
 
 @frozen
@@ -31,6 +31,17 @@ def test_it_is_made_like_a_dataclass() -> None:
     assert Pair(1, b"abc").total() == 4
     assert replace(Pair(1), first=2) == Pair(2)
     assert copy.copy(Pair(1)) == pickle.loads(pickle.dumps(Pair(1))) == Pair(1)
+
+
+def test_a_maker_makes_the_same() -> None:
+    make = maker(Pair)
+    for made, called in ((make(1), Pair(1)), (make(2, second=b"y"), Pair(2, b"y"))):
+        assert made == called
+        assert type(made) is Pair
+    with pytest.raises(FrozenInstanceError):
+        make(1).first = 2  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        make()  # type: ignore[call-arg]
 
 
 def test_it_cannot_be_changed() -> None:

@@ -163,6 +163,14 @@ def test_the_limit_counts_all_fragments() -> None:
         reader.feed(framed(b"a"))
 
 
+def test_a_closed_reader_takes_nothing_more() -> None:
+    reader = RecordReader(LIMIT)
+    reader.close()
+    with pytest.raises(RecordLimitError, match="closed"):
+        reader.feed(framed(b"whole"))
+    assert list(reader.messages()) == []
+
+
 @pytest.mark.parametrize("word", ["ffffffff", "7fffffff", "8000000b"])
 def test_a_message_over_the_limit_takes_no_memory(word: str) -> None:
     reader = RecordReader(10)

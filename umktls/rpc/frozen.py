@@ -5,19 +5,24 @@ which makes it several times slower than a mutable one: for the 13 attributes of
 more than decoding them. Here an object is filled while it belongs to a twin class with the same
 slots and no guard; then it changes class. The language allows that between classes with the same
 `__slots__`.
+
+Where an object is made for every message, `maker` gives a function that does the same at half the
+price: it has no type's call to go through.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar, cast, dataclass_transform
 
 from umktls.errors import CallerError
 
-__all__ = ["frozen"]
+__all__ = ["frozen", "maker"]
 
 T = TypeVar("T")
+
+_makers: dict[type[Any], Callable[..., Any]] = {}
 
 
 @dataclass_transform(frozen_default=True)
@@ -25,11 +30,20 @@ def frozen(cls: type[T]) -> type[T]:
     """Like ``dataclass(frozen=True, slots=True)``, for fields that are parameters of `__init__`
     with or without a plain default."""
     made = dataclass(frozen=True, slots=True, init=False)(cls)
-    setattr(made, "__init__", _quick_init(made))  # noqa: B010  (mypy forbids the assignment)
+    init, make = _quick_functions(made)
+    setattr(made, "__init__", init)  # noqa: B010  (mypy forbids the assignment)
+    _makers[made] = make
     return made
 
 
-def _quick_init(cls: type[Any]) -> Callable[..., None]:
+def maker(cls: type[T]) -> type[T]:
+    """What makes objects of a class that is `frozen`, as a call of the class does. It is a
+    function, and takes what the class takes."""
+    return cast(type[T], _makers[cls])
+
+
+def _quick_functions(cls: type[Any]) -> tuple[Callable[..., None], Callable[..., Any]]:
+    """`__init__`, and the maker."""
     names = {field.name: field.default for field in fields(cls)}
     if any(not field.init or field.default_factory is not MISSING for field in fields(cls)):
         raise CallerError(f"{cls.__name__} has a field that is no plain parameter")
@@ -39,12 +53,15 @@ def _quick_init(cls: type[Any]) -> Callable[..., None]:
     parameters = ", ".join(
         name if default is MISSING else f"{name}=default_{name}" for name, default in names.items()
     )
+    fill = [*(f"    self.{name} = {name}" for name in names), "    self.__class__ = cls"]
     lines = [
         f"def __init__(self, {parameters}):",
         "    object_setattr(self, '__class__', draft)",
-        *(f"    self.{name} = {name}" for name in names),
-        "    self.__class__ = cls",
+        *fill,
+        f"def make({parameters}):",
+        "    self = draft()",
+        *fill,
+        "    return self",
     ]
     exec(compile("\n".join(lines), f"<init of {cls.__name__}>", "exec"), space)
-    init: Callable[..., None] = space["__init__"]
-    return init
+    return space["__init__"], space["make"]

@@ -169,8 +169,19 @@ class RecordReader:
     def _split(self, view: memoryview) -> memoryview:
         """Take messages apart until enough wait; returns what is left."""
         while len(view) and len(self._complete) < APART:
-            view = view[self._take_content(view) if self._in_fragment else self._take_mark(view) :]
+            count = 0 if self._fragments or self._mark else self._take_whole(view)
+            if not count:
+                count = self._take_content(view) if self._in_fragment else self._take_mark(view)
+            view = view[count:]
         return view
+
+    def _take_whole(self, view: memoryview) -> int:
+        """Take a message in one fragment that is there to its end, as most are; 0 for any other."""
+        end = MARK_BYTES + (int.from_bytes(view[:MARK_BYTES]) ^ LAST_FRAGMENT)
+        if not MARK_BYTES < end <= len(view) or end - MARK_BYTES > self._limit or self._failure:
+            return 0
+        self._complete.append(memoryview(bytearray(view[MARK_BYTES:end])))
+        return end
 
     def _take_content(self, view: memoryview) -> int:
         count = min(len(view), self._end - self._filled)

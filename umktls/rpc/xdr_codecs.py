@@ -73,6 +73,8 @@ def as_view(data: Buffer) -> memoryview:
 
 def coalesce(pieces: list[Buffer]) -> list[Buffer]:
     """Join neighbouring small pieces; a piece of BULK bytes or more stays as it is, uncopied."""
+    if sum(map(len, pieces)) < BULK:
+        return [b"".join(pieces)] if len(pieces) > 1 else pieces
     parts: list[Buffer] = []
     start = 0
     for index, piece in enumerate(pieces):

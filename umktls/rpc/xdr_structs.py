@@ -30,7 +30,7 @@ from typing import (
 )
 
 from umktls.errors import CallerError
-from umktls.rpc.frozen import frozen
+from umktls.rpc.frozen import frozen, maker
 from umktls.rpc.xdr_codecs import Boolean, Codec, Enumeration, Optional, emit_assign
 from umktls.rpc.xdr_coders import Decoder, Encoder
 from umktls.rpc.xdr_source import DecodeSource, EncodeSource
@@ -148,7 +148,7 @@ class StructCodec(Codec[S]):
 
     def emit_decode(self, src: DecodeSource) -> str:
         values = [codec.emit_decode(src) for codec in self.fields.values()]
-        return f"{src.bind(self.cls, 'make')}({', '.join(values)})"
+        return f"{src.bind(maker(self.cls), 'make')}({', '.join(values)})"
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ class UnionCodec(Codec[S]):
         values = {name: self.fields[name].emit_decode(src) for name in arm}
         src.flush()
         rest = [values.get(name, "None") for name in list(self.fields)[1:]]
-        src.line(f"{result} = {src.bind(self.cls, 'make')}({', '.join([flag, *rest])})")
+        src.line(f"{result} = {src.bind(maker(self.cls), 'make')}({', '.join([flag, *rest])})")
 
 
 def _arm_type(declared: Any) -> Any:

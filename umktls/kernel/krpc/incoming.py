@@ -45,6 +45,9 @@ __all__ = ["CALL_LIMIT", "Incoming"]
 logger = logging.getLogger(__name__)
 
 CALL_LIMIT = 2 * 1024 * 1024
+# Asked for with every call: as plain numbers, since an IntFlag makes an object for each answer.
+VERIFIED = int(rpctls.RPCTLS_FLAGS_VERIFIED)
+DISABLED = int(rpctls.RPCTLS_FLAGS_DISABLED)
 TOO_SLOW = (
     f"a message has been arriving for more than {ARRIVAL_SECONDS:g} s while others have to wait"
 )
@@ -111,12 +114,12 @@ class Incoming:
     @property
     def verified(self) -> bool:
         """Whether the client's certificate was verified, and nothing else speaks against it."""
-        return bool(self.sock.identity.flags & rpctls.RPCTLS_FLAGS_VERIFIED) and not self.disabled
+        return self.sock.identity.flags & (VERIFIED | DISABLED) == VERIFIED
 
     @property
     def disabled(self) -> bool:
         """Whether the daemon wants the client's calls rejected."""
-        return bool(self.sock.identity.flags & rpctls.RPCTLS_FLAGS_DISABLED)
+        return self.sock.identity.flags & DISABLED != 0
 
     @property
     def certificate(self) -> PeerCertificate | None:

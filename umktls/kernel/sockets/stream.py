@@ -27,6 +27,8 @@ __all__ = ["SEND_QUEUE_LIMIT", "SendQueue", "Start", "broken", "read_some", "rea
 SEND_QUEUE_LIMIT = 4 * 1024 * 1024
 # Buffers handed to one sendmsg call; Linux takes 1024 at most (UIO_MAXIOV).
 GATHER_LIMIT = 512
+# Below this a copy is cheaper than to have the system gather.
+JOINED = 4096
 
 
 async def read_some(sock: socket.socket, buffer: memoryview) -> int:
@@ -92,15 +94,15 @@ class SendQueue:
         """
         if self._error is not None:
             raise self._error
-        views = [memoryview(buffer) for buffer in buffers if len(buffer)]
         if not self._waiting:
             try:
-                views = self._send(views)
+                buffers = self._send_now(buffers)
             except WorldError as error:
                 self.fail(error)
                 raise
-            if not views:
+            if not buffers:
                 return
+        views = [memoryview(buffer) for buffer in buffers if len(buffer)]
         self._waiting.extend(views)
         self.size += sum(map(len, views))
         self._work.set()
@@ -137,6 +139,22 @@ class SendQueue:
             return
         self.size = sum(map(len, self._waiting))
         self._wake()
+
+    def _send_now(self, buffers: list[Buffer]) -> list[Buffer]:
+        """Send what the socket takes, return what is left. A message is mostly one buffer, or a few
+        short ones, and goes whole."""
+        if len(buffers) > 1 and sum(map(len, buffers)) < JOINED:
+            buffers = [b"".join(buffers)]
+        if len(buffers) != 1:
+            return [*self._send([memoryview(buffer) for buffer in buffers if len(buffer)])]
+        buffer = buffers[0]
+        try:
+            sent = self._sock.sendmsg(buffers)
+        except BlockingIOError:
+            return buffers
+        except OSError as error:
+            raise broken("send", error) from error
+        return [memoryview(buffer)[sent:]] if sent < len(buffer) else []
 
     def _send(self, views: list[memoryview]) -> list[memoryview]:
         """Send from `views` until all is gone or the socket is full; return what is left."""
