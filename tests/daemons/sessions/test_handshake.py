@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 from umktls_daemons.sessions.handshake import Expectations, TrafficKeys, handshake
@@ -15,8 +16,10 @@ from umktls_daemons.tls.tlsadapter import (
     Endpoint,
     TlsContext,
     TlsError,
+    Versions,
     missing_features,
 )
+from umktls_daemons.tls.tlsfindings import Findings
 
 from tests.daemons.pki import certificates
 from umktls.errors import CallerError, PeerError
@@ -27,7 +30,13 @@ CLIENT = Expectations(server=False, name="localhost", trust="the test's CA")
 SERVER = Expectations(server=True, name="", trust="the test's CA", certificate_demanded=True)
 
 
-def context(*, server: bool, suites: str | None = None, identity: str | None = None) -> TlsContext:
+def context(
+    *,
+    server: bool,
+    suites: str | None = None,
+    identity: str | None = None,
+    versions: Versions = Versions.TLS13,
+) -> TlsContext:
     pki = certificates()
     name = identity or ("server" if server else "client")
     return TlsContext(
@@ -36,6 +45,7 @@ def context(*, server: bool, suites: str | None = None, identity: str | None = N
         identity=Identity(pki.certificate(name), pki.key(name)),
         passphrase=lambda: b"",
         ciphersuites=suites,
+        versions=versions,
     )
 
 
@@ -196,6 +206,53 @@ def test_without_a_secret_there_are_no_keys(label: str) -> None:
     with pytest.raises(HandshakeFailure, match="gave no secrets for the suite") as caught:
         handshake(peer, ours, soon(), CLIENT)
     assert caught.value.phase == "keys"
+
+
+class Finished:
+    """An endpoint whose handshake is done at once, and which tells this of it."""
+
+    alpn = b"sunrpc"
+    randoms = (bytes(32), bytes(32))
+
+    def __init__(self, version: str, suite: str, *labels: str) -> None:
+        self.version, self.suite = version, suite
+        self.findings = Findings(dict.fromkeys(labels, bytes(48)))
+
+    def handshake(self) -> bool:
+        return True
+
+    def output(self) -> bytes:
+        return b""
+
+
+BOTH_SECRETS = ("CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0")
+
+
+@pytest.mark.parametrize(
+    ("version", "suite", "labels"),
+    [
+        ("TLSv1.3", "TLS_AES_128_CCM_8_SHA256", BOTH_SECRETS),
+        ("TLSv1.2", "ECDHE-RSA-AES128-SHA", ("CLIENT_RANDOM",)),
+        ("TLSv1.2", "ECDHE-RSA-AES128-GCM-SHA256", BOTH_SECRETS),
+    ],
+)
+def test_what_kernel_tls_cannot_go_on_with(version: str, suite: str, labels: Iterable[str]) -> None:
+    """A suite that it does not know; a version whose secret has another name."""
+    endpoint: Any = Finished(version, suite, *labels)
+    peer: Any = None
+    with pytest.raises(HandshakeFailure, match=f"no secrets for the suite {suite} that") as caught:
+        handshake(peer, endpoint, soon(), CLIENT)
+    assert caught.value.phase == "keys"
+
+
+@pytest.mark.parametrize("versions", [Versions.TLS12, Versions.TLS13])
+def test_openssls_secrets_are_forgotten(versions: Versions) -> None:
+    """From here on the kernel has the keys."""
+    ours = context(server=False, versions=versions).client("localhost")
+    peer = MemoryPeer(context(server=True, versions=versions).server(ClientCertificates.DEMAND))
+    handshake(peer, ours, soon(), CLIENT)
+    assert peer.endpoint.findings.secrets
+    assert not ours.findings.secrets
 
 
 def test_a_number_that_cannot_be_proven_is_not_assumed(monkeypatch: pytest.MonkeyPatch) -> None:

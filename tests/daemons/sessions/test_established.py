@@ -1,0 +1,67 @@
+"""What may stand in the middle of a handshake message, with a session that judges nothing itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from umktls_daemons.sessions.established import EstablishedSession
+from umktls_daemons.sessions.records import ALERT, HANDSHAKE, HandshakeMessage
+
+from umktls.abi.alerts import AlertLevel, TlsAlert
+from umktls.ktls.session.suites import TLS_1_2, TLS_1_3
+from umktls.userland.libc import Record
+
+BEGUN = Record(HANDSHAKE, b"\x04\x00\x00\x09")
+WARNING = Record(ALERT, bytes((AlertLevel.WARNING, TlsAlert.USER_CANCELED)))
+
+
+class Sock:
+    """Gives records to the daemon."""
+
+    number = 3
+
+    def __init__(self, *records: Record) -> None:
+        self.records = list(records)
+        self.shut: list[int] = []
+
+    def receive_record(self) -> Record:
+        return self.records.pop(0)
+
+    def shutdown(self, how: int) -> None:
+        self.shut.append(how)
+
+    def connection_name(self) -> str:
+        return "c1"
+
+
+class Sending:
+    """Keeps the alerts."""
+
+    def __init__(self) -> None:
+        self.alerts: list[bytes] = []
+
+    def alert(self, alert: bytes) -> None:
+        self.alerts.append(alert)
+
+
+class Session(EstablishedSession):
+    """Any handshake message may come."""
+
+    def _judge(self, record: Record, messages: list[HandshakeMessage]) -> None:
+        assert not messages
+
+
+@pytest.mark.parametrize(("version", "goes_on"), [(TLS_1_2, True), (TLS_1_3, False)])
+def test_an_alert_in_the_middle_of_a_handshake_message(version: int, goes_on: bool) -> None:
+    """TLS 1.3 forbids it (RFC 8446 section 5.1), TLS 1.2 does not (RFC 5246 section 6.2.1)."""
+    sock: Any = Sock(BEGUN, WARNING)
+    events: list[dict[str, Any]] = []
+    session = Session(sock, events.append, version, "", ())
+    sending: Any = Sending()
+    session._sending = session._receiving = sending
+    assert session.handle_record()
+    assert session.handle_record() is goes_on
+    unexpected = bytes((AlertLevel.FATAL, TlsAlert.UNEXPECTED_MESSAGE))
+    assert sending.alerts == [unexpected] * (not goes_on)
+    assert bool(sock.shut) is not goes_on
