@@ -1,4 +1,4 @@
-"""What may stand in the middle of a handshake message, with a session that judges nothing itself."""
+"""What may stand in the middle of a handshake message, with a session that judges nothing."""
 
 from __future__ import annotations
 

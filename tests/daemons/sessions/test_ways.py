@@ -1,4 +1,4 @@
-"""What a way of a direction refuses: keys that cannot be renewed, and an object that does not answer."""
+"""What ways of a direction refuse: keys that cannot be renewed, objects that do not answer."""
 
 from __future__ import annotations
 
