@@ -15,15 +15,15 @@ from umktls.certs.kinds import Wallet
 from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.host.boot import booted
 from umktls.kernel.host.config import HostConfig
-from umktls.scenarios import handshakes, sessions
+from umktls.scenarios import handshakes, sessions, troubles, updates
 from umktls.scenarios.bench import Bench, Role
 from umktls.scenarios.subject import Subject, places
 from umktls.scenarios.table import SCENARIOS, Scenario, Skipped
 
 __all__ = ["Result", "choose", "run"]
 
-# Importing them has filled the table.
-SCRIPTS = (handshakes, sessions)
+# Importing them has filled the table, in this order.
+SCRIPTS = (handshakes, sessions, updates, troubles)
 
 # No scenario takes longer, whatever the daemon does: it is over then, and has failed.
 SCENARIO_SECONDS = 60.0
