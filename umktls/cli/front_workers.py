@@ -20,8 +20,9 @@ from umktls.front.clients import Clients
 from umktls.kernel.ground.refusals import in_thread
 from umktls.kernel.krpc.post import Inlet
 from umktls.kernel.krpc.serverhost import Listening, ServerConfig
+from umktls.kernel.team.config import TeamConfig
 from umktls.kernel.team.shared import Shared
-from umktls.kernel.team.team import Team, TeamConfig
+from umktls.kernel.team.team import Team
 
 __all__ = ["supervise", "take", "work"]
 

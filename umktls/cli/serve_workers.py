@@ -24,9 +24,10 @@ from umktls.errors import UmktlsError
 from umktls.kernel.ground.refusals import in_thread
 from umktls.kernel.krpc.post import Inlet
 from umktls.kernel.krpc.server import ServerConfig, boot_server
+from umktls.kernel.team.config import TeamConfig
 from umktls.kernel.team.shared import Shared
 from umktls.kernel.team.sharedreplies import SharedReplies
-from umktls.kernel.team.team import Team, TeamConfig
+from umktls.kernel.team.team import Team
 from umktls.nfsd.exports.exports import Export
 from umktls.nfsd.program.server import NfsServer, write_verifier
 from umktls.nfsd.tree.places import shared_places

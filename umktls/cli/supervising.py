@@ -16,7 +16,8 @@ from umktls.errors import UmktlsError
 from umktls.kernel.host.config import CERTS_PLACE
 from umktls.kernel.krpc.post import Inlet
 from umktls.kernel.krpc.serverhost import Listening, ServerConfig
-from umktls.kernel.team.team import Team, TeamConfig, boot_team
+from umktls.kernel.team.config import TeamConfig
+from umktls.kernel.team.team import Team, boot_team
 from umktls.userland.notify import notify, reloading
 
 __all__ = ["advise", "obey", "of_worker", "supervised", "until_told"]

@@ -13,9 +13,10 @@ from umktls.errors import CallerError
 from umktls.kernel.krpc.admission import Limits
 from umktls.kernel.krpc.post import Inlet
 from umktls.kernel.krpc.server import ServerConfig, boot_server
+from umktls.kernel.team.config import TeamConfig
 from umktls.kernel.team.shared import Shared
 from umktls.kernel.team.sharedreplies import SharedReplies
-from umktls.kernel.team.team import TeamConfig, boot_team
+from umktls.kernel.team.team import boot_team
 from umktls.testing.echo import Echo
 
 __all__ = ["Told", "config_of", "main", "work"]

@@ -1,0 +1,104 @@
+"""A worker as its supervisor knows it, and what is said to it (umktls.kernel.krpc.post)."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import trio
+
+from umktls.errors import WorldError
+
+__all__ = ["Outgoing", "Reloads", "Worker", "pickled"]
+
+
+class Outgoing(NamedTuple):
+    """A message to a worker, and what goes with it, which is closed afterwards."""
+
+    content: dict[str, Any]
+    close: Callable[[], None]
+    descriptor: int
+
+
+@dataclass(eq=False)
+class Worker:
+    """One of them, as its supervisor knows it. `guests`: the addresses of its connections, by
+    number. `given`: connections, in all its lives. `starts`: how often it was started. `told`: of
+    how many reloads it knows. `reloaded`: what it has against the last one, None until it says."""
+
+    number: int
+    rundir: Path
+    pid: int | None = None
+    up: bool = False
+    starts: int = 0
+    given: int = 0
+    guests: dict[int, str] = field(default_factory=dict)
+    homes: Counter[str] = field(default_factory=Counter)
+    failure: WorldError | None = None
+    told: int = 0
+    reloaded: str | None = ""
+    queue: trio.MemorySendChannel[Outgoing] | None = None
+
+    def send(self, message: Outgoing) -> None:
+        """In turn. What cannot be sent any more is closed."""
+        try:
+            assert self.queue is not None
+            self.queue.send_nowait(message)
+        except (AssertionError, trio.ClosedResourceError, trio.BrokenResourceError):
+            message.close()
+
+    def take(self, number: int, address: str, sock: socket.socket) -> None:
+        """Have the worker serve a connection."""
+        self.given += 1
+        self.guests[number] = address
+        self.homes[address] += 1
+        self.send(Outgoing({"connection": number}, sock.close, sock.fileno()))
+
+    def leave(self, number: int) -> None:
+        """A connection has ended."""
+        address = self.guests.pop(number, None)
+        if address is not None:
+            self.homes[address] -= 1
+            if not self.homes[address]:
+                del self.homes[address]
+
+    def facts(self) -> dict[str, Any]:
+        """For `stat`."""
+        return {
+            "worker": self.number,
+            "pid": self.pid,
+            "up": self.up,
+            "starts": self.starts,
+            "connections": len(self.guests),
+            "rundir": str(self.rundir),
+        }
+
+
+@dataclass
+class Reloads:
+    """How often workers were told to read their files again, and what with the last time."""
+
+    count: int = 0
+    value: Any = None
+
+    def tell(self, worker: Worker) -> None:
+        """Have it do that. `worker.reloaded` is None until it has."""
+        worker.reloaded, worker.told = None, self.count
+        told = pickled(self.value)
+        worker.send(Outgoing({"reload": True}, partial(os.close, told), told))
+
+
+def pickled(value: Any) -> int:
+    """A file in memory with it, to be read from its begin."""
+    descriptor = os.memfd_create("umktls")
+    with open(descriptor, "wb", closefd=False) as file:
+        pickle.dump(value, file)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
