@@ -14,7 +14,7 @@ from umktls.abi import freebsd, linux, rpctls
 from umktls.abi import netlink as nl
 from umktls.abi.freebsd import ERRNO, TlsEnable
 from umktls.kernel.host.config import HostConfig
-from umktls.kernel.host.syscalls import UTRACE_EVENTS
+from umktls.kernel.host.utrace import UTRACE_EVENTS
 from umktls.rpc import xdr
 from umktls.upcall.netlink import MAX_DATAGRAM
 from umktls.upcall.syscalls import (

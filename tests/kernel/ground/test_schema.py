@@ -12,7 +12,7 @@ import umktls
 from tests.docs.events import PAGE, page
 from umktls.kernel.ground.kinds import KINDS
 from umktls.kernel.ground.schema import COMMON, FIELDS, LAYERS, OTHERWISE, field_of, problems
-from umktls.kernel.host.syscalls import UTRACE_EVENTS
+from umktls.kernel.host.utrace import UTRACE_EVENTS
 
 ROOT = Path(umktls.__file__).parents[1]
 EMITTERS = {"emit": False, "step": True, "tell": True, "_tell": True}
