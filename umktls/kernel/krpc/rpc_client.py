@@ -29,8 +29,9 @@ import trio
 from umktls.errors import PeerError, UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.refusals import refusal_text
+from umktls.kernel.krpc.pending import PendingCall
 from umktls.kernel.krpc.reachable import SILENT_SECONDS, Reachable
-from umktls.kernel.krpc.telling import tell_call
+from umktls.kernel.krpc.telling import tell_answer, tell_call
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.tls import TlsRefused
 from umktls.ktls.session.errors import NULL_ON_ONE_SIDE
@@ -44,7 +45,6 @@ from umktls.rpc.message import (
 )
 from umktls.rpc.program import Procedure
 from umktls.rpc.record import RecordReader, mark
-from umktls.rpc.xdr import Buffer
 
 __all__ = ["Connector", "Control", "Disconnector", "RpcClient"]
 
@@ -71,42 +71,6 @@ Relief = Callable[["RpcClient"], "RpcClient | None"]
 
 def nobody(client: RpcClient) -> None:
     """The relief of a client that is the only one."""
-
-
-class PendingCall:
-    """A call on its way: its bytes, its task, since when it waits and until when (trio's time),
-    how often it was sent, on which connection the last time, and in which table it waits."""
-
-    __slots__ = (
-        "denied_on",
-        "expires",
-        "name",
-        "parts",
-        "sends",
-        "sent_on",
-        "since",
-        "table",
-        "task",
-    )
-
-    def __init__(
-        self,
-        name: str,
-        parts: list[Buffer],
-        task: trio.lowlevel.Task,
-        since: float,
-        expires: float,
-        table: CallTable[PendingCall],
-    ):
-        self.name = name
-        self.parts = parts
-        self.task = task
-        self.since = since
-        self.expires = expires
-        self.table = table
-        self.sends = 0
-        self.sent_on: KernelSocket | None = None
-        self.denied_on = ""  # the connection
 
 
 class RpcClient:
@@ -358,14 +322,8 @@ class RpcClient:
             return
         pending, reply = matched
         if self._trace.close:
-            self._trace.step(
-                "reply-received",
-                sock.name,
-                procedure=pending.name,
-                xid=reply.xid,
-                bytes=len(message),
-                seconds=trio.current_time() - pending.since,
-            )
+            waited = trio.current_time() - pending.since
+            tell_answer(self._trace, sock.name, pending.name, reply.xid, len(message), waited)
         sock.rpc.replies += 1
         self._answered = True
         self._reachable.heard = trio.current_time()
@@ -382,9 +340,7 @@ class RpcClient:
 
     def _fail_all(self, error: UmktlsError) -> None:
         for pending in self._table.drain():
-            trio.lowlevel.reschedule(
-                pending.task, outcome.Error(type(error)(str(error), error.errno))
-            )
+            pending.fail(type(error)(str(error), error.errno))
 
     async def _watch_deadlines(self) -> None:
         while True:
@@ -396,7 +352,7 @@ class RpcClient:
             for xid, pending in self._table.items():
                 if pending.expires <= now:
                     self._table.remove(xid)
-                    trio.lowlevel.reschedule(pending.task, outcome.Error(self._expired(pending)))
+                    pending.fail(self._expired(pending))
 
     def _watch_silence(self, now: float) -> None:
         """Say once that a server has a connection and does not answer."""

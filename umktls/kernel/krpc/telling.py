@@ -13,7 +13,7 @@ from umktls.nfs.program import MOUNT1, MOUNT3, NFS3
 from umktls.rpc.message import AuthFlavor, Call
 from umktls.rpc.xdr import Buffer
 
-__all__ = ["procedure_name", "tell_call", "tell_received", "tell_reply"]
+__all__ = ["procedure_name", "tell_answer", "tell_call", "tell_received", "tell_reply"]
 
 PROGRAMS = {(program.number, program.version): program for program in (NFS3, MOUNT3, MOUNT1)}
 # Mark, xid, CALL, RPC version, program, version, procedure (RFC 5531 sections 9, 11).
@@ -43,6 +43,13 @@ def tell_call(
         bytes=sum(map(len, parts)),
         attempt=attempt,
     )
+
+
+def tell_answer(
+    trace: Trace, connection: str, name: str, xid: int, length: int, seconds: float
+) -> None:
+    """A client has the reply to a call, of that many bytes, `seconds` after it was made."""
+    trace.step("reply-received", connection, procedure=name, xid=xid, bytes=length, seconds=seconds)
 
 
 def tell_received(trace: Trace, connection: str, call: Call, length: int) -> None:
