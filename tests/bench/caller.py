@@ -24,14 +24,8 @@ import trio
 from tests.bench.callgrind import asleep
 from tests.bench.patient import be_patient
 from umktls.kernel.host.host import Host
-from umktls.kernel.krpc.client import (
-    MountConfig,
-    NfsClient,
-    boot_client,
-    make_connection,
-    mounted,
-    own_credential,
-)
+from umktls.kernel.krpc.client import MountConfig, NfsClient, boot_client, mounted, own_credential
+from umktls.kernel.krpc.connecting import make_connection
 from umktls.kernel.upcalls import tls
 from umktls.nfs import types
 from umktls.nfs.program import NFS3

@@ -17,7 +17,8 @@ from tests.bench.files import MEMORY
 from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
 from umktls.kernel.host.host import Host
-from umktls.kernel.krpc.client import MountConfig, NfsClient, boot_client, make_connection, mounted
+from umktls.kernel.krpc.client import MountConfig, NfsClient, boot_client, mounted
+from umktls.kernel.krpc.connecting import make_connection
 from umktls.kernel.upcalls import tls
 from umktls.nfs.program import NFS3
 from umktls.nfs.types import GETATTR3args

@@ -20,7 +20,7 @@ from umktls.abi.personality import PERSONALITIES
 from umktls.certs.pki import Authority
 from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.ground.turns import Turn
-from umktls.kernel.krpc import client
+from umktls.kernel.krpc import connecting
 from umktls.kernel.krpc.client import MountConfig
 from umktls.kernel.sockets import hosttls
 from umktls.kernel.sockets.engines import chosen_engines
@@ -55,12 +55,12 @@ def certs(tmp_path: Path) -> Path:
 @pytest.fixture
 def modelled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client whose TCP sockets are those of a kernel with TLS."""
-    connect = client.connect_tcp
+    connect = connecting.connect_tcp
 
     async def connect_model(config: MountConfig) -> socket.socket:
         return ModelSocket((await connect(config)).detach())
 
-    monkeypatch.setattr(client, "connect_tcp", connect_model)
+    monkeypatch.setattr(connecting, "connect_tcp", connect_model)
     monkeypatch.setattr(hosttls, "problem", lambda: None)
 
 

@@ -28,7 +28,8 @@ from tests.kernel.clientworld import world
 from tests.kernel.sockets import takensocket
 from umktls.certs.pki import Authority
 from umktls.kernel.host.host import Host
-from umktls.kernel.krpc.client import MountConfig, boot_client, make_connection
+from umktls.kernel.krpc.client import MountConfig, boot_client
+from umktls.kernel.krpc.connecting import make_connection
 from umktls.kernel.upcalls import tls
 from umktls.ktls.engines.choice import parse_engines
 from umktls.ktls.engines.toe import HoldBack

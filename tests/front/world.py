@@ -21,7 +21,8 @@ from umktls.front.clients import Allowed, Clients
 from umktls.kernel.host.boot import booted
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.host import Host
-from umktls.kernel.krpc.client import MountConfig, secure
+from umktls.kernel.krpc.client import MountConfig
+from umktls.kernel.krpc.connecting import secure
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls import tls
 from umktls.ktls.engines.choice import parse_engines

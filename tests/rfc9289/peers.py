@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import trio
 
 from tests.daemons.fakekernel import SECONDS, receive_message
-from umktls.kernel.krpc.client import boot_client, make_connection
+from umktls.kernel.krpc.client import boot_client
+from umktls.kernel.krpc.connecting import make_connection
 from umktls.kernel.krpc.server import Listening
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.rpc.message import (

@@ -25,7 +25,8 @@ from umktls.kernel.ground.events import Event
 from umktls.kernel.host.boot import booted
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.host import Host
-from umktls.kernel.krpc.client import MountConfig, connect_tcp
+from umktls.kernel.krpc.client import MountConfig
+from umktls.kernel.krpc.connecting import connect_tcp
 from umktls.kernel.krpc.probe import NotOffered, probe
 from umktls.kernel.krpc.rpc_client import RpcClient
 from umktls.kernel.sockets.ktls_socket import KernelSocket

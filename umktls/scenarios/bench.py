@@ -22,7 +22,8 @@ from umktls.certs.kinds import Wallet
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.ground.events import Event
 from umktls.kernel.host.host import Host
-from umktls.kernel.krpc.client import MountConfig, secure
+from umktls.kernel.krpc.client import MountConfig
+from umktls.kernel.krpc.connecting import secure
 from umktls.kernel.krpc.rpc_client import RpcClient
 from umktls.kernel.krpc.server import Connection
 from umktls.kernel.sockets.ktls_socket import KernelSocket

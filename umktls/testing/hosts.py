@@ -11,7 +11,8 @@ from typing import Any
 import trio
 
 from umktls.kernel.host.host import Host
-from umktls.kernel.krpc.client import MountConfig, boot_client, make_connection
+from umktls.kernel.krpc.client import MountConfig, boot_client
+from umktls.kernel.krpc.connecting import make_connection
 from umktls.kernel.krpc.rpc_client import RpcClient
 from umktls.kernel.krpc.server import Listening, ServerConfig, boot_server
 from umktls.kernel.sockets.ktls_socket import KernelSocket

@@ -13,7 +13,8 @@ from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.kernel.host.boot import booted
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.host import Host
-from umktls.kernel.krpc.client import MountConfig, secure
+from umktls.kernel.krpc.client import MountConfig
+from umktls.kernel.krpc.connecting import secure
 from umktls.kernel.krpc.rpc_client import RpcClient
 from umktls.kernel.krpc.server import Connection
 from umktls.kernel.sockets.ktls_socket import KernelSocket

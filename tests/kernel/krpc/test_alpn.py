@@ -14,7 +14,8 @@ from tests.kernel.krpc.test_client_certificates import words
 from tests.probe.test_probe import listening, tls_server
 from umktls.certs.kinds import Wallet
 from umktls.kernel.host.host import Host
-from umktls.kernel.krpc.client import boot_client, make_connection, remarks
+from umktls.kernel.krpc.client import boot_client, remarks
+from umktls.kernel.krpc.connecting import make_connection
 from umktls.rpc.message import NULL_AUTH, AuthFlavor, OpaqueAuth, encode_call
 from umktls.rpc.record import mark
 from umktls.scenarios.tlspeer import APPLICATION_DATA, TlsPeer, client_context, server_context

@@ -21,8 +21,9 @@ from tests.nfsd.client import Client
 from umktls.certs.pki import Authority
 from umktls.errors import PeerError, UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
-from umktls.kernel.krpc import client, rpcbind, tcpconnect
-from umktls.kernel.krpc.client import MountConfig, boot_client, mounted, patiently
+from umktls.kernel.krpc import connecting, rpcbind, tcpconnect
+from umktls.kernel.krpc.client import MountConfig, boot_client, mounted
+from umktls.kernel.krpc.connecting import patiently
 from umktls.kernel.krpc.probe import NotOffered
 from umktls.kernel.krpc.server import ServerConfig, boot_server
 from umktls.kernel.krpc.tcpconnect import UnknownHost, connect, look_up, may_pass
@@ -276,7 +277,7 @@ async def test_mount_comes_later_than_nfs(tmp_path: Path, monkeypatch: pytest.Mo
     """A server that boots: rpcbind knows MOUNT at the third time it is asked."""
     nfsd = NfsServer([Export(str(tmp_path))], tmp_path / "state")
     nfs, mountd, _ = nfsd.services()
-    monkeypatch.setattr(client, "RETRY_PAUSES", (0.01,))
+    monkeypatch.setattr(connecting, "RETRY_PAUSES", (0.01,))
     asked: list[Any] = []
 
     def getport(wanted: Any) -> int:
@@ -316,12 +317,12 @@ async def test_a_port_that_was_given_is_not_looked_for(monkeypatch: pytest.Monke
     async def refuse(*arguments: object) -> KernelSocket:
         raise REFUSED
 
-    monkeypatch.setattr(client, "make_connection", refuse)
-    monkeypatch.setattr(client, "other_port", None)
+    monkeypatch.setattr(connecting, "make_connection", refuse)
+    monkeypatch.setattr(connecting, "other_port", None)
     config = MountConfig("127.0.0.1", "/", 99, security="none")
     host = cast(Any, SimpleNamespace(trace=Trace("h", "client")))
     with pytest.raises(WorldError):
-        await client.first_connection(host, config, NFS3, lambda error: None)
+        await connecting.first_connection(host, config, NFS3, lambda error: None)
 
 
 async def test_mountd_is_reached_as_the_options_say() -> None:
@@ -334,5 +335,5 @@ async def test_mountd_is_reached_as_the_options_say() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tcpconnect, "connect", note)
-        (await client.connect_tcp(config)).close()
+        (await connecting.connect_tcp(config)).close()
     assert asked == [("server", 2049, "inet6", False, 10.0)]

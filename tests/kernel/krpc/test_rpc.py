@@ -17,7 +17,8 @@ from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.host.boot import booted
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.host import Host
-from umktls.kernel.krpc.client import MountConfig, make_connection
+from umktls.kernel.krpc.client import MountConfig
+from umktls.kernel.krpc.connecting import make_connection
 from umktls.kernel.krpc.rpc_client import RpcClient
 from umktls.kernel.krpc.server import Listening, ServerConfig, boot_server
 from umktls.kernel.sockets.ktls_socket import KernelSocket

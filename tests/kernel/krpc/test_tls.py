@@ -21,7 +21,8 @@ from umktls.abi.rpctls import RPCTLS_SYSC_SRVSTARTUP
 from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.host.children import program_path
-from umktls.kernel.krpc.client import boot_client, make_connection
+from umktls.kernel.krpc.client import boot_client
+from umktls.kernel.krpc.connecting import make_connection
 from umktls.kernel.upcalls import tls
 from umktls.rpc.message import NULL_AUTH, STARTTLS_VERIFIER, AcceptStat, encode_accepted
 from umktls.rpc.record import mark

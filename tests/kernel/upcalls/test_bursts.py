@@ -14,7 +14,8 @@ from umktls.abi.personality import PERSONALITIES
 from umktls.certs.pki import Authority
 from umktls.cli.sandbox import Sandbox
 from umktls.errors import UmktlsError
-from umktls.kernel.krpc.client import MountConfig, boot_client, make_connection
+from umktls.kernel.krpc.client import MountConfig, boot_client
+from umktls.kernel.krpc.connecting import make_connection
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls import tls
 from umktls.rpc.message import NULL_AUTH
