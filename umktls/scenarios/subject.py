@@ -13,7 +13,7 @@ import trio
 
 from umktls.errors import WorldError
 from umktls.kernel.host.host import Host
-from umktls.kernel.owners.upcalls import DaemonGone
+from umktls.kernel.owners.request import DaemonGone
 
 __all__ = ["DAEMONS", "Role", "Subject", "places"]
 

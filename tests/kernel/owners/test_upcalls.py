@@ -17,7 +17,7 @@ from tests.conftest import patience
 from umktls.abi.rpctls import RPCTLS_FLAGS_HANDSHAKE, RPCTLS_FLAGS_VERIFIED
 from umktls.errors import CallerError, PeerError
 from umktls.kernel.ground.events import Trace
-from umktls.kernel.owners.upcalls import DaemonGone, Request, UpcallTimeout, connect_life, describe
+from umktls.kernel.owners.request import DaemonGone, Request, UpcallTimeout, connect_life, describe
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.registered import RegisteredDaemon
 from umktls.rpc.message import (

@@ -25,7 +25,7 @@ from umktls.abi import rpctls
 from umktls.abi.freebsd import ERRNO
 from umktls.abi.personality import PERSONALITIES
 from umktls.kernel.host import process, syscalls
-from umktls.kernel.owners.upcalls import DaemonGone, UpcallTimeout
+from umktls.kernel.owners.request import DaemonGone, UpcallTimeout
 from umktls.rpc.message import NULL_AUTH, AcceptStat, encode_accepted, parse_untrusted
 from umktls.rpc.record import mark
 from umktls.testing.played import Calls, NetlinkEnd, Refused, calls_to

@@ -21,7 +21,7 @@ from umktls.kernel.ground.events import Trace
 from umktls.kernel.host.boot import booted
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.host import Host
-from umktls.kernel.owners.upcalls import DaemonGone
+from umktls.kernel.owners.request import DaemonGone
 from umktls.kernel.upcalls import tls
 from umktls.kernel.upcalls.daemons import Daemons
 from umktls.kernel.upcalls.registered import RegisteredDaemon

@@ -20,14 +20,14 @@ from umktls.abi import rpctls
 from umktls.abi.freebsd import ERRNO
 from umktls.errors import CallerError
 from umktls.kernel.ground.events import Trace
-from umktls.kernel.owners.upcalls import (
+from umktls.kernel.owners.request import (
     UNTAKEN_SECONDS,
     ConnectionGone,
     DaemonGone,
-    DaemonHandle,
     UpcallTimeout,
     connect_life,
 )
+from umktls.kernel.owners.upcalls import DaemonHandle
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls import tls
 from umktls.kernel.upcalls.daemons import PATIENCE, Daemons

@@ -12,7 +12,7 @@ from umktls.abi import rpctls
 from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.host import utrace
 from umktls.kernel.host.process import Process
-from umktls.kernel.owners.upcalls import Request
+from umktls.kernel.owners.request import Request
 from umktls.kernel.sockets import calls
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.handover import Handover

@@ -19,7 +19,7 @@ from umktls.kernel.host.process import Process
 from umktls.kernel.host.state import HostState
 from umktls.kernel.host.syscalls import SyscallServer
 from umktls.kernel.host.watching import Watching
-from umktls.kernel.owners.upcalls import DaemonGone
+from umktls.kernel.owners.request import DaemonGone
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls import tls
 from umktls.kernel.upcalls.daemons import Daemons

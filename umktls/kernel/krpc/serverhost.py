@@ -132,23 +132,8 @@ async def boot_listening(config: ServerConfig, attend: Attend) -> AsyncIterator[
     inlet = config.inlet
     listeners = [] if inlet else await listen(config.hosts, config.port)
     port = inlet.post.port if inlet else port_of(listeners)
-    host_config = HostConfig(
-        "server",
-        config.rundir,
-        daemons=config.daemon(),
-        by_hand={"rpctlssd": config.daemon_line(config.certs or CERTS_PLACE)},
-        engine=config.engine,
-        bounce=config.bounce,
-        personality=config.personality,
-        upcall_seconds=config.upcall_seconds,
-        connects=config.connects,
-        daemon_seconds=config.daemon_seconds,
-        rekey=config.rekey,
-        facts={**config.facts, "port": port, "security": config.security},
-        **({} if inlet is None else of_worker(inlet.post)),
-    )
     try:
-        async with booted(host_config) as host:
+        async with booted(host_config(config, port)) as host:
             if config.daemon():
                 await host.daemon_ready("rpctlssd")
 
@@ -168,6 +153,26 @@ async def boot_listening(config: ServerConfig, attend: Attend) -> AsyncIterator[
     finally:
         for listener in listeners:
             listener.close()
+
+
+def host_config(config: ServerConfig, port: int) -> HostConfig:
+    """What the host is to be, whose connections come on that port."""
+    inlet = config.inlet
+    return HostConfig(
+        "server",
+        config.rundir,
+        daemons=config.daemon(),
+        by_hand={"rpctlssd": config.daemon_line(config.certs or CERTS_PLACE)},
+        engine=config.engine,
+        bounce=config.bounce,
+        personality=config.personality,
+        upcall_seconds=config.upcall_seconds,
+        connects=config.connects,
+        daemon_seconds=config.daemon_seconds,
+        rekey=config.rekey,
+        facts={**config.facts, "port": port, "security": config.security},
+        **({} if inlet is None else of_worker(inlet.post)),
+    )
 
 
 def of_worker(post: Post) -> dict[str, Any]:

@@ -25,164 +25,39 @@ socket of the last one: it would take the wrong one.
 
 from __future__ import annotations
 
-import errno
-import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import trio
 
-from umktls.abi import rpctls
-from umktls.errors import CallerError, UmktlsError, WorldError
+from umktls.errors import UmktlsError
 from umktls.kernel.ground.events import Trace
-from umktls.kernel.owners.hangup import hangs_up
+from umktls.kernel.owners.request import (
+    EVENT_OF,
+    DaemonGone,
+    Request,
+    UpcallTimeout,
+    describe,
+    encoded,
+)
 from umktls.rpc.client import CallTable, raise_for_reply
-from umktls.rpc.message import NULL_AUTH, AcceptedReply, DeniedReply, encode_call, parse_untrusted
+from umktls.rpc.message import AcceptedReply, DeniedReply, parse_untrusted
 from umktls.rpc.program import Procedure
 from umktls.rpc.xdr import Buffer
 from umktls.upcall.states import (
-    CONNECT_TRANSITIONS,
-    SESSION_TRANSITIONS,
-    Upcall,
     UpcallAction,
     UpcallEvent,
     UpcallState,
 )
 from umktls.upcall.versions import VERSIONS
 
-__all__ = [
-    "ConnectionGone",
-    "DaemonGone",
-    "DaemonHandle",
-    "Request",
-    "UpcallTimeout",
-    "connect_life",
-    "describe",
-]
+__all__ = ["DaemonHandle"]
 
 R = TypeVar("R")
 
 # Upcalls without an answer that are remembered, per daemon.
 REMEMBERED = 1024
-# A daemon that lives takes a socket within moments, and can tell better than the kernel how the
-# peer left (it may have said why): so long a peer that has hung up is the daemon's business.
-UNTAKEN_SECONDS = 1.0
-
-
-class DaemonGone(WorldError):
-    """The daemon is not there, or went away before it answered."""
-
-    default_errno = errno.ESRCH
-
-
-class UpcallTimeout(WorldError):
-    """The daemon did not answer within the upcall's deadline."""
-
-    default_errno = errno.ETIMEDOUT
-
-
-class ConnectionGone(WorldError):
-    """The connection that the upcall was about went first."""
-
-    default_errno = errno.ECONNRESET
-
-
-# What became of an upcall that raised, for the table of its life; anything else that is raised is
-# an answer that says no, or makes no sense.
-EVENT_OF: dict[type[BaseException], UpcallEvent] = {
-    UpcallTimeout: UpcallEvent.DEADLINE,
-    DaemonGone: UpcallEvent.DAEMON_GONE,
-    ConnectionGone: UpcallEvent.CANCEL,
-    trio.Cancelled: UpcallEvent.CANCEL,
-}
-
-
-def connect_life() -> Upcall:
-    """The life of a new CONNECT."""
-    return Upcall(CONNECT_TRANSITIONS)
-
-
-def _answered_ok(result: Any) -> bool:
-    return bool(result.reterr == rpctls.RPCTLSERR_OK)
-
-
-class Offered(Protocol):
-    """The socket that an upcall is about, as far as the upcall knows it."""
-
-    name: str
-    peer: str
-    cookie: int
-    sock: socket.socket
-    deadline: float
-    closed: bool
-
-
-@dataclass(eq=False)
-class Request(Generic[R]):
-    """One upcall about `sock`: what is asked, and where it is in its life.
-
-    A CONNECT offers `sock` to the daemon. `worked` judges the result; `action` is what the table
-    said of the upcall's end. `watch` is around what is waited for besides the answer.
-    """
-
-    procedure: Procedure[Any, R]
-    argument: Any
-    seconds: float
-    sock: Offered | None = None
-    worked: Callable[[R], bool] = _answered_ok
-    upcall: Upcall = field(default_factory=lambda: Upcall(SESSION_TRANSITIONS))
-    action: UpcallAction = UpcallAction.NOTHING
-    taken: bool = False
-    done: trio.Event = field(default_factory=trio.Event)
-    reply: AcceptedReply | DeniedReply | None = None
-    watch: trio.CancelScope = field(default_factory=trio.CancelScope)
-
-    @property
-    def offers(self) -> bool:
-        """Whether it is a CONNECT."""
-        return self.procedure.number == rpctls.RPCTLSCD_CONNECT
-
-    @property
-    def connection(self) -> str | None:
-        return self.sock.name if self.sock is not None else None
-
-    def end(self, reply: AcceptedReply | DeniedReply | None) -> None:
-        """The daemon has answered; None: it never will."""
-        self.reply = reply
-        self.done.set()
-        self.watch.cancel()
-
-    async def ended(self) -> None:
-        """Wait for that. Raises `ConnectionGone` when it is no use: see the head of this file."""
-        if self.offers:
-            with trio.move_on_after(UNTAKEN_SECONDS):
-                await self.done.wait()
-                return
-            with self.watch:
-                await self._abandoned()
-        await self.done.wait()
-
-    async def _abandoned(self) -> None:
-        """Until the peer hangs up; raises if the daemon has not taken the socket by then."""
-        sock = self.sock
-        if sock is None or sock.closed or self.taken:
-            return
-        await hangs_up(sock.sock)
-        if not self.taken:
-            raise ConnectionGone(f"{sock.peer} hung up before a daemon took the connection on")
-
-    def take(self) -> str:
-        """The daemon's system call: from here on it owns the close. Returns the socket's name.
-
-        Raises `CallerError` EPERM when it is too late, or the socket was taken already.
-        """
-        assert self.sock is not None, "only a CONNECT is taken from"
-        if self.upcall.on(UpcallEvent.TAKE) is not UpcallAction.HAND_OVER or self.sock.closed:
-            raise CallerError(f"the socket of {self.sock.name} is not offered", errno.EPERM)
-        self.taken = True
-        return self.sock.name
 
 
 class DaemonHandle:
@@ -363,23 +238,3 @@ class _Offering:
         sock = self._request.sock
         if sock is not None and self._request.offers:
             del self._offers[sock.cookie]
-
-
-def encoded(request: Request[Any], xid: int) -> bytes:
-    """The call as it goes to the daemon. Raises `CallerError` if it cannot hold the argument."""
-    procedure = request.procedure
-    header = encode_call(
-        xid, procedure.program, procedure.version, procedure.number, NULL_AUTH, NULL_AUTH
-    )
-    return b"".join([header, *procedure.encode_args(request.argument)])
-
-
-def describe(result: object) -> str:
-    """An upcall's answer for people, by the names of its numbers."""
-    flags = getattr(result, "flags", None)
-    if flags is not None:
-        names = [flag.name or "" for flag in rpctls.RpctlsFlags(flags)]
-        return " ".join(name.removeprefix("RPCTLS_FLAGS_") for name in names) or "no session"
-    reterr = getattr(result, "reterr", None)
-    known = [error for error in rpctls.RpctlsErr if error == reterr]
-    return known[0].name.removeprefix("RPCTLSERR_") if known else str(result)

@@ -37,6 +37,12 @@ RECORDS_PER_PULL = 8
 # A connection on which so long nothing came is idle, and keeps no large buffer.
 IDLE_SECONDS = 1.0
 
+# Who takes a message; who deals with a control record; who waits until a message of so many bytes
+# may come.
+Deliver = Callable[[memoryview], Awaitable[None]]
+Control = Callable[[], Awaitable[None]]
+Admit = Callable[[int], Awaitable[None]]
+
 
 class Carrier(Detoured, Protocol):
     """What RPC needs of its socket."""
@@ -130,11 +136,7 @@ class RpcSide:
     # ---- receiving
 
     async def pump(
-        self,
-        reader: RecordReader,
-        deliver: Callable[[memoryview], Awaitable[None]],
-        control: Callable[[], Awaitable[None]],
-        admit: Callable[[int], Awaitable[None]] | None = None,
+        self, reader: RecordReader, deliver: Deliver, control: Control, admit: Admit | None = None
     ) -> None:
         """Receive until the end of the stream: `deliver` gets each RPC message in order,
         `control` is called while a control record is parked at the head of the queue, `admit`
@@ -162,9 +164,7 @@ class RpcSide:
                 break
             count = 0
             if reader.awaited > LARGE:
-                if admit is not None:
-                    await admit(reader.awaited)
-                reader.reserve()
+                await self._make_room(reader, admit)
             if result is PullResult.MORE_NEEDED:
                 count = await self._receive(reader, turn)
             elif result is not PullResult.ENOUGH:
@@ -172,6 +172,12 @@ class RpcSide:
             await turn.did(count)
         if self.cut_off:
             raise WorldError(self.cut_off, errno.ECONNABORTED)
+
+    async def _make_room(self, reader: RecordReader, admit: Admit | None) -> None:
+        """For the rest of a large message."""
+        if admit is not None:
+            await admit(reader.awaited)
+        reader.reserve()
 
     def _pull(self, reader: RecordReader) -> PullResult:
         """As the receiver's, but a bad record becomes `fault`: what came before it counts."""

@@ -38,13 +38,8 @@ from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.peers import Crowd, FairQueue, Who, who
 from umktls.kernel.owners.hangup import hung_up
-from umktls.kernel.owners.upcalls import (
-    EVENT_OF,
-    ConnectionGone,
-    DaemonGone,
-    DaemonHandle,
-    UpcallTimeout,
-)
+from umktls.kernel.owners.request import EVENT_OF, ConnectionGone, DaemonGone, UpcallTimeout
+from umktls.kernel.owners.upcalls import DaemonHandle
 from umktls.upcall.states import Upcall, UpcallEvent
 
 if TYPE_CHECKING:

@@ -45,7 +45,8 @@ from umktls.abi import rpctls
 from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.owners.orphan import Orphan
-from umktls.kernel.owners.upcalls import DaemonHandle, Request
+from umktls.kernel.owners.request import Request
+from umktls.kernel.owners.upcalls import DaemonHandle
 from umktls.kernel.sockets.calls import send_alert
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.daemons import Daemons

@@ -25,7 +25,8 @@ from umktls.abi.personality import Personality
 from umktls.errors import CallerError, PeerError, UnsupportedError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.turns import Turn
-from umktls.kernel.owners.upcalls import DaemonGone, DaemonHandle
+from umktls.kernel.owners.request import DaemonGone
+from umktls.kernel.owners.upcalls import DaemonHandle
 from umktls.kernel.upcalls.daemons import Daemons
 from umktls.upcall.netlink import (
     MAX_DATAGRAM,

@@ -25,7 +25,8 @@ from umktls.abi.rpctls import RPC_MAXDATASIZE
 from umktls.errors import PeerError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.turns import Turn
-from umktls.kernel.owners.upcalls import DaemonGone, DaemonHandle, Request
+from umktls.kernel.owners.request import DaemonGone, Request
+from umktls.kernel.owners.upcalls import DaemonHandle
 from umktls.private import allowed, peer_credentials
 from umktls.rpc.record import RecordReader, mark
 

@@ -27,7 +27,7 @@ from umktls.abi.alerts import AlertLevel, alert_name
 from umktls.abi.personality import PERSONALITIES, Personality
 from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError, WorldError
 from umktls.kernel.ground.events import Trace
-from umktls.kernel.owners.upcalls import DaemonGone, Request, connect_life
+from umktls.kernel.owners.request import DaemonGone, Request, connect_life
 from umktls.kernel.sockets.calls import seals_alerts, send_alert
 from umktls.kernel.sockets.facts import Failure
 from umktls.kernel.sockets.ktls_socket import KernelSocket
