@@ -9,9 +9,11 @@ from pathlib import Path
 
 __all__ = ["cdaemon"]
 
-SOURCE = Path(__file__).with_name("cdaemon.c")
+HERE = Path(__file__).parent
+# How upcalls come is the version's.
+TRANSPORTS = {1: "stream.c", 2: "netlink.c"}
 FLAGS = (
-    *("-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"),
+    *("-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Wmissing-prototypes", "-Werror"),
     *("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
 )
 LIBRARIES = ("-lssl", "-lcrypto", "-pthread")
@@ -27,5 +29,7 @@ def cdaemon(version: int = 1) -> Path:
     """The program, for that version of the upcall; the directory goes when the interpreter does."""
     program = Path(_directory().name) / f"cdaemon{version}"
     flags = (*FLAGS, f"-DVERSION={version}")
-    subprocess.run(["gcc", *flags, "-o", program, SOURCE, *LIBRARIES], check=True, timeout=120)
+    others = {name for number, name in TRANSPORTS.items() if number != version}
+    sources = sorted(source for source in HERE.glob("*.c") if source.name not in others)
+    subprocess.run(["gcc", *flags, "-o", program, *sources, *LIBRARIES], check=True, timeout=120)
     return program
