@@ -130,7 +130,7 @@ def verdict_of(mutant: Mutant, reach: Reach, copy: Copy) -> str:
     """A place that no test reaches may be noticed all the same, by what a test reads of it."""
     reached = reach.of(mutant.path, mutant.lines)
     tests = reach.likeliest(mutant.path, reached or reach.near(mutant.path))
-    verdict = play(copy, mutant, tests, sum(reach.seconds[test] for test in tests))
+    verdict = play(copy, mutant, tests, reach.seconds)
     return UNREACHED if verdict == LIVED and mutant.lines and not reached else verdict
 
 

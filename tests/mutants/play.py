@@ -15,8 +15,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -31,8 +32,8 @@ __all__ = ["CAUGHT", "LIVED", "UNREACHED", "UNSOUND", "Copy", "play"]
 CAUGHT, LIVED, UNREACHED, UNSOUND = "caught", "lived", "unreached", "unsound"
 INSTALLED_AS = {"umktls_fs": "fs", "umktls_daemons": "daemons"}
 OURS = ("tests", "umktls", *INSTALLED_AS)
-# A mutant that makes the tests hang is caught: when they have taken so many times as long as
-# usual, and so many seconds more; on a machine that does much else, longer.
+# A mutant that makes a test hang is caught: when that has taken so many times as long as usual, and
+# so many seconds more; on a machine that does much else, longer.
 SLOWER, GRACE = 4.0, 20.0
 PR_SET_CHILD_SUBREAPER = 36
 FORK = multiprocessing.get_context("fork")
@@ -75,15 +76,15 @@ class Copy:
         silent = subprocess.DEVNULL
         subprocess.run(collect, cwd=self.top, env=environment, stdout=silent, check=True)
 
-    def sound(self, test: str, seconds: float) -> bool:
+    def sound(self, test: str, seconds: Mapping[str, float]) -> bool:
         """Whether `test` passes without any damage. It is run once only."""
         if test not in self._known:
             self._known[test] = first_to_fail(self.top, [test], seconds) is None
         return self._known[test]
 
 
-def play(copy: Copy, mutant: Mutant, tests: list[str], seconds: float) -> str:
-    """Whether `tests`, which take so many `seconds`, notice the damage.
+def play(copy: Copy, mutant: Mutant, tests: list[str], seconds: Mapping[str, float]) -> str:
+    """Whether `tests`, each of which takes so many `seconds`, notice the damage.
 
     A test has noticed it if it fails again, and passes without the damage; another one, that fails
     now and then, is left out."""
@@ -103,12 +104,12 @@ def play(copy: Copy, mutant: Mutant, tests: list[str], seconds: float) -> str:
     return UNSOUND
 
 
-def first_to_fail(top: Path, tests: Sequence[str], seconds: float) -> str | None:
+def first_to_fail(top: Path, tests: Sequence[str], seconds: Mapping[str, float]) -> str | None:
     """The first of `tests` that fails or hangs in the copy at `top`; None where all pass.
 
     Empty where it is no test that fails, such as an import."""
     result, told = FORK.Pipe(duplex=False)
-    keeper = FORK.Process(target=_keep, args=(top, tests, GRACE + SLOWER * seconds, told))
+    keeper = FORK.Process(target=_keep, args=(top, tests, seconds, told))
     keeper.start()
     told.close()
     found: str | None = result.recv()
@@ -116,7 +117,9 @@ def first_to_fail(top: Path, tests: Sequence[str], seconds: float) -> str | None
     return found
 
 
-def _keep(top: Path, tests: Sequence[str], seconds: float, result: Connection) -> None:
+def _keep(
+    top: Path, tests: Sequence[str], seconds: Mapping[str, float], result: Connection
+) -> None:
     """In a process of its own, whose children all become that a test leaves running: they end."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     directory = Path(tempfile.mkdtemp(prefix="m"))
@@ -124,14 +127,25 @@ def _keep(top: Path, tests: Sequence[str], seconds: float, result: Connection) -
     child = FORK.Process(target=_run_tests, args=(top, tests, directory, told))
     child.start()
     told.close()
-    child.join(seconds * slowness())
+    last = _followed(child, heard, seconds)
     passed = child.exitcode == 0
     _clean_up(directory)
-    last = ""
-    with contextlib.suppress(EOFError):
-        while True:
-            last = heard.recv()
     result.send(None if passed else last)
+
+
+def _followed(child: BaseProcess, heard: Connection, seconds: Mapping[str, float]) -> str:
+    """The last test that begins before the child ends, or that hangs; empty if none begins."""
+    last = ""
+    while True:
+        limit = (GRACE + SLOWER * seconds.get(last, 0.0)) * slowness()
+        ready = wait([heard, child.sentinel], limit)
+        if heard in ready:
+            with contextlib.suppress(EOFError):
+                last = heard.recv()
+                continue
+        if ready:
+            child.join()
+        return last
 
 
 def _clean_up(directory: Path) -> None:

@@ -94,10 +94,10 @@ def test_verdicts(
     monkeypatch.setattr("tests.mutants.play.GRACE", 5.0)
     mutant = mutants_of("thing.py", CODE)[0]
     assert mutant.text == "False"
-    assert play(copy, mutant, [f"test_it.py::test_{name}" for name in names], 0.0) == verdict
+    assert play(copy, mutant, [f"test_it.py::test_{name}" for name in names], {}) == verdict
     assert (copy.top / "thing.py").read_text() == CODE
 
 
 def test_nothing_is_left_of_a_run(copy: Copy) -> None:
-    assert copy.sound("test_it.py::test_leaves_a_process", 0.0)
+    assert copy.sound("test_it.py::test_leaves_a_process", {})
     assert not psutil.pid_exists(int((copy.top / "pid").read_text()))
