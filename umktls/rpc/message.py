@@ -15,7 +15,7 @@ from typing import Annotated
 
 from umktls.errors import PeerError
 from umktls.rpc import xdr
-from umktls.rpc.frozen import frozen
+from umktls.rpc.frozen import frozen, maker
 
 __all__ = [
     "MAX_AUTH_BYTES",
@@ -193,6 +193,8 @@ class DeniedReply:
 
 
 Reply = AcceptedReply | DeniedReply
+_make_call = maker(Call)
+_make_accepted = maker(AcceptedReply)
 
 
 def encode_call(
@@ -254,7 +256,7 @@ def _parse_call(view: memoryview, xid: int, rpcvers: int) -> Call:
     program, version, procedure = _WORDS3.unpack_from(view, 12)
     credential, pos = _parse_auth(view, 24)
     verifier, pos = _parse_auth(view, pos)
-    return Call(xid, rpcvers, program, version, procedure, credential, verifier, view[pos:])
+    return _make_call(xid, rpcvers, program, version, procedure, credential, verifier, view[pos:])
 
 
 def _parse_auth(view: memoryview, pos: int) -> tuple[OpaqueAuth, int]:
@@ -280,7 +282,7 @@ def _parse_reply(view: memoryview, xid: int, reply_stat: int) -> Reply:
     verifier, pos = _parse_auth(view, 12)
     (number,) = _WORD.unpack_from(view, pos)
     if number == AcceptStat.SUCCESS:
-        return AcceptedReply(xid, verifier, AcceptStat.SUCCESS, 0, 0, view[pos + 4 :])
+        return _make_accepted(xid, verifier, AcceptStat.SUCCESS, 0, 0, view[pos + 4 :])
     status = AcceptStat(number)
     low = high = 0
     if status == AcceptStat.PROG_MISMATCH:

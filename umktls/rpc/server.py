@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from umktls.errors import CallerError
 from umktls.rpc.certificate import PeerCertificate
-from umktls.rpc.frozen import frozen
+from umktls.rpc.frozen import frozen, maker
 from umktls.rpc.message import (
     NULL_AUTH,
     RPC_VERSION,
@@ -112,6 +112,7 @@ class CallContext:
     peer: Peer
 
 
+_context = maker(CallContext)
 Handler = Callable[[Any, CallContext], Any]
 Gate = Callable[[Procedure[Any, Any], CallContext], AuthStat | None]
 Entitled = Callable[[Any, CallContext], bool]
@@ -353,7 +354,7 @@ def _authenticate(call: Call, peer: Peer) -> CallContext | AuthStat:
     if flavor == AuthFlavor.AUTH_NONE:
         return CallContext(None, flavor, peer)
     try:
-        return CallContext(_known_credential(call.credential.body), flavor, peer)
+        return _context(_known_credential(call.credential.body), flavor, peer)
     except XdrError:
         return AuthStat.AUTH_BADCRED
 

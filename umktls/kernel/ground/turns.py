@@ -41,12 +41,19 @@ class Turn:
 
     async def did(self, size: int = 0) -> None:
         """One more step was done, about `size` bytes; give way if that was enough."""
-        self._steps += 1
+        if self.over(size):
+            await self.give_way()
+
+    def over(self, size: int = 0) -> bool:
+        """One more step was done, about `size` bytes; whether that was enough, and it is time to
+        `give_way`. Where a step is short, a coroutine for each would cost as much."""
+        self._steps = steps = self._steps + 1
         self._bytes += size
-        if (
-            self._steps >= STEPS_PER_TURN
-            or self._bytes >= BYTES_PER_TURN
-            or self._clock() >= self._until
-        ):
-            await trio.lowlevel.checkpoint()
-            self.begin()
+        return (
+            steps >= STEPS_PER_TURN or self._bytes >= BYTES_PER_TURN or self._clock() >= self._until
+        )
+
+    async def give_way(self) -> None:
+        """Let the others have their turns, and begin a new one."""
+        await trio.lowlevel.checkpoint()
+        self.begin()

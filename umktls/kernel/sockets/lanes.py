@@ -39,11 +39,15 @@ LONGEST_OF_CLIENT = 64
 async def receive(sock: socket.socket, rx: Receiver, reader: RecordReader, turn: Turn) -> int:
     """Put what comes from `sock` into `rx`, at least one byte; 0 at the end of the stream.
 
+    Where the last read has emptied TCP it waits at once: another read would mostly find nothing.
     While it waits it holds no buffer, so that the memory can be given back. `turn` begins anew
     where it had to wait.
 
     Raises `WorldError` when the connection broke.
     """
+    if rx.drained:
+        await readable(sock)
+        turn.begin()
     while True:
         try:
             count = sock.recv_into(rx.get_buffer(1, reader))

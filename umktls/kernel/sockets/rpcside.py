@@ -154,7 +154,8 @@ class RpcSide:
                 await deliver(message)
                 delivered = True
                 del message  # so that nobody keeps it while nothing comes
-                await turn.did()
+                if turn.over():
+                    await turn.give_way()
             if self.fault is not None:
                 raise self.fault
             # One of them may have been the probe, and the daemon has given back what it had read.
@@ -169,7 +170,8 @@ class RpcSide:
                 count = await self._receive(reader, turn)
             elif result is not PullResult.ENOUGH:
                 await control()
-            await turn.did(count)
+            if turn.over(count):
+                await turn.give_way()
         if self.cut_off:
             raise WorldError(self.cut_off, errno.ECONNABORTED)
 

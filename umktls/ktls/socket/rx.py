@@ -78,10 +78,13 @@ class Receiver(RecordQueue):
             if size - opener.overhead <= space and not self._updates.unfinished:
                 self._open_run(sink, opener, size, space, until - self.records)
             else:
-                head = self._open_next(opener, size)
-                if head.type == APPLICATION_DATA:
-                    self._parked.pop()
-                    sink.feed(head.payload)
+                type_, payload = self._open_apart(opener, size)
+                if type_ == APPLICATION_DATA:
+                    if self._updates.unfinished:
+                        self._refuse_interleaved(Record(type_, payload))
+                    sink.feed(payload)
+                else:
+                    self._park(Record(type_, payload))
             if self._parked:
                 return True
         return False
@@ -244,6 +247,8 @@ class Receiver(RecordQueue):
         """Why there is no record; the end of the stream inside one is an error where it counts."""
         if self._state is State.PAUSED and not self._nothing_comes:
             return PullResult.REKEY
+        if not self._fin and not self._dropped and self.error is None:
+            return PullResult.MORE_NEEDED
         self._note_truncation()
         error = self.take_error()
         if error is not None:

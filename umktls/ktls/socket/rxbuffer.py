@@ -43,6 +43,9 @@ class ReceiveBuffer:
         """
         if self.start == self.end:
             self.start = self.end = 0
+            if size_hint <= len(self.view) == INITIAL_SIZE and not self._wants_more:
+                self._offered = INITIAL_SIZE
+                return self.view
         self._adapt(size_hint)
         if self.start and len(self.view) - self.end < max(size_hint, len(self.view) // 2):
             self._move(self.view)

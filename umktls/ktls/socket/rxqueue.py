@@ -80,6 +80,7 @@ class RecordQueue(Half):
         self.rules = personality.receiving
         self._keys = personality.keys
         self._counters = counters or Counters()
+        self.drained = False
         self._buffer = ReceiveBuffer(max_buffer)
         self._updates = KeyUpdates(first_byte=self.rules.key_update == "first byte")
         self._opener: Opener | None = None
@@ -92,6 +93,7 @@ class RecordQueue(Half):
         self._hole: RecordError | None = None  # a record was lost among those that are parked
         self._parked: deque[Record] = deque()
         self._lender: Sink | None = None
+        self._offered = 0  # of the last get_buffer
         self._wanted_from = SEQUENCE_END  # when to ask for another key
 
     def watch(self, watcher: RxWatcher | None) -> None:
@@ -183,11 +185,15 @@ class RecordQueue(Half):
             space = sink.direct_space()
             if space >= LEND_AT_LEAST:
                 self._lender = sink
+                self._offered = space
                 return sink.get_buffer(space)[:space]
-        return self._buffer.room(size_hint)
+        room = self._buffer.room(size_hint)
+        self._offered = len(room)
+        return room
 
     def buffer_filled(self, count: int) -> None:
         """That many bytes of the last get_buffer came from TCP; 0 is the end of its stream."""
+        self.drained = count < self._offered
         if not count:
             self._fin = True
         elif self._lender is not None:
@@ -273,6 +279,10 @@ class RecordQueue(Half):
 
     def _open_next(self, opener: Opener, size: int) -> Record:
         """Open the next record, of that size, into memory of its own and park it."""
+        return self._park(Record(*self._open_apart(opener, size)))
+
+    def _open_apart(self, opener: Opener, size: int) -> tuple[int, memoryview]:
+        """Type and payload of the next record, of that size, opened into memory of its own."""
         scratch = memoryview(bytearray(size))
         buffer = self._buffer
         start = buffer.start
@@ -283,7 +293,7 @@ class RecordQueue(Half):
             self._fault(error, size)
             raise
         self._count(1, length)
-        return self._park(Record(type_, scratch[:length]))
+        return type_, scratch[:length]
 
     def _count(self, records: int, payload: int) -> None:
         self.records += records

@@ -190,8 +190,7 @@ class NfsServer:
 
     def _lanes(self) -> dict[str, Callable[[Any], Lane]]:
         """Of each procedure where it is executed, by its arguments."""
-        searches = self._handles.searches
-        return {name: lane_of(name, searches) for name in OPERATIONS}
+        return {name: lane_of(name, self._handles) for name in OPERATIONS}
 
     def _entitled(self, args: Any, context: CallContext) -> bool:
         """Whether the caller may use all exports that a call is about, as they are now."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from umktls.nfs import types
 from umktls.rpc.server import Lane
@@ -52,16 +52,25 @@ LANES: dict[str, Callable[[Any], Lane]] = {
 }
 
 
-def lane_of(procedure: str, searches: Callable[[bytes], bool]) -> Callable[[Any], Lane]:
-    """The look at a procedure's arguments that tells its lane. `searches` says of a handle whether
-    its file may have to be searched for."""
+class Places(Protocol):
+    """Where files are found by their handles."""
+
+    may_search: bool
+    """Whether there is any file that may have to be searched for."""
+
+    def searches(self, handle: bytes) -> bool:
+        """Whether this one's may have to be."""
+
+
+def lane_of(procedure: str, places: Places) -> Callable[[Any], Lane]:
+    """The look at a procedure's arguments that tells its lane."""
     own = LANES.get(procedure, _always(Lane.HERE))
 
     def look(args: Any) -> Lane:
         lane = own(args)
-        if lane is Lane.HERE and any(map(searches, handles_in(args))):
-            return Lane.SCAN
-        return lane
+        if not places.may_search or lane is not Lane.HERE:
+            return lane
+        return Lane.SCAN if any(map(places.searches, handles_in(args))) else lane
 
     return look
 

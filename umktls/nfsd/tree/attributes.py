@@ -22,6 +22,7 @@ from umktls.nfsd.tree import hostcalls
 from umktls.nfsd.tree.descriptor import WRITE
 from umktls.nfsd.tree.handles import Node
 from umktls.nfsd.tree.volume import Volume
+from umktls.rpc.frozen import maker
 
 __all__ = ["MODE_BITS", "OFFSET_MAX", "fattr", "nfstime", "post_op", "set_attributes", "wcc"]
 
@@ -36,6 +37,8 @@ FTYPES = {
 }
 DEVICES = (ftype3.NF3BLK, ftype3.NF3CHR)
 NO_DEVICE = specdata3(0, 0)
+# Of those that each reply has.
+_fattr3, _wcc_attr, _wcc_data = maker(fattr3), maker(wcc_attr), maker(wcc_data)
 MODE_BITS = 0o7777
 BLOCK = 512  # the unit of st_blocks
 SECOND = 1_000_000_000
@@ -56,7 +59,7 @@ def fattr(status: os.stat_result, volume: Volume) -> fattr3:
     """RFC 1813 section 2.6, fattr3."""
     mode = status.st_mode
     kind = FTYPES[stat.S_IFMT(mode)]
-    return fattr3(
+    return _fattr3(
         kind,
         mode & MODE_BITS,
         status.st_nlink,
@@ -87,8 +90,8 @@ def post_op(node: Node) -> fattr3 | None:
 
 def wcc(before: os.stat_result, node: Node) -> wcc_data:
     """Weak cache consistency data: what the attributes were, and are now."""
-    was = wcc_attr(before.st_size, nfstime(before.st_mtime_ns), nfstime(before.st_ctime_ns))
-    return wcc_data(was, post_op(node))
+    was = _wcc_attr(before.st_size, nfstime(before.st_mtime_ns), nfstime(before.st_ctime_ns))
+    return _wcc_data(was, post_op(node))
 
 
 def set_attributes(

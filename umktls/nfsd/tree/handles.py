@@ -129,6 +129,7 @@ class Handles:
         self._nodes: OrderedDict[bytes, Node] = OrderedDict()
         self._by_file: dict[tuple[int, int], list[Node]] = {}
         self._volumes = {volume.head: volume for volume in volumes}
+        self.may_search = self._may_search()
         self._former: dict[bytes, deque[Seal]] = {}
 
     def set_volumes(self, volumes: Sequence[Volume]) -> None:
@@ -139,8 +140,13 @@ class Handles:
                 seals = self._former.setdefault(volume.head, deque(maxlen=FORMER_LIMIT))
                 seals.append(volume.sealing)
             self._volumes = {volume.head: volume for volume in served}
+            self.may_search = self._may_search()
             for node in [node for node in self._nodes.values() if node.volume not in served]:
                 self._drop(node)
+
+    def _may_search(self) -> bool:
+        """Whether there is a volume in which files may have to be searched for."""
+        return any(volume.locator.needs_places for volume in self._volumes.values())
 
     def __len__(self) -> int:
         return len(self._nodes)
