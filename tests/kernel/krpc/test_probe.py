@@ -1,0 +1,104 @@
+"""Servers that answer the AUTH_TLS probe in odd ways, or not."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.conftest import patience
+from umktls.errors import UmktlsError, WorldError
+from umktls.kernel.krpc.client import boot_client
+from umktls.kernel.krpc.connecting import make_connection
+from umktls.rpc.message import STARTTLS_VERIFIER, AcceptStat, encode_accepted
+from umktls.rpc.record import mark
+from umktls.testing.hosts import mount_config
+
+
+async def answer_probe_with(data: Callable[[bytes], bytes], stream: trio.SocketStream) -> None:
+    probe = await stream.receive_some(4096)
+    await stream.send_all(data(bytes(probe)))
+    while await stream.receive_some(4096):
+        pass
+
+
+STARTTLS_ANSWER = encode_accepted(0, STARTTLS_VERIFIER, AcceptStat.SUCCESS)
+PROBE_ANSWERS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "no RPC": (lambda probe: b"HTTP/1.1 400 Bad Request\r\n\r\n", "not RPC"),
+    "another xid": (lambda probe: mark(len(STARTTLS_ANSWER)) + STARTTLS_ANSWER, "something else"),
+    "the probe itself": (lambda probe: probe, "something else"),
+    "no verifier": (
+        lambda probe: mark(24) + probe[4:8] + b"\0\0\0\1" + bytes(16),
+        "no STARTTLS verifier",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROBE_ANSWERS)
+async def test_an_odd_answer_to_the_probe(certs: Path, tmp_path: Path, name: str) -> None:
+    answer, expected = PROBE_ANSWERS[name]
+    reason = await against(certs, tmp_path, lambda stream: answer_probe_with(answer, stream))
+    assert expected in reason
+
+
+async def against(
+    certs: Path, tmp_path: Path, serve: Callable[[trio.SocketStream], Awaitable[None]]
+) -> str:
+    """Why no connection can be made to a server that behaves like `serve`."""
+    with pytest.raises(UmktlsError) as caught:
+        await raise_against(certs, tmp_path, serve)
+    return str(caught.value)
+
+
+async def raise_against(
+    certs: Path, tmp_path: Path, serve: Callable[[trio.SocketStream], Awaitable[None]]
+) -> None:
+    """Make a connection to a server that behaves like `serve`."""
+    with trio.fail_after(patience(30)):
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listeners[0].socket.getsockname()[1]
+        config = mount_config(port, tmp_path / "c", certs=certs)
+        async with boot_client(config) as host, trio.open_nursery() as nursery:
+            await nursery.start(trio.serve_listeners, serve, listeners)
+            await host.daemon_ready("rpctlscd")
+            try:
+                await make_connection(host, config)
+            finally:
+                nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_hangs_up_on_the_probe(certs: Path, tmp_path: Path) -> None:
+    async def hang_up(stream: trio.SocketStream) -> None:
+        await stream.receive_some(4096)
+        await stream.aclose()
+
+    assert "closed the connection" in await against(certs, tmp_path, hang_up)
+
+
+async def test_a_server_that_resets_the_connection_on_the_probe(
+    certs: Path, tmp_path: Path
+) -> None:
+    async def reset(stream: trio.SocketStream) -> None:
+        await stream.receive_some(4096)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await stream.aclose()
+
+    assert "reset" in await against(certs, tmp_path, reset)
+
+
+async def test_a_server_that_hangs_up_in_the_handshake(certs: Path, tmp_path: Path) -> None:
+    """A server that is being restarted does that: no reason for a mount to give up."""
+
+    async def hang_up(stream: trio.SocketStream) -> None:
+        probe = await stream.receive_some(4096)
+        answer = probe[4:8] + STARTTLS_ANSWER[4:]
+        await stream.send_all(mark(len(answer)) + answer)
+        await stream.receive_some(1)
+        await stream.aclose()
+
+    with pytest.raises(WorldError, match="closed the connection in the handshake"):
+        await raise_against(certs, tmp_path, hang_up)
