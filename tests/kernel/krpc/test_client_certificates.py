@@ -42,7 +42,7 @@ def words(state: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize(("client", "server", "expected", "warned"), CASES)
 async def test_both_sides_say_it_and_a_resumed_session_too(
-    certs: Path,  # noqa: F811
+    certs: Path,
     tmp_path: Path,
     client: dict[str, Any],
     server: dict[str, Any],
