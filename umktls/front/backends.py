@@ -78,9 +78,14 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How backends are used. choice: see the module. proxy: a version of the PROXY protocol.
-    reserved: from ports below 1024. connect_seconds: for each try. check_seconds: from one check
-    to the next, and how long it may take; 0: no checks."""
+    """How backends are used. Times are in seconds.
+
+    choice: see the module.
+    proxy: the version of the PROXY protocol, or "none".
+    reserved: whether they are reached from ports below 1024.
+    connect_seconds: for each try.
+    check_seconds: from one check to the next, and how long a check may take; 0: no checks.
+    """
 
     choice: str = "first"
     proxy: str = "none"
@@ -119,12 +124,12 @@ class Backend:
         return str(self.server.nfs)
 
     def join(self, guest: Guest) -> None:
-        """It has a connection here, or tries to."""
+        """The guest has a connection to this backend, or tries to get one."""
         self.guests.add(guest)
         self.homes[host_of(guest.address)] += 1
 
     def leave(self, guest: Guest) -> None:
-        """It has none any more."""
+        """The guest has no connection to it any more."""
         if guest in self.guests:
             self.guests.remove(guest)
             host = host_of(guest.address)
@@ -138,7 +143,7 @@ Connect = Callable[[str, int, str | None, bool | None, float], Awaitable[socket.
 
 
 class Backends:
-    """All of them."""
+    """All backends of a front."""
 
     def __init__(
         self,
@@ -202,7 +207,7 @@ class Backends:
     # ---- which live
 
     async def watch(self) -> None:
-        """The task that asks all of them, again and again; returns at once without checks."""
+        """The task that checks all backends again and again. Without checks it returns at once."""
         while self.policy.check_seconds:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.sleep, self.policy.check_seconds)
@@ -262,7 +267,7 @@ class Backends:
                 guest.end(f"backend {backend} is down: {reason}")
 
     def view(self) -> list[dict[str, Any]]:
-        """For `umktls stat`."""
+        """What `umktls stat` shows of them."""
         return [
             {
                 "name": str(backend),
@@ -282,5 +287,5 @@ def host_of(address: tuple[Any, ...]) -> str:
 
 
 def weight(host: str, backend: Backend) -> bytes:
-    """The lowest has the client (rendezvous hashing)."""
+    """Of all servers the one with the lowest weight has the client (rendezvous hashing)."""
     return hashlib.blake2s(f"{host} {backend}".encode(), digest_size=8).digest()

@@ -20,8 +20,12 @@ __all__ = ["Front", "FrontConfig", "boot_front"]
 
 @dataclass(frozen=True, slots=True)
 class FrontConfig:
-    """What is carried. mount_tls: MOUNT, too, only from those who are let in. connect: how
-    backends are reached."""
+    """What a front carries, and where to.
+
+    policy: how backends are used.
+    mount_tls: whether MOUNT, too, is only for those who are let in.
+    connect: how backends are reached.
+    """
 
     servers: Sequence[Server]
     clients: Clients
@@ -42,7 +46,8 @@ class Front:
     carried: set[Carried] = field(default_factory=set)
 
     def set_clients(self, clients: Clients) -> None:
-        """Others may come in from now on; who may no more goes."""
+        """Let these clients in from now on, and end the connections of those that may not come in
+        any more."""
         self.clients = clients
         for connection in tuple(self.carried):
             connection.look_again()

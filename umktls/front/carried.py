@@ -98,13 +98,13 @@ class Carried(Incoming):
         self._leaving = False  # nothing more is read from the client
 
     def retire(self, reason: str) -> None:
-        """See Incoming: nothing more is read, and what was passed on is answered."""
+        """As `Incoming.retire`: nothing more is read, and what was passed on is answered."""
         self._retired = True
         self._ending = reason
         self._reading.cancel()
 
     def look_again(self) -> None:
-        """The rules have changed."""
+        """The rules have changed: end the connection if it may not come in any more."""
         if self._admitted and (objection := self._objection()) is not None:
             self.end(f"the rules have changed: {objection}")
 

@@ -1,11 +1,11 @@
-"""So many bytes for all connections of a server together.
+"""A limit of bytes that all connections of a server share.
 
-Counted are requests: those that are being received, once they are larger than LARGE, by what they
-may come to, and those that wait for a thread or are executed in one. Who wants more than is left
-has to wait and is read no further, so that TCP stops the peer; the first who came is the first to
-go on. What is executed ends by itself. What is received ends when its peer likes: so while somebody
-waits, the connection is dropped whose message has been arriving for the longest, if that is longer
-than ARRIVAL_SECONDS.
+Two kinds of requests count: those that are being received, if they are larger than LARGE, with the
+size that they may come to; and those that wait for a thread or are executed in one. A connection
+that wants more than is left has to wait, and is read no further, so that TCP stops the peer; the
+first to come is the first to go on. What is executed ends by itself, but what is received ends when
+its peer likes. So while somebody waits, the connection whose message has been arriving the longest
+is dropped, if that is longer than ARRIVAL_SECONDS.
 
 When much was in use and nothing is any more, the process gives its memory back (`afterwards`).
 """
@@ -54,7 +54,7 @@ class Budget:
         return size
 
     def give(self, size: int) -> None:
-        """It is not needed any more."""
+        """Give back what was taken."""
         self.used -= size
         self._wake()
         if not self.used and self._most >= MUCH:
@@ -127,7 +127,7 @@ class Share:
         return held
 
     def drop(self) -> None:
-        """It has taken too long: others wait."""
+        """End the connection: its message takes too long, and others wait."""
         self.close()
         self._cut()
 

@@ -1,4 +1,4 @@
-"""What a person gets when one thing went wrong inside nurseries: that one error."""
+"""Nurseries wrap an error in a group; here people get the error."""
 
 from __future__ import annotations
 

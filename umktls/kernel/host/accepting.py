@@ -57,7 +57,7 @@ def taken_from_trio(sock: trio.socket.SocketType) -> socket.socket:
 
 
 def no_room() -> bool:
-    """Nothing can be let go for a new connection."""
+    """The `make_room` of a door where no connection can be ended for a new one."""
     return False
 
 
@@ -93,7 +93,7 @@ async def accept_loop(
 
 
 def tell(trace: Trace, error: OSError, room: bool) -> None:
-    """Of the first refusal in a row."""
+    """Put the first refusal of a row into the trace."""
     number = error.errno or 0
     then = "the longest idle one ends for it" if room else "it is tried again and again"
     reason = f"a connection cannot be accepted: {ADVICE.get(number, os.strerror(number))}; {then}"

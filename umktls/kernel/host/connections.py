@@ -20,7 +20,7 @@ from umktls.ktls.engines import Engine, Route, get_engine, route_of
 from umktls.ktls.engines.choice import EngineChoice
 from umktls.ktls.session import Direction
 
-__all__ = ["REMEMBERED", "Connections", "Remembered"]
+__all__ = ["REMEMBERED", "ConnectionTable", "Remembered"]
 
 # Closed connections that `umktls stat` still shows.
 REMEMBERED = 64
@@ -37,7 +37,7 @@ class Remembered:
     failure: Failure | None
 
 
-class Connections:
+class ConnectionTable:
     """Those of one host, by name: `sockets` are open, `closed` are the last ones that were closed.
 
     A name is the first letter of the host's role and a number.

@@ -13,7 +13,7 @@ from umktls.abi import rpctls
 from umktls.errors import CallerError
 from umktls.kernel.host import knobs
 from umktls.kernel.host.config import HostConfig
-from umktls.kernel.host.connections import Connections
+from umktls.kernel.host.connections import ConnectionTable
 from umktls.kernel.host.owndaemons import OwnDaemons, first_of
 from umktls.kernel.host.process import Process
 from umktls.kernel.host.state import HostState
@@ -45,7 +45,7 @@ class Host(HostState):
 
     def __init__(self, config: HostConfig, nursery: trio.Nursery) -> None:
         super().__init__(config, nursery)
-        self.connections = Connections(self)
+        self.connections = ConnectionTable(self)
         self.sockets, self.closed = self.connections.sockets, self.connections.closed
         self.clients = Clients()
         self.handover = Handover(self)

@@ -56,7 +56,7 @@ class Told(NamedTuple):
 
 
 class Noting(Protocol):
-    """What has to hear of it, of a host."""
+    """Who has to hear of an event, of a host."""
 
     trace: Trace
     renewals: Renewals
@@ -80,7 +80,7 @@ def decode_untrusted(data: bytes) -> Told:
 
 
 def take_note(host: Noting, sock: KernelSocket | None, event: str, fields: dict[str, Any]) -> None:
-    """Keep what concerns the connection, and put the event into the trace."""
+    """What the kernel does with an event: `keep`, and an event of the trace."""
     if sock is not None:
         keep(sock, event, fields)
         if event == "key-update" and fields.get("direction") == "received":

@@ -27,7 +27,7 @@ LANE_PLACES = {Lane.DISK: 32, Lane.SCAN: 2, Lane.COPY: 64}
 
 
 class Places:
-    """So many places for all clients together."""
+    """A number of places that all clients share."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -86,7 +86,7 @@ class Workers:
         self._threads = trio.CapacityLimiter(sum(places.values()))
 
     async def run(self, who: Who, lane: Lane, function: Callable[[], R]) -> R:
-        """Have it executed in a thread when it is its turn. Raises `NoThread`."""
+        """Execute a call in a thread, when its turn comes. Raises `NoThread`."""
         places = self._places[lane]
         await places.take(who)
         try:

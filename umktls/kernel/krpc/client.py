@@ -1,6 +1,6 @@
 """The client host: an NFS version 3 client over RPC-with-TLS.
 
-`booted_client` boots the host; `mounted` connects, makes TLS as the mount asks, and fetches the
+`boot_client` boots the host; `mounted` connects, makes TLS as the mount asks, and fetches the
 root file handle by the MOUNT protocol. The file system calls `NfsClient.call` for everything else.
 """
 

@@ -147,7 +147,7 @@ async def patiently(
 
 
 def once(delayed: Delayed) -> Delayed:
-    """The same, of whose calls only the first does anything."""
+    """`delayed`, called at most once."""
     left = [delayed]
 
     def tell(error: UmktlsError) -> None:
@@ -158,4 +158,4 @@ def once(delayed: Delayed) -> Delayed:
 
 
 def ignore(error: UmktlsError) -> None:
-    """For the tries behind the first."""
+    """A `Delayed` that tells nobody."""

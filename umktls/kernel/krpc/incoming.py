@@ -132,7 +132,8 @@ class Incoming:
         return self.sock.identity.user
 
     def refused(self, what: str, why: str) -> None:
-        """Into the trace and the log, once for each; the peer will try again and again."""
+        """Say in the trace and in the log that the peer is not given `what`: once for each reason,
+        since it will try again and again."""
         if (what, why) not in self._refused:
             self._refused.add((what, why))
             self._token.run_sync_soon(self._tell_of_refusal, what, why)
@@ -143,7 +144,7 @@ class Incoming:
         self.host.trace.emit("refused", name, what=what, peer=peer, reason=why)
 
     async def live(self, serve: Callable[[], Awaitable[None]]) -> None:
-        """`serve`, and the connection ends behind it, whatever has become of it."""
+        """Call `serve`, then end the connection, whatever has come of it."""
         reason = "the client closed the connection"
         try:
             with self._life:

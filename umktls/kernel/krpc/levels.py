@@ -79,7 +79,7 @@ async def wanted_level(
 
 
 async def in_time(trial: Awaitable[bool]) -> bool:
-    """A trial that fails, or takes too long, is one in vain."""
+    """Whether a trial succeeds in time."""
     with trio.move_on_after(TRIAL_SECONDS):
         try:
             return await trial

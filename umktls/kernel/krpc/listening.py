@@ -62,7 +62,7 @@ async def listen(
 
 
 def port_of(listeners: Sequence[trio.socket.SocketType]) -> int:
-    """On which they listen."""
+    """The port on which the sockets listen."""
     return int(listeners[0].getsockname()[1])
 
 

@@ -18,19 +18,24 @@ NFS_PORT = 2049
 
 @dataclass(frozen=True, slots=True)
 class MountConfig:
-    """What to mount, and how. Seconds are seconds; `security` is "tls", "mtls" or "none".
+    """What to mount, and how. Times are in seconds.
 
-    `certs` has `ca.pem`, and for "mtls" `client/cert.pem` and `client/certkey.pem`. `certname`
-    chooses another certificate of that directory (FreeBSD's tlscertname=). `bounce` allows to
-    bounce a direction that its engine does not take. `personality` is the kernel that is emulated.
-    `daemon_arguments` are more for rpctlscd. `rekey` is how keys are renewed
-    (umktls.kernel.upcalls.renewal). `family` and `reserved_port` are as in
-    `tcpconnect.connect`. `find_port`: where nothing is at `port`, rpcbind is asked for another one.
-    `mount_host`, `mount_port`, `mount_protocol` ("tcp" or "udp") and `mount_tls` say where and how
-    MOUNT is called, if not where NFS is (umktls.kernel.krpc.mountd).
-    `retry_seconds` is how long to go on trying while the server is not there.
-    `nconnect` is how many connections the mount has. `deadline` is a call's, which may be infinite;
-    those that make the mount have `mount_seconds`, if that is given.
+    family, reserved_port: as in `tcpconnect.connect`.
+    find_port: where nothing is at `port`, rpcbind is asked for another one.
+    mount_host, mount_port, mount_protocol ("tcp" or "udp"), mount_tls: where and how MOUNT is
+        called, if not where and as NFS is (umktls.kernel.krpc.mountd).
+    retry_seconds: how long to go on trying while the server is not there.
+    security: "tls", "mtls" or "none".
+    certs: a directory with `ca.pem`, and for "mtls" `client/cert.pem` and `client/certkey.pem`.
+    certname: another certificate of that directory (FreeBSD's tlscertname=).
+    no_daemon: whether the host starts no rpctlscd of its own.
+    bounce: whether a direction that its engine does not take may be bounced.
+    personality: the kernel that is emulated.
+    nconnect: how many connections the mount has.
+    deadline: of a call; it may be infinite.
+    mount_seconds: the deadline of the calls that make the mount; None: as of all calls.
+    rekey: how keys are renewed (umktls.kernel.upcalls.renewal).
+    daemon_arguments: more arguments for rpctlscd.
     """
 
     server: str

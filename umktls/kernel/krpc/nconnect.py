@@ -72,11 +72,11 @@ class Connections:
 
     @property
     def first(self) -> RpcClient:
-        """The one whose connection is made with the mount."""
+        """The client whose connection is made with the mount."""
         return self.clients[0]
 
     def set_deadline(self, seconds: float) -> None:
-        """Of calls that are made from now on."""
+        """Set the deadline of calls that are made from now on, in seconds."""
         for client in self.clients:
             client.deadline = seconds
 

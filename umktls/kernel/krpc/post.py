@@ -35,10 +35,17 @@ ONE_DESCRIPTOR = socket.CMSG_SPACE(4)
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """number: of the worker, from 1 to `count`. life: no other one has it. first: the number of its
-    first connection; the next ones are `count` further each, so that all workers' differ. name: of
-    the host that all workers are together. port: on which its connections come. channel, shared:
-    descriptors, of the socket pair and of what the workers share (umktls.kernel.team.shared)."""
+    """What a worker is told when it is started.
+
+    number: the worker's, from 1 to `count`.
+    life: the number of this life of it; no other life of any worker has it.
+    first: the number of its first connection; the next ones are `count` further each, so that all
+        workers' differ.
+    name: of the host that all workers are together.
+    port: on which its connections come.
+    channel, shared: descriptors, of the socket pair and of what the workers share
+        (umktls.kernel.team.shared).
+    """
 
     number: int
     count: int

@@ -56,7 +56,7 @@ class Reachable:
         self.next_try = 0.0
 
     def trying(self) -> None:
-        """The next try is now."""
+        """A connection is being tried."""
         self.next_try = 0.0
 
     def connected(self) -> None:
@@ -66,7 +66,7 @@ class Reachable:
             self.reason = "connected again, and no answer yet"
 
     def answered(self) -> None:
-        """It is there."""
+        """The server has answered a call."""
         if self.since is None:
             return
         seconds = self._trace.now() - self.since
@@ -74,7 +74,7 @@ class Reachable:
         self.since, self.tries, self.reason, self.next_try = None, 0, "", 0.0
 
     def facts(self) -> dict[str, Any]:
-        """For `stat`."""
+        """What `umktls stat` shows of it."""
         return {
             "answers": self.since is None,
             "away_since": self.since,

@@ -96,7 +96,7 @@ class Found(NamedTuple):
 
 
 async def find(ask: Ask, where: diropargs3) -> Found | None:
-    """What has this name now."""
+    """The file that has this name now."""
     found = await ask(NFS3["LOOKUP"], LOOKUP3args(where))
     if not isinstance(found, LOOKUP3resok):
         return None

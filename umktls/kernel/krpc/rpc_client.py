@@ -8,10 +8,9 @@ deadlines, because a cancel scope per call costs more than the rest of the call.
 
 A connection is made when a call needs one. Failures that may pass (refused, reset, timed out) are
 tried again with growing pauses as long as calls wait (reachable.py), and a call has a deadline,
-which is infinite for a mount that is `hard`. Failures that
-would not pass (TLS refused) end all waiting calls at once. So does a server that has answered
-nothing yet and ends one connection after another: what it does not understand it will not
-understand next time.
+which is infinite for a mount that is `hard`. Failures that would not pass (TLS refused) end all
+waiting calls at once. So does a server that has answered nothing yet and ends one connection after
+another: what it does not understand it will not understand next time.
 
 Several clients of one server (nconnect.py) share what is known of it, and transaction ids. One that
 gets no connection hands its calls on to another one (`relief`).
@@ -179,8 +178,8 @@ class RpcClient:
         return len(self._table)
 
     def take_over(self, calls: CallTable[PendingCall]) -> None:
-        """Do the calls that wait there in its place. They keep their ids: a server that has done
-        one already knows it by that."""
+        """Make the calls that wait in the table of another client. They keep their transaction ids:
+        by these the server knows what it has done already."""
         for xid, pending in calls.items():
             calls.remove(xid)
             pending.table = self._table

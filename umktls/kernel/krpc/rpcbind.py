@@ -173,7 +173,7 @@ async def registered(
 
 
 async def take_back(registrations: Sequence[Registration], path: Path) -> None:
-    """As far as rpcbind is still there."""
+    """Take registrations back, as far as rpcbind is still there."""
     if not registrations:
         return
     with suppress(UmktlsError):

@@ -1,6 +1,6 @@
-"""A server host that accepts connections, whatever is done with them.
+"""A server host that accepts connections.
 
-What that is stands in `umktls.kernel.krpc.server` and `umktls.front`.
+What is done with them is for others to say: `umktls.kernel.krpc.server` and `umktls.front`.
 """
 
 from __future__ import annotations
@@ -38,17 +38,23 @@ EngineFor = Callable[[Any], EngineChoice | None]
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """What to serve, and how. `security` is "none", "tls" or "mtls": what every export asks for at
-    least; `offer_tls` false answers the probe as a server without TLS does.
+    """What to serve, and how. Times are in seconds.
 
-    `hosts` are names and addresses to listen on: see `umktls.kernel.krpc.listening`. `certs` has
-    `ca.pem`, `server/cert.pem` and `server/certkey.pem`. `engine_for` names another engine than
-    `engine` for some clients. `bounce` allows to bounce a direction that its engine does not take.
-    `limits` are those of connections. `personality` is the kernel that is emulated.
-    `mount_port` is where MOUNT alone is to be had besides; None: nowhere.
-    `daemon_seconds` is how long is waited for an rpctlssd; `daemon_arguments` are more for it.
-    `rekey` is how keys are renewed (umktls.kernel.upcalls.renewal). `inlet` is where the
-    connections of a worker come from (umktls.kernel.team.team), which listens nowhere itself.
+    hosts: names and addresses to listen on (umktls.kernel.krpc.listening).
+    mount_port: where MOUNT alone is to be had besides; None: nowhere.
+    security: what every export asks for at least, "none", "tls" or "mtls".
+    offer_tls: whether the AUTH_TLS probe may be answered with STARTTLS.
+    certs: a directory with `ca.pem`, `server/cert.pem` and `server/certkey.pem`.
+    no_daemon: whether the host starts no rpctlssd of its own.
+    engine_for: which engine other than `engine` the connections from an address have.
+    bounce: whether a direction that its engine does not take may be bounced.
+    limits: of connections.
+    personality: the kernel that is emulated.
+    daemon_seconds: how long an rpctlssd has to register.
+    daemon_arguments: more arguments for rpctlssd.
+    rekey: how keys are renewed (umktls.kernel.upcalls.renewal).
+    inlet: where the connections of a worker come from (umktls.kernel.team.team), which listens
+        nowhere itself.
     """
 
     hosts: tuple[str, ...] = ("localhost",)

@@ -24,7 +24,8 @@ def hung_up(sock: socket.socket) -> bool:
 
 
 async def hangs_up(sock: socket.socket) -> None:
-    """Wait until it has. `sock` is open; where it is closed meanwhile, this waits for ever.
+    """Wait until the peer has hung up. `sock` is open; where it is closed meanwhile, this waits for
+    ever.
 
     By an epoll of its own, because trio wakes for what can be read as well. Without a descriptor
     for that, this waits for ever, too: who waits has a deadline.

@@ -13,8 +13,11 @@ __all__ = ["Orphan"]
 
 @dataclass(eq=False)
 class Orphan:
-    """A session without a daemon: whose it was, and who has asked for it. `over`: it is adopted, or
-    its connection has ended."""
+    """A session without a daemon.
+
+    The daemon that had it was called `daemon`, and ran as user `uid`. `adopter` has asked for it.
+    `over`: it is adopted, or its connection has ended.
+    """
 
     daemon: str
     uid: int

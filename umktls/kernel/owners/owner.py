@@ -1,4 +1,4 @@
-"""Who has a socket besides RPC, and what lies between him and the kernel."""
+"""The daemon that has a socket besides RPC, and what it has left with the kernel."""
 
 from __future__ import annotations
 

@@ -71,9 +71,14 @@ OPTION_DIRECTIONS: Mapping[tuple[int, int], Direction] = {
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What a host gives its sockets: the engines by direction, whether a direction that its engine
-    does not take may be bounced, how to start a task that lives as long as the host, threads for
-    a card, and how much of what a connection has sent it had to send again (percent)."""
+    """What a host gives its sockets.
+
+    engines: by direction.
+    bounce: whether a direction that its engine does not take may be bounced.
+    spawn: starts a task that lives as long as the host.
+    card_threads: threads for engines that are a card.
+    retransmitted_pct: how much of what a connection has sent it had to send again, in percent.
+    """
 
     engines: Mapping[Direction, Engine]
     bounce: bool
@@ -185,7 +190,8 @@ class Detours:
     # ---- a card that seals what is sent
 
     def card(self) -> CardQueue | None:
-        """The card that this socket's engine for sending is, if it is one, with its task."""
+        """The card that seals what this socket sends; None where the engine is no card. Its task is
+        started."""
         if self._route("tx") is not Route.CARD:
             return None
         means, sock = self._means, self._sock
@@ -296,7 +302,7 @@ class Detours:
                 near.shutdown(socket.SHUT_WR)
 
     def shut(self) -> None:
-        """The connection ends, whatever the daemon still does with its ends of the pairs."""
+        """End both directions of each pair: the connection ends, whatever the daemon still does."""
         for near in self._bounced.values():
             with contextlib.suppress(OSError):
                 near.shutdown(socket.SHUT_RDWR)

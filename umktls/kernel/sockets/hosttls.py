@@ -152,7 +152,8 @@ class HostIntake:
 
 
 def record_type_of(control: list[tuple[int, int, bytes]], count: int) -> int | None:
-    """TLS_GET_RECORD_TYPE of the control messages; data without one is data, nothing is the end."""
+    """The record's type, from the control messages (TLS_GET_RECORD_TYPE). Data without one is
+    application data; None at the end of the stream."""
     for level, kind, data in control:
         if (level, kind) == (linux.SOL_TLS, linux.TLS_GET_RECORD_TYPE) and data:
             return data[0]

@@ -36,7 +36,8 @@ __all__ = ["KernelSocket"]
 
 
 def prepare(sock: socket.socket) -> None:
-    """Nothing here waits in a call, and no record waits for the next one."""
+    """Set the options that all sockets of the kernel have: no call blocks, and TCP does not keep a
+    record back to send it with the next one."""
     sock.setblocking(False)
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -90,7 +91,7 @@ class KernelSocket:
         self.rpc = RpcSide(self, means.spawn)
 
     def sealing(self) -> AbstractAsyncContextManager[None]:
-        """Inside the block nobody else seals: a key can be set, a record of one's own sent."""
+        """Inside the block nobody else seals: the caller can set a key or send a record."""
         return nullcontext() if self.card is None else self.card.lock
 
     def check_kernel_tls(self) -> None:

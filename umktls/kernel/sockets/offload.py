@@ -59,7 +59,7 @@ class Offload:
 
     @property
     def descriptor(self) -> int:
-        """The daemon's end."""
+        """The descriptor of the daemon's end of the pair."""
         return self._far.fileno()
 
     @property
@@ -96,7 +96,7 @@ class Offload:
             self._sock.queue.push([data])
 
     def flush(self) -> None:
-        """Have all go that the daemon has written so far."""
+        """Send all that the daemon has written so far."""
         if not self._closed:
             with contextlib.suppress(WorldError, OSError):
                 self._take()

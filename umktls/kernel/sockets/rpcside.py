@@ -111,12 +111,12 @@ class RpcSide:
         return self._held is not None
 
     def hold(self) -> None:
-        """Messages wait from here on, in clear."""
+        """Hold messages from here on, in clear, until `release`."""
         if self._held is None:
             self._held = deque()
 
     def release(self) -> None:
-        """Those that wait go now, and the next ones at once."""
+        """Send what was held; from here on messages go at once."""
         held, self._held = self._held, None
         for parts in held or ():
             self._seal(parts)
@@ -222,7 +222,7 @@ class RpcSide:
         self._sock.state.rx.trim()
 
     def end_reading(self) -> None:
-        """Nothing that has not been read yet is read any more."""
+        """Read nothing more, whatever is still to come."""
         self._reading_ended = True
 
     # ---- what comes besides messages

@@ -44,7 +44,7 @@ def half(
     state: Transmitter | Receiver,
     lane: SendQueue | Intake | None,
 ) -> dict[str, Any]:
-    """One direction of it."""
+    """One direction of a connection."""
     return {
         "engine": sock.detours.engine(direction),
         "route": sock.detours.route(direction).value,

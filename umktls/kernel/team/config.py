@@ -14,10 +14,14 @@ __all__ = ["TeamConfig"]
 
 @dataclass(frozen=True, slots=True)
 class TeamConfig:
-    """How many workers, and what they do. `target` is "module:function" of a coroutine function,
-    which is called with the worker's `Inlet` and what `argument` returns at the time, pickled.
-    `shared` is the descriptor of what they share. `together`: all connections of a client's address
-    go to one worker. Listening is as in `ServerConfig`."""
+    """How many workers, and what they do. Listening is as in `ServerConfig`.
+
+    target: "module:function" of a coroutine function, which is called with the worker's `Inlet` and
+        with what `argument` returns at the time, pickled.
+    shared: the descriptor of what the workers share (umktls.kernel.team.shared).
+    together: all connections of a client's address go to one worker.
+    facts: what else the host's description says.
+    """
 
     count: int
     target: str

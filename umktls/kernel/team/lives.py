@@ -55,7 +55,7 @@ class Employer(Protocol):
 
 
 class Lives:
-    """Those of the workers of one team."""
+    """Keeps the workers of one team alive."""
 
     def __init__(self, team: Employer) -> None:
         self._team = team
@@ -199,7 +199,7 @@ async def send_all(
 
 
 async def end_process(process: subprocess.Popen[bytes]) -> None:
-    """By SIGTERM, or at last by SIGKILL."""
+    """End a process: by SIGTERM, then by SIGKILL."""
     for number, seconds in ((signal.SIGTERM, END_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
         if process.poll() is not None:
             return

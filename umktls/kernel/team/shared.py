@@ -58,7 +58,7 @@ class Shared:
 
     @property
     def fd(self) -> int:
-        """To be handed down to workers."""
+        """The descriptor that is handed down to workers."""
         return self._region.fd
 
     def lives(self, life: int) -> bool:
@@ -102,7 +102,7 @@ class Stripe:
 
     @property
     def order(self) -> int:
-        """Who takes several takes them in this order."""
+        """Whoever takes several stripes takes them in this order."""
         return self._at
 
     def __enter__(self) -> None:

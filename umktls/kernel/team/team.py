@@ -3,14 +3,14 @@
 Theory of operation. One process has one interpreter, and that runs on one processor at a time; a
 server for more of them is several processes. The supervisor does nothing but listen, accept, and
 hand each connection to a worker as a descriptor. So the port is never closed, whatever becomes of a
-worker, the connections of one client (nconnect=) are spread evenly and not by chance, as with
-SO_REUSEPORT or with a listening socket that all have, and so are the limits: a server's
-connections and memory are divided among its workers, by as much as there are of them.
+worker. The connections of one client (nconnect=) are spread evenly; with SO_REUSEPORT, or with a
+listening socket that all workers have, chance would spread them. And a server's limits, of
+connections and of memory, can be divided evenly among its workers.
 
-A connection goes to the worker that has the fewest of its client's address, and of these the one
-that has the fewest of all; or, where a client's connections have to be `together`, to the one that
-has some already. What workers need in common they have in memory (shared.py); so a repeated call
-may come to another one.
+A connection goes to the worker that has the fewest connections from its client's address, and among
+equals to the one that has the fewest of all. Where a client's connections have to be `together`, it
+goes to the worker that has some already. What workers need in common they have in memory
+(shared.py); so a repeated call may come to another one.
 
 To all others the workers are one host, under one name: the supervisor has its run directory, below
 which each worker has one of its own, with its own handshake daemon. The supervisor's control socket
@@ -103,7 +103,7 @@ class Team:
     # ---- the control socket
 
     async def open_door(self) -> None:
-        """Raises `WorldError`."""
+        """Open the control socket, and serve it. Raises `WorldError`."""
         control = TeamControl(self)
 
         async def serve(sock: trio.socket.SocketType) -> None:

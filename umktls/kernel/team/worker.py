@@ -47,7 +47,7 @@ class Worker:
     queue: trio.MemorySendChannel[Outgoing] | None = None
 
     def send(self, message: Outgoing) -> None:
-        """In turn. What cannot be sent any more is closed."""
+        """Send a message, in its turn. What cannot be sent any more is closed."""
         try:
             assert self.queue is not None
             self.queue.send_nowait(message)
@@ -62,7 +62,7 @@ class Worker:
         self.send(Outgoing({"connection": number}, sock.close, sock.fileno()))
 
     def leave(self, number: int) -> None:
-        """A connection has ended."""
+        """A connection of the worker has ended."""
         address = self.guests.pop(number, None)
         if address is not None:
             self.homes[address] -= 1
@@ -70,7 +70,7 @@ class Worker:
                 del self.homes[address]
 
     def facts(self) -> dict[str, Any]:
-        """For `stat`."""
+        """What `umktls stat` shows of the worker."""
         return {
             "worker": self.number,
             "pid": self.pid,
@@ -89,14 +89,14 @@ class Reloads:
     value: Any = None
 
     def tell(self, worker: Worker) -> None:
-        """Have it do that. `worker.reloaded` is None until it has."""
+        """Tell a worker to read its files again. `worker.reloaded` is None until it has."""
         worker.reloaded, worker.told = None, self.count
         told = pickled(self.value)
         worker.send(Outgoing({"reload": True}, partial(os.close, told), told))
 
 
 def pickled(value: Any) -> int:
-    """A file in memory with it, to be read from its begin."""
+    """The descriptor of a file in memory that holds `value`, pickled; it is at its beginning."""
     descriptor = os.memfd_create("umktls")
     with open(descriptor, "wb", closefd=False) as file:
         pickle.dump(value, file)

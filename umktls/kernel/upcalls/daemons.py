@@ -15,12 +15,13 @@ A daemon gets no more CONNECTs at once than its limit: 1 in version 1 of the tra
 in version 2. A thousand connections at once make a queue here and no thousand threads there. The
 turn goes round among networks and addresses (`kernel/ground/peers.py`), and on a server no address
 gets more than three quarters of all places, no network more than seven eighths: who begins a
-thousand handshakes and ends none keeps nobody else waiting. An upcall's deadline counts from when
-it is sent; the time in the queue is bounded because every CONNECT that is out ends at its deadline,
-and because the queue has to move: whoever waits fails when for a little more than an upcall's time
-nobody got his turn (a little more, so that peers who keep all places busy until the deadline cost
-nobody else). Whose peer has hung up meanwhile does not cost a daemon anything: he is sorted out
-when his turn comes.
+thousand handshakes and ends none keeps nobody else waiting.
+
+An upcall's deadline counts from when it is sent. The time in the queue is bounded, too: every
+CONNECT that is out ends at its deadline, and the queue has to move. If for a little more than an
+upcall's time nobody gets a turn, those that wait fail. (A little more, so that peers who keep all
+places busy until the deadline cost nobody else.) A connection whose peer has hung up meanwhile
+costs no daemon anything: it is taken out when its turn comes.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ class Daemons:
         self.drop(lambda handle: handle.pid == pid)
 
     def drop(self, gone: Callable[[DaemonHandle], bool]) -> None:
-        """Those for which `gone` is true are no daemons any more; their upcalls end."""
+        """Take out the daemons for which `gone` is true, and end their upcalls."""
         for handle in [handle for handle in self.handles if gone(handle)]:
             self.handles.remove(handle)
             handle.has_room = lambda: None
@@ -167,7 +168,7 @@ class Daemons:
                 turn.call(None, self._nobody())
 
     def of(self, pid: int) -> Iterator[DaemonHandle]:
-        """Those of one process."""
+        """The daemons of one process."""
         return (handle for handle in self.handles if handle.pid == pid)
 
     # ---- CONNECTs
@@ -304,5 +305,5 @@ class Daemons:
 
 
 def address_of(sock: KernelSocket) -> str:
-    """Who is at the other end, whatever the port."""
+    """The address of the peer, without its port."""
     return sock.peer.rpartition(":")[0]

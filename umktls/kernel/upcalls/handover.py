@@ -77,14 +77,14 @@ class Successor(Protocol):
 
 
 class Processes(Protocol):
-    """All of these."""
+    """The processes of all daemons."""
 
     @property
     def processes(self) -> Sequence[Successor]: ...
 
 
 class SessionHost(Protocol):
-    """What is needed of the host."""
+    """What the handover needs of the host."""
 
     trace: Trace
     sockets: dict[str, KernelSocket]
@@ -157,7 +157,7 @@ class Handover:
             await handle.call(Request(null, None, seconds, worked=lambda result: True))
 
     def _take_away(self, sock: KernelSocket) -> None:
-        """Whoever had the socket may live on; it is his no longer."""
+        """Take the socket from the process that had it, which may live on and be no daemon."""
         for process in self._host.syscalls.processes:
             process.forget(sock)
 
@@ -225,7 +225,7 @@ class Handover:
         self._host.trace.emit("adopted", sock.name, daemon=handle.name, pid=handle.pid)
 
     def given_up(self, process: Successor, sock: KernelSocket) -> None:
-        """close(2) of an orphan by who has asked for it: he cannot go on with it."""
+        """close(2) of an orphan by the daemon that has asked for it, which cannot go on with it."""
         if self._adopter(process, sock) is not None:
             self.cut_off(sock, f"process {process.pid} cannot go on with the session")
 

@@ -4,20 +4,22 @@ Theory of operation
 ===================
 
 STARTTLS does not mean that the client is about to speak. A client of version 1 of the upcall has
-one daemon that does one handshake at a time: it probes on all of its connections, and then they
-wait for each other, in an order that the server does not know. A server that gives its daemon's
-only place to a connection whose client waits for another one waits for that client, and the client
-for the server, until a deadline has passed. So here a CONNECT is made when the client's first
-record is there, or the end of the stream; until then a connection costs no daemon anything. Its
-first record, not its first byte: a daemon that has taken a connection waits for the rest of the
-ClientHello, and whoever sends a byte on each of a thousand connections would have all the places.
-The kernel only looks (MSG_PEEK) at a header's length, and has TCP wake it when so much is there
-(SO_RCVLOWAT); what is no TLS goes to the daemon as it is, which can say so.
+one daemon, which does one handshake at a time. It probes on all of its connections, and then these
+wait for each other, in an order that the server does not know. A server that gave its daemon's only
+place to one that still has to wait would wait for the client, and the client for the server, until
+a deadline has passed. So here a CONNECT is made when the client's first record is there, or the end
+of the stream; until then a connection costs no daemon anything.
+
+The first record counts, not the first byte: a daemon that has taken a connection waits for the rest
+of the ClientHello, and whoever sends a byte on each of a thousand connections would have all the
+places. The kernel only looks (MSG_PEEK) at the length in the record's header, and has TCP wake it
+when so much is there (SO_RCVLOWAT). What is no TLS goes to the daemon as it is, which can say so.
 
 A client may be silent for an upcall's time, and a little more as in the queue for the daemons.
-While another connection from the same address is heard, the time does not run: who shakes hands on
-one connection after the other has to be silent on the rest, however long that takes here. What is
-no client at all can keep silent connections that way, as it can keep some on which it never probes.
+While a handshake is made on another connection from the same address, that time does not run: a
+client that shakes hands on one connection after the other is silent on the rest, however long that
+takes here. What is no client at all can keep silent connections that way, as it can keep some on
+which it never probes.
 
 Real kernels give the daemon the silent connection, which blocks FreeBSD 14's for 15 seconds.
 """
@@ -49,7 +51,7 @@ class Clients:
         self._clients: WeakValueDictionary[str, Client] = WeakValueDictionary()
 
     def of(self, sock: KernelSocket) -> Client:
-        """The one at the other end of `sock`."""
+        """The client at the other end of `sock`."""
         address = address_of(sock)
         return self._clients.setdefault(address, Client())
 

@@ -62,8 +62,11 @@ class Renewals:
             self._settled[sock].set()
 
     async def outcomes(self, updated: list[KernelSocket]) -> dict[str, int]:
-        """Of how many connections a KeyUpdate that was just sent has "ended" them, and how many
-        peers have left it "unanswered"; nothing of a word that is none's."""
+        """What came of KeyUpdates that were just sent, where that was no answer.
+
+        Returns how many connections "ended" by it, and how many peers left it "unanswered"; a word
+        that is for no connection is left out.
+        """
         with trio.move_on_after(ANSWER_SECONDS):
             for sock in updated:
                 if sock.update_unanswered and not sock.closed:
@@ -87,7 +90,8 @@ class Renewals:
             await self.renew(sock, self.policy)
 
     def chosen(self, how: str | None) -> str:
-        """What somebody who asks so gets. Raises `CallerError` where that is nothing."""
+        """The policy by which keys are renewed for somebody who asks for `how`; None: the host's.
+        Raises `CallerError` where that is never."""
         how = checked(how or self.policy)
         if how == "never":
             raise CallerError(
@@ -124,12 +128,12 @@ class Renewals:
 
 
 def checked(policy: str) -> str:
-    """Raises `CallerError` for a policy that there is not."""
+    """The policy, if there is one of that name. Raises `CallerError` if not."""
     if policy not in POLICIES:
         raise CallerError(f"no way {policy!r} to renew keys; there are: {', '.join(POLICIES)}")
     return policy
 
 
 def address(sock: KernelSocket) -> str:
-    """The peer's, without the port."""
+    """The address of the peer, without its port."""
     return sock.peer.rpartition(":")[0]

@@ -296,7 +296,7 @@ async def rekey(host: TlsHost, sock: KernelSocket) -> bool:
 
 
 async def tell_fault(host: TlsHost, sock: KernelSocket) -> None:
-    """Tell the peer of the record that cannot be, by the alert that RFC 8446 has for it.
+    """Tell the peer of the record that ended reception, by the alert that RFC 8446 has for it.
 
     Nothing may be said after it (section 6.2), a close_notify neither. Where the daemon seals what
     is sent, the alert is left for it (UMKTLS_ALERT).

@@ -26,7 +26,7 @@ def engine_for(exports: Iterable[Export], address: Any) -> EngineChoice | None:
 
 
 def engines_asked_for(exports: Iterable[Export]) -> list[EngineChoice]:
-    """All that are asked for, each once."""
+    """All engines that exports ask for, each once."""
     return list(dict.fromkeys(export.engine for export in exports if export.engine is not None))
 
 

@@ -1,12 +1,15 @@
 """What is exported, how it is called, and what a connection must have to use it.
 
-The levels of security are those of RFC 9289 section 5.2, none, server authenticated (tls), both
-sides authenticated (mtls), and FreeBSD's tlscertuser (certuser): both sides authenticated, and the
-client's certificate names the user. A call whose connection has less is rejected with AUTH_TOOWEAK,
-as by FreeBSD's nfsd, because Linux's client says why then (knfsd's answer is ACCES): by the gate if
-it has less than every export asks, else when the arguments have told which export is meant. Who may
-not use an export for another reason gets ACCES. The NULL procedure is always let through: it is the
-probe. What MOUNT asks is another matter: see `umktls.nfsd.program.mountd`.
+The levels of security are those of RFC 9289 section 5.2: none, server authenticated (tls), both
+sides authenticated (mtls); and FreeBSD's tlscertuser (certuser): both sides authenticated, and the
+client's certificate names the user.
+
+A call whose connection has less than its export asks for is rejected with AUTH_TOOWEAK, as by
+FreeBSD's nfsd, because Linux's client says why then (knfsd's answer is ACCES). If the connection
+has less than every export asks for, the gate rejects the call; else the call is rejected when its
+arguments have told which export is meant. A client that may not use an export for another reason
+gets ACCES. The NULL procedure is always let through: it is the probe. What MOUNT asks is another
+matter: see `umktls.nfsd.program.mountd`.
 """
 
 from __future__ import annotations

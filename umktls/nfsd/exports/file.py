@@ -15,7 +15,7 @@ nothing: directories below an export can be mounted always), -sec=sys, -tls, -tl
 -tlscertuser, -network with -mask. Ours are, all of them about certificates and each as often as
 wanted: -ca=FILE, -san=PATTERN, -email=PATTERN, -fingerprint=SHA256; -insecure, which believes
 callers from any port (exports(5) of Linux); and -engine=NAME, -engine_tx=NAME, -engine_rx=NAME, as
-`umktls serve --engine` (see exports_engines.py for whom it counts).
+`umktls serve --engine` (see engines.py for whom it counts).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Line:
     engines: dict[str, str] = field(default_factory=dict)
 
     def rules(self) -> Rules:
-        """To whom it applies. Raises `CallerError`."""
+        """The rules: to whom the line applies. Raises `CallerError`."""
         if self.mask and not self.network:
             raise CallerError("-mask without -network")
         if self.network:
@@ -87,7 +87,7 @@ class Line:
         )
 
     def exports(self) -> list[Export]:
-        """Raises `CallerError` for a directory that cannot be exported."""
+        """The exports of the line. Raises `CallerError` for a directory that cannot be exported."""
         engine = EngineChoice(**self.engines) if self.engines else None
         if engine is not None:
             engine.engines()

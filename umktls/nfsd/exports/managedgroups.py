@@ -56,7 +56,7 @@ class ManagedGroups:
         return replace(credential, gids=gids)
 
     def forget(self) -> None:
-        """Look everybody up anew."""
+        """Forget what is known: everybody is looked up anew."""
         self._known.clear()
 
     def _fresh(self, uid: int) -> tuple[int, ...] | None:

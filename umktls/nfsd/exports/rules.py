@@ -58,14 +58,14 @@ class Rules:
         return not self.networks or _in_networks(_host(address), self.networks)
 
     def shares_clients(self, other: Rules) -> bool:
-        """Whether there may be an address that both are about."""
+        """Whether both rules may be about the same address."""
         if not (self.networks and other.networks):
             return True
         pairs = ((one, two) for one in self.networks for two in other.networks)
         return any(one.version == two.version and one.overlaps(two) for one, two in pairs)
 
     def objection_to_address(self, address: Any) -> str | None:
-        """Why it is not for a client with that socket address, whatever else is asked of it."""
+        """Why the rules refuse a client by its socket address alone; None if they do not."""
         if self.includes(address):
             return None
         return f"the export is not for the address {_host(address)}"

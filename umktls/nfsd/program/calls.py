@@ -116,7 +116,7 @@ class Call:
 
     @property
     def peer(self) -> Peer:
-        """The connection."""
+        """The connection on which the call has come."""
         return self._context.peer
 
     def look(self, handle: bytes) -> Node:

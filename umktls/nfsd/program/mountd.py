@@ -53,7 +53,7 @@ class ClearCall(Call):
     __slots__ = ()
 
     def check(self, export: Export) -> None:
-        """As far as anything is known about the client."""
+        """As `Call.check`, as far as anything is known about the client."""
         if not export.level:
             super().check(export)
             return
@@ -88,7 +88,7 @@ class Mountd:
         self._mounts: dict[tuple[bytes, bytes], None] = {}  # (host, directory)
 
     def set_volumes(self, volumes: Sequence[Volume]) -> None:
-        """What is exported from now on."""
+        """Export these volumes from now on."""
         self._volumes = {os.fsencode(volume.export.name): volume for volume in volumes}
 
     @property
@@ -159,7 +159,7 @@ class Mountd:
 
 
 def networks(volume: Volume) -> tuple[Network, ...]:
-    """Those of the addresses that it is exported to; none for all."""
+    """The networks that an export is for; none: it is for all."""
     return volume.export.rules.networks
 
 

@@ -71,13 +71,17 @@ SECRET_LENGTH = 32
 class NfsServer:
     """NFS version 3 and MOUNT version 3 on directories of this host.
 
-    `state_dir` (made if missing) keeps the secret by which handles are authenticated: with the same
-    one, handles survive a restart. `mount_tls`: MOUNT asks for the security that NFS asks for,
-    which real clients do not have there. `manage_gids`: see `umktls.nfsd.exports.managedgroups`.
-    Call `expire` every few seconds, and `close` at the end. CallerError for exports that do not go
-    together, WorldError for a state directory that cannot be used, UnsupportedError for root
-    without the right to act for others. `shared`: what the workers of one server have in common, of
-    which this is one.
+    state_dir: a directory, made if missing, for the secret by which handles are authenticated; with
+        the same one, handles survive a restart.
+    locate: makes the locator of a directory.
+    mount_tls: MOUNT asks for the security that NFS asks for, which real clients do not have there.
+    manage_gids: see `umktls.nfsd.exports.managedgroups`.
+    shared: what the workers of one server have in common, of which this is one.
+
+    Call `expire` every few seconds, and `close` at the end.
+
+    Raises `CallerError` for exports that do not go together, `WorldError` for a state directory
+    that cannot be used, `UnsupportedError` for root without the right to act for others.
     """
 
     def __init__(
@@ -118,7 +122,7 @@ class NfsServer:
         self._mount_gate = self._gate if mount_tls else None
 
     def prepare_exports(self, exports: Sequence[Export]) -> None:
-        """Raises what `replace_exports` would raise for them."""
+        """Check exports that are to be served. Raises what `replace_exports` would raise."""
         _check(exports)
         for export in exports:
             self._volume(export)

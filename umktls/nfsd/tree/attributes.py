@@ -81,7 +81,7 @@ def _device(number: int) -> specdata3:
 
 
 def post_op(node: Node) -> fattr3 | None:
-    """The attributes now; None if they cannot be had any more."""
+    """The attributes of a file now; None if they cannot be had any more."""
     try:
         return fattr(node.stat(), node.volume)
     except OSError:

@@ -49,7 +49,7 @@ class Locator(Protocol):
 
     @property
     def root_file(self) -> tuple[int, int]:
-        """Its device and inode number. It is kept open, so no other directory has them."""
+        """Device and inode number of the root. It is kept open, so no other directory has them."""
 
     @property
     def needs_places(self) -> bool:
@@ -63,13 +63,13 @@ class Locator(Protocol):
         from the root (without it) down to the directory (with it)."""
 
     def open(self, identity: bytes) -> int:
-        """A new O_PATH descriptor."""
+        """A new O_PATH descriptor of the file with that identity."""
 
     def forget(self, identity: bytes) -> None:
         """The file has been removed: do not look for it."""
 
     def close(self) -> None:
-        """Now; otherwise when the last reference to the locator goes."""
+        """Close the root now, and not when the last reference to the locator goes."""
 
 
 def not_served() -> OSError:
@@ -77,7 +77,7 @@ def not_served() -> OSError:
 
 
 def device_and_inode(fd: int) -> tuple[int, int]:
-    """What tells an open file from all others that are there."""
+    """(st_dev, st_ino): what tells an open file from all others."""
     status = os.fstat(fd)
     return status.st_dev, status.st_ino
 

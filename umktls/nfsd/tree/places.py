@@ -30,7 +30,7 @@ class Place(NamedTuple):
 
 
 class Places(Protocol):
-    """By keys, which are KEY_LENGTH bytes long."""
+    """Places by keys, which are KEY_LENGTH bytes long."""
 
     def get(self, key: bytes) -> Place | None: ...
 
@@ -41,7 +41,7 @@ class Places(Protocol):
         """Note the place; the trail that goes into the handle, which is the one that was known."""
 
     def forget(self, key: bytes) -> None:
-        """The file is gone."""
+        """Note that the file is gone."""
 
 
 # For the identity of an export's root.
@@ -49,7 +49,7 @@ MakePlaces = Callable[[bytes], Places]
 
 
 class LocalPlaces:
-    """The latest PLACES_LIMIT."""
+    """The places of a server that is alone: the latest PLACES_LIMIT."""
 
     def __init__(self, root: bytes) -> None:
         self._lock = Lock()
