@@ -98,7 +98,7 @@ async def work(inlet: Inlet, carried: Carried) -> None:
 
 def take(listening: Listening, running: Front, clients: Clients, servers: Sequence[Server]) -> None:
     """Let these in, and carry to those, from now on."""
-    listening.security = clients.security
+    listening.security = clients.handshake
     running.set_clients(clients)
     running.backends.replace(servers)
     listening.host.config.facts.update(security=clients.security)
