@@ -104,8 +104,13 @@ class AttributeCache:
         self._serial += 1
         return self._serial
 
-    def update(self, inode: Inode, attr: fattr3 | None, started: int) -> None:
-        """A reply to a call that was started at `started` carried attributes (or none)."""
+    def update(
+        self, inode: Inode, attr: fattr3 | None, started: int, asked: float | None = None
+    ) -> None:
+        """A reply to a call that was started at `started` carried attributes (or none).
+
+        asked: from when on they may be believed, if not from now on.
+        """
         if attr is None:
             return
         version = (time_ns(attr.ctime), file_size(attr), time_ns(attr.mtime))
@@ -114,7 +119,8 @@ class AttributeCache:
             return
         if known is not None and version[1:] != known[1:]:
             inode.data_version += 1
-        self._lend(inode, version == known, attr.type == ftype3.NF3DIR)
+        now = self._clock() if asked is None else asked
+        self._lend(inode, version == known, attr.type == ftype3.NF3DIR, now)
         self._serial += 1
         inode.updated = self._serial
         inode.version = version
@@ -122,10 +128,9 @@ class AttributeCache:
         if self.owners.active:
             self.owners.show(inode.attributes)
 
-    def _lend(self, inode: Inode, unchanged: bool, directory: bool) -> None:
+    def _lend(self, inode: Inode, unchanged: bool, directory: bool, now: float) -> None:
         """Say until when the attributes may be believed."""
         low, high = self._limits[directory]
-        now = self._clock()
         if not unchanged:
             inode.lease = low
         elif now >= inode.expires:
@@ -141,15 +146,20 @@ class AttributeCache:
         """Whether the attributes may be believed without asking the server."""
         return inode.attributes is not None and not self._off and self._clock() < inode.expires
 
-    def reply(self, inode: Inode, started: int | None = None) -> EntryAttributes:
+    def reply(
+        self, inode: Inode, started: int | None = None, asked: float | None = None
+    ) -> EntryAttributes:
         """The attributes for FUSE, which must have been updated once. Good until the next call.
 
         started: when the request came (`stamp`), unless it is answered at once. The kernel does not
-        take an answer that another one has overtaken: then it is not known what it has.
+        take an answer that another one has overtaken: then it is not known what it has. asked: from
+        when on the name may be believed, if not from now on.
         """
         entry = inode.attributes
         assert entry is not None
         entry.entry_timeout = self._entry_timeout
+        if asked is not None:
+            entry.entry_timeout = max(0.0, asked + self._entry_timeout - self._clock())
         entry.attr_timeout = 0.0 if self._off else max(0.0, inode.expires - self._clock())
         writer = inode.writer
         if writer is not None and writer.dirty:

@@ -25,6 +25,7 @@ from umktls.errors import CallerError, UmktlsError
 from umktls.rpc.message import OpaqueAuth
 from umktls.rpc.xdr import Buffer
 
+from .ahead import Ahead
 from .extents import Extent
 from .known import Known
 
@@ -75,10 +76,12 @@ class Inode:
 
     granted: what the server has permitted to whom (ACCESS3_*), of this version.
     told_size, told_version: what FUSE was told last, or has concluded from our answers; told: when
-    (AttributeCache.stamp). known, distrusted: of a directory, see knownnames.py.
+    (AttributeCache.stamp). known, distrusted: of a directory, see knownnames.py;
+    ahead: see foresight.py.
     """
 
     __slots__ = (
+        "ahead",
         "attributes",
         "data_version",
         "distrusted",
@@ -110,6 +113,7 @@ class Inode:
         self.silly: SillyName | None = None
         self.writer: Unstable | None = None
         self.known: Known | None = None
+        self.ahead: Ahead | None = None
         self.distrusted = 0.0
         self.attributes: EntryAttributes | None = None
         self.expires = 0.0
@@ -190,10 +194,14 @@ class InodeTable:
         for name in inode.names:
             if self._names.get(name) is inode:
                 del self._names[name]
+            parent = self._numbers.get(name[0])
+            if parent is not None:
+                _touch(parent, name[1])
         inode.names.clear()
 
     def bind(self, parent: Inode, name: bytes, inode: Inode) -> None:
         """A name has been seen to lead to an inode."""
+        _touch(parent, name)
         key = (parent.number, name)
         known = self._names.get(key)
         if known is inode:
@@ -205,6 +213,7 @@ class InodeTable:
 
     def unbind(self, parent: Inode, name: bytes) -> Inode | None:
         """A name is gone: the inode that it led to, if known."""
+        _touch(parent, name)
         key = (parent.number, name)
         inode = self._names.pop(key, None)
         if inode is not None:
@@ -214,3 +223,9 @@ class InodeTable:
     def named(self, parent: Inode, name: bytes) -> Inode | None:
         """The inode that a name was last seen to lead to."""
         return self._names.get((parent.number, name))
+
+
+def _touch(directory: Inode, name: bytes) -> None:
+    """What was fetched ahead of a name is not the newest any more."""
+    if directory.ahead is not None:
+        directory.ahead.touch(name)

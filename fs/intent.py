@@ -19,7 +19,7 @@ import re
 from collections.abc import Collection
 from typing import NamedTuple
 
-__all__ = ["Call", "call_of", "makes", "will_make"]
+__all__ = ["Call", "Intent", "call_of", "makes"]
 
 PATH_MAX = 4096
 _SEPARATORS = re.compile(b"/+")
@@ -73,6 +73,32 @@ _MAKERS = {
 MAKERS = _MAKERS.get(os.uname().machine, {})
 
 
+OPENERS = frozenset(number for number, maker in MAKERS.items() if maker.value == os.O_CREAT)
+# Calls that find what is there. A 32-bit program's numbers are others, and none of those that make
+# a name is among these.
+LOOKERS = {
+    "x86_64": frozenset(
+        {
+            *(4, 6, 262, 332),  # stat, lstat, newfstatat, statx
+            *(21, 269, 439),  # access, faccessat, faccessat2
+            *(
+                59,
+                80,
+                84,
+                87,
+                89,
+                263,
+                267,
+            ),  # execve, chdir, rmdir, unlink, readlink, unlinkat, ...
+            *(76, 90, 92, 94, 260, 268, 280),  # truncate, chmod, chown, ..., utimensat
+            *(188, 189, 191, 192, 194, 195),  # xattrs
+        }
+    ),
+    "aarch64": frozenset({35, 45, 48, 49, 53, 54, 78, 79, 88, 221, 291, 439}),
+    "riscv64": frozenset({35, 45, 48, 49, 53, 54, 78, 79, 88, 221, 291, 439}),
+}.get(os.uname().machine, frozenset())
+
+
 class Call(NamedTuple):
     """A system call that makes what its last path names."""
 
@@ -121,7 +147,25 @@ def makes(call: Call, name: bytes, parents: Collection[bytes]) -> bool:
     return len(names) == 1 or names[-2] in parents
 
 
-def will_make(pid: int, name: bytes, parents: Collection[bytes]) -> bool:
-    """Whether a thread is about to make a name, whatever is said of it before."""
-    call = call_of(pid) if pid else None
-    return call is not None and makes(call, name, parents)
+class Intent:
+    """What threads look names up for, by what proc(5) shows of them."""
+
+    def will_make(self, pid: int, name: bytes, parents: Collection[bytes]) -> bool:
+        """Whether a thread is about to make a name, whatever is said of it before."""
+        call = call_of(pid) if pid else None
+        return call is not None and makes(call, name, parents)
+
+    def only_looks(self, pid: int) -> bool:
+        """Whether a thread is known to make no name, so that what is there is as good as what was
+        there a moment ago."""
+        try:
+            words = _read(f"/proc/{pid}/syscall", 256).split()
+            if len(words) < 7:
+                return False
+            number = int(words[0])
+            maker = MAKERS.get(number)
+            if maker is None:
+                return number in LOOKERS
+            return number in OPENERS and not int(words[1 + (maker.flags or 0)], 16) & os.O_CREAT
+        except (OSError, ValueError):
+            return False

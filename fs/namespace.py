@@ -6,7 +6,6 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from pyfuse3 import EntryAttributes
@@ -34,14 +33,14 @@ from umktls.rpc.message import OpaqueAuth
 from .attributes import AttributeCache, time_ns
 from .calls import Calls, NfsFailure
 from .exclusive import Marks
+from .foresight import Foresight
 from .inodes import Inode, InodeTable
+from .intent import Intent
 from .knownnames import KnownNames
 from .silly import SillyRenames
 
-__all__ = ["Namespace", "WillMake"]
+__all__ = ["Namespace"]
 
-# Of a thread, a name, and what the name's directory is called.
-WillMake = Callable[[int, bytes, Collection[bytes]], bool]
 Made = CREATE3resok | MKDIR3resok | MKNOD3resok | SYMLINK3resok
 
 _SPECIAL = {
@@ -56,9 +55,8 @@ PERMISSIONS = 0o7777
 class Namespace:
     """Operations on names. Those that return an inode have counted a lookup of it.
 
-    will_make: whether a thread is about to make a name in a directory that is called one of these;
-    see intent.py. top: what the mount point is called. missing_seconds: how long FUSE may believe
-    that a name does not exist; None: not at all.
+    intent: what a thread looks names up for. top: what the mount point is called. missing_seconds:
+    how long FUSE may believe that a name does not exist; None: not at all.
     """
 
     def __init__(
@@ -67,8 +65,9 @@ class Namespace:
         inodes: InodeTable,
         attributes: AttributeCache,
         known: KnownNames,
+        foresight: Foresight,
         silly: SillyRenames,
-        will_make: WillMake,
+        intent: Intent,
         top: bytes,
         missing_seconds: float | None,
     ) -> None:
@@ -78,7 +77,8 @@ class Namespace:
         self._known = known
         self._silly = silly
         self._marks = Marks(calls.fsinfo)
-        self._will_make = will_make
+        self._foresight = foresight
+        self._intent = intent
         self._top = top
         self._missing_seconds = missing_seconds
 
@@ -88,18 +88,35 @@ class Namespace:
         self, parent: Inode, name: bytes, credential: OpaqueAuth, pid: int = 0
     ) -> EntryAttributes:
         """pid: of the thread that looks up, 0 if unknown."""
-        if self._known.lacks(parent, name) and self._will_make(pid, name, self._called(parent)):
+        seen = await self._foresight.take(parent, name, credential)
+        if seen is not None and self._intent.only_looks(pid):
+            inode = self._enter(parent, name, seen.handle, seen.attr, seen.started, seen.asked)
+            return self._attributes.reply(inode, asked=seen.asked)
+        if self._known.lacks(parent, name) and self._will_make(pid, parent, name):
             raise NfsFailure("LOOKUP", nfsstat3.NFS3ERR_NOENT)
+        return await self._look_up(parent, name, credential, pid)
+
+    def _will_make(self, pid: int, parent: Inode, name: bytes) -> bool:
+        return self._intent.will_make(pid, name, self._called(parent))
+
+    async def _look_up(
+        self, parent: Inode, name: bytes, credential: OpaqueAuth, pid: int
+    ) -> EntryAttributes:
         started = self._attributes.stamp()
         try:
             result = await self._calls.lookup(parent.handle, name, credential)
         except NfsFailure as failure:
-            if failure.status != nfsstat3.NFS3ERR_NOENT or self._missing_seconds is None:
+            if failure.status != nfsstat3.NFS3ERR_NOENT:
+                raise
+            if self._will_make(pid, parent, name):  # another like it could be known to be missing
+                self._foresight.missed(parent, credential)
+            if self._missing_seconds is None:
                 raise
             return self._missing()
         self._attributes.update(parent, result.dir_attributes, started)
         attr = result.obj_attributes or await self._calls.getattr(result.object, credential)
         inode = self._enter(parent, name, result.object, attr, started)
+        self._foresight.missed(parent, credential)
         return self._attributes.reply(inode, started)
 
     def _called(self, directory: Inode) -> list[bytes]:
@@ -116,12 +133,18 @@ class Namespace:
         return entry
 
     def _enter(
-        self, parent: Inode, name: bytes, handle: bytes, attr: fattr3, started: int
+        self,
+        parent: Inode,
+        name: bytes,
+        handle: bytes,
+        attr: fattr3,
+        started: int,
+        asked: float | None = None,
     ) -> Inode:
         """FUSE is about to be told of an inode under this name."""
         inode = self._inodes.of_handle(handle, attr.fileid)
         inode.lookups += 1
-        self._attributes.update(inode, attr, started)
+        self._attributes.update(inode, attr, started, asked)
         self._inodes.bind(parent, name, inode)
         return inode
 

@@ -19,6 +19,7 @@ from pyfuse3 import (
     SetattrFields,
 )
 
+from umktls.errors import UmktlsError
 from umktls.kernel.ground.events import Trace
 from umktls.rpc.message import OpaqueAuth
 
@@ -29,12 +30,13 @@ from .credentials import Credentials
 from .directories import Directories, Emit
 from .errors import handler
 from .files import Files
+from .foresight import Foresight
 from .inodes import Inode, InodeTable
-from .intent import will_make
+from .intent import Intent
 from .kernelcache import Invalidate, KernelCache
 from .knownnames import KnownNames
 from .metadata import Metadata
-from .namespace import Namespace, WillMake
+from .namespace import Namespace
 from .options import MountOptions
 from .readahead import ReadAhead
 from .requests import Request, Requests
@@ -78,6 +80,10 @@ def waited(of: Kind | None = None, patient: bool = False) -> Callable[[Method[P,
             try:
                 with request.scope:
                     return await method(self, *args, **kwargs)
+            except UmktlsError as error:
+                if error.errno == errno.ESTALE:
+                    self._foresight.doubt()
+                raise
             finally:
                 self.requests.end(request)
                 if told is not None:
@@ -94,7 +100,7 @@ class NfsOperations(pyfuse3.Operations):
 
     trace: where requests are told to those who watch closely.
     start: starts background tasks in a nursery that lives as long as the mount. `run` must run too.
-    will_make: what is known of the thread that asks; see intent.py.
+    intent: what is known of the threads that look names up.
     """
 
     supports_dot_lookup = False
@@ -110,7 +116,7 @@ class NfsOperations(pyfuse3.Operations):
         emit: Emit = pyfuse3.readdir_reply,
         invalidate: Invalidate = pyfuse3.invalidate_inode,
         trace: Trace | None = None,
-        will_make: WillMake = will_make,
+        intent: Intent | None = None,
         mountpoint: str = "",
     ) -> None:
         super().__init__()
@@ -132,14 +138,18 @@ class NfsOperations(pyfuse3.Operations):
         self._credentials.owners = self.attributes.owners
         trust = 0.0 if options.noac else options.acdirmin
         known = KnownNames(self.inodes, self.attributes, clock, trust)
+        self._foresight = Foresight(
+            calls, self.attributes, known, start, clock, options.ahead_seconds
+        )
         silly = SillyRenames(calls, self.attributes, known, self.kernel)
         self._names = Namespace(
             calls,
             self.inodes,
             self.attributes,
             known,
+            self._foresight,
             silly,
-            will_make,
+            intent or Intent(),
             os.path.basename(os.fsencode(mountpoint)),
             options.missing_seconds,
         )

@@ -141,6 +141,13 @@ class MountOptions:
         return errno.EIO if self.recovery == "soft" else errno.ETIMEDOUT
 
     @property
+    def ahead_seconds(self) -> float:
+        """How long names and attributes that nobody has asked for yet are good; 0: not at all."""
+        if self.noac or not self.rdirplus or self.lookupcache == "none":
+            return 0.0
+        return min(self.acregmin, self.acdirmin)
+
+    @property
     def missing_seconds(self) -> float | None:
         """How long a missing name may be taken to stay missing; None: not at all."""
         return self.acdirmin if self.lookupcache == "all" and not self.noac else None

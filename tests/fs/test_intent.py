@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from umktls_fs import intent
-from umktls_fs.intent import Call, call_of, makes, will_make
+from umktls_fs.intent import Call, Intent, call_of, makes
 
 pytestmark = pytest.mark.skipif(not intent.MAKERS, reason="no table for this machine")
 
@@ -71,8 +71,8 @@ def test_what_a_thread_is_in(tmp_path: Path) -> None:
     path = tmp_path / "fifo"
     with blocked(path, os.O_CREAT) as thread:
         assert call_of(thread) == Call((os.fsencode(path),))
-        assert will_make(thread, b"fifo", [os.fsencode(tmp_path.name)])
-        assert not will_make(thread, b"fifo", [b"elsewhere"])
+        assert Intent().will_make(thread, b"fifo", [os.fsencode(tmp_path.name)])
+        assert not Intent().will_make(thread, b"fifo", [b"elsewhere"])
 
 
 def test_who_opens_what_is_there_makes_nothing(tmp_path: Path) -> None:
@@ -92,5 +92,5 @@ def test_a_path_at_the_end_of_a_page(tmp_path: Path) -> None:
 
 def test_who_cannot_be_seen_makes_nothing() -> None:
     assert call_of(1 << 30) is None
-    assert not will_make(0, b"new", [b"a"])
+    assert not Intent().will_make(0, b"new", [b"a"])
     assert call_of(threading.get_native_id()) is None  # it runs

@@ -154,3 +154,25 @@ def test_errno_of_what_cannot_be_made(places: Places) -> None:
         (places.ours / "file").write_bytes(OURS)
     with pytest.raises(OSError, match="too long"):
         (places.ours / ("x" * 300)).touch()
+
+
+def test_what_was_fetched_ahead_is_not_opened_as_it_was(places: Places) -> None:
+    """Look-ups of some names bring the others, and these are changed then."""
+    for number, other in enumerate(places.others):
+        names = [f"file{number}-{count}" for count in range(40)]
+        for name in names:
+            (other / name).write_bytes(OURS)
+        for name in names[:8]:
+            (places.ours / name).stat()
+        changed, replaced, gone, moved = names[30:34]
+        put(other / changed)
+        (other / replaced).unlink()
+        put(other / replaced)
+        (other / gone).unlink()
+        (other / moved).rename(other / f"moved{number}")
+        for name in (changed, replaced, f"moved{number}"):
+            expected = OURS if name.startswith("moved") else THEIRS
+            assert (places.ours / name).read_bytes() == expected
+        for name in (gone, moved):
+            lock(places.ours / name)
+            (places.ours / name).unlink()

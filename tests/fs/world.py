@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +12,7 @@ import pytest
 import trio
 from pyfuse3 import EntryAttributes, FUSEError, ReaddirToken, RequestContext
 from umktls_fs.credentials import Credentials
+from umktls_fs.intent import Intent
 from umktls_fs.operations import NfsOperations
 from umktls_fs.options import MountOptions
 
@@ -61,6 +62,19 @@ def emit(token: ReaddirToken, name: bytes, attr: EntryAttributes, place: int) ->
     return True
 
 
+class Foretold(Intent):
+    """In the place of what proc(5) shows: `making` has the names that whoever asks is to make."""
+
+    def __init__(self, making: set[bytes]) -> None:
+        self.making = making
+
+    def will_make(self, pid: int, name: bytes, parents: Collection[bytes]) -> bool:
+        return name in self.making
+
+    def only_looks(self, pid: int) -> bool:
+        return not self.making
+
+
 class World:
     """The operations, the server behind them, and the directory behind that."""
 
@@ -86,7 +100,7 @@ class World:
             credentials=Credentials(trio.current_time, lambda pid: self.groups.get(pid, ())),
             emit=emit,
             invalidate=self._invalidate,
-            will_make=lambda pid, name, parents: name in self.making,
+            intent=Foretold(self.making),
         )
 
     @property

@@ -1,0 +1,208 @@
+"""Look-ups one after another in one directory: the rest is fetched before it is asked for.
+
+Theory of operation. A program that looks at one name after another (make, git status, rm) costs a
+round trip each. Linux' NFS client sees the pattern while a directory is read, and has READDIRPLUS
+bring handles and attributes then (nfs_use_readdirplus in fs/nfs/dir.c). Here the pattern is the
+look-ups themselves: after some of them have been asked for, a READDIRPLUS in the background begins
+to bring the others, more with each that was asked for in vain or has come in useful, so that
+fetching never costs much more than the asking did. Programs may look in another order than the
+server's, so all pages are kept. Who looks up while one is on its way waits for it, for a moment.
+
+What was fetched is as if the name had been looked up when READDIRPLUS was called: it is good for
+`seconds` (the shorter of acregmin and acdirmin) from then on, for the user who was asked for, and
+once, since from then on FUSE remembers. It is not used
+
+    where something newer is known of the name (`Ahead.touch`): we have changed it, or listed it;
+    by a call that must not be answered from memory: with O_EXCL, mkdir(2) and the like another
+        client's name that is gone already would be in the way (intent.py says what looks only);
+    after an ESTALE, upon which the machine's kernel looks up again, and must not find the same;
+    for a file with several names, by another of which it may have been changed since.
+
+A listing that was read to the end without a change says too which names there are: knownnames.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+from umktls.errors import UmktlsError
+from umktls.nfs.types import READDIRPLUS3args, READDIRPLUS3resok, entryplus3, ftype3, nfsstat3
+from umktls.rpc.message import OpaqueAuth
+
+from .ahead import Ahead, Seen
+from .attributes import AttributeCache
+from .calls import Calls, NfsFailure
+from .inodes import Inode
+from .knownnames import KnownNames, version_of
+
+__all__ = ["Foresight"]
+
+log = logging.getLogger(__name__)
+
+MISSES = 4  # so many look-ups are a pattern
+# Names that are fetched for each look-up that was asked for, and for each that was not.
+NAMES_PER_MISS = 16
+NAMES_PER_USE = 4
+FIRST_BYTES, MOST_BYTES = 8 << 10, 128 << 10
+NAMES_LIMIT = 1 << 13  # of one directory, in memory at the same time
+WAIT_SECONDS = 0.02  # a server may need longer to list a large directory
+
+
+class Foresight:
+    """For all directories of a mount: `Inode.ahead`.
+
+    start: starts a background task. clock: seconds, monotonic. seconds: how long what was fetched
+    is good; 0: nothing is fetched.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        attributes: AttributeCache,
+        known: KnownNames,
+        start: Callable[..., Any],
+        clock: Callable[[], float],
+        seconds: float,
+    ) -> None:
+        self._calls = calls
+        self._attributes = attributes
+        self._known = known
+        self._start = start
+        self._clock = clock
+        self._seconds = seconds
+        self._floor = 0  # of calls that were started before nothing is used
+        self._holding: dict[Inode, None] = {}  # directories with names that were fetched
+
+    def doubt(self) -> None:
+        """A handle is stale: look names up again."""
+        self._floor = self._attributes.stamp()
+
+    async def take(self, directory: Inode, name: bytes, credential: OpaqueAuth) -> Seen | None:
+        """What a name leads to, if that was fetched; not twice."""
+        ahead = directory.ahead
+        if ahead is None or ahead.credential is not credential:
+            return None
+        if ahead.fetching is not None and name not in ahead.entries:
+            with trio.move_on_after(WAIT_SECONDS):
+                while ahead.fetching is not None and name not in ahead.entries:
+                    await ahead.fetching.wait()
+        seen = ahead.entries.pop(name, None)
+        if seen is None or seen.started < self._floor or self._old(seen.asked):
+            return None
+        ahead.used += 1
+        self._go_on(directory, ahead)
+        return seen
+
+    def _old(self, asked: float) -> bool:
+        return self._clock() - asked >= self._seconds
+
+    def missed(self, directory: Inode, credential: OpaqueAuth) -> None:
+        """The server had to be asked for a name."""
+        if not self._seconds:
+            return
+        ahead = directory.ahead
+        if ahead is None or ahead.credential is not credential or self._old(ahead.last):
+            if ahead is not None and ahead.fetching is not None:
+                return
+            ahead = directory.ahead = Ahead(credential, FIRST_BYTES)
+        ahead.last = self._clock()
+        ahead.missed += 1
+        self._go_on(directory, ahead)
+
+    def _go_on(self, directory: Inode, ahead: Ahead) -> None:
+        """Fetch more if that is worth while."""
+        earned = NAMES_PER_MISS * ahead.missed + NAMES_PER_USE * ahead.used
+        if ahead.fetching is not None or ahead.complete or len(ahead.entries) >= NAMES_LIMIT:
+            return
+        if ahead.missed >= MISSES and ahead.fetched < earned:
+            ahead.fetching = trio.Event()
+            self._start(self._fetch, directory, ahead, ahead.fetching)
+
+    async def _fetch(self, directory: Inode, ahead: Ahead, done: trio.Event) -> None:
+        """One READDIRPLUS. Runs as a task of its own, so nothing but Cancelled may leave it."""
+        started, asked = self._attributes.stamp(), self._clock()
+        size = ahead.maxcount
+        args = READDIRPLUS3args(directory.handle, ahead.cookie, ahead.verifier, size // 4, size)
+        try:
+            result = await self._calls.readdirplus(args, ahead.credential)
+            self._take_in(directory, ahead, result, started, asked)
+        except UmktlsError as error:
+            ahead.complete = True  # as far as we can see
+            if isinstance(error, NfsFailure) and error.status is nfsstat3.NFS3ERR_NOTSUPP:
+                self._seconds = 0.0
+        except Exception:
+            ahead.complete = True
+            log.exception("fetching names ahead failed")
+        finally:
+            ahead.fetching = None
+            ahead.touched.clear()
+            done.set()
+        self._hold(directory)
+        self._go_on(directory, ahead)
+
+    def _hold(self, directory: Inode) -> None:
+        """Have what was fetched forgotten when it is too old."""
+        if not self._holding:
+            self._start(self._tidy)
+        self._holding[directory] = None
+
+    async def _tidy(self) -> None:
+        while self._holding:
+            await trio.sleep(self._seconds)
+            for directory in list(self._holding):
+                ahead = directory.ahead
+                if ahead is not None and ahead.fetching is None and self._old(ahead.last):
+                    directory.ahead = None
+                if directory.ahead is None:
+                    del self._holding[directory]
+
+    def _take_in(
+        self,
+        directory: Inode,
+        ahead: Ahead,
+        result: READDIRPLUS3resok,
+        started: int,
+        asked: float,
+    ) -> None:
+        entries = result.reply.entries
+        self._attributes.update(directory, result.dir_attributes, started)
+        self._note(directory, ahead, result, asked)
+        for entry in entries:
+            seen = _seen(entry, started, asked)
+            if seen is not None and entry.name not in ahead.touched:
+                ahead.entries[entry.name] = seen
+        ahead.fetched += len(entries)
+        ahead.maxcount = min(2 * ahead.maxcount, MOST_BYTES)
+        if entries:
+            ahead.cookie, ahead.verifier = entries[-1].cookie, result.cookieverf
+
+    def _note(
+        self, directory: Inode, ahead: Ahead, result: READDIRPLUS3resok, asked: float
+    ) -> None:
+        """Which names there are, if nothing changes until the end."""
+        attr, entries = result.dir_attributes, result.reply.entries
+        version = None if attr is None else version_of(attr)
+        if not ahead.cookie:
+            ahead.began, ahead.version = asked, version
+        elif version != ahead.version:
+            ahead.version = None
+        ahead.names.update(ahead.touched, (entry.name for entry in entries))
+        ahead.complete = result.reply.eof or not entries
+        if ahead.complete and ahead.version is not None:
+            self._known.listed(directory, ahead.names, ahead.version, ahead.began)
+        if ahead.complete:
+            ahead.names = set()
+
+
+def _seen(entry: entryplus3, started: int, asked: float) -> Seen | None:
+    """What a look-up of the name would have said, if the entry says as much."""
+    handle, attr = entry.name_handle, entry.name_attributes
+    if handle is None or attr is None or entry.name in (b".", b".."):
+        return None
+    if attr.nlink > 1 and attr.type != ftype3.NF3DIR:
+        return None
+    return Seen(handle, attr, started, asked)
