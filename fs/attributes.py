@@ -14,10 +14,12 @@ to cache its attributes at all: size and mtime change when the data reaches the 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable
 
 from pyfuse3 import EntryAttributes
 
+from umktls.nfs.filetypes import MODE_TYPES
 from umktls.nfs.types import fattr3, ftype3, nfstime3, specdata3
 
 from .inodes import Inode
@@ -30,18 +32,6 @@ _NANOSECONDS = 1_000_000_000
 LAST_OFFSET = (1 << 63) - 1
 # include/linux/kdev_t.h
 LAST_MAJOR, LAST_MINOR = (1 << 12) - 1, (1 << 20) - 1
-
-_TYPE_BITS: dict[int, int] = {
-    ftype3.NF3REG: 0o100000,
-    ftype3.NF3DIR: 0o040000,
-    ftype3.NF3BLK: 0o060000,
-    ftype3.NF3CHR: 0o020000,
-    ftype3.NF3LNK: 0o120000,
-    ftype3.NF3SOCK: 0o140000,
-    ftype3.NF3FIFO: 0o010000,
-}
-_TYPE_MASK = 0o170000
-_DIRECTORY = _TYPE_BITS[ftype3.NF3DIR]
 
 
 def time_ns(time: nfstime3) -> int:
@@ -65,7 +55,7 @@ def entry_attributes(attr: fattr3, number: int, block_size: int) -> EntryAttribu
     """The server's attributes as FUSE wants them; timeouts are not set."""
     entry = EntryAttributes()
     entry.st_ino = number
-    entry.st_mode = _TYPE_BITS[attr.type] | attr.mode & 0o7777
+    entry.st_mode = MODE_TYPES[attr.type] | attr.mode & 0o7777
     entry.st_nlink = attr.nlink
     entry.st_uid = attr.uid
     entry.st_gid = attr.gid
@@ -180,4 +170,4 @@ class AttributeCache:
     def is_directory(self, inode: Inode) -> bool:
         """What the last attributes said."""
         entry = inode.attributes
-        return entry is not None and entry.st_mode & _TYPE_MASK == _DIRECTORY
+        return entry is not None and stat.S_ISDIR(entry.st_mode)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pyfuse3 import EntryAttributes
 
 from umktls.errors import CallerError
+from umktls.nfs.filetypes import FTYPES, SPECIAL
 from umktls.nfs.types import (
     SERVER_TIME,
     CREATE3resok,
@@ -43,12 +44,6 @@ __all__ = ["Namespace"]
 
 Made = CREATE3resok | MKDIR3resok | MKNOD3resok | SYMLINK3resok
 
-_SPECIAL = {
-    stat.S_IFCHR: ftype3.NF3CHR,
-    stat.S_IFBLK: ftype3.NF3BLK,
-    stat.S_IFSOCK: ftype3.NF3SOCK,
-    stat.S_IFIFO: ftype3.NF3FIFO,
-}
 PERMISSIONS = 0o7777
 
 
@@ -246,8 +241,8 @@ class Namespace:
         self, parent: Inode, name: bytes, mode: int, rdev: int, credential: OpaqueAuth
     ) -> EntryAttributes:
         """Special files; a regular one, which NFS's MKNOD does not make, as open(2) would."""
-        kind = _SPECIAL.get(stat.S_IFMT(mode))
-        if kind is None:
+        kind = FTYPES.get(stat.S_IFMT(mode))
+        if kind not in SPECIAL:
             inode = await self.create(parent, name, mode, os.O_EXCL, credential)
             return self._attributes.reply(inode)
         attributes = sattr3(mode=mode & PERMISSIONS)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from umktls.abi.personality import personality
+from umktls.abi.ports import NFS_PORT
 from umktls.errors import CallerError
-from umktls.kernel.krpc.mountconfig import NFS_PORT, MountConfig
+from umktls.kernel.krpc.mountconfig import MountConfig
 
 from .options import MountOptions
 from .source import Source

@@ -8,23 +8,14 @@ from datetime import datetime
 from stat import filemode
 from typing import Any
 
-from umktls.nfs.types import fattr3, ftype3, nfstime3
+from umktls.nfs.filetypes import MODE_TYPES
+from umktls.nfs.types import fattr3, nfstime3
 from umktls.printable import printable
 
 from .tree import KINDS, Node, nanoseconds
 from .url import Url
 
 __all__ = ["details", "facts", "line"]
-
-S_IFMT = {
-    ftype3.NF3REG: 0o100000,
-    ftype3.NF3DIR: 0o040000,
-    ftype3.NF3BLK: 0o060000,
-    ftype3.NF3CHR: 0o020000,
-    ftype3.NF3LNK: 0o120000,
-    ftype3.NF3SOCK: 0o140000,
-    ftype3.NF3FIFO: 0o010000,
-}
 
 
 def facts(url: Url, node: Node, name: bytes, target: bytes | None = None) -> dict[str, Any]:
@@ -52,7 +43,7 @@ def facts(url: Url, node: Node, name: bytes, target: bytes | None = None) -> dic
 
 def mode(of: fattr3) -> str:
     """As ls(1) writes it."""
-    return filemode(S_IFMT[of.type] | of.mode & 0o7777)
+    return filemode(MODE_TYPES[of.type] | of.mode & 0o7777)
 
 
 def line(known: dict[str, Any], node: Node) -> str:

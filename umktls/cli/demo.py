@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES
+from umktls.cli.options import personality_option
 
 __all__ = ["demo"]
 
@@ -19,13 +19,7 @@ __all__ = ["demo"]
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="What to copy. [default: Python's library, and what is installed beside it]",
 )
-@click.option(
-    "--personality",
-    type=click.Choice(tuple(PERSONALITIES)),
-    default=DEFAULT_PERSONALITY.name,
-    show_default=True,
-    help="Whose kernel TLS both hosts emulate.",
-)
+@personality_option("Whose kernel TLS both hosts emulate.")
 def demo(keep: bool, library: Path | None, personality: str) -> None:
     """Do the main job once, on this machine alone, and clean up.
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from umktls.abi.ports import NFS_PORT
 from umktls.certs import layout
 from umktls.cli.engines import warn
 from umktls.cli.front_options import FrontOptions, front_options
-from umktls.cli.host_options import NFS_PORT
+from umktls.cli.serve_ready import bracketed
 from umktls.cli.serving import LEVELS, complain, reachable, tell
 from umktls.errors import UmktlsError
 from umktls.userland.limits import keep_memory_private, raise_descriptor_limit
@@ -114,7 +115,7 @@ def ready_line(
     options: FrontOptions, security: Security, servers: Sequence[Server], port: int, name: str
 ) -> str:
     """The one line that is printed when clients may come. `name`: by which they may mount."""
-    host = f"[{name}]" if ":" in name else name
+    host = bracketed(name)
     where = host if port == NFS_PORT else f"{host}:{port}"
     certs = f" --certs {shlex.quote(str(options.certs))}" if options.certs else ""
     words = ["mtls"] if security == "mtls" else []

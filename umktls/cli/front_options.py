@@ -13,11 +13,10 @@ from umktls.cli.host_options import (
     ABOUT_THE_HOST,
     ABOUT_THE_NETWORK,
     ABOUT_TLS,
-    FILE,
-    Decorator,
     HostOptions,
     with_options,
 )
+from umktls.cli.options import FILE, MTLS_REQUIRED, Decorator, tls_required
 from umktls.errors import CallerError
 
 # What a front needs is imported where it is used: wrong usage is told at once, and help is too.
@@ -208,20 +207,8 @@ ABOUT_CLIENTS: list[Decorator] = [
         help="A file that says who may come in with what, by address and certificate; SIGHUP has "
         "it read again.",
     ),
-    click.option(
-        "--tls-required",
-        "-tls",
-        "level",
-        flag_value="tls",
-        help="Refuse clients without TLS. This is the default.",
-    ),
-    click.option(
-        "--mtls-required",
-        "-tlscert",
-        "level",
-        flag_value="mtls",
-        help="And those that show no certificate.",
-    ),
+    tls_required("Refuse clients without TLS. This is the default."),
+    MTLS_REQUIRED,
     click.option(
         "--clear", "level", flag_value="clear", help="Let clients without TLS come in, too."
     ),

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from umktls.abi.freebsd import TLS_MINOR_VER_THREE
-from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, personality
+from umktls.abi.personality import personality
+from umktls.abi.ports import NFS_PORT
 from umktls.abi.rpctls import DEFAULT_CONNECTS, DEFAULT_IDLE_SECONDS
 from umktls.certs import layout
+from umktls.cli.options import DIRECTORY, FILE, Decorator, personality_option
 from umktls.errors import CallerError
 from umktls.ktls.engines import Route, get_engine, route_of
 from umktls.ktls.engines.choice import parse_engines
@@ -26,15 +28,10 @@ __all__ = [
     "ABOUT_THE_HOST",
     "ABOUT_THE_NETWORK",
     "ABOUT_TLS",
-    "DIRECTORY",
-    "FILE",
-    "NFS_PORT",
-    "Decorator",
     "HostOptions",
     "with_options",
 ]
 
-NFS_PORT = 2049
 # Of rpctlssd: TLS 1.2 too.
 OLDER_TLS = frozenset({"-2", "--allowtls1_2"})
 
@@ -153,9 +150,6 @@ class HostOptions:
 
 # The command line.
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-DIRECTORY = click.Path(path_type=Path, file_okay=False)
-FILE = click.Path(path_type=Path, dir_okay=False)
 
 ABOUT_THE_NETWORK: list[Decorator] = [
     click.option(
@@ -217,12 +211,8 @@ ABOUT_TLS: list[Decorator] = [
         show_default=True,
         help="May the daemon do SSL_write and SSL_read where the engine cannot serve a connection?",
     ),
-    click.option(
-        "--personality",
-        type=click.Choice(tuple(PERSONALITIES)),
-        default=DEFAULT_PERSONALITY.name,
-        show_default=True,
-        help="Whose kernel TLS is emulated; docs/compatibility.md tells how they differ.",
+    personality_option(
+        "Whose kernel TLS is emulated; docs/compatibility.md tells how they differ."
     ),
     click.option("--no-daemon", is_flag=True, help="Start no rpctlssd: one is started by hand."),
     click.option(

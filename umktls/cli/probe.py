@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from umktls.abi.ports import NFS_PORT
+from umktls.cli.options import STEP_TIMEOUT
 from umktls.errors import CallerError
 from umktls.printable import printable
 
@@ -18,7 +20,6 @@ __all__ = ["probe"]
 
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 DIRECTORY = click.Path(path_type=Path, file_okay=False, exists=True)
-NFS_PORT = 2049
 MARKS = {True: ("ok", "green"), False: ("FAIL", "red"), None: ("-", "white")}
 NO_NAME = "no name at all (in a subjectAltName)"
 NAMES = {
@@ -39,14 +40,7 @@ NAMES = {
 @click.option("-D", "--certdir", type=DIRECTORY, help="Directory with cert.pem and certkey.pem.")
 @click.option("-m", "--mutual", is_flag=True, help="Show the server the client certificate.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0.1, max=600),
-    default=10.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="For each step.",
-)
+@STEP_TIMEOUT
 def probe(
     target: str,
     certs: Path | None,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, Personality
+from umktls.abi.personality import PERSONALITIES, Personality
+from umktls.cli.options import personality_option
 from umktls.errors import CallerError, WorldError
 from umktls.printable import printable, printable_lines
 
@@ -43,12 +44,8 @@ OWN_ARGUMENTS: dict[Role, tuple[str, ...]] = {
     show_default=True,
     help="Whose daemon it is: a client host's, or a server host's.",
 )
-@click.option(
-    "--personality",
-    type=click.Choice(tuple(PERSONALITIES)),
-    default=DEFAULT_PERSONALITY.name,
-    show_default=True,
-    help="Whose kernel it is to serve; what that cannot do is skipped, or expected otherwise.",
+@personality_option(
+    "Whose kernel it is to serve; what that cannot do is skipped, or expected otherwise."
 )
 @click.option("--only", multiple=True, metavar="NAME", help="Run this scenario; may be repeated.")
 @click.option("--list", "listing", is_flag=True, help="List the scenarios for the role, and end.")

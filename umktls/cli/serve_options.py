@@ -15,13 +15,10 @@ from umktls.cli.host_options import (
     ABOUT_THE_HOST,
     ABOUT_THE_NETWORK,
     ABOUT_TLS,
-    DIRECTORY,
-    FILE,
-    NFS_PORT,
-    Decorator,
     HostOptions,
     with_options,
 )
+from umktls.cli.options import DIRECTORY, FILE, MTLS_REQUIRED, Decorator, tls_required
 from umktls.errors import CallerError
 
 # What a server needs is imported where it is used: wrong usage is told at once, and help is too.
@@ -29,7 +26,7 @@ if TYPE_CHECKING:
     from umktls.kernel.krpc.server import ServerConfig
     from umktls.nfsd.exports.exports import Export, Security, Squash
 
-__all__ = ["NFS_PORT", "ServeOptions", "handshake_security", "serve_options"]
+__all__ = ["ServeOptions", "handshake_security", "serve_options"]
 
 # What the flags ask of a client at least.
 SECURITY: dict[str | None, Security] = {"tls": "tls", "mtls": "mtls", "certuser": "certuser"}
@@ -160,16 +157,8 @@ ABOUT_WHAT_IS_SERVED: list[Decorator] = [
         help="A file that says what is served to whom, much like exports(5); SIGHUP has it read "
         "again. In place of directories and the options about them.",
     ),
-    click.option(
-        "--tls-required", "-tls", "level", flag_value="tls", help="Refuse clients without TLS."
-    ),
-    click.option(
-        "--mtls-required",
-        "-tlscert",
-        "level",
-        flag_value="mtls",
-        help="And those that show no certificate.",
-    ),
+    tls_required("Refuse clients without TLS."),
+    MTLS_REQUIRED,
     click.option(
         "--user-required",
         "-tlscertuser",

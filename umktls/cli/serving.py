@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from umktls.abi.ports import NFS_PORT
 from umktls.certs import layout
 from umktls.cli.engines import warn
-from umktls.cli.serve_options import NFS_PORT, ServeOptions, handshake_security
+from umktls.cli.serve_options import ServeOptions, handshake_security
 from umktls.cli.serve_ready import bracketed, mount_lines
 from umktls.printable import printable
 

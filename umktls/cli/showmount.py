@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from umktls.cli.options import STEP_TIMEOUT
 from umktls.cli.probe import host_and_port
 from umktls.errors import CallerError
 from umktls.printable import printable
@@ -69,14 +70,7 @@ VIEWS = {
 @click.option("-d", "--directories", "view", flag_value="directories", help="What is mounted.")
 @click.option("--no-headers", is_flag=True, help="Without the first line.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0.1, max=600),
-    default=10.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="For each step.",
-)
+@STEP_TIMEOUT
 def showmount(
     target: str, view: str | None, no_headers: bool, as_json: bool, timeout: float
 ) -> None:

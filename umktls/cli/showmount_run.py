@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from umktls.abi.ports import NFS_PORT
 from umktls.kernel.ground.events import Trace
-from umktls.kernel.krpc.mountconfig import NFS_PORT, MountConfig
+from umktls.kernel.krpc.mountconfig import MountConfig
 from umktls.kernel.krpc.mountd import MountService, NoMountd
 from umktls.nfs.program import MOUNT3
 from umktls.rpc.message import NULL_AUTH

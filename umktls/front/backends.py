@@ -27,6 +27,7 @@ from typing import Any, Protocol
 
 import trio
 
+from umktls.abi.ports import NFS_PORT
 from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
 from umktls.front.proxyheader import proxy_header
 from umktls.kernel.ground.events import Trace
@@ -37,7 +38,6 @@ from umktls.rpc.record import RecordReader, mark
 
 __all__ = ["CHOICES", "DEFAULT_POLICY", "Backend", "Backends", "Place", "Policy", "Server", "place"]
 
-NFS_PORT = 2049
 NFS_PROGRAM, NFS_VERSION = 100003, 3
 CHOICES = ("first", "client")
 # A check may be unanswered so many times, one after the other.

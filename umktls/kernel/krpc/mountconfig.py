@@ -7,13 +7,12 @@ from pathlib import Path
 
 from umktls.abi import rpctls
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
+from umktls.abi.ports import NFS_PORT
 from umktls.errors import CallerError
 from umktls.kernel.host.children import DaemonCommand
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 
-__all__ = ["NFS_PORT", "MountConfig", "check_config"]
-
-NFS_PORT = 2049
+__all__ = ["MountConfig", "check_config"]
 
 
 @dataclass(frozen=True, slots=True)

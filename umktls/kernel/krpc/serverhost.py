@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import trio
 
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
+from umktls.abi.ports import NFS_PORT
 from umktls.abi.rpctls import DEFAULT_CONNECTS
 from umktls.errors import UmktlsError
 from umktls.kernel.ground.budget import REQUEST_BYTES
@@ -58,7 +59,7 @@ class ServerConfig:
     """
 
     hosts: tuple[str, ...] = ("localhost",)
-    port: int = 2049
+    port: int = NFS_PORT
     mount_port: int | None = None
     security: str = "none"
     offer_tls: bool = True

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from umktls.nfs import types
-from umktls.nfs.types import createmode3, fattr3, ftype3, nfsstat3, sattr3
+from umktls.nfs.filetypes import MODE_TYPES, SPECIAL
+from umktls.nfs.types import createmode3, fattr3, nfsstat3, sattr3
 from umktls.nfsd.program.calls import Call
 from umktls.nfsd.program.names import component, open_entry
 from umktls.nfsd.tree.attributes import MODE_BITS, fattr
@@ -201,24 +202,18 @@ def symlink(call: Call, args: types.SYMLINK3args) -> types.SYMLINK3resok:
 
 
 MAJOR_MAX, MINOR_MAX = 0xFFF, 0xFFFFF  # Linux has 12 and 20 bits
-MKNOD_TYPES = {
-    ftype3.NF3CHR: stat.S_IFCHR,
-    ftype3.NF3BLK: stat.S_IFBLK,
-    ftype3.NF3SOCK: stat.S_IFSOCK,
-    ftype3.NF3FIFO: stat.S_IFIFO,
-}
 
 
 def mknod(call: Call, args: types.MKNOD3args) -> types.MKNOD3resok:
     (directory,) = call.change(args.where.dir)
     name = component(args.where.name, nfsstat3.NFS3ERR_EXIST)
-    kind = MKNOD_TYPES.get(args.what.type)
-    if kind is None:
+    kind = args.what.type
+    if kind not in SPECIAL:
         raise NfsError(nfsstat3.NFS3ERR_BADTYPE)
     wanted = args.what.attributes or NO_WISHES
     mode = _mode(wanted, FILE_MODE)
     with call.acting(directory.node.volume):
-        os.mknod(name, kind | mode, _device(args.what.spec), dir_fd=directory.node.fd)
+        os.mknod(name, MODE_TYPES[kind] | mode, _device(args.what.spec), dir_fd=directory.node.fd)
     node = _made(call, directory.node, name)
     attributes = _finish(call, node, wanted, mode)
     return types.MKNOD3resok(node.handle, attributes, directory.wcc())

@@ -8,6 +8,7 @@ import stat
 from contextlib import AbstractContextManager
 from functools import lru_cache
 
+from umktls.nfs.filetypes import FTYPES
 from umktls.nfs.types import (
     fattr3,
     ftype3,
@@ -26,15 +27,6 @@ from umktls.rpc.frozen import maker
 
 __all__ = ["MODE_BITS", "OFFSET_MAX", "fattr", "nfstime", "post_op", "set_attributes", "wcc"]
 
-FTYPES = {
-    stat.S_IFREG: ftype3.NF3REG,
-    stat.S_IFDIR: ftype3.NF3DIR,
-    stat.S_IFBLK: ftype3.NF3BLK,
-    stat.S_IFCHR: ftype3.NF3CHR,
-    stat.S_IFLNK: ftype3.NF3LNK,
-    stat.S_IFSOCK: ftype3.NF3SOCK,
-    stat.S_IFIFO: ftype3.NF3FIFO,
-}
 DEVICES = (ftype3.NF3BLK, ftype3.NF3CHR)
 NO_DEVICE = specdata3(0, 0)
 # Of those that each reply has.
