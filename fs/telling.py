@@ -3,35 +3,57 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
 
 from pyfuse3 import FUSEError
 
+from umktls.errors import UmktlsError
+from umktls.kernel.ground.asking import REQUEST
 from umktls.kernel.ground.events import Trace
+
+from .calls import NfsFailure
 
 __all__ = ["tell_request"]
 
 SHOWN = 64
+NUMBERS = itertools.count(1)
 
 
 def tell_request(trace: Trace, name: str, args: Sequence[object]) -> Callable[[], None]:
-    """A request has come. To be called, in its `finally`, is what this returns: it is answered."""
-    what = subject(args)
-    trace.step("request", None, name=name, object=what)
+    """A request has come, for which the present task works. To be called, in its `finally`, is what
+    this returns: it is answered."""
+    what, number = subject(args), next(NUMBERS)
+    trace.step("request", None, name=name, object=what, request=number)
     began = time.monotonic()
+    before = REQUEST.set(number)
 
     def answered() -> None:
-        error = sys.exc_info()[1]
-        number = error.errno if isinstance(error, FUSEError) else 0
-        result = errno.errorcode.get(number, str(number)) if number else "ok"
-        if error is not None and not number:
-            result = type(error).__name__
-        seconds = time.monotonic() - began
-        trace.step("request-answered", None, name=name, object=what, result=result, seconds=seconds)
+        REQUEST.reset(before)
+        trace.step(
+            "request-answered",
+            None,
+            name=name,
+            object=what,
+            result=outcome(sys.exc_info()[1]),
+            seconds=time.monotonic() - began,
+            request=number,
+        )
 
     return answered
+
+
+def outcome(error: BaseException | None) -> str:
+    """`ok`, or what the request failed with, by its name."""
+    if error is None:
+        return "ok"
+    if isinstance(error, NfsFailure):
+        return error.status.name
+    if isinstance(error, FUSEError):
+        return errno.errorcode.get(error.errno, str(error.errno))
+    return error.errno_name if isinstance(error, UmktlsError) else type(error).__name__
 
 
 def subject(args: Sequence[object]) -> str:

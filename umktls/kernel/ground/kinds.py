@@ -188,7 +188,7 @@ KINDS = {
         "rpc",
         "{procedure} sent, xid {xid:#x}, {bytes} bytes",
         "a client sends a call",
-        "procedure program version_number xid bytes attempt",
+        "procedure program version_number xid bytes attempt request",
         watched=True,
     ),
     "call-received": Kind(
@@ -209,7 +209,7 @@ KINDS = {
         "rpc",
         "{procedure} answered, xid {xid:#x}, {bytes} bytes, after {seconds:.6f} s",
         "a client has the answer",
-        "procedure xid bytes seconds",
+        "procedure xid bytes seconds request",
         watched=True,
     ),
     # ---- upcalls
@@ -444,14 +444,14 @@ KINDS = {
         "fs",
         "{name} asked for {object}",
         "FUSE asks",
-        "name object",
+        "name object request",
         watched=True,
     ),
     "request-answered": Kind(
         "fs",
         "{name} of {object} answered after {seconds:.6f} s: {result}",
         "FUSE has its answer",
-        "name object result seconds",
+        "name object result seconds request",
         watched=True,
     ),
 }

@@ -80,6 +80,7 @@ _INTEGERS = {
     "pid": "process",
     "program": "number of the RPC program",
     "records": "TLS records",
+    "request": "counts the requests of a mount; 0: it was made for none that was told",
     "sequence": "TLS sequence number",
     "skipped": "watched events before this one that were not told: there were too many",
     "strangers": "connections that have shown nothing yet",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from umktls.abi import freebsd, linux, rpctls
+from umktls.abi import freebsd, linux, netlink, rpctls
 from umktls.upcall import syscalls as wire
 
 __all__ = ["call_name", "describe_call"]
@@ -24,6 +24,7 @@ _OPTIONS = {
     **_named(linux, linux.SOL_TCP, "TCP_ULP"),
     (linux.SOL_TLS, linux.TLS_TX): "TLS_TX",
     (linux.SOL_TLS, linux.TLS_RX): "TLS_RX",
+    (netlink.SOL_NETLINK, netlink.NETLINK_ADD_MEMBERSHIP): "NETLINK_ADD_MEMBERSHIP",
     **_named(rpctls, rpctls.SOL_UMKTLS, "UMKTLS_"),
 }
 _OPERATIONS = {

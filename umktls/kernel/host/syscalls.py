@@ -125,6 +125,8 @@ class SyscallServer:
     ) -> None:
         """Of a call that was answered, for those who watch closely."""
         fd = getattr(request.args, "fd", -1)
+        if fd == wire.TAKEN and process.taken is not None:
+            fd = process.taken
         if fd < 0 and outcome == "ok" and isinstance(result, int):  # one that it has from now on
             fd = result if result in process.descriptors else -1
         sock = process.descriptors.get(fd)

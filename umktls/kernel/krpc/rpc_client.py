@@ -161,7 +161,8 @@ class RpcClient:
         pending.sends += 1
         pending.sent_on = sock
         if self._trace.close:
-            tell_call(self._trace, sock.name, pending.name, pending.parts, pending.sends)
+            what = pending.name, pending.parts, pending.sends, pending.task
+            tell_call(self._trace, sock.name, *what)
         try:
             sock.rpc.send(pending.parts)
         except WorldError:
@@ -322,7 +323,8 @@ class RpcClient:
         pending, reply = matched
         if self._trace.close:
             waited = trio.current_time() - pending.since
-            tell_answer(self._trace, sock.name, pending.name, reply.xid, len(message), waited)
+            what = pending.name, reply.xid, len(message), waited, pending.task
+            tell_answer(self._trace, sock.name, *what)
         sock.rpc.replies += 1
         self._answered = True
         self._reachable.heard = trio.current_time()

@@ -8,6 +8,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
+import trio
+
+from umktls.kernel.ground.asking import REQUEST
 from umktls.kernel.ground.events import Trace
 from umktls.nfs.program import MOUNT1, MOUNT3, NFS3
 from umktls.rpc.message import AuthFlavor, Call
@@ -29,9 +32,15 @@ def procedure_name(program: int, version: int, number: int) -> str:
 
 
 def tell_call(
-    trace: Trace, connection: str, name: str, parts: Sequence[Buffer], attempt: int
+    trace: Trace,
+    connection: str,
+    name: str,
+    parts: Sequence[Buffer],
+    attempt: int,
+    task: trio.lowlevel.Task,
 ) -> None:
-    """A client sends a call; `parts` begin with the mark and the head in one."""
+    """A client sends a call that this task waits for; `parts` begin with the mark and the head in
+    one."""
     _, xid, _, _, program, version, _ = _HEAD.unpack_from(parts[0])
     trace.step(
         "call-sent",
@@ -42,14 +51,30 @@ def tell_call(
         xid=xid,
         bytes=sum(map(len, parts)),
         attempt=attempt,
+        request=task.context.get(REQUEST, 0),
     )
 
 
 def tell_answer(
-    trace: Trace, connection: str, name: str, xid: int, length: int, seconds: float
+    trace: Trace,
+    connection: str,
+    name: str,
+    xid: int,
+    length: int,
+    seconds: float,
+    task: trio.lowlevel.Task,
 ) -> None:
-    """A client has the reply to a call, of that many bytes, `seconds` after it was made."""
-    trace.step("reply-received", connection, procedure=name, xid=xid, bytes=length, seconds=seconds)
+    """A client has the reply, of that many bytes, to a call that this task waits for, `seconds`
+    after it was made."""
+    trace.step(
+        "reply-received",
+        connection,
+        procedure=name,
+        xid=xid,
+        bytes=length,
+        seconds=seconds,
+        request=task.context.get(REQUEST, 0),
+    )
 
 
 def tell_received(trace: Trace, connection: str, call: Call, length: int) -> None:

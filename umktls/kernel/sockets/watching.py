@@ -199,7 +199,11 @@ class HalfWatch:
             return {}
         facts = {"suite": session.suite.name, "version": session.version}
         sizes = session.suite
-        facts |= {"tag_length": sizes.tag_length, "explicit": sizes.explicit(session.version)}
+        facts |= {
+            "mac": sizes.mac,
+            "tag_length": sizes.tag_length,
+            "explicit": sizes.explicit(session.version),
+        }
         return facts | (secrets_of(session) if tells_secrets() else {})
 
 

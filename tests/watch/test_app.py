@@ -1,0 +1,167 @@
+"""The server of the page, in memory: who is let in, what is answered."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import trio
+
+from tests.conftest import patience
+from umktls.watch import page
+from umktls.watch.app import application
+from umktls.watch.feed import Feed
+from umktls.watch.recording import Recorder
+
+TOKEN, PORT = "t0ken", 4711
+OURS = f"127.0.0.1:{PORT}"
+
+
+class Answer:
+    """What came, as far as it was waited for."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.body = b""
+
+
+async def ask(
+    path: str,
+    headers: dict[str, str] | None = None,
+    *,
+    method: str = "GET",
+    feed: Feed | None = None,
+    enough: int = 1 << 30,
+) -> Answer:
+    """One request; `enough`: hang up after so many bytes."""
+    answer = Answer()
+    feed = feed or Feed()
+    app = application(feed, Recorder(feed), TOKEN, PORT)
+    sent = {"host": OURS, **(headers or {})}
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
+    }
+    gone = trio.Event()
+    asked = False
+
+    async def receive() -> dict[str, Any]:
+        nonlocal asked
+        if not asked:
+            asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            answer.status = message["status"]
+            answer.headers = {k.decode(): v.decode() for k, v in message["headers"]}
+        else:
+            answer.body += message["body"]
+            if len(answer.body) >= enough:
+                gone.set()
+
+    with trio.fail_after(patience(10)):
+        await app(scope, receive, send)
+    return answer
+
+
+async def test_the_page() -> None:
+    answer = await ask(f"/{TOKEN}/")
+    assert answer.status == 200
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert TOKEN not in answer.body.decode()
+    nonce = policy.partition("nonce-")[2].partition("'")[0]
+    assert answer.body.decode().count(f'nonce="{nonce}"') == 2
+    assert nonce not in (await ask(f"/{TOKEN}/")).headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("name", [*(f"{module}.js" for module in page.MODULES), "style.css"])
+async def test_its_files(name: str) -> None:
+    answer = await ask(f"/{TOKEN}/static/{name}")
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith("text/")
+
+
+@pytest.mark.parametrize("name", ["nothing.js", "..%2fapp.py", "../app.py"])
+async def test_no_other_files(name: str) -> None:
+    assert (await ask(f"/{TOKEN}/static/{name}")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "reason"),
+    [
+        ("/", {}, "token is missing"),
+        ("/wrong/", {}, "token is missing"),
+        (f"/{TOKEN}", {}, "token is missing"),
+        (f"/{TOKEN}x/", {}, "token is missing"),
+        (f"/{TOKEN}/", {"host": f"evil.example:{PORT}"}, "another name"),
+        (f"/{TOKEN}/", {"host": "127.0.0.1:80"}, "another name"),
+        (f"/{TOKEN}/", {"host": ""}, "another name"),
+        (f"/{TOKEN}/", {"origin": "http://evil.example"}, "another page"),
+        (f"/{TOKEN}/", {"origin": "null"}, "another page"),
+        (f"/{TOKEN}/", {"origin": "http://127.0.0.1:80"}, "another page"),
+        (f"/{TOKEN}/events", {"sec-fetch-site": "cross-site"}, "another site"),
+        (f"/{TOKEN}/events", {"sec-fetch-site": "same-site"}, "another site"),
+    ],
+)
+async def test_who_is_not_let_in(path: str, headers: dict[str, str], reason: str) -> None:
+    answer = await ask(path, headers)
+    assert answer.status == 403
+    assert reason in json.loads(answer.body)["error"]
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "[::1]"])
+async def test_its_own_names(name: str) -> None:
+    host = f"{name}:{PORT}"
+    assert (await ask(f"/{TOKEN}/", {"host": host, "origin": f"http://{host}"})).status == 200
+
+
+async def test_forms_of_other_pages_change_nothing() -> None:
+    answer = await ask(f"/{TOKEN}/events", method="POST")
+    assert (answer.status, json.loads(answer.body)["error"]) == (403, "this is for the page alone")
+
+
+async def test_events_from_the_beginning() -> None:
+    feed = Feed()
+    for number in range(1, 5001):
+        told = {"event": "probe", "number": number, "mono": float(number), "host": "client-1"}
+        feed.take({**told, "connection": "c1", "text": "</script><b>", "side": "client"})
+    feed.flush()
+    answer = await ask(f"/{TOKEN}/events", feed=feed, enough=800_000)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    lines = [line for line in answer.body.decode().split("\n\n") if line]
+    messages = [json.loads(line.removeprefix("data: ")) for line in lines]
+    events = [event for message in messages for event in message.get("events", [])]
+    assert [event["number"] for event in events] == list(range(1, 5001))
+
+
+async def test_a_record_of_nobody() -> None:
+    answer = await ask(f"/{TOKEN}/record/client-1/3")
+    assert (answer.status, json.loads(answer.body)["errno"]) == (409, "ENOENT")
+
+
+async def test_a_recording_is_one_page_without_links_outside() -> None:
+    feed = Feed()
+    told = {"event": "probe", "number": 1, "mono": 1.0, "host": "client-1", "side": "client"}
+    feed.take({**told, "connection": "c1", "text": "</script><b>"})
+    feed.flush()
+    answer = await ask(f"/{TOKEN}/recording", feed=feed)
+    text = answer.body.decode()
+    assert "attachment" in answer.headers["content-disposition"]
+    assert 'http-equiv="Content-Security-Policy"' in text
+    assert "src=" not in text
+    assert "</script><b>" not in text

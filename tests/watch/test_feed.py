@@ -1,0 +1,176 @@
+"""Events of hosts in one order, with their causes; records fetched from hosts that run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from tests.conftest import patience
+from umktls.cli.control import Host
+from umktls.errors import CallerError, PeerError
+from umktls.kernel.ground.kinds import KINDS
+from umktls.rpc.message import NULL_AUTH
+from umktls.testing.echo import SAY
+from umktls.testing.joined import Joined
+from umktls.watch.causes import RULES, Causes
+from umktls.watch.feed import Feed
+from umktls.watch.recording import Recorder
+
+Boot = Callable[..., AbstractAsyncContextManager[Joined]]
+
+
+def event(kind: str, number: int, mono: float, host: str = "client-1", **more: Any) -> Any:
+    base = {"event": kind, "number": number, "mono": mono, "host": host, "connection": None}
+    return {**base, "side": host.partition("-")[0], "time": mono, "text": kind, **more}
+
+
+def test_order_is_by_the_clock_that_all_share() -> None:
+    feed = Feed()
+    feed.take(event("probe", 1, 5.0, connection="c1"))
+    feed.take(event("probe", 1, 4.0, "server-1", connection="s1"))
+    feed.take(event("starttls", 2, 9.0, connection="c1"))
+    feed.flush(6.0)
+    assert [each["id"] for each in feed.events] == ["server-1/1", "client-1/1"]
+    feed.flush()
+    assert [each["id"] for each in feed.events][2:] == ["client-1/2"]
+
+
+def test_no_event_comes_twice() -> None:
+    feed = Feed()
+    for _ in range(2):
+        feed.take(event("probe", 1, 5.0))
+        feed.flush()
+    assert len(feed.events) == 1
+
+
+@pytest.mark.parametrize("mono", [None, "soon", float("nan"), True])
+def test_a_host_that_tells_nonsense(mono: Any) -> None:
+    feed = Feed(mono=lambda: 3.0)
+    feed.take(event("probe", 1, mono))
+    feed.take({"event": "x", "number": "y"})
+    feed.flush()
+    assert [each["id"] for each in feed.events] == ["client-1/1"]
+
+
+def test_rules_are_about_kinds_that_there_are() -> None:
+    assert set(RULES) <= set(KINDS)
+    made = {word.partition(" ")[0] for rule in RULES.values() for word in rule.leaves}
+    wanted = {word.partition(" ")[0] for rule in RULES.values() for word in rule.after}
+    assert wanted - {"{procedure}"} <= made
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_both_ends_of_a_connection_find_each_other(first: str) -> None:
+    causes = Causes()
+    connect = event("tcp-connect", 1, 1.0, connection="c1", local="[::1]:700", peer="[::1]:2049")
+    accept = event("tcp-accept", 1, 1.0, "server-1", connection="s1", peer="[::1]:700")
+    for each in (connect, accept) if first == "client" else (accept, connect):
+        causes.of({**each, "id": each["host"], "here": f"{each['host']}:{each['connection']}"})
+    assert causes.others["client-1:c1"] == "server-1:s1"
+    assert causes.others["server-1:s1"] == "client-1:c1"
+
+
+def test_two_connections_of_one_host_are_not_one() -> None:
+    causes = Causes()
+    for number in (1, 2):
+        peer = {"peer": "127.0.0.1:700", "connection": f"s{number}"}
+        accept = event("tcp-accept", number, 1.0, "server-1", **peer)
+        causes.of({**accept, "id": str(number), "here": f"server-1:s{number}"})
+    assert causes.others == {}
+
+
+@contextmanager
+def followed(both: Joined, feed: Feed) -> Iterator[None]:
+    """The feed has the events of both hosts while the block runs."""
+    for host in (both.client, both.server):
+        feed.hosts[host.name] = Host(host.rundir.path, host.describe())
+    with both.client.trace.watched(feed.take), both.server.trace.watched(feed.take):
+        yield
+
+
+async def test_a_call_from_one_end_to_the_other(umktls_joined: Boot, autojump_clock: Any) -> None:
+    feed = Feed()
+    async with umktls_joined() as both:
+        with followed(both, feed):
+            await both.rpc.call(SAY, b"x", NULL_AUTH)
+            await both.rpc.call(SAY, b"y", NULL_AUTH)
+        feed.flush()
+        client, server = both.client.name, both.server.name
+    assert feed.causes.others[f"{client}:c1"] == f"{server}:s1"
+    by_id = {each["id"]: each for each in feed.events}
+    last = [each for each in feed.events if each["event"] == "reply-received"][-1]
+    way = []
+    while last["causes"]:
+        last = by_id[last["causes"][0]]
+        way.append((last["side"], last["event"]))
+    assert way[:7] == [
+        ("client", "record-opened"),
+        ("server", "record-sealed"),
+        ("server", "reply-sent"),
+        ("server", "call-received"),
+        ("server", "record-opened"),
+        ("client", "record-sealed"),
+        ("client", "call-sent"),
+    ]
+
+
+async def test_records_are_fetched_and_taken_apart(umktls_joined: Boot) -> None:
+    feed = Feed()
+    recorder = Recorder(feed)
+    async with umktls_joined() as both:
+        with followed(both, feed), trio.fail_after(patience(20)):
+            await both.rpc.call(SAY, b"x" * 40_000, NULL_AUTH)
+            feed.flush()
+            await recorder.keep(list(feed.events))
+            with pytest.raises(PeerError, match="kept no more"):
+                await feed.record(both.client.name, 9999)
+        with pytest.raises(CallerError, match="does not run"):
+            await feed.record("nobody", 1)
+    found = recorder.recording()["records"]
+    sealed = [
+        found[f"{each['host']}/{each['record']}"]
+        for each in feed.events
+        if each["event"] == "record-sealed" and each["side"] == "client" and each["type"] == 23
+    ]
+    assert [one["records"] for one in sealed] == [3, 3, 3]
+    assert [one["part"][0] for one in sealed] == [0, 16384, 32768]
+    assert all(one["tree"][1]["name"] == "RPC call" for one in sealed)
+
+
+async def test_hosts_are_found_and_followed(umktls_joined: Boot, umktls_rundir: Path) -> None:
+    feed = Feed(base=umktls_rundir)
+    async with umktls_joined() as both, trio.open_nursery() as nursery:
+        nursery.start_soon(feed.run)
+        with feed.listening() as messages, trio.fail_after(patience(20)):
+            kinds = set()
+            await both.rpc.call(SAY, b"x", NULL_AUTH)
+            called, told = False, []
+            async for message in messages:
+                kinds.add(message["t"])
+                told += message.get("events", [])
+                if both.client.trace.close and not called:
+                    called = True
+                    await both.rpc.call(SAY, b"y", NULL_AUTH)
+                if {"stat", "events", "pairs"} <= kinds and any("record" in e for e in told):
+                    break
+        nursery.cancel_scope.cancel()
+    assert {each["host"] for each in feed.events} == {both.client.name, both.server.name}
+
+
+async def test_who_listens_too_slowly_is_left_behind() -> None:
+    feed = Feed()
+    with feed.listening() as messages:
+        for number in range(1, 600):
+            feed.take(event("probe", number, float(number)))
+            feed.flush()
+        count = 0
+        async for _ in messages:
+            count += 1
+    assert count == 500
+    assert len(feed.events) == 599

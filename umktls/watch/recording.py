@@ -1,0 +1,64 @@
+"""A recording: what was told, and the bytes of its records, for a page that plays it back."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from umktls.errors import UmktlsError
+from umktls.watch.feed import Feed
+from umktls.watch.page import recorded
+
+__all__ = ["Recorder", "write"]
+
+# Bytes of records that a recording has: for a page that a browser opens at once.
+MOST_BYTES = 24 << 20
+MOST_RECORDS = 4_000
+
+
+class Recorder:
+    """Fetches records while hosts keep them."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._records: dict[str, Any] = {}
+        self._bytes = 0
+
+    async def run(self) -> None:
+        """Record from now on, until cancelled."""
+        with self._feed.listening() as messages:
+            await self.keep(list(self._feed.events))
+            async for message in messages:
+                if message["t"] == "events":
+                    await self.keep(message["events"])
+
+    async def keep(self, events: list[dict[str, Any]]) -> None:
+        """The bytes of the records among these, as far as there is room."""
+        for event in events:
+            if "record" not in event or len(self._records) >= MOST_RECORDS:
+                continue
+            name = f"{event['host']}/{event['record']}"
+            if name in self._records or self._bytes > MOST_BYTES:
+                continue
+            try:
+                found = await self._feed.record(event["host"], event["record"])
+            except UmktlsError:
+                continue
+            self._records[name] = found
+            self._bytes += len(found["wire"]) + len(found["plain"])
+
+    def recording(self) -> dict[str, Any]:
+        """All of it, as the page takes it."""
+        return {
+            "made": time.time(),
+            "pairs": self._feed.pairs,
+            "stats": list(self._feed.stats),
+            "events": list(self._feed.events),
+            "records": self._records,
+        }
+
+
+def write(recording: dict[str, Any], path: Path) -> None:
+    """The recording as a page. Raises OSError."""
+    path.write_text(recorded(recording))

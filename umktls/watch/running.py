@@ -1,0 +1,107 @@
+"""What `umktls watch` does, until Ctrl-C."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import socket
+import webbrowser
+from functools import partial
+from pathlib import Path
+
+import click
+import trio
+
+from umktls.errors import UnsupportedError, WorldError
+from umktls.kernel.ground.groups import single_error
+from umktls.watch.feed import Feed
+from umktls.watch.recording import Recorder, write
+
+__all__ = ["record_page", "serve_page"]
+
+MISSING = (
+    "umktls watch serves its page with two packages that are not there: "
+    "pip install 'umktls[watch]' (--record needs neither)"
+)
+
+
+def record_page(hosts: tuple[str, ...], since: float, path: Path, seconds: float | None) -> None:
+    """Record until interrupted, or for so long; then write the page. Raises WorldError."""
+    trio.run(recording, hosts, since, path, seconds)
+
+
+def serve_page(hosts: tuple[str, ...], since: float, port: int, opens: bool) -> None:
+    """Serve the page until interrupted. Raises WorldError, UnsupportedError."""
+    trio.run(serving, hosts, since, port, opens)
+
+
+async def until_interrupted(nursery: trio.Nursery) -> None:
+    """End the nursery's tasks at Ctrl-C or SIGTERM."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            nursery.cancel_scope.cancel()
+            return
+
+
+async def recording(
+    hosts: tuple[str, ...], since: float, path: Path, seconds: float | None
+) -> None:
+    feed = Feed(hosts, since)
+    recorder = Recorder(feed)
+    click.echo(f"Recording; Ctrl-C ends it and writes {path}.")
+    with single_error():
+        async with trio.open_nursery() as nursery:
+            if seconds is not None:
+                nursery.cancel_scope.deadline = trio.current_time() + seconds
+            nursery.start_soon(feed.run)
+            nursery.start_soon(recorder.run)
+            nursery.start_soon(until_interrupted, nursery)
+    feed.flush()
+    found = recorder.recording()
+    try:
+        write(found, path)
+    except OSError as error:
+        raise WorldError(f"{path} cannot be written: {error.strerror}", error.errno) from error
+    click.echo(f"{len(found['events'])} events, {len(found['records'])} records: {path}")
+
+
+async def serving(hosts: tuple[str, ...], since: float, port: int, opens: bool) -> None:
+    try:
+        from hypercorn.config import Config
+        from hypercorn.trio import serve
+    except ImportError as error:
+        raise UnsupportedError(MISSING) from error
+    from umktls.watch.app import application
+
+    token = secrets.token_urlsafe(24)
+    listener = bound(port)
+    number = listener.getsockname()[1]
+    feed = Feed(hosts, since)
+    config = Config()
+    config.bind = [f"fd://{listener.fileno()}"]
+    config.accesslog = None
+    config.graceful_timeout = 0.5
+    app = application(feed, Recorder(feed), token, number)
+    address = f"http://127.0.0.1:{number}/{token}/"
+    with single_error():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(feed.run)
+            nursery.start_soon(until_interrupted, nursery)
+            ready = await nursery.start(partial(serve, app, config, mode="asgi"))  # type: ignore[arg-type]
+            assert ready
+            click.echo(f"Watch at {address} (Ctrl-C ends)")
+            if opens:
+                await trio.to_thread.run_sync(webbrowser.open, address)
+
+
+def bound(port: int) -> socket.socket:
+    """A listening socket on loopback. Raises WorldError."""
+    sock = socket.socket()
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", port))
+        sock.listen(64)
+    except OSError as error:
+        sock.close()
+        raise WorldError(f"port {port} of 127.0.0.1: {error.strerror}", error.errno) from error
+    return sock

@@ -1,0 +1,54 @@
+// Where events come from: a server that tells them as they happen, or a recording in this page.
+
+/** Calls `take(message)` for each message; see umktls/watch/feed.py. Returns what else there is:
+ *  record(host, number) gives a record taken apart; `live` says which of both it is. */
+export async function source(facts, take, state) {
+  return facts.live ? live(take, state) : recorded(take);
+}
+
+function live(take, state) {
+  const events = new EventSource("./events");
+  let begun = false;
+  events.onopen = () => {
+    // After a pause the server tells everything again, so what was there goes.
+    if (begun) take({ t: "again" });
+    begun = true;
+    state("live");
+  };
+  events.onmessage = (message) => take(JSON.parse(message.data));
+  events.onerror = () => state("lost");
+  const ask = async (path, options) => {
+    const response = await fetch(path, options);
+    const answer = await response.json();
+    if (!response.ok) throw new Error(answer.error ?? response.statusText);
+    return answer;
+  };
+  return {
+    live: true,
+    record: (host, number) => ask(`./record/${encodeURIComponent(host)}/${number}`),
+    post: (path, body) => ask(path, {
+      method: "POST",
+      headers: { "content-type": "application/json", "x-umktls-watch": "1" },
+      body: JSON.stringify(body),
+    }),
+  };
+}
+
+async function recorded(take) {
+  const text = document.getElementById("recording").textContent;
+  const packed = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+  const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const recording = await new Response(unpacked).json();
+  take({ t: "pairs", pairs: recording.pairs });
+  for (const stat of recording.stats) take(stat);
+  take({ t: "events", events: recording.events });
+  return {
+    live: false,
+    made: recording.made,
+    async record(host, number) {
+      const found = recording.records[`${host}/${number}`];
+      if (!found) throw new Error("this record's bytes are not in the recording");
+      return found;
+    },
+  };
+}
