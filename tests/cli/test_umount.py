@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import select
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from tests.conftest import KERNEL_LACKS
+from tests.conftest import KERNEL_LACKS, patience
 from umktls.cli.control import Host
 from umktls.cli.main import main
 from umktls.cli.sandbox import Sandbox
@@ -75,6 +77,42 @@ def test_lazy_umount_detaches_and_the_process_ends_with_the_last_use(
         os.close(used)
     assert poll.poll(20_000)
     os.close(process)
+
+
+KEEPS = "echo ready; exec sleep infinity"
+
+
+@pytest.fixture
+def elsewhere(sandbox: Sandbox, client: Host) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a mount namespace of its own, which has got a copy of the mount."""
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", KEEPS]
+    command.append(str(sandbox.mountpoint))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline() != b"ready\n":
+                pytest.skip(f"{KERNEL_LACKS} the right to make a mount namespace")
+            yield process
+        finally:
+            process.kill()
+
+
+def test_umount_says_who_still_has_the_mount_in_another_mount_namespace(
+    sandbox: Sandbox, client: Host, elsewhere: subprocess.Popen[bytes]
+) -> None:
+    """Nothing else does: the kernel ends a file system with its last mount."""
+    with pytest.raises(WorldError, match=r"has not ended after 0\.5 s") as caught:
+        unmount(sandbox.mountpoint, timeout=0.5, base=sandbox.run)
+    said = str(caught.value)
+    assert f"process {elsewhere.pid} (sleep)" in said
+    assert re.search(rf"`nsenter -t \d+ -m umount {sandbox.mountpoint}`", said)
+    assert sandbox.mounted() == []
+    ended = os.pidfd_open(client.pid)
+    elsewhere.kill()
+    poll = select.poll()
+    poll.register(ended, select.POLLIN)
+    assert poll.poll(patience(20) * 1000)
+    os.close(ended)
 
 
 @pytest.mark.parametrize("words", [["umount", "-l"], ["mount", "localhost:/", "-o", "certs=/x"]])

@@ -34,8 +34,10 @@ END_SECONDS = 20.0
 CLONE_NEWNET = 0x40000000
 # In front of a command: it ends with whoever started it.
 TIED = ("setpriv", "--pdeathsig", "KILL", "--")
-# The process that keeps it alive. What is given to it as arguments are more commands for `ip`.
+# The process that keeps it alive. What is given to it as arguments are more commands for `ip`. A
+# mount namespace begins with a copy of all mounts: those of tests beside would not end before it.
 KEEPER = """
+umount --all --lazy --types fuse.umktls
 ip link set lo up
 mount -t tmpfs -o mode=755 none /run
 mkdir -p /run/nfs

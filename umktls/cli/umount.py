@@ -20,6 +20,7 @@ from umktls.cli.away import amount, server_words, waiting_words, work_words
 from umktls.cli.control import Host, find_hosts
 from umktls.errors import CallerError, UmktlsError, WorldError
 from umktls.kernel.host import mountinfo
+from umktls.printable import printable
 
 __all__ = ["force_unmount", "mounts", "umount", "unmount"]
 
@@ -28,6 +29,8 @@ FUSECTL = Path("/sys/fs/fuse/connections")
 SAY_SECONDS, SAY_AGAIN_SECONDS = 2.0, 10.0
 # For a process that may be stuck to answer, and to do what it is told.
 QUICK_SECONDS, FORCE_SECONDS = 1.0, 2.0
+# So many processes are named.
+SHOWN = 5
 # <sys/mount.h>
 MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 1, 2, 8
 
@@ -74,20 +77,22 @@ def unmount(
 ) -> None:
     """What the command does; `base` is where its host may be. Raises CallerError, WorldError."""
     path = resolved(mountpoint)
-    require_ours(path)
+    mount = topmost(path)
     host = mount_host(path, base)
     with process_end(host) as ended:
         run_fusermount(path, lazy)
-        if not lazy and host is not None and not wait(host, ended, timeout):
+        if not lazy and host is not None and not wait(host, mount, ended, timeout):
             raise WorldError(
                 f"{path} is unmounted, but its process {host.pid} has not ended after "
-                f"{timeout:g} s: {why_not(host)}; it goes on, `umktls trace` shows what it does, "
-                f"and `kill -KILL {host.pid}` ends it and loses that",
+                f"{timeout:g} s: {why_not(host, mount)}; it goes on, `umktls trace` shows what it "
+                f"does, and `kill -KILL {host.pid}` ends it and loses that",
                 errno.ETIMEDOUT,
             )
 
 
-def wait(host: Host, ended: Callable[[float], bool], timeout: float) -> bool:
+def wait(
+    host: Host, mount: mountinfo.Mount, ended: Callable[[float], bool], timeout: float
+) -> bool:
     """Wait for the end of the process; say soon, and now and then, what for and for how long."""
     start = time.monotonic()
     for pause in chain((SAY_SECONDS,), repeat(SAY_AGAIN_SECONDS)):
@@ -97,12 +102,12 @@ def wait(host: Host, ended: Callable[[float], bool], timeout: float) -> bool:
         if left <= pause:
             return False
         left = timeout - (time.monotonic() - start)
-        say(f"waiting for process {host.pid}, for {left:.0f} s at most: {why_not(host)}")
+        say(f"waiting for process {host.pid}, for {left:.0f} s at most: {why_not(host, mount)}")
     return False
 
 
-def why_not(host: Host) -> str:
-    """What keeps a mount's process from ending, as far as it says so."""
+def why_not(host: Host, mount: mountinfo.Mount) -> str:
+    """What keeps a mount's process from ending, as far as it says so, or others have the mount."""
     try:
         state = host.answer({"op": "stat"}, QUICK_SECONDS)
     except UmktlsError as error:
@@ -110,7 +115,27 @@ def why_not(host: Host) -> str:
     server, work = state.get("server") or {}, state.get("work") or {}
     away = server_words(server, time.time())
     words = [f"the server is {away}" if away else "", waiting_words(server), work_words(work)]
-    return "; ".join(filter(None, words)) or "it is about to end"
+    return "; ".join(filter(None, words)) or kept_elsewhere(mount) or "it is about to end"
+
+
+def kept_elsewhere(mount: mountinfo.Mount) -> str:
+    """Who has a copy of the mount in another mount namespace (mount_namespaces(7)): containers,
+    services and `unshare -m` get one of all that is mounted, and it keeps the file system."""
+    found = list(mountinfo.holders(mount.device))
+    if not found:
+        return ""
+    names = ", ".join(f"process {pid} ({process_name(pid)})" for pid in found[:SHOWN])
+    return (
+        f"it is still mounted in other mount namespaces, that of {names}: "
+        f"`nsenter -t {found[0]} -m umount {mount.mountpoint}` takes it away there"
+    )
+
+
+def process_name(pid: int) -> str:
+    try:
+        return printable(Path(f"/proc/{pid}/comm").read_text().strip())
+    except OSError:
+        return "gone"
 
 
 def say(text: str) -> None:
@@ -120,7 +145,7 @@ def say(text: str) -> None:
 def force_unmount(mountpoint: Path, base: Path | None = None) -> None:
     """What the command does with -f. Raises CallerError, WorldError."""
     path = resolved(mountpoint)
-    require_ours(path)
+    topmost(path)
     host = mount_host(path, base)
     with process_end(host) as ended:
         lost = unwritten(host)
@@ -181,12 +206,16 @@ def mounts() -> dict[Path, str]:
     return {Path(mount.mountpoint): mount.kind for mount in mountinfo.mounts()}
 
 
-def require_ours(path: Path) -> None:
-    fstype = mounts().get(path)
-    if fstype is None:
+def topmost(path: Path) -> mountinfo.Mount:
+    """The mount of ours that is seen at `path`. Raises CallerError if there is none."""
+    found = [mount for mount in mountinfo.mounts() if Path(mount.mountpoint) == path]
+    if not found:
         raise CallerError(f"nothing is mounted at {path}: `umktls stat` lists the mounts")
-    if fstype != mountinfo.FSTYPE:
-        raise CallerError(f"{path} is a mount of type {fstype}, not of umktls: see umount(8)")
+    if found[-1].kind != mountinfo.FSTYPE:
+        raise CallerError(
+            f"{path} is a mount of type {found[-1].kind}, not of umktls: see umount(8)"
+        )
+    return found[-1]
 
 
 def mount_host(path: Path, base: Path | None) -> Host | None:

@@ -28,7 +28,8 @@ from umktls.testing.hosts import client_of, mount_config
 AUTHORITY = Authority.create()
 DEADLINE = 50
 HOST = "b.a.example.org"
-BIND = 'mount --bind "$0" /etc/hosts && exec "$@"'
+# The namespace begins with a copy of all mounts: those of tests beside must not stay because of it.
+BIND = 'umount -a -l -t fuse.umktls; mount --bind "$0" /etc/hosts && exec "$@"'
 # A client's certificate -> with which options its calls are done.
 NAMES = {
     HOST: ("-h", "-h -w", "-h -W"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["FSTYPE", "Mount", "mounts"]
+__all__ = ["FSTYPE", "Mount", "holders", "mounts"]
 
 FSTYPE = "fuse.umktls"
 
@@ -39,6 +41,21 @@ def mounts(text: str | None = None) -> Iterator[Mount]:
             source = _plain("".join(others[:1]))
             options = ",".join([*words[5:6], *others[1:2]]).split(",")
             yield Mount(words[2], _plain(words[4]), kind, source, frozenset(options))
+
+
+def holders(device: str) -> Iterator[int]:
+    """Processes that have the device (major:minor) mounted, as far as this user may see them: one
+    for each mount namespace."""
+    seen = set()
+    for directory in Path("/proc").glob("[1-9]*"):
+        with suppress(OSError):
+            namespace = os.readlink(directory / "ns" / "mnt")
+            if namespace in seen:
+                continue
+            seen.add(namespace)
+            text = (directory / "mountinfo").read_text("utf-8", "surrogateescape")
+            if any(mount.device == device for mount in mounts(text)):
+                yield int(directory.name)
 
 
 def _plain(text: str) -> str:
