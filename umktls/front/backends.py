@@ -162,13 +162,13 @@ class Backends:
         return iter(tuple(self._backends))
 
     def replace(self, servers: Sequence[Server]) -> None:
-        """Others from now on. Those that stay keep their clients; the clients of those that go
-        stay with them, until they end."""
+        """Use these servers from now on. A backend that stays keeps its clients; the clients of one
+        that goes stay with it until they end."""
         known = {backend.server: backend for backend in self._backends}
         self._backends = [known.get(server) or Backend(server) for server in servers]
 
     def order(self, address: tuple[Any, ...]) -> list[Backend]:
-        """In which order to try them for a client with that socket address: see the module."""
+        """All backends, in the order in which to try them for a client at that socket address."""
         host = host_of(address)
         ranked = list(self._backends)
         if self.policy.choice == "client":
@@ -261,7 +261,7 @@ class Backends:
         backend.up, backend.reason, backend.since = up, reason, time.time()
 
     def _evict(self, backend: Backend, reason: str) -> None:
-        """Its clients go elsewhere, if there is an elsewhere."""
+        """End the connections of its clients, if there is another backend that lives."""
         if any(other.up for other in self._backends):
             for guest in tuple(backend.guests):
                 guest.end(f"backend {backend} is down: {reason}")

@@ -40,7 +40,7 @@ __all__ = ["Allowed", "Clients", "parse_clients", "read_clients"]
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Those who meet the rules on a connection of that level at least."""
+    """Those whose connection has at least this level of security, and who meet the rules."""
 
     security: Security = "tls"
     rules: Rules = ANYBODY
@@ -58,7 +58,7 @@ class Allowed:
 
 
 class Clients:
-    """All who may come in: whoever one of the lines is for."""
+    """All who may come in: those whom one of the lines lets in."""
 
     def __init__(self, lines: Sequence[Allowed]) -> None:
         self.lines = tuple(lines)

@@ -77,7 +77,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def addresses(client: Behind) -> tuple[Address, Address] | None:
-    """Of both ends, in one family; None where they are no IP addresses."""
+    """The addresses of both ends, in one family; None where they are no IP addresses."""
     try:
         ends = [
             ipaddress.ip_address(str(end[0]).partition("%")[0])

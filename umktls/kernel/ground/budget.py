@@ -83,7 +83,7 @@ class Budget:
             self._wake()
 
     def _patience(self) -> float:
-        """Until when nobody is dropped."""
+        """Until when no connection is dropped (trio's time)."""
         return next(iter(self._arriving.values()), math.inf) + ARRIVAL_SECONDS
 
     def _drop_slow(self) -> None:

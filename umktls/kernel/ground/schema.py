@@ -174,7 +174,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def problems(event: dict[str, Any], kinds: dict[str, Kind]) -> list[str]:
-    """In what an event is not as its schema says; empty where it is."""
+    """What is wrong with an event by its schema, one line each; empty where nothing is."""
     name = str(event.get("event"))
     kind = kinds.get(name)
     if kind is None:

@@ -52,7 +52,8 @@ PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 def taken_from_trio(sock: trio.socket.SocketType) -> socket.socket:
-    """The same socket as Python's own. (Told what it is, that one asks the system nothing.)"""
+    """The same socket, as one of Python's own. (It is told its family, type and protocol: otherwise
+    it would ask the system for them.)"""
     return socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
 
 

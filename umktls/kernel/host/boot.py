@@ -46,7 +46,7 @@ async def booted(config: HostConfig) -> AsyncIterator[Host]:
 
 
 async def bring_up(host: Host) -> None:
-    """All that comes behind the run directory, in order. Raises `UmktlsError`."""
+    """Bring up, in order, all that comes behind the run directory. Raises `UmktlsError`."""
     watch_memory(host)
     doors = Doors(host)
     await doors.open()

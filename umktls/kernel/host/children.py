@@ -116,7 +116,8 @@ class Child:
             await trio.sleep(pause)
 
     def _tell_of_refusal(self, refusal: str, pause: float) -> None:
-        """Once for each reason and pause: the last pause is repeated for ever."""
+        """Tell of a refusal, once for each reason and pause, since the last pause is repeated for
+        ever."""
         name = self.command.name
         self.trace.emit("daemon-refused", daemon=name, reason=refusal, pause=pause)
         if self.starts == 0:
@@ -170,7 +171,8 @@ class Child:
         return process
 
     def _open_log(self) -> int:
-        """Where the daemon's output goes: nowhere, if it can be written down nowhere."""
+        """A descriptor for the daemon's output: of its log, or of nothing where there can be no
+        log."""
         try:
             return open_file(self.log, os.O_WRONLY | os.O_APPEND, "log")
         except (OSError, CallerError) as error:

@@ -38,9 +38,10 @@ class Remembered:
 
 
 class ConnectionTable:
-    """Those of one host, by name: `sockets` are open, `closed` are the last ones that were closed.
+    """The connections of one host, by name.
 
-    A name is the first letter of the host's role and a number.
+    `sockets` are open; `closed` are the last ones that were closed. A name is the first letter of
+    the host's role and a number.
     """
 
     def __init__(self, host: HostState) -> None:

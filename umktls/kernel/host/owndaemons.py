@@ -16,7 +16,10 @@ __all__ = ["OwnDaemons", "first_of"]
 
 
 class OwnDaemons:
-    """Those of one host, in the order of its configuration. `daemons` are all that register."""
+    """The daemons that one host has started, in the order of its configuration.
+
+    `daemons` has all that register, by name: these and any others.
+    """
 
     def __init__(self, host: HostState, daemons: Mapping[str, Daemons]) -> None:
         self._host = host

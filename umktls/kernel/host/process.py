@@ -43,7 +43,7 @@ class Process:
             del self.descriptors[number]
 
     def install_netlink(self, sock: NetlinkSocket) -> int:
-        """The same for a netlink socket."""
+        """A new descriptor for a netlink socket. Raises as `install`."""
         number = self._new_number()
         self.netlink[number] = sock
         return number

@@ -123,7 +123,7 @@ class SyscallServer:
     def _tell(
         self, process: Process, request: datagrams.Request, result: Any, outcome: str, began: float
     ) -> None:
-        """Of a call that was answered, for those who watch closely."""
+        """Tell those who watch closely of a call that was answered."""
         fd = getattr(request.args, "fd", -1)
         if fd == wire.TAKEN and process.taken is not None:
             fd = process.taken

@@ -48,8 +48,12 @@ LOOKS = 4
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`connections`: of all; None: as many as descriptors allow. `startups`: of those that have
-    not shown who they are; None: half of all. `idle`: seconds; 0: as long as they like."""
+    """Limits of a server's connections.
+
+    connections: how many there may be; None: as many as descriptors allow.
+    startups: how many of them may not have shown who they are; None: half.
+    idle: after how many seconds an idle connection ends; 0: never.
+    """
 
     connections: int | None = None
     startups: int | None = None
@@ -62,7 +66,7 @@ class Limits:
         return max(1, self.of_all() // 2) if self.startups is None else self.startups
 
     def share(self, number: int, count: int) -> Limits:
-        """What is left for one of `count` workers that keep them together, the `number`th."""
+        """The part of the `number`th of `count` workers that keep these limits together."""
 
         def part(of_all: int) -> int:
             return max(1, of_all // count + (number <= of_all % count))
@@ -135,7 +139,8 @@ class Admission:
         return True
 
     def make_room(self) -> bool:
-        """No descriptor is left all the same: have a connection end, if there is one for that."""
+        """Have a connection end because no descriptor is left; whether there was one that may
+        end."""
         return self._end_one([guest for guest in self._guests if guest not in self._leaving])
 
     @contextmanager

@@ -112,8 +112,10 @@ async def first_connection(
 
 
 async def other_port(config: MountConfig, program: Program, error: WorldError) -> int:
-    """Where rpcbind has a program that is not at its usual port. Raises the error, with what came
-    of that, if it has none."""
+    """The port at which rpcbind has a program that is not at its usual one.
+
+    Raises `error`, with what came of that, if there is none.
+    """
     said = f"and rpcbind has no other port for {program.name} version {program.version}"
     for family, address in await tcpconnect.look_up(config.server, 0, config.family):
         try:

@@ -128,7 +128,8 @@ class Incoming:
 
     @property
     def user(self) -> AuthSys | None:
-        """As whom AUTH_SYS calls are done: the user in the certificate, if there is one."""
+        """The user in the certificate, as whom all AUTH_SYS calls are done; None where there is
+        none."""
         return self.sock.identity.user
 
     def refused(self, what: str, why: str) -> None:

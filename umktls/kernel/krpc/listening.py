@@ -33,7 +33,7 @@ class Address(NamedTuple):
     sockaddr: tuple[Any, ...]
 
     def at(self, port: int) -> tuple[Any, ...]:
-        """With that port; what is behind it (an IPv6 scope) stays."""
+        """The address with that port; what is behind the port (an IPv6 scope) stays."""
         return (self.sockaddr[0], port, *self.sockaddr[2:])
 
 
@@ -92,7 +92,10 @@ async def addresses_of(host: str) -> list[Address]:
 
 
 async def listen_on(addresses: Sequence[Address], port: int) -> list[trio.socket.SocketType]:
-    """On all of them that this machine has. OSError if it has none, or for one that is taken."""
+    """Listening sockets on those of the addresses that this machine has.
+
+    Raises OSError if it has none of them, or for a port that is taken.
+    """
     listeners: list[trio.socket.SocketType] = []
     absent: OSError = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
     try:

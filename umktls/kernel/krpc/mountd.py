@@ -158,7 +158,7 @@ class MountService:
         raise NoMountd(f"no MOUNT protocol at {server}: {'; '.join(texts)}", failures[0].errno)
 
     async def _addresses(self, server: str) -> list[Place]:
-        """Where NFS was reached, or all that the other host has."""
+        """The addresses to try: where NFS was reached, or all that the other host has."""
         if self.near is not None and server == self.config.server:
             return [self.near]
         found = await look_up(server, 0, self.config.family)

@@ -129,7 +129,7 @@ class Connections:
         return next((other for other in before if other.waiting), None)
 
     def facts(self) -> dict[str, Any]:
-        """For `stat`: see `RpcClient.facts`."""
+        """What `umktls stat` shows: see `RpcClient.facts`."""
         each = [client.facts() for client in self.clients]
         return {
             **each[0],

@@ -58,7 +58,7 @@ class Place:
 
     @property
     def netid(self) -> str:
-        """As rpcbind calls that network (RFC 5665): tcp, udp, tcp6, udp6, local."""
+        """What rpcbind calls the network (RFC 5665): tcp, udp, tcp6, udp6, local."""
         if self.family == socket.AF_UNIX:
             return "local"
         protocol = "udp" if self.kind == socket.SOCK_DGRAM else "tcp"

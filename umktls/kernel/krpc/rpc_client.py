@@ -365,7 +365,7 @@ class RpcClient:
             self._reachable.silent(seconds, len(self._table))
 
     def facts(self) -> dict[str, Any]:
-        """For `stat`: whether the server answers, and what waits for it."""
+        """What `umktls stat` shows: whether the server answers, and what waits for it."""
         waiting = self._table.waiting()
         seconds = trio.current_time() - waiting[0].since if waiting else 0.0
         return {

@@ -126,7 +126,8 @@ class Registration:
         return f"{self.program.name} version {self.program.version} ({self.netid})"
 
     def entry(self) -> rpcb:
-        """For versions 3 and 4. The owner is whoever rpcbind sees, if it does."""
+        """The registration as versions 3 and 4 have it. Where rpcbind sees who asks, it takes him
+        for the owner, whatever is said here."""
         address = universal_address(self.host or ANY[self.netid], self.port)
         owner = str(os.geteuid()).encode()
         return rpcb(
@@ -138,7 +139,7 @@ class Registration:
         )
 
     def mapping(self) -> mapping | None:
-        """For version 2, which knows IPv4 alone."""
+        """The registration as version 2 has it; None where it is not for IPv4."""
         number = PROTOCOLS.get(self.netid)
         if number is None:
             return None

@@ -135,7 +135,8 @@ class Request(Generic[R]):
         await self.done.wait()
 
     async def _abandoned(self) -> None:
-        """Until the peer hangs up; raises if the daemon has not taken the socket by then."""
+        """Wait until the peer hangs up. Raises `ConnectionGone` if no daemon has the socket by
+        then."""
         sock = self.sock
         if sock is None or sock.closed or self.taken:
             return

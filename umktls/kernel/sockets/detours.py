@@ -130,7 +130,7 @@ class Detours:
         return self._sock.state.engine_name(direction)
 
     def how(self, direction: Direction) -> str:
-        """In what shape RPCs leave the kernel or come to it, for the trace."""
+        """The word in the trace for how RPC messages go: "sealed", "bounced", "clear-text"."""
         return HOW.get(self.route(direction), "sealed")
 
     # ---- what the daemon asks

@@ -160,7 +160,7 @@ class Offload:
     # ---- the end
 
     def _finish(self) -> None:
-        """With both keys there is nothing left for the pair to do."""
+        """With both keys the pair has nothing left to do."""
         if self._sending.cancel_called and self._receiving.cancel_called:
             self.close()
 

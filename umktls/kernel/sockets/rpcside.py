@@ -176,13 +176,14 @@ class RpcSide:
             raise WorldError(self.cut_off, errno.ECONNABORTED)
 
     async def _make_room(self, reader: RecordReader, admit: Admit | None) -> None:
-        """For the rest of a large message."""
+        """Reserve memory for the rest of a large message."""
         if admit is not None:
             await admit(reader.awaited)
         reader.reserve()
 
     def _pull(self, reader: RecordReader) -> PullResult:
-        """As the receiver's, but a bad record becomes `fault`: what came before it counts."""
+        """Take from the receiver what it has. A bad record becomes `fault`: what came before it
+        counts."""
         try:
             return self._sock.state.rx.pull(reader, RECORDS_PER_PULL)
         except RecordError as error:

@@ -120,7 +120,7 @@ def line_of_all(lines: Sequence[str]) -> str:
 
 
 def checked(answers: Sequence[Answer]) -> Sequence[Answer]:
-    """Those that are no errors. Raises PeerError where there are no others."""
+    """The answers that are no errors. Raises PeerError where there are no others."""
     if not answers:
         raise WorldError("no worker is up at present: they are being started")
     error = refused(answers)

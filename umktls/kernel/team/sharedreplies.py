@@ -134,7 +134,8 @@ class SharedReplies:
 
 @lru_cache(maxsize=256)
 def digest_of(key: CallKey) -> bytes:
-    """The same in all processes: what is in a key are numbers, bytes and texts."""
+    """The digest of a call's key. It is the same in all processes: a key has numbers, bytes and
+    texts."""
     return digest(repr(key).encode())
 
 

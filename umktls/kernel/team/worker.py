@@ -29,9 +29,17 @@ class Outgoing(NamedTuple):
 
 @dataclass(eq=False)
 class Worker:
-    """One of them, as its supervisor knows it. `guests`: the addresses of its connections, by
-    number. `given`: connections, in all its lives. `starts`: how often it was started. `told`: of
-    how many reloads it knows. `reloaded`: what it has against the last one, None until it says."""
+    """A worker, as its supervisor knows it.
+
+    starts: how often it was started.
+    given: how many connections it was given, in all its lives.
+    guests: the addresses of its connections, by number.
+    homes: how many connections it has from each address.
+    failure: why it has not come up, or has ended.
+    told: how many reloads it knows of.
+    reloaded: what it has against the last one, empty for nothing; None until it says.
+    queue: what is to be sent to it, while it lives.
+    """
 
     number: int
     rundir: Path

@@ -197,7 +197,8 @@ class Daemons:
 
     @contextmanager
     def occupied(self, handle: DaemonHandle, sock: KernelSocket) -> Iterator[None]:
-        """Around a CONNECT to `handle` about `sock`: its place is free again afterwards."""
+        """Inside the block a CONNECT about `sock` has a place of `handle`, which is free again
+        behind it."""
         try:
             yield
         finally:

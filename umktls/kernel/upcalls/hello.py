@@ -87,7 +87,7 @@ class Client:
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Around the handshake on one of the connections."""
+        """Inside the block a handshake is made on one of the connections."""
         self._heard += 1
         try:
             yield

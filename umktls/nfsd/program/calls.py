@@ -39,7 +39,9 @@ ResultT = TypeVar("ResultT")
 class WriteVerifier:
     """The `value` by which clients know whether what they have written UNSTABLE may be lost.
 
-    Of several workers it is one: what one has lost, another one may have been sent."""
+    The workers of a server have one in common: a client may have sent to one worker what another
+    one has lost.
+    """
 
     def __init__(self, value: bytes, shared: Shared | None = None) -> None:
         self._value = value
@@ -58,8 +60,12 @@ class WriteVerifier:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What all calls share. `umask` is the one of this process. `stripe` has a file's lock, None
-    for a server that is alone; `groups` those of callers, None to believe these."""
+    """What all calls share.
+
+    umask: this process's.
+    stripe: gives a file's lock; None for a server that is alone.
+    groups: the groups of callers; None: what they say is believed.
+    """
 
     handles: Handles
     listings: Listings
@@ -103,8 +109,11 @@ class Call:
         return node
 
     def check(self, export: Export) -> None:
-        """NotAuthentic TOOWEAK where the connection has less security than an export asks for,
-        NfsError ACCES for one that is not for this client."""
+        """Check that the client may use an export.
+
+        Raises NotAuthentic (TOOWEAK) where the connection has less security than the export asks
+        for, NfsError (ACCES) where it is not for this client.
+        """
         peer = self.peer
         objection = export.objection(peer)
         if objection is None:
@@ -152,7 +161,7 @@ class Call:
             self._held.append(stripe)
 
     def over(self) -> None:
-        """The reply is made."""
+        """The reply is made: others may change again what this call has changed."""
         while self._held:
             self._held.pop().release()
 

@@ -88,7 +88,7 @@ def _identity(credential: AuthSys, root_becomes: tuple[int, ...] | None) -> Iden
 
 
 class Actor:
-    """The one who does the file system calls: knows its own ids and can take on others."""
+    """Acts on the file system for callers: knows its own ids, and takes on theirs."""
 
     def __init__(self) -> None:
         self.privileged = os.geteuid() == 0

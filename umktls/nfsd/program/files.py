@@ -139,7 +139,7 @@ def _write_all(fd: int, data: Buffer, offset: int) -> int:
 
 
 def commit(call: Call, args: types.COMMIT3args) -> types.COMMIT3resok:
-    """All of the file, whatever range is asked for: fdatasync knows no ranges."""
+    """Commits all of the file, whatever range is asked for: fdatasync knows no ranges."""
     changed = call.write(args.file)
     descriptor = call.open(changed.node, WRITE, changed.before)
     _sync(call, os.fdatasync, descriptor.fd)

@@ -103,7 +103,8 @@ def readdirplus(call: Call, args: types.READDIRPLUS3args) -> types.READDIRPLUS3r
 def _page_plus(
     call: Call, directory: Node, entries: Iterable[Entry], room: int, names_room: int
 ) -> types.dirlistplus3:
-    """As many entries as there is room for: bytes of all, and of what READDIR would have."""
+    """As many entries as fit: `room` is for all of them, `names_room` for what READDIR would have
+    of them, in bytes."""
     page: list[entryplus3] = []
     for found in entries:
         try:

@@ -193,7 +193,7 @@ class NfsServer:
             self._site.groups.forget()
 
     def _lanes(self) -> dict[str, Callable[[Any], Lane]]:
-        """Of each procedure where it is executed, by its arguments."""
+        """By procedure: the lane in which a call is executed, by its arguments."""
         return {name: lane_of(name, self._handles) for name in OPERATIONS}
 
     def _entitled(self, args: Any, context: CallContext) -> bool:
@@ -264,7 +264,8 @@ def _secret(state_dir: Path) -> bytes:
 
 
 def _write_new(path: Path, content: bytes) -> None:
-    """All or nothing, on the disk, and never over what another has written."""
+    """Write a new file: all of it or nothing, on the disk, and never over what another has
+    written."""
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -278,7 +279,8 @@ def _write_new(path: Path, content: bytes) -> None:
 
 
 def write_verifier() -> bytes:
-    """From the host's boot id; see files.py. Where there is none, clients resend more often."""
+    """The write verifier, from the host's boot id: see files.py. Where there is none, clients send
+    data again more often."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_bytes()
     except OSError:
@@ -287,7 +289,7 @@ def write_verifier() -> bytes:
 
 
 def _umask() -> int:
-    """Of this process; os.umask would have to change it to tell it."""
+    """The umask of this process. (os.umask tells it only by changing it.)"""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("Umask:"):
             return int(line.split()[1], 8)

@@ -63,7 +63,7 @@ class Places(Protocol):
 
 
 def lane_of(procedure: str, places: Places) -> Callable[[Any], Lane]:
-    """The look at a procedure's arguments that tells its lane."""
+    """What tells the lane of a procedure's calls from their arguments."""
     own = LANES.get(procedure, _always(Lane.HERE))
 
     def look(args: Any) -> Lane:

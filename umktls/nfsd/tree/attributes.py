@@ -119,8 +119,8 @@ def _set_all_but_size(node: Node, wanted: sattr3) -> None:
 
 
 def _id(wanted: int | None) -> int:
-    """For chown(2). That the file has this owner already is no reason not to ask: only the owner
-    and root may say so, and bits of the mode go by it."""
+    """An id for chown(2), -1 for none. The owner that the file has already is set too: only the
+    owner and root may set it, and bits of the mode go by it."""
     return -1 if wanted is None else wanted
 
 

@@ -104,8 +104,11 @@ class Node:
                 return self._open_as_owner(access, stat.S_IMODE(status.st_mode))
 
     def _open_as_owner(self, access: int, mode: int) -> int:
-        """For a server that is not root. Who has a file open may use it whatever its mode becomes;
-        a server learns nothing of opening, so it lets the owner read and write at any time."""
+        """Open a file of one's own whose mode does not allow it, for a server that is not root.
+
+        Whoever has a file open may use it whatever its mode becomes; a server is not told of
+        opening, so it lets the owner read and write at any time.
+        """
         os.chmod(self.path, mode | stat.S_IRUSR | stat.S_IWUSR)
         try:
             return os.open(self.path, OPEN_FLAGS[access])

@@ -49,10 +49,10 @@ from umktls.nfsd.tree.places import KEY_LENGTH, LocalPlaces, MakePlaces, Place
 __all__ = ["IndexLocator"]
 
 TRAIL_LIMIT = IDENT_LIMIT - KEY_LENGTH
-# What is looked for in one search through everything.
+# So many files are looked for in one search through everything.
 WANTED_LIMIT = 4096
-# Behind a search through everything that took longer (seconds), there is a rest, so many times as
-# long.
+# A search through everything that took longer than QUICK seconds is followed by a rest, REST times
+# as long.
 QUICK, REST = 0.2, 4
 DEPTH_LIMIT = 4096
 ABSENT = frozenset(
@@ -85,7 +85,7 @@ class _Entry(NamedTuple):
 
 
 class IndexLocator:
-    """By remembered places, trails and search."""
+    """Finds files by remembered places, by trails, and by search."""
 
     needs_places = True
 
@@ -210,10 +210,8 @@ class IndexLocator:
             self.forget(key)
 
     def _search(self, inodes: set[int], trail: bytes | None) -> Iterator[tuple[Path, int]]:
-        """Paths of entries with one of these inode numbers, and it, by a trail or everywhere.
-
-        Raises OSError at the end if there was a directory that could not be looked into.
-        """
+        """(path, inode number) of the entries that have one of these numbers, along a trail or
+        everywhere."""
         branches = [_Branch((), trail)]
         problem: OSError | None = None
         while branches:
@@ -302,13 +300,14 @@ def absent(error: OSError, nothing: Nothing) -> Nothing:
 
 
 def _distinguisher(fd: int) -> Callable[[int], tuple[bytes, int]]:
-    """What gives (bytes that change when an inode number is used again, mount) of an open file."""
+    """A function that tells, of an open file, bytes that change when its inode number is used
+    again, and its mount."""
     for flags in (0, hostcalls.AT_HANDLE_FID):
         distinguish = partial(hostcalls.file_handle, flags=flags)
         try:
             distinguish(fd)
         except OSError as error:
-            if error.errno in (errno.EIO, errno.ENOMEM):  # of what it can, that says nothing
+            if error.errno in (errno.EIO, errno.ENOMEM):  # says nothing of the file system
                 raise
         else:
             return distinguish

@@ -83,7 +83,8 @@ def device_and_inode(fd: int) -> tuple[int, int]:
 
 
 class KernelLocator:
-    """By the host kernel's own handles. OSError at once where it cannot work."""
+    """Lets the host's kernel find files, by its own handles. OSError at once where that cannot
+    work."""
 
     needs_places = False
 

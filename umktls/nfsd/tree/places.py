@@ -85,7 +85,8 @@ GONE = b""
 
 
 class SharedPlaces:
-    """In a table that the workers of a server share, for all its exports."""
+    """The places of a server of several workers, for all its exports: in a table that these
+    share."""
 
     def __init__(self, table: SharedTable, root: bytes) -> None:
         self._table = table
