@@ -95,8 +95,12 @@ def test_what_linux_does_not_have() -> None:
     cbc = ALL_SUITES["AES_128_CBC_SHA"]
     session = Session(TLS_1_2, cbc, bytes(16), bytes(16), 0, bytes(20))
     assert "no crypto_info" in (get_engine("linux").supports(session, "tx") or "")
-    with pytest.raises(CallerError):
-        get_engine("linux").sealer(SESSION)
+    newer = ALL_SUITES["ARIA_128_GCM_SHA256"]
+    with pytest.raises(UnsupportedError, match="no crypto_info for ARIA"):
+        crypto_info(Session(TLS_1_3, newer, bytes(16), bytes(12)))
+    for half in (get_engine("linux").sealer, get_engine("linux").opener):
+        with pytest.raises(CallerError, match="on a real socket only"):
+            half(SESSION)
 
 
 def test_nothing_is_sealed_or_opened_here() -> None:

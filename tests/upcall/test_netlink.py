@@ -76,6 +76,13 @@ def test_an_error_tells_what_it_is_about() -> None:
     assert nl.NLMSGERR.unpack(message.payload) == (76, 36, 0x15, nl.NLM_F_REQUEST, 9, 0)
 
 
+@pytest.mark.parametrize("length", [0, 3])
+def test_an_error_that_tells_nothing(length: int) -> None:
+    header = struct.pack("<IHHII", 16 + length, nl.NLMSG_ERROR, 0, 9, 0)
+    with pytest.raises(wire.NetlinkFormatError, match="without an error"):
+        wire.parse_error_untrusted(wire.parse_untrusted(header + bytes(length)))
+
+
 def test_without_body_or_group() -> None:
     message = wire.parse_untrusted(struct.pack("<IHHIIBBH", 20, 0x15, 1, 5, 0, 2, 1, 0))
     assert wire.parse_rpc_untrusted(message) == wire.RpcPart(nl.RPCNL_REPLY, 0, None)

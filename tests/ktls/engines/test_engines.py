@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.ktls.helpers import AES128, ENGINE, SUITE_NAMES, flipped, session
 from umktls.abi.freebsd import TCP_TLS_MODE_SW
-from umktls.errors import CallerError
+from umktls.errors import CallerError, UnsupportedError
 from umktls.ktls import engines
 from umktls.ktls.engines import DEST_SHORTER_BY, engine_names, get_engine
 from umktls.ktls.engines.tls13 import Tls13Opener
@@ -242,6 +242,22 @@ def test_sessions_hide_their_keys_and_check_them() -> None:
         Session(0x0304, AES128, b"K" * 15, b"I" * 12)
     with pytest.raises(CallerError):
         Session(0x0304, AES128, b"K" * 16, b"I" * 12, 2**64)
+
+
+def test_an_engine_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = EntryPoint("broken", "umktls.nowhere:Engine", engines.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(engines, "entry_points", lambda **query: EntryPoints((entry,)))
+    with pytest.raises(CallerError, match=r"'broken' \(umktls.nowhere:Engine\) cannot be loaded"):
+        get_engine("broken")
+
+
+@pytest.mark.parametrize("name", ["bounce", "null"])
+def test_engines_that_make_no_records(name: str) -> None:
+    engine, keys = get_engine(name), session()
+    with pytest.raises(UnsupportedError, match=f"engine {name} seals nothing"):
+        engine.sealer(keys)
+    with pytest.raises(UnsupportedError, match=f"engine {name} opens nothing"):
+        engine.opener(keys)
 
 
 def test_engines_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

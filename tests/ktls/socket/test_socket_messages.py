@@ -135,6 +135,17 @@ def test_a_socket_in_clear() -> None:
     assert state.recvmsg(100, FULL) == (b"", b"", 0)
 
 
+@pytest.mark.parametrize(("room", "taken"), [(2, b"he"), (5, b"hello"), (9, b"hello")])
+def test_linux_takes_in_clear_what_there_is_room_for(room: int, taken: bytes) -> None:
+    state = KtlsSocket(ENGINE, ENGINE, PERSONALITIES["linux"])
+    for full in (0, -1):
+        with pytest.raises(WouldBlock, match="no room"):
+            state.send(b"hello", room=full)
+        assert state.send(b"", room=full).count == 0
+    sent = state.send(b"hello", room=room)
+    assert (b"".join(sent.wire), sent.count) == (taken, len(taken))
+
+
 def test_one_record_per_call_with_its_type() -> None:
     state, tx = socket(), transmitter()
     receive(state.rx, seal(tx, b"one") + seal(tx, b"\1\0", 21) + seal(tx, b"two"))

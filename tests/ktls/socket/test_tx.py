@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 
 import pytest
 
 from tests.ktls.helpers import AES128, ENGINE, seal, session, transmitter
 from umktls.errors import CallerError
-from umktls.ktls.engines import Buffer
+from umktls.ktls.engines import MAX_PLAINTEXT, Buffer
 from umktls.ktls.session.errors import KeyExhausted
 from umktls.ktls.socket.states import State
 from umktls.ktls.socket.tx import Transmitter
@@ -35,6 +36,25 @@ def test_what_cannot_be_sealed_is_not_counted() -> None:
     with pytest.raises(KeyExhausted):
         seal(tx, b"x" * 16385)
     assert (tx.records, tx.bytes) == (0, 0)
+
+
+class UsedUp:
+    """A sealer with a limit of its own, of which nobody else knows."""
+
+    sequence = 0
+
+    def seal(
+        self, record_type: int, parts: Sequence[Buffer], payload_limit: int = MAX_PLAINTEXT
+    ) -> Buffer:
+        raise KeyExhausted("the card wants another key")
+
+
+def test_a_key_that_the_engine_takes_for_used_up_breaks_nothing() -> None:
+    tx = Transmitter()
+    tx.enable(UsedUp(), AES128)
+    with pytest.raises(KeyExhausted, match="another key"):
+        seal(tx, b"x")
+    assert (tx.state, tx.records) == (State.SEALED, 0)
 
 
 def test_enabling_once_and_rekeying_afterwards() -> None:
