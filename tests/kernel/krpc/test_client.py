@@ -36,7 +36,7 @@ async def test_only_a_refusal_has_levels_of_security_tried() -> None:
             return FSINFO3resfail(nfsstat3.NFS3ERR_STALE, None)
 
     host, rpc = NoHost(), Refusing()
-    with pytest.raises(WorldError, match="FSINFO of the root failed: NFS3ERR_STALE$") as caught:
+    with pytest.raises(WorldError, match=r"failed: NFS3ERR_STALE$") as caught:
         await client.file_system_info(host, CONFIG, rpc, b"root", False)  # type: ignore[arg-type]
     assert caught.value.errno == errno.ESTALE
 
