@@ -253,7 +253,6 @@ class Team:
         except BaseException:
             logger.exception("%s %d", self._name, number)
         finally:
-            logging.shutdown()
             os._exit(code)
 
 

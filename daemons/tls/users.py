@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 from cryptography import x509
 
+from umktls.upcall.rpctls import MAX_GROUPS
+
 from .identity import ConfigurationError
 
 __all__ = ["CertificateUser", "names_of", "own_domain", "user_of"]
@@ -23,7 +25,6 @@ __all__ = ["CertificateUser", "names_of", "own_domain", "user_of"]
 CERTUSER_OID = x509.ObjectIdentifier("1.3.6.1.4.1.2238.1.1.1")
 LENGTHS = range(3, 1025)
 DER_UTF8STRING = 0x0C
-MAX_GROUPS = 1024
 
 
 @dataclass(frozen=True, slots=True)

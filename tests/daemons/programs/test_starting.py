@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,6 +123,11 @@ def test_the_background(tmp_path: Path, server: tuple[FakeKernel, list[str]]) ->
     assert os.getsid(pid) == pid
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
     assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
+    opened = {int(path.name): os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    assert [fd for fd, what in opened.items() if what == "/dev/null"] == [0, 1]
+    # Its own pipes have both ends; of that to the command, which has gone, there is none left.
+    pipes = Counter(what for what in opened.values() if what.startswith("pipe:"))
+    assert set(pipes.values()) <= {2}
     assert status["State"][0] in "SR"
 
     # A second one is refused, and harms nobody.

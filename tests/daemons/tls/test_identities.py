@@ -25,6 +25,7 @@ from tests.daemons.harness import ENCRYPTED, MUTUAL, Harness, Peer, client_conte
 from tests.daemons.pki import certificates
 from umktls.abi import rpctls
 from umktls.certs.pki import CLIENT_USAGE, Leaf
+from umktls.upcall.rpctls import MAX_GROUPS
 
 NAME = {"server_hostname": "localhost"}
 DISABLED = rpctls.RPCTLS_FLAGS_DISABLED
@@ -227,6 +228,13 @@ def leaf(user: str) -> x509.Certificate:
 )
 def test_who_is_a_user(text: str, known: bool) -> None:
     assert (user_of(leaf(text), "example.org") is not None) is known
+
+
+def test_more_groups_than_an_answer_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getgrouplist", lambda name, gid: list(range(3000)))
+    user = user_of(leaf("root@example.org"), "example.org")
+    assert user is not None
+    assert user.gids == tuple(range(MAX_GROUPS))
 
 
 def test_certificates_without_users() -> None:

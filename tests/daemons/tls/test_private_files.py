@@ -62,6 +62,10 @@ def test_a_key_log_that_somebody_else_has_made(
 
 def test_a_pid_file_is_as_those_of_freebsd(shared: Path) -> None:
     with PidFile(shared / "pid") as file:
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(PidFileError, match="already running") as caught:
+            PidFile(shared / "pid")
+        assert os.listdir("/proc/self/fd") == before, caught
         file.write()
         assert (shared / "pid").read_text() == f"{os.getpid()}\n"
         assert mode(shared / "pid") == 0o600

@@ -1,0 +1,122 @@
+"""A team of daemons whose processes are played: what ends its start, and what its end is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from umktls_daemons.programs import inspector, workers
+from umktls_daemons.programs.workers import Team, Worker
+
+from umktls.abi.rpctls import RpctlsSysc
+from umktls.errors import WorldError
+
+KERNEL = 1000  # a descriptor that is never looked at
+
+
+class Played(Team):
+    """No process is made; `word` says which descriptors can be read, in turn."""
+
+    heard: list[int]
+
+    def _fork(self, worker: Worker) -> None:
+        worker.pid = 1
+
+    def _wait(self, seconds: float | None) -> set[int]:
+        return {self.heard.pop(0)}
+
+    def _reap(self) -> None:
+        self._workers[0].pid = 0
+
+
+@contextlib.contextmanager
+def pipe() -> Iterator[tuple[int, int]]:
+    ends = os.pipe()
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+def never() -> None:
+    raise AssertionError("it is not ready")
+
+
+def nothing(*of: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (0, "told to end before all daemons served"),
+        (signal.SIGTERM, "told to end before all daemons served"),
+        (signal.SIGCHLD, "a daemon ended before it served"),
+    ],
+)
+def test_what_ends_the_start_of_a_team(number: int, words: str) -> None:
+    """The kernel has gone (0), a signal says so, or a daemon has ended."""
+    with pipe() as word, pipe() as lifeline, pipe() as wakeup:
+        team = Played("rpctlssd", 2, nothing, word, lifeline, (wakeup[0], KERNEL))
+        team.heard = [word[0], wakeup[0] if number else KERNEL, word[0]]
+        for end in (word[1], word[1]):
+            os.write(end, b"r")
+        os.write(wakeup[1], bytes((number,)))
+        # One of two serves at first.
+        os.read(word[0], 1)
+        with pytest.raises(WorldError, match=words):
+            team.start(never)
+
+
+def test_a_team_ends_its_daemons_whatever_it_ends_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+
+    class Kernel:
+        rpctls_versions = (1,)
+
+        def __init__(self, rundir: Path) -> None:
+            assert rundir == tmp_path
+
+        def fileno(self) -> int:
+            return KERNEL
+
+        def close(self) -> None:
+            told.append("closed")
+
+        def rpctls_syscall(self, operation: int) -> None:
+            told.append(operation)
+
+    class Minding(Team):
+        def start(self, ready: Any) -> None:
+            told.append("started")
+
+        def mind(self) -> None:
+            raise WorldError("the world ends")
+
+        def end(self) -> None:
+            told.append("ended")
+
+    monkeypatch.setattr(workers, "Kernel", Kernel)
+    monkeypatch.setattr(workers, "Team", Minding)
+    monkeypatch.setattr(workers, "set_title", nothing)
+    before = sorted(os.listdir("/proc/self/fd"))
+    with pytest.raises(WorldError, match="the world ends"):
+        workers.run_workers("rpctlssd", tmp_path, 2, nothing, never)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    startup, shutdown = RpctlsSysc.RPCTLS_SYSC_SRVSTARTUP, RpctlsSysc.RPCTLS_SYSC_SRVSHUTDOWN
+    assert told == [startup, "started", "ended", shutdown, "closed"]
+
+
+def test_an_inspector_without_a_host(tmp_path: Path) -> None:
+    arguments = [f"--{name}={tmp_path}" for name in ("rundir", "report", "certdir")]
+    result = CliRunner().invoke(inspector.main, arguments)
+    assert result.exit_code == 1
+    assert "Error: no host at" in result.output
