@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from umktls.errors import WorldError
-from umktls.kernel.krpc import client
+from umktls.kernel.krpc import client, connecting
 from umktls.kernel.krpc.mountconfig import MountConfig
 from umktls.kernel.krpc.probe import NotOffered
 from umktls.nfs.program import NFS3
@@ -54,9 +54,9 @@ async def test_a_connection_that_is_gone_before_it_is_looked_at(
         raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
 
     host: Any = SimpleNamespace(adopt=adopt)
-    monkeypatch.setattr(client, "connect_tcp", connect)
+    monkeypatch.setattr(connecting, "connect_tcp", connect)
     with far, pytest.raises(WorldError, match="server port 2049 closed the connection at once"):
-        await client.make_connection(host, CONFIG)
+        await connecting.make_connection(host, CONFIG)
     assert near.fileno() == -1
 
 
