@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
 from tests.fs.world import ROOT, World, fails
-from umktls.nfs.types import createmode3
+from umktls.nfs.types import LINK3resfail, createmode3, nfsstat3, wcc_data
 from umktls.rpc.message import OpaqueAuth
 
 
@@ -220,6 +220,33 @@ async def test_a_directory_that_was_made_anew_is_found_by_the_next_opendir(world
     again = await world.number("d")
     assert again != number
     assert await world.listdir(again) == [b"new"]
+
+
+@pytest.mark.parametrize(
+    ("status", "number"), [(nfsstat3.NFS3ERR_IO, errno.EIO), (nfsstat3.NFS3ERR_NOTSUPP, 0)]
+)
+async def test_an_open_file_that_is_replaced(world: World, status: nfsstat3, number: int) -> None:
+    """It is kept by a second name, or where there are no links by another one; what else LINK is
+    refused by ends the rename, and nothing has changed."""
+
+    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        return LINK3resfail(status, None, wcc_data(None, None))
+
+    world.caller.between["LINK"] = between
+    (world.export / "new").write_text("new")
+    fh = await world.create("file")
+    assert await world.ops.write(fh, 0, b"old") == 3
+    rename = world.ops.rename(ROOT, b"new", ROOT, b"file", 0, world.ctx)
+    if number:
+        assert await fails(rename) == number
+        assert (world.export / "new").exists()
+        assert len(list(world.export.iterdir())) == 2
+    else:
+        await rename
+        assert (world.export / "file").read_text() == "new"
+        assert len(list(world.export.iterdir())) == 2
+    assert await world.ops.read(fh, 0, 10) == b"old"
+    await world.close(fh)
 
 
 async def test_after_a_silly_rename_the_kernel_asks_for_the_links(world: World) -> None:

@@ -7,11 +7,12 @@ import errno
 from typing import Any
 
 import pytest
-from umktls_fs.tree import Tree
+from umktls_fs.tree import MOST_DEPTH, Node, Tree
 
 from tests.fs.peer import Proceed
 from tests.fs.place import Place
 from umktls.errors import CallerError, PeerError, UmktlsError
+from umktls.nfs.status import errno_of
 from umktls.nfs.types import (
     LOOKUP3resfail,
     READDIRPLUS3resfail,
@@ -109,6 +110,38 @@ async def test_a_server_without_readdirplus(place: Place) -> None:
     (place.export / "more").mkdir()
     assert b"more" in await names(place.tree)
     assert place.caller.counts()["READDIRPLUS"] == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "first"), [(nfsstat3.NFS3ERR_ACCES, True), (nfsstat3.NFS3ERR_NOTSUPP, False)]
+)
+async def test_what_is_no_lack_of_readdirplus(place: Place, status: nfsstat3, first: bool) -> None:
+    """Any other refusal; or one in the middle of a listing, whose cookies READDIR need not know."""
+    (place.export / "file").write_text("x")
+
+    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        if first or args.cookie:
+            return READDIRPLUS3resfail(status, None)
+        answer: READDIRPLUS3resok = await proceed(args)
+        return dataclasses.replace(answer, reply=dirlistplus3(answer.reply.entries, False))
+
+    place.caller.between["READDIRPLUS"] = between
+    with pytest.raises(UmktlsError) as caught:
+        await names(place.tree)
+    assert caught.value.errno == errno_of(status)
+    assert place.caller.counts()["READDIR"] == 0
+
+
+async def test_directories_that_lie_too_deep(place: Place) -> None:
+    """A server's may be in itself."""
+    root = await place.tree.root()
+    place.tree.check_depth(Node(b"/d" * MOST_DEPTH, root.handle, root.attributes))
+    deep = Node(b"/d" * (MOST_DEPTH + 1), root.handle, root.attributes)
+    with pytest.raises(PeerError, match="is one in itself") as caught:
+        place.tree.check_depth(deep)
+    assert caught.value.errno == errno.ELOOP
+    with pytest.raises(PeerError, match="is one in itself"):
+        await anext(place.tree.entries(deep, unheard))
 
 
 async def test_entries_that_cannot_be_looked_up(place: Place) -> None:

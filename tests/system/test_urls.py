@@ -52,7 +52,10 @@ class Remote:
 
     def start(self, *arguments: object, **how: Any) -> subprocess.Popen[bytes]:
         """`umktls` with these arguments, where pyfuse3 cannot be imported."""
-        environment = self.box.environment() | {"PYTHONPATH": str(self.box.top / "no-fuse")}
+        environment = self.box.environment()
+        before = environment.get("PYTHONPATH")
+        path = [str(self.box.top / "no-fuse"), *([before] if before else [])]
+        environment["PYTHONPATH"] = os.pathsep.join(path)
         command = [program_path("umktls"), *map(str, arguments)]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, **(pipes | how))
