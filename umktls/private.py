@@ -138,8 +138,9 @@ def _file_objection(path: Path, status: os.stat_result) -> str | None:
 def read_secret(path: Path, what: str) -> bytes:
     """What is in a file that nobody else may read or have made. Raises `CallerError` with EPERM,
     `OSError` as open(2)."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK
+    # By an opener, since a directory's descriptor would stay open.
+    with open(path, "rb", opener=lambda name, how: os.open(name, how | flags)) as file:
         status = os.fstat(file.fileno())
         if status.st_uid != os.geteuid():
             raise _refusal(what, path, f"{_owner(status)}; remove it")

@@ -18,7 +18,7 @@ from tests.engines.test_hosts import TICKETS, engine, halves, talk
 from umktls.abi import linux
 from umktls.abi.personality import PERSONALITIES
 from umktls.certs.pki import Authority
-from umktls.errors import CallerError, UnsupportedError
+from umktls.errors import CallerError, UnsupportedError, WorldError
 from umktls.kernel.ground.turns import Turn
 from umktls.kernel.krpc import connecting
 from umktls.kernel.krpc.client import MountConfig
@@ -130,6 +130,15 @@ def test_the_real_kernel_s_refusal_changes_nothing(
     sock = Refusing(ends[0].detach())
     with sock, pytest.raises(UnsupportedError, match="refuses the key: EINVAL"):
         BoundEngine(sock).sealer(SESSION)
+
+
+async def test_a_record_that_the_real_kernel_does_not_take(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    ends[0].shutdown(socket.SHUT_WR)
+    with pytest.raises(WorldError, match="send") as caught:
+        await hosttls.send_record(ends[0], HANDSHAKE, b"content")
+    assert caught.value.errno == errno.EPIPE
 
 
 async def test_a_bad_record_of_the_real_kernel(ends: tuple[socket.socket, socket.socket]) -> None:

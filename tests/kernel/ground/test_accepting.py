@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
+from pathlib import Path
 from types import TracebackType
 from typing import cast
 
@@ -12,8 +14,16 @@ import trio
 import trio.lowlevel
 import trio.testing
 
+from umktls.errors import WorldError
 from umktls.kernel.ground.events import Trace
-from umktls.kernel.host.accepting import OF_THE_CONNECTION, PAUSES, ROOM_SECONDS, accept_loop
+from umktls.kernel.ground.refusals import NO_THREAD, NoThread, in_thread
+from umktls.kernel.host.accepting import (
+    OF_THE_CONNECTION,
+    PAUSES,
+    ROOM_SECONDS,
+    accept_loop,
+    listen_unix,
+)
 
 Clock = trio.testing.MockClock
 
@@ -56,6 +66,31 @@ async def accepted(*outcomes: int, room: bool = False) -> tuple[int, float, list
     )
     assert listener.closed
     return len(served), trio.current_time() - began, [event["text"] for event in trace.since()]
+
+
+async def test_a_path_at_which_nothing_can_listen(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(WorldError, match=r"cannot listen on .*: No such file") as caught:
+        await listen_unix(tmp_path / "missing" / "sock", socket.SOCK_STREAM)
+    assert caught.value.errno == errno.ENOENT
+    assert os.listdir("/proc/self/fd") == before
+
+
+async def test_a_thread_s_own_error_is_its_own() -> None:
+    """Only of a lack of threads is it said that there are none, upon which others try again."""
+
+    def fails() -> None:
+        raise RuntimeError("what the function did")
+
+    with pytest.raises(RuntimeError, match="what the function did") as caught:
+        await in_thread(fails)
+    assert not isinstance(caught.value, NoThread)
+
+    def lacks() -> None:
+        raise RuntimeError(NO_THREAD)
+
+    with pytest.raises(NoThread):
+        await in_thread(lacks)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, 999])

@@ -111,6 +111,15 @@ def test_a_run_directory_that_is_a_link(tmp_path: Path) -> None:
         RunDirectory("server", tmp_path / "run").make()
 
 
+def test_says_why_it_cannot_be_looked_into_or_described(tmp_path: Path) -> None:
+    with pytest.raises(WorldError, match=r"run base .*: File name too long") as caught:
+        checked_base(tmp_path / ("x" * 300))
+    assert caught.value.errno == errno.ENAMETOOLONG
+    with pytest.raises(WorldError, match=r"cannot write .*/host\.json: No such file") as caught:
+        RunDirectory("server", tmp_path / "run").describe({})
+    assert caught.value.errno == errno.ENOENT
+
+
 def test_says_why_it_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(WorldError, match="choose another with --rundir"):

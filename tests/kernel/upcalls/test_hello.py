@@ -20,7 +20,7 @@ from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.server import Connection
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.daemons import PATIENCE
-from umktls.kernel.upcalls.hello import Clients
+from umktls.kernel.upcalls.hello import Clients, peek, set_low_water
 from umktls.rpc.message import NULL_AUTH, AuthFlavor, OpaqueAuth, encode_call
 from umktls.rpc.record import mark
 from umktls.rpc.server import Dispatcher
@@ -50,6 +50,16 @@ async def gives_up_after(clients: Clients, sock: KernelSocket) -> float:
         await clients.of(sock).speaks(sock, SECONDS)
     assert caught.value.errno == errno.ETIMEDOUT
     return trio.current_time() - began
+
+
+def test_what_is_wrong_with_a_connection_is_told_as_that(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    ends[0].close()
+    for look in (peek, set_low_water):
+        with pytest.raises(WorldError, match="receive") as caught:
+            look(ends[0], 5)
+        assert caught.value.errno == errno.EBADF
 
 
 async def test_silence_has_a_limit(

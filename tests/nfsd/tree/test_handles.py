@@ -195,6 +195,14 @@ def test_the_secret_is_for_the_owner_alone(serve: Serve, tmp_path: Path) -> None
     assert os.listdir(state) == ["handles.key"]
 
 
+def test_a_secret_that_cannot_be_kept_is_said(serve: Serve, tmp_path: Path) -> None:
+    """Without it clients' handles would be stale after the next start."""
+    (tmp_path / "state" / "handles.key").mkdir(parents=True, mode=0o700)
+    (tmp_path / "state").chmod(0o700)
+    with pytest.raises(WorldError, match="Is a directory; choose another state directory"):
+        serve()
+
+
 def test_a_damaged_secret_is_said(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "handles.key").write_bytes(b"short")
