@@ -63,6 +63,20 @@ def test_a_call_with_auth_sys() -> None:
     assert call.body == bytes.fromhex("00000004 66686468")
 
 
+@pytest.mark.parametrize("length", [400, 401])
+def test_the_longest_credential(length: int) -> None:
+    """RFC 5531 section 8.2: 400 bytes of an opaque_auth's body."""
+    longest = encode_call(1, 100003, 3, 0, OpaqueAuth(AuthFlavor.AUTH_SYS, bytes(400)))
+    message = longest.replace((400).to_bytes(4, "big"), length.to_bytes(4, "big")) + bytes(4)
+    if length == 400:
+        call = parse_untrusted(longest)
+        assert isinstance(call, Call)
+        assert len(call.credential.body) == 400
+    else:
+        with pytest.raises(RpcFormatError, match="announces 401 bytes"):
+            parse_untrusted(message)
+
+
 def test_the_starttls_probe_and_its_answer() -> None:
     assert encode_call(1, 100003, 3, 0, OpaqueAuth(AuthFlavor.AUTH_TLS, b"")) == PROBE
     call = parse_untrusted(PROBE)

@@ -31,6 +31,7 @@ from umktls.upcall.datagrams import (
 from umktls.upcall.syscalls import (
     MAX_DATA,
     MAX_MESSAGE,
+    MAX_ROOM,
     MAX_TOGETHER,
     SYSCALLS,
     AdoptArgs,
@@ -47,6 +48,12 @@ from umktls.upcall.syscalls import (
     UtraceArgs,
     goes_alone,
 )
+
+
+def test_what_has_room_among_others() -> None:
+    assert not goes_alone(RecvmsgArgs(3, MAX_ROOM, 24, 0))
+    assert goes_alone(RecvmsgArgs(3, MAX_ROOM + 1, 24, 0))
+
 
 ints = st.integers(-(2**31), 2**31 - 1)
 uints = st.integers(0, 2**32 - 1)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
 from umktls_daemons.sessions.established import EstablishedSession
-from umktls_daemons.sessions.records import ALERT, HANDSHAKE, HandshakeMessage
+from umktls_daemons.sessions.records import ALERT, HANDSHAKE, HandshakeMessage, Ratchet
+from umktls_daemons.sessions.ways import PlainReceiving, PlainSending
 
 from umktls.abi.alerts import AlertLevel, TlsAlert
-from umktls.ktls.session.suites import TLS_1_2, TLS_1_3
+from umktls.ktls.session.suites import SUITES, TLS_1_2, TLS_1_3
 from umktls.userland.libc import Record
 
 BEGUN = Record(HANDSHAKE, b"\x04\x00\x00\x09")
@@ -20,6 +22,7 @@ class Sock:
     """Gives records to the daemon."""
 
     number = 3
+    closed = False
 
     def __init__(self, *records: Record) -> None:
         self.records = list(records)
@@ -33,6 +36,9 @@ class Sock:
 
     def connection_name(self) -> str:
         return "c1"
+
+    def close(self) -> None:
+        self.closed = True
 
 
 class Sending:
@@ -50,6 +56,20 @@ class Session(EstablishedSession):
 
     def _judge(self, record: Record, messages: list[HandshakeMessage]) -> None:
         assert not messages
+
+    def _send_close_notify(self) -> None: ...
+
+
+def test_the_end_of_a_session_wipes_its_secrets() -> None:
+    sock: Any = Sock()
+    session = Session(sock, lambda event: None, TLS_1_3, "", ())
+    ratchets = [Ratchet(SUITES["TLS_AES_128_GCM_SHA256"], b"secret" * 8) for _ in range(2)]
+    session._sending = PlainSending(sock, ratchets[0], lambda request: None)
+    session._receiving = PlainReceiving(sock, ratchets[1])
+    session.disconnect()
+    assert [ratchet.secret for ratchet in ratchets] == [bytes(48)] * 2
+    assert sock.closed
+    assert sock.shut == [socket.SHUT_WR]
 
 
 @pytest.mark.parametrize(("version", "goes_on"), [(TLS_1_2, True), (TLS_1_3, False)])

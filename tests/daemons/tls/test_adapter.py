@@ -126,3 +126,7 @@ def test_names_that_are_too_long_are_left_out(length: int) -> None:
     certificate = x509.load_pem_x509_certificate(leaf.certificate_pem())
     names = [b"DNS:client.example.org", b"URI:" + uri.encode()]
     assert list(facts_of((certificate,)).names) == names[: 1 + (length <= MAX_TEXT)]
+    subject = f"CN=client,O={'x' * (length - len('CN=client,O='))}"
+    long = Authority.create().leaf(Leaf("client", organization=subject.rpartition("=")[2]))
+    found = facts_of((x509.load_pem_x509_certificate(long.certificate_pem()),)).subject
+    assert found == (subject.encode() if length <= MAX_TEXT else b"")

@@ -42,6 +42,12 @@ def test_a_key_log_is_closed_to_others(shared: Path, before: int | None) -> None
     assert path.read_bytes() == LINE + b"\n"
 
 
+def test_a_key_log_is_closed(shared: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    KeyLogFile(shared / "keys").close()
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_a_key_log_by_a_link(shared: Path) -> None:
     (shared / "keys").symlink_to("../precious")
     with pytest.raises(ConfigurationError, match=r"key log .*/keys: it is a symbolic link"):
