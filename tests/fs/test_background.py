@@ -77,6 +77,46 @@ def test_what_is_worth_knowing_is_told_with_the_success(tmp_path: Path) -> None:
     assert run("report.ready()", tmp_path)["text"] is None
 
 
+def test_a_child_has_no_end_of_the_pipe_that_is_its_parents(tmp_path: Path) -> None:
+    """Otherwise it would not be told that nobody listens any more."""
+    pipes = """
+ends = [os.readlink(f"/proc/self/fd/{fd}") for fd in range(3, 100)
+        if os.path.islink(f"/proc/self/fd/{fd}")]
+report.remark(str(ends.count(os.readlink(f"/proc/self/fd/{report._descriptor}"))))
+report.ready()
+"""
+    assert run(pipes, tmp_path)["text"] == "1"
+
+
+def test_who_types_control_c_gets_no_mount(tmp_path: Path) -> None:
+    """The child is ended and waited for: it waits for ever here."""
+    script = """
+import os
+from umktls_fs import background
+
+def interrupted(descriptor):
+    os.read(descriptor, 1)
+    raise KeyboardInterrupt
+
+def child(report):
+    os.write(report._descriptor, str(os.getpid()).encode())
+    os.read(os.pipe()[0], 1)
+
+background._read_all = interrupted
+try:
+    background.in_background(child)
+except KeyboardInterrupt:
+    try:
+        os.waitpid(-1, 0)
+    except ChildProcessError:
+        print("nobody is left")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=SECONDS, check=True
+    )
+    assert done.stdout == "nobody is left\n"
+
+
 def test_only_the_first_word_counts(tmp_path: Path) -> None:
     assert "pid" in run('report.ready()\nraise WorldError("too late")', tmp_path)
 

@@ -1,10 +1,13 @@
-"""Workers that do not answer what their supervisor asks them."""
+"""Workers that do not answer what their supervisor asks them, and clients whom nobody takes."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -12,6 +15,7 @@ import trio.testing
 
 from umktls.errors import WorldError
 from umktls.kernel.team.gather import ask
+from umktls.kernel.team.team import Team
 
 
 @asynccontextmanager
@@ -53,3 +57,39 @@ async def test_a_silent_worker(tmp_path: Path) -> None:
     async with worker(tmp_path, None):
         with pytest.raises(WorldError, match=r"has not answered within 0\.05 s"):
             await ask(tmp_path, {"op": "stat"}, 0.05)
+
+
+async def test_a_client_is_closed_when_the_team_ends_before_it_has_a_worker() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far = socket.create_connection(listener.getsockname())
+        near = trio.socket.from_stdlib_socket(listener.accept()[0])
+    team: Any = SimpleNamespace(_chosen=lambda address: None, _changed=trio.Event())
+    with far:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Team.place, team, near)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert far.recv(1) == b""
+
+
+async def test_a_run_directory_that_is_gone_has_its_old_door_closed(tmp_path: Path) -> None:
+    """Otherwise a task goes on accepting at a socket to which no name leads."""
+    done: list[str] = []
+
+    async def open_door() -> None:
+        await trio.lowlevel.checkpoint()
+        done.append("opened")
+
+    team: Any = SimpleNamespace(
+        rundir=SimpleNamespace(
+            control_socket=tmp_path / "control.sock",
+            path=tmp_path,
+            make=lambda: done.append("made"),
+        ),
+        _door=trio.CancelScope(),
+        open_door=open_door,
+        trace=SimpleNamespace(emit=lambda *of, **named: done.append(named["reason"])),
+    )
+    await Team.mend_door(team)
+    assert team._door.cancel_called
+    assert done == ["made", "opened", f"run directory {tmp_path} was removed: it was made anew"]

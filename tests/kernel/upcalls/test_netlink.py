@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import trio
 import trio.testing
 
 from tests.kernel.clientworld import (
+    CLIENTS,
     SECONDS,
     Clock,
     reply,
@@ -24,8 +26,10 @@ from umktls.abi import netlink as nl
 from umktls.abi import rpctls
 from umktls.abi.freebsd import ERRNO
 from umktls.abi.personality import PERSONALITIES
+from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.host import process, syscalls
 from umktls.kernel.owners.request import DaemonGone, UpcallTimeout
+from umktls.kernel.upcalls.netlink import NetlinkSocket
 from umktls.rpc.message import NULL_AUTH, AcceptStat, encode_accepted, parse_untrusted
 from umktls.rpc.record import mark
 from umktls.testing.played import Calls, NetlinkEnd, Refused, calls_to
@@ -343,6 +347,39 @@ async def test_family_and_groups_have_to_be_asked_for(
         await w.calls.call(wire.CloseArgs(end.number))
         assert await end.sock.recv(100) == b""
     assert (stat["version"], stat["path"]) == (2, "netlink group tlsclnt")
+
+
+@pytest.mark.parametrize(
+    ("domain", "kind", "protocol", "error"),
+    [
+        (nl.AF_NETLINK + 1, nl.SOCK_RAW, nl.NETLINK_GENERIC, errno.EAFNOSUPPORT),
+        (nl.AF_NETLINK, nl.SOCK_RAW + 1, nl.NETLINK_GENERIC, errno.EPROTONOSUPPORT),
+        (nl.AF_NETLINK, nl.SOCK_RAW, nl.NETLINK_GENERIC + 1, errno.EPROTONOSUPPORT),
+    ],
+)
+def test_sockets_that_there_are_not(domain: int, kind: int, protocol: int, error: int) -> None:
+    host: Any = SimpleNamespace(personality=PERSONALITIES["umktls"])
+    with pytest.raises(UnsupportedError) as caught:
+        NetlinkSocket.create(host, 1, domain, kind, protocol)
+    assert caught.value.errno == error
+
+
+@pytest.mark.parametrize(
+    ("level", "name", "value", "error"),
+    [
+        (nl.SOL_NETLINK + 1, nl.NETLINK_ADD_MEMBERSHIP, CLIENTS.to_bytes(4, "little"), "PROTOOPT"),
+        (nl.SOL_NETLINK, 99, CLIENTS.to_bytes(4, "little"), "PROTOOPT"),
+        (nl.SOL_NETLINK, nl.NETLINK_ADD_MEMBERSHIP, CLIENTS.to_bytes(3, "little"), "INVAL"),
+        (nl.SOL_NETLINK, nl.NETLINK_ADD_MEMBERSHIP, CLIENTS.to_bytes(8, "little"), "INVAL"),
+        (nl.SOL_NETLINK, nl.NETLINK_ADD_MEMBERSHIP, bytes(4), "INVAL"),
+    ],
+)
+def test_options_that_there_are_not(level: int, name: int, value: bytes, error: str) -> None:
+    near, far = socket.socketpair()
+    host: Any = SimpleNamespace()
+    with near, far, pytest.raises(CallerError) as caught:
+        NetlinkSocket(host, 1, near).setsockopt(level, name, value)
+    assert caught.value.errno == {"PROTOOPT": errno.ENOPROTOOPT, "INVAL": errno.EINVAL}[error]
 
 
 # ---- which version there is

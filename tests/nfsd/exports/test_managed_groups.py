@@ -30,6 +30,15 @@ MANY = tuple(range(2000, 2040))
 PEER = FakePeer()
 
 
+def test_a_reload_looks_them_up_anew(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    forgotten: list[ManagedGroups] = []
+    monkeypatch.setattr(ManagedGroups, "forget", lambda groups: forgotten.append(groups))
+    serve().forget_groups()
+    assert not forgotten
+    serve(manage_gids=True).forget_groups()
+    assert len(forgotten) == 1
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 1000.0
