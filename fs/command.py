@@ -89,6 +89,21 @@ class MountCommand(click.Command):
 @click.option("--no-daemon", is_flag=True, help="Start no rpctlscd: one is started by hand.")
 @click.option("--rundir", type=click.Path(path_type=Path), help="Run directory of the host.")
 @click.option("--keylog", type=click.Path(path_type=Path), help="Append the TLS secrets here.")
+@click.option(
+    "--capture",
+    type=click.Path(path_type=Path),
+    help="Write what passes the host's sockets, and what the host does, into this file, for "
+    "Wireshark (docs/captures.md). It is overwritten.",
+)
+@click.option(
+    "--secrets", is_flag=True, help="Have the TLS secrets and RPC in clear in the capture, too."
+)
+@click.option(
+    "--capture-size",
+    metavar="SIZE",
+    help="Begin the capture's file anew when it is so large (64M, 2G), and keep the one before.  "
+    "[default: 256M]",
+)
 @click.option("-s", "sloppy", is_flag=True, help="Bear with unknown mount options.")
 @click.option("--fake", is_flag=True, help="Only check options and mount point.")
 @click.option("--by-mount-fuse", is_flag=True, hidden=True, help="Called by mount.fuse3(8).")
@@ -104,6 +119,9 @@ def mount(
     no_daemon: bool,
     rundir: Path | None,
     keylog: Path | None,
+    capture: Path | None,
+    secrets: bool,
+    capture_size: str | None,
     sloppy: bool,
     fake: bool,
     by_mount_fuse: bool,
@@ -131,13 +149,20 @@ def mount(
         source, mountpoint = both(source, mountpoint, parsed)
         where = Source.parse(source)
         stays = foreground or debug
+        from umktls.kernel.captures.config import CaptureConfig
+
         from .plan import MountPlan
 
-        plan = MountPlan(where, mountpoint, parsed, no_daemon, _absolute(rundir), stays)
+        wanted = CaptureConfig.of(capture, secrets, capture_size)
+        plan = MountPlan(where, mountpoint, parsed, no_daemon, _absolute(rundir), stays, wanted)
         plan.port()
     except UmktlsError as error:
         raise WrongOptions(str(error)) from error
     _warn(parsed)
+    if wanted is not None and wanted.warning is not None:
+        click.secho(
+            f"umktls mount: warning: {printable(wanted.warning)}", fg="red", bold=True, err=True
+        )
     log = logging.StreamHandler()
     log.setFormatter(PrintableFormatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[log])

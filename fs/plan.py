@@ -8,6 +8,7 @@ from pathlib import Path
 from umktls.abi.personality import personality
 from umktls.abi.ports import NFS_PORT
 from umktls.errors import CallerError
+from umktls.kernel.captures.config import CaptureConfig
 from umktls.kernel.krpc.mountconfig import MountConfig
 
 from .options import MountOptions
@@ -27,6 +28,7 @@ class MountPlan:
     no_daemon: bool = False
     rundir: Path | None = None
     foreground: bool = False
+    capture: CaptureConfig | None = None
 
     def config(self) -> MountConfig:
         """The kernel's part of it."""
@@ -61,6 +63,7 @@ class MountPlan:
             keylog=options.keylog,
             daemon_arguments=options.daemon_arguments,
             mountpoint=self.mountpoint,
+            capture=self.capture,
         )
 
     def port(self) -> int | None:

@@ -17,6 +17,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from umktls.abi.rpctls import (
@@ -39,6 +40,7 @@ from ..sessions.kernelkeys import enable
 from ..sessions.session import LiveSession
 from ..tls.failure import HandshakeFailure, VerifyProblem
 from ..tls.identity import ConfigurationError
+from ..tls.keylog import is_known
 from ..tls.tlsadapter import Chain, Endpoint
 from .reports import Reports
 from .taken import Attempt, Taken
@@ -190,6 +192,8 @@ class HandshakeService:
         """Shake hands, put the keys into the kernel, register the session."""
         sock, endpoint = taken.sock, attempt.endpoint
         deadline = Deadline.after(taken.deadline.left() * HANDSHAKE_SHARE)
+        if sock.wants_secrets:
+            endpoint.findings.on_secret = partial(tell_secret, sock)
         keys = handshake(sock, endpoint, deadline, attempt.expected)
         self._report_handshake(taken, endpoint, remark(endpoint, attempt.expected))
         self.tell_more(taken, endpoint.chain)
@@ -260,6 +264,12 @@ class HandshakeService:
             return RPCTLSERR_NOCLOSE
         session.disconnect()
         return RPCTLSERR_OK
+
+
+def tell_secret(sock: Socket, line: bytes) -> None:
+    """A line of the key log, for a kernel that captures with secrets."""
+    if is_known(line):
+        sock.tell_secrets(line + b"\n")
 
 
 def _unforeseen(error: UmktlsError) -> HandshakeFailure:

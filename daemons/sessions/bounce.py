@@ -53,10 +53,26 @@ class Bounced(Protocol):
         """What came is no record at all."""
 
 
-class Relay:
-    """Carries what is bounced of the connection `fd`, from `start` until `close`."""
+class Told(Protocol):
+    """A kernel that captures, and wants to know what was sent and received."""
 
-    def __init__(self, fd: int, pairs: Mapping[Direction, socket.socket], session: Bounced) -> None:
+    def tell_sent(self, data: bytes) -> None: ...
+
+    def tell_received(self, data: bytes) -> None: ...
+
+
+class Relay:
+    """Carries what is bounced of the connection `fd`, from `start` until `close`; `told`, if there
+    is one, hears of it."""
+
+    def __init__(
+        self,
+        fd: int,
+        pairs: Mapping[Direction, socket.socket],
+        session: Bounced,
+        told: Told | None = None,
+    ) -> None:
+        self._told = told
         self._connection = socket.socket(fileno=os.dup(fd))
         self._pairs = dict(pairs)
         self._session = session
@@ -172,7 +188,10 @@ class Relay:
             self._wire.popleft()
             return
         with contextlib.suppress(BlockingIOError):
-            head = head[self._connection.send(head) :]
+            sent = self._connection.send(head)
+            if self._told is not None:
+                self._told.tell_sent(bytes(head[:sent]))
+            head = head[sent:]
         if head:
             self._wire[0] = head
         else:
@@ -189,6 +208,8 @@ class Relay:
                 wait(self._connection, select.POLLIN)
                 with contextlib.suppress(BlockingIOError):
                     chunk = self._connection.recv(READ_SIZE)
+                    if self._told is not None:
+                        self._told.tell_received(chunk)
                     waiting += chunk
                     going = bool(chunk) and self._open_all(waiting, pair)
         except NotTls as error:

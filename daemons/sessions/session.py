@@ -85,7 +85,8 @@ class LiveSession(EstablishedSession):
         super().__init__(sock, trace, keys.tx.version, address, endpoint.chain)
         self._endpoint = endpoint
         self._keep = keep
-        self._relay = Relay(sock.fd, pairs, self) if pairs else None
+        told = sock if sock.captured else None
+        self._relay = Relay(sock.fd, pairs, self, told) if pairs else None
         self._bounced = BounceReceiving(keys) if "rx" in pairs else None
         self._sending = self._way_out(keys, clear)
         self._receiving = self._way_in(keys, clear)

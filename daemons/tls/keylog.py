@@ -10,7 +10,7 @@ from umktls.private import open_file
 
 from .identity import ConfigurationError
 
-__all__ = ["KeyLogFile"]
+__all__ = ["KeyLogFile", "is_known"]
 
 # The labels that the format knows; keys after a KeyUpdate follow from them.
 LABELS = {
@@ -21,6 +21,11 @@ LABELS = {
     b"SERVER_TRAFFIC_SECRET_0",
     b"EXPORTER_SECRET",
 }
+
+
+def is_known(line: bytes) -> bool:
+    """Whether the format has such a line."""
+    return line.split(b" ", 1)[0] in LABELS
 
 
 class KeyLogFile:
@@ -41,7 +46,7 @@ class KeyLogFile:
 
         One write per line: several processes may append to one file.
         """
-        if line.split(b" ", 1)[0] in LABELS:
+        if is_known(line):
             os.write(self._fd, line + b"\n")
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -47,3 +48,5 @@ class Findings:
     offered: list[bytes] = field(default_factory=list)
     certificate_asked: bool = False
     certificate_shown: bool = False
+    # Gets each line of the key log, without its end, before what it opens is sent or read.
+    on_secret: Callable[[bytes], None] | None = field(default=None, repr=False)

@@ -35,6 +35,7 @@ from umktls.rpc.record import mark
 from umktls.rpc.xdr import Buffer
 from umktls.upcall import datagrams
 from umktls.upcall import syscalls as wire
+from umktls.upcall.captured import Captured
 from umktls.upcall.deposit import KeyState
 from umktls.upcall.rpctls import RPCTLSCD_V1, rpctls_session_arg, rpctlscd_connect_arg
 
@@ -93,6 +94,8 @@ class FakeSocket:
         self.has_own_options = True
         self.certificate: PeerCertificate | None = None
         self.deposit = b""
+        self.captures = 0  # UMKTLS_CAPTURE
+        self.captured: list[Captured] = []
         self._reading_ended = False
         self._sink = Collector()
 
@@ -180,6 +183,11 @@ class FakeSocket:
         def deposit(value: bytes) -> None:
             self.deposit = value
 
+        def captured(value: bytes) -> None:
+            if not self.captures:
+                raise CallerError("nobody captures", errno.EINVAL)
+            self.captured.append(Captured.unpack_untrusted(value))
+
         def adopted(value: bytes) -> None:
             self.session = xdr.codec(rpctls_session_arg).decode_untrusted(value)
 
@@ -187,6 +195,7 @@ class FakeSocket:
             rpctls.UMKTLS_PEERCERT: certificate,
             rpctls.UMKTLS_SESSION: deposit,
             rpctls.UMKTLS_ADOPTED: adopted,
+            rpctls.UMKTLS_CAPTURED: captured,
         }
 
     def key_state(self) -> KeyState:
@@ -200,10 +209,11 @@ class FakeSocket:
         if not self.has_own_options:
             raise CallerError("a real kernel has no such level", errno.ENOPROTOOPT)
         left = max(0, int((self.ends - time.monotonic()) * 1000))
+        wanted = self.captures.to_bytes(4, "little") if self.captures else b""
         values = {
             rpctls.UMKTLS_PEERNAME: self.peername.encode(),
             rpctls.UMKTLS_XPRTSEC: self.security.encode(),
-            rpctls.UMKTLS_DEADLINE: left.to_bytes(4, "little"),
+            rpctls.UMKTLS_DEADLINE: left.to_bytes(4, "little") + wanted,
             rpctls.UMKTLS_CONNECTION: b"k1",
             rpctls.UMKTLS_SESSION: self.deposit,
             rpctls.UMKTLS_KEYS: self.key_state().to_bytes(),

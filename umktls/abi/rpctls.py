@@ -113,7 +113,9 @@ SYS_umktls_adopt = 1001  # ours: a descriptor of a session whose daemon has gone
 SOL_UMKTLS = 0x756D6B74
 UMKTLS_PEERNAME = 1  # the server name that the user typed, UTF-8
 UMKTLS_XPRTSEC = 2  # b"tls", b"mtls" or b"anonymous": what the mount or the export asks for
-UMKTLS_DEADLINE = 3  # u32, milliseconds left for this upcall
+# u32, milliseconds left for this upcall; where the kernel captures, and there is room, a second u32
+# behind it: what UMKTLS_CAPTURE says, so that nobody has to ask for that too
+UMKTLS_DEADLINE = 3
 UMKTLS_LEFTOVER = 4  # set: bytes that a TLS library had read too far
 UMKTLS_CONNECTION = 5  # what the trace calls this connection, such as b"c7"
 UMKTLS_PEERCERT = 16  # set: what the peer's verified certificate says (umktls.rpc.certificate)
@@ -135,6 +137,10 @@ UMKTLS_ALERT = 11  # get: u32, the fatal alert that is to be said at DISCONNECT;
 UMKTLS_SESSION = 17
 UMKTLS_KEYS = 18
 UMKTLS_ADOPTED = 19
+# For captures (umktls.upcall.captured). get: u32, what the kernel wants to be told, 0 where nobody
+# captures. set: bytes that were read or written, or lines of the key log.
+UMKTLS_CAPTURE = 12
+UMKTLS_CAPTURED = 20
 
 # Ours: rpctls_syscall(2) of FreeBSD 15, which takes the cookie of a socket and nothing else. There
 # its number is 576 too; here a host can have both, so this one has another.

@@ -20,7 +20,9 @@ END = 0
 DISSECTOR_NAME = 12
 IPV4_SOURCE, IPV4_TARGET, IPV6_SOURCE, IPV6_TARGET = 20, 21, 22, 23
 PORT_TYPE, SOURCE_PORT, TARGET_PORT = 24, 25, 26
-PORT_TYPE_TCP = 2
+# Of UDP, not of TCP: else Wireshark took these messages and the packets of the connection, in which
+# the same are again, for one conversation.
+PORT_TYPE_UDP = 3
 
 # What a message may have of bytes here: a READ's or WRITE's data can be cut, what is in front of it
 # is what Wireshark shows.
@@ -52,7 +54,7 @@ def _tags(dissector: str, source: Endpoint | None, target: Endpoint | None) -> b
         six = len(source.address) == 16
         tags += _tag(IPV6_SOURCE if six else IPV4_SOURCE, source.address)
         tags += _tag(IPV6_TARGET if six else IPV4_TARGET, target.address)
-        tags += _tag(PORT_TYPE, struct.pack(">I", PORT_TYPE_TCP))
+        tags += _tag(PORT_TYPE, struct.pack(">I", PORT_TYPE_UDP))
         tags += _tag(SOURCE_PORT, struct.pack(">I", source.port))
         tags += _tag(TARGET_PORT, struct.pack(">I", target.port))
     return tags + _tag(END, b"")

@@ -14,9 +14,11 @@ local STRINGS = {
     host = "Host",
     connection = "Connection",
     daemon = "Daemon",
-    arguments = "Arguments",
+    procedure = "Procedure",
+    what = "Arguments",
     result = "Result",
-    error = "Error",
+    reason = "Reason",
+    side = "Side",
 }
 local NUMBERS = { pid = "Process", fd = "Descriptor" }
 
@@ -78,3 +80,37 @@ function umktls.dissector(buffer, packet, root)
     tree:append_text(", " .. info)
     return buffer:len()
 end
+
+-- RPC-with-TLS (RFC 9289): a connection begins with a call in clear whose credential has the
+-- flavor AUTH_TLS, and goes on with TLS. Wireshark 4.0 would take all of it for RPC.
+
+local starttls = Proto("umktls_starttls", "RPC with TLS")
+local rpc, tls = Dissector.get("rpc"), Dissector.get("tls")
+local AUTH_TLS = 7
+
+-- Whether a message in one fragment is all there is.
+local function is_message(buffer)
+    return buffer:len() >= 28 and buffer(0, 4):uint() == 0x80000000 + buffer:len() - 4
+end
+
+function starttls.dissector(buffer, packet, root)
+    if is_message(buffer) then
+        rpc:call(buffer(4):tvb(), packet, root)
+        packet.conversation = starttls  -- which that has taken for itself
+        return buffer:len()
+    end
+    packet.can_desegment = 2  -- each dissector on the way takes one away
+    return tls:call(buffer, packet, root)
+end
+
+local function is_probe(buffer)
+    return is_message(buffer) and buffer(8, 4):uint() == 0 and buffer(28, 4):uint() == AUTH_TLS
+end
+
+starttls:register_heuristic("tcp", function(buffer, packet, root)
+    if buffer:len() < 44 or not is_probe(buffer) then
+        return false
+    end
+    starttls.dissector(buffer, packet, root)
+    return true
+end)

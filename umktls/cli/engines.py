@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from umktls.kernel.sockets.engines import Ability
 
-__all__ = ["engines", "warn"]
+__all__ = ["engines", "say_loudly", "warn"]
 
 SCHEMA = 1
 DIRECTIONS = {"tx": "sends", "rx": "receives"}
@@ -131,4 +131,9 @@ def refusals(able: dict[str, Any]) -> dict[str, list[str]]:
 def warn(choice: EngineChoice) -> None:
     """Say on stderr, in red, what whoever uses these engines has to know every time."""
     for text in choice.warnings():
-        click.secho(f"umktls: warning: {printable(text)}", fg="red", bold=True, err=True)
+        say_loudly(text)
+
+
+def say_loudly(text: str) -> None:
+    """On stderr, in red."""
+    click.secho(f"umktls: warning: {printable(text)}", fg="red", bold=True, err=True)

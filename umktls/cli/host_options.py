@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from umktls.kernel.krpc.serverhost import ServerConfig
 
 __all__ = [
+    "ABOUT_CAPTURES",
     "ABOUT_THE_HOST",
     "ABOUT_THE_NETWORK",
     "ABOUT_TLS",
@@ -61,6 +62,9 @@ class HostOptions:
     daemon_args: str
     rundir: Path | None
     keylog: Path | None
+    capture: Path | None
+    secrets: bool
+    capture_size: str | None
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Self:
@@ -85,6 +89,7 @@ class HostOptions:
         Raises CallerError for options that do not go together, UnsupportedError for an engine that
         cannot run here.
         """
+        from umktls.kernel.captures.config import CaptureConfig
         from umktls.kernel.krpc.admission import Limits
         from umktls.kernel.krpc.serverhost import ServerConfig
 
@@ -107,6 +112,7 @@ class HostOptions:
             limits=limits,
             rundir=self.rundir,
             keylog=self.keylog,
+            capture=CaptureConfig.of(self.capture, self.secrets, self.capture_size),
             daemon_arguments=(*self._arguments(), *rpctlssd, *self.given_arguments()),
             **more,
         )
@@ -262,6 +268,25 @@ ABOUT_TLS: list[Decorator] = [
     click.option("--daemon-args", default="", metavar="OPTIONS", help="More options for rpctlssd."),
     click.option("--keylog", type=FILE, help="Append the TLS secrets to this file, for Wireshark."),
 ]
+ABOUT_CAPTURES: list[Decorator] = [
+    click.option(
+        "--capture",
+        type=FILE,
+        help="Write what passes the host's sockets, and what the host does, into this file, for "
+        "Wireshark (docs/captures.md). It is overwritten.",
+    ),
+    click.option(
+        "--secrets",
+        is_flag=True,
+        help="Have the TLS secrets and RPC in clear in the capture, too.",
+    ),
+    click.option(
+        "--capture-size",
+        metavar="SIZE",
+        help="Begin the capture's file anew when it is so large (64M, 2G), and keep the one before."
+        "  [default: 256M]",
+    ),
+]
 ABOUT_THE_HOST: list[Decorator] = [
     click.option(
         "--workers",
@@ -274,6 +299,7 @@ ABOUT_THE_HOST: list[Decorator] = [
         "together; --daemons is for each.",
     ),
     click.option("--rundir", type=DIRECTORY, help="Run directory of the host, with its sockets."),
+    *ABOUT_CAPTURES,
 ]
 
 

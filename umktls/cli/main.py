@@ -28,6 +28,7 @@ OF_CLICK = (
 SOURCE_MARK = ":/"  # HOST[:PORT]:/EXPORT
 URL_MARK = "nfs://"
 OWN = (
+    "capture",
     "certs",
     "demo",
     "doctor",

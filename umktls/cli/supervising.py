@@ -68,7 +68,8 @@ def of_worker(config: ServerConfig, inlet: Inlet) -> ServerConfig:
     """The host of one worker."""
     post = inlet.post
     limits = config.limits.share(post.number, post.count)
-    return replace(config, inlet=inlet, rundir=post.rundir, limits=limits)
+    capture = None if config.capture is None else config.capture.numbered(post.number)
+    return replace(config, inlet=inlet, rundir=post.rundir, limits=limits, capture=capture)
 
 
 async def obey(

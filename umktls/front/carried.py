@@ -80,6 +80,7 @@ class Carried(Incoming):
     ) -> None:
         self._through = Through(front.stock)
         super().__init__(host, sock, address, self._through)
+        sock.rpc.in_pieces = True
         self._front = front
         self._up = Follower()
         self._whole = RecordReader(WHOLE_LIMIT)

@@ -8,6 +8,7 @@ follows. A daemon that does not tell costs the capture that, and nothing else.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -19,8 +20,9 @@ __all__ = ["CAPTURE_BYTES", "CAPTURE_SECRETS", "MAX_CAPTURED", "Captured", "Kind
 CAPTURE_BYTES = 1
 CAPTURE_SECRETS = 2
 
-# Of one UMKTLS_CAPTURED, in bytes.
-MAX_CAPTURED = 16384
+_HEAD = struct.Struct("<BQ")
+# Of one UMKTLS_CAPTURED, in bytes: with its head, as much as setsockopt takes.
+MAX_CAPTURED = 65536 - _HEAD.size
 
 
 class Kind(IntEnum):
@@ -33,17 +35,20 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """``u8 kind; u8 data[]``: what was written to, or read from, the connection just now."""
+    """``u8 kind; u64 time; u8 data[]``, little-endian: what was written to, or read from, the
+    connection, and when, in seconds since 1970 (in microseconds on the way)."""
 
     kind: Kind
     data: bytes = field(repr=False)
+    when: float
 
     def pack(self) -> bytes:
-        return bytes((self.kind,)) + self.data
+        return _HEAD.pack(self.kind, round(self.when * 1_000_000)) + self.data
 
     @classmethod
     def unpack_untrusted(cls, value: bytes) -> Captured:
-        """Raises `CallerError` (EINVAL) for a kind that there is not."""
-        if not value or value[0] not in Kind.__members__.values():
+        """Raises `CallerError` (EINVAL) for one that is too short, or a kind that there is not."""
+        if len(value) < _HEAD.size or value[0] not in Kind.__members__.values():
             raise CallerError("UMKTLS_CAPTURED: neither bytes nor secrets")
-        return cls(Kind(value[0]), bytes(value[1:]))
+        kind, micros = _HEAD.unpack_from(value)
+        return cls(Kind(kind), bytes(value[_HEAD.size :]), micros / 1_000_000)

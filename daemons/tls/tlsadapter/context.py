@@ -186,9 +186,12 @@ class TlsContext:
 
     def _on_keylog(self, connection: SSL.Connection, line: bytes) -> None:
         label, _, secret = line.split(b" ")
-        connection.get_app_data().secrets[label.decode()] = bytes.fromhex(secret.decode())
+        findings = connection.get_app_data()
+        findings.secrets[label.decode()] = bytes.fromhex(secret.decode())
         if self._keylog is not None:
             self._keylog(line)
+        if findings.on_secret is not None:
+            findings.on_secret(line)
 
     def client(self, name: str, session: TlsSession | None = None) -> Endpoint:
         """A connection to the server `name`, a DNS name or an address; resumes `session`."""

@@ -8,24 +8,24 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
 from tests.capture.blocks import SECRETS, blocks, packets
 from tests.capture.streams import segments, streams
-from umktls.abi import rpctls
 from umktls.capture.packets import MAX_PAYLOAD, Flags
 from umktls.capture.pdus import MESSAGE_LIMIT
 from umktls.errors import CallerError
-from umktls.kernel.captures.capture import Capture, Tap, heading_of, parse_size
-from umktls.kernel.captures.line import HOST, RPC
+from umktls.kernel.captures.capture import Capture, Tap
+from umktls.kernel.captures.config import CaptureConfig, heading, parse_size
+from umktls.kernel.captures.line import HOST, RPC, TCP
 from umktls.kernel.captures.sinks import MemorySink
 from umktls.kernel.captures.tapped import TappedSocket
 from umktls.kernel.ground.events import Trace
 from umktls.ktls.engines import Route
 from umktls.ktls.session import Direction
 from umktls.rpc.record import mark
-from umktls.upcall import syscalls as wire
 from umktls.upcall.captured import CAPTURE_BYTES, CAPTURE_SECRETS, Captured, Kind
 
 NEAR, FAR = ("c0000201", 700, "c0000202", 2049), ("c0000202", 2049, "c0000201", 700)
@@ -41,13 +41,23 @@ class Routes:
 
 
 @dataclass
+class RpcSide:
+    in_pieces: bool = False
+    tap: Tap | None = None
+
+
+@dataclass
 class Sock:
     """A socket of the kernel, as far as a capture goes."""
 
     sock: socket.socket
     name: str = "c1"
-    tap: Tap | None = None
+    rpc: RpcSide = field(default_factory=RpcSide)
     detours: Routes = field(default_factory=Routes)
+
+    @property
+    def tap(self) -> Tap | None:
+        return self.rpc.tap
 
 
 class World:
@@ -55,7 +65,7 @@ class World:
 
     def __init__(self, *, secrets: bool = False, client: bool = True) -> None:
         self.trace = Trace("client-7", "client", clock=lambda: 1000.0)
-        self.sink = MemorySink(heading_of("client-7", secrets=secrets), 1 << 24)
+        self.sink = MemorySink(heading("client-7", secrets=secrets), 1 << 24)
         self.capture = Capture(self.trace, self.sink, client=client, secrets=secrets)
 
     def contents(self) -> bytes:
@@ -139,6 +149,23 @@ def test_what_a_full_socket_did_not_take_is_not_there() -> None:
     assert streams(world.contents()) == {NEAR: b"x" * taken}
 
 
+def test_what_is_read_byte_by_byte_is_one_segment() -> None:
+    world = World()
+    world.capture.begin([])
+    with pair() as (sock, far):
+        world.capture.adopt(sock)
+        far.sendall(b"a mark and the rest")
+        for size in (1, 1, 1, 1, 15):
+            sock.sock.recv(size)
+        far.sendall(b"few")
+        sock.sock.recv(1)
+        sock.sock.sendmsg([b"an answer"])
+        sock.sock.recv(1)
+        world.capture.end()
+    payloads = [one.payload for one in segments(world.contents()) if one.payload]
+    assert payloads == [b"a mark and the rest", b"f", b"an answer", b"e"]
+
+
 def test_a_peek_takes_nothing() -> None:
     world = World()
     world.capture.begin([])
@@ -208,8 +235,10 @@ def test_what_a_daemon_tells_is_in_its_place() -> None:
             (Kind.SECRETS, b"CLIENT_TRAFFIC_SECRET_0 00 00\n"),
             (Kind.SENT, b"finished"),
         ):
-            sock.tap.told(Captured(kind, data).pack())
+            sock.tap.told(Captured(kind, data, 1234.5).pack())
     assert streams(world.contents()) == {NEAR: b"client hellofinished", FAR: b"server hello"}
+    told = [one.micros for one in packets(world.contents(), TCP)][3:]
+    assert told == [1_234_500_000] * 3
     kinds = [one.kind for one in blocks(world.contents())]
     assert kinds[4:12].index(SECRETS) == 5  # in front of what it opens
     (secrets,) = (one for one in blocks(world.contents()) if one.kind == SECRETS)
@@ -223,11 +252,11 @@ def test_secrets_are_not_taken_where_nobody_wants_them() -> None:
         world.capture.adopt(sock)
         assert sock.tap is not None
         assert sock.tap.wanted == CAPTURE_BYTES
-        sock.tap.told(Captured(Kind.SECRETS, KEY).pack())
+        sock.tap.told(Captured(Kind.SECRETS, KEY, 1.0).pack())
     assert KEY not in world.contents()
 
 
-@pytest.mark.parametrize("value", [b"", b"\0abc", b"\4", b"\xff"])
+@pytest.mark.parametrize("value", [b"", b"\1", b"\1" * 8, bytes(20), b"\4" * 20, b"\xff" * 20])
 def test_what_a_daemon_tells_must_make_sense(value: bytes) -> None:
     with pytest.raises(CallerError):
         Captured.unpack_untrusted(value)
@@ -287,29 +316,31 @@ def test_a_capture_that_begins_late_goes_on_where_tcp_is(client: bool) -> None:
     assert only.comments == ["the capture begins here; the connection was there before"]
 
 
-@pytest.mark.parametrize(
-    ("event", "fields", "route"),
-    [
-        ("bounce", {"direction": "sending"}, Route.BOUNCE),
-        ("tx-keys", {"suite": "x", "sequence": 0}, Route.HOST),
-    ],
-)
-def test_a_direction_that_others_seal_is_said_not_to_be_there(
-    event: str, fields: dict[str, object], route: Route
-) -> None:
+def test_a_direction_that_the_machine_seals_is_said_not_to_be_there() -> None:
     world = World()
     world.capture.begin([])
     with pair() as (sock, far):
-        sock.detours.routes["tx"] = route
+        sock.detours.routes["tx"] = Route.HOST
         world.capture.adopt(sock)
-        world.trace.emit(event, "c1", **fields)
+        world.trace.emit("tx-keys", "c1", suite="x", sequence=0)
         sock.sock.sendmsg([b"clear, for who seals below"])
         far.sendall(b"still here")
         sock.sock.recv(20)
     assert streams(world.contents()) == {FAR: b"still here"}
-    assert any(
-        text.startswith("what is sent from here on is not in the file") for text in world.comments()
-    )
+    said = "what is sent from here on is not in the file: the machine's own kernel seals and opens"
+    assert said in world.comments()
+
+
+def test_a_direction_that_is_bounced_is_there_as_far_as_the_daemon_tells() -> None:
+    world = World()
+    world.capture.begin([])
+    with pair() as (sock, _):
+        world.capture.adopt(sock)
+        assert sock.tap is not None
+        world.trace.emit("bounce", "c1", direction="sending")
+        sock.tap.told(Captured(Kind.SENT, b"told", 1.0).pack())
+    assert streams(world.contents()) == {NEAR: b"told"}
+    assert "what is sent from here on is in the file if the daemon tells" in world.comments()
 
 
 # ---- RPC
@@ -353,7 +384,7 @@ def test_what_goes_in_pieces_is_no_message() -> None:
     with pair() as (sock, _):
         world.capture.adopt(sock)
         assert sock.tap is not None
-        sock.tap.line.in_pieces = True
+        sock.rpc.in_pieces = True
         sock.tap.received([MESSAGE])
     assert packets(world.contents(), RPC) == []
 
@@ -377,38 +408,17 @@ def test_events_are_packets_and_comments() -> None:
     assert segments(world.contents())[-1].comments == ["upcall CONNECT to rpctlscd"]
 
 
-def test_system_calls_are_shown_without_what_is_secret() -> None:
-    world = World(secrets=True)
+def test_system_calls_are_packets() -> None:
+    world = World()
     world.capture.begin([])
-    key = wire.Segment(1, KEY)
-    for args in (
-        wire.SetsockoptArgs(3, 6, 39, KEY, (key,)),
-        wire.SetsockoptArgs(3, rpctls.SOL_UMKTLS, rpctls.UMKTLS_SESSION, KEY, ()),
-        wire.SendmsgArgs(3, KEY, KEY, 0),
-        wire.UtraceArgs(KEY),
-        wire.RpctlsSyscallArgs(2, b""),
-        wire.RpctlsSyscallArgs(99, b""),
-    ):
-        world.capture.syscall(77, "c1", args, "0", 0.001)
-    assert KEY not in world.contents()
-    shown = [(one.text["name"], one.text["arguments"]) for one in packets(world.contents(), HOST)]
-    assert shown == [
-        ("setsockopt", "3, TCP_TXTLS_ENABLE, 26 bytes"),
-        ("setsockopt", "3, UMKTLS_SESSION, 26 bytes"),
-        ("sendmsg", "3, 26 bytes, flags 0x0"),
-        ("utrace", "26 bytes"),
-        ("rpctls_syscall", "CLSOCKET"),
-        ("rpctls_syscall", "99"),
-    ]
-    first = packets(world.contents(), HOST)[0].text
-    assert (first["pid"], first["fd"], first["result"]) == ("77", "3", "0")
-
-
-@pytest.mark.parametrize("args", [call.arguments for call in wire.SYSCALLS.values()])
-def test_every_system_call_has_its_words(args: type) -> None:
-    from umktls.kernel.captures.told import SHOWN
-
-    assert args in SHOWN or args is wire.TogetherArgs
+    with pair() as (sock, _):
+        world.capture.adopt(sock)
+        fields: dict[str, object] = {"name": "setsockopt", "what": "TCP_TXTLS_ENABLE, 48 bytes"}
+        fields |= {"pid": 77, "fd": 3, "result": "ok", "seconds": 0.001}
+        world.capture.syscall("c1", fields)
+    (one,) = packets(world.contents(), HOST)
+    assert one.text["text"] == "setsockopt(TCP_TXTLS_ENABLE, 48 bytes) by process 77: ok"
+    assert (one.text["kind"], one.text["connection"], one.text["fd"]) == ("syscall", "c1", "3")
 
 
 # ---- sizes
@@ -426,3 +436,28 @@ def test_sizes(text: str, size: int) -> None:
 def test_sizes_that_are_none(text: str) -> None:
     with pytest.raises(CallerError, match="a size of"):
         parse_size(text)
+
+
+# ---- what somebody asks for
+
+
+def test_what_a_command_line_says(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    assert CaptureConfig.of(None, False, None) is None
+    assert CaptureConfig.of(path, True, "1M") == CaptureConfig(path, True, 1 << 20)
+    config = CaptureConfig.of(path, False, None)
+    assert config is not None
+    assert config.warning is None
+    assert config.numbered(2).path == tmp_path / "a-2.pcapng"
+
+
+def test_secrets_are_said_loudly(tmp_path: Path) -> None:
+    config = CaptureConfig.of(tmp_path / "a.pcapng", True, None)
+    assert config is not None
+    assert "SECRETS" in (config.warning or "")
+
+
+@pytest.mark.parametrize(("secrets", "size"), [(True, None), (False, "1M")])
+def test_options_about_no_capture(secrets: bool, size: str | None) -> None:
+    with pytest.raises(CallerError, match="--capture"):
+        CaptureConfig.of(None, secrets, size)

@@ -6,17 +6,24 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
+from tests.capture.blocks import packets
 from tests.conftest import patience
 from umktls.errors import CallerError
+from umktls.kernel.captures.capture import Capture
+from umktls.kernel.captures.config import CaptureConfig
+from umktls.kernel.captures.line import HOST
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.host import control
+from umktls.kernel.host.capturing import Capturing
 from umktls.kernel.host.control import ControlServer
+from umktls.kernel.sockets.ktls_socket import KernelSocket
 
 
 class FakeHost:
@@ -24,7 +31,11 @@ class FakeHost:
 
     def __init__(self) -> None:
         self.trace = Trace("h", "client", clock=lambda: 5.0)
+        self.name = "h"
         self.rekeyed: list[str | None] = []
+        self.sockets: dict[str, KernelSocket] = {}
+        self.capture: Capture | None = None
+        self.capturing = Capturing(self, client=True)
 
     def stat(self) -> dict[str, Any]:
         return {"schema": 1}
@@ -153,3 +164,85 @@ async def test_another_user_gets_no_answer(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(control, "peer_credentials", lambda sock: (1, os.geteuid() + 1, 1))
     async with client_of(FakeHost()) as stream:
         assert await stream.receive_some(10) == b""
+
+
+# ---- captures
+
+
+async def line_of(stream: trio.SocketStream) -> dict[str, Any]:
+    """The next line."""
+    line = b""
+    while not line.endswith(b"\n"):
+        line += await stream.receive_some(1)
+    answer: dict[str, Any] = json.loads(line)
+    return answer
+
+
+def capture_request(path: Path, **more: Any) -> bytes:
+    return json.dumps({"op": "capture", "path": str(path), **more}).encode() + b"\n"
+
+
+async def test_a_capture_lasts_as_long_as_its_client(tmp_path: Path) -> None:
+    host, path = FakeHost(), tmp_path / "a.pcapng"
+    async with client_of(host) as stream:
+        await stream.send_all(capture_request(path))
+        assert await line_of(stream) == {"capturing": 0}
+        host.trace.emit("warning", None, reason="while it lasts")
+        await stream.send_eof()
+        assert await line_of(stream) == {"ended": ""}
+    host.trace.emit("warning", None, reason="behind it")
+    (one,) = packets(path, HOST)
+    assert one.text["text"] == "while it lasts"
+    assert host.capture is None
+
+
+async def test_there_is_one_capture_at_a_time(tmp_path: Path) -> None:
+    host = FakeHost()
+    async with client_of(host) as first:
+        await first.send_all(capture_request(tmp_path / "a.pcapng"))
+        await line_of(first)
+        async with client_of(host) as second:
+            await second.send_all(capture_request(tmp_path / "b.pcapng"))
+            answer = await line_of(second)
+        assert answer["errno"] == "EBUSY"
+        assert "a.pcapng" in answer["error"]
+        assert host.capture is not None
+    assert not (tmp_path / "b.pcapng").exists()
+
+
+async def test_a_client_hears_what_has_ended_its_capture(tmp_path: Path) -> None:
+    host, path = FakeHost(), tmp_path / "a.pcapng"
+    async with client_of(host) as stream:
+        await stream.send_all(capture_request(path, size=65536))
+        await line_of(stream)
+        (tmp_path / "a.1.pcapng").mkdir()  # where the full file is to go
+        for _ in range(1000):
+            host.trace.emit("warning", None, reason="x" * 200)
+        answer = await line_of(stream)
+    assert answer["ended"].startswith("the capture ends, the host goes on: capture ")
+    assert host.capture is None
+    assert [event["text"] for event in host.trace.since()][-1] == answer["ended"]
+
+
+@pytest.mark.parametrize(
+    "request_", [{}, {"path": 7}, {"path": "a.pcapng"}, {"path": "/a.pcapng", "size": "much"}]
+)
+async def test_captures_that_make_no_sense(request_: dict[str, Any]) -> None:
+    async with client_of(FakeHost()) as stream:
+        (answer,) = await ask(stream, json.dumps({"op": "capture", **request_}).encode())
+    assert "absolute path" in answer["error"]
+
+
+async def test_memory_gives_way_to_what_somebody_wants(tmp_path: Path) -> None:
+    host = FakeHost()
+    host.capturing.remember()
+    host.trace.emit("warning", None, reason="remembered")
+    remembered = host.capturing.remembered()
+    assert remembered is not None
+    assert [one.text["text"] for one in packets(remembered, HOST)] == ["remembered"]
+    host.capturing.begin(CaptureConfig(tmp_path / "a.pcapng"))
+    assert host.capturing.remembered() is None
+    host.capturing.remember()
+    assert host.capturing.remembered() is None
+    await host.capturing.end()
+    assert len(packets(tmp_path / "a.pcapng", HOST)) == 0

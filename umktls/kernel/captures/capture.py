@@ -11,86 +11,72 @@ at its place.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from umktls.capture import pcapng
 from umktls.capture.packets import Endpoint
 from umktls.capture.pdus import host_pdu
-from umktls.errors import CallerError
-from umktls.kernel.captures import told
 from umktls.kernel.captures.line import HOST, Line
-from umktls.kernel.captures.sinks import DEFAULT_SIZE, Sink
+from umktls.kernel.captures.sinks import Sink
 from umktls.kernel.captures.tapped import tap, untap
-from umktls.kernel.ground.events import Event, Trace
+from umktls.kernel.ground.events import Event, Trace, describe
 from umktls.ktls.engines import Route
 from umktls.ktls.session import Direction
-from umktls.rpc.xdr import Struct
+from umktls.rpc.xdr import Buffer
 from umktls.upcall.captured import CAPTURE_BYTES, CAPTURE_SECRETS, Captured, Kind
 
-__all__ = ["Capture", "CaptureConfig", "Connection", "Tap"]
+__all__ = ["Capture", "Connection", "Tap"]
 
 # What every event has; the rest is shown field by field.
 COMMON = frozenset({"time", "mono", "number", "host", "side", "connection", "event", "text"})
+WAYS: dict[Kind, Direction] = {Kind.SENT: "tx", Kind.RECEIVED: "rx"}
 WORDS: dict[str, Direction] = {"sending": "tx", "receiving": "rx"}
 SILENT = "its daemon, which does not tell of them"
-
-
-@dataclass(frozen=True, slots=True)
-class CaptureConfig:
-    """A capture that somebody wants: its file, whether with secrets, and after how many bytes the
-    file is begun anew. Raises `CallerError` for a size that is none."""
-
-    path: Path
-    secrets: bool = False
-    size: int = DEFAULT_SIZE
-
-    def comments(self, host: str) -> list[str]:
-        """What stands at the head of the file."""
-        return heading_of(host, secrets=self.secrets)
-
-
-def heading_of(host: str, *, secrets: bool) -> list[str]:
-    what = (
-        "With SECRETS: keys of TLS sessions, and RPC in clear. Whoever has this file can read what "
-        "was said."
-        if secrets
-        else "Without secrets: what was sealed stays sealed, and RPC in TLS is not in the file."
-    )
-    return [
-        f"{what} (umktls, host {host})",
-        "Bytes, addresses, ports, directions and times are those of the host's TCP sockets; the "
-        "rest of the headers is made up, and sequence numbers begin at 0.",
-    ]
 
 
 class Routed(Protocol):
     def route(self, direction: Direction) -> Route: ...
 
 
-class Connection(Protocol):
-    """What a capture needs of a socket of the kernel, and gives it."""
+class Messages(Protocol):
+    """RPC's side of a socket: what a capture needs to know of it, and gives it."""
 
-    sock: Any
-    name: str
+    in_pieces: bool
     tap: Tap | None
+
+
+class Connection(Protocol):
+    """What a capture needs of a socket of the kernel."""
+
+    sock: socket.socket
+    name: str
+
+    @property
+    def rpc(self) -> Messages: ...
 
     @property
     def detours(self) -> Routed: ...
 
 
 class Tap:
-    """The capture of one socket."""
+    """The capture of one socket. `wanted`: what its daemon is to tell; see upcall.captured."""
 
-    def __init__(self, line: Line, wanted: int) -> None:
+    def __init__(self, line: Line, rpc: Messages, wanted: int) -> None:
         self.line = line
-        self.wanted = wanted  # what the daemon is to tell; see umktls.upcall.captured
-        # RPC messages that the socket was given, with their marks, and that it gives, without.
-        self.sent = partial(line.marked_message, "tx")
-        self.received = partial(line.message, "rx")
+        self.wanted = wanted
+        self._rpc = rpc
+
+    def sent(self, parts: Sequence[Buffer]) -> None:
+        """An RPC message, with its mark."""
+        if not self._rpc.in_pieces:
+            self.line.marked_message("tx", parts)
+
+    def received(self, parts: Sequence[Buffer]) -> None:
+        """An RPC message, without."""
+        if not self._rpc.in_pieces:
+            self.line.message("rx", parts)
 
     def told(self, value: bytes) -> None:
         """UMKTLS_CAPTURED: what the daemon has done with the connection. Raises `CallerError`."""
@@ -98,7 +84,7 @@ class Tap:
         if captured.kind is Kind.SECRETS:
             self.line.secrets(captured.data)
         else:
-            self.line.pass_bytes(told.WAYS[captured.kind], captured.data)
+            self.line.pass_bytes(WAYS[captured.kind], captured.data, captured.when)
 
 
 class Capture:
@@ -122,9 +108,11 @@ class Capture:
     def end(self) -> None:
         """Nothing more comes. The sink is still to be closed."""
         self._listening.__exit__(None, None, None)
+        for line in self._lines.values():
+            line.settle()
         for sock in self._sockets.values():
             untap(sock.sock)
-            sock.tap = None
+            sock.rpc.tap = None
         self._sockets.clear()
         self._lines.clear()
 
@@ -133,7 +121,7 @@ class Capture:
         line = Line(self, sock.sock, client=self._client, whole=whole)
         wanted = CAPTURE_BYTES | (CAPTURE_SECRETS if self.secrets else 0)
         self._lines[sock.name], self._sockets[sock.name] = line, sock
-        sock.tap = Tap(line, wanted)
+        sock.rpc.tap = Tap(line, sock.rpc, wanted)
         tap(sock.sock, line)
 
     # ---- what lines write
@@ -149,8 +137,9 @@ class Capture:
         make: Callable[[], bytes],
         comments: Sequence[str] = (),
         length: int | None = None,
+        when: float | None = None,
     ) -> None:
-        now = self.now()
+        now = self.now() if when is None else when
 
         def render(said: Sequence[str]) -> bytes:
             data = make()
@@ -176,23 +165,11 @@ class Capture:
             line.happened(str(event["text"]))
             self._follow(line, name, event)
 
-    def syscall(
-        self, pid: int, connection: str | None, args: Struct, outcome: str, seconds: float
-    ) -> None:
-        """A daemon's system call was answered."""
-        call = told.call_of(args)
-        fields = {
-            "kind": "syscall",
-            "name": call.name,
-            "connection": connection,
-            "text": f"{call.name}({call.arguments}) by process {pid}: {outcome}",
-            "pid": pid,
-            **call.fields,
-            "arguments": call.arguments,
-            "result": outcome,
-            "seconds": f"{seconds:.6f}",
-        }
-        self._say(self._lines.get(str(connection)), fields)
+    def syscall(self, connection: str | None, fields: dict[str, object]) -> None:
+        """A daemon's system call was answered. `fields` are those of the event `syscall`."""
+        shown = {"kind": "syscall", "name": fields["name"], "connection": connection}
+        text = describe("syscall", fields)
+        self._say(self._lines.get(str(connection)), {**shown, "text": text, **fields})
 
     def _say(self, line: Line | None, fields: dict[str, object]) -> None:
         ends: dict[Direction, Endpoint] = {} if line is None else line.ends
@@ -211,7 +188,7 @@ class Capture:
         elif name == "upcall-answered" and event.get("procedure") == "CONNECT":
             line.catch_up(SILENT)
         elif name == "bounce" and (way := WORDS.get(str(event.get("direction")))):
-            line.lose_sight(way, "the daemon seals and opens, and sends and receives itself")
+            line.hear_of(way)
         elif name in ("tx-keys", "rx-keys"):
             self._see_whose_keys(line, str(event["connection"]), name)
         elif name == "closed":
@@ -227,18 +204,4 @@ class Capture:
         del self._lines[connection]
         sock = self._sockets.pop(connection)
         untap(sock.sock)
-        sock.tap = None
-
-
-def parse_size(text: str) -> int:
-    """Bytes, with K, M or G behind the number for their powers of 1024. Raises `CallerError`."""
-    number, unit = text.strip().upper().removesuffix("IB").removesuffix("B"), 1
-    if number and number[-1] in UNITS:
-        number, unit = number[:-1], UNITS[number[-1]]
-    if not number.isdecimal() or not (size := int(number) * unit) >= MIN_SIZE:
-        raise CallerError(f"a size of {text!r}: say bytes, or 64M, 2G; at least 64K")
-    return size
-
-
-UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-MIN_SIZE = 64 << 10
+        sock.rpc.tap = None

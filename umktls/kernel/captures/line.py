@@ -61,8 +61,10 @@ class Recorder(Protocol):
         make: Callable[[], bytes],
         comments: Sequence[str] = (),
         length: int | None = None,
+        when: float | None = None,
     ) -> None:
-        """A packet of now, which `make` makes from `size` bytes of payload."""
+        """A packet of now, or of `when` (seconds since 1970), that `make` makes. It has `size`
+        bytes of payload."""
 
     def write_secrets(self, key_log: bytes) -> None:
         """Lines of a key log."""
@@ -130,8 +132,8 @@ class Line:
         self._comments: list[str] = []
         self._finished: set[Direction] = set()
         self._unseen: set[Direction] = set()
+        self._few = bytearray()
         self.sealed = False  # from here on the bytes on the wire are not those of RPC
-        self.in_pieces = False  # RPC gets and gives pieces of messages
         if whole:
             self._shake_hands()
         else:
@@ -150,26 +152,50 @@ class Line:
 
     # ---- what passes TCP
 
-    def pass_bytes(self, way: Direction, data: Buffer) -> None:
-        """Bytes that were given to TCP, or that it gave."""
+    def pass_bytes(self, way: Direction, data: Buffer, when: float | None = None) -> None:
+        """Bytes that were given to TCP, or that it gave; now, or then."""
         if way in self._unseen:
             return
+        if way == "rx" and len(data) == 1:
+            # The kernel reads the answer to the probe so, lest it read what is the daemon's. What
+            # comes behind it had come with it.
+            self._few += data
+            return
+        if self._few and way == "rx":
+            data = self._take_few() + bytes(data)
+        self.settle()
+        self._pass(way, data, when)
+
+    def settle(self) -> None:
+        """Have in the capture what waits for more."""
+        if self._few:
+            self._pass("rx", self._take_few())
+
+    def _take_few(self) -> bytes:
+        few = bytes(self._few)
+        self._few.clear()
+        return few
+
+    def _pass(self, way: Direction, data: Buffer, when: float | None = None) -> None:
         view = memoryview(data)
         for start in range(0, len(view), MAX_PAYLOAD):
             piece = bytes(view[start : start + MAX_PAYLOAD])
             last = start + MAX_PAYLOAD >= len(view)
-            self._segment(way, ACK | Flags.PSH if last else ACK, piece)
+            self._segment(way, ACK | Flags.PSH if last else ACK, piece, when)
             self._next[way] += len(piece)
 
     def finish(self, way: Direction, flag: Flags = Flags.FIN) -> None:
         """The end of a direction, once."""
         if way in self._finished:
             return
+        self.settle()
         self._finished.add(way)
         self._segment(way, flag | ACK)
         self._next[way] += 1
 
-    def _segment(self, way: Direction, flags: Flags, payload: bytes = b"") -> None:
+    def _segment(
+        self, way: Direction, flags: Flags, payload: bytes = b"", when: float | None = None
+    ) -> None:
         other: Direction = "rx" if way == "tx" else "tx"
         source, target = self.ends[way], self.ends[other]
         number = self._next[way]
@@ -179,12 +205,13 @@ class Line:
             return tcp_packet(source, target, number, acknowledged, flags, payload)
 
         comments, self._comments = self._comments, []
-        self._recorder.write(TCP, WAYS[way], len(payload), make, comments)
+        self._recorder.write(TCP, WAYS[way], len(payload), make, comments, when=when)
 
     # ---- what the daemon does with TCP
 
     def catch_up(self, whose: str = "") -> None:
         """Others had the socket: go on where TCP is. `whose`: who has not told what is missing."""
+        self.settle()
         there = passed(self._sock, client=self._client)
         if there is None:
             return
@@ -203,6 +230,11 @@ class Line:
         word = "sent" if way == "tx" else "received"
         self._comments.append(f"what is {word} from here on is not in the file: {why}")
 
+    def hear_of(self, way: Direction) -> None:
+        """The daemon keeps a direction, and does with TCP what is to be done."""
+        word = "sent" if way == "tx" else "received"
+        self._comments.append(f"what is {word} from here on is in the file if the daemon tells")
+
     def secrets(self, key_log: bytes) -> None:
         """Lines of a key log, for what passes from here on."""
         self._recorder.write_secrets(key_log)
@@ -211,7 +243,7 @@ class Line:
 
     def message(self, way: Direction, parts: Sequence[Buffer]) -> None:
         """An RPC message, without its record mark."""
-        if self.in_pieces or (self.sealed and not self._recorder.secrets):
+        if self.sealed and not self._recorder.secrets:
             return
         length = sum(map(len, parts))
         message = b"".join(parts) if length <= MESSAGE_LIMIT else beginning(parts)

@@ -19,12 +19,12 @@ from typing import Protocol
 
 from umktls.capture import pcapng
 from umktls.errors import UmktlsError, WorldError
+from umktls.kernel.captures.config import DEFAULT_SIZE
 from umktls.private import open_file
 
-__all__ = ["DEFAULT_SIZE", "INTERFACES", "FileSink", "MemorySink", "Render", "Sink", "older"]
+__all__ = ["INTERFACES", "FileSink", "MemorySink", "Render", "Sink", "older"]
 
-# So much of a file, and so much that waits to be written, in bytes.
-DEFAULT_SIZE = 256 * 1024 * 1024
+# So much waits to be written, in bytes.
 QUEUE_LIMIT = 32 * 1024 * 1024
 # How long the end of a capture waits for the disk.
 CLOSE_SECONDS = 10.0
@@ -88,7 +88,7 @@ class Counts:
         )
 
 
-def heading(comments: Sequence[str]) -> bytes:
+def beginning(comments: Sequence[str]) -> bytes:
     """What stands at a file's beginning."""
     blocks = [pcapng.section("umktls", comments)]
     blocks += [pcapng.interface(*each) for each in INTERFACES]
@@ -143,7 +143,7 @@ class FileSink:
 
     def _begin(self) -> None:
         self._written = 0
-        self._write(heading(self._comments))
+        self._write(beginning(self._comments))
 
     # ---- the host's side
 
@@ -244,4 +244,4 @@ class MemorySink:
     def contents(self) -> bytes:
         """The file."""
         blocks = b"".join(block for _, block in self._blocks)
-        return heading(self._comments) + blocks + self._counts.blocks()
+        return beginning(self._comments) + blocks + self._counts.blocks()

@@ -43,6 +43,15 @@ KINDS = {
     "warning": Kind(
         "host", "{reason}", "something is not as it should be, and ends nothing", "reason"
     ),
+    "capture": Kind(
+        "host",
+        "what passes the sockets is captured into {path}, {how}",
+        "a capture begins; how: with secrets, or without",
+        "path how",
+    ),
+    "capture-ended": Kind(
+        "host", "the capture into {path} has ended", "the file is complete", "path"
+    ),
     # ---- daemons
     "daemon-started": Kind(
         "daemon", "{daemon} started as process {pid}", "the host has started it", "daemon pid"

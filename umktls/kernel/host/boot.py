@@ -48,6 +48,8 @@ async def booted(config: HostConfig) -> AsyncIterator[Host]:
 async def bring_up(host: Host) -> None:
     """Bring up, in order, all that comes behind the run directory. Raises `UmktlsError`."""
     watch_memory(host)
+    if host.config.capture is not None:
+        host.capturing.begin(host.config.capture)
     doors = Doors(host)
     await doors.open()
     host.trace.emit("host-up", role=host.config.role, rundir=str(host.rundir.path))
@@ -115,4 +117,5 @@ async def shut_down(host: Host) -> None:
             for sock in list(host.sockets.values()):
                 end = (tls.disconnect, host, sock, "the host goes down")
                 nursery.start_soon(outlived, host.trace, *end)
+        await host.capturing.end()
     host.rundir.remove()

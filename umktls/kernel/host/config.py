@@ -9,6 +9,7 @@ from typing import Any
 
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.abi.rpctls import DEFAULT_CONNECTS
+from umktls.kernel.captures.config import CaptureConfig
 from umktls.kernel.ground.budget import REQUEST_BYTES
 from umktls.kernel.host.children import DaemonCommand
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
@@ -38,6 +39,7 @@ class HostConfig:
     name: the host's, if it is not its run directory's.
     first, step: connections have the number `first` and every `step`th behind it.
     request_bytes: the limit of umktls.kernel.ground.budget.
+    capture: where what passes its sockets goes (umktls.kernel.captures).
     """
 
     role: str
@@ -56,3 +58,4 @@ class HostConfig:
     first: int = 1
     step: int = 1
     request_bytes: int = REQUEST_BYTES
+    capture: CaptureConfig | None = None

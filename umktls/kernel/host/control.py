@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Awaitable, Callable
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import trio
 
 from umktls.errors import CallerError, UmktlsError
+from umktls.kernel.captures.config import DEFAULT_SIZE, CaptureConfig
 from umktls.kernel.ground.events import Event, Trace
+from umktls.kernel.host.capturing import Capturing
 from umktls.private import allowed, peer_credentials
 
 __all__ = ["ControlServer", "Controlled"]
@@ -40,6 +44,11 @@ class Controlled(Protocol):
 
     def record(self, number: int) -> dict[str, Any]: ...
 
+    capturing: Capturing
+
+    @property
+    def sockets(self) -> Mapping[str, object]: ...
+
 
 class ControlServer:
     """Serves the control socket of one host."""
@@ -54,6 +63,7 @@ class ControlServer:
             "rekey": self._rekey,
             "sysctl": self._sysctl,
             "txmode": self._tx_mode,
+            "capture": self._capture,
         }
 
     async def serve_client(self, stream: trio.SocketStream) -> None:
@@ -115,6 +125,33 @@ class ControlServer:
         if not isinstance(wanted, int):
             raise CallerError(f"record is {wanted!r}, and not the number of one")
         await send_line(stream, self._host.record(wanted))
+
+    async def _capture(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
+        """One line: {"capturing": how many connections}. The capture lasts until the client sends
+        the end of its stream, or something ends it; then one more line: {"ended": why, "" for the
+        client}."""
+        path, size = request.get("path"), request.get("size", DEFAULT_SIZE)
+        if not isinstance(path, str) or not os.path.isabs(path) or not isinstance(size, int):
+            raise CallerError("a capture needs an absolute path, and its size in bytes")
+        capturing = self._host.capturing
+        capturing.begin(CaptureConfig(Path(path), bool(request.get("secrets")), size))
+        ended = capturing.ended
+        try:
+            await send_line(stream, {"capturing": len(self._host.sockets)})
+            async with trio.open_nursery() as nursery:
+
+                async def hang_up() -> None:
+                    await stream.receive_some(1)
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(hang_up)
+                await ended.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                if not ended.is_set():
+                    await capturing.end()
+        await send_line(stream, {"ended": capturing.failure})
 
     async def _trace(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
         """The kept events from `since` on; with `follow` new ones too, until the client goes; with

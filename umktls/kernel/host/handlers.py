@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from umktls.abi import rpctls
 from umktls.errors import CallerError, UnsupportedError
+from umktls.kernel.captures.capture import Capture
 from umktls.kernel.host import utrace
 from umktls.kernel.host.process import Process
 from umktls.kernel.owners.request import Request
@@ -53,6 +54,7 @@ class CalledHost(NetlinkHost, Protocol):
     sockets: dict[str, KernelSocket]
     handover: Handover
     renewals: Renewals
+    capture: Capture | None
 
     def register_daemon(self, process: Process, name: str, path: bytes) -> None: ...
 

@@ -11,7 +11,9 @@ import trio
 
 from umktls.abi import rpctls
 from umktls.errors import CallerError
+from umktls.kernel.captures.capture import Capture
 from umktls.kernel.host import knobs
+from umktls.kernel.host.capturing import Capturing
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.connections import ConnectionTable
 from umktls.kernel.host.owndaemons import OwnDaemons, first_of
@@ -40,7 +42,7 @@ class Host(HostState):
     """A running host: its state, and the parts of the kernel that share it.
 
     `handles` has the daemons that are registered, by name; `children` those that the host itself
-    has started.
+    has started. `capture` is there while somebody captures.
     """
 
     def __init__(self, config: HostConfig, nursery: trio.Nursery) -> None:
@@ -55,6 +57,8 @@ class Host(HostState):
         self.children = OwnDaemons(self, self.daemons)
         self.syscalls = SyscallServer(self)
         self.watching = Watching(self)
+        self.capture: Capture | None = None
+        self.capturing = Capturing(self, client=config.role == "client")
 
     # ---- sockets
 
@@ -74,6 +78,8 @@ class Host(HostState):
         self._renew_at_limit(adopted)
         if self.trace.close:
             self.watching.begin(adopted)
+        if self.capture is not None:
+            self.capture.adopt(adopted)
         return adopted
 
     def _renew_at_limit(self, sock: KernelSocket) -> None:

@@ -114,7 +114,7 @@ class SyscallServer:
         except OSError as error:  # the machine's own kernel has refused what the call needs
             refused = error.errno or errno.EIO
             number, outcome = self._host.personality.errno(refused), errno.errorcode[refused]
-        if self._host.trace.close and request.number not in UNTOLD:
+        if (self._host.trace.close or self._host.capture) and is_told(request):
             self._tell(process, request, answer.result, outcome, began)
         return answer, datagrams.encode_reply(
             request.sequence, number, answer.result, request.number
@@ -123,23 +123,26 @@ class SyscallServer:
     def _tell(
         self, process: Process, request: datagrams.Request, result: Any, outcome: str, began: float
     ) -> None:
-        """Tell those who watch closely of a call that was answered."""
+        """Tell those who watch closely, and a capture, of a call that was answered."""
         fd = getattr(request.args, "fd", -1)
         if fd == wire.TAKEN and process.taken is not None:
             fd = process.taken
         if fd < 0 and outcome == "ok" and isinstance(result, int):  # one that it has from now on
             fd = result if result in process.descriptors else -1
         sock = process.descriptors.get(fd)
-        self._host.trace.step(
-            "syscall",
-            sock.name if sock is not None else None,
-            name=call_name(request.number),
-            what=describe_call(request.args),
-            pid=process.pid,
-            fd=fd,
-            result=outcome,
-            seconds=time.monotonic() - began,
-        )
+        name = sock.name if sock is not None else None
+        fields: dict[str, Any] = {
+            "name": call_name(request.number),
+            "what": describe_call(request.args),
+            "pid": process.pid,
+            "fd": fd,
+            "result": outcome,
+            "seconds": time.monotonic() - began,
+        }
+        if self._host.trace.close:
+            self._host.trace.step("syscall", name, **fields)
+        if self._host.capture is not None:
+            self._host.capture.syscall(name, fields)
 
     async def _together(self, process: Process, args: wire.TogetherArgs) -> Answer:
         """umktls_together: the replies to all of them. Nothing is done if one cannot be among
@@ -157,6 +160,16 @@ class SyscallServer:
         finally:
             process.taken = None
         return Answer(replies, descriptor)
+
+
+def is_told(request: datagrams.Request) -> bool:
+    """Whether there is something to tell of a call. What a daemon tells a capture is in it."""
+    if request.number in UNTOLD:
+        return False
+    args = request.args
+    if not isinstance(args, wire.SetsockoptArgs) or args.level != rpctls.SOL_UMKTLS:
+        return True
+    return args.name != rpctls.UMKTLS_CAPTURED
 
 
 def check_company(request: datagrams.Request, place: int) -> None:

@@ -111,6 +111,7 @@ async def boot_client(config: MountConfig) -> AsyncIterator[Host]:
         daemon_seconds=config.daemon_seconds,
         rekey=config.rekey,
         facts=facts,
+        capture=config.capture,
     )
     async with booted(host_config) as host:
         yield host

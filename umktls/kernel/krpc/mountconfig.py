@@ -9,6 +9,7 @@ from umktls.abi import rpctls
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.abi.ports import NFS_PORT
 from umktls.errors import CallerError
+from umktls.kernel.captures.config import CaptureConfig
 from umktls.kernel.host.children import DaemonCommand
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 
@@ -35,6 +36,7 @@ class MountConfig:
     mount_seconds: the deadline of the calls that make the mount; None: as of all calls.
     rekey: how keys are renewed (umktls.kernel.upcalls.renewal).
     daemon_arguments: more arguments for rpctlscd.
+    capture: where what passes the host's sockets goes (umktls.kernel.captures).
     """
 
     server: str
@@ -67,6 +69,7 @@ class MountConfig:
     keylog: Path | None = None
     daemon_arguments: tuple[str, ...] = ()
     mountpoint: str = ""
+    capture: CaptureConfig | None = None
 
     @property
     def url(self) -> str:

@@ -18,6 +18,7 @@ from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.abi.ports import NFS_PORT
 from umktls.abi.rpctls import DEFAULT_CONNECTS
 from umktls.errors import UmktlsError
+from umktls.kernel.captures.config import CaptureConfig
 from umktls.kernel.ground.budget import REQUEST_BYTES
 from umktls.kernel.ground.refusals import outlived
 from umktls.kernel.host.accepting import accept_loop, taken_from_trio
@@ -56,6 +57,8 @@ class ServerConfig:
     rekey: how keys are renewed (umktls.kernel.upcalls.renewal).
     inlet: where the connections of a worker come from (umktls.kernel.team.team), which listens
         nowhere itself.
+    capture: where what passes the host's sockets goes (umktls.kernel.captures); of several
+        workers, each has a file.
     """
 
     hosts: tuple[str, ...] = ("localhost",)
@@ -80,6 +83,7 @@ class ServerConfig:
     daemon_arguments: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
     inlet: Inlet | None = None
+    capture: CaptureConfig | None = None
 
     def daemon(self) -> tuple[DaemonCommand, ...]:
         if not self.offer_tls or self.no_daemon:
@@ -178,6 +182,7 @@ def host_config(config: ServerConfig, port: int) -> HostConfig:
         daemon_seconds=config.daemon_seconds,
         rekey=config.rekey,
         facts={**config.facts, "port": port, "security": config.security},
+        capture=config.capture,
         **({} if inlet is None else of_worker(inlet.post)),
     )
 

@@ -52,6 +52,10 @@ def setsockopt(
     if (level, name) == (rpctls.SOL_UMKTLS, rpctls.UMKTLS_PEERCERT):
         set_certificate(sock, value)
         return
+    if (level, name) == (rpctls.SOL_UMKTLS, rpctls.UMKTLS_CAPTURED):
+        if sock.rpc.tap is not None:  # what is told too late is nobody's any more
+            sock.rpc.tap.told(value)
+        return
     sock.detours.refuse_option(level, name)
     if (level, name) == (linux.SOL_TCP, linux.TCP_ULP):
         sock.detours.refuse_ulp(value)
@@ -114,9 +118,15 @@ def getsockopt(sock: KernelSocket, level: int, name: int, length: int) -> bytes:
 
 
 def time_left(sock: KernelSocket) -> bytes:
-    """Milliseconds until the CONNECT upcall ends, u32."""
+    """Milliseconds until the CONNECT upcall ends, u32; and what is captured, if anything is."""
     left = max(0.0, sock.deadline - trio.current_time())
-    return struct.pack("@I", min(int(left * 1000), 0xFFFFFFFF))
+    answer = struct.pack("@I", min(int(left * 1000), 0xFFFFFFFF))
+    return answer if sock.rpc.tap is None else answer + captures(sock)
+
+
+def captures(sock: KernelSocket) -> bytes:
+    """What the daemon is to tell, u32."""
+    return struct.pack("@I", 0 if sock.rpc.tap is None else sock.rpc.tap.wanted)
 
 
 def peer_address(sock: KernelSocket) -> bytes:
@@ -145,6 +155,7 @@ OWN_OPTIONS: dict[int, Callable[[KernelSocket], bytes]] = {
     rpctls.UMKTLS_DEADLINE: time_left,
     rpctls.UMKTLS_CONNECTION: lambda sock: sock.name.encode(),
     rpctls.UMKTLS_PEERADDR: peer_address,
+    rpctls.UMKTLS_CAPTURE: captures,
     rpctls.UMKTLS_SESSION: deposited,
     rpctls.UMKTLS_KEYS: key_state,
     rpctls.UMKTLS_ALERT: lambda sock: struct.pack("<I", sock.owner.owed_alert),

@@ -17,6 +17,7 @@ from typing import Protocol
 import trio
 
 from umktls.errors import WorldError
+from umktls.kernel.captures.capture import Tap
 from umktls.kernel.ground.budget import LARGE
 from umktls.kernel.ground.turns import Turn
 from umktls.kernel.sockets.detours import Detoured, Detours
@@ -70,6 +71,8 @@ class RpcSide:
         self.retire: Callable[[str], None] | None = None
         self.fault: RecordError | None = None
         self.cut_off = ""
+        self.in_pieces = False
+        self.tap: Tap | None = None
         self._held: deque[list[Buffer]] | None = None
         self._released = trio.Event()
         self._data_sent = False
@@ -87,6 +90,8 @@ class RpcSide:
 
         Raises `WorldError` when the connection is broken.
         """
+        if self.tap is not None:
+            self.tap.sent(parts)
         if self._held is not None:
             self._held.append(parts)
             return
@@ -151,6 +156,8 @@ class RpcSide:
             for message in reader.messages():
                 if not self._data_received:
                     self._first_data()
+                if self.tap is not None:
+                    self.tap.received([message])
                 await deliver(message)
                 delivered = True
                 del message  # so that nobody keeps it while nothing comes

@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 
 import trio
 
-from umktls.errors import WorldError
+from umktls.errors import CallerError, WorldError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.host.control import Controlled, ControlServer, send_line
 from umktls.kernel.team import gather
@@ -57,6 +57,14 @@ class TeamControl(ControlServer):
         self._merge = merge
         del self._operations["record"]  # records are the workers', and so are steps
         self._operations |= dict.fromkeys(merge, self._ask_all)
+        self._operations["capture"] = self._refuse_capture
+
+    async def _refuse_capture(self, stream: trio.SocketStream, request: Answer) -> None:
+        """Each worker has its own sockets."""
+        places = ", ".join(str(worker.rundir) for worker in self._team.workers)
+        raise CallerError(
+            f"there are several workers, each of which is captured by itself: name one of {places}"
+        )
 
     async def _ask_all(self, stream: trio.SocketStream, request: Answer) -> None:
         op = str(request["op"])
