@@ -143,6 +143,7 @@ async def _run(plan: MountPlan, news: News, control: Control) -> None:
         with keeping(host):
             async with mounted(host, config, news.delayed) as client:
                 control.mounted = True
+                host.capturing.forget()
                 for remark in remarks(host):
                     news.remark(remark)
                 fuse = fuse_options(plan.source, plan.options, os.geteuid() == 0)

@@ -13,8 +13,8 @@ from typing import IO, Any
 
 import click
 
+from umktls.cli.capture_options import say_what_is_secret
 from umktls.cli.control import Host, choose, connect, parse_answer_untrusted
-from umktls.cli.engines import say_loudly
 from umktls.errors import PeerError, UmktlsError, WorldError
 from umktls.kernel.captures.config import CaptureConfig
 from umktls.printable import printable
@@ -70,8 +70,7 @@ def capture(
         try:
             running = [stack.enter_context(Running(one)) for one in hosts]
             for each, one in zip(running, named(config, hosts), strict=True):
-                if one.warning is not None:
-                    say_loudly(one.warning)
+                say_what_is_secret(one)
                 click.echo(
                     f"capturing {each.host.name} into {printable(str(one.path))}; "
                     f"{each.begin(one)} connections are there already"
@@ -88,14 +87,7 @@ def named(config: CaptureConfig, hosts: Sequence[Host]) -> list[CaptureConfig]:
     """The file of each host."""
     if len(hosts) == 1:
         return [config]
-    return [
-        CaptureConfig(
-            config.path.with_name(f"{config.path.stem}-{host.name}{config.path.suffix}"),
-            config.secrets,
-            config.size,
-        )
-        for host in hosts
-    ]
+    return [config.called(host.name) for host in hosts]
 
 
 class Running:

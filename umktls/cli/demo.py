@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from umktls.cli.capture_options import capture_options, say_what_is_secret, wanted_capture
 from umktls.cli.options import personality_option
 
 __all__ = ["demo"]
@@ -20,7 +21,15 @@ __all__ = ["demo"]
     help="What to copy. [default: Python's library, and what is installed beside it]",
 )
 @personality_option("Whose kernel TLS both hosts emulate.")
-def demo(keep: bool, library: Path | None, personality: str) -> None:
+@capture_options
+def demo(
+    keep: bool,
+    library: Path | None,
+    personality: str,
+    capture: Path | None,
+    secrets: bool,
+    capture_size: str | None,
+) -> None:
     """Do the main job once, on this machine alone, and clean up.
 
     \b
@@ -37,7 +46,10 @@ def demo(keep: bool, library: Path | None, personality: str) -> None:
     Examples:
       umktls demo
       umktls demo --keep
+      umktls demo --capture demo.pcapng --secrets     (demo-client.pcapng and demo-server.pcapng)
     """
     from umktls.cli.demo_run import run_demo
 
-    run_demo(library, keep, personality)
+    wanted = wanted_capture(capture, secrets, capture_size)
+    say_what_is_secret(wanted)
+    run_demo(library, keep, personality, wanted)

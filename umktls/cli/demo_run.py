@@ -6,7 +6,7 @@ import shlex
 import signal
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -26,6 +26,7 @@ from umktls.cli.stat_view import host_view
 from umktls.cli.story import first_connection, life, missing
 from umktls.cli.trace import line
 from umktls.errors import UmktlsError, WorldError
+from umktls.kernel.captures.config import CaptureConfig
 from umktls.kernel.host.children import program_path
 from umktls.printable import printable
 
@@ -39,12 +40,14 @@ ENOUGH = 2000
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run_demo(library: Path | None, keep: bool, personality: str) -> None:
+def run_demo(
+    library: Path | None, keep: bool, personality: str, capture: CaptureConfig | None = None
+) -> None:
     """All six steps, and the last line. Raises WorldError."""
     console = Console(highlight=False, soft_wrap=True)
     with signals_interrupt():
         try:
-            run(console, library, keep, personality)
+            run(console, library, keep, personality, capture)
         except KeyboardInterrupt:
             raise WorldError("the demo was interrupted; everything is stopped") from None
         except (UmktlsError, OSError) as error:
@@ -52,11 +55,17 @@ def run_demo(library: Path | None, keep: bool, personality: str) -> None:
     console.print("demo: OK", style="bold green")
 
 
-def run(console: Console, library: Path | None, keep: bool, personality: str) -> None:
+def run(
+    console: Console,
+    library: Path | None,
+    keep: bool,
+    personality: str,
+    capture: CaptureConfig | None,
+) -> None:
     """All six steps."""
     with Sandbox("demo") as sandbox:
         try:
-            steps(console, sandbox, library, keep, personality)
+            steps(console, sandbox, library, keep, personality, capture)
         except (UmktlsError, OSError):
             for words in sandbox.last_words():
                 click.echo(printable(words), err=True)
@@ -64,12 +73,17 @@ def run(console: Console, library: Path | None, keep: bool, personality: str) ->
 
 
 def steps(
-    console: Console, sandbox: Sandbox, library: Path | None, keep: bool, personality: str
+    console: Console,
+    sandbox: Sandbox,
+    library: Path | None,
+    keep: bool,
+    personality: str,
+    capture: CaptureConfig | None,
 ) -> None:
     say(console, 1, f"a throw-away CA and certificates in {sandbox.certs}")
     layout.create(sandbox.certs)
-    server = start_server(console, sandbox, personality)
-    client = start_client(console, sandbox, server, personality)
+    server = start_server(console, sandbox, personality, capturing(capture, "server"))
+    client = start_client(console, sandbox, server, personality, capturing(capture, "client"))
     copy_and_compare(console, sandbox, [library] if library else usual_trees())
     tell_life(console, [client, server])
     if keep:
@@ -99,20 +113,34 @@ def signals_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def start_server(console: Console, sandbox: Sandbox, personality: str) -> Host:
+def capturing(capture: CaptureConfig | None, role: str) -> list[str]:
+    """Options for one of the two hosts, each of which has a file of its own."""
+    if capture is None:
+        return []
+    words = ["--capture", str(capture.called(role).path), "--capture-size", str(capture.size)]
+    return [*words, "--secrets"] if capture.secrets else words
+
+
+def start_server(
+    console: Console, sandbox: Sandbox, personality: str, capture: Sequence[str]
+) -> Host:
     say(console, 2, f"a server host that exports {sandbox.export} with --no-root-squash")
     server, ready = sandbox.serve(
-        "--certs", str(sandbox.certs), "--mtls-required", "--personality", personality
+        *("--certs", str(sandbox.certs), "--mtls-required", "--personality", personality),
+        *capture,
     )
     console.print(f"  {server.name}: {ready}")
     return server
 
 
-def start_client(console: Console, sandbox: Sandbox, server: Host, personality: str) -> Host:
+def start_client(
+    console: Console, sandbox: Sandbox, server: Host, personality: str, capture: Sequence[str]
+) -> Host:
     say(console, 3, "a client host that mounts it with mutual TLS")
     source = f"127.0.0.1:{server.facts['port']}:{sandbox.export}"
     client = sandbox.mount(
-        source, "--certs", str(sandbox.certs), "-o", f"mtls,personality={personality}"
+        *(source, "--certs", str(sandbox.certs), "-o", f"mtls,personality={personality}"),
+        *capture,
     )
     console.print(f"  {client.name}: {source} is mounted at {sandbox.mountpoint}")
     return client

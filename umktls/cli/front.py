@@ -11,6 +11,7 @@ import click
 
 from umktls.abi.ports import NFS_PORT
 from umktls.certs import layout
+from umktls.cli.capture_options import say_what_is_secret
 from umktls.cli.engines import warn
 from umktls.cli.front_options import FrontOptions, front_options
 from umktls.cli.serve_ready import bracketed
@@ -54,6 +55,7 @@ def front(**values: Any) -> None:
     import trio
 
     warn(config.engine)
+    say_what_is_secret(config.capture)
     if options.certs is not None:
         complain(*layout.exposed_keys(layout.find(options.certs, "server")))
     keep_memory_private()

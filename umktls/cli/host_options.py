@@ -15,6 +15,7 @@ from umktls.abi.personality import personality
 from umktls.abi.ports import NFS_PORT
 from umktls.abi.rpctls import DEFAULT_CONNECTS, DEFAULT_IDLE_SECONDS
 from umktls.certs import layout
+from umktls.cli.capture_options import CAPTURE_OPTIONS, wanted_capture
 from umktls.cli.options import DIRECTORY, FILE, Decorator, personality_option
 from umktls.errors import CallerError
 from umktls.ktls.engines import Route, get_engine, route_of
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from umktls.kernel.krpc.serverhost import ServerConfig
 
 __all__ = [
-    "ABOUT_CAPTURES",
     "ABOUT_THE_HOST",
     "ABOUT_THE_NETWORK",
     "ABOUT_TLS",
@@ -89,7 +89,6 @@ class HostOptions:
         Raises CallerError for options that do not go together, UnsupportedError for an engine that
         cannot run here.
         """
-        from umktls.kernel.captures.config import CaptureConfig
         from umktls.kernel.krpc.admission import Limits
         from umktls.kernel.krpc.serverhost import ServerConfig
 
@@ -112,7 +111,7 @@ class HostOptions:
             limits=limits,
             rundir=self.rundir,
             keylog=self.keylog,
-            capture=CaptureConfig.of(self.capture, self.secrets, self.capture_size),
+            capture=wanted_capture(self.capture, self.secrets, self.capture_size),
             daemon_arguments=(*self._arguments(), *rpctlssd, *self.given_arguments()),
             **more,
         )
@@ -268,25 +267,6 @@ ABOUT_TLS: list[Decorator] = [
     click.option("--daemon-args", default="", metavar="OPTIONS", help="More options for rpctlssd."),
     click.option("--keylog", type=FILE, help="Append the TLS secrets to this file, for Wireshark."),
 ]
-ABOUT_CAPTURES: list[Decorator] = [
-    click.option(
-        "--capture",
-        type=FILE,
-        help="Write what passes the host's sockets, and what the host does, into this file, for "
-        "Wireshark (docs/captures.md). It is overwritten.",
-    ),
-    click.option(
-        "--secrets",
-        is_flag=True,
-        help="Have the TLS secrets and RPC in clear in the capture, too.",
-    ),
-    click.option(
-        "--capture-size",
-        metavar="SIZE",
-        help="Begin the capture's file anew when it is so large (64M, 2G), and keep the one before."
-        "  [default: 256M]",
-    ),
-]
 ABOUT_THE_HOST: list[Decorator] = [
     click.option(
         "--workers",
@@ -299,7 +279,7 @@ ABOUT_THE_HOST: list[Decorator] = [
         "together; --daemons is for each.",
     ),
     click.option("--rundir", type=DIRECTORY, help="Run directory of the host, with its sockets."),
-    *ABOUT_CAPTURES,
+    *CAPTURE_OPTIONS,
 ]
 
 

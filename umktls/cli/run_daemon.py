@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from umktls.abi.personality import PERSONALITIES, Personality
+from umktls.cli.capture_options import capture_options, say_what_is_secret, wanted_capture
 from umktls.cli.options import personality_option
 from umktls.errors import CallerError, WorldError
 from umktls.printable import printable, printable_lines
 
 if TYPE_CHECKING:
+    from umktls.kernel.captures.config import CaptureConfig
     from umktls.scenarios.bench import Role
     from umktls.scenarios.runner import Result
     from umktls.scenarios.table import Scenario
@@ -58,6 +60,7 @@ OWN_ARGUMENTS: dict[Role, tuple[str, ...]] = {
     metavar="SECONDS",
     help="How long an upcall may take. (15 s in a real kernel: some scenarios wait for it.)",
 )
+@capture_options
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def run_daemon(
     role: Role,
@@ -66,6 +69,9 @@ def run_daemon(
     listing: bool,
     as_json: bool,
     deadline: float,
+    capture: Path | None,
+    secrets: bool,
+    capture_size: str | None,
     command: tuple[str, ...],
 ) -> None:
     """Start COMMAND as the daemon of a fresh host, play the other side, and print a score card.
@@ -94,14 +100,16 @@ def run_daemon(
 
     try:
         scenarios, kernel = choose(role, only), PERSONALITIES[personality]
+        wanted = wanted_capture(capture, secrets, capture_size)
     except CallerError as error:
         raise click.UsageError(str(error)) from error
     if listing:
         show_list(scenarios, kernel, as_json)
         return
     words = command or (program_path(DAEMONS[role]), *OWN_ARGUMENTS[role])
+    say_what_is_secret(wanted)
     trial = Trial(say_nothing if as_json else show)
-    trial.run(role, words, scenarios, deadline, kernel)
+    trial.run(role, words, scenarios, deadline, kernel, wanted)
     card = trial.card(role, personality, words)
     if as_json:
         click.echo(json.dumps(card))
@@ -128,14 +136,18 @@ class Trial:
         scenarios: Sequence[Scenario],
         deadline: float,
         kernel: Personality,
+        capture: CaptureConfig | None = None,
     ) -> None:
+        from functools import partial
+
         import trio
 
         from umktls.scenarios.runner import run
 
         directory = Path(tempfile.mkdtemp(prefix="umktls-run-"))
         try:
-            trio.run(run, role, command, scenarios, directory, deadline, self._note, kernel)
+            play = partial(run, capture=capture)
+            trio.run(play, role, command, scenarios, directory, deadline, self._note, kernel)
         except WorldError as error:
             self.error = str(error)
         finally:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from umktls.certs import layout
+from umktls.cli.capture_options import say_what_is_secret
 from umktls.cli.engines import warn
 from umktls.cli.serve_options import ServeOptions, serve_options
 from umktls.cli.serve_rpcbind import announced
@@ -70,6 +71,7 @@ def serve(**values: Any) -> None:
 
     if options.offer_tls:
         warn(config.engine)
+    say_what_is_secret(config.capture)
     complain_about(exports)
     if options.certs is not None:
         complain(*layout.exposed_keys(layout.find(options.certs, "server")))

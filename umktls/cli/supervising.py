@@ -68,7 +68,7 @@ def of_worker(config: ServerConfig, inlet: Inlet) -> ServerConfig:
     """The host of one worker."""
     post = inlet.post
     limits = config.limits.share(post.number, post.count)
-    capture = None if config.capture is None else config.capture.numbered(post.number)
+    capture = None if config.capture is None else config.capture.called(post.number)
     return replace(config, inlet=inlet, rundir=post.rundir, limits=limits, capture=capture)
 
 

@@ -13,6 +13,7 @@ import trio
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.certs.kinds import Wallet
 from umktls.errors import CallerError, UmktlsError
+from umktls.kernel.captures.config import CaptureConfig
 from umktls.kernel.host.boot import booted
 from umktls.kernel.host.config import HostConfig
 from umktls.scenarios import handshakes, sessions, troubles, updates
@@ -63,15 +64,17 @@ async def run(
     seconds: float,
     tell: Callable[[Result], None] = lambda result: None,
     personality: Personality = DEFAULT_PERSONALITY,
+    capture: CaptureConfig | None = None,
 ) -> list[Result]:
     """The score card. `directory` is for run directory, certificates and logs; `tell` gets each
-    result as it comes; `personality` is the kernel that the daemon is to serve.
+    result as it comes; `personality` is the kernel that the daemon is to serve; `capture` is where
+    what passes the host's sockets goes.
 
     Raises `WorldError` when the daemon cannot be started at all.
     """
     wallet = Wallet(directory / "pki")
     rundir = directory / "run"
-    config = HostConfig(role, rundir, personality, upcall_seconds=seconds)
+    config = HostConfig(role, rundir, personality, upcall_seconds=seconds, capture=capture)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with booted(config) as host:
             subject = Subject.of(

@@ -448,7 +448,7 @@ def test_what_a_command_line_says(tmp_path: Path) -> None:
     config = CaptureConfig.of(path, False, None)
     assert config is not None
     assert config.warning is None
-    assert config.numbered(2).path == tmp_path / "a-2.pcapng"
+    assert config.called(2).path == tmp_path / "a-2.pcapng"
 
 
 def test_secrets_are_said_loudly(tmp_path: Path) -> None:

@@ -9,11 +9,16 @@ from typing import Any
 
 import pytest
 
+from tests.capture.blocks import packets
 from umktls.errors import CallerError, WorldError
+from umktls.kernel.captures.capture import Capture
+from umktls.kernel.captures.line import HOST
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.host import kept
+from umktls.kernel.host.capturing import Capturing
 from umktls.kernel.host.kept import Kept, keeping
 from umktls.kernel.host.rundir import RunDirectory, run_base
+from umktls.kernel.sockets.ktls_socket import KernelSocket
 
 
 class FakeHost:
@@ -26,6 +31,10 @@ class FakeHost:
         self.trace = Trace(self.rundir.path.name, "client")
         self.trace.emit("probe", "c1")
         self.pid = pid
+        self.name = self.rundir.path.name
+        self.sockets: dict[str, KernelSocket] = {}
+        self.capture: Capture | None = None
+        self.capturing = Capturing(self, client=True)
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.rundir.path.name, "role": "client", "pid": self.pid}
@@ -58,6 +67,36 @@ def test_logs_and_trace_stay_and_the_error_says_where(base: Path) -> None:
     (one,) = kept.kept()
     assert one == Kept(place, host.describe())
     assert [event["event"] for event in one.trace()] == ["probe"]
+
+
+def test_a_capture_stays_with_them(base: Path) -> None:
+    host = FakeHost(7)
+
+    def mount() -> None:
+        with keeping(host):
+            host.trace.emit("probe", "c2")
+            raise CallerError("refused", 13)
+
+    with pytest.raises(CallerError):
+        mount()
+    assert host.capture is None
+    (one,) = packets(base / "failed" / "client-7" / "capture.pcapng", HOST)
+    assert one.text["name"] == "probe"
+
+
+def test_a_capture_that_nobody_needs_any_more_goes(base: Path) -> None:
+    host = FakeHost(7)
+
+    def mount() -> None:
+        with keeping(host):
+            assert host.capture is not None
+            host.capturing.forget()
+            assert host.capture is None
+            raise CallerError("later", 13)
+
+    with pytest.raises(CallerError):
+        mount()
+    assert not (base / "failed" / "client-7" / "capture.pcapng").exists()
 
 
 def test_only_the_newest_are_kept() -> None:

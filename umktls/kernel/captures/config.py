@@ -45,9 +45,9 @@ class CaptureConfig:
         """What whoever asked has to know."""
         return LOUD.format(path=self.path) if self.secrets else None
 
-    def numbered(self, number: int) -> CaptureConfig:
-        """For one of several processes: NAME-2.pcapng."""
-        path = self.path.with_name(f"{self.path.stem}-{number}{self.path.suffix}")
+    def called(self, word: object) -> CaptureConfig:
+        """For one of several hosts: NAME-WORD.pcapng."""
+        path = self.path.with_name(f"{self.path.stem}-{word}{self.path.suffix}")
         return CaptureConfig(path, self.secrets, self.size)
 
 

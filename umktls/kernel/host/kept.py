@@ -1,4 +1,4 @@
-"""What stays of a host whose mount failed: its logs and its trace, for whoever asks why.
+"""What stays of a host whose mount failed: its logs, its trace and a capture, for whoever asks why.
 
 They are moved from the run directory, which goes with the host, to `<base>/failed/<role>-<pid>`.
 Only the newest few are kept.
@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.ground.events import Event, Trace
 from umktls.kernel.ground.groups import single_error
+from umktls.kernel.host.capturing import Capturing
 from umktls.kernel.host.rundir import RunDirectory, checked_base, own_base
 from umktls.private import own_directory
 
@@ -25,6 +26,7 @@ __all__ = ["Kept", "keeping", "kept"]
 
 FAILED = "failed"  # below the base
 DESCRIPTION = "kept.json"  # as host.json is of a host that runs
+CAPTURE = "capture.pcapng"
 AT_MOST = 8
 
 
@@ -33,28 +35,37 @@ class Failing(Protocol):
 
     rundir: RunDirectory
     trace: Trace
+    capturing: Capturing
 
     def describe(self) -> dict[str, Any]: ...
 
 
 @contextmanager
 def keeping(host: Failing) -> Iterator[None]:
-    """What fails inside the block leaves the host's logs and trace behind, and says where."""
+    """What fails inside the block leaves the host's logs and trace behind, and says where; and what
+    has passed its sockets, until somebody ends that (`capturing.forget`)."""
+    host.capturing.remember()
     try:
         with single_error():
             yield
     except UmktlsError as error:
+        packets = host.capturing.remembered()
         try:
-            place = keep(host.rundir.path, host.describe(), host.trace.since())
+            place = keep(host.rundir.path, host.describe(), host.trace.since(), packets)
         except (OSError, CallerError) as problem:
             error.args = (f"{error} (logs and trace could not be kept: {problem})",)
         else:
             error.args = (f"{error} (logs and trace are kept in {place})",)
         raise
+    finally:
+        host.capturing.forget()
 
 
-def keep(rundir: Path, facts: Mapping[str, Any], events: Iterable[Event]) -> Path:
-    """Keep a host's logs, with its trace; where they are. Raises OSError, CallerError.
+def keep(
+    rundir: Path, facts: Mapping[str, Any], events: Iterable[Event], packets: bytes | None = None
+) -> Path:
+    """Keep a host's logs, with its trace, and a capture, if there is one; where they are. Raises
+    OSError, CallerError.
 
     They are moved, so that the last words of a daemon that still runs get there too.
     """
@@ -66,6 +77,8 @@ def keep(rundir: Path, facts: Mapping[str, Any], events: Iterable[Event]) -> Pat
     (making / DESCRIPTION).write_text(json.dumps(facts))
     with (making / "trace").open("w") as file:
         file.writelines(json.dumps(event, default=str) + "\n" for event in events)
+    if packets is not None:
+        (making / CAPTURE).write_bytes(packets)
     place = base / f"{facts['role']}-{facts['pid']}"
     shutil.rmtree(place, ignore_errors=True)  # of another process with that number
     making.rename(place)
