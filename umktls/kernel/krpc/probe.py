@@ -95,6 +95,8 @@ async def one_reply(sock: KernelSocket) -> Call | AcceptedReply | DeniedReply:
             )
         reader.feed(data)
         for message in reader.messages():
+            if sock.rpc.tap is not None:
+                sock.rpc.tap.received([message])
             return parse_untrusted(message)
 
 
