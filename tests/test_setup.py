@@ -191,7 +191,8 @@ def checkout(tmp_path: Path) -> Path:
     for stamp in (".make/packages-mount", ".make/packages-test", ".venv/.project"):
         (top / stamp).parent.mkdir(exist_ok=True)
         (top / stamp).touch()
-    (top / ".venv" / ".project-test").touch()
+    for stamp in (".project-test", ".project-bench"):
+        (top / ".venv" / stamp).touch()
     return top
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -12,14 +13,17 @@ from rich.console import Console
 from tests.bench import (
     files,
     front,
+    growth,
     instructions,
     ktls,
     load,
     memory,
+    quiet,
     records,
     rekeys,
     restarts,
     rpcs,
+    trees,
     workers,
 )
 from tests.bench.figures import Figure, as_table, write_lines
@@ -32,6 +36,9 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[Figure]]] = {
     "idle": ktls.idle_connections,
     "sequential": files.sequential,
     "small": files.small,
+    "trees": trees.measure,
+    "readers": trees.readers,
+    "growth": growth.measure,
     "rpc": rpcs.round_trips,
     "handshakes": rpcs.handshakes,
     "load": load.measure,
@@ -59,7 +66,7 @@ def main(names: list[str]) -> int:
     for name in names or MEASUREMENTS:
         console.print(f"[dim]{name} ...[/dim]")
         try:
-            figures += MEASUREMENTS[name]()
+            figures += under_conditions(MEASUREMENTS[name])
         except UmktlsError as error:
             console.print(f"{name}: {error}", style="red", markup=False)
             failed = 1
@@ -68,13 +75,22 @@ def main(names: list[str]) -> int:
     return failed
 
 
+def under_conditions(run: Callable[[], Iterator[Figure]]) -> list[Figure]:
+    """The figures of one measurement, and how quiet the machine was for it."""
+    before, load = quiet.look()
+    figures = list(run())
+    conditions = quiet.Conditions(before, quiet.look()[0], load)
+    return [replace(figure, conditions=conditions) for figure in figures]
+
+
 def report(console: Console, figures: list[Figure]) -> None:
     path = RESULTS / time.strftime("%Y%m%d-%H%M%S.jsonl")
     write_lines(path, figures)
     console.print(as_table(figures))
     console.print(
         "Bigger is better, but for growth, CPU and instructions. Files are in memory on the "
-        f"server's side, and what is read is new to every client.\nWritten to {path}"
+        "server's side, and what is read is new to every client. Noise: how far apart the runs "
+        f"are, of which each figure is the median.\nWritten to {path}"
     )
 
 

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
-__all__ = ["Figure", "alternate", "as_table", "write_lines"]
+from tests.bench.quiet import Conditions
+
+__all__ = ["Figure", "Median", "alternate", "as_table", "write_lines"]
+
+
+class Median(float):
+    """The median of several runs; `spread` is how far apart these are, as a share of it."""
+
+    spread: float
+
+    def __new__(cls, values: Sequence[float]) -> Median:
+        made = super().__new__(cls, statistics.median(values))
+        made.spread = (max(values) - min(values)) / made if made else 0.0
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +41,20 @@ class Figure:
     baseline_value: float
     target: float | None = None
     at_most: bool = False
+    conditions: Conditions | None = None
 
     @property
     def ratio(self) -> float:
         return self.value / self.baseline_value
+
+    @property
+    def noise(self) -> float | None:
+        """How far apart the runs are, of the value or of its baseline, whichever is more; None
+        where there was one run of each."""
+        spreads = [
+            each.spread for each in (self.value, self.baseline_value) if isinstance(each, Median)
+        ]
+        return max(spreads, default=None)
 
     @property
     def mark(self) -> str:
@@ -42,7 +66,7 @@ class Figure:
 
     def line(self) -> str:
         """The figure as one JSON object."""
-        fields = {
+        fields: dict[str, Any] = {
             "name": self.name,
             "value": round(self.value, 3),
             "unit": self.unit,
@@ -51,7 +75,12 @@ class Figure:
             "ratio": round(self.ratio, 4),
             "target": self.target,
             "mark": self.mark or None,
+            "noise": None if self.noise is None else round(self.noise, 3),
         }
+        if self.conditions is not None:
+            conditions = asdict(self.conditions)
+            fields |= {name: round(value, 3) for name, value in conditions.items()}
+            fields["quiet"] = self.conditions.quiet
         return json.dumps(fields)
 
 
@@ -64,7 +93,7 @@ def alternate(repetitions: int, runs: Mapping[str, Callable[[], float]]) -> dict
     for _ in range(repetitions):
         for name, run in runs.items():
             taken[name].append(run())
-    return {name: statistics.median(values) for name, values in taken.items()}
+    return {name: Median(values) for name, values in taken.items()}
 
 
 def write_lines(path: Path, figures: Iterable[Figure]) -> None:
@@ -76,8 +105,8 @@ def write_lines(path: Path, figures: Iterable[Figure]) -> None:
 def as_table(figures: Iterable[Figure]) -> Table:
     """The figures for people."""
     table = Table(box=None, padding=(0, 1), header_style="dim")
-    for name in ("measurement", "value", "baseline", "", "ratio", "target", ""):
-        right = name in ("value", "baseline", "ratio", "target")
+    for name in ("measurement", "value", "baseline", "", "ratio", "noise", "target", "", ""):
+        right = name in ("value", "baseline", "ratio", "noise", "target")
         table.add_column(name, justify="right" if right else "left", no_wrap=True)
     for figure in figures:
         sign = "≤" if figure.at_most else "≥"
@@ -89,8 +118,10 @@ def as_table(figures: Iterable[Figure]) -> Table:
             f"{figure.baseline_value:,.1f}",
             figure.baseline,
             f"{figure.ratio:.2f}",
+            "" if figure.noise is None else f"{figure.noise:.0%}",
             target,
             figure.mark,
+            figure.conditions.remark if figure.conditions else "",
             style=colour,
         )
     return table

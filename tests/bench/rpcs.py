@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
@@ -12,7 +11,7 @@ from pathlib import Path
 import trio
 from OpenSSL import SSL
 
-from tests.bench.figures import Figure
+from tests.bench.figures import Figure, Median
 from tests.bench.files import MEMORY
 from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
@@ -61,7 +60,7 @@ async def take_turns(
     for _ in range(repetitions):
         for name, run in runs.items():
             taken[name].append(await run())
-    return {name: statistics.median(values) for name, values in taken.items()}
+    return {name: Median(values) for name, values in taken.items()}
 
 
 # ---- round trips
