@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.realkernel.kernels import PROJECT, kernel_tree
 
 TESTS = Path(__file__).parent
-MINUTES = 90
+MINUTES = 180
 
 
 def main(arguments: list[str]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,11 +37,8 @@ class Pki:
         self.foreign = self.stranger.leaf(Leaf(GUEST_NAME, HOSTS, usage))
 
     def agent(self, own: Credential | None = None, **more: object) -> dict[str, Any]:
-        """Settings for the agent in the guest: whom to trust, and with what certificate. It is the
-        program that the environment variable TLSHD names, if any."""
+        """Settings for the agent in the guest: whom to trust, and with what certificate."""
         shown = {"own": text(own.certificate_pem()), "key": text(own.key_pem())} if own else {}
-        if program := os.environ.get("TLSHD"):
-            more["program"] = str(Path(program).resolve())
         return {"ca": text(self.authority.certificate_pem()), **shown, **more}
 
     def directory(self, place: Path, shown: Credential, role: Role = "server") -> Path:

@@ -86,28 +86,39 @@ def before_ganesha(guest: Guest, pki: Pki, server: peers.Ganesha) -> Iterator[Fr
         yield Fronted(front, paths, lambda name: hashes(str(server.files / name)))
 
 
-def there_and_back(guest: Guest, fronted: Fronted, version: str) -> None:
-    """Copied through the front, compared behind it and before it."""
+def there(guest: Guest, fronted: Fronted, version: str) -> dict[str, str]:
+    """Copied through the front, compared behind it."""
     fronted.mount(guest, version, "mtls")
-    made = guest.call("tree", top="/run/tree")
+    assert f"vers={version}" in guest.call("read", path="/proc/self/mounts")
+    made: dict[str, str] = guest.call("tree", top="/run/tree")
     assert len(made) == FILES
     guest.call("copy", source="/run/tree", target=f"{AT}/tree", deadline=300)
     assert fronted.hashes("tree") == made
     guest.call("unmount", at=AT)
+    return made
+
+
+def back(guest: Guest, fronted: Fronted, version: str, made: dict[str, str]) -> None:
+    """Read through it anew."""
     fronted.mount(guest, version, "mtls")
     assert guest.call("hashes", top=f"{AT}/tree", deadline=300) == made
     guest.call("remove", path=f"{AT}/tree")
-    assert f"vers={version}" in guest.call("read", path="/proc/self/mounts")
 
 
 @pytest.mark.parametrize("version", ["3", "4.2"])
 def test_files_both_ways(guest: Guest, before_knfsd: Fronted, version: str) -> None:
-    there_and_back(guest, before_knfsd, version)
+    back(guest, before_knfsd, version, there(guest, before_knfsd, version))
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", ["3", "4.1"])
 def test_files_both_ways_of_ganesha(guest: Guest, before_ganesha: Fronted, version: str) -> None:
-    there_and_back(guest, before_ganesha, version)
+    back(guest, before_ganesha, version, there(guest, before_ganesha, version))
+
+
+def test_files_to_ganesha_by_version_4_2(guest: Guest, before_ganesha: Fronted) -> None:
+    """They are not read back: to READ_PLUS, which Linux's client has instead of READ from version
+    4.2 on, nfs-ganesha 4.3 answers with zeros, without a front too."""
+    there(guest, before_ganesha, "4.2")
 
 
 @pytest.mark.parametrize("version", ["3", "4.2"])
