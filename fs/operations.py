@@ -154,24 +154,29 @@ class NfsOperations(pyfuse3.Operations):
             options.missing_seconds,
         )
         self._metadata = Metadata(calls, self.attributes, known)
-        self._directories = Directories(
+        self._directories = self._open_directories(calls, known, emit, options)
+        rsize = transfer_size(options.rsize, sizes.rtmax)
+        ahead = ReadAhead(calls, self.attributes, start, rsize, options.readahead)
+        self.files = self._open_files(calls, ahead, silly, options)
+
+    def _open_directories(
+        self, calls: Calls, known: KnownNames, emit: Emit, options: MountOptions
+    ) -> Directories:
+        return Directories(
             calls,
             self.inodes,
             self.attributes,
             known,
             emit,
-            clock,
+            trio.current_time,
             plus=options.rdirplus,
             cto=options.cto,
         )
-        ahead = ReadAhead(
-            calls,
-            self.attributes,
-            start,
-            transfer_size(options.rsize, sizes.rtmax),
-            options.readahead,
-        )
-        self.files = Files(
+
+    def _open_files(
+        self, calls: Calls, ahead: ReadAhead, silly: SillyRenames, options: MountOptions
+    ) -> Files:
+        return Files(
             calls,
             self.inodes,
             self.attributes,
