@@ -15,7 +15,7 @@ from umktls_fs.removing import remove
 from tests.fs.peer import Proceed
 from tests.fs.place import Place
 from tests.fs.test_copies import Copies
-from umktls.errors import PeerError, WorldError
+from umktls.errors import CallerError, PeerError, WorldError
 from umktls.nfs.types import MKDIR3resfail, nfsstat3, wcc_data
 from umktls.rpc.message import OpaqueAuth
 
@@ -80,6 +80,22 @@ async def test_a_server_that_is_silent_ends_a_removal(place: Place) -> None:
         await remove(place.tree, b"/d", told.append, recursive=True, force=False)
     assert not told
     assert asked <= 3
+
+
+@pytest.mark.parametrize("name", ["file", "link"])
+async def test_a_file_is_removed_by_its_name_and_not_as_a_directory(
+    place: Place, name: str
+) -> None:
+    (place.export / "file").write_text("x")
+    (place.export / "link").symlink_to("nowhere")
+    path = b"/" + name.encode()
+    with pytest.raises(CallerError, match="Not a directory"):
+        await remove(place.tree, path + b"/", print, recursive=True, force=False)
+    assert len(list(place.export.iterdir())) == 2
+    await remove(place.tree, path, print, recursive=False, force=False)
+    assert [left.name for left in place.export.iterdir()] == [
+        {"file": "link", "link": "file"}[name]
+    ]
 
 
 async def test_a_source_that_changes_while_it_is_sent(place: Place) -> None:
