@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import errno
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 from pyfuse3 import FileInfo, FUSEError
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
+from umktls_fs.kernelcache import DROP_SECONDS, KernelCache
 
 from tests.fs.peer import Proceed
 from tests.fs.world import ROOT, Listing, Somebody, World, fails
@@ -217,3 +219,16 @@ async def test_what_the_kernel_may_not_have_taken_is_looked_up(
     info, calls = await opened(made, number, os.O_RDONLY)
     assert calls == AGAIN
     await made.close(info.fh)
+
+
+async def test_pages_that_do_not_go_are_not_waited_for_for_ever(
+    autojump_clock: MockClock,
+) -> None:
+    """One of them is being read from a server that is away."""
+    unused: Any = None
+    cache, inode = KernelCache(unused, unused, unused), SimpleNamespace(number=7)
+    cache._dropping[7] = False
+    with trio.move_on_after(10 * DROP_SECONDS) as limit:
+        await cache.dropped(inode)  # type: ignore[arg-type]
+    assert not limit.cancelled_caught
+    assert trio.current_time() == pytest.approx(DROP_SECONDS)

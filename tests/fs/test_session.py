@@ -30,30 +30,36 @@ def test_what_libfuse_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Operations:
-    """Everything is written, and the kernel is at the other end."""
+    """Everything is written after so many seconds, and the kernel is at the other end."""
 
     behind = requests = property(lambda self: self)
 
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
     async def flush(self) -> None:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.seconds)
 
     def connected(self) -> bool:
         return True
 
 
-async def test_requests_that_do_not_end_keep_no_mount(
-    monkeypatch: pytest.MonkeyPatch, autojump_clock: Clock
+@pytest.mark.parametrize(("flushing", "waited"), [(1.0, 1.0), (1000.0, mount.FINISH_SECONDS)])
+async def test_requests_and_writes_that_do_not_end_keep_no_mount(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: Clock, flushing: float, waited: float
 ) -> None:
     ended: list[float] = []
+    began = trio.current_time()
 
     async def for_ever(**of: object) -> None:
         await trio.sleep_forever()
 
     monkeypatch.setattr(pyfuse3, "main", for_ever)
     monkeypatch.setattr(pyfuse3, "terminate", lambda: ended.append(trio.current_time()))
-    stop, operations = trio.Event(), Operations()
-    with trio.move_on_after(10 * mount.GRACE_SECONDS) as limit:
+    stop, operations = trio.Event(), Operations(flushing)
+    with trio.move_on_after(900.0) as limit:
         async with mount.serving(stop, operations):  # type: ignore[arg-type]
             stop.set()
     assert not limit.cancelled_caught
+    assert ended[0] - began == pytest.approx(waited)
     assert trio.current_time() - ended[0] == pytest.approx(mount.GRACE_SECONDS)

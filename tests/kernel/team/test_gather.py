@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,8 +16,9 @@ import trio
 import trio.testing
 
 from umktls.errors import WorldError
+from umktls.kernel.team import lives
 from umktls.kernel.team.gather import ask
-from umktls.kernel.team.team import Team
+from umktls.kernel.team.team import RELOAD_SECONDS, Team
 
 
 @asynccontextmanager
@@ -70,6 +73,30 @@ async def test_a_client_is_closed_when_the_team_ends_before_it_has_a_worker() ->
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert far.recv(1) == b""
+
+
+async def test_a_reload_does_not_wait_for_a_worker_for_ever(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    worker = SimpleNamespace(up=True, reloaded=None)
+    team: Any = SimpleNamespace(
+        workers=[worker, SimpleNamespace(up=True, reloaded="exports: bad")],
+        reloads=SimpleNamespace(count=0, value=None, tell=lambda worker: None),
+        _changed=trio.Event(),
+    )
+    began = trio.current_time()
+    assert await Team.reload(team, None) == ["exports: bad"]
+    assert trio.current_time() - began == pytest.approx(RELOAD_SECONDS)
+
+
+def test_a_worker_that_does_not_hear_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lives, "END_SECONDS", 0.05)
+    script = ["sh", "-c", "trap '' TERM; echo ready; while :; do read line || exit; done"]
+    with subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        trio.run(lives.end_process, process)
+        assert process.poll() == -signal.SIGKILL
 
 
 async def test_a_run_directory_that_is_gone_has_its_old_door_closed(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from umktls.errors import PeerError
 from umktls.kernel.sockets import calls
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.sockets.stat import stat
+from umktls.kernel.upcalls import handover
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.echo import COUNT, SAY
 from umktls.testing.joined import Joined
@@ -327,3 +329,35 @@ async def test_a_deposit_shows_nowhere(umktls_joined: Boot, autojump_clock: Cloc
         sock.shutdown(2)
         await both.event("client", "closed")
         assert kept == b""
+
+
+# ---- nobody is waited for, for ever
+
+
+async def test_a_peer_that_reads_nothing_does_not_keep_a_session_that_is_cut(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def for_ever(sock: KernelSocket) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(handover, "say_goodbye", for_ever)
+    done: list[Any] = []
+    sock: Any = SimpleNamespace(
+        detours=SimpleNamespace(shut=lambda: done.append("detours")), shutdown=done.append
+    )
+    with trio.move_on_after(10 * handover.CUT_SECONDS) as limit:
+        await handover.cut(sock)
+    assert not limit.cancelled_caught
+    assert done == ["detours", 2]
+
+
+async def test_a_daemon_that_hangs_up_and_lives_has_not_left(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    handle: Any = SimpleNamespace(gone=trio.Event())
+    has_left: Any = handover.Handover.has_left
+    with trio.move_on_after(10 * handover.GOING_SECONDS) as limit:
+        assert not await has_left(None, handle)
+    assert not limit.cancelled_caught
+    handle.gone.set()
+    assert await has_left(None, handle)
