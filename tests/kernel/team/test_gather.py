@@ -18,7 +18,7 @@ import trio.testing
 from umktls.errors import WorldError
 from umktls.kernel.team import lives
 from umktls.kernel.team.gather import ask
-from umktls.kernel.team.team import RELOAD_SECONDS, Team
+from umktls.kernel.team.team import Team
 
 
 @asynccontextmanager
@@ -86,7 +86,7 @@ async def test_a_reload_does_not_wait_for_a_worker_for_ever(
     )
     began = trio.current_time()
     assert await Team.reload(team, None) == ["exports: bad"]
-    assert trio.current_time() - began == pytest.approx(RELOAD_SECONDS)
+    assert trio.current_time() - began == pytest.approx(lives.RELOAD_SECONDS)
 
 
 def test_a_worker_that_does_not_hear_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
