@@ -21,8 +21,9 @@ from pyfuse3 import EntryAttributes
 
 from umktls.nfs.filetypes import MODE_TYPES
 from umktls.nfs.types import fattr3, ftype3, nfstime3, specdata3
+from umktls.rpc.message import OpaqueAuth
 
-from .inodes import Inode
+from .inodes import Granted, Inode
 from .options import MountOptions
 from .owners import Owners
 
@@ -166,6 +167,23 @@ class AttributeCache:
         assert inode.version is not None
         size = inode.version[1]
         return size if inode.writer is None else max(size, inode.writer.end)
+
+    def grant(self, inode: Inode, access: int, credential: OpaqueAuth) -> None:
+        """The server permits this (ACCESS3_*), for as long as the attributes may be believed that
+        we have now. Finding these unchanged makes it no longer: where a clock ticks slowly, they
+        may hide a change."""
+        if inode.granted.version != inode.version or self._clock() >= inode.granted.until:
+            inode.granted = Granted(inode.version, inode.expires, {})
+        known = inode.granted.access.get(credential, 0)
+        inode.granted.access[credential] = known | access
+
+    def permits(self, inode: Inode, access: int, credential: OpaqueAuth) -> bool:
+        """Whether the server has permitted it, and that may still be believed."""
+        granted = inode.granted
+        if not self.fresh(inode) or self._clock() >= granted.until:
+            return False
+        permitted = granted.access.get(credential, 0)
+        return granted.version == inode.version and permitted & access == access
 
     def is_directory(self, inode: Inode) -> bool:
         """What the last attributes said."""

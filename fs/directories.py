@@ -67,6 +67,7 @@ class OpenDirectory:
     names: set[bytes] | None = None
     version: Version | None = None
     began: float = 0.0
+    begun: bool = False  # the first entries are there, and nobody has read them
 
     def rewind(self) -> None:
         self.entries = []
@@ -124,20 +125,33 @@ class Directories:
     def __len__(self) -> int:
         return len(self._open)
 
-    async def open(self, inode: Inode, credential: OpaqueAuth) -> int:
+    async def open(self, inode: Inode, credential: OpaqueAuth, lists: bool = False) -> int:
         """Returns fh. The server checks the permission when it is read.
 
         It is asked whether the directory is still there: the machine's kernel looks its name up
-        again upon ESTALE, and finds what has taken its place (close-to-open, nfs(5)).
+        again upon ESTALE, and finds what has taken its place (close-to-open, nfs(5)). lists: it
+        will be read, so that the first entries can be asked for as well.
         """
-        if self._cto:
+        directory = OpenDirectory(inode, credential)
+        if self._cto and not (lists and await self._begin(directory)):
             started = self._attributes.stamp()
             attr = await self._calls.getattr(inode.handle, credential)
             self._attributes.update(inode, attr, started)
         inode.opens += 1
         self._last += 1
-        self._open[self._last] = OpenDirectory(inode, credential)
+        self._open[self._last] = directory
         return self._last
+
+    async def _begin(self, directory: OpenDirectory) -> bool:
+        """Have the first entries; False if that is refused, which is for who reads to be told."""
+        try:
+            await self._fetch(directory, 0)
+        except NfsFailure as failure:
+            if failure.errno == errno.ESTALE:
+                raise
+            return False
+        directory.begun = True
+        return True
 
     def release(self, fh: int) -> None:
         inode = self._open.pop(fh).inode
@@ -150,8 +164,9 @@ class Directories:
             directory = self._open[fh]
         except KeyError:
             raise CallerError(f"no open directory {fh}", errno.EBADF) from None
-        if place == 0 and directory.cookies:
+        if place == 0 and directory.cookies and not directory.begun:
             directory.rewind()
+        directory.begun = False
         old = self._clock() - directory.fetched > KEEP_SECONDS
         if old or not directory.holds(place):
             await self._fetch(directory, place)
@@ -231,9 +246,10 @@ class Directories:
             number = directory.inode.number if entry.name == b"." else entry.fileid
             return self._emit(token, entry.name, _unlinked(number, attr), place)
         inode = self._inodes.of_handle(handle, attr.fileid)
-        self._attributes.update(inode, attr, directory.started)
+        self._attributes.update(inode, attr, directory.started, directory.fetched)
         told = inode.told_size, inode.told_version, inode.told
-        if not self._emit(token, entry.name, self._attributes.reply(inode), place):
+        told_now = self._attributes.reply(inode, asked=directory.fetched)
+        if not self._emit(token, entry.name, told_now, place):
             inode.told_size, inode.told_version, inode.told = told
             self._inodes.drop_if_unused(inode)
             return False

@@ -36,7 +36,7 @@ from umktls.rpc.xdr import Buffer
 from .attributes import AttributeCache
 from .calls import Calls
 from .extents import overlay
-from .inodes import Granted, Inode, InodeTable
+from .inodes import Inode, InodeTable
 from .kernelcache import KernelCache
 from .readahead import ReadAhead, Reader
 from .silly import SillyRenames
@@ -176,7 +176,7 @@ class Files:
         wanted = _ACCESS_OF_MODE.get(flags & os.O_ACCMODE, ACCESS3_READ)
         if flags & _FMODE_EXEC:
             wanted = ACCESS3_EXECUTE
-        if not self._cto and self._known_to_permit(inode, wanted, credential):
+        if not self._cto and self._attributes.permits(inode, wanted, credential):
             return
         started = self._attributes.stamp()
         result = await self._calls.access(inode.handle, wanted, credential)
@@ -186,18 +186,7 @@ class Files:
         if attr is None:
             attr = await self._calls.getattr(inode.handle, credential)
         self._attributes.update(inode, attr, started)
-        if not self._cto:
-            if inode.granted.version != inode.version:
-                inode.granted = Granted(inode.version, {})
-            known = inode.granted.access.get(credential, 0)
-            inode.granted.access[credential] = known | wanted
-
-    def _known_to_permit(self, inode: Inode, wanted: int, credential: OpaqueAuth) -> bool:
-        """Whether attributes that may be believed are those of which the server permitted it."""
-        version, access = inode.granted
-        if not self._attributes.fresh(inode) or version != inode.version:
-            return False
-        return access.get(credential, 0) & wanted == wanted
+        self._attributes.grant(inode, wanted, credential)
 
     async def _truncate(self, inode: Inode, credential: OpaqueAuth) -> None:
         if inode.writer is not None:

@@ -38,9 +38,10 @@ FIRST_SPARE = 1 << 63
 
 
 class Granted(NamedTuple):
-    """Answers to ACCESS, by credential; they count as long as the file has this version."""
+    """Answers to ACCESS, by credential; they count until a time, if the file has this version."""
 
     version: tuple[int, int, int] | None
+    until: float
     access: dict[OpaqueAuth, int]
 
 
@@ -117,7 +118,7 @@ class Inode:
         self.distrusted = 0.0
         self.attributes: EntryAttributes | None = None
         self.expires = 0.0
-        self.granted = Granted(None, {})
+        self.granted = Granted(None, 0.0, {})
         self.lease = 0.0
         self.updated = 0
         self.version: tuple[int, int, int] | None = None

@@ -107,16 +107,27 @@ class Call(NamedTuple):
 
 def call_of(pid: int) -> Call | None:
     """The call that a thread is in, if it makes a name; None also where that is not to be seen."""
+    found = _number_and_arguments(pid)
+    maker = MAKERS.get(found[0]) if found is not None else None
+    if found is None or maker is None:
+        return None
+    values = found[1]
+    if maker.flags is not None and values[maker.flags] & maker.mask != maker.value:
+        return None
     try:
-        words = _read(f"/proc/{pid}/syscall", 256).split()
-        maker = MAKERS.get(int(words[0])) if len(words) > 6 else None
-        if maker is None:
-            return None
-        values = [int(word, 16) for word in words[1:7]]
-        if maker.flags is not None and values[maker.flags] & maker.mask != maker.value:
-            return None
         return Call(tuple(_path(pid, values[place]) for place in maker.paths))
     except (OSError, ValueError, OverflowError):
+        return None
+
+
+def _number_and_arguments(pid: int) -> tuple[int, list[int]] | None:
+    """Of the system call that a thread is in; None where that is not to be seen."""
+    try:
+        words = _read(f"/proc/{pid}/syscall", 256).split() if pid else []
+        if len(words) < 7:
+            return None
+        return int(words[0]), [int(word, 16) for word in words[1:7]]
+    except (OSError, ValueError):
         return None
 
 
@@ -152,20 +163,24 @@ class Intent:
 
     def will_make(self, pid: int, name: bytes, parents: Collection[bytes]) -> bool:
         """Whether a thread is about to make a name, whatever is said of it before."""
-        call = call_of(pid) if pid else None
+        call = call_of(pid)
         return call is not None and makes(call, name, parents)
+
+    def lists(self, pid: int) -> bool:
+        """Whether a thread is known to open a directory in order to list it: opendir(3), find and
+        rm say so by O_DIRECTORY, and who opens it for fsync(2) does not."""
+        found = _number_and_arguments(pid)
+        if found is None or found[0] not in OPENERS:
+            return False
+        return bool(found[1][MAKERS[found[0]].flags or 0] & os.O_DIRECTORY)
 
     def only_looks(self, pid: int) -> bool:
         """Whether a thread is known to make no name, so that what is there is as good as what was
         there a moment ago."""
-        try:
-            words = _read(f"/proc/{pid}/syscall", 256).split()
-            if len(words) < 7:
-                return False
-            number = int(words[0])
-            maker = MAKERS.get(number)
-            if maker is None:
-                return number in LOOKERS
-            return number in OPENERS and not int(words[1 + (maker.flags or 0)], 16) & os.O_CREAT
-        except (OSError, ValueError):
+        found = _number_and_arguments(pid)
+        if found is None:
             return False
+        number, arguments = found
+        if number in OPENERS:
+            return not arguments[MAKERS[number].flags or 0] & os.O_CREAT
+        return number in LOOKERS

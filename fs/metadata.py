@@ -107,15 +107,20 @@ class Metadata:
         return entry
 
     async def access(self, inode: Inode, mode: int, credential: OpaqueAuth) -> bool:
-        """access(2): whether the server would permit all that `mode` (R_OK...) asks about."""
+        """access(2): whether the server would permit all that `mode` (R_OK...) asks about. As on
+        Linux, what it has permitted counts until the attributes change or are too old."""
         table = _DIRECTORY_ACCESS if self._attributes.is_directory(inode) else _FILE_ACCESS
         wanted = 0
         for bit, meaning in table.items():
             if mode & bit:
                 wanted |= meaning
+        if self._attributes.permits(inode, wanted, credential):
+            return True
         started = self._attributes.stamp()
         result = await self._calls.access(inode.handle, wanted, credential)
         self._attributes.update(inode, result.obj_attributes, started)
+        if result.obj_attributes is not None:
+            self._attributes.grant(inode, result.access & wanted, credential)
         return result.access & wanted == wanted
 
     async def readlink(self, inode: Inode, credential: OpaqueAuth) -> bytes:

@@ -138,6 +138,7 @@ class NfsOperations(pyfuse3.Operations):
         self._credentials.owners = self.attributes.owners
         trust = 0.0 if options.noac else options.acdirmin
         known = KnownNames(self.inodes, self.attributes, clock, trust)
+        self._intent = intent or Intent()
         self._foresight = Foresight(
             calls, self.attributes, known, start, clock, options.ahead_seconds
         )
@@ -149,7 +150,7 @@ class NfsOperations(pyfuse3.Operations):
             known,
             self._foresight,
             silly,
-            intent or Intent(),
+            self._intent,
             os.path.basename(os.fsencode(mountpoint)),
             options.missing_seconds,
         )
@@ -330,7 +331,8 @@ class NfsOperations(pyfuse3.Operations):
 
     @waited()
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
-        fh = await self._directories.open(self.inodes[inode], self._credentials.of(ctx))
+        credential, lists = self._credentials.of(ctx), self._intent.lists(ctx.pid)
+        fh = await self._directories.open(self.inodes[inode], credential, lists)
         self.openers["directory", fh] = self._credentials.process(ctx)
         return fh
 

@@ -8,12 +8,19 @@ import os
 from typing import Any
 
 import pytest
+import trio
 from trio.testing import MockClock
 from umktls_fs.directories import KEEP_SECONDS, NO_INODE
 
 from tests.fs.peer import Proceed
 from tests.fs.world import ROOT, Listing, World, fails
-from umktls.nfs.types import READDIRPLUS3args, READDIRPLUS3resok, dirlistplus3
+from umktls.nfs.types import (
+    READDIRPLUS3args,
+    READDIRPLUS3resfail,
+    READDIRPLUS3resok,
+    dirlistplus3,
+    nfsstat3,
+)
 from umktls.rpc.message import OpaqueAuth
 
 
@@ -214,4 +221,80 @@ async def test_fsyncdir_has_nothing_to_do(world: World) -> None:
     with world.caller.watch() as seen:
         await world.ops.fsyncdir(fh, False)
         assert seen == []
+    await world.ops.releasedir(fh)
+
+
+# ---- an open by who is going to list
+
+
+async def listed(world: World, number: int = ROOT) -> tuple[list[bytes], list[str]]:
+    """The names, and the calls that they took."""
+    with world.caller.watch() as seen:
+        return await world.listdir(number), [call.name for call in seen]
+
+
+async def test_who_opens_in_order_to_list_makes_one_call(world: World) -> None:
+    (world.export / "file").touch()
+    assert await listed(world) == ([b"file"], ["GETATTR", "READDIRPLUS"])
+    world.foretold.listing = True
+    assert await listed(world) == ([b"file"], ["READDIRPLUS"])
+    (world.export / "new").touch()
+    assert await listed(world) == ([b"file", b"new"], ["READDIRPLUS"])
+
+
+async def test_a_directory_made_anew_is_found_by_who_lists_it(world: World) -> None:
+    world.foretold.listing = True
+    (world.export / "d").mkdir()
+    number = await world.number("d")
+    (world.export / "d").rmdir()
+    (world.export / "d").mkdir()
+    assert await fails(world.ops.opendir(number, world.ctx)) == errno.ESTALE
+    assert not world.ops.inodes[number].opens
+
+
+async def test_rewinding_lists_anew_then_too(world: World) -> None:
+    world.foretold.listing = True
+    fh = await world.ops.opendir(ROOT, world.ctx)
+    (world.export / "late").touch()
+    for expected in ([], [b"late"], [b"late"]):
+        listing = Listing()
+        await world.ops.readdir(fh, 0, listing.token)
+        assert listing.names == expected
+    await world.ops.releasedir(fh)
+
+
+async def test_who_waits_before_reading_is_given_what_is_there_then(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.foretold.listing = True
+    fh = await world.ops.opendir(ROOT, world.ctx)
+    (world.export / "late").touch()
+    await trio.sleep(4.0)
+    listing = Listing()
+    await world.ops.readdir(fh, 0, listing.token)
+    assert listing.names == [b"late"]
+    await world.ops.releasedir(fh)
+
+
+async def test_what_may_not_be_read_may_be_opened(world: World) -> None:
+    """As without: the failure is for who reads."""
+
+    async def refuse(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        return READDIRPLUS3resfail(nfsstat3.NFS3ERR_ACCES, None)
+
+    world.caller.between["READDIRPLUS"] = refuse
+    world.foretold.listing = True
+    fh = await world.ops.opendir(ROOT, world.ctx)
+    assert await fails(world.ops.readdir(fh, 0, Listing().token)) == errno.EACCES
+    await world.ops.releasedir(fh)
+
+
+async def test_entries_are_as_old_as_their_call(world: World, autojump_clock: MockClock) -> None:
+    world.foretold.listing = True
+    (world.export / "file").touch()
+    fh = await world.ops.opendir(ROOT, world.ctx)
+    await trio.sleep(2.0)
+    await world.ops.readdir(fh, 0, Listing().token)
+    number = (world.export / "file").stat().st_ino
+    assert world.ops.inodes[number].expires <= trio.current_time() + 1.0
     await world.ops.releasedir(fh)

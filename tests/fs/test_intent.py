@@ -90,7 +90,17 @@ def test_a_path_at_the_end_of_a_page(tmp_path: Path) -> None:
             assert call_of(thread) == Call((os.fsencode(path),))
 
 
+@pytest.mark.parametrize("flags", [0, os.O_CREAT])
+def test_who_opens_what_is_there_only_looks(tmp_path: Path, flags: int) -> None:
+    with blocked(tmp_path / "fifo", flags) as thread:
+        assert Intent().only_looks(thread) is not bool(flags)
+        assert not Intent().lists(thread)
+
+
 def test_who_cannot_be_seen_makes_nothing() -> None:
     assert call_of(1 << 30) is None
     assert not Intent().will_make(0, b"new", [b"a"])
+    assert not Intent().only_looks(0)
+    assert not Intent().only_looks(1 << 30)
+    assert not Intent().lists(0)
     assert call_of(threading.get_native_id()) is None  # it runs

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import trio
 from pyfuse3 import EntryAttributes, SetattrFields
 from trio.testing import MockClock
 
@@ -221,3 +222,64 @@ async def test_the_check_of_a_mount_is_a_call(world: World) -> None:
         await world.ops.check(world.ops._credentials.of_user(0, 0))
         assert world.caller.names() == ["GETATTR"]
     assert world.ops.inodes[ROOT].attributes is not None
+
+
+async def access_calls(world: World, number: int, mode: int = os.R_OK) -> int:
+    with world.caller.watch() as seen:
+        await world.ops.access(number, mode, world.ctx)
+        return len(seen)
+
+
+async def test_what_the_server_permits_is_not_asked_again(
+    made: World, autojump_clock: MockClock
+) -> None:
+    number = await made.number("file")
+    assert await access_calls(made, number) == 1
+    assert await access_calls(made, number) == 0
+    assert await access_calls(made, number, os.R_OK | os.W_OK) == 1
+    assert await access_calls(made, number, os.W_OK) == 0
+    made.me = Somebody(uid=12345, gid=12345, pid=2)
+    assert await access_calls(made, number) == 1
+
+
+async def test_what_the_server_permits_is_asked_after_acregmin(
+    made: World, autojump_clock: MockClock
+) -> None:
+    """Also where the attributes have been found unchanged meanwhile: on a server whose clock ticks
+    slowly that proves nothing."""
+    number = await made.number("file")
+    await made.ops.access(number, os.R_OK, made.ctx)
+    await trio.sleep(2.0)
+    made.ops.inodes[number].expires = 0.0
+    await made.ops.getattr(number, made.ctx)
+    assert await access_calls(made, number) == 0
+    await trio.sleep(1.1)
+    assert await access_calls(made, number) == 1
+
+
+async def test_a_change_of_the_file_has_the_server_asked(made: World) -> None:
+    number = await made.number("file")
+    await made.ops.access(number, os.R_OK, made.ctx)
+    entry = EntryAttributes()
+    entry.st_mode = 0o100600
+    await made.ops.setattr(number, entry, fields("mode"), None, made.ctx)
+    assert await access_calls(made, number) == 1
+
+
+async def test_what_the_server_refuses_is_asked_each_time(made: World) -> None:
+    made.me = Somebody(uid=12345, gid=12345, pid=2)
+    (made.export / "file").chmod(0o600)
+    number = await made.number("file")
+    for _ in range(2):
+        assert await access_calls(made, number) == 1
+
+
+@pytest.mark.parametrize("option", ["noac", "actimeo=0"])
+async def test_without_cached_attributes_access_is_always_asked(
+    make_world: MakeWorld, option: str
+) -> None:
+    world = make_world(option)
+    (world.export / "file").touch()
+    number = await world.number("file")
+    for _ in range(2):
+        assert await access_calls(world, number) == 1

@@ -67,12 +67,16 @@ class Foretold(Intent):
 
     def __init__(self, making: set[bytes]) -> None:
         self.making = making
+        self.listing = False
 
     def will_make(self, pid: int, name: bytes, parents: Collection[bytes]) -> bool:
         return name in self.making
 
     def only_looks(self, pid: int) -> bool:
         return not self.making
+
+    def lists(self, pid: int) -> bool:
+        return self.listing
 
 
 class World:
@@ -88,6 +92,7 @@ class World:
         self.dropped: list[tuple[int, bool]] = []  # what FUSE was told to drop
         self.dropping: Callable[[], object] = lambda: None  # waits in its place while it does
         self.making: set[bytes] = set()  # names that whoever asks is about to make
+        self.foretold = Foretold(self.making)
         self._options = options
         self.remake()
 
@@ -100,7 +105,7 @@ class World:
             credentials=Credentials(trio.current_time, lambda pid: self.groups.get(pid, ())),
             emit=emit,
             invalidate=self._invalidate,
-            intent=Foretold(self.making),
+            intent=self.foretold,
         )
 
     @property
