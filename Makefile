@@ -20,8 +20,8 @@ help: ## List the targets
 
 set-up: $(VENV)/.project-test ## Install everything, the tests' tools too
 
-demo: $(VENV)/.project ## The main job, on this machine alone (KEEP=1 leaves the mount up)
-	@$(BIN)/umktls demo $(if $(KEEP),--keep)
+demo: $(VENV)/.project ## The main job, on this machine alone (KEEP=1 leaves the mount up, WATCH=1 shows it in a browser)
+	@$(BIN)/umktls demo $(if $(KEEP),--keep) $(if $(WATCH),--watch)
 
 smoke: $(STAMPS)/packages-mount ## Try another Python (PYTHON=python3.13): install as users do, demo, a few tests
 	@bash .ci/smoke
@@ -52,8 +52,9 @@ fuzz: $(VENV)/.project-test ## Feed the receiving path any bytes for SECONDS=600
 man: $(VENV)/.project-test ## Write the manual pages in docs/man from the texts of --help
 	@$(BIN)/python -m tests.manual
 
-docs: $(VENV)/.project-test ## Write docs/events.md from the table of events
+docs: $(VENV)/.project-test ## Write docs/events.md from the table of events; record docs/demo.html, take docs/watch.png
 	@$(BIN)/python -m tests.docs.events
+	@$(BIN)/python -m tests.docs.recording
 
 mutants: $(VENV)/.project-test ## Damage lines that security and data hang on: is there a test for each? (ARGS="umktls/rpc")
 	@$(BIN)/python -m tests.mutants $(ARGS)
@@ -83,7 +84,7 @@ $(STAMPS)/packages-kernel: .ci/packages
 
 $(VENV)/.project: pyproject.toml | $(STAMPS)/packages-mount
 	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -e .
+	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[watch]'
 	@touch $@
 
 $(VENV)/.project-test: pyproject.toml | $(STAMPS)/packages-test $(VENV)/.project

@@ -1,12 +1,11 @@
-"""Records docs/demo.html, a mount from its beginning to its end: `python -m tests.docs.recording`
-(see `make docs`)."""
+"""Records docs/demo.html, a mount from its beginning to its end, and takes docs/watch.png of it:
+`python -m tests.docs.recording` (see `make docs`)."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +16,10 @@ from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
 from umktls.kernel.host.children import program_path
 
-__all__ = ["PAGE", "record"]
+__all__ = ["PAGE", "PICTURE", "record"]
 
 PAGE = Path(__file__).parents[2] / "docs" / "demo.html"
+PICTURE = PAGE.with_name("watch.png")
 SECONDS = 60.0
 
 
@@ -88,5 +88,25 @@ def record(path: Path) -> None:
             sandbox.stop_server()
 
 
+def picture(page: Path, path: Path) -> None:
+    """A picture of the page at the first WRITE, while its record is on its way."""
+    from tests.watch.browser import browser, opened
+
+    with browser() as running, opened(running, page.as_uri(), color_scheme="light") as shown:
+        shown.locator("input[type=search]").fill("write sent")
+        shown.locator(".event").first.click()
+        shown.locator("input[type=search]").fill("")
+        shown.locator("h1").click()
+        shown.keyboard.press("j")
+        shown.wait_for_selector(".record")
+        shown.keyboard.press("k")
+        shown.keyboard.press("j")
+        shown.wait_for_function(
+            "() => document.querySelector('.token.type23')?.getAnimations()[0]?.currentTime > 400"
+        )
+        shown.screenshot(path=path)
+
+
 if __name__ == "__main__":
-    record(Path(sys.argv[1]) if len(sys.argv) > 1 else PAGE)
+    record(PAGE)
+    picture(PAGE, PICTURE)

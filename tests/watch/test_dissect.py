@@ -161,6 +161,13 @@ def test_control_records(kind: int, payload: bytes, path: tuple[str, ...], value
     assert tree[1]["run"] == "plain"
 
 
+def test_a_record_that_does_not_open() -> None:
+    record = told(TLS_1_3, 23, b"abc") | {"payload": "", "refused": "it does not verify"}
+    (tree,) = dissect(record, [b""], 0, lambda xid: None)["tree"]
+    assert [part["name"] for part in tree["children"]] == ["header", "ciphertext", "tag"]
+    assert field([tree], "TLS record", "ciphertext")["note"] == "it does not verify"
+
+
 @pytest.mark.parametrize("payload", [b"", b"\x80", b"\x80\0\0\xff", bytes(40)])
 def test_what_is_no_message_is_said_to_be_none(payload: bytes) -> None:
     for kind in (21, 22, 23, 24):

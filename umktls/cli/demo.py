@@ -20,11 +20,15 @@ __all__ = ["demo"]
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="What to copy. [default: Python's library, and what is installed beside it]",
 )
+@click.option(
+    "--watch", is_flag=True, help="Show it in a browser, by `umktls watch`; ends at Ctrl-C."
+)
 @personality_option("Whose kernel TLS both hosts emulate.")
 @capture_options
 def demo(
     keep: bool,
     library: Path | None,
+    watch: bool,
     personality: str,
     capture: Path | None,
     secrets: bool,
@@ -52,4 +56,4 @@ def demo(
 
     wanted = wanted_capture(capture, secrets, capture_size)
     say_what_is_secret(wanted)
-    run_demo(library, keep, personality, wanted)
+    run_demo(library, keep or watch, personality, wanted, watch)

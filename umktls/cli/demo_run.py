@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
+import subprocess
 import sysconfig
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -41,13 +43,17 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_demo(
-    library: Path | None, keep: bool, personality: str, capture: CaptureConfig | None = None
+    library: Path | None,
+    keep: bool,
+    personality: str,
+    capture: CaptureConfig | None = None,
+    watch: bool = False,
 ) -> None:
     """All six steps, and the last line. Raises WorldError."""
     console = Console(highlight=False, soft_wrap=True)
     with signals_interrupt():
         try:
-            run(console, library, keep, personality, capture)
+            run(console, library, keep, personality, capture, watch)
         except KeyboardInterrupt:
             raise WorldError("the demo was interrupted; everything is stopped") from None
         except (UmktlsError, OSError) as error:
@@ -61,9 +67,10 @@ def run(
     keep: bool,
     personality: str,
     capture: CaptureConfig | None,
+    watch: bool,
 ) -> None:
     """All six steps."""
-    with Sandbox("demo") as sandbox:
+    with Sandbox("demo") as sandbox, watched(sandbox) if watch else nullcontext():
         try:
             steps(console, sandbox, library, keep, personality, capture)
         except (UmktlsError, OSError):
@@ -90,6 +97,20 @@ def steps(
         wait_for_interrupt(console, sandbox)
     say(console, 6, "unmount, stop everything, look for what is left")
     sandbox.unmount()
+
+
+@contextmanager
+def watched(sandbox: Sandbox) -> Iterator[None]:
+    """`umktls watch` beside the block, which shows its address and opens a browser. The keys are of
+    certificates that are gone afterwards, and may be seen."""
+    environment = sandbox.environment()
+    os.environ["UMKTLS_SECRETS"] = "1"
+    process = subprocess.Popen([program_path("umktls"), "watch", "--open"], env=environment)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def say(console: Console, number: int, text: str) -> None:

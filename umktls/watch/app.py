@@ -52,6 +52,9 @@ class Guard:
         self._origins = {b"http://" + host for host in self._hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
         if scope["type"] != "http":
             return
         problem = self._problem(scope)
@@ -118,12 +121,19 @@ def application(feed: Feed, recorder: Recorder, token: str, port: int) -> ASGIAp
         name = {"content-disposition": 'attachment; filename="umktls-recording.html"'}
         return HTMLResponse(text, headers=name)
 
+    async def do(request: Request) -> Response:
+        asked = await request.json()
+        if not isinstance(asked, dict):
+            raise HTTPException(400)
+        return JSONResponse(await feed.do(str(asked.get("host")), asked))
+
     routes = [
         Route("/", index),
         Route("/static/{name}", file),
         Route("/events", events),
         Route("/record/{host}/{number:int}", record),
         Route("/recording", recording),
+        Route("/do", do, methods=["POST"]),
     ]
     failures: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {UmktlsError: refused}
     return Guard(Starlette(routes=routes, exception_handlers=failures), token, port)

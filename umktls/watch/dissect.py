@@ -42,7 +42,7 @@ def dissect(
     wire, payload = (base64.b64decode(told[name]) for name in ("wire", "payload"))
     plain = b"".join(pieces) if told["type"] == 23 else payload
     start = sum(map(len, pieces[:before])) if told["type"] == 23 else 0
-    about = content_of(told["type"], plain, procedures)
+    about = [] if "refused" in told else content_of(told["type"], plain, procedures)
     return {
         "wire": told["wire"],
         "plain": base64.b64encode(plain).decode(),
@@ -90,7 +90,9 @@ def _body(told: dict[str, Any], wire: bytes, payload: bytes, modern: bool) -> li
                 "explicit nonce", HEADER, at, value=wire[HEADER:at].hex(), rfc="RFC 5288 section 3"
             )
         )
-    if not modern:
+    if "refused" in told:
+        parts.append(node("ciphertext", at, max(at, end), note=told["refused"], rfc=where))
+    elif not modern:
         parts.append(node("ciphertext", at, max(at, end), rfc=where, note=f"{len(payload)} bytes"))
     else:
         inner = min(at + len(payload), end)

@@ -195,6 +195,20 @@ class Feed:
         self.records.note(event)
         return event
 
+    async def do(self, name: str, asked: dict[str, Any]) -> dict[str, Any]:
+        """What a button asks of a host: `what` and `connection`. Raises `UmktlsError`."""
+        host = self.hosts.get(name)
+        if host is None:
+            raise CallerError(f"host {name} does not run any more", errno.ENOENT)
+        what, connection = str(asked.get("what")), asked.get("connection")
+        requests: dict[str, dict[str, Any]] = {
+            "rekey": {"op": "rekey"},
+            "mode-sw": {"op": "txmode", "mode": "SW"},
+            "mode-ifnet": {"op": "txmode", "mode": "IFNET"},
+        }
+        request = requests.get(what, {"op": "do", "what": what})
+        return await hosts.answer(host, {**request, "connection": connection})
+
     async def record(self, name: str, number: int) -> dict[str, Any]:
         """A record of a host, taken apart. Raises `UmktlsError` where it is kept no more."""
         host = self.hosts.get(name)

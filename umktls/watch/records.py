@@ -50,7 +50,9 @@ class Records:
         event = self._events.get((host.name, number))
         payload = base64.b64decode(told["payload"])
         pieces, before = [payload], 0
-        if event is not None and told["type"] == APPLICATION_DATA:
+        if event is not None and event["event"] == "record-refused":
+            told["refused"] = event["reason"]
+        elif event is not None and told["type"] == APPLICATION_DATA:
             pieces, before = await self._message(host, event, payload)
         here = event["here"] if event is not None else ""
         return dissect(told, pieces, before, lambda xid: self._calls.get((here, xid)))
@@ -62,12 +64,12 @@ class Records:
         front: a message is cut into full records and the rest."""
         pieces, before, at = [payload], 0, event
         while len(pieces) < MOST_RECORDS and (at := self._beside(at, -1) or {}):
-            if at["bytes"] < MAX_PLAINTEXT or (piece := await payload_of(host, at)) is None:
+            if at.get("bytes", 0) < MAX_PLAINTEXT or (piece := await payload_of(host, at)) is None:
                 break
             pieces.insert(0, piece)
             before += 1
         at = event
-        while len(pieces) < MOST_RECORDS and at and at["bytes"] == MAX_PLAINTEXT:
+        while len(pieces) < MOST_RECORDS and at.get("bytes") == MAX_PLAINTEXT:
             at = self._beside(at, 1) or {}
             if not at or (piece := await payload_of(host, at)) is None:
                 break

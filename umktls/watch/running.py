@@ -80,6 +80,7 @@ async def serving(hosts: tuple[str, ...], since: float, port: int, opens: bool) 
     config = Config()
     config.bind = [f"fd://{listener.fileno()}"]
     config.accesslog = None
+    config.loglevel = "WARNING"
     config.graceful_timeout = 0.5
     app = application(feed, Recorder(feed), token, number)
     address = f"http://127.0.0.1:{number}/{token}/"

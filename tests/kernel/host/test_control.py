@@ -51,6 +51,10 @@ class FakeHost:
         self.rekeyed.append(f"{mode} {connection}")
         return 2
 
+    def meddle(self, what: str, connection: str | None) -> int:
+        self.rekeyed.append(f"{what} {connection}")
+        return 1
+
     def record(self, number: int) -> dict[str, Any]:
         if number != 7:
             raise CallerError(f"record {number} is kept no more")
@@ -99,6 +103,21 @@ async def test_txmode() -> None:
             {"switched": 2}
         ]
     assert host.rekeyed == ["SW c1"]
+
+
+async def test_a_record_and_what_there_is_to_do() -> None:
+    host = FakeHost()
+    for request, answer in (
+        ({"op": "record", "record": 7}, {"sequence": 70}),
+        ({"op": "do", "what": "flip", "connection": "c1"}, {"done": 1}),
+    ):
+        async with client_of(host) as stream:
+            assert await ask(stream, json.dumps(request).encode()) == [answer]
+    assert host.rekeyed == ["flip c1"]
+    for number, reason in ((8, "kept no more"), ("x", "not the number")):
+        async with client_of(host) as stream:
+            line = json.dumps({"op": "record", "record": number}).encode()
+            assert reason in (await ask(stream, line))[0]["error"]
 
 
 async def test_rekey_one_and_all() -> None:

@@ -52,6 +52,7 @@ KINDS = {
     "capture-ended": Kind(
         "host", "the capture into {path} has ended", "the file is complete", "path"
     ),
+    "meddled": Kind("host", "on purpose: {what}", "a button of `umktls watch`", "what"),
     # ---- daemons
     "daemon-started": Kind(
         "daemon", "{daemon} started as process {pid}", "the host has started it", "daemon pid"

@@ -48,6 +48,7 @@ class Controlled(Protocol):
 
     @property
     def sockets(self) -> Mapping[str, object]: ...
+    def meddle(self, what: str, connection: str | None) -> int: ...
 
 
 class ControlServer:
@@ -60,6 +61,7 @@ class ControlServer:
             "stat": self._stat,
             "trace": self._trace,
             "record": self._record,
+            "do": self._do,
             "rekey": self._rekey,
             "sysctl": self._sysctl,
             "txmode": self._tx_mode,
@@ -117,6 +119,14 @@ class ControlServer:
             str(request.get("mode")), None if wanted is None else str(wanted)
         )
         await send_line(stream, {"switched": count})
+
+    async def _do(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
+        """One line: {"done": to how many connections or daemons it was done}; see
+        umktls.kernel.host.meddling."""
+        wanted = request.get("connection")
+        connection = None if wanted is None else str(wanted)
+        count = self._host.meddle(str(request.get("what")), connection)
+        await send_line(stream, {"done": count})
 
     async def _record(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
         """One line: the record of that number (umktls.kernel.sockets.watching), while it is kept

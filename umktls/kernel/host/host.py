@@ -16,6 +16,7 @@ from umktls.kernel.host import knobs
 from umktls.kernel.host.capturing import Capturing
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.connections import ConnectionTable
+from umktls.kernel.host.meddling import meddle
 from umktls.kernel.host.owndaemons import OwnDaemons, first_of
 from umktls.kernel.host.process import Process
 from umktls.kernel.host.state import HostState
@@ -196,6 +197,10 @@ class Host(HostState):
         for sock in self.established(None):
             if sock.identity.flags & rpctls.RPCTLS_FLAGS_VERIFIED:
                 self.handover.cut_off(sock, reason)
+
+    def meddle(self, what: str, connection: str | None) -> int:
+        """See `meddling.meddle`."""
+        return meddle(self, what, connection)
 
     def record(self, number: int) -> dict[str, Any]:
         """See `Watching.record`."""

@@ -27,11 +27,18 @@ from umktls.ktls.session.errors import RecordError
 from umktls.ktls.session.framing import RECORD_HEADER_LENGTH
 from umktls.ktls.socket.states import State
 
-__all__ = ["RECORD_NAMES", "RecordStore", "SocketWatch", "tells_secrets"]
+__all__ = ["ALTERATIONS", "HalfWatch", "RecordStore", "SocketWatch", "tells_secrets"]
 
 RECORD_NAMES = {20: "change_cipher_spec", 21: "alert", 22: "handshake", 23: "application_data"}
 KEPT_RECORDS = 4096
 KEPT_BYTES = 16 << 20
+# What can be done to the next records that are sealed, and what is said of it.
+ALTERATIONS = {
+    "flip": "one bit of the next record is turned over",
+    "replay": "the next record is sent twice",
+    "drop": "the next record is dropped",
+    "hold": "the next record is held back behind the one that follows",
+}
 WORDS: dict[Direction, str] = {"tx": "sent", "rx": "received"}
 
 
@@ -112,6 +119,8 @@ class HalfWatch:
         self._store = store
         self._soon = soon
         self._thread = threading.get_ident()
+        self._alteration = ""
+        self._held = b""
 
     def state_changed(self, state: State) -> None:
         self._here(self._tell_state, state.name)
@@ -136,10 +145,31 @@ class HalfWatch:
         parts: Sequence[Buffer],
         payload_limit: int,
         wire: Buffer,
-    ) -> None:
+    ) -> Buffer:
+        goes = self._altered(wire)
         if threading.get_ident() != self._thread:  # by the time it is told, both may have changed
             parts, wire = [b"".join(parts)], bytes(wire)
         self._here(self._tell_sealed, record_type, sequence, parts, payload_limit, wire)
+        return goes
+
+    def alter_next(self, how: str) -> None:
+        """Do one of `ALTERATIONS` to what is sealed next."""
+        self._alteration = how
+
+    def _altered(self, wire: Buffer) -> Buffer:
+        """What goes in its place."""
+        how, self._alteration = self._alteration, ""
+        held, self._held = self._held, b""
+        if how == "flip":
+            turned = bytearray(wire)
+            turned[-1] ^= 1
+            return bytes(turned) + held
+        if how == "replay":
+            return bytes(wire) * 2 + held
+        if how in ("drop", "hold"):
+            self._held = bytes(wire) if how == "hold" else b""
+            return held
+        return bytes(wire) + held if held else wire
 
     def _tell_sealed(
         self,

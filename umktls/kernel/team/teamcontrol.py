@@ -55,7 +55,8 @@ class TeamControl(ControlServer):
             "txmode": gather.added,
         }
         self._merge = merge
-        del self._operations["record"]  # records are the workers', and so are steps
+        for name in ("record", "do"):  # records are the workers', and so are steps
+            del self._operations[name]
         self._operations |= dict.fromkeys(merge, self._ask_all)
         self._operations["capture"] = self._refuse_capture
 

@@ -26,9 +26,9 @@ class TxWatcher(Protocol):
         parts: Sequence[Buffer],
         payload_limit: int,
         wire: Buffer,
-    ) -> None:
+    ) -> Buffer:
         """A message became records, the first of which has this sequence number; in whatever thread
-        seals."""
+        seals. Returns what goes in their place: mostly they."""
 
     def state_changed(self, state: State) -> None:
         """The half has gone on in its table."""
@@ -70,8 +70,7 @@ class SealerTap:
     ) -> Buffer:
         sequence = self.inner.sequence
         wire = self.inner.seal(record_type, parts, payload_limit)
-        self._watcher.sealed(record_type, sequence, parts, payload_limit, wire)
-        return wire
+        return self._watcher.sealed(record_type, sequence, parts, payload_limit, wire)
 
 
 class OpenerTap:

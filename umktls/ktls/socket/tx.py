@@ -81,6 +81,15 @@ class Transmitter(Half):
             self._sealer = watched_sealer(self._sealer, watcher)
 
     @property
+    def watcher(self) -> TxWatcher | None:
+        """Who looks on."""
+        return self._watcher
+
+    def wear_out(self) -> None:
+        """Have the key count as nearly used up from the next record on."""
+        self._careful_from = 0
+
+    @property
     def sequence(self) -> int:
         """Sequence number of the next record, 0 in clear."""
         return self._sealer.sequence if self._sealer else 0

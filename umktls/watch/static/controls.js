@@ -59,6 +59,21 @@ export function connections(chosen) {
   };
 }
 
+// What there is to do: [what, words, whether it is about a connection].
+const DEEDS = [
+  ["rekey", "New keys (KeyUpdate)"], ["mode-sw", "TX in software"], ["mode-ifnet", "TX by the card"],
+  ["flip", "Flip a bit of the next record"], ["replay", "Replay the next record"], ["drop", "Drop the next record"],
+  ["hold", "Hold the next record back"], ["expire", "Use the key up"], ["cut", "Cut the connection"], ["kill-daemon", "Kill the daemon"],
+];
+
+/** The buttons that do something to a host; `act(side, what)` does it and returns what to say. */
+export function deeds(act) {
+  const side = h("select", { "aria-label": "Which host" }, h("option", { value: "client" }, "client host"), h("option", { value: "server" }, "server host"));
+  const answer = h("span", { class: "note", role: "status" });
+  const button = ([what, words]) => h("button", { data: { what }, onclick: async () => { say(answer, "…"); say(answer, await act(side.value, what)); } }, words);
+  return h("details", { class: "deeds" }, h("summary", {}, "Do"), h("div", { class: "filters" }, h("label", {}, "On the ", side), DEEDS.map(button), answer));
+}
+
 /** Light or dark: as the system has it, until somebody says otherwise. */
 export function theme() {
   const order = ["auto", "light", "dark"];

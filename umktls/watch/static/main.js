@@ -6,7 +6,7 @@ import { Model } from "umktls/model.js";
 import { Picture } from "umktls/picture.js";
 import { Timeline, time } from "umktls/timeline.js";
 import { recordView, wait } from "umktls/bytes.js";
-import { connections, filters, player, theme } from "umktls/controls.js";
+import { connections, deeds, filters, player, theme } from "umktls/controls.js";
 
 const facts = JSON.parse(document.getElementById("facts").textContent);
 const model = new Model();
@@ -43,7 +43,7 @@ document.body.append(
   h("header", {}, h("h1", {}, "umktls ", h("span", {}, facts.live ? "watch" : "recording")), status, which.element,
     h("span", { class: "tools" }, facts.live ? h("a", { class: "button", href: "./recording", download: "umktls-recording.html" }, "Save recording") : null, theme())),
   notice,
-  h("main", {}, h("div", { class: "stage" }, picture.element, bar.element), sieve.element,
+  h("main", {}, h("div", { class: "stage" }, picture.element, bar.element), ...(facts.live ? [deeds(act)] : []), sieve.element,
     h("div", { class: "below" }, timeline.element, detail)),
   said,
 );
@@ -113,6 +113,22 @@ function tick(now) {
   for (let place = cursor + 1; place < next; place += 1) picture.move(events[place]);
   timeline.cursor = next - 1;
   move(next);
+}
+
+// ---- what there is to do
+
+async function act(side, what) {
+  const [client, server] = (present() ?? "|").split("|");
+  const here = side === "client" ? client : server;
+  const host = here.split(":")[0] || Object.values(model.world(at() + 1).hosts).filter((each) => each.side === side && !each.down).pop()?.name;
+  if (!host) return "there is no such host";
+  try {
+    await from.post("./do", { host, what, connection: here.split(":")[1] ?? null });
+    setPlaying(true);
+    return `done: see what happens`;
+  } catch (error) {
+    return error.message;
+  }
 }
 
 // ---- what is shown
