@@ -74,26 +74,34 @@ def call_key(call: Call, address: object, asker: Asker) -> CallKey:
 
 
 class Running:
-    """A call that is being executed: where copies of it wait for the reply, in threads."""
+    """A call that is being executed: where copies of it wait for the reply, in threads.
 
-    __slots__ = ("__weakref__", "_finished", "_reply")
+    There is one for each call, and a copy of hardly any: so they wait for a lock that is held until
+    the reply is there, which costs less to make than an event."""
+
+    __slots__ = ("__weakref__", "_executed", "_reply")
 
     def __init__(self) -> None:
-        self._finished = threading.Event()
-        self._reply = b""
+        self._executed = threading.Lock()
+        self._executed.acquire()
+        self._reply: bytes | None = None
 
     def finish(self, reply: bytes) -> None:
+        """To be called once."""
         self._reply = reply
-        self._finished.set()
+        self._executed.release()
 
     @property
     def finished(self) -> bool:
-        return self._finished.is_set()
+        return self._reply is not None
 
     def wait(self, seconds: float) -> list[Buffer] | None:
         """The reply; nothing to be sent if it is not there after `seconds`; None if it will never
         be: then the copy is to be executed."""
-        return [self._reply] if self._finished.wait(seconds) else []
+        if not self._executed.acquire(timeout=seconds):
+            return []
+        self._executed.release()  # for the next copy
+        return [] if self._reply is None else [self._reply]
 
 
 class Replies(Protocol):
