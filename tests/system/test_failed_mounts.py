@@ -12,13 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.capture.streams import segments, streams
 from tests.system.conftest import Command
 from umktls.certs.pki import Authority
 from umktls.cli.sandbox import Sandbox
 from umktls.kernel.host.children import program_path
+from umktls.rpc.message import parse_untrusted
 from umktls.testing.certificates import SERVER, directory, expired
 
 SECONDS = 40
+PROBE_LENGTH = 44
+HANDSHAKE, CLIENT_HELLO = 22, 1
 
 
 @contextmanager
@@ -78,6 +82,19 @@ def test_error_log_and_trace_agree(umktls: Command, sandbox: Sandbox) -> None:
         told = f"{failed['reason']}; {failed['advice']}"
         assert (failed["connection"], failed["phase"], told) == (connection, phase, reason)
     assert reason.partition(";")[0] in umktls("trace", "--past").out
+    check_capture(Path(kept) / "capture.pcapng", reason)
+
+
+def check_capture(path: Path, reason: str) -> None:
+    """What has passed on the way to the failure: the probe, the hellos, the client's alert."""
+    (from_client, from_server) = streams(path).values()
+    assert parse_untrusted(from_client[4:PROBE_LENGTH])
+    hello = from_client[PROBE_LENGTH:]
+    assert (hello[0], hello[5]) == (HANDSHAKE, CLIENT_HELLO)
+    assert b"STARTTLS" in from_server
+    assert b"TRAFFIC_SECRET" not in path.read_bytes()
+    comments = " ".join(text for segment in segments(path) for text in segment.comments)
+    assert reason.partition(";")[0] in comments
 
 
 def test_a_trace_that_runs_already_shows_it(umktls: Command, sandbox: Sandbox) -> None:
