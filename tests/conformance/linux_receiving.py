@@ -17,11 +17,12 @@ from tests.conformance.world import (
     KEY_UPDATE,
     ROOM,
     TICKET,
-    Peer,
     World,
     errno_of,
     flipped,
     keys,
+    receiving,
+    sending,
 )
 from umktls.abi import linux
 from umktls.ktls.calls import KtlsSocket
@@ -33,16 +34,6 @@ COUNTERS = "Linux: /proc/net/tls_stat"
 KERNELS = (*LINUX, *OURS)
 NEWEST = (*NEWEST_LINUX, *OURS)  # ours rekeys as Linux does
 OLDER = tuple(name for name in LINUX if name not in NEWEST_LINUX)
-
-
-def sending(w: World) -> Peer:
-    w.enable("tx")
-    return w.peer()
-
-
-def receiving(w: World) -> Peer:
-    w.enable("rx")
-    return w.peer()
 
 
 @row(RECEIVE, "Nothing is returned before a whole record is there, nor is it readable", LINUX)

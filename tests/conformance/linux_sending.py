@@ -14,11 +14,12 @@ from tests.conformance.world import (
     ENGINE,
     HANDSHAKE,
     FailingSealer,
-    Peer,
     World,
     errno_of,
     flipped,
     keys,
+    receiving,
+    sending,
 )
 from umktls.abi import linux
 from umktls.abi.linux import CryptoInfo
@@ -26,16 +27,6 @@ from umktls.ktls.session.suites import ALL_SUITES
 
 SEND = "Linux: sending"
 KERNELS = (*LINUX, *OURS)  # ours sends as Linux does
-
-
-def sending(w: World) -> Peer:
-    w.enable("tx")
-    return w.peer()
-
-
-def receiving(w: World) -> Peer:
-    w.enable("rx")
-    return w.peer()
 
 
 @row(SEND, "Flags other than MSG_MORE, _DONTWAIT, _NOSIGNAL and _EOR: EOPNOTSUPP", KERNELS)

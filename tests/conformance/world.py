@@ -264,3 +264,15 @@ def flipped(data: bytes, index: int) -> bytes:
 
 
 VERSION_NAMES = {0x0301: "1_0", 0x0302: "1_1", TLS_1_2: "1_2", TLS_1_3: "1_3"}
+
+
+def sending(w: World) -> Peer:
+    """The peer of a socket whose sending half has its keys."""
+    w.enable("tx")
+    return w.peer()
+
+
+def receiving(w: World) -> Peer:
+    """The same of the receiving half."""
+    w.enable("rx")
+    return w.peer()

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
+from tests.ktls.helpers import ListSink
 from umktls.abi import rpctls
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import CallerError, UmktlsError
@@ -43,27 +44,6 @@ SECONDS = 20.0  # the deadline of everything that could hang
 
 A = TypeVar("A")
 R = TypeVar("R")
-
-
-class Collector:
-    """The sink of a receiver: collects the application data."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-        self._lent = bytearray()
-
-    def get_buffer(self, size_hint: int) -> memoryview:
-        self._lent = bytearray(size_hint)
-        return memoryview(self._lent)
-
-    def direct_space(self) -> int:
-        return 0
-
-    def advance(self, count: int) -> None:
-        self.data += self._lent[:count]
-
-    def feed(self, data: Buffer) -> None:
-        self.data += data
 
 
 class FakeSocket:
@@ -97,7 +77,7 @@ class FakeSocket:
         self.captures = 0  # UMKTLS_CAPTURE
         self.captured: list[Captured] = []
         self._reading_ended = False
-        self._sink = Collector()
+        self._sink = ListSink()
 
     # What RPC would use.
 

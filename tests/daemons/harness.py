@@ -179,3 +179,21 @@ def exchange(tls: ssl.SSLSocket) -> bytes:
     """Send 4 bytes and read what comes back."""
     tls.sendall(b"ping")
     return tls.recv(4)
+
+
+def ping_pong(server: Harness, sock: FakeSocket, client: Future[Any]) -> None:
+    """The kernel's part where the peer plays `exchange`."""
+    assert server.receive(sock, 4) == b"ping"
+    sock.send(b"pong")
+    assert client.result(SECONDS) == b"pong"
+
+
+def session_of(
+    server: Harness, context: ssl.SSLContext, **options: Any
+) -> tuple[FakeSocket, ssl.SSLSession | None]:
+    """A first connection of a client's, and the session by whose ticket it can come again."""
+    sock, peer = server.connection()
+    ticket = peer.tls(context, lambda tls: (tls.recv(4), tls.session)[1], **options)
+    server.kernel.connect(sock)
+    sock.send(b"ping")
+    return sock, ticket.result(SECONDS)

@@ -93,10 +93,7 @@ async def test_fragments_stay_as_they_are(tmp_path: Path, autojump_clock: Clock)
 async def test_the_backend_calls_back(tmp_path: Path, autojump_clock: Clock) -> None:
     """The back channel of NFS 4.1 (RFC 8881 section 2.10.3.1)."""
     async with world(tmp_path) as here:
-        client = await here.sealed()
-        client.say(call(1))
-        backend = await here.servers.next()
-        await backend.hear()
+        client, backend = await here.passed()
         await backend.say(call(77, program=0x40000000))
         assert await client.hear() == call(77, program=0x40000000)
         client.say(reply(77, b"yes."))
@@ -132,10 +129,7 @@ async def test_a_slow_backend_stops_the_client(tmp_path: Path, autojump_clock: C
 
 async def test_a_slow_client_stops_the_backend(tmp_path: Path, autojump_clock: Clock) -> None:
     async with world(tmp_path) as here:
-        client = await here.sealed(room=1)
-        client.say(call(1))
-        backend = await here.servers.next()
-        await backend.hear()
+        client, backend = await here.passed(room=1)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(backend.say, *(reply(xid, BIG) for xid in range(16)))
             await trio.testing.wait_all_tasks_blocked()
@@ -229,10 +223,7 @@ async def test_tls_that_is_not_enough_is_answered(tmp_path: Path, autojump_clock
 
 async def test_new_rules_end_who_may_not_stay(tmp_path: Path, autojump_clock: Clock) -> None:
     async with world(tmp_path) as here:
-        client = await here.sealed()
-        client.say(call(1))
-        backend = await here.servers.next()
-        await backend.hear()
+        client, backend = await here.passed()
         here.front.set_clients(Clients([Allowed(), Allowed("mtls")]))
         client.say(call(2))
         assert await backend.hear() == call(2)
@@ -326,10 +317,7 @@ async def test_a_mount_server_that_ends_its_connection(
 
 async def test_a_backend_that_ends_ends_the_client(tmp_path: Path, autojump_clock: Clock) -> None:
     async with world(tmp_path) as here:
-        client = await here.sealed()
-        client.say(call(1))
-        backend = await here.servers.next()
-        await backend.hear()
+        client, backend = await here.passed()
         began = trio.current_time()
         await backend.stream.send_all(mark(9) + b"half")
         await backend.say(reply(1))
@@ -392,10 +380,7 @@ async def test_a_backend_that_never_ends_does_not_keep_the_client(
 
 async def test_keys_are_renewed_meanwhile(tmp_path: Path, autojump_clock: Clock) -> None:
     async with world(tmp_path) as here:
-        client = await here.sealed()
-        client.say(call(1))
-        backend = await here.servers.next()
-        await backend.hear()
+        client, backend = await here.passed()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(backend.say, *(reply(n, BIG) for n in range(1, 4)))
             assert await client.hear() == reply(1, BIG)

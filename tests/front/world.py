@@ -182,6 +182,14 @@ class World:
         self.nursery.start_soon(self._hear, one, send)
         return one
 
+    async def passed(self, room: int = 1000) -> tuple[Sealed, Talk]:
+        """A client with TLS, and the backend that has heard its first call, `call(1)`."""
+        client = await self.sealed(room=room)
+        client.say(call(1))
+        backend = await self.servers.next()
+        assert await backend.hear() == call(1)
+        return client, backend
+
     async def _hear(self, one: Sealed, channel: trio.MemorySendChannel[bytes]) -> None:
         async def deliver(message: memoryview) -> None:
             await channel.send(bytes(message))

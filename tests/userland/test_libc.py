@@ -35,13 +35,6 @@ def fake(tmp_path: Path) -> Iterator[FakeKernel]:
 
 
 @pytest.fixture
-def kernel(fake: FakeKernel) -> Iterator[Kernel]:
-    kernel = Kernel(fake.rundir)
-    yield kernel
-    kernel.close()
-
-
-@pytest.fixture
 def ends(fake: FakeKernel) -> Iterator[tuple[FakeSocket, socket.socket]]:
     near, far = socket.socketpair()
     with near, far:

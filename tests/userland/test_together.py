@@ -43,13 +43,6 @@ def fake(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[FakeKernel]
 
 
 @pytest.fixture
-def kernel(fake: FakeKernel) -> Iterator[Kernel]:
-    kernel = Kernel(fake.rundir)
-    yield kernel
-    kernel.close()
-
-
-@pytest.fixture
 def near(fake: FakeKernel) -> Iterator[FakeSocket]:
     near, far = socket.socketpair()
     with near, far:
@@ -193,8 +186,8 @@ def test_many_threads_have_calls_under_way(fake: FakeKernel, kernel: Kernel) -> 
     assert Counter(event["fd"] for event in fake.events) == dict.fromkeys(range(THREADS), ROUNDS)
 
 
-def test_all_threads_learn_that_the_kernel_has_gone(fake: FakeKernel, kernel: Kernel) -> None:
-    fake.silent = True
+def waiting(kernel: Kernel, count: int) -> tuple[list[threading.Thread], SimpleQueue[KernelGone]]:
+    """Threads whose calls are not answered, and what these come to in the end."""
     failures: SimpleQueue[KernelGone] = SimpleQueue()
 
     def work() -> None:
@@ -203,9 +196,15 @@ def test_all_threads_learn_that_the_kernel_has_gone(fake: FakeKernel, kernel: Ke
         except KernelGone as error:
             failures.put(error)
 
-    threads = [threading.Thread(target=work) for _ in range(5)]
+    threads = [threading.Thread(target=work) for _ in range(count)]
     for thread in threads:
         thread.start()
+    return threads, failures
+
+
+def test_all_threads_learn_that_the_kernel_has_gone(fake: FakeKernel, kernel: Kernel) -> None:
+    fake.silent = True
+    threads, failures = waiting(kernel, 5)
     fake.close()
     for thread in threads:
         thread.join(20)
@@ -215,18 +214,7 @@ def test_all_threads_learn_that_the_kernel_has_gone(fake: FakeKernel, kernel: Ke
 
 def test_closing_ends_calls_that_wait(fake: FakeKernel, kernel: Kernel) -> None:
     fake.silent = True
-    failures: SimpleQueue[KernelGone] = SimpleQueue()
-
-    def work() -> None:
-        try:
-            kernel.call(NOWHERE)
-        except KernelGone as error:
-            failures.put(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
+    (thread,), failures = waiting(kernel, 1)
     kernel.close()
     thread.join(5)
     assert failures.qsize() == 1
-    with pytest.raises(KernelGone):
-        kernel.call(NOWHERE)

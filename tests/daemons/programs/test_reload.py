@@ -24,6 +24,7 @@ from tests.daemons.harness import (
     client_context,
     daemon,
     server_context,
+    session_of,
 )
 from tests.daemons.pki import certificates
 from umktls.certs.pki import CLIENT_USAGE, Authority, Credential, Leaf
@@ -132,11 +133,7 @@ def test_a_ticket_is_no_way_around_a_revocation(
     server: Harness, crl: Path, certificate: str
 ) -> None:
     context = client_context(certificate)
-    first, peer = server.connection()
-    ticket = peer.tls(context, lambda tls: (tls.recv(4), tls.session)[1], **NAME)
-    server.kernel.connect(first)
-    first.send(b"ping")
-    session = ticket.result(SECONDS)
+    _, session = session_of(server, context, **NAME)
 
     # It is good for resuming, and what is resumed has its certificate checked like any other.
     second, peer = server.connection()
@@ -312,11 +309,7 @@ def test_who_resumes_must_still_be_valid(tmp_path: Path, monkeypatch: pytest.Mon
     """A resumed session has no certificate checked by TLS; so it is done here."""
     with daemon("server", tmp_path, "server", mutualverf=True) as server:
         context = client_context("client")
-        first, peer = server.connection()
-        ticket = peer.tls(context, lambda tls: (tls.recv(4), tls.session)[1], **NAME)
-        server.kernel.connect(first)
-        first.send(b"ping")
-        session = ticket.result(SECONDS)
+        _, session = session_of(server, context, **NAME)
         chain = server.service.sessions.all()[0].chain
         old = certificates().credential("expired-client").certificate
         monkeypatch.setattr(Chains, "of", lambda *_: (old, *chain[1:]))

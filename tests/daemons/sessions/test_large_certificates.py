@@ -20,7 +20,13 @@ from umktls_daemons.tls.tlsadapter import (
 )
 
 from tests.daemons.fakekernel import SECONDS
-from tests.daemons.harness import MUTUAL, client_context, daemon, exchange
+from tests.daemons.harness import (
+    MUTUAL,
+    client_context,
+    daemon,
+    exchange,
+    ping_pong,
+)
 from tests.daemons.pki import certificates
 from tests.daemons.tls.test_trust import shake_hands
 from umktls.abi.rpctls import RPCTLS_FLAGS_HANDSHAKE
@@ -92,9 +98,7 @@ def test_a_client_is_served(tmp_path: Path, size: int, *, issuer: bool) -> None:
         sock, peer = server.connection(security="mtls")
         client = peer.tls(its_context, exchange, server_hostname="localhost")
         assert server.kernel.connect(sock).flags == MUTUAL
-        assert server.receive(sock, 4) == b"ping"
-        sock.send(b"pong")
-        assert client.result(SECONDS) == b"pong"
+        ping_pong(server, sock, client)
 
 
 @pytest.mark.parametrize(

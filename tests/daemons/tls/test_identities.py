@@ -21,7 +21,15 @@ from umktls_daemons.tls.identity import ConfigurationError
 from umktls_daemons.tls.users import names_of, own_domain, user_of, utf8_string_untrusted
 
 from tests.daemons.fakekernel import SECONDS, FakeSocket
-from tests.daemons.harness import ENCRYPTED, MUTUAL, Harness, Peer, client_context, daemon
+from tests.daemons.harness import (
+    ENCRYPTED,
+    MUTUAL,
+    Harness,
+    Peer,
+    client_context,
+    daemon,
+    session_of,
+)
 from tests.daemons.pki import certificates
 from umktls.abi import rpctls
 from umktls.certs.pki import CLIENT_USAGE, Leaf
@@ -313,11 +321,7 @@ def test_the_kernel_is_told_of_the_certificate(tmp_path: Path) -> None:
 def test_a_resumed_session_has_the_same_certificate(tmp_path: Path) -> None:
     with daemon("server", tmp_path, "server", mutualverf=True) as server:
         context = client_context("chained-client")
-        first, peer = server.connection()
-        ticket = peer.tls(context, lambda tls: (tls.recv(4), tls.session)[1], **NAME)
-        server.kernel.connect(first)
-        first.send(b"ping")
-        session = ticket.result(SECONDS)
+        first, session = session_of(server, context, **NAME)
         second, peer = server.connection()
         client = peer.tls(context, read, session=session, **NAME)
         assert server.kernel.connect(second).flags == MUTUAL

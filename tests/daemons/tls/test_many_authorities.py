@@ -21,8 +21,13 @@ from umktls_daemons.tls.tlsadapter import (
     Versions,
 )
 
-from tests.daemons.fakekernel import SECONDS
-from tests.daemons.harness import MUTUAL, client_context, daemon, exchange
+from tests.daemons.harness import (
+    MUTUAL,
+    client_context,
+    daemon,
+    exchange,
+    ping_pong,
+)
 from tests.daemons.pki import certificates
 from tests.daemons.tls.test_trust import shake_hands
 
@@ -81,9 +86,7 @@ def test_clients_are_served(
         sock, peer = server.connection(security="mtls")
         client = peer.tls(context, exchange, server_hostname="localhost")
         assert server.kernel.connect(sock).flags == MUTUAL
-        assert server.receive(sock, 4) == b"ping"
-        sock.send(b"pong")
-        assert client.result(SECONDS) == b"pong"
+        ping_pong(server, sock, client)
     said = [line for line in caplog.messages if "are not told which CAs are trusted" in line]
     assert len(said) == (total > AUTHORITIES_LIMIT)
     for line in said:

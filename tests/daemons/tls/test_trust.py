@@ -33,6 +33,7 @@ from tests.daemons.harness import (
     client_context,
     daemon,
     exchange,
+    ping_pong,
     server_context,
 )
 from tests.daemons.pki import certificates
@@ -185,9 +186,7 @@ def test_clients_without_alpn(tmp_path: Path, alpn: str, good: bool, told: bool)
         client = peer.tls(client_context(alpn=()), exchange, **NAME)
         assert server.kernel.connect(sock).flags == (ENCRYPTED if good else 0)
         if good:
-            assert server.receive(sock, 4) == b"ping"
-            sock.send(b"pong")
-            assert client.result(SECONDS) == b"pong"
+            ping_pong(server, sock, client)
             assert ("client does not say sunrpc" in said_of_alpn(server)) is told
             return
         failure = server.kernel.event("handshake-failed")
@@ -211,9 +210,7 @@ def test_clients_of_another_protocol(tmp_path: Path, alpn: str) -> None:
         client = peer.tls(client_context(alpn=("h2", "sunrpc")), exchange, **NAME)
         assert server.kernel.connect(sock).flags == ENCRYPTED
         assert said_of_alpn(server) == ""
-        assert server.receive(sock, 4) == b"ping"
-        sock.send(b"pong")
-        assert client.result(SECONDS) == b"pong"
+        ping_pong(server, sock, client)
 
 
 @pytest.mark.parametrize(("alpn", "good", "told"), SILENT_OR_NOT)

@@ -118,20 +118,27 @@ async def test_new_keys_wait_for_the_next_daemon(
         assert both.client.totals["connections"] == 1
 
 
+async def relieved_in_an_upcall(both: Joined, meanwhile: Callable[[], object]) -> None:
+    """The client's daemon is told of a KeyUpdate, and goes before it has answered; then comes the
+    next one."""
+    both.client_daemon.silent = True
+    assert await both.server.rekey(None) == 1
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(say, both, b"under the new key")
+        await both.event("client", "upcall", 2)
+        meanwhile()
+        await both.kill("client")
+        both.client_daemon.silent = False
+        await both.restart("client")
+
+
 async def test_a_daemon_that_goes_in_the_middle_of_an_upcall(
     umktls_joined: Boot, autojump_clock: Clock
 ) -> None:
     """Another one is asked what it has not answered."""
     async with umktls_joined(deposits=True) as both:
         await say(both)
-        both.client_daemon.silent = True
-        assert await both.server.rekey(None) == 1
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(say, both, b"under the new key")
-            await both.event("client", "upcall", 2)
-            await both.kill("client")
-            both.client_daemon.silent = False
-            await both.restart("client")
+        await relieved_in_an_upcall(both, lambda: None)
         assert both.client_daemon.upcalls.count("HANDLERECORD") == 2
         assert both.client.totals["connections"] == 1
 
@@ -142,15 +149,7 @@ async def test_a_record_that_was_taken_is_not_lost(
     """The daemon has taken the KeyUpdate, and goes before it has set the key."""
     async with umktls_joined(deposits=True) as both:
         await say(both)
-        both.client_daemon.silent = True
-        assert await both.server.rekey(None) == 1
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(say, both, b"under the new key")
-            await both.event("client", "upcall", 2)
-            calls.recvmsg(only(both, "client"), 16384, 64, 0)
-            await both.kill("client")
-            both.client_daemon.silent = False
-            await both.restart("client")
+        await relieved_in_an_upcall(both, lambda: calls.recvmsg(only(both, "client"), 16384, 64, 0))
         assert both.client.totals["connections"] == 1
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from umktls.nfs.mount import mountbody, mountstat3
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfs.types import createhow3, createmode3, diropargs3, nfsstat3, sattr3, stable_how
 from umktls.nfsd import Export, NfsServer
-from umktls.nfsd.tree.volume import best_locator
 from umktls.rpc.message import AcceptedReply, AuthStat, DeniedReply, RejectStat
 from umktls.rpc.program import Program
 from umktls.rpc.server import Lane
@@ -24,19 +22,6 @@ from umktls.rpc.server import Lane
 CLEAR = FakePeer(tls=False, verified=False)
 TLS = FakePeer(verified=False)
 MTLS = FakePeer()
-
-
-@pytest.fixture
-def locate() -> Callable[[str], object]:
-    """How files are found again does not matter here."""
-    return best_locator
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> Path:
-    path = tmp_path / "other"
-    path.mkdir()
-    return path
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,25 +18,11 @@ from umktls.nfs.types import nfsstat3, sattr3
 from umktls.nfsd import Export
 from umktls.nfsd.exports.rules import Rules, name_pattern
 from umktls.nfsd.program.credentials import NOBODY, Identity, believed
-from umktls.nfsd.tree.volume import best_locator
 from umktls.rpc.message import AuthStat, AuthSys, DeniedReply
 
 ANNS_USER = user(1000, 100, tuple(range(200, 230)))
 CERTUSER = replace(ANN, user=ANNS_USER)
 TLS = FakePeer(verified=False)
-
-
-@pytest.fixture
-def locate() -> Callable[[str], object]:
-    """How files are found again does not matter here."""
-    return best_locator
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> Path:
-    path = tmp_path / "other"
-    path.mkdir()
-    return path
 
 
 # The user of the certificate.
