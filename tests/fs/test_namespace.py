@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
 from tests.fs.world import ROOT, World, fails
-from umktls.nfs.types import LINK3resfail, createmode3, nfsstat3, wcc_data
+from umktls.nfs.types import LINK3resfail, LOOKUP3resfail, createmode3, nfsstat3, wcc_data
 from umktls.rpc.message import OpaqueAuth
 
 
@@ -44,6 +44,20 @@ async def test_a_missing_name_is_enoent_and_not_remembered(world: World) -> None
 async def test_a_missing_name_is_remembered_if_the_options_say_so(make_world: MakeWorld) -> None:
     entry = await make_world("lookupcache=all,acdirmin=7").lookup("missing")
     assert (entry.st_ino, entry.entry_timeout) == (0, 7.0)
+
+
+async def test_a_name_that_is_refused_is_not_missing(make_world: MakeWorld) -> None:
+    """Nor is it remembered: the next who asks may be let in."""
+    world, refusing = make_world("lookupcache=all,acdirmin=7"), True
+
+    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        return LOOKUP3resfail(nfsstat3.NFS3ERR_ACCES, None) if refusing else await proceed(args)
+
+    world.caller.between["LOOKUP"] = between
+    (world.export / "file").touch()
+    assert await fails(world.lookup("file")) == errno.EACCES
+    refusing = False
+    assert (await world.lookup("file")).st_ino
 
 
 async def test_a_name_too_long_is_refused(world: World) -> None:

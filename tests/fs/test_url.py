@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
+from types import SimpleNamespace
+
 import pytest
 from umktls_fs.reach import export_of
 from umktls_fs.url import Url, is_url
+from umktls_fs.urlcommands import put_out
 
-from umktls.errors import CallerError
+from umktls.errors import CallerError, WorldError
 
 
 @pytest.mark.parametrize(
@@ -82,3 +88,20 @@ def test_the_innermost_export(path: str, export: bytes) -> None:
 def test_what_is_not_exported() -> None:
     assert export_of([b"/srv"], b"/etc") is None
     assert export_of([], b"/") is None
+
+
+def test_standard_output_that_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "wb", buffering=0) as full:
+        monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=full))
+        with pytest.raises(WorldError, match="standard output: No space left") as caught:
+            put_out(b"data")
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_reader_who_stops_is_no_error_to_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb", buffering=0) as pipe:
+        monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=pipe))
+        with pytest.raises(BrokenPipeError):
+            put_out(b"data")

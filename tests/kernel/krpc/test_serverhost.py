@@ -1,4 +1,4 @@
-"""Connections that a server does not take: each is closed, and the host lives."""
+"""Connections that a server does not take, or has done with: each ends, and the host lives."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
 from umktls.errors import UnsupportedError
 from umktls.kernel.ground.events import Trace
+from umktls.kernel.krpc import incoming
 from umktls.kernel.krpc.serverhost import serve_client
+from umktls.kernel.upcalls import tls
 
 
 async def attend(*of: object) -> None:
@@ -51,3 +55,29 @@ async def test_a_connection_that_is_not_taken_is_closed(
         assert near.fileno() == -1
         assert far.recv(1) == b""
     assert [event["reason"] for event in trace.since()] == said
+
+
+async def test_a_connection_that_is_done_with_does_not_wait_for_a_client_that_reads_nothing(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    told: list[str] = []
+
+    async def disconnect(host: object, sock: object, reason: str) -> None:
+        await trio.lowlevel.checkpoint()
+        told.append(reason)
+
+    monkeypatch.setattr(tls, "disconnect", disconnect)
+    connection: Any = SimpleNamespace(
+        host=None,
+        sock=SimpleNamespace(queue=SimpleNamespace(emptied=trio.sleep_forever)),
+        _life=trio.CancelScope(),
+        _ending="a new key is wanted",
+        _retired=True,
+        _share=SimpleNamespace(close=lambda: told.append("share")),
+        _reader=SimpleNamespace(close=lambda: told.append("reader")),
+    )
+    with trio.move_on_after(10 * incoming.RETIRE_SECONDS) as limit:
+        await incoming.Incoming.live(connection, trio.lowlevel.checkpoint)
+    assert not limit.cancelled_caught
+    assert trio.current_time() == pytest.approx(incoming.RETIRE_SECONDS)
+    assert told == ["share", "reader", "a new key is wanted"]

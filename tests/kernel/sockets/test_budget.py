@@ -76,6 +76,19 @@ async def test_who_wants_more_than_is_left_waits_in_turn(autojump_clock: Clock) 
     assert budget.used == 90
 
 
+async def test_who_waits_for_all_gets_it(autojump_clock: Clock) -> None:
+    budget, log = Budget(100), list[int]()
+    async with trio.open_nursery() as nursery:
+        await budget.take(1)
+        nursery.start_soon(take, budget, 100, log)
+        await settled()
+        assert log == []
+        budget.give(1)
+        await settled()
+        assert (log, budget.used) == ([100], 100)
+        nursery.cancel_scope.cancel()
+
+
 async def test_who_gives_up_lets_the_next_one_go_on(autojump_clock: Clock) -> None:
     budget, log = Budget(100), list[int]()
     await budget.take(60)
