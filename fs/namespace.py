@@ -111,7 +111,8 @@ class Namespace:
         self._attributes.update(parent, result.dir_attributes, started)
         attr = result.obj_attributes or await self._calls.getattr(result.object, credential)
         inode = self._enter(parent, name, result.object, attr, started)
-        self._foresight.missed(parent, credential)
+        if self._intent.only_looks(pid):  # else nothing that is fetched could be used
+            self._foresight.missed(parent, credential)
         return self._attributes.reply(inode, started)
 
     def _called(self, directory: Inode) -> list[bytes]:

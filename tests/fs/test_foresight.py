@@ -121,6 +121,14 @@ async def test_where_nothing_may_be_remembered_nothing_is_fetched(
     assert await called(world, LAST) == ["LOOKUP"]
 
 
+async def test_where_callers_cannot_be_seen_nothing_is_fetched(
+    world: World, autojump_clock: MockClock
+) -> None:
+    world.foretold.seen = False
+    await foresee(world)
+    assert world.caller.counts()["READDIRPLUS"] == 0
+
+
 async def test_a_name_that_is_to_be_made_is_asked_for(foreseeing: World) -> None:
     """O_EXCL is a lock: that of another client may be gone already."""
     (foreseeing.export / LAST).unlink()

@@ -68,12 +68,13 @@ class Foretold(Intent):
     def __init__(self, making: set[bytes]) -> None:
         self.making = making
         self.listing = False
+        self.seen = True
 
     def will_make(self, pid: int, name: bytes, parents: Collection[bytes]) -> bool:
         return name in self.making
 
     def only_looks(self, pid: int) -> bool:
-        return not self.making
+        return self.seen and not self.making
 
     def lists(self, pid: int) -> bool:
         return self.listing
