@@ -6,7 +6,7 @@ from pathlib import Path
 
 from umktls.kernel.ground.events import RING_EVENTS
 from umktls.kernel.ground.kinds import KINDS
-from umktls.kernel.ground.pace import STEPS_PER_WINDOW, WINDOW_SECONDS
+from umktls.kernel.ground.pace import MOST_STEPS, STEPS_PER_WINDOW, WINDOW_SECONDS
 from umktls.kernel.ground.schema import COMMON, FIELDS, LAYERS, OTHERWISE, SCHEMA, Field, Kind
 
 __all__ = ["PAGE", "page"]
@@ -22,8 +22,9 @@ What happens in a host is an event: an object of JSON. `umktls trace --json` pri
 line, and `umktls trace` their texts; the page of `umktls watch` and its recordings are made of
 them. A host keeps its newest {RING_EVENTS}, and logs them. Those marked *watched* happen for every
 record, call and system call. They are made only while somebody watches closely (`umktls watch`),
-are neither kept nor logged, and at most {STEPS_PER_WINDOW} of them are told in {WINDOW_SECONDS} s:
-`skipped` then says how many were not. While nobody watches, they cost a look at a flag.
+are neither kept nor logged, and where many happen, {STEPS_PER_WINDOW} of them are told in
+{WINDOW_SECONDS:g} s, behind the first {MOST_STEPS}: `skipped` then says how many were not.
+While nobody watches, they cost a look at a flag.
 
 The version grows when a kind or a field goes or changes its meaning. Readers pass over what they do
 not know.

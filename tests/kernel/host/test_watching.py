@@ -15,7 +15,7 @@ import trio.testing
 from umktls.errors import CallerError
 from umktls.kernel.ground.events import Event, Trace
 from umktls.kernel.ground.kinds import KINDS
-from umktls.kernel.ground.pace import STEPS_PER_WINDOW, WINDOW_SECONDS, Pace
+from umktls.kernel.ground.pace import MOST_STEPS, STEPS_PER_WINDOW, WINDOW_SECONDS, Pace
 from umktls.kernel.ground.schema import problems
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.sockets.watching import KEPT_RECORDS, Kept, RecordStore
@@ -144,25 +144,27 @@ def test_too_many_steps_are_counted_and_not_told() -> None:
     seen: list[Event] = []
     trace.step("half-state", "c1", direction="sent", state="SEALED")
     with trace.watched(seen.append):
-        for _ in range(STEPS_PER_WINDOW + 7):
+        for _ in range(MOST_STEPS + 7):
             trace.step("half-state", "c1", direction="sent", state="SEALED")
-        assert len(seen) == STEPS_PER_WINDOW
+        assert len(seen) == MOST_STEPS
         trace.emit("probe", "c1")  # what is always told is told
         clock[0] += WINDOW_SECONDS
         trace.step("half-state", "c1", direction="sent", state="SEALED")
         trace.step("half-state", "c1", direction="sent", state="SEALED")
     assert [event.get("skipped") for event in seen[-3:]] == [None, 7, None]
-    assert list(trace.since()) == [seen[STEPS_PER_WINDOW]]
+    assert list(trace.since()) == [seen[MOST_STEPS]]
 
 
 def test_windows_are_the_same_for_all_hosts() -> None:
     one, other = Pace(), Pace()
-    for _ in range(STEPS_PER_WINDOW):
+    for _ in range(MOST_STEPS):
         assert one.take(3.1 * WINDOW_SECONDS)
     assert not one.take(3.9 * WINDOW_SECONDS)
     assert other.take(3.9 * WINDOW_SECONDS)
-    assert one.take(4.0 * WINDOW_SECONDS)
     assert other.take(4.0 * WINDOW_SECONDS)
+    assert [one.take(4.0 * WINDOW_SECONDS) for _ in range(STEPS_PER_WINDOW)].count(True) == 100
+    assert not one.take(4.9 * WINDOW_SECONDS)
+    assert one.take(9.0 * WINDOW_SECONDS)
 
 
 def test_records_are_kept_within_bounds() -> None:

@@ -184,7 +184,7 @@ function draw() {
   say(status, facts.live ? (lost ? "the server is gone" : playing ? "● live" : "❚❚ stopped to look") : `recorded ${new Date((from?.made ?? 0) * 1000).toLocaleString()}`);
   status.classList.toggle("lost", lost);
   notice.hidden = model.skipped === 0;
-  say(notice, `Much happens at once: ${model.skipped} events of single records and calls are counted and not shown one by one (at most 150 in a quarter of a second, of each host). Numbers in the boxes count all.`);
+  say(notice, `Much happens at once: ${model.skipped} events of single records and calls are counted and not shown one by one (100 in a second are, of each host). Numbers in the boxes count all.`);
   showDetail(timeline.cursor < 0 ? null : model.events[timeline.cursor]);
 }
 
