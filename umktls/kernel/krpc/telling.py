@@ -41,8 +41,10 @@ def tell_call(
 ) -> None:
     """A client sends a call that this task waits for; `parts` begin with the mark and the head in
     one."""
+    if not trace.has_room():
+        return
     _, xid, _, _, program, version, _ = _HEAD.unpack_from(parts[0])
-    trace.step(
+    trace.tell(
         "call-sent",
         connection,
         procedure=name,
@@ -66,7 +68,9 @@ def tell_answer(
 ) -> None:
     """A client has the reply, of that many bytes, to a call that this task waits for, `seconds`
     after it was made."""
-    trace.step(
+    if not trace.has_room():
+        return
+    trace.tell(
         "reply-received",
         connection,
         procedure=name,
@@ -79,10 +83,12 @@ def tell_answer(
 
 def tell_received(trace: Trace, connection: str, call: Call, length: int) -> None:
     """A server has a whole call, of that many bytes."""
+    if not trace.has_room():
+        return
     name = procedure_name(call.program, call.version, call.procedure)
     if call.credential.flavor == AuthFlavor.AUTH_TLS:
         name = "NULL (AUTH_TLS)"
-    trace.step(
+    trace.tell(
         "call-received",
         connection,
         procedure=name,
@@ -95,5 +101,7 @@ def tell_received(trace: Trace, connection: str, call: Call, length: int) -> Non
 
 def tell_reply(trace: Trace, connection: str, parts: Sequence[Buffer]) -> None:
     """A server answers; `parts` are without the mark."""
+    if not trace.has_room():
+        return
     (xid,) = struct.unpack_from(">I", parts[0])
-    trace.step("reply-sent", connection, xid=xid, bytes=sum(map(len, parts)))
+    trace.tell("reply-sent", connection, xid=xid, bytes=sum(map(len, parts)))

@@ -146,7 +146,9 @@ class HalfWatch:
         payload_limit: int,
         wire: Buffer,
     ) -> Buffer:
-        goes = self._altered(wire)
+        goes = self._altered(wire) if self._alteration or self._held else wire
+        if not self._trace.has_room():
+            return goes
         if threading.get_ident() != self._thread:  # by the time it is told, both may have changed
             parts, wire = [b"".join(parts)], bytes(wire)
         self._here(self._tell_sealed, record_type, sequence, parts, payload_limit, wire)
@@ -182,8 +184,9 @@ class HalfWatch:
         view, start, taken, whole = memoryview(wire), 0, 0, b""
         lengths = record_lengths(sum(map(len, parts)), payload_limit)
         for place, length in enumerate(lengths):
+            # Of the first one it was asked before.
             end = start + RECORD_HEADER_LENGTH + (view[start + 3] << 8 | view[start + 4])
-            if self._trace.has_room():
+            if place == 0 or self._trace.has_room():
                 whole = whole or b"".join(parts)
                 payload = whole[taken : taken + length]
                 self._tell(
