@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Self
 
 import pytest
 import trio
@@ -191,11 +192,21 @@ def test_no_descriptor_is_left() -> None:
 
 
 class Chopped:
-    """A socket that delivers what it has in given pieces."""
+    """A socket that delivers what it has in given pieces, and always has something to read."""
 
     def __init__(self, data: bytes, cut: Callable[[], int]) -> None:
         self.data = data
         self.cut = cut
+        self._readable = os.eventfd(1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        os.close(self._readable)
+
+    def fileno(self) -> int:
+        return self._readable
 
     def recv_into(self, buffer: memoryview) -> int:
         count = min(len(buffer), len(self.data), max(1, self.cut()))
@@ -217,9 +228,9 @@ def test_sealed_records_in_front_are_dropped_whatever_the_split(
     stream = b"".join(records) + b"".join(mark(len(message)) + message for message in messages)
     turn = iter(cuts * 1000)
     dropped: list[int] = []
-    sock = Chopped(stream, lambda: next(turn))
-    intake = ClearIntake(sock, dropped.append)  # type: ignore[arg-type]
-    assert trio.run(drain, intake) == messages
+    with Chopped(stream, lambda: next(turn)) as sock:
+        intake = ClearIntake(sock, dropped.append)  # type: ignore[arg-type]
+        assert trio.run(drain, intake) == messages
     assert dropped == list(map(len, records))
     assert intake.bytes == len(stream) - sum(dropped)
 
@@ -229,10 +240,10 @@ def test_a_client_s_sealed_call_is_not_taken_for_a_ticket(cut: int) -> None:
     """close_notify and KeyUpdate have no 64 bytes, and a call has more."""
     dropped: list[int] = []
     records = [b"\x17\x03\x03\0" + bytes([length, *bytes(length)]) for length in (19, 59, 60)]
-    sock = Chopped(b"".join(records), lambda: cut)
-    intake = ClearIntake(sock, dropped.append, LONGEST_OF_CLIENT)  # type: ignore[arg-type]
-    with pytest.raises(RecordInClear, match="65 bytes"):
-        trio.run(drain, intake)
+    with Chopped(b"".join(records), lambda: cut) as sock:
+        intake = ClearIntake(sock, dropped.append, LONGEST_OF_CLIENT)  # type: ignore[arg-type]
+        with pytest.raises(RecordInClear, match="65 bytes"):
+            trio.run(drain, intake)
     assert dropped == [24, 64]
 
 

@@ -1,6 +1,6 @@
 """The page: one document, live or with a recording inside.
 
-Its modules name each other by bare names (`umktls/dom.js`), which an import map leads to where they
+Its modules name each other by bare names, which an import map leads to where they
 are: the server's files, or, in a recording, the document itself (data: URLs). So a recording is the
 same page, needs no network, and opens from a file.
 """

@@ -144,6 +144,7 @@ class ClearIntake(PlainIntake):
         if head:
             rx.get_buffer(len(head))[: len(head)] = head
             rx.buffer_filled(len(head))
+            rx.drained = False  # it was read by little: there may be more
             self.bytes += len(head)
 
 
