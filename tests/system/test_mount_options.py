@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import KERNEL_LACKS
 from tests.system.conftest import Command
 from tests.system.live import event, kill, run, until
 from umktls.cli.control import find_hosts
@@ -131,7 +132,7 @@ mount(sys.argv[1:])
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_who_may_not_mount_is_told_before_the_server_is_asked(sandbox: Sandbox) -> None:
     if os.stat("/dev/fuse").st_mode & 0o006 == 0o006:
-        pytest.skip("this machine's /dev/fuse is open to everybody")
+        pytest.skip(f"{KERNEL_LACKS} somebody who may not mount: its /dev/fuse is for all")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         source = f"127.0.0.1:{listener.getsockname()[1]}:/"
         words = (source, "/tmp", "--certs", sandbox.certs)
