@@ -215,7 +215,7 @@ def test_changed_metadata_installs_the_project_again(checkout: Path) -> None:
     os.utime(checkout / "pyproject.toml")
     for stamp in (".venv/.project", ".venv/.project-test"):
         os.utime(checkout / stamp, (1, 1))
-    assert "pip install --disable-pip-version-check -q -e .\n" in planned(checkout, "demo")
+    assert "pip install --disable-pip-version-check -q -e '.[watch]'\n" in planned(checkout, "demo")
     assert "-e '.[test]'" in planned(checkout, "test")
     assert ".ci/packages" not in planned(checkout, "test")
 
