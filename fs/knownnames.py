@@ -109,6 +109,12 @@ class KnownNames:
         if known.follow(version_of(wcc.before), version_of(wcc.after)):
             known.until = self._clock() + self._seconds
 
+    def found(self, directory: Inode, name: bytes) -> None:
+        """The server has the name."""
+        known = directory.known
+        if known is not None and name not in known.names:
+            self.was_wrong(directory)
+
     def was_wrong(self, directory: Inode) -> None:
         """It had a name that it should not have: look before it is believed again."""
         directory.known = None

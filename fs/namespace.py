@@ -138,6 +138,7 @@ class Namespace:
         asked: float | None = None,
     ) -> Inode:
         """FUSE is about to be told of an inode under this name."""
+        self._known.found(parent, name)
         inode = self._inodes.of_handle(handle, attr.fileid)
         inode.lookups += 1
         self._attributes.update(inode, attr, started, asked)

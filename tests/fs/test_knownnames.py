@@ -249,16 +249,30 @@ def coarse(value: Any, tick: int = 1 << 30) -> Any:
     return value
 
 
-async def test_a_clock_that_ticks_slowly_costs_calls_and_nothing_else(
-    world: World, autojump_clock: MockClock
-) -> None:
-    """The directory shows nobody's changes, so that names are believed that are not true."""
-
+def tick_slowly(world: World) -> None:
     async def slow(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
         return coarse(await proceed(args))
 
     for procedure in (*CHANGING, "LOOKUP", "GETATTR", "ACCESS", "READDIRPLUS"):
         world.caller.between[procedure] = slow
+
+
+async def test_a_name_that_was_found_is_not_missing(world: World) -> None:
+    """Else a program that opens it with O_CREAT, and has to look again, would see ESTALE."""
+    tick_slowly(world)
+    parent = await made(world)
+    (world.export / "d" / "theirs").write_bytes(b"theirs")
+    assert (await world.ops.lookup(parent, b"theirs", world.ctx)).st_size == 6
+    world.making.add(b"theirs")
+    assert (await world.ops.lookup(parent, b"theirs", world.ctx)).st_size == 6
+
+
+async def test_a_clock_that_ticks_slowly_costs_calls_and_nothing_else(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """The directory shows nobody's changes, so that names are believed that are not true."""
+
+    tick_slowly(world)
     parent = await made(world)
     for number in range(3):
         path = world.export / "d" / f"theirs{number}"
