@@ -110,10 +110,10 @@ class KnownNames:
             known.until = self._clock() + self._seconds
 
     def found(self, directory: Inode, name: bytes) -> None:
-        """The server has the name."""
+        """The server has the name: if that was not known, others may not be."""
         known = directory.known
         if known is not None and name not in known.names:
-            self.was_wrong(directory)
+            directory.known = None
 
     def was_wrong(self, directory: Inode) -> None:
         """It had a name that it should not have: look before it is believed again."""

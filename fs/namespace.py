@@ -85,6 +85,7 @@ class Namespace:
         """pid: of the thread that looks up, 0 if unknown."""
         seen = await self._foresight.take(parent, name, credential)
         if seen is not None and self._intent.only_looks(pid):
+            self._known.found(parent, name)
             inode = self._enter(parent, name, seen.handle, seen.attr, seen.started, seen.asked)
             return self._attributes.reply(inode, asked=seen.asked)
         if self._known.lacks(parent, name) and self._will_make(pid, parent, name):
@@ -110,6 +111,7 @@ class Namespace:
             return self._missing()
         self._attributes.update(parent, result.dir_attributes, started)
         attr = result.obj_attributes or await self._calls.getattr(result.object, credential)
+        self._known.found(parent, name)
         inode = self._enter(parent, name, result.object, attr, started)
         if self._intent.only_looks(pid):  # else nothing that is fetched could be used
             self._foresight.missed(parent, credential)
@@ -138,7 +140,6 @@ class Namespace:
         asked: float | None = None,
     ) -> Inode:
         """FUSE is about to be told of an inode under this name."""
-        self._known.found(parent, name)
         inode = self._inodes.of_handle(handle, attr.fileid)
         inode.lookups += 1
         self._attributes.update(inode, attr, started, asked)
@@ -268,6 +269,7 @@ class Namespace:
             handle, attr = found.object, found.obj_attributes
         if attr is None:
             attr = await self._calls.getattr(handle, credential)
+        self._known.expect(parent, name)  # a listing may have come in between
         return self._enter(parent, name, handle, attr, started)
 
     async def link(

@@ -489,6 +489,7 @@ def test_daemons_by_hand_have_to_be_started_again_for_users(tmp_path: Path) -> N
             assert told.endswith(f"end it, and start it so: {line} --alpn auto --certuser\n")
 
 
+@pytest.mark.long
 def test_an_export_s_engine_is_that_of_its_clients(tmp_path: Path) -> None:
     """From the file as it is when they connect; connections that there are keep theirs."""
     with Sandbox("t") as sandbox:

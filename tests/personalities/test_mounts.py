@@ -69,6 +69,7 @@ def resumed(mount: Live) -> list[bool]:
     return [found["resumed"] for found in mount.client.trace() if found["event"] == "handshake"]
 
 
+@pytest.mark.long
 def test_keys_that_stay() -> None:
     """Nobody gets new keys, which is said; no ticket is kept, so a new connection is all new."""
     with mounted("freebsd15", "freebsd15") as mount:

@@ -25,6 +25,8 @@ from umktls.cli.sandbox import Sandbox
 from umktls.errors import WorldError
 from umktls.kernel.host.children import program_path
 
+pytestmark = pytest.mark.long
+
 MARK = b"what nobody may read without the secrets; " * 4000
 NAMES = (
     *("frame.interface_name", "frame.comment", "rpc.msgtyp", "rpc.program", "rpc.procedure"),

@@ -35,6 +35,7 @@ def test_without_pytest_trio(umktls_joined, umktls_wallet):
 """
 
 
+@pytest.mark.long
 def test_somebody_elses_tests_find_the_fixtures(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(SOMEBODYS_TEST)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:trio"]
