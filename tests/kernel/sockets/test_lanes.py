@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from tests.conftest import patience
+from umktls.errors import WorldError
 from umktls.kernel.ground.turns import Turn
 from umktls.kernel.sockets.lanes import receive
 from umktls.ktls.socket.rx import Receiver
@@ -75,3 +76,18 @@ async def test_a_full_buffer_is_followed_by_a_read_at_once(
         assert await receive(ours, rx, reader, Turn()) > 0
     assert first < 20_004
     assert not scope.cancelled_caught
+
+
+async def test_a_socket_that_was_closed_meanwhile(
+    pair: tuple[CountedSocket, socket.socket],
+) -> None:
+    """By a task beside, between two turns: epoll knows no closed socket, and a host must go on."""
+    ours, theirs = pair
+    rx, reader = Receiver(), RecordReader(1000)
+    theirs.sendall(mark(3) + b"one")
+    await receive(ours, rx, reader, Turn())
+    rx.pull(reader)
+    assert rx.drained
+    ours.close()
+    with pytest.raises(WorldError, match="closed here"):
+        await receive(ours, rx, reader, Turn())

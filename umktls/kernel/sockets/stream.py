@@ -49,13 +49,20 @@ async def read_some(sock: socket.socket, buffer: memoryview) -> int:
 
 
 async def readable(sock: socket.socket) -> None:
-    """Wait until there is something to receive. Raises `WorldError` when `sock` is closed."""
+    """Wait until there is something to receive. Raises `WorldError` when `sock` is closed, before
+    or meanwhile."""
+    if sock.fileno() < 0:  # epoll has a ValueError for it
+        raise closed_here()
     try:
         await trio.lowlevel.wait_readable(sock)
     except trio.ClosedResourceError:
-        raise WorldError("the connection was closed here", errno.ECONNABORTED) from None
+        raise closed_here() from None
     except OSError as error:  # of epoll_ctl(2)
         raise broken("receive", error) from error
+
+
+def closed_here() -> WorldError:
+    return WorldError("the connection was closed here", errno.ECONNABORTED)
 
 
 def broken(action: str, error: OSError) -> WorldError:
@@ -132,9 +139,10 @@ class SendQueue:
         try:
             await trio.lowlevel.wait_writable(self._sock)
             self._waiting = deque(self._send(list(self._waiting)))
-        except (WorldError, trio.ClosedResourceError, OSError) as error:
+        # epoll has a ValueError for a socket that was closed before.
+        except (WorldError, trio.ClosedResourceError, OSError, ValueError) as error:
             if not isinstance(error, WorldError):
-                error = WorldError("the connection was closed here", errno.ECONNABORTED)
+                error = closed_here()
             self.fail(error)
             return
         self.size = sum(map(len, self._waiting))
