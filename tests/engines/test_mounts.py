@@ -50,7 +50,12 @@ ENGINES = {
 
 @pytest.mark.parametrize(
     ("client", "server"),
-    [("bounce", "ifnet"), ("tx=bounce", "rx=bounce"), ("toe", "tx=bounce"), ("ifnet", "toe")],
+    [
+        ("bounce", "ifnet"),
+        pytest.param("tx=bounce", "rx=bounce", marks=pytest.mark.long),
+        pytest.param("toe", "tx=bounce", marks=pytest.mark.long),
+        ("ifnet", "toe"),
+    ],
 )
 def test_a_mount_with(client: str, server: str) -> None:
     name = client.replace("=", "-")

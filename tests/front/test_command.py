@@ -65,6 +65,7 @@ def hashes(top: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.long
 def test_a_mount_through_it(tmp_path: Path) -> None:
     with carrying("front", "-tlscert") as here:
         certs, port = here.box.certs, here.front.port
