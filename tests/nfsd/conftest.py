@@ -70,7 +70,8 @@ def serve(root: Path, tmp_path: Path, locate: Callable[[str], Locator]) -> Itera
     yield start
     while servers:
         servers.pop().close()
-    assert set(os.listdir("/proc/self/fd")) == before
+    # What other tests left to the garbage collection may go meanwhile.
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.fixture
