@@ -42,7 +42,7 @@ lint: $(VENV)/.project-test ## Check style, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.project-bench ## Measure, side by side with sshfs (ONLY=name for one measurement)
+bench: $(VENV)/.project-test ## Measure, side by side with sshfs (ONLY=name for one measurement)
 	@$(BIN)/python -m tests.bench $(ONLY)
 
 fuzz: $(VENV)/.project-test ## Feed the receiving path any bytes for SECONDS=600 (needs atheris, installed into .venv)
@@ -94,6 +94,3 @@ $(VENV)/.project-test: pyproject.toml | $(STAMPS)/packages-test $(VENV)/.project
 	@ln -sfn ../../daemons $(VENV)/types/umktls_daemons
 	@touch $@
 
-$(VENV)/.project-bench: pyproject.toml | $(VENV)/.project-test
-	$(BIN)/python -m pip install --disable-pip-version-check -q -e '.[bench]'
-	@touch $@

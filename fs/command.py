@@ -158,14 +158,8 @@ def mount(
         plan.port()
     except UmktlsError as error:
         raise WrongOptions(str(error)) from error
-    _warn(parsed)
-    if wanted is not None and wanted.warning is not None:
-        click.secho(
-            f"umktls mount: warning: {printable(wanted.warning)}", fg="red", bold=True, err=True
-        )
-    log = logging.StreamHandler()
-    log.setFormatter(PrintableFormatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
-    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[log])
+    _warn(parsed, None if wanted is None else wanted.warning)
+    _log_to_stderr(debug)
     try:
         _check(plan) if fake else _mount(plan)
     except UmktlsError as error:
@@ -193,17 +187,24 @@ def without_defaults(text: str) -> str:
     return text
 
 
-def _warn(options: MountOptions) -> None:
-    """Say what has no effect; and in red, what whoever uses the chosen engines has to know."""
+def _warn(options: MountOptions, of_capture: str | None) -> None:
+    """Say what has no effect; and in red, what whoever uses the chosen engines, or has secrets
+    written into a capture, has to know."""
     if options.warning is not None:
         click.echo(f"umktls mount: warning: {printable(options.warning)}", err=True)
     if options.certs is not None:
         part = Part(options.certs / "client", options.certs / "ca.pem")
         for text in exposed_keys(part):
             click.echo(f"umktls mount: warning: {text}", err=True)
-    if options.security != "none":
-        for text in options.engine.warnings():
-            click.secho(f"umktls mount: warning: {text}", fg="red", bold=True, err=True)
+    loud = [] if options.security == "none" else list(options.engine.warnings())
+    for text in loud if of_capture is None else [of_capture, *loud]:
+        click.secho(f"umktls mount: warning: {printable(text)}", fg="red", bold=True, err=True)
+
+
+def _log_to_stderr(debug: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(name)s %(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
 
 
 def _absolute(path: Path | None) -> Path | None:

@@ -188,11 +188,15 @@ def checkout(tmp_path: Path) -> Path:
     for number, name in enumerate(("Makefile", "pyproject.toml", ".ci/packages")):
         shutil.copy(TOP / name, top / name)
         os.utime(top / name, (number, number))
-    for stamp in (".make/packages-mount", ".make/packages-test", ".venv/.project"):
+    stamps = (
+        ".make/packages-mount",
+        ".make/packages-test",
+        ".venv/.project",
+        ".venv/.project-test",
+    )
+    for stamp in stamps:
         (top / stamp).parent.mkdir(exist_ok=True)
         (top / stamp).touch()
-    for stamp in (".project-test", ".project-bench"):
-        (top / ".venv" / stamp).touch()
     return top
 
 

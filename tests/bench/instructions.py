@@ -19,7 +19,6 @@ import platform
 import select
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -45,7 +44,6 @@ TOLERANCE = 1.02
 HANDSHAKE_TOLERANCE = 1.1
 CALLS = ("GETATTR", "LOOKUP", "READ", "WRITE", "CREATE")
 HANDSHAKE = "handshake"
-LOOK_SECONDS = 0.1
 # So often each length is counted.
 REPETITIONS = 4
 PATIENT = (sys.executable, "-m", "tests.bench.patient")
@@ -88,11 +86,9 @@ def heard(process: subprocess.Popen[str], word: str = "") -> str:
 
 def await_daemon(host: Host) -> None:
     """Wait until a daemon has registered with the host."""
-    until = time.monotonic() + START_SECONDS
-    while not any(daemon["pid"] for daemon in host.stat()["daemons"]):
-        if time.monotonic() > until:
-            raise WorldError(f"no daemon has registered with {host.name}")
-        time.sleep(LOOK_SECONDS)
+    events = host.ask({"op": "trace", "since": 0.0, "follow": True}, START_SECONDS)
+    if not any(event["event"] == "daemon-registered" for event in events):
+        raise WorldError(f"no daemon has registered with {host.name}")
 
 
 @contextmanager

@@ -74,12 +74,7 @@ class SyscallServer:
         process.sock.setblocking(False)
         turn = Turn()
         while True:
-            try:
-                datagram = process.sock.recv(DATAGRAM_LIMIT)
-            except BlockingIOError:
-                await trio.lowlevel.wait_readable(process.sock)
-                turn.begin()
-                continue
+            datagram = await turn.datagram(process.sock, DATAGRAM_LIMIT)
             if not datagram:
                 return
             try:

@@ -126,12 +126,7 @@ class NetlinkSocket:
         turn = Turn()
         try:
             while True:
-                try:
-                    datagram = self._sock.recv(MAX_DATAGRAM)
-                except BlockingIOError:
-                    await trio.lowlevel.wait_readable(self._sock)
-                    turn.begin()
-                    continue
+                datagram = await turn.datagram(self._sock, MAX_DATAGRAM)
                 if not datagram:
                     return
                 await self._deal_with(datagram)
