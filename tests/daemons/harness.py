@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import pty
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from umktls_daemons.programs.options import ClientOptions, ServerOptions
 from umktls_daemons.programs.rpctlscd import ClientService
@@ -197,3 +200,23 @@ def session_of(
     server.kernel.connect(sock)
     sock.send(b"ping")
     return sock, ticket.result(SECONDS)
+
+
+@contextlib.contextmanager
+def at_a_terminal(
+    command: Sequence[str | Path],
+) -> Iterator[tuple[subprocess.Popen[bytes], BinaryIO]]:
+    """A daemon that has asked for a passphrase on its terminal, and that terminal; gone behind the
+    block."""
+    master, slave = pty.openpty()
+    with open(master, "r+b", buffering=0) as terminal:
+        process = subprocess.Popen(command, stdin=slave, stderr=slave, start_new_session=True)
+        os.close(slave)
+        try:
+            prompt = b""
+            while not prompt.endswith(b"private key: "):
+                prompt += terminal.read(100)
+            yield process, terminal
+        finally:
+            process.kill()
+            process.wait(SECONDS)

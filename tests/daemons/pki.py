@@ -6,6 +6,9 @@ import functools
 import tempfile
 from pathlib import Path
 
+from umktls_daemons.tls.identity import Identity, Trust
+from umktls_daemons.tls.tlsadapter import TlsContext, Versions
+
 from umktls.certs.kinds import Wallet
 from umktls.certs.layout import LOCAL_HOSTS
 from umktls.certs.pki import CLIENT_USAGE, Leaf
@@ -48,3 +51,23 @@ def _directory() -> tempfile.TemporaryDirectory[str]:
 def certificates() -> Certificates:
     """All of them; the directory goes when the interpreter does."""
     return Certificates(Path(_directory().name))
+
+
+def context(
+    *,
+    server: bool = False,
+    suites: str | None = None,
+    identity: str | None = None,
+    versions: Versions = Versions.TLS13,
+) -> TlsContext:
+    """A daemon's, with the certificate called `identity`, or its side's own."""
+    pki = certificates()
+    name = identity or ("server" if server else "client")
+    return TlsContext(
+        server=server,
+        trust=Trust(pki.ca),
+        identity=Identity(pki.certificate(name), pki.key(name)),
+        passphrase=lambda: b"",
+        ciphersuites=suites,
+        versions=versions,
+    )

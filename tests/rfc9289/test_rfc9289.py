@@ -25,10 +25,10 @@ from umktls_fs.options import MountOptions
 
 from tests.daemons.fakekernel import SECONDS
 from tests.daemons.harness import ENCRYPTED, MUTUAL, client_context, daemon, server_context
-from tests.daemons.pki import certificates
+from tests.daemons.pki import certificates, context
 from tests.daemons.programs.test_reload import write_lists
 from tests.daemons.sessions.test_handshake import CLIENT as CLIENT_SIDE
-from tests.daemons.sessions.test_handshake import MemoryPeer, context
+from tests.daemons.sessions.test_handshake import MemoryPeer
 from tests.nfsd.client import FakePeer
 from tests.rfc9289.moves import (
     BAD_ANSWERS,

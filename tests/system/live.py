@@ -24,6 +24,7 @@ import pytest
 from umktls.certs import layout
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
+from umktls.kernel.host.children import program_path
 
 LOOK_AGAIN_SECONDS = 0.02
 
@@ -130,6 +131,26 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 20) -> Any:
             pytest.fail(f"{what}: not within {seconds:g} s")
         pause.wait(LOOK_AGAIN_SECONDS)
     return found
+
+
+@contextmanager
+def in_foreground(box: Sandbox, *words: str | Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`umktls` with these words, whose standard output is read, and its first line there; gone
+    behind the block."""
+    process = subprocess.Popen(
+        [program_path("umktls"), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        env=box.environment(),
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield process, process.stdout.readline()
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def ended(pid: int, seconds: float = 20) -> bool:

@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import KERNEL_LACKS
 from tests.system.conftest import MOUNT_SECONDS
-from tests.system.live import ended, event, kill, needs_fuse, run, until
+from tests.system.live import ended, event, in_foreground, kill, needs_fuse, run, until
 from umktls.certs import layout
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
@@ -199,25 +199,14 @@ def test_what_is_no_mount(box: Sandbox, place: Path) -> None:
 
 def test_in_the_foreground(box: Sandbox, place: Path) -> None:
     """It says when it works, and ends as told, with success."""
-    process = subprocess.Popen(
-        [program_path("umktls"), "mount", "-f", source(box), place, "--certs", box.certs],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-        env=box.environment(),
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "mounted\n"
+    words = ("mount", "-f", source(box), place, "--certs", box.certs)
+    with in_foreground(box, *words) as (process, line):
+        assert line == "mounted\n"
         (host,) = clients(box)
         assert host.pid == process.pid
         assert (place / "file").read_text() == TEXT
         process.send_signal(signal.SIGHUP)  # as when the terminal goes
         assert process.wait(MOUNT_SECONDS) == 0
-    finally:
-        process.kill()
-        process.communicate()
     assert_gone(box, place, host)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,11 @@ import pytest
 from tests.capture.streams import streams
 from tests.capture.wireshark import WRONG, fields
 from tests.conftest import patience
-from tests.system.live import needs_fuse
+from tests.system.live import in_foreground, needs_fuse
 from umktls.certs import layout
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
 from umktls.errors import WorldError
-from umktls.kernel.host.children import program_path
 
 pytestmark = pytest.mark.long
 
@@ -84,24 +82,11 @@ def told(box: Sandbox, *arguments: str) -> str:
 
 def meanwhile(box: Sandbox, path: Path, host: Host) -> None:
     """`umktls capture`, ended by Ctrl-C."""
-    process = subprocess.Popen(
-        [program_path("umktls"), "capture", "--secrets", str(path), host.name],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-        env=box.environment(),
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
+    with in_foreground(box, "capture", "--secrets", path, host.name) as (process, line):
         assert line == f"capturing {host.name} into {path}; 1 connections are there already\n"
         assert (box.mountpoint / "file").read_bytes() == MARK
         process.send_signal(signal.SIGINT)
         assert process.wait(patience(30)) == 0
-    finally:
-        process.kill()
-        process.communicate(timeout=patience(10))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pty
 import select
 import shutil
 import signal
@@ -20,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.daemons.fakekernel import SECONDS, FakeKernel, FakeSocket
-from tests.daemons.harness import MUTUAL
+from tests.daemons.harness import MUTUAL, at_a_terminal
 from tests.daemons.pki import PASSPHRASE, certificates
 from umktls.abi import rpctls
 from umktls.upcall.rpctls import RPCTLSCD_V1, RPCTLSSD_V1
@@ -371,20 +370,10 @@ def test_a_passphrase_from_the_terminal(tmp_path: Path) -> None:
     certificates().certdir("locked", tmp_path / "locked")
     command: list[str | Path] = [program("rpctlssd"), "--rundir", tmp_path]
     command += ["-D", tmp_path / "locked"]
-    master, slave = pty.openpty()
-    with FakeKernel(tmp_path, RPCTLSSD_V1) as kernel, open(master, "r+b", buffering=0) as terminal:
-        daemon = subprocess.Popen(command, stdin=slave, stderr=slave, start_new_session=True)
-        os.close(slave)
-        try:
-            prompt = b""
-            while not prompt.endswith(b"private key: "):
-                prompt += terminal.read(100)
-            assert not kernel.registered.is_set()
-            terminal.write(PASSPHRASE + b"\n")
-            assert kernel.registered.wait(SECONDS)
-        finally:
-            daemon.kill()
-            daemon.wait(SECONDS)
+    with FakeKernel(tmp_path, RPCTLSSD_V1) as kernel, at_a_terminal(command) as (_, terminal):
+        assert not kernel.registered.is_set()
+        terminal.write(PASSPHRASE + b"\n")
+        assert kernel.registered.wait(SECONDS)
 
 
 @needs_openssl

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import pty
 import select
 import signal
 import socket
@@ -21,6 +20,7 @@ from umktls_daemons.programs.logs import set_up_logging
 from umktls_daemons.tls.identity import ConfigurationError
 
 from tests.daemons.fakekernel import SECONDS, FakeKernel
+from tests.daemons.harness import at_a_terminal
 from tests.daemons.pki import PASSPHRASE, certificates
 from tests.daemons.programs.test_programs import Process, host, program
 from umktls.upcall.rpctls import RPCTLSCD_V1, RPCTLSSD_V1
@@ -165,20 +165,10 @@ def test_the_passphrase_is_asked_for_before(
 ) -> None:
     kernel, command = server
     certificates().certdir("locked", tmp_path / "certdir")
-    master, slave = pty.openpty()
-    with open(master, "r+b", buffering=0) as terminal:
-        daemon = subprocess.Popen(command, stdin=slave, stderr=slave, start_new_session=True)
-        os.close(slave)
-        try:
-            prompt = b""
-            while not prompt.endswith(b"private key: "):
-                prompt += terminal.read(100)
-            terminal.write(PASSPHRASE + b"\n")
-            assert daemon.wait(SECONDS) == 0
-            assert kernel.registered.is_set()
-        finally:
-            daemon.kill()
-            daemon.wait(SECONDS)
+    with at_a_terminal(command) as (process, terminal):
+        terminal.write(PASSPHRASE + b"\n")
+        assert process.wait(SECONDS) == 0
+        assert kernel.registered.is_set()
 
 
 def test_a_pid_file_that_cannot_be(tmp_path: Path) -> None:

@@ -10,43 +10,22 @@ import pytest
 from umktls_daemons.sessions.handshake import Expectations, TrafficKeys, handshake
 from umktls_daemons.sessions.records import proven_count, split_records
 from umktls_daemons.tls.failure import HandshakeFailure
-from umktls_daemons.tls.identity import Identity, Trust
 from umktls_daemons.tls.tlsadapter import (
     ClientCertificates,
     Endpoint,
-    TlsContext,
     TlsError,
     Versions,
     missing_features,
 )
 from umktls_daemons.tls.tlsfindings import Findings
 
-from tests.daemons.pki import certificates
+from tests.daemons.pki import context
 from umktls.errors import CallerError, PeerError
 from umktls.ktls.session.suites import SUITES
 from umktls.userland.streams import Deadline, DeadlinePassed, EndOfStream
 
 CLIENT = Expectations(server=False, name="localhost", trust="the test's CA")
 SERVER = Expectations(server=True, name="", trust="the test's CA", certificate_demanded=True)
-
-
-def context(
-    *,
-    server: bool,
-    suites: str | None = None,
-    identity: str | None = None,
-    versions: Versions = Versions.TLS13,
-) -> TlsContext:
-    pki = certificates()
-    name = identity or ("server" if server else "client")
-    return TlsContext(
-        server=server,
-        trust=Trust(pki.ca),
-        identity=Identity(pki.certificate(name), pki.key(name)),
-        passphrase=lambda: b"",
-        ciphersuites=suites,
-        versions=versions,
-    )
 
 
 class MemoryPeer:

@@ -11,33 +11,20 @@ import pytest
 from cryptography import x509
 from umktls_daemons.sessions.records import split_records
 from umktls_daemons.tls.facts import facts_of
-from umktls_daemons.tls.identity import ConfigurationError, Identity, Trust, load_private_key
+from umktls_daemons.tls.identity import ConfigurationError, load_private_key
 from umktls_daemons.tls.tlsadapter import (
     ClientCertificates,
     Endpoint,
-    TlsContext,
     TlsError,
     binding,
     endpoint,
 )
 
-from tests.daemons.pki import certificates
+from tests.daemons.pki import context
 from tests.daemons.tls.test_trust import shake_hands
 from umktls.certs.pki import Authority, Leaf
 from umktls.errors import CallerError, UnsupportedError
 from umktls.rpc.certificate import MAX_TEXT
-
-
-def context(*, server: bool = False, suites: str | None = None) -> TlsContext:
-    pki = certificates()
-    name = "server" if server else "client"
-    return TlsContext(
-        server=server,
-        trust=Trust(pki.ca),
-        identity=Identity(pki.certificate(name), pki.key(name)),
-        passphrase=lambda: b"",
-        ciphersuites=suites,
-    )
 
 
 @pytest.fixture

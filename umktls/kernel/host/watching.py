@@ -11,7 +11,7 @@ import trio
 from umktls.errors import CallerError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.sockets.ktls_socket import KernelSocket
-from umktls.kernel.sockets.watching import RecordStore, SocketWatch
+from umktls.kernel.sockets.watching import RecordStore, unwatch, watch
 
 __all__ = ["Watched", "Watching"]
 
@@ -38,14 +38,14 @@ class Watching:
             if close:
                 self.begin(sock)
             else:
-                SocketWatch.off(sock.state)
+                unwatch(sock.state)
         if not close:
             self.records.clear()
 
     def begin(self, sock: KernelSocket) -> None:
         """Watch a socket. To be called for new ones while somebody watches."""
         soon = trio.lowlevel.current_trio_token().run_sync_soon
-        SocketWatch(sock.name, sock.state, self._host.trace, self.records, soon)
+        watch(sock.name, sock.state, self._host.trace, self.records, soon)
 
     def record(self, number: int) -> dict[str, Any]:
         """The record of that number (see Kept.told). Raises `CallerError` where it is kept no

@@ -1,8 +1,8 @@
 """Records of a socket that is watched: each becomes an event, and its bytes are kept for a while.
 
-A `SocketWatch` is put on a socket while somebody watches its host closely, and taken off behind the
-last one. What is kept is bounded: the newest records, of all sockets of the host, with what they
-held. Whoever wants to see one asks for it by the number in its event (`RecordStore.get`).
+Each half of a socket has a `HalfWatch` while somebody watches its host closely. What is kept is
+bounded: the newest records, of all sockets of the host, with what they held. Whoever wants to see
+one asks for it by the number in its event (`RecordStore.get`).
 
 Keys are kept, and told, only by a host that was started with UMKTLS_SECRETS=1 in its environment:
 nothing else that a user's own processes can ask a host leads to them.
@@ -27,7 +27,7 @@ from umktls.ktls.session.errors import RecordError
 from umktls.ktls.session.framing import RECORD_HEADER_LENGTH
 from umktls.ktls.socket.states import State
 
-__all__ = ["ALTERATIONS", "HalfWatch", "RecordStore", "SocketWatch", "tells_secrets"]
+__all__ = ["ALTERATIONS", "HalfWatch", "RecordStore", "tells_secrets", "unwatch", "watch"]
 
 RECORD_NAMES = {20: "change_cipher_spec", 21: "alert", 22: "handshake", 23: "application_data"}
 KEPT_RECORDS = 4096
@@ -246,23 +246,19 @@ def secrets_of(session: Session) -> dict[str, str]:
     return {name: bytes(value).hex() for name, value in secrets.items() if value}
 
 
-class SocketWatch:
-    """Watches both halves of a socket while it is on."""
+def watch(
+    connection: str,
+    state: KtlsSocket,
+    trace: Trace,
+    store: RecordStore,
+    soon: Callable[..., object],
+) -> None:
+    """Look on at both halves of a socket from now on; see HalfWatch."""
+    state.tx.watch(HalfWatch("tx", connection, state, trace, store, soon))
+    state.rx.watch(HalfWatch("rx", connection, state, trace, store, soon))
 
-    def __init__(
-        self,
-        connection: str,
-        state: KtlsSocket,
-        trace: Trace,
-        store: RecordStore,
-        soon: Callable[..., object],
-    ) -> None:
-        rest = (connection, state, trace, store, soon)
-        state.tx.watch(HalfWatch("tx", *rest))
-        state.rx.watch(HalfWatch("rx", *rest))
 
-    @staticmethod
-    def off(state: KtlsSocket) -> None:
-        """Nobody watches this socket any more."""
-        state.tx.watch(None)
-        state.rx.watch(None)
+def unwatch(state: KtlsSocket) -> None:
+    """Nobody watches this socket any more."""
+    state.tx.watch(None)
+    state.rx.watch(None)
