@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import click
 
+from umktls.lessons.table import LESSONS
+
 __all__ = ["lesson"]
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def lesson(context: click.Context) -> None:
+@click.command()
+@click.argument("name", type=click.Choice(list(LESSONS)), required=False)
+@click.option("--pause", is_flag=True, help="Ask for predictions, and wait between the steps.")
+@click.option("--solutions", is_flag=True, help="Solve the exercises, too.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each part, one a line.")
+def lesson(name: str | None, pause: bool, solutions: bool, as_json: bool) -> None:
     """Show how something works, live, on this machine.
 
+    Without a name, list the lessons. Each asks for a prediction before every step, does the step,
+    shows what was seen, and ends with exercises, and with code and RFCs to read. Nothing in it is
+    canned: all numbers are of this run. No lesson needs root, or FUSE.
+
     \b
-    Example:
-      umktls lesson 478      the bytes that come behind a TLS 1.3 handshake
+    Examples:
+      umktls lesson                             which lessons there are
+      umktls lesson sequence --pause            answer the questions as they come
+      umktls lesson 478 --solutions             the exercises solved
     """
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+    if name is None:
+        show_list(as_json)
+        return
+    from umktls.cli.lesson_player import run
+
+    run(name, pause=pause, solutions=solutions, as_json=as_json)
 
 
-@lesson.command("478")
-@click.option("--step", is_flag=True, help="Wait for Enter between the steps.")
-def bytes_478(step: bool) -> None:
-    """The 478 bytes that recv finds after SSL_connect, and SSL_read does not.
+def show_list(as_json: bool) -> None:
+    import json
 
-    Runs a TLS client and a server over loopback, three times: with SSL_read and SSL_write, with
-    recv and send, and with the model of kernel TLS.
-    """
-    from umktls.cli.lesson_478 import lesson_478
-
-    lesson_478(step)
+    for name, entry in LESSONS.items():
+        if as_json:
+            row = {"name": name, "about": entry.about, "minutes": entry.minutes}
+            click.echo(json.dumps(row))
+        else:
+            click.echo(f"{name:<10} {entry.minutes:>3} min  {entry.about}")

@@ -37,7 +37,7 @@ from umktls.ktls.session.errors import WouldBlock
 from umktls.ktls.session.suites import SUITES
 from umktls.userland.ktls import interface_of
 
-__all__ = ["Ticket", "ByLibrary", "ByModel", "ByRecv", "Pair", "Record", "pair", "split_records"]
+__all__ = ["Ticket", "ByLibrary", "ByModel", "ByRecv", "Pair", "Record", "pair"]
 
 HELLO, GOODBYE = b"HELLO THERE", b"GOODBYE"
 SECONDS = 20.0
@@ -128,18 +128,6 @@ class ByModel:
     @property
     def tickets(self) -> list[Ticket]:
         return [Ticket.parse_untrusted(r.content) for r in self.records if r.type == 22]
-
-
-def split_records(data: bytes) -> list[bytes]:
-    """The records that `data` begins with, whole ones only."""
-    found = []
-    while len(data) >= HEADER:
-        size = HEADER + int.from_bytes(data[3:HEADER], "big")
-        if len(data) < size:
-            break
-        found.append(data[:size])
-        data = data[size:]
-    return found
 
 
 class Pair:
@@ -285,7 +273,7 @@ def pair() -> Iterator[Pair]:
         directory = Path(name)
         write_certificates(directory)
         (directory / "openssl.cnf").write_text(OPENSSL_CONF)
-        command = [sys.executable, "-m", "umktls.cli.lesson_peer"]
+        command = [sys.executable, "-m", "umktls.lessons.peer"]
         with subprocess.Popen(
             [*command, str(directory / "cert.pem"), str(directory / "certkey.pem")],
             stdin=subprocess.PIPE,

@@ -7,10 +7,11 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umktls.cli.lesson_478 import sum_up
-from umktls.cli.lesson_pair import ByModel, Record, Ticket, pair, split_records
 from umktls.cli.main import main
 from umktls.errors import PeerError
+from umktls.lessons.bytes478 import sum_up
+from umktls.lessons.pair import ByModel, Record, Ticket, pair
+from umktls.lessons.stage import split_records
 
 TICKET = bytes.fromhex("04 00001b 00001c20 01020304 02 aabb 000c") + b"twelve bytes" + bytes(2)
 TICKETS = 2
@@ -51,19 +52,6 @@ def test_the_lesson_says_how_many_what_and_why() -> None:
         assert part in said
     assert "\x1b" not in done.output
     assert max(map(len, done.output.splitlines())) <= 96
-
-
-def test_the_steps_wait_where_asked() -> None:
-    done = CliRunner().invoke(main, ["lesson", "478", "--step"])
-    assert done.exit_code == 0
-    assert "recvmsg on a KTLS socket" in done.output
-
-
-def test_the_lessons_are_listed() -> None:
-    done = CliRunner().invoke(main, ["lesson"])
-    assert done.exit_code == 0
-    assert "478" in done.output
-    assert CliRunner().invoke(main, ["lesson", "479"]).exit_code == 2
 
 
 def test_a_ticket_of_a_known_size() -> None:

@@ -1,6 +1,6 @@
 """The server of the lesson's test pair: a program of its own, as in the original.
 
-Called as `python -m umktls.cli.lesson_peer CERTIFICATE KEY`. It prints its port, then serves one
+Called as `python -m umktls.lessons.peer CERTIFICATE KEY`. It prints its port, then serves one
 connection for each line on its standard input, which says how: `SSL_write` does everything by the
 TLS library, `send` leaves the library after the handshake. It prints a line when the handshake is
 done and its tickets are delivered, says HELLO THERE when a further line comes, and prints what it

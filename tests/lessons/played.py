@@ -1,0 +1,45 @@
+"""A lesson, played without a terminal."""
+
+from __future__ import annotations
+
+import trio
+
+from umktls.lessons.player import Part, play
+
+
+class Listener:
+    """Hears everything; gives the answers that it was given, then none."""
+
+    def __init__(self, answers: list[str]) -> None:
+        self.parts: list[Part] = []
+        self._answers = iter(answers)
+
+    async def hear(self, part: Part) -> None:
+        self.parts.append(part)
+
+    async def answer(self) -> str | None:
+        return next(self._answers, None)
+
+    def all(self, part: str) -> list[Part]:
+        return [each for each in self.parts if each["part"] == part]
+
+    @property
+    def facts(self) -> list[Part]:
+        """Of each step."""
+        return [part["facts"] for part in self.all("seen")]
+
+    @property
+    def answers(self) -> list[str]:
+        return [part["answer"] for part in self.all("check")]
+
+
+def played(name: str, answers: list[str] | None = None, *, solutions: bool = False) -> Listener:
+    """The lesson, run in an event loop of its own."""
+    listener = Listener(answers or [])
+
+    async def run() -> None:
+        with trio.fail_after(50):
+            await play(name, listener, solutions=solutions)
+
+    trio.run(run)
+    return listener

@@ -1,0 +1,39 @@
+"""Which lessons there are; each is the constant LESSON of a module here, imported when wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from umktls.lessons.lesson import Lesson
+
+__all__ = ["LESSONS", "Entry", "load"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """`about` is what it teaches, in a line; `minutes` is how long it takes in class, with the
+    exercises."""
+
+    module: str
+    about: str
+    minutes: int
+
+
+LESSONS = {
+    "478": Entry(
+        "bytes478", "the bytes that recv finds behind a handshake, and SSL_read hides", 20
+    ),
+    "sequence": Entry("sequence", "nonce and sequence number; what a wrong start number does", 25),
+    "sides": Entry("sides", "TX only, RX only, both, none: what goes over the wire then", 25),
+    "replay": Entry("replay", "replayed, reordered, cut, altered records, in three kernels", 30),
+}
+"""By name, in the order in which they are listed."""
+
+
+def load(name: str) -> Lesson[Any]:
+    """The lesson of that name, one of LESSONS."""
+    lesson: Lesson[Any] = import_module(f"umktls.lessons.{LESSONS[name].module}").LESSON
+    return lesson
