@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.lessons.played import played
+from umktls.abi.personality import PERSONALITIES
 
 
 def test_sequence() -> None:
@@ -57,3 +58,46 @@ def test_replay() -> None:
     assert cut["linux"] == ["one", "end of stream"]
     assert cut["umktls"] == ["one", "EMSGSIZE", "end of stream"]
     assert heard.answers == ["0", "freebsd14", "no", "EINVAL", "linux"]
+
+
+def test_kernels() -> None:
+    heard = played("kernels")
+    second, clear, merged, room, old_key, headers = (facts["said"] for facts in heard.facts)
+    assert second == {"freebsd14": "EALREADY", "linux": "ok", "umktls": "ok"}
+    assert clear == {"freebsd14": "EINVAL", "linux": "sent: \\x01\\x00", "umktls": "EINVAL"}
+    assert merged == {"freebsd14": "one", "linux": "onetwothree", "umktls": "one"}
+    assert room == {"freebsd14": "\\x01\\x00", "linux": "EIO", "umktls": "EIO"}
+    assert old_key == {"freebsd14": "old key", "linux": "EKEYEXPIRED", "umktls": "EKEYEXPIRED"}
+    assert headers["short"] == {"freebsd14": "EINVAL", "linux": "EBADMSG", "umktls": "EMSGSIZE"}
+    assert headers["long"] == {"freebsd14": "waits", "linux": "EMSGSIZE", "umktls": "EMSGSIZE"}
+    assert heard.answers == ["freebsd14", "linux", "linux", "freebsd14", "freebsd14", "3"]
+    for kernel, said in second.items():
+        assert (said == "ok") == PERSONALITIES[kernel].keys.rekey
+
+
+def test_limits() -> None:
+    heard = played("limits")
+    toy, last, nonce, itself = heard.facts
+    assert toy["limit"] == int(2**24.5)
+    assert (toy["warned"], toy["sealed"], toy["refused"]) == (7, 8, "EBADMSG")
+    assert toy["next"] == 1
+    assert last["said"]["freebsd14"] == ["2^64-3", "2^64-2", "2^64-1", "0", "1"]
+    assert last["said"]["linux"] == ["2^64-3", "2^64-2", *["EBADMSG"] * 3]
+    assert last["said"]["umktls"] == ["2^64-3", "2^64-2", "2^64-1", *["EBADMSG"] * 2]
+    assert nonce["found"] == "the launch code: 042"
+    assert itself["connections"] == 2
+    assert itself["answered"] == "behind"
+    assert heard.answers == ["8", "freebsd14", "yes", "by a new connection"]
+
+
+def test_loss() -> None:
+    heard = played("loss")
+    nothing, call, reply, forgotten = heard.facts
+    assert [facts["sends"] for facts in heard.facts] == [1, 2, 2, 2]
+    assert [facts["executed"] for facts in heard.facts] == [1, 1, 1, 2]
+    assert [facts["connections"] for facts in heard.facts] == [1, 2, 2, 2]
+    assert all(len(set(facts["xids"])) == 1 for facts in heard.facts)
+    assert len(nothing["xids"]) == 1
+    assert len(call["xids"]) == len(reply["xids"]) == 2
+    assert (reply["count"], forgotten["count"]) == (1, 2)
+    assert heard.answers == ["1", "1", "yes", "2"]

@@ -110,7 +110,7 @@ def test_an_answer_may_be_a_letter_a_word_or_a_number() -> None:
 
 
 def test_every_answer_is_one_of_the_choices() -> None:
-    for name in ("sequence", "sides", "replay"):
+    for name in ("sequence", "sides", "replay", "limits", "kernels", "loss"):
         heard = played(name)
         for question, answer in zip(heard.all("question"), heard.answers, strict=True):
             assert not question["choices"] or answer in question["choices"]

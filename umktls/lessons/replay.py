@@ -144,8 +144,8 @@ LESSON = Lesson(
             Question("Which error is told?", ("EBADMSG", "EINVAL", "EMSGSIZE")),
             header,
             """
-            A header is judged before anything is opened: such a version cannot be. And since
-            nobody knows where the next record begins, this is the end: FreeBSD and umktls drop the
+            A header is judged before anything is opened: such a version cannot be. And since nobody
+            knows where the next record begins, this is the end: FreeBSD and umktls drop the
             connection, Linux leaves it standing and reads no more.
             """,
         ),

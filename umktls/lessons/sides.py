@@ -138,8 +138,8 @@ LESSON = Lesson(
             """
             The call went over the wire IN CLEAR, behind a handshake that succeeded, and anybody
             could read it. The server saw that this is no record (a type of 0x61 cannot be) and
-            stopped. The harm was done by then. So a kernel has to refuse to send until it
-            knows that sending is sealed; umktls asks for TCP_TXTLS_MODE itself.
+            stopped. The harm was done by then. So a kernel has to refuse to send until it knows
+            that sending is sealed; umktls asks for TCP_TXTLS_MODE itself.
             """,
         ),
         Step(

@@ -48,7 +48,7 @@ ROOM = cmsg_space(TlsGetRecord.SIZE)
 
 def words(data: bytes) -> str:
     """Text as it is, anything else escaped."""
-    return bytes(data).decode("ascii", "backslashreplace")
+    return bytes(data).decode("latin-1").encode("unicode_escape").decode()
 
 
 def hexed(data: bytes, most: int = 16) -> str:
