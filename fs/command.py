@@ -236,8 +236,7 @@ def _mount(plan: MountPlan) -> None:
     plan = _check(plan)
     _check_fuse()
 
-    import trio
-
+    from umktls.kernel.ground import hostclock
     from umktls.userland.limits import keep_memory_private
 
     from .mount import News, run_mount
@@ -250,7 +249,7 @@ def _mount(plan: MountPlan) -> None:
             delayed=partial(_say_later, plan),
             remark=lambda text: click.echo(printable(_warning(text)), err=True),
         )
-        trio.run(run_mount, plan, news)
+        hostclock.run(run_mount, plan, news)
         return
     sys.stdout.flush()
     sys.stderr.flush()
@@ -260,8 +259,7 @@ def _mount(plan: MountPlan) -> None:
 
 
 def _mount_in_background(plan: MountPlan, report: Report) -> None:
-    import trio
-
+    from umktls.kernel.ground import hostclock
     from umktls.userland.limits import keep_memory_private
 
     from .mount import News, run_mount
@@ -282,7 +280,7 @@ def _mount_in_background(plan: MountPlan, report: Report) -> None:
 
     os.umask(0o077)
     news = News(booted, report.ready, delayed, lambda text: report.remark(_warning(text)))
-    trio.run(run_mount, plan, news)
+    hostclock.run(run_mount, plan, news)
 
 
 def _warning(text: str) -> str:

@@ -111,6 +111,7 @@ def heeded(plan: MountPlan) -> tuple[signal.Signals, ...]:
 class Control:
     """What signals ask for: the end, or to have the daemon read its files again.
 
+    `hurry` is called before the end: nobody goes through its steps any more.
     Where `reload` is None a hang-up is the end too: the terminal has gone that the mount was on.
     """
 
@@ -118,6 +119,7 @@ class Control:
         self.stop = trio.Event()
         self.mounted = False  # until then nothing has been written, and there is nothing to finish
         self.reload: Callable[[], None] | None = None
+        self.hurry: Callable[[], None] = lambda: None
 
 
 async def _listen(
@@ -131,6 +133,7 @@ async def _listen(
             continue
         if control.stop.is_set() or not control.mounted:
             everything.cancel()
+        control.hurry()
         control.stop.set()
 
 
@@ -138,6 +141,7 @@ async def _run(plan: MountPlan, news: News, control: Control) -> None:
     config = plan.config()
     async with boot_client(config) as host:
         news.booted(host.rundir.path)
+        control.hurry = host.trace.steps.leave
         if not plan.foreground:
             control.reload = host.children.reload
         with keeping(host):

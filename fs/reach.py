@@ -17,6 +17,7 @@ import click
 import trio
 
 from umktls.errors import CallerError
+from umktls.kernel.ground import hostclock
 from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.client import (
     MountConfig,
@@ -146,7 +147,7 @@ def run(work: Callable[[], Awaitable[None]]) -> None:
                 nursery.cancel_scope.cancel()
 
     keep_memory_private()
-    trio.run(main)
+    hostclock.run(main)
     if numbers:
         say(f"ended by {signal.Signals(numbers[0]).name}")
         raise click.exceptions.Exit(128 + numbers[0])

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -30,12 +30,12 @@ from umktls.abi.rpctls import (
 from umktls.errors import CallerError, UmktlsError
 from umktls.upcall.rpctls import rpctls_session_arg
 from umktls.userland.libc import Kernel, Socket
-from umktls.userland.streams import Deadline
 from umktls.userland.upcalls import Connect, Upcalls
 
 from ..sessions.adopted import adopt
 from ..sessions.established import EstablishedSession, first_deposit
-from ..sessions.handshake import TrafficKeys, handshake, remark
+from ..sessions.flights import Flights
+from ..sessions.handshake import Look, TrafficKeys, handshake, remark
 from ..sessions.kernelkeys import enable
 from ..sessions.session import LiveSession
 from ..tls.failure import HandshakeFailure, VerifyProblem
@@ -191,10 +191,10 @@ class HandshakeService:
     def _establish(self, taken: Taken, attempt: Attempt, number: int) -> LiveSession:
         """Shake hands, put the keys into the kernel, register the session."""
         sock, endpoint = taken.sock, attempt.endpoint
-        deadline = Deadline.after(taken.deadline.left() * HANDSHAKE_SHARE)
+        deadline = taken.deadline.part(HANDSHAKE_SHARE)
         if sock.wants_secrets:
             endpoint.findings.on_secret = partial(tell_secret, sock)
-        keys = handshake(sock, endpoint, deadline, attempt.expected)
+        keys = handshake(sock, endpoint, deadline, attempt.expected, self._look(sock, attempt))
         self._report_handshake(taken, endpoint, remark(endpoint, attempt.expected))
         self.tell_more(taken, endpoint.chain)
         if self._handover:
@@ -218,6 +218,16 @@ class HandshakeService:
         self.sessions.add(number, session)
         session.start()
         return session
+
+    def _look(self, sock: Socket, attempt: Attempt) -> Look | None:
+        """What tells the kernel of each flight, where somebody watches closely or steps."""
+        if not self._kernel.clock.asks:
+            return None
+
+        def tell(event: Mapping[str, Any]) -> None:
+            self._reports.trace({**event, "fd": sock.number})
+
+        return Flights(attempt.endpoint, tell, server=attempt.expected.server)
 
     def tell_more(self, taken: Taken, chain: Chain) -> None:
         """What else the kernel is to know of a peer with this chain, along with the keys."""

@@ -20,6 +20,7 @@ alert.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -54,7 +55,20 @@ NO_CERTIFICATE = "peer did not return a certificate"
 TOO_LONG = "excessive message size"
 CERTIFICATES_LIMIT = 100 * 1024  # SSL_MAX_CERT_LIST_DEFAULT
 
-__all__ = ["Alpn", "Expectations", "RecordStream", "TrafficKeys", "handshake", "refusal", "remark"]
+__all__ = [
+    "Alpn",
+    "Expectations",
+    "Look",
+    "RecordStream",
+    "TrafficKeys",
+    "handshake",
+    "refusal",
+    "remark",
+]
+
+
+# Is told of the records of a flight, "sent" or "received".
+Look = Callable[[str, Sequence[bytes]], None]
 
 
 class RecordStream(Protocol):
@@ -95,10 +109,17 @@ class TrafficKeys:
 
 
 def handshake(
-    stream: RecordStream, endpoint: Endpoint, deadline: Deadline, expected: Expectations
+    stream: RecordStream,
+    endpoint: Endpoint,
+    deadline: Deadline,
+    expected: Expectations,
+    look: Look | None = None,
 ) -> TrafficKeys:
-    """Shake hands over `stream`. Raises `HandshakeFailure`; the peer then has its alert."""
-    attempt = _Attempt(stream, endpoint, deadline, expected)
+    """Shake hands over `stream`. `look` is told of each flight: of one of ours before it goes.
+
+    Raises `HandshakeFailure`; the peer then has its alert.
+    """
+    attempt = _Attempt(stream, endpoint, deadline, expected, look)
     try:
         attempt.run()
     except TlsError as error:
@@ -126,8 +147,11 @@ class _Attempt:
         endpoint: Endpoint,
         deadline: Deadline,
         expected: Expectations,
+        look: Look | None,
     ) -> None:
         self._stream = stream
+        self._look = look
+        self._looked = 0  # at so many of the records that were received
         self._endpoint = endpoint
         self._deadline = deadline
         self._expected = expected
@@ -140,6 +164,7 @@ class _Attempt:
             finished = self._endpoint.handshake()
             self.flush()
             if finished:
+                self._look_at_received()
                 return
             record = self._stream.read_record(self._deadline)
             self.received.append(record)
@@ -151,7 +176,16 @@ class _Attempt:
             flight = split_records(output)
             self.sent += flight
             self._last_flight = len(flight)
+            self._look_at_received()
+            if self._look is not None:
+                self._look("sent", flight)
             self._stream.write_all(output, self._deadline)
+
+    def _look_at_received(self) -> None:
+        """What has come since the last flight: now there are the secrets to open it with."""
+        if self._look is not None and self._looked < len(self.received):
+            self._look("received", self.received[self._looked :])
+            self._looked = len(self.received)
 
     def flush_quietly(self) -> None:
         """The last words of a handshake that has failed: an alert, if the peer still listens."""

@@ -30,6 +30,7 @@ from ..tls.alerts import Breach
 
 __all__ = [
     "APPLICATION_DATA",
+    "CHANGE_CIPHER_SPEC",
     "HANDSHAKE",
     "KEY_UPDATE",
     "NEW_SESSION_TICKET",

@@ -54,13 +54,15 @@ def front(**values: Any) -> None:
 
     import trio
 
+    from umktls.kernel.ground import hostclock
+
     warn(config.engine)
     say_what_is_secret(config.capture)
     if options.certs is not None:
         complain(*layout.exposed_keys(layout.find(options.certs, "server")))
     keep_memory_private()
     if options.workers == 1:
-        trio.run(run, options, config, what)
+        hostclock.run(run, options, config, what)
         return
     from umktls.cli.front_workers import supervise
 

@@ -67,6 +67,7 @@ def serve(**values: Any) -> None:
 
     import trio
 
+    from umktls.kernel.ground import hostclock
     from umktls.nfsd.program.server import NfsServer
 
     if options.offer_tls:
@@ -79,7 +80,7 @@ def serve(**values: Any) -> None:
     state = options.state_dir or default_state()
     nfsd = NfsServer(exports, state, mount_tls=options.mount_tls, manage_gids=options.manage_gids)
     if options.workers == 1:
-        trio.run(run, options, config, nfsd)
+        hostclock.run(run, options, config, nfsd)
         return
     from umktls.cli.serve_workers import supervise
 

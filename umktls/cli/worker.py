@@ -10,9 +10,8 @@ import sys
 from functools import partial
 from typing import Any
 
-import trio
-
 from umktls.errors import UmktlsError
+from umktls.kernel.ground.hostclock import run
 from umktls.kernel.ground.refusals import first_text
 from umktls.kernel.krpc.post import Inlet, Post
 from umktls.userland.limits import keep_memory_private, raise_descriptor_limit
@@ -30,7 +29,7 @@ def main(target: str) -> int:
     module, _, name = target.partition(":")
     function = getattr(importlib.import_module(module), name)
     try:
-        trio.run(partial(work, function, post, argument))
+        run(partial(work, function, post, argument))
     except (UmktlsError, OSError) as error:
         failed(post, error)
         return 1

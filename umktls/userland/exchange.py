@@ -21,10 +21,11 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from umktls.upcall.syscalls import MAX_MESSAGE
 from umktls.userland.failures import KernelGone, close_all
+from umktls.userland.streams import STANDING_SECONDS
 
 __all__ = ["Answer", "Exchange"]
 
@@ -55,12 +56,16 @@ class _Waiter:
 
 
 class Exchange:
-    """`sock` is connected and its own; `seconds` is how long the kernel may take."""
+    """`sock` is connected and its own; `seconds` is how long the kernel may take, by the
+    clock `now`, which may stand still."""
 
-    def __init__(self, sock: socket.socket, seconds: float) -> None:
+    def __init__(
+        self, sock: socket.socket, seconds: float, now: Callable[[], float] = time.monotonic
+    ) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._seconds = seconds
+        self._now = now
         self._sending = threading.Lock()
         self._reading = threading.Lock()
         self._table = threading.Lock()  # of what follows
@@ -117,13 +122,14 @@ class Exchange:
             self._read()
 
     def _await(self, waiter: _Waiter) -> None:
-        ends = time.monotonic() + self._seconds
+        ends = self._now() + self._seconds
         while waiter.missing:
             if self._reads(waiter):
                 self._poll(select.POLLIN, self._seconds)
                 self._read()
-            elif not waiter.wake.acquire(timeout=max(0.0, ends - time.monotonic())):
-                raise TimeoutError("timed out")
+            elif not waiter.wake.acquire(timeout=max(0.0, ends - self._now())):
+                if self._now() >= ends:
+                    raise TimeoutError("timed out")
             else:
                 with self._table:
                     waiter.woken = False
@@ -153,9 +159,12 @@ class Exchange:
             raise KernelGone("the system-call socket was closed here")
         poller = select.poll()
         poller.register(descriptor, events)
+        ends = self._now() + seconds
         ready = poller.poll(seconds * 1000)
-        if not ready and events & select.POLLIN:
-            raise TimeoutError("timed out")
+        while not ready and events & select.POLLIN:
+            if (left := ends - self._now()) <= 0:
+                raise TimeoutError("timed out")
+            ready = poller.poll(max(left, STANDING_SECONDS) * 1000)
         return ready[0][1] if ready else 0
 
     def _read(self) -> None:

@@ -36,6 +36,7 @@ from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, Personali
 from umktls.abi.rpctls import RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET, SYS_umktls_together
 from umktls.errors import WorldError
 from umktls.rpc.xdr import Struct, XdrError
+from umktls.standstill import KernelClock
 from umktls.upcall.datagrams import (
     decode_reply_untrusted,
     encode_request,
@@ -122,7 +123,7 @@ class Kernel:
     """A process's connection to the kernel of the host with run directory `rundir`.
 
     `ktls` is that kernel's interface to kernel TLS, `rpctls_versions` which versions of the upcall
-    it has, the best first; its host.json tells both.
+    it has, the best first; its host.json tells both. `clock` is its clock, which can stand still.
 
     Raises `KernelGone` when no kernel is there, also later and from every call.
     """
@@ -149,7 +150,8 @@ class Kernel:
         except WorldError:
             sock.close()
             raise
-        self._exchange = Exchange(sock, CALL_SECONDS)
+        self.clock = KernelClock(rundir)
+        self._exchange = Exchange(sock, CALL_SECONDS, self.clock.now)
 
     def fileno(self) -> int:
         """The system-call socket, for poll(2): POLLHUP says that the kernel is gone.

@@ -34,6 +34,7 @@ from umktls.errors import PeerError, UmktlsError
 from umktls.ktls.session import Direction, Session
 from umktls.rpc import xdr
 from umktls.rpc.certificate import PeerCertificate
+from umktls.standstill import KernelClock
 from umktls.upcall.captured import CAPTURE_SECRETS, MAX_CAPTURED, Captured, Kind
 from umktls.upcall.deposit import MAX_DEPOSIT, Deposit, KeyState
 from umktls.upcall.rpctls import rpctls_session_arg
@@ -66,6 +67,9 @@ class KernelCalls(Protocol):
 
     @property
     def ktls(self) -> KtlsInterface: ...
+
+    @property
+    def clock(self) -> KernelClock: ...
 
     def call(self, args: xdr.Struct) -> tuple[Any, list[int]]: ...
 
@@ -366,7 +370,7 @@ class Socket:
 
     def deadline(self, otherwise: float = UPCALL_TIMEOUT) -> Deadline:
         """UMKTLS_DEADLINE: until when the upcall must be answered."""
-        return _deadline(self._own_option(UMKTLS_DEADLINE), otherwise)
+        return self._deadline(self._own_option(UMKTLS_DEADLINE), otherwise)
 
     def owed_alert(self) -> int:
         """UMKTLS_ALERT: the fatal alert to be said at DISCONNECT, 0 for none. Only where sending is
@@ -377,7 +381,17 @@ class Socket:
         """What a handshake begins with, in one go. To be asked at once: the first answer has come
         along with the socket."""
         answers, self._told = self._told or self.together(questions(self.number)), None
-        return _about(answers)
+        security, connection, deadline = map(_own_value, answers)
+        return About(
+            security.decode("ascii", "replace"),
+            connection.decode("ascii", "replace"),
+            self._deadline(deadline, UPCALL_TIMEOUT),
+        )
+
+    def _deadline(self, value: bytes, otherwise: float) -> Deadline:
+        known = len(value) >= WORD
+        seconds = int.from_bytes(value[:WORD], "little") / 1000 if known else otherwise
+        return Deadline.after(seconds, self._kernel.clock.now)
 
     def _own_option(self, name: int) -> bytes:
         args = GetsockoptArgs(self.number, SOL_UMKTLS, name, OPTION_ROOM)
@@ -391,26 +405,11 @@ def questions(number: int) -> list[GetsockoptArgs]:
     return [GetsockoptArgs(number, SOL_UMKTLS, name, OPTION_ROOM) for name in names]
 
 
-def _about(answers: Sequence[Outcome]) -> About:
-    security, connection, deadline = map(_own_value, answers)
-    return About(
-        security.decode("ascii", "replace"),
-        connection.decode("ascii", "replace"),
-        _deadline(deadline, UPCALL_TIMEOUT),
-    )
-
-
 def _own_value(outcome: Outcome) -> bytes:
     """An option of level SOL_UMKTLS; b"" where the kernel does not have it."""
     if outcome.error is not None and outcome.error.errno in NO_SUCH_OPTION:
         return b""
     return bytes(outcome.get())
-
-
-def _deadline(value: bytes, otherwise: float) -> Deadline:
-    if len(value) < WORD:
-        return Deadline.after(otherwise)
-    return Deadline.after(int.from_bytes(value[:WORD], "little") / 1000)
 
 
 def _captures(answers: Sequence[Outcome]) -> int:

@@ -10,6 +10,7 @@ import errno
 import os
 import select
 import time
+from collections.abc import Callable
 
 from umktls.errors import PeerError, WorldError
 
@@ -28,6 +29,8 @@ __all__ = [
 ]
 
 RECORD_HEADER = 5
+# Where a clock stands still in front of a deadline, it is looked at so often.
+STANDING_SECONDS = 0.05
 # RFC 8446 section 5.2: 2^14 bytes of payload and 256 for type, padding and tag.
 MAX_RECORD = 16384 + 256
 # change_cipher_spec, alert, handshake, application_data
@@ -59,27 +62,36 @@ class NotTls(PeerError):
 
 
 class Deadline:
-    """A moment by which something has to be done, on the monotonic clock."""
+    """A moment by which something has to be done. `now` is the clock: the machine's, or that of the
+    host, which can stand still (umktls.standstill)."""
 
-    def __init__(self, at: float) -> None:
+    def __init__(self, at: float, now: Callable[[], float] = time.monotonic) -> None:
         self._at = at
+        self._now = now
 
     @classmethod
-    def after(cls, seconds: float) -> Deadline:
+    def after(cls, seconds: float, now: Callable[[], float] = time.monotonic) -> Deadline:
         """The moment `seconds` from now."""
-        return cls(time.monotonic() + seconds)
+        return cls(now() + seconds, now)
+
+    def part(self, share: float) -> Deadline:
+        """When that share of what is left will be over, by the same clock."""
+        return Deadline.after(self.left() * share, self._now)
 
     def left(self) -> float:
         """Seconds left, 0.0 when it has passed."""
-        return max(0.0, self._at - time.monotonic())
+        return max(0.0, self._at - self._now())
 
     def wait(self, fd: int, events: int) -> None:
         """Wait until `fd` is ready for `events` (select.POLLIN, POLLOUT); else `DeadlinePassed`."""
         poller = select.poll()
         poller.register(fd, events)
         # Rounded up, so that a deadline is never met by spinning through its last millisecond.
-        if not poller.poll(self.left() * 1000 + 0.999):
-            raise DeadlinePassed("the deadline passed")
+        seconds = self.left()
+        while not poller.poll(seconds * 1000 + 0.999):
+            if not (seconds := self.left()):
+                raise DeadlinePassed("the deadline passed")
+            seconds = max(seconds, STANDING_SECONDS)  # the clock stands, or has stood
 
 
 def read_exact(fd: int, length: int, deadline: Deadline) -> bytes:

@@ -21,6 +21,7 @@ from typing import Any
 
 from umktls.kernel.ground.kinds import KINDS, LEVELS
 from umktls.kernel.ground.pace import Pace
+from umktls.kernel.ground.steps import Steps
 from umktls.printable import printable
 
 __all__ = ["Event", "Trace", "describe"]
@@ -57,6 +58,7 @@ class Trace:
 
     Attributes:
         close: somebody watches closely: `step` has an ear.
+        steps: the gates at which the host stops for whoever steps through what it does.
         on_close: called with True when the first one begins to, with False when the last one goes.
     """
 
@@ -79,6 +81,7 @@ class Trace:
         self._subscribers: list[Callable[[Event], None]] = []
         self._watchers: list[Callable[[Event], None]] = []
         self._pace = Pace()
+        self.steps = Steps(self.emit, mono)
 
     def now(self) -> float:
         """Seconds since 1970, by the trace's clock."""

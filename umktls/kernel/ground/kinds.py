@@ -431,6 +431,33 @@ KINDS = {
         "in a direction that is bounced",
         "type name bytes",
     ),
+    "flight": Kind(
+        "tls",
+        "a flight of the handshake: {messages}",
+        "the daemon is about to send it",
+        "messages bytes",
+        watched=True,
+    ),
+    "handshake-message": Kind(
+        "tls",
+        "{name} {direction}, {bytes} bytes",
+        "as the daemon has it in clear; long ones are cut",
+        "direction name bytes hex",
+        watched=True,
+    ),
+    # ---- single steps
+    "stopped": Kind(
+        "host",
+        "stands before: {step} {what}",
+        "somebody goes through what the host does step by step (umktls watch --step)",
+        "step what",
+    ),
+    "gone-on": Kind(
+        "host",
+        "goes on with: {step} {what}",
+        "after stopped; no deadline has passed meanwhile",
+        "step what seconds",
+    ),
     # ---- fronts
     "carried": Kind(
         "front",

@@ -17,10 +17,12 @@ import trio
 from umktls.kernel.ground.budget import afterwards
 from umktls.kernel.ground.groups import single_error
 from umktls.kernel.ground.refusals import outlived
+from umktls.kernel.ground.steps import Steps
 from umktls.kernel.host.accepting import Serve, accept_loop, listen_unix
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.control import ControlServer
 from umktls.kernel.host.host import Host
+from umktls.kernel.host.stepping import viewer_comes
 from umktls.kernel.sockets.memory import give_back, keep_large_buffers
 from umktls.kernel.upcalls import tls
 
@@ -37,6 +39,7 @@ async def booted(config: HostConfig) -> AsyncIterator[Host]:
         async with trio.open_nursery() as nursery:
             host = Host(config, nursery)
             host.rundir.make()
+            nursery.start_soon(go_on_at_end, host.trace.steps)
             try:
                 await bring_up(host)
                 yield host
@@ -53,7 +56,17 @@ async def bring_up(host: Host) -> None:
     doors = Doors(host)
     await doors.open()
     host.trace.emit("host-up", role=host.config.role, rundir=str(host.rundir.path))
+    await viewer_comes(host)
     host.children.start(doors.mend)
+
+
+async def go_on_at_end(steps: Steps) -> None:
+    """Whoever ends this host cancels it, and no task that has to do something yet may stand then in
+    front of a step."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        steps.leave()
 
 
 def watch_memory(host: Host) -> None:
@@ -72,6 +85,7 @@ class Doors:
     async def open(self) -> None:
         """Open them, and serve them. Raises `WorldError`."""
         host = self._host
+        host.trace.steps.show_in(host.rundir.clock_file())
         control = ControlServer(host)
 
         async def serve_control(sock: trio.socket.SocketType) -> None:
@@ -111,6 +125,7 @@ class Doors:
 
 async def shut_down(host: Host) -> None:
     """End all connections in order, then take the run directory away."""
+    host.trace.steps.leave()
     host.trace.emit("host-down")
     with trio.CancelScope(shield=True):
         async with trio.open_nursery() as nursery:

@@ -19,6 +19,7 @@ from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.captures.config import DEFAULT_SIZE, CaptureConfig
 from umktls.kernel.ground.events import Event, Trace
 from umktls.kernel.host.capturing import Capturing
+from umktls.kernel.host.stepping import serve_stepping
 from umktls.private import allowed, peer_credentials
 
 __all__ = ["ControlServer", "Controlled"]
@@ -66,6 +67,7 @@ class ControlServer:
             "sysctl": self._sysctl,
             "txmode": self._tx_mode,
             "capture": self._capture,
+            "step": self._step,
         }
 
     async def serve_client(self, stream: trio.SocketStream) -> None:
@@ -135,6 +137,10 @@ class ControlServer:
         if not isinstance(wanted, int):
             raise CallerError(f"record is {wanted!r}, and not the number of one")
         await send_line(stream, self._host.record(wanted))
+
+    async def _step(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
+        """See umktls.kernel.host.stepping."""
+        await serve_stepping(stream, self._host.trace.steps, request)
 
     async def _capture(self, stream: trio.SocketStream, request: dict[str, Any]) -> None:
         """One line: {"capturing": how many connections}. The capture lasts until the client sends

@@ -17,6 +17,7 @@ from typing import Any
 
 from umktls.errors import CallerError, WorldError
 from umktls.private import check_directory, own_directory
+from umktls.standstill import ClockFile
 
 __all__ = ["RunDirectory", "checked_base", "own_base", "run_base", "running"]
 
@@ -139,6 +140,14 @@ class RunDirectory:
             temporary.replace(target)
         except OSError as error:
             raise WorldError(f"cannot write {target}: {error.strerror}", error.errno) from error
+
+    def clock_file(self) -> ClockFile:
+        """What daemons know the host's clock by, made anew. Raises `WorldError`."""
+        try:
+            return ClockFile(self.path)
+        except OSError as error:
+            why = f"cannot make the clock of {self.path}: {error.strerror}"
+            raise WorldError(why, error.errno) from error
 
     def remove(self) -> None:
         """Remove the directory and all in it."""

@@ -21,6 +21,7 @@ from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError
 from umktls.kernel.ground.turns import Turn
 from umktls.kernel.host.accepting import taken_from_trio
 from umktls.kernel.host.callnames import call_name, describe_call
+from umktls.kernel.host.gates import stand_before
 from umktls.kernel.host.handlers import Answer, CalledHost, Handler, Handlers
 from umktls.kernel.host.process import Process
 from umktls.private import allowed, peer_credentials
@@ -102,6 +103,9 @@ class SyscallServer:
         try:
             if request.args is None:
                 raise UnsupportedError(f"no system call {request.number}", errno.ENOSYS)
+            if self._host.trace.steps.kinds:
+                await stand_before(self._host, process, request.args)
+                began = time.monotonic()
             called = self._calls[request.number](process, request.args)
             answer = called if isinstance(called, Answer) else await called
         except UmktlsError as error:

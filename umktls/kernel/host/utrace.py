@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any, NamedTuple, Protocol
 
 from umktls.abi.alerts import TlsAlert, alert_name
 from umktls.errors import CallerError
 from umktls.kernel.ground.events import Trace
+from umktls.kernel.ground.kinds import KINDS
 from umktls.kernel.sockets.facts import Failure, TlsFacts
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.renewal import Renewals
 
-__all__ = ["UTRACE_EVENTS", "Told", "decode_untrusted", "take_note"]
+__all__ = ["UTRACE_EVENTS", "Told", "decode_untrusted", "flight_untrusted", "take_note"]
 
 # What a daemon may put into the trace by utrace: event -> fields that are kept.
 UTRACE_EVENTS = {
@@ -26,6 +28,8 @@ UTRACE_EVENTS = {
     "key-update": ("direction", "generation", "requested"),
     "alert": ("level", "description", "reason"),
     "swallowed": ("type", "name", "bytes"),
+    "flight": ("messages", "bytes"),
+    "handshake-message": ("direction", "name", "bytes", "hex"),
     "warning": ("reason",),
     "reloaded": ("outcome",),
 }
@@ -79,13 +83,23 @@ def decode_untrusted(data: bytes) -> Told:
     return Told(event, number if type(number) is int else None, fields)
 
 
+def flight_untrusted(data: bytes) -> tuple[str, str]:
+    """The step that an event of a daemon's is, if it is one: "flight", and its messages."""
+    with contextlib.suppress(CallerError):
+        told = decode_untrusted(data)
+        if told.event == "flight":
+            return "flight", str(told.fields.get("messages", ""))
+    return "", ""
+
+
 def take_note(host: Noting, sock: KernelSocket | None, event: str, fields: dict[str, Any]) -> None:
     """What the kernel does with an event: `keep`, and an event of the trace."""
     if sock is not None:
         keep(sock, event, fields)
         if event == "key-update" and fields.get("direction") == "received":
             host.renewals.update_received(sock)
-    host.trace.emit(event, sock.name if sock is not None else None, **fields)
+    tell = host.trace.step if KINDS[event].watched else host.trace.emit
+    tell(event, sock.name if sock is not None else None, **fields)
 
 
 def plain(value: object) -> str | int | float | bool | None:

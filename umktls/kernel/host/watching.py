@@ -12,6 +12,7 @@ from umktls.errors import CallerError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.sockets.watching import RecordStore, unwatch, watch
+from umktls.standstill import WATCHED
 
 __all__ = ["Watched", "Watching"]
 
@@ -39,6 +40,7 @@ class Watching:
                 self.begin(sock)
             else:
                 unwatch(sock.state)
+        self._host.trace.steps.mark(WATCHED, close)
         if not close:
             self.records.clear()
 

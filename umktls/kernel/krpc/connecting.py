@@ -75,6 +75,8 @@ async def secure(
         await probe(sock, program.number, program.version, config.probe_seconds)
         phase = "upcall"
         await tls.handshake_client(host, sock, config.certname)
+        if host.trace.steps.kinds:
+            await host.trace.steps.stop("first record", sock.name, "sent")
     except UmktlsError as error:
         text = tls.note_failure(host, sock, phase, error)
         sock.close(text)

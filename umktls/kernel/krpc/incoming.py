@@ -203,6 +203,8 @@ class Incoming:
         if status is not None:
             self._reject(call, status)
             return
+        if self.host.trace.steps.kinds:
+            await self.host.trace.steps.stop("STARTTLS", self.sock.name)
         self._check_quiet()
         self._send([encode_accepted(call.xid, STARTTLS_VERIFIER, AcceptStat.SUCCESS)])
         self.host.trace.emit("starttls", self.sock.name)
@@ -225,6 +227,8 @@ class Incoming:
             self._under_way += 1
             with client.heard():
                 await tls.handshake_server(self.host, self.sock)
+                if self.host.trace.steps.kinds:
+                    await self.host.trace.steps.stop("first record", self.sock.name, "received")
             self._under_way -= 1
             self.last = trio.current_time()
         except UmktlsError as error:

@@ -52,6 +52,8 @@ async def probe(sock: KernelSocket, program: int, version: int, seconds: float) 
     """
     xid = random.getrandbits(32)
     call = encode_call(xid, program, version, 0, AUTH_TLS, NULL_AUTH)
+    if sock.trace.steps.kinds:
+        await sock.trace.steps.stop("probe", sock.name)
     sock.trace.emit("probe", sock.name)
     sock.rpc.send([mark(len(call)) + call])
     reply = None

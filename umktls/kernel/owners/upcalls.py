@@ -102,10 +102,12 @@ class DaemonHandle:
         answer is a rejection or makes no sense. What raises `CallerError` has no message, and was
         no upcall.
         """
+        name = request.procedure.name
+        if self.trace.steps.kinds:
+            await self.trace.steps.stop("upcall", request.connection, name)
         xid = self._calls.new_xid()
         message = encoded(request, xid)
         began = trio.current_time()
-        name = request.procedure.name
         self.trace.emit(
             "upcall", request.connection, procedure=name, daemon=self.name, xid=xid, pid=self.pid
         )

@@ -229,6 +229,8 @@ async def handle_control(host: TlsHost, sock: KernelSocket) -> None:
     head = rx.control_head
     if head is not None:
         handed_up = head.type == ALERT or rx.rules.handed_up == "control"
+        if head.key_update and host.trace.steps.kinds:
+            await host.trace.steps.stop("KeyUpdate", sock.name, "received")
         sock.rpc.count_control(head.type, len(head.payload), handed_up=handed_up)
         if handed_up:
             await upcall_session(host, sock, "HANDLERECORD", "handlerecord")
@@ -322,6 +324,15 @@ async def disconnect(host: TlsHost, sock: KernelSocket, reason: str) -> None:
     if sock.closed or sock.phase == "closing":
         return
     sock.phase = "closing"
+    try:
+        if host.trace.steps.kinds:
+            await host.trace.steps.stop("close", sock.name, reason)
+    finally:
+        await _closed(host, sock, reason)
+
+
+async def _closed(host: TlsHost, sock: KernelSocket, reason: str) -> None:
+    """The same behind the gate, whoever gives up waiting."""
     if sock.session is not None:
         host.trace.emit("disconnect", sock.name, reason=reason)
         with trio.CancelScope(shield=True), trio.move_on_after(DISCONNECT_SECONDS):
