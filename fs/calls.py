@@ -194,6 +194,7 @@ class Calls:
 
     async def _wait_for_slot(self, name: str) -> None:
         """Calls under way end by their deadlines, but whoever waits behind them has one too."""
+        await trio.lowlevel.cancel_shielded_checkpoint()  # see `readturn.begin`
         with trio.move_on_after(self._patience):
             await self._slots.acquire()
             return

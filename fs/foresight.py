@@ -87,6 +87,7 @@ class Foresight:
         if ahead is None or ahead.credential is not credential:
             return None
         if ahead.fetching is not None and name not in ahead.entries:
+            await trio.lowlevel.cancel_shielded_checkpoint()  # see `readturn.begin`
             with trio.move_on_after(WAIT_SECONDS):
                 while ahead.fetching is not None and name not in ahead.entries:
                     await ahead.fetching.wait()

@@ -113,6 +113,7 @@ class KernelCache:
         kernel holds the pages of that until it is there."""
         if inode.number not in self._dropping:
             return
+        await trio.lowlevel.cancel_shielded_checkpoint()  # see `readturn.begin`
         with trio.move_on_after(DROP_SECONDS):
             while inode.number in self._dropping:
                 await self._dropped.park()

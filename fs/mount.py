@@ -35,6 +35,7 @@ from .mountpoint import set_readahead
 from .operations import NfsOperations
 from .options import MountOptions
 from .plan import MountPlan
+from .readturn import READ_TURN
 from .session import fuse_session
 from .source import Source
 
@@ -215,7 +216,8 @@ async def serving(stop: trio.Event, operations: NfsOperations) -> AsyncIterator[
     async with trio.open_nursery() as nursery:
 
         async def answer() -> None:
-            await pyfuse3.main(min_tasks=MIN_TASKS, max_tasks=MAX_TASKS)
+            with READ_TURN.installed():
+                await pyfuse3.main(min_tasks=MIN_TASKS, max_tasks=MAX_TASKS)
             nursery.cancel_scope.cancel()
 
         async def end() -> None:

@@ -13,7 +13,6 @@ import trio
 from pyfuse3 import (
     EntryAttributes,
     FileInfo,
-    FUSEError,
     ReaddirToken,
     RequestContext,
     SetattrFields,
@@ -39,6 +38,7 @@ from .metadata import Metadata
 from .namespace import Namespace
 from .options import MountOptions
 from .readahead import ReadAhead
+from .readturn import READ_TURN, begin
 from .requests import Request, Requests
 from .silly import SillyRenames
 from .telling import tell_request
@@ -60,7 +60,8 @@ def transfer_size(wanted: int, most: int) -> int:
 
 
 def waited(of: Kind | None = None, patient: bool = False) -> Callable[[Method[P, T]], Method[P, T]]:
-    """Make a FUSE request handler of a method whose caller waits: see requests.py.
+    """Make a FUSE request handler of a method whose caller waits: see requests.py. A request that
+    is answered without waiting is none of those that are looked after.
 
     of: the request is about something open, its first argument, and comes without its caller's
     context; else that is the last argument. patient: it waits for written data.
@@ -70,25 +71,25 @@ def waited(of: Kind | None = None, patient: bool = False) -> Callable[[Method[P,
         @handler
         @functools.wraps(method)
         async def tracked(self: NfsOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
-            request = Request(method.__name__, self.requests.clock(), patient=patient)
-            if of is None:
-                request.thread = cast(RequestContext, args[-1]).pid
-            else:
-                request.process = self.openers.get((of, cast(int, args[0])), 0)
-            told = tell_request(self.trace, request.name, args) if self.trace.close else None
-            self.requests.begin(request)
+            told = tell_request(self.trace, method.__name__, args) if self.trace.close else None
             try:
-                with request.scope:
-                    return await method(self, *args, **kwargs)
+                value, rest = begin(method(self, *args, **kwargs))
+                if rest is None:
+                    return cast(T, value)
+                READ_TURN.pass_on()
+                request = Request(method.__name__, self.requests.clock(), patient=patient)
+                if of is None:
+                    request.thread = cast(RequestContext, args[-1]).pid
+                else:
+                    request.process = self.openers.get((of, cast(int, args[0])), 0)
+                return await self.requests.heeded(request, rest)
             except UmktlsError as error:
                 if error.errno == errno.ESTALE:
                     self._foresight.doubt()
                 raise
             finally:
-                self.requests.end(request)
                 if told is not None:
                     told()
-            raise FUSEError(request.number)
 
         return tracked
 
@@ -389,4 +390,7 @@ class NfsOperations(pyfuse3.Operations):
     @handler
     async def release(self, fh: int) -> None:
         self.openers.pop(("file", fh), None)
-        await self.files.release(fh)
+        _, rest = begin(self.files.release(fh))
+        if rest is not None:
+            READ_TURN.pass_on()
+            await rest

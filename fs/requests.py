@@ -13,6 +13,9 @@ these the process counts that opened the file, all threads of it. A process that
 already waits once more where its files are closed (FLUSH): it has no pending mark any more but
 PF_SIGNALED. Nobody waits for RELEASE; it goes on.
 
+Most requests are answered from what the mount knows, without waiting: only those that wait are
+looked after.
+
 A request is bounded too, not only its calls: a server that answers each call a little, or with
 "not now", stretches no deadline. Requests that wait for written data may take longer as long as
 whole pieces of it reach the server.
@@ -25,12 +28,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
 
 import trio
+from pyfuse3 import FUSEError
 
 __all__ = ["Request", "Requests", "doomed", "process_of"]
+
+T = TypeVar("T")
 
 TICK = 0.25
 # Younger requests are not looked at: most are answered long before.
@@ -140,11 +146,15 @@ class Requests:
     def __len__(self) -> int:
         return len(self._active)
 
-    def begin(self, request: Request) -> None:
+    async def heeded(self, request: Request, work: Awaitable[T]) -> T:
+        """What the work for a request comes to. Raises FUSEError once the request is given up."""
         self._active[request] = None
-
-    def end(self, request: Request) -> None:
-        del self._active[request]
+        try:
+            with request.scope:
+                return await work
+        finally:
+            del self._active[request]
+        raise FUSEError(request.number)
 
     async def run(self) -> None:
         """Look after the requests, until cancelled."""
