@@ -34,7 +34,7 @@ class Listener:
 
 
 def played(name: str, answers: list[str] | None = None, *, solutions: bool = False) -> Listener:
-    """The lesson, run in an event loop of its own."""
+    """The lesson, run in an event loop of its own; every answer is one of the choices."""
     listener = Listener(answers or [])
 
     async def run() -> None:
@@ -42,4 +42,6 @@ def played(name: str, answers: list[str] | None = None, *, solutions: bool = Fal
             await play(name, listener, solutions=solutions)
 
     trio.run(run)
+    for question, answer in zip(listener.all("question"), listener.answers, strict=True):
+        assert not question["choices"] or answer in question["choices"]
     return listener

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.lessons.played import played
 from umktls.abi.personality import PERSONALITIES
+from umktls.lessons.stage import KERNELS
 
 
 def test_sequence() -> None:
@@ -90,14 +91,13 @@ def test_limits() -> None:
     assert heard.answers == ["8", "freebsd14", "yes", "by a new connection"]
 
 
-def test_loss() -> None:
-    heard = played("loss")
-    nothing, call, reply, forgotten = heard.facts
-    assert [facts["sends"] for facts in heard.facts] == [1, 2, 2, 2]
-    assert [facts["executed"] for facts in heard.facts] == [1, 1, 1, 2]
-    assert [facts["connections"] for facts in heard.facts] == [1, 2, 2, 2]
-    assert all(len(set(facts["xids"])) == 1 for facts in heard.facts)
-    assert len(nothing["xids"]) == 1
-    assert len(call["xids"]) == len(reply["xids"]) == 2
-    assert (reply["count"], forgotten["count"]) == (1, 2)
-    assert heard.answers == ["1", "1", "yes", "2"]
+def test_close() -> None:
+    heard = played("close")
+    order, fin, inside, reset = (facts["said"] for facts in heard.facts[:4])
+    assert order == {kernel: ["41", "close_notify", "end of stream"] for kernel in KERNELS}
+    assert fin == {kernel: ["33", "end of stream"] for kernel in KERNELS}
+    assert inside["freebsd14"] == inside["umktls"] == ["33", "EMSGSIZE"]
+    assert inside["linux"] == ["33", "end of stream"]
+    assert reset == {kernel: ["33", "ECONNRESET"] for kernel in KERNELS}
+    assert heard.facts[4]["believes"] == [True, False, False]
+    assert heard.answers == ["yes", "none", "linux", "ECONNRESET", "1"]
