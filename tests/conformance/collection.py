@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from tests.conformance import (
-    freebsd_messages,
+    freebsd_modes,
     freebsd_options,
+    freebsd_receiving,
+    freebsd_sending,
     ktls_table,
     linux_options,
     linux_receiving,
+    linux_rekeying,
     linux_sending,
     ours,
     socket_level,
@@ -16,11 +19,14 @@ from tests.conformance.rows import ROWS as ALL
 
 _SOURCES = (
     freebsd_options,
-    freebsd_messages,
+    freebsd_modes,
+    freebsd_sending,
+    freebsd_receiving,
     ktls_table,
     linux_options,
     linux_sending,
     linux_receiving,
+    linux_rekeying,
     socket_level,
     ours,
 )

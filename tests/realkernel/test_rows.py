@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.conformance import linux_options, linux_receiving, linux_sending, ours, socket_level
+from tests.conformance import (
+    linux_options,
+    linux_receiving,
+    linux_rekeying,
+    linux_sending,
+    ours,
+    socket_level,
+)
 from tests.conformance.collection import ROWS
 from tests.conformance.rows import LINUX, Row
 from tests.conftest import KERNEL_LACKS
@@ -32,7 +39,7 @@ if PROBLEM:
     pytest.skip(f"{KERNEL_LACKS} TLS: {PROBLEM}", allow_module_level=True)
 
 assert PERSONALITY in LINUX
-MODULES = (linux_options, linux_sending, linux_receiving, socket_level)
+MODULES = (linux_options, linux_sending, linux_receiving, linux_rekeying, socket_level)
 RUNS = [
     pytest.param(row, variant, id=f"{row.name}-{variant}")
     for row in ROWS
