@@ -6,7 +6,7 @@ import errno
 import os
 
 from tests.conformance.freebsd_sockets import KERNELS, receiving, sending, session
-from tests.conformance.ktls_table import records_of
+from tests.conformance.reference import records_of
 from tests.conformance.rows import FREEBSD, not_here, row
 from tests.conformance.world import (
     ALERT,

@@ -6,7 +6,7 @@ import errno
 import os
 import struct
 
-from tests.conformance.ktls_table import padded
+from tests.conformance.reference import padded
 from tests.conformance.rows import LINUX, NEWEST_LINUX, OLDER_LINUX, OURS, not_here, row
 from tests.conformance.world import (
     AES128_12,

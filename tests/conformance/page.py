@@ -64,7 +64,7 @@ ABOUT_PEERS = """\
 versions (TLS 1.0 is sealed here and never opened). Nobody but Linux's kernel has SM4 in TLS 1.2,
 and for AES-128-CBC with SHA-384 no suite was ever named, so that no library can be asked for it:
 their ciphers are tested by known answers, their records against nobody (those with CBC against what
-`tests/conformance/ktls_table.py` has written out from the RFCs). ARIA is libcrypto's, of OpenSSL 3;
+`tests/conformance/reference.py` has written out from the RFCs). ARIA is libcrypto's, of OpenSSL 3;
 a machine without that refuses it as Linux without the cipher does.
 """
 

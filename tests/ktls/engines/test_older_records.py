@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conformance.ktls_table import reference_cbc_record
+from tests.conformance.reference import reference_cbc_record
 from tests.conformance.world import keys
 from tests.ktls.helpers import ENGINE, flipped
 from umktls.ktls.engines import DEST_SHORTER_BY, Opener

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from tests.conformance.reference import records_of
 from tests.conformance.world import KEY_UPDATE, World, flipped, keys
 from tests.ktls.socket.model import CUT, DATA, Answer, Item, Model, Receive, SendModel
 from umktls.abi import freebsd, linux
@@ -270,15 +271,6 @@ class Run:
         whole = len(control) >= 17 if self.kind == "linux" else len(control) == 24
         told = world.type_of(control) if whole else CUT if control else 0
         return Answer(0, data, told, bool(out & world.abi.eor))
-
-
-def records_of(wire: bytes) -> list[bytes]:
-    found = []
-    while wire:
-        size = 5 + int.from_bytes(wire[3:5], "big")
-        found.append(wire[:size])
-        wire = wire[size:]
-    return found
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda row: "{}-{}-{:#x}".format(*row))
