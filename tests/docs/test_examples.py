@@ -34,7 +34,7 @@ BLOCKS = {
     ("captures.md", "$ umktls serve"): "tests/system/test_own_captures.py: the same, on loopback",
     ("captures.md", "$ tshark"): "tests/system/test_own_captures.py: by the same fields",
     ("daemons.md", "# directories"): "test_exports_are_read",
-    ("daemons.md", "mount -t nfs"): "test_serve.py: as a server says it; it takes other kernels",
+    ("daemons.md", "mount -t nfs"): "test_serve_ready.py: as a server says it, on other kernels",
     ("lessons.md", "$ umktls lesson"): "tests/lessons: each of them is played",
     ("front.md", "$ umktls certs"): "tests/front/test_command.py: the same, on loopback",
     ("front.md", "# whom"): "test_clients_are_read",

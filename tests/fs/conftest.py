@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,3 +40,11 @@ def place(tmp_path: Path) -> Iterator[Place]:
     made = Place(tmp_path)
     yield made
     made.caller.server.close()
+
+
+@pytest.fixture
+def plain_umask() -> Iterator[None]:
+    """For tests that compare modes: the umask that most users have."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)

@@ -12,9 +12,9 @@ import pytest
 from umktls_fs import upload
 from umktls_fs.removing import remove
 
+from tests.fs.copying import Copies
 from tests.fs.peer import Proceed
 from tests.fs.place import Place
-from tests.fs.test_copies import Copies
 from umktls.errors import CallerError, PeerError, WorldError
 from umktls.nfs.types import MKDIR3resfail, nfsstat3, wcc_data
 from umktls.rpc.message import OpaqueAuth

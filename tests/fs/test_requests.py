@@ -5,53 +5,23 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Awaitable, Callable
-from contextlib import contextmanager
 from typing import Any
 
-import pyfuse3
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
-from umktls_fs import mount, requests
-from umktls_fs.calls import Calls
-from umktls_fs.options import parse_options
+from trio.testing import wait_all_tasks_blocked
+from umktls_fs import requests
 from umktls_fs.requests import YOUNG, doomed, process_of
 
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
+from tests.fs.silence import Silence
 from tests.fs.world import ROOT, Listing, World, fails
-from umktls.errors import WorldError
-from umktls.nfs.program import NFS3
-from umktls.nfs.types import (
-    LOOKUP3resfail,
-    READ3resok,
-    SETATTR3resfail,
-    WRITE3args,
-    WRITE3resok,
-    nfsstat3,
-)
+from umktls.nfs.types import SETATTR3resfail, nfsstat3
 from umktls.rpc.message import OpaqueAuth
 
 STATUS = b"Name:\tls\nTgid:\t41\nSigQ:\t0/1\nSigPnd:\t%016x\nShdPnd:\t%016x\nSigBlk:\t0\n"
 STAT = b"42 (l s) ) D 1 2 3 4 5 %d 0 0"
-
-
-class Silence:
-    """A server that does not answer until it is healed."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._healed = trio.Event()
-        for procedure in NFS3.procedures.values():
-            world.caller.between[procedure.name] = self.between
-
-    async def between(self, args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        await self._healed.wait()
-        return await proceed(args)
-
-    def heal(self) -> None:
-        self._healed.set()
-        self._world.caller.between.clear()
 
 
 @pytest.fixture
@@ -246,110 +216,6 @@ def test_this_process_is_not_to_die() -> None:
     assert list(requests.threads_of(2**22 + 1)) == []
 
 
-# ---- servers that stretch
-
-
-async def byte_by_byte(args: WRITE3args, credential: OpaqueAuth, proceed: Proceed) -> Any:
-    result: WRITE3resok = await proceed(args)
-    return WRITE3resok(result.file_wcc, 1, result.committed, result.verf)
-
-
-def slowly(between: Any, clock: MockClock) -> Any:
-    """The same, a second later each time."""
-
-    async def wait(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        clock.jump(1)
-        return await between(args, credential, proceed)
-
-    return wait
-
-
-async def test_one_byte_per_write_stretches_no_deadline(
-    make_world: MakeWorld, autojump_clock: MockClock
-) -> None:
-    world = make_world("timeo=50,retrans=0")
-    fh = await world.create("file")
-    await world.ops.write(fh, 0, bytes(10_000))
-    world.caller.between["WRITE"] = slowly(byte_by_byte, autojump_clock)
-    assert await fails(world.ops.flush(fh)) == errno.ETIMEDOUT
-    assert 5 <= world.caller.counts()["WRITE"] <= 7
-    assert world.ops.behind.held == 0
-    world.caller.between.clear()
-    await world.close(fh)
-
-
-async def test_one_byte_per_read_stretches_no_deadline(
-    make_world: MakeWorld, autojump_clock: MockClock
-) -> None:
-    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        result: READ3resok = await proceed(args)
-        return READ3resok(result.file_attributes, 1, False, bytes(result.data)[:1])
-
-    world = make_world("soft,timeo=50,retrans=0")
-    (world.export / "file").write_bytes(bytes(10_000))
-    fh = await world.open("file")
-    world.caller.between["READ"] = slowly(between, autojump_clock)
-    assert await fails(world.ops.read(fh, 0, 10_000)) == errno.EIO
-    assert world.caller.counts()["READ"] <= 7
-    await world.close(fh)
-
-
-async def test_each_call_just_in_time_stretches_no_deadline(
-    make_world: MakeWorld, autojump_clock: MockClock
-) -> None:
-    """A CREATE that is exclusive takes several calls."""
-
-    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        with trio.move_on_after(4):
-            await trio.sleep_forever()
-        return await proceed(args)
-
-    world = make_world("timeo=50,retrans=0")
-    world.nursery.start_soon(world.ops.run)
-    for name in ("CREATE", "LOOKUP", "GETATTR", "SETATTR"):
-        world.caller.between[name] = between
-    started = trio.current_time()
-    assert await fails(world.create("file", os.O_EXCL)) == errno.ETIMEDOUT
-    assert 5 <= trio.current_time() - started < 6
-
-
-async def test_a_stream_that_makes_progress_may_take_longer(
-    make_world: MakeWorld, autojump_clock: MockClock
-) -> None:
-    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        with trio.move_on_after(3 + args.offset / 16384):
-            await trio.sleep_forever()
-        return await proceed(args)
-
-    world = make_world("timeo=50,retrans=0,wsize=4096")
-    world.nursery.start_soon(world.ops.run)
-    fh = await world.create("file")
-    world.caller.between["WRITE"] = between
-    started = trio.current_time()
-    for number in range(64):
-        await world.ops.write(fh, number * 512, bytes(512))
-    world.caller.between["COMMIT"] = lambda args, credential, proceed: proceed(args)
-    await world.ops.flush(fh)
-    assert trio.current_time() - started > 4
-    await world.close(fh)
-
-
-async def test_hard_waits_for_ever(make_world: MakeWorld, autojump_clock: MockClock) -> None:
-    world = make_world("hard")
-    (world.export / "file").touch()
-    world.nursery.start_soon(world.ops.run)
-
-    async def after_an_hour(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        with trio.move_on_after(3600):
-            await trio.sleep_forever()
-        del world.caller.between["LOOKUP"]
-        return LOOKUP3resfail(nfsstat3.NFS3ERR_JUKEBOX)
-
-    world.caller.between["LOOKUP"] = after_an_hour
-    assert (await world.lookup("file")).st_size == 0
-    assert trio.current_time() >= 3600
-
-
 # ---- what must not be undone where nobody knows what the server has done
 
 
@@ -406,87 +272,3 @@ async def test_an_open_that_is_given_up_lets_a_removed_file_go(
         assert await given_up(world, lambda: world.ops.access(ROOT, 0, world.ctx)) == errno.EINTR
     await wait_all_tasks_blocked()
     assert os.listdir(world.export) == []
-
-
-# ---- the end of the mount
-
-
-class FakeFuse:
-    """In pyfuse3's place: a session without requests, whose end waits for them."""
-
-    def __init__(self) -> None:
-        self.ended = trio.Event()
-
-    def init(self, operations: pyfuse3.Operations, mountpoint: str, options: set[str]) -> None:
-        operations.init()
-
-    async def main(self, min_tasks: int, max_tasks: int) -> None:
-        await trio.sleep_forever()
-
-    def terminate(self) -> None:
-        self.ended.set()
-
-    def close(self, unmount: bool) -> None:
-        pass
-
-
-@contextmanager
-def fake_fuse(monkeypatch: pytest.MonkeyPatch) -> Any:
-    fake = FakeFuse()
-    for name in ("init", "main", "terminate", "close"):
-        monkeypatch.setattr(pyfuse3, name, getattr(fake, name))
-    monkeypatch.setattr(mount, "set_readahead", lambda path, kib: None)
-    yield fake
-
-
-@pytest.mark.parametrize("options", ["hard", "soft"])
-async def test_the_first_signal_ends_the_mount_whatever_the_server_does(
-    make_world: MakeWorld,
-    autojump_clock: MockClock,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    options: str,
-) -> None:
-    world = make_world()
-    stop = trio.Event()
-    shown: list[Callable[[], dict[str, Any]]] = []
-    stopped = 0.0
-
-    def ready() -> None:
-        world.nursery.start_soon(write_then_stop)
-
-    async def write_then_stop() -> None:
-        nonlocal stopped
-        work = shown[0].__self__  # type: ignore[attr-defined]
-        info, _ = await work.create(ROOT, b"file", 0o644, os.O_RDWR, world.ctx)
-        await work.write(info.fh, 0, b"lost")
-        Silence(world)
-        stopped = trio.current_time()
-        stop.set()
-
-    with fake_fuse(monkeypatch):
-        chosen = parse_options([options])
-        await mount.serve_fuse(world.caller, "/x", chosen, set(), ready, stop, shown.append)
-    limit = mount.FINISH_SECONDS + mount.GRACE_SECONDS
-    assert trio.current_time() - stopped <= limit + 0.1
-    assert "written bytes are lost" in caplog.text
-
-
-async def test_calls_that_wait_have_a_bound_together(
-    make_world: MakeWorld, autojump_clock: MockClock
-) -> None:
-    """ "Not now", and then no answer at all."""
-    world = make_world()
-    calls = Calls(world.caller, patience=30)
-    answers = [LOOKUP3resfail(nfsstat3.NFS3ERR_JUKEBOX)]
-
-    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        if answers:
-            return answers.pop()
-        return await trio.sleep_forever()
-
-    world.caller.between["LOOKUP"] = between
-    started = trio.current_time()
-    with pytest.raises(WorldError, match="busy for 30 s"):
-        await calls.lookup(world.caller.root, b"name", world.ops._credentials.of(world.me))
-    assert trio.current_time() - started <= 30.1

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from umktls.nfs import types
 from umktls.nfs.program import MOUNT3, NFS3
-from umktls.nfs.types import createhow3, createmode3, diropargs3, nfsstat3, sattr3, stable_how
+from umktls.nfs.types import (
+    createhow3,
+    createmode3,
+    diropargs3,
+    nfsstat3,
+    nfstime3,
+    sattr3,
+    stable_how,
+)
 from umktls.nfsd import NfsServer
 from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.message import (
@@ -191,3 +201,23 @@ class Pages:
         while not self.eof:
             self.turn()
         return self.names
+
+
+def times(status: os.stat_result) -> tuple[nfstime3, ...]:
+    pairs = (status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns)
+    return tuple(nfstime3(*divmod(value, 10**9)) for value in pairs)
+
+
+def tree(root: Path) -> dict[Path, bytes]:
+    """Some files at several depths; their content is their path."""
+    files: dict[Path, bytes] = {}
+    for name in ("top", "a/one", "a/two", "a/b/c/d/deep", "x/y/far"):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+        files[Path(name)] = name.encode()
+    return files
+
+
+def handles_of(client: Client, files: dict[Path, bytes]) -> dict[bytes, bytes]:
+    return {client.walk(*map(os.fsencode, path.parts)): data for path, data in files.items()}

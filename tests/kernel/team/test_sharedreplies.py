@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.nfsd.client import FakePeer
-from tests.rpc.test_server import ADD, COUNTER, Counter, always, call_of, message
+from tests.rpc.counter import ADD, COUNTER, Counter, always, call_of, message
 from umktls.kernel.team.shared import LONGEST_REPLY, Shared
 from umktls.kernel.team.sharedreplies import SharedReplies
 from umktls.rpc.server import CallContext, Copy, Dispatcher, Job, Service
@@ -126,7 +126,7 @@ def test_of_two_that_come_at_the_same_time_one_is_executed(
 BEGIN = """
 import sys
 from tests.nfsd.client import FakePeer
-from tests.rpc.test_server import ADD, Counter, call_of, message
+from tests.rpc.counter import ADD, Counter, call_of, message
 from umktls.kernel.team.shared import Shared
 from umktls.kernel.team.sharedreplies import SharedReplies
 from umktls.rpc.server import Dispatcher

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conformance.world import KEY_UPDATE
 from tests.ktls.helpers import (
     ENGINE,
     SUITE_NAMES,
@@ -29,8 +30,6 @@ from umktls.ktls.session.suites import SUITES, Suite
 from umktls.ktls.socket.rx import PullResult, Receiver
 from umktls.ktls.socket.tx import Transmitter
 from umktls.rpc.record import RecordReader, mark
-
-KEY_UPDATE = b"\x18\0\0\1\0"
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,18 @@
-"""Every procedure, through the dispatcher: what it does and what it answers."""
+"""The procedures that tell, read, write and change a file: what they do and what they answer."""
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from tests.nfsd.client import Client
+from tests.nfsd.client import Client, times
 from umktls.nfs import types
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfs.types import (
     SERVER_TIME,
-    createhow3,
-    createmode3,
     diropargs3,
     ftype3,
     nfsstat3,
@@ -23,13 +20,7 @@ from umktls.nfs.types import (
     sattr3,
     specdata3,
     stable_how,
-    symlinkdata3,
 )
-
-
-def times(status: os.stat_result) -> tuple[nfstime3, ...]:
-    pairs = (status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns)
-    return tuple(nfstime3(*divmod(value, 10**9)) for value in pairs)
 
 
 def test_null(client: Client) -> None:
@@ -282,277 +273,6 @@ def test_commit(client: Client, root: Path) -> None:
     assert result.verf == first.verf
     assert len(result.verf) == 8
     assert result.file_wcc.after.size == 1
-
-
-def test_create_guarded(client: Client, root: Path) -> None:
-    where = diropargs3(client.mount(), b"f")
-    how = createhow3(createmode3.GUARDED, sattr3(mode=0o4640, mtime=nfstime3(8, 0)))
-    result = client.ok("CREATE", where, how)
-    assert stat.S_IMODE((root / "f").stat().st_mode) == 0o4640
-    assert (root / "f").stat().st_mtime == 8
-    assert result.obj == client.walk(b"f")
-    assert result.obj_attributes.mode == 0o4640
-    assert result.dir_wcc.after.mtime == times(root.stat())[1]
-    again = client.nfs("CREATE", where, how)
-    assert again.status is nfsstat3.NFS3ERR_EXIST
-    assert again.dir_wcc.before is not None
-
-
-@pytest.mark.parametrize("mode", [0o777, 0o666, 0o7777, 0o000])
-def test_the_umask_of_the_server_is_not_used(client: Client, root: Path, mode: int) -> None:
-    client.create(client.mount(), b"f", mode)
-    client.mkdir(client.mount(), b"d", mode)
-    what = types.mknoddata3(ftype3.NF3FIFO, sattr3(mode=mode))
-    client.ok("MKNOD", diropargs3(client.mount(), b"p"), what)
-    for name in "fdp":
-        assert stat.S_IMODE((root / name).stat().st_mode) == mode
-
-
-def test_create_without_a_mode_is_for_the_owner(client: Client, root: Path) -> None:
-    how = createhow3(createmode3.UNCHECKED, sattr3())
-    client.ok("CREATE", diropargs3(client.mount(), b"f"), how)
-    client.ok("MKDIR", diropargs3(client.mount(), b"d"), sattr3())
-    assert stat.S_IMODE((root / "f").stat().st_mode) == 0o600
-    assert stat.S_IMODE((root / "d").stat().st_mode) == 0o700
-
-
-def test_create_unchecked_takes_what_is_there(client: Client, root: Path) -> None:
-    (root / "f").write_bytes(b"content")
-    (root / "f").chmod(0o600)
-    where = diropargs3(client.mount(), b"f")
-    how = createhow3(createmode3.UNCHECKED, sattr3(mode=0o644))
-    assert client.ok("CREATE", where, how).obj == client.walk(b"f")
-    assert (root / "f").read_bytes() == b"content"
-    assert stat.S_IMODE((root / "f").stat().st_mode) == 0o600
-    how = createhow3(createmode3.UNCHECKED, sattr3(size=0))
-    assert client.ok("CREATE", where, how).obj_attributes.size == 0
-    assert (root / "f").read_bytes() == b""
-
-
-def test_create_unchecked_over_other_types(client: Client, root: Path) -> None:
-    (root / "d").mkdir()
-    os.mkfifo(root / "p")
-    how = createhow3(createmode3.UNCHECKED, sattr3(mode=0o644))
-    status = client.status("CREATE", diropargs3(client.mount(), b"d"), how)
-    assert status is nfsstat3.NFS3ERR_ISDIR
-    result = client.ok("CREATE", diropargs3(client.mount(), b"p"), how)
-    assert result.obj_attributes.type is ftype3.NF3FIFO
-
-
-def test_create_exclusive(client: Client, root: Path) -> None:
-    where = diropargs3(client.mount(), b"f")
-    how = createhow3(createmode3.EXCLUSIVE, None, b"\x81verifie")
-    first = client.ok("CREATE", where, how)
-    again = client.ok("CREATE", where, how)
-    assert first.obj == again.obj
-    other = createhow3(createmode3.EXCLUSIVE, None, b"\x81verifiE")
-    assert client.status("CREATE", where, other) is nfsstat3.NFS3ERR_EXIST
-    client.ok("SETATTR", first.obj, sattr3(mode=0o644, atime=SERVER_TIME, mtime=SERVER_TIME))
-    assert client.status("CREATE", where, how) is nfsstat3.NFS3ERR_EXIST
-
-
-@pytest.mark.parametrize("bit", range(64))
-def test_create_exclusive_tells_verifiers_that_differ_in_one_bit(client: Client, bit: int) -> None:
-    where = diropargs3(client.mount(), b"f")
-    verifier = 0x812345678ABCDEF0
-    mine, other = (
-        createhow3(createmode3.EXCLUSIVE, None, number.to_bytes(8))
-        for number in (verifier, verifier ^ 1 << bit)
-    )
-    first = client.ok("CREATE", where, mine)
-    assert client.status("CREATE", where, other) is nfsstat3.NFS3ERR_EXIST
-    assert client.ok("CREATE", where, mine).obj == first.obj
-
-
-class Died(BaseException):
-    """The server has been killed."""
-
-
-def test_create_exclusive_leaves_no_file_without_its_verifier(
-    client: Client, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    where = diropargs3(client.mount(), b"f")
-    how = createhow3(createmode3.EXCLUSIVE, None, b"verifier")
-
-    def die(*args: object, **more: object) -> None:
-        raise Died
-
-    for name in ("utime", "link"):
-        with monkeypatch.context() as patched:
-            patched.setattr(os, name, die)
-            with pytest.raises(Died):
-                client.ok("CREATE", where, how)
-        assert not (root / "f").exists()
-    client.ok("CREATE", where, how)
-
-
-def test_create_exclusive_where_a_file_cannot_get_its_name_last(
-    client: Client, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def link(*args: object, **more: object) -> None:
-        raise OSError(errno.EOPNOTSUPP, "")
-
-    monkeypatch.setattr(os, "link", link)
-    where = diropargs3(client.mount(), b"f")
-    how = createhow3(createmode3.EXCLUSIVE, None, b"verifier")
-    first = client.ok("CREATE", where, how)
-    assert client.ok("CREATE", where, how).obj == first.obj
-
-
-def test_create_exclusive_does_not_take_other_types(client: Client, root: Path) -> None:
-    (root / "d").mkdir()
-    os.utime(root / "d", (0, 0))
-    how = createhow3(createmode3.EXCLUSIVE, None, bytes(8))
-    status = client.status("CREATE", diropargs3(client.mount(), b"d"), how)
-    assert status is nfsstat3.NFS3ERR_EXIST
-
-
-def test_mkdir(client: Client, root: Path) -> None:
-    where = diropargs3(client.mount(), b"d")
-    result = client.ok("MKDIR", where, sattr3(mode=0o2750))
-    assert stat.S_IMODE((root / "d").stat().st_mode) == 0o2750
-    assert result.obj == client.walk(b"d")
-    assert result.obj_attributes.type is ftype3.NF3DIR
-    assert client.status("MKDIR", where, sattr3()) is nfsstat3.NFS3ERR_EXIST
-
-
-def test_symlink(client: Client, root: Path) -> None:
-    where = diropargs3(client.mount(), b"l")
-    data = symlinkdata3(sattr3(mode=0o777), b"../else/\xff")
-    result = client.ok("SYMLINK", where, data)
-    assert os.readlink(os.fsencode(root / "l")) == b"../else/\xff"
-    assert result.obj_attributes.type is ftype3.NF3LNK
-    assert client.status("SYMLINK", where, data) is nfsstat3.NFS3ERR_EXIST
-
-
-@pytest.mark.parametrize(
-    ("target", "status"),
-    [
-        (b"", nfsstat3.NFS3ERR_NOENT),
-        (b"a\0b", nfsstat3.NFS3ERR_INVAL),
-        (b"x" * 5000, nfsstat3.NFS3ERR_NAMETOOLONG),
-    ],
-)
-def test_symlink_to_nothing_that_can_be(
-    client: Client, root: Path, target: bytes, status: nfsstat3
-) -> None:
-    data = symlinkdata3(sattr3(), target)
-    assert client.status("SYMLINK", diropargs3(client.mount(), b"l"), data) is status
-    assert os.listdir(root) == []
-
-
-@pytest.mark.parametrize("kind", [ftype3.NF3FIFO, ftype3.NF3SOCK])
-def test_mknod(client: Client, root: Path, kind: ftype3) -> None:
-    what = types.mknoddata3(kind, sattr3(mode=0o640))
-    result = client.ok("MKNOD", diropargs3(client.mount(), b"n"), what)
-    assert result.obj_attributes.type is kind
-    assert stat.S_IMODE((root / "n").stat().st_mode) == 0o640
-
-
-@pytest.mark.parametrize("kind", [ftype3.NF3REG, ftype3.NF3DIR, ftype3.NF3LNK])
-def test_mknod_of_other_types(client: Client, root: Path, kind: ftype3) -> None:
-    what = types.mknoddata3(kind)
-    status = client.status("MKNOD", diropargs3(client.mount(), b"n"), what)
-    assert status is nfsstat3.NFS3ERR_BADTYPE
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="devices are made by root only")
-def test_mknod_of_devices(client: Client, root: Path) -> None:
-    for kind in (ftype3.NF3CHR, ftype3.NF3BLK):
-        what = types.mknoddata3(kind, sattr3(mode=0o600), specdata3(1, 3))
-        name = kind.name.encode()
-        result = client.ok("MKNOD", diropargs3(client.mount(), name), what)
-        assert (result.obj_attributes.type, result.obj_attributes.rdev) == (kind, specdata3(1, 3))
-        assert client.status("READ", result.obj, 0, 1) is nfsstat3.NFS3ERR_INVAL
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="devices are made by root only")
-def test_mknod_of_a_device_that_cannot_be(client: Client, root: Path) -> None:
-    what = types.mknoddata3(ftype3.NF3CHR, sattr3(), specdata3(0xFFFFFFFF, 0xFFFFFFFF))
-    status = client.status("MKNOD", diropargs3(client.mount(), b"n"), what)
-    assert status is nfsstat3.NFS3ERR_INVAL
-
-
-def test_remove(client: Client, root: Path) -> None:
-    (root / "f").touch()
-    (root / "d").mkdir()
-    result = client.ok("REMOVE", diropargs3(client.mount(), b"f"))
-    assert os.listdir(root) == ["d"]
-    assert result.dir_wcc.before is not None
-    assert result.dir_wcc.after.mtime == times(root.stat())[1]
-    for name, status in (
-        (b"f", nfsstat3.NFS3ERR_NOENT),
-        (b"d", nfsstat3.NFS3ERR_ISDIR),
-        (b".", nfsstat3.NFS3ERR_ISDIR),
-    ):
-        assert client.status("REMOVE", diropargs3(client.mount(), name)) is status
-
-
-def test_rmdir(client: Client, root: Path) -> None:
-    (root / "d" / "sub").mkdir(parents=True)
-    (root / "f").touch()
-    for name, status in (
-        (b"d", nfsstat3.NFS3ERR_NOTEMPTY),
-        (b"f", nfsstat3.NFS3ERR_NOTDIR),
-        (b"none", nfsstat3.NFS3ERR_NOENT),
-        (b".", nfsstat3.NFS3ERR_INVAL),
-        (b"..", nfsstat3.NFS3ERR_EXIST),
-    ):
-        assert client.status("RMDIR", diropargs3(client.mount(), name)) is status
-    client.ok("RMDIR", diropargs3(client.walk(b"d"), b"sub"))
-    client.ok("RMDIR", diropargs3(client.mount(), b"d"))
-    assert os.listdir(root) == ["f"]
-
-
-def test_rename(client: Client, root: Path) -> None:
-    (root / "a").mkdir()
-    (root / "b").mkdir()
-    (root / "a" / "f").write_bytes(b"moved")
-    (root / "b" / "g").write_bytes(b"replaced")
-    handle, replaced = client.walk(b"a", b"f"), client.walk(b"b", b"g")
-    source, target = diropargs3(client.walk(b"a"), b"f"), diropargs3(client.walk(b"b"), b"g")
-    result = client.ok("RENAME", source, target)
-    assert (root / "b" / "g").read_bytes() == b"moved"
-    assert result.fromdir_wcc.after.fileid == (root / "a").stat().st_ino
-    assert result.todir_wcc.after.fileid == (root / "b").stat().st_ino
-    assert client.walk(b"b", b"g") == handle
-    assert client.status("GETATTR", replaced) is nfsstat3.NFS3ERR_STALE
-    failed = client.nfs("RENAME", source, target)
-    assert failed.status is nfsstat3.NFS3ERR_NOENT
-    assert failed.todir_wcc.after.fileid == (root / "b").stat().st_ino
-
-
-def test_rename_of_what_cannot_be(client: Client, root: Path) -> None:
-    (root / "d" / "sub").mkdir(parents=True)
-    (root / "f").touch()
-    top, directory = client.mount(), client.walk(b"d")
-    for old, new, status in (
-        (diropargs3(top, b"d"), diropargs3(directory, b"x"), nfsstat3.NFS3ERR_INVAL),
-        (diropargs3(top, b"f"), diropargs3(top, b"d"), nfsstat3.NFS3ERR_ISDIR),
-        (diropargs3(top, b"d"), diropargs3(top, b"f"), nfsstat3.NFS3ERR_NOTDIR),
-        (diropargs3(top, b"."), diropargs3(top, b"x"), nfsstat3.NFS3ERR_INVAL),
-        (diropargs3(top, b"f"), diropargs3(top, b".."), nfsstat3.NFS3ERR_INVAL),
-    ):
-        assert client.status("RENAME", old, new) is status
-
-
-def test_link(client: Client, root: Path) -> None:
-    (root / "f").write_bytes(b"1")
-    (root / "l").symlink_to("nowhere")
-    handle = client.walk(b"f")
-    where = diropargs3(client.mount(), b"g")
-    result = client.ok("LINK", handle, where)
-    assert result.file_attributes.nlink == 2
-    assert (root / "g").samefile(root / "f")
-    assert client.walk(b"g") == handle
-    failed = client.nfs("LINK", handle, where)
-    assert failed.status is nfsstat3.NFS3ERR_EXIST
-    assert failed.file_attributes.nlink == 2
-    assert failed.linkdir_wcc.after is not None
-    client.ok("LINK", client.walk(b"l"), diropargs3(client.mount(), b"m"))
-    assert os.readlink(root / "m") == "nowhere"
-    status = client.status("LINK", client.mount(), diropargs3(client.mount(), b"x"))
-    assert status is nfsstat3.NFS3ERR_PERM
 
 
 def test_fsstat(client: Client, root: Path) -> None:

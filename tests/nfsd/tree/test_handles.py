@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import stat
 import subprocess
 import sys
 import threading
@@ -16,33 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import patience
-from tests.nfsd.client import Client
+from tests.nfsd.client import Client, handles_of, tree
 from tests.nfsd.conftest import Serve
-from umktls.errors import CallerError, WorldError
+from umktls.errors import CallerError
 from umktls.nfs.program import MOUNT3
 from umktls.nfs.types import diropargs3, nfsstat3, sattr3
 from umktls.nfsd import Export
 from umktls.nfsd.program import server
-from umktls.nfsd.tree import index, places
 from umktls.nfsd.tree.index import IndexLocator
 from umktls.nfsd.tree.volume import best_locator
 
 FIXTURES = [HealthCheck.function_scoped_fixture]
-
-
-def tree(root: Path) -> dict[Path, bytes]:
-    """Some files at several depths; their content is their path."""
-    files: dict[Path, bytes] = {}
-    for name in ("top", "a/one", "a/two", "a/b/c/d/deep", "x/y/far"):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(name.encode())
-        files[Path(name)] = name.encode()
-    return files
-
-
-def handles_of(client: Client, files: dict[Path, bytes]) -> dict[bytes, bytes]:
-    return {client.walk(*map(os.fsencode, path.parts)): data for path, data in files.items()}
 
 
 def test_handles_survive_a_restart(serve: Serve, root: Path) -> None:
@@ -178,61 +160,6 @@ def test_a_handle_is_good_for_its_export_alone(serve: Serve, tmp_path: Path, roo
     assert swapped.status("GETATTR", inside) is nfsstat3.NFS3ERR_BADHANDLE
 
 
-def test_another_secret_makes_other_handles(serve: Serve, root: Path, tmp_path: Path) -> None:
-    client = Client(serve())
-    handle = client.mount()
-    shutil.rmtree(tmp_path / "state")
-    other = Client(serve())
-    assert other.mount() != handle
-    assert other.status("GETATTR", handle) is nfsstat3.NFS3ERR_BADHANDLE
-
-
-def test_the_secret_is_for_the_owner_alone(serve: Serve, tmp_path: Path) -> None:
-    serve()
-    state = tmp_path / "state"
-    assert stat.S_IMODE(state.stat().st_mode) == 0o700
-    assert stat.S_IMODE((state / "handles.key").stat().st_mode) == 0o600
-    assert os.listdir(state) == ["handles.key"]
-
-
-def test_a_secret_that_cannot_be_kept_is_said(serve: Serve, tmp_path: Path) -> None:
-    """Without it clients' handles would be stale after the next start."""
-    (tmp_path / "state" / "handles.key").mkdir(parents=True, mode=0o700)
-    (tmp_path / "state").chmod(0o700)
-    with pytest.raises(WorldError, match="Is a directory; choose another state directory"):
-        serve()
-
-
-def test_a_damaged_secret_is_said(serve: Serve, tmp_path: Path) -> None:
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state" / "handles.key").write_bytes(b"short")
-    (tmp_path / "state" / "handles.key").chmod(0o600)
-    with pytest.raises(WorldError, match="is damaged"):
-        serve()
-
-
-def test_a_secret_that_others_know_is_none(serve: Serve, tmp_path: Path) -> None:
-    serve().close()
-    (tmp_path / "state" / "handles.key").chmod(0o644)
-    with pytest.raises(CallerError, match=r"handles\.key: others can read it"):
-        serve()
-
-
-def test_the_state_directory_is_closed_to_others(serve: Serve, tmp_path: Path) -> None:
-    serve().close()
-    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
-    (tmp_path / "state").rename(tmp_path / "elsewhere")
-    (tmp_path / "state").symlink_to("elsewhere")
-    with pytest.raises(CallerError, match="it is a symbolic link; choose another with --state"):
-        serve()
-
-
-def test_a_state_directory_that_cannot_be(serve: Serve, tmp_path: Path) -> None:
-    (tmp_path / "state").touch()
-    with pytest.raises(CallerError, match="it is no directory; choose another with --state"):
-        serve()
-
-
 def test_the_root_is_the_top(client: Client) -> None:
     top = client.mount()
     assert client.lookup(top, b"..") == top
@@ -358,94 +285,6 @@ def test_exports_that_do_not_go_together(serve: Serve, root: Path, tmp_path: Pat
         serve(Export(str(root), "/x"), Export(str(tmp_path / "b"), "/x"))
     with pytest.raises(CallerError, match="not a directory"):
         Export(str(tmp_path / "none"))
-
-
-class TestIndex:
-    """What the index alone has to take care of."""
-
-    @pytest.fixture
-    def locate(self) -> type[IndexLocator]:
-        return IndexLocator
-
-    def test_deeper_than_a_trail(self, serve: Serve, root: Path) -> None:
-        path = root.joinpath(*["d"] * 40)
-        path.mkdir(parents=True)
-        (path / "f").write_bytes(b"deep")
-        names = [b"d"] * 40 + [b"f"]
-        handle = Client(serve()).walk(*names)
-        assert len(handle) == 64
-        restarted = Client(serve())
-        assert restarted.read(handle) == b"deep"
-        assert restarted.walk(*names) == handle
-
-    def test_found_by_its_trail(
-        self, serve: Serve, root: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The search reads the directories on the way, and no others."""
-        for number in range(100):
-            (root / f"d{number}" / "sub").mkdir(parents=True)
-            (root / f"d{number}" / "sub" / "f").write_bytes(b"%d" % number)
-        handles = {n: Client(serve()).walk(b"d%d" % n, b"sub", b"f") for n in range(0, 100, 9)}
-        read: list[int] = []
-        original = index._read_directory
-
-        def counting(fd: int) -> list[index._Entry]:
-            read.append(fd)
-            return original(fd)
-
-        monkeypatch.setattr(index, "_read_directory", counting)
-        for number, handle in handles.items():
-            read.clear()
-            assert Client(serve()).read(handle) == b"%d" % number
-            assert len(read) < 12  # 3 on the way, and some of the same hash
-
-    def test_gone_is_looked_for_once(
-        self, serve: Serve, root: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        tree(root)
-        client = Client(serve())
-        handle = client.walk(b"a", b"one")
-        (root / "a" / "one").unlink()
-        client.server.expire(0)
-        assert client.status("GETATTR", handle) is nfsstat3.NFS3ERR_STALE
-        monkeypatch.setattr(index, "_read_directory", None)
-        assert client.status("GETATTR", handle) is nfsstat3.NFS3ERR_STALE
-
-    def test_what_went_and_came_back(self, serve: Serve, root: Path, tmp_path: Path) -> None:
-        (root / "f").write_bytes(b"back")
-        client = Client(serve())
-        handle = client.walk(b"f")
-        (root / "f").rename(tmp_path / "f")
-        client.server.expire(0)
-        assert client.status("GETATTR", handle) is nfsstat3.NFS3ERR_STALE
-        (tmp_path / "f").rename(root / "g")
-        assert client.walk(b"g")
-        client.server.expire(0)
-        assert client.read(handle) == b"back"
-
-    def test_few_places(self, serve: Serve, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(places, "PLACES_LIMIT", 3)
-        monkeypatch.setattr(places, "GONE_LIMIT", 3)
-        client = Client(serve())
-        files = tree(root)
-        handles = handles_of(client, files)
-        client.server.expire(0)
-        for handle, data in handles.items():
-            assert client.read(handle) == data
-        for path in files:
-            (root / path).unlink()
-        client.server.expire(0)
-        for _ in range(2):
-            for handle in handles:
-                assert client.status("GETATTR", handle) is nfsstat3.NFS3ERR_STALE
-
-    def test_reached_from_below(self, serve: Serve, root: Path) -> None:
-        tree(root)
-        handle = Client(serve()).walk(b"a", b"b", b"c")
-        above = Client(serve()).walk(b"a", b"b")
-        restarted = Client(serve())
-        assert restarted.lookup(handle, b"..") == above
-        assert restarted.lookup(restarted.lookup(above, b".."), b"..") == restarted.mount()
 
 
 @pytest.fixture
