@@ -18,8 +18,13 @@ import pytest
 import pytest_timeout  # type: ignore[import-untyped]
 from hypothesis import HealthCheck, settings
 
+from tests.tlsworld import AUTHORITY
+from umktls.testing.certificates import directory
+
 KERNEL_LACKS = "kernel lacks"
 """A skip's reason begins with this where the machine's kernel is what is missing."""
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for other users")
 
 FAILED = pytest.StashKey[bool]()
 """That a test has failed: its files are kept."""
@@ -46,6 +51,12 @@ def _own_run_base() -> Iterator[None]:
     if before is not None:
         os.environ["UMKTLS_RUNDIR"] = before
     shutil.rmtree(base)
+
+
+@pytest.fixture
+def certs(tmp_path: Path) -> Path:
+    """A directory as `umktls certs` makes it, with a server's and a client's certificate."""
+    return directory(tmp_path / "pki", AUTHORITY)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,12 +16,11 @@ from OpenSSL import SSL
 
 from tests.bench import records
 from tests.bench.figures import Figure, alternate
+from tests.kernel.kernelsocket import kernel_socket
 from umktls.certs.pki import Authority, Leaf
 from umktls.kernel.ground.events import Trace
-from umktls.kernel.sockets.detours import Means
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.sockets.rpcside import IDLE_SECONDS
-from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import get_engine
 from umktls.ktls.session import Session
 from umktls.ktls.session.suites import SUITES, TLS_1_3
@@ -222,14 +221,7 @@ async def idle_memory(pairs: list[tuple[socket.socket, socket.socket]]) -> float
 def idle_socket(sock: socket.socket, session: Session, nursery: trio.Nursery) -> KernelSocket:
     """A kernel socket with keys, from which RPC reads."""
     engine = get_engine("software")
-    means = Means(
-        {"tx": engine, "rx": engine},
-        bounce=False,
-        spawn=nursery.start_soon,
-        card_threads=THREADS,
-        retransmitted_pct=lambda sock: 0.0,
-    )
-    made = KernelSocket(sock, KtlsSocket(engine, engine), "c1", TRACE, means)
+    made = kernel_socket(sock, nursery.start_soon, trace=TRACE)
     made.state.tx.enable(engine.sealer(session), session.suite)
     made.state.rx.enable(engine.opener(session), session.suite)
     nursery.start_soon(made.rpc.pump, RecordReader(2 * MIB), take_message, refuse_control)
@@ -263,4 +255,3 @@ async def send_all(far: trio.socket.SocketType, wire: bytes) -> None:
 
 
 TRACE = Trace("bench", "client")
-THREADS = trio.CapacityLimiter(1)

@@ -18,25 +18,17 @@ from tests.conftest import patience
 from tests.engines.test_hosts import engine, halves, talk
 from tests.kernel.sockets.test_stream import receive_exactly
 from umktls.abi import freebsd
-from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.sockets import calls, card
 from umktls.kernel.sockets.card import CardQueue, retransmitted_pct
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.rpc.message import NULL_AUTH
 from umktls.rpc.xdr import Buffer
-from umktls.testing.certificates import directory
 from umktls.testing.echo import SAY
 from umktls.testing.hosts import Pair, pair
 
-AUTHORITY = Authority.create()
 MODE = (freebsd.IPPROTO_TCP, freebsd.TCP_TXTLS_MODE)
 SW, IFNET = freebsd.TCP_TLS_MODE_SW, freebsd.TCP_TLS_MODE_IFNET
-
-
-@pytest.fixture
-def certs(tmp_path: Path) -> Path:
-    return directory(tmp_path / "pki", AUTHORITY)
 
 
 @pytest.fixture

@@ -10,19 +10,10 @@ import pytest
 import trio
 
 from tests.conftest import patience
-from umktls.certs.pki import Authority
 from umktls.ktls.engines.choice import parse_engines
 from umktls.rpc.message import NULL_AUTH
-from umktls.testing.certificates import directory
 from umktls.testing.echo import COUNT
 from umktls.testing.hosts import Pair, pair
-
-AUTHORITY = Authority.create()
-
-
-@pytest.fixture
-def certs(tmp_path: Path) -> Path:
-    return directory(tmp_path / "pki", AUTHORITY)
 
 
 def kill_daemon(both: Pair, side: str) -> None:

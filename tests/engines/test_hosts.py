@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from tests.conftest import patience
+from tests.tlsworld import AUTHORITY
 from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError
 from umktls.kernel.host.host import Host
@@ -23,13 +24,7 @@ from umktls.testing.certificates import directory
 from umktls.testing.echo import COUNT, SAY
 from umktls.testing.hosts import Pair, pair
 
-AUTHORITY = Authority.create()
 TICKETS = 2
-
-
-@pytest.fixture
-def certs(tmp_path: Path) -> Path:
-    return directory(tmp_path / "pki", AUTHORITY)
 
 
 def engine(text: str, **more: Any) -> dict[str, Any]:

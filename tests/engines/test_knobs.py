@@ -10,22 +10,14 @@ from click.testing import CliRunner
 
 from tests.conftest import patience
 from tests.engines.test_hosts import engine, talk
-from umktls.certs.pki import Authority
 from umktls.cli.main import main
 from umktls.errors import CallerError
 from umktls.kernel.host.host import Host
 from umktls.kernel.host.knobs import tx_mode
 from umktls.kernel.upcalls import tls
-from umktls.testing.certificates import directory
 from umktls.testing.hosts import pair
 
-AUTHORITY = Authority.create()
 PCT = "kern.ipc.tls.ifnet_max_rexmit_pct"
-
-
-@pytest.fixture
-def certs(tmp_path: Path) -> Path:
-    return directory(tmp_path / "pki", AUTHORITY)
 
 
 def counter(host: Host, name: str) -> int:

@@ -17,7 +17,6 @@ from tests.engines.modelsocket import ModelSocket
 from tests.engines.test_hosts import TICKETS, engine, halves, talk
 from umktls.abi import linux
 from umktls.abi.personality import PERSONALITIES
-from umktls.certs.pki import Authority
 from umktls.errors import CallerError, UnsupportedError, WorldError
 from umktls.kernel.ground.turns import Turn
 from umktls.kernel.krpc import connecting
@@ -38,18 +37,11 @@ from umktls.ktls.socket.keyupdate import HANDSHAKE
 from umktls.ktls.socket.rx import Receiver
 from umktls.rpc.message import NULL_AUTH
 from umktls.rpc.record import RecordReader
-from umktls.testing.certificates import directory
 from umktls.testing.echo import COUNT, SAY
 from umktls.testing.hosts import pair
 
-AUTHORITY = Authority.create()
 GCM = SUITES["TLS_AES_128_GCM_SHA256"]
 SESSION = Session(TLS_1_3, GCM, bytes(range(16)), bytes(range(100, 112)), 7)
-
-
-@pytest.fixture
-def certs(tmp_path: Path) -> Path:
-    return directory(tmp_path / "pki", AUTHORITY)
 
 
 @pytest.fixture

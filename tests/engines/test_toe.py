@@ -26,7 +26,7 @@ from tests.engines.test_hosts import TICKETS, engine, halves, talk
 from tests.engines.tlsends import MemoryEnd, context, records
 from tests.kernel.clientworld import world
 from tests.kernel.sockets import takensocket
-from umktls.certs.pki import Authority
+from tests.tlsworld import AUTHORITY
 from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.client import MountConfig, boot_client
 from umktls.kernel.krpc.connecting import make_connection
@@ -39,7 +39,6 @@ from umktls.upcall import syscalls as wire
 from umktls.userland.libc import Kernel
 from umktls.userland.upcalls import Upcalls
 
-AUTHORITY = Authority.create()
 HANDSHAKE, APPLICATION_DATA = 22, 23
 
 

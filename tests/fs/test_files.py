@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.conftest import needs_root
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
 from tests.fs.world import ROOT, Somebody, World, fails
@@ -22,8 +23,6 @@ from umktls.nfs.types import (
     nfsstat3,
 )
 from umktls.rpc.message import OpaqueAuth
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for another user")
 
 
 @pytest.fixture

@@ -131,6 +131,12 @@ class World:
         await trio.testing.wait_all_tasks_blocked()
         return attempt
 
+    async def asked(self) -> tuple[Daemon, Attempt, Asked]:
+        """A daemon that has been asked to CONNECT, and for what."""
+        daemon = await self.daemon()
+        attempt = await self.connect()
+        return daemon, attempt, await daemon.asked()
+
     async def _connect(self, attempt: Attempt) -> None:
         with attempt.scope:
             try:

@@ -12,17 +12,14 @@ import pytest
 import trio
 
 from umktls.abi.personality import PERSONALITIES
-from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError, UnsupportedError
 from umktls.kernel.sockets import calls
 from umktls.kernel.upcalls import tls
 from umktls.ktls.engines.choice import EngineChoice
 from umktls.rpc.message import NULL_AUTH
-from umktls.testing.certificates import directory
 from umktls.testing.echo import COUNT, SAY
 from umktls.testing.hosts import Pair, pair
 
-AUTHORITY = Authority.create()
 SECONDS = 40
 USER_CANCELED = b"\x01\x5a"  # a warning
 DATA = bytes(range(256)) * 400
@@ -31,11 +28,6 @@ DATA = bytes(range(256)) * 400
 TLS_1_3 = [name for name in PERSONALITIES if name not in ("freebsd13.0", "umktls")]
 REKEYS = [name for name in TLS_1_3 if PERSONALITIES[name].keys.rekey]
 HANDS_UP_ALL = [name for name in TLS_1_3 if PERSONALITIES[name].receiving.handed_up == "control"]
-
-
-@pytest.fixture
-def certs(tmp_path: Path) -> Path:
-    return directory(tmp_path / "pki", AUTHORITY)
 
 
 def settings(name: str, **more: Any) -> dict[str, Any]:

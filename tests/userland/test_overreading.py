@@ -13,14 +13,13 @@ import pytest
 import trio
 
 from tests.conftest import patience
-from umktls.certs.pki import Authority
+from tests.tlsworld import AUTHORITY
 from umktls.kernel.host.host import Host
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.certificates import directory
 from umktls.testing.echo import SAY
 from umktls.testing.hosts import pair
 
-AUTHORITY = Authority.create()
 TICKETS = 2
 DAEMONS = {"client": "rpctlscd", "server": "rpctlssd"}
 CALLS = [b"first", os.urandom(100_000), b"last"]

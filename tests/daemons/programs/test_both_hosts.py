@@ -15,7 +15,8 @@ from cryptography import x509
 
 from tests.daemons.fakekernel import SECONDS
 from tests.rfc9289.peers import Client, server, with_client
-from umktls.certs.pki import Authority, Credential
+from tests.tlsworld import AUTHORITY
+from umktls.certs.pki import Credential
 from umktls.errors import UmktlsError
 from umktls.kernel.krpc.client import boot_client
 from umktls.kernel.sockets.stream import SEND_QUEUE_LIMIT
@@ -25,15 +26,9 @@ from umktls.testing.certificates import CLIENT, directory
 from umktls.testing.echo import ECHO, SAY
 from umktls.testing.hosts import Pair, client_of, mount_config, pair
 
-AUTHORITY = Authority.create()
 MTLS: dict[str, Any] = {"security": "mtls"}
 ALLOW = {**MTLS, "daemon_arguments": ("--allowtls1_2",)}
 USE = {**MTLS, "daemon_arguments": ("--usetls1_2",)}
-
-
-@pytest.fixture
-def certs(tmp_path: Path) -> Path:
-    return directory(tmp_path / "pki", AUTHORITY)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pwd
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,8 +12,9 @@ from typing import Any
 import pytest
 import trio
 
+from tests.conftest import needs_root
 from tests.daemons.fakekernel import SECONDS
-from umktls.certs.pki import Authority
+from tests.tlsworld import AUTHORITY
 from umktls.errors import UmktlsError
 from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.client import NfsClient, boot_client, mounted
@@ -37,10 +37,8 @@ from umktls.testing.certificates import CLIENT, directory
 from umktls.testing.echo import SAY
 from umktls.testing.hosts import mount_config, pair
 
-AUTHORITY = Authority.create()
 MTLS = {"security": "mtls"}
 ROOT = AuthSys(0, b"client", 0, 0, ()).to_opaque()
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for other users")
 
 
 def certificates(path: Path, user: str | None = None, email: str = "") -> Path:

@@ -15,21 +15,13 @@ import trio
 
 from tests.daemons.fakekernel import SECONDS
 from umktls.abi.personality import PERSONALITIES
-from umktls.certs.pki import Authority
 from umktls.kernel.ground.events import Event
 from umktls.kernel.host.host import Host
 from umktls.rpc.message import NULL_AUTH
-from umktls.testing.certificates import directory
 from umktls.testing.echo import SAY
 from umktls.testing.hosts import Pair, pair
 
-AUTHORITY = Authority.create()
 COUNT = 3
-
-
-@pytest.fixture
-def certs(tmp_path: Path) -> Path:
-    return directory(tmp_path / "pki", AUTHORITY)
 
 
 @asynccontextmanager

@@ -8,10 +8,10 @@ import threading
 import pytest
 from umktls_daemons.tls.hostnames import Wildcards, has_name, is_address, reverse_name
 
-from umktls.certs.pki import Authority, Leaf
+from tests.tlsworld import AUTHORITY
+from umktls.certs.pki import Leaf
 from umktls.userland.streams import Deadline
 
-AUTHORITY = Authority.create()
 NONE, SINGLE, MULTI = Wildcards.NONE, Wildcards.SINGLE, Wildcards.MULTI
 
 

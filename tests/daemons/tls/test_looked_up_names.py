@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from tests.conftest import KERNEL_LACKS, patience
-from umktls.certs.pki import Authority
+from tests.tlsworld import AUTHORITY
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
 from umktls.kernel.host.children import program_path
@@ -25,7 +25,6 @@ from umktls.rpc.client import AuthRejected
 from umktls.testing.certificates import CLIENT, directory
 from umktls.testing.hosts import client_of, mount_config
 
-AUTHORITY = Authority.create()
 DEADLINE = 50
 HOST = "b.a.example.org"
 # The namespace begins with a copy of all mounts: those of tests beside must not stay because of it.

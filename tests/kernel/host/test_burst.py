@@ -6,26 +6,17 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-import pytest
 import trio
 
 from tests.bench.burst import burst
 from tests.bench.rpcs import client_context
 from tests.conftest import patience
-from umktls.certs.pki import Authority
 from umktls.kernel.host.host import Host
-from umktls.testing.certificates import directory
 from umktls.testing.hosts import serving
 from umktls.userland.threads import KEPT
 
 CLIENTS = 60
 DAEMONS = 2
-AUTHORITY = Authority.create()
-
-
-@pytest.fixture
-def certs(tmp_path: Path) -> Path:
-    return directory(tmp_path / "pki", AUTHORITY)
 
 
 def held(pid: int, what: str) -> int:

@@ -58,9 +58,7 @@ NAME_OF_TAKEN = encode_request(1, GetsockoptArgs(TAKEN, SOL_UMKTLS, UMKTLS_CONNE
 
 async def test_a_socket_is_taken_and_asked_in_one_go(tmp_path: Path, autojump_clock: Clock) -> None:
     async with world(tmp_path) as w:
-        daemon = await w.daemon()
-        attempt = await w.connect()
-        asked = await daemon.asked()
+        daemon, attempt, asked = await w.asked()
         take = encode_request(0, SocketCookieArgs(asked.argument.socookie))
         args = TogetherArgs((take, NAME_OF_TAKEN))
         replies, (descriptor,) = await daemon.calls.call_with_descriptors(args)

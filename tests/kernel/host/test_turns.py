@@ -19,6 +19,7 @@ import trio.testing
 from tests.conformance.world import ALERT, DATA, ENGINE, keys
 from tests.conftest import patience
 from tests.kernel.clientworld import Clock, world
+from tests.kernel.kernelsocket import kernel_socket
 from umktls.abi import netlink as nl
 from umktls.errors import PeerError, UmktlsError
 from umktls.kernel.ground.events import Event, Trace
@@ -26,7 +27,6 @@ from umktls.kernel.ground.turns import BYTES_PER_TURN, SECONDS_PER_TURN, STEPS_P
 from umktls.kernel.host.host import Host
 from umktls.kernel.host.process import Process
 from umktls.kernel.krpc.rpc_client import RpcClient
-from umktls.kernel.sockets.detours import Means
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.sockets.lanes import ClearIntake, Intake, PlainIntake
 from umktls.kernel.sockets.rpcside import RECORDS_PER_PULL
@@ -149,14 +149,7 @@ class Watched:
         return [later - earlier for earlier, later in pairwise(seen)]
 
     def socket(self, nursery: trio.Nursery) -> KernelSocket:
-        means = Means(
-            {"tx": ENGINE, "rx": ENGINE},
-            bounce=False,
-            spawn=nursery.start_soon,
-            card_threads=trio.CapacityLimiter(1),
-            retransmitted_pct=lambda sock: 0.0,
-        )
-        return KernelSocket(self.near, self.state, "s1", Trace("test", "server"), means)
+        return kernel_socket(self.near, nursery.start_soon, state=self.state)
 
     async def deliver(self, message: memoryview) -> None:
         self.done += 1

@@ -11,7 +11,7 @@ import trio
 from rich.console import Console
 
 from tests.conftest import patience
-from tests.kernel.krpc.tlsworld import MTLS
+from tests.tlsworld import MTLS
 from umktls.cli.stat_view import host_view
 from umktls.kernel.krpc.client import certificate_unshown
 from umktls.kernel.krpc.server import ServerConfig

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from tests.conftest import patience
-from tests.kernel.krpc.test_rpc import serving
+from tests.kernel.krpc.rpcworld import held, serving
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.host.boot import booted
 from umktls.kernel.host.config import HostConfig
@@ -104,14 +104,7 @@ async def test_a_lost_connection_is_made_anew_and_nothing_is_done_twice(tmp_path
     with trio.fail_after(patience(20)):
         async with serving(tmp_path, echo) as server, connected(tmp_path, server) as (host, rpc):
             await rpc.make_all(ECHO)
-            answers: list[tuple[int, int]] = []
-
-            async def ask() -> None:
-                answers.append(await rpc.call_counted(WAIT, 7, NULL_AUTH))
-
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(ask)
-                await trio.to_thread.run_sync(echo.waiting.wait, 10)
+            async with held(rpc, echo) as answers:
                 (one,) = [client for client in rpc.clients if client.waiting]
                 lost = one.socket
                 assert lost is not None

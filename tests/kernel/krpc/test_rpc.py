@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -13,53 +12,11 @@ import trio
 import trio.testing
 
 from tests.conftest import patience
+from tests.kernel.krpc.rpcworld import calling, held, serving
 from umktls.errors import UmktlsError, WorldError
-from umktls.kernel.host.boot import booted
-from umktls.kernel.host.config import HostConfig
-from umktls.kernel.host.host import Host
-from umktls.kernel.krpc.client import MountConfig
-from umktls.kernel.krpc.connecting import make_connection
-from umktls.kernel.krpc.rpc_client import RpcClient
-from umktls.kernel.krpc.server import Listening, ServerConfig, boot_server
-from umktls.kernel.sockets.ktls_socket import KernelSocket
-from umktls.kernel.upcalls import tls
 from umktls.rpc.message import NULL_AUTH
 from umktls.rpc.record import mark
-from umktls.testing.echo import BREAK, COUNT, SAY, SLOW, WAIT, Echo
-
-
-@asynccontextmanager
-async def serving(
-    path: Path, echo: Echo, port: int = 0, name: str = "server"
-) -> AsyncIterator[Listening]:
-    config = ServerConfig(("127.0.0.1",), port, offer_tls=False, rundir=path / name)
-    async with boot_server(config, [echo.service()]) as listening:
-        yield listening
-
-
-@asynccontextmanager
-async def calling(path: Path, port: int, deadline: float = 10.0) -> AsyncIterator[RpcClient]:
-    async with booted(HostConfig("client", path / "client")) as host:
-        rpc = client_of(host, port, deadline)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(rpc.run)
-            yield rpc
-            nursery.cancel_scope.cancel()
-
-
-def client_of(host: Host, port: int, deadline: float) -> RpcClient:
-    config = MountConfig("127.0.0.1", "/", port, security="none")
-
-    async def connect() -> KernelSocket:
-        return await make_connection(host, config)
-
-    async def disconnect(sock: KernelSocket, reason: str) -> None:
-        await tls.disconnect(host, sock, reason)
-
-    async def control(sock: KernelSocket) -> None:
-        raise AssertionError("there are no control records in clear")
-
-    return RpcClient(connect, disconnect, control, host.trace, deadline, config.url)
+from umktls.testing.echo import BREAK, COUNT, SAY, SLOW, Echo
 
 
 async def test_calls_of_all_sizes_and_many_at_once(tmp_path: Path) -> None:
@@ -119,21 +76,17 @@ async def test_a_job_runs_to_its_end_when_its_connection_is_lost(tmp_path: Path)
     """And the call that is sent again gets its reply."""
     echo = Echo()
     with trio.fail_after(patience(20)):
-        async with serving(tmp_path, echo) as server, calling(tmp_path, server.port) as rpc:
-            answers: list[tuple[int, int]] = []
-
-            async def ask() -> None:
-                answers.append(await rpc.call_counted(WAIT, 7, NULL_AUTH))
-
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(ask)
-                await trio.to_thread.run_sync(echo.waiting.wait, 10)
-                assert rpc.socket is not None
-                lost = rpc.socket
-                lost.shutdown(socket.SHUT_RDWR)
-                while rpc.socket in (None, lost):
-                    await trio.lowlevel.checkpoint()
-                echo.go_on.set()
+        async with (
+            serving(tmp_path, echo) as server,
+            calling(tmp_path, server.port) as rpc,
+            held(rpc, echo) as answers,
+        ):
+            assert rpc.socket is not None
+            lost = rpc.socket
+            lost.shutdown(socket.SHUT_RDWR)
+            while rpc.socket in (None, lost):
+                await trio.lowlevel.checkpoint()
+            echo.go_on.set()
     assert answers == [(7, 2)]
     assert echo.counted == [7]
 

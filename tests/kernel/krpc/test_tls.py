@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from tests.conftest import patience
-from tests.kernel.krpc.tlsworld import AUTHORITY, MTLS
+from tests.tlsworld import AUTHORITY, MTLS
 from umktls.errors import UmktlsError
 from umktls.kernel.upcalls import tls
 from umktls.rpc.message import NULL_AUTH

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from tests.conftest import patience
-from tests.kernel.krpc.tlsworld import AUTHORITY, MTLS
+from tests.tlsworld import AUTHORITY, MTLS
 from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError
 from umktls.rpc.message import NULL_AUTH

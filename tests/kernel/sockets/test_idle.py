@@ -12,11 +12,9 @@ import trio
 import trio.testing
 
 from tests.conformance.world import DATA, ENGINE, keys
-from umktls.kernel.ground.events import Trace
-from umktls.kernel.sockets.detours import Means
+from tests.kernel.kernelsocket import kernel_socket
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.sockets.rpcside import IDLE_SECONDS
-from umktls.ktls.calls import KtlsSocket
 from umktls.rpc.record import RecordReader, mark
 
 MESSAGE = bytes(1 << 20)
@@ -54,16 +52,8 @@ async def reading() -> AsyncIterator[Reading]:
     into, arrived = trio.open_memory_channel[weakref.ref[memoryview]](1)
     with trio.fail_after(SECONDS), trio.socket.from_stdlib_socket(far) as end:
         async with trio.open_nursery() as nursery:
-            means = Means(
-                {"tx": ENGINE, "rx": ENGINE},
-                bounce=False,
-                spawn=nursery.start_soon,
-                card_threads=trio.CapacityLimiter(1),
-                retransmitted_pct=lambda sock: 0.0,
-            )
-            state = KtlsSocket(ENGINE, ENGINE)
-            sock = KernelSocket(near, state, "s1", Trace("test", "server"), means)
-            state.rx.enable(ENGINE.opener(keys()), keys().suite)
+            sock = kernel_socket(near, nursery.start_soon)
+            sock.state.rx.enable(ENGINE.opener(keys()), keys().suite)
 
             async def deliver(message: memoryview) -> None:
                 assert len(message) == len(MESSAGE)

@@ -11,7 +11,6 @@ import trio
 
 from tests.conftest import patience
 from umktls.abi.personality import PERSONALITIES
-from umktls.certs.pki import Authority
 from umktls.cli.sandbox import Sandbox
 from umktls.errors import UmktlsError
 from umktls.kernel.krpc.client import MountConfig, boot_client
@@ -19,19 +18,12 @@ from umktls.kernel.krpc.connecting import make_connection
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls import tls
 from umktls.rpc.message import NULL_AUTH
-from umktls.testing.certificates import directory
 from umktls.testing.echo import SAY
 from umktls.testing.hosts import mount_config, pair, serving
 
 CONNECTIONS = 20
 # As few as can be relied on to be lost if hosts may wait for each other.
 MANY = 60
-AUTHORITY = Authority.create()
-
-
-@pytest.fixture
-def certs(tmp_path: Path) -> Path:
-    return directory(tmp_path / "pki", AUTHORITY)
 
 
 def most_at_once(events: list[dict[str, Any]]) -> int:

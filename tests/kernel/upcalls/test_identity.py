@@ -9,15 +9,12 @@ from collections.abc import Iterator
 import pytest
 import trio
 
+from tests.kernel.kernelsocket import kernel_socket
 from tests.rpc.test_certificate import FACTS
 from umktls.abi import rpctls
 from umktls.errors import CallerError, UmktlsError
-from umktls.kernel.ground.events import Trace
 from umktls.kernel.sockets import calls
-from umktls.kernel.sockets.detours import Means
 from umktls.kernel.sockets.ktls_socket import KernelSocket
-from umktls.ktls.calls import KtlsSocket
-from umktls.ktls.engines import get_engine
 from umktls.rpc.record import RecordReader, mark
 
 SECONDS = 20
@@ -27,20 +24,11 @@ MESSAGE = mark(4) + b"call"
 @pytest.fixture
 def ends() -> Iterator[tuple[KernelSocket, socket.socket]]:
     """A socket of the kernel's, in clear, and its peer."""
-    engine = get_engine("software")
-    means = Means(
-        {"tx": engine, "rx": engine},
-        bounce=False,
-        spawn=lambda task: None,
-        card_threads=trio.CapacityLimiter(1),
-        retransmitted_pct=lambda sock: 0.0,
-    )
-    state = KtlsSocket(engine, engine)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         far = socket.create_connection(listener.getsockname(), SECONDS)
         near, _ = listener.accept()
     with near, far:
-        yield KernelSocket(near, state, "s1", Trace("test", "server"), means), far
+        yield kernel_socket(near), far
 
 
 def no_memory(address: int, length: int) -> bytes:
@@ -78,6 +66,18 @@ async def no_control() -> None:
     raise AssertionError("nothing is parked")
 
 
+async def delivered(sock: KernelSocket) -> list[bytes]:
+    """The messages that RPC gets until the end of the stream."""
+    seen: list[bytes] = []
+
+    async def deliver(message: memoryview) -> None:
+        seen.append(bytes(message))
+
+    with trio.fail_after(SECONDS):
+        await sock.rpc.pump(RecordReader(100), deliver, no_control)
+    return seen
+
+
 @pytest.mark.parametrize("how", [socket.SHUT_RD, socket.SHUT_RDWR])
 async def test_reading_ends_though_the_peer_goes_on(
     ends: tuple[KernelSocket, socket.socket], how: int
@@ -103,17 +103,10 @@ async def test_the_end_of_writing_is_not_the_end_of_reading(
     ends: tuple[KernelSocket, socket.socket],
 ) -> None:
     sock, peer = ends
-    seen = []
-
-    async def deliver(message: memoryview) -> None:
-        seen.append(bytes(message))
-
     sock.shutdown(socket.SHUT_WR)
     peer.sendall(MESSAGE * 2)
     peer.shutdown(socket.SHUT_WR)
-    with trio.fail_after(SECONDS):
-        await sock.rpc.pump(RecordReader(100), deliver, no_control)
-    assert seen == [b"call"] * 2
+    assert await delivered(sock) == [b"call"] * 2
 
 
 async def test_what_has_arrived_is_read_after_hanging_up(
@@ -121,16 +114,9 @@ async def test_what_has_arrived_is_read_after_hanging_up(
 ) -> None:
     """Sending failed because the peer has gone; why is in what it said last."""
     sock, peer = ends
-    seen = []
-
-    async def deliver(message: memoryview) -> None:
-        seen.append(bytes(message))
-
     peer.sendall(MESSAGE)
     sock.hang_up()
     assert peer.recv(1) == b""
-    with trio.fail_after(SECONDS):
-        await sock.rpc.pump(RecordReader(100), deliver, no_control)
-    assert seen == [b"call"]
+    assert await delivered(sock) == [b"call"]
     peer.close()
     sock.hang_up()

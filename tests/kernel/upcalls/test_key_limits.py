@@ -12,7 +12,6 @@ import trio
 from tests.conftest import patience
 from umktls.abi.personality import PERSONALITIES
 from umktls.abi.rpctls import RPCTLSERR_NOSSL
-from umktls.certs.pki import Authority
 from umktls.errors import WorldError
 from umktls.kernel.host.host import Host
 from umktls.kernel.sockets import calls
@@ -20,19 +19,12 @@ from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls import tls
 from umktls.ktls.session.suites import Suite
 from umktls.rpc.message import NULL_AUTH
-from umktls.testing.certificates import directory
 from umktls.testing.echo import SAY
 from umktls.testing.hosts import Pair, pair
 
-AUTHORITY = Authority.create()
 LIMIT = 100
 MESSAGE = bytes(range(256)) * 1024  # sixteen records and a bit
 CALLS, ROUNDS = 24, 4  # several times the limit, in either direction
-
-
-@pytest.fixture
-def certs(tmp_path: Path) -> Path:
-    return directory(tmp_path / "pki", AUTHORITY)
 
 
 @pytest.fixture(autouse=True)

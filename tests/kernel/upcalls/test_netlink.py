@@ -6,7 +6,6 @@ import errno
 import json
 import socket
 import struct
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,13 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.kernel.clientworld import (
-    CLIENTS,
-    SECONDS,
-    Clock,
-    reply,
-    world,
-)
+from tests.kernel.clientworld import CLIENTS, SECONDS, Clock, reply, world
 from umktls.abi import netlink as nl
 from umktls.abi import rpctls
 from umktls.abi.freebsd import ERRNO
@@ -32,7 +25,7 @@ from umktls.kernel.owners.request import DaemonGone, UpcallTimeout
 from umktls.kernel.upcalls.netlink import NetlinkSocket
 from umktls.rpc.message import NULL_AUTH, AcceptStat, encode_accepted, parse_untrusted
 from umktls.rpc.record import mark
-from umktls.testing.played import Calls, NetlinkEnd, Refused, calls_to
+from umktls.testing.played import NetlinkEnd, Refused, calls_to
 from umktls.testing.standin import StandIn
 from umktls.upcall import netlink as messages
 from umktls.upcall import syscalls as wire
@@ -84,9 +77,7 @@ async def test_an_answer_after_the_deadline_is_told_to_be_late(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     async with world(tmp_path) as w:
-        daemon = await w.daemon()
-        attempt = await w.connect()
-        asked = await daemon.asked()
+        daemon, attempt, asked = await w.asked()
         began = trio.current_time()
         await attempt.ended.wait()
         assert trio.current_time() - began == pytest.approx(SECONDS, abs=0.1)
@@ -140,9 +131,7 @@ async def test_in_version_1_a_late_daemon_finds_the_socket_closed(
 
 async def test_cookies_of_nobody(tmp_path: Path, autojump_clock: Clock) -> None:
     async with world(tmp_path) as w:
-        daemon = await w.daemon()
-        attempt = await w.connect()
-        asked = await daemon.asked()
+        daemon, attempt, asked = await w.asked()
         await daemon.take(asked)
         with pytest.raises(Refused) as twice:
             await daemon.take(asked)
@@ -198,9 +187,7 @@ async def test_no_descriptor_left(
     tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with world(tmp_path) as w:
-        daemon = await w.daemon()
-        attempt = await w.connect()
-        asked = await daemon.asked()
+        daemon, attempt, asked = await w.asked()
         monkeypatch.setattr(process, "DESCRIPTOR_LIMIT", 1)
         with pytest.raises(Refused) as refused:
             await daemon.take(asked)
@@ -235,9 +222,7 @@ async def test_what_a_daemon_tells_has_a_phase(
     tmp_path: Path, autojump_clock: Clock, told: dict[str, Any], phase: str | None, text: str
 ) -> None:
     async with world(tmp_path) as w:
-        daemon = await w.daemon()
-        attempt = await w.connect()
-        asked = await daemon.asked()
+        daemon, attempt, asked = await w.asked()
         number = await daemon.take(asked)
         await w.calls.call(wire.UtraceArgs(json.dumps({**told, "fd": number}).encode()))
         failure = attempt.sock.failure
@@ -300,9 +285,7 @@ async def test_what_the_kernel_does_not_take(
 
 async def test_an_acknowledgement_on_request(tmp_path: Path, autojump_clock: Clock) -> None:
     async with world(tmp_path) as w:
-        daemon = await w.daemon()
-        attempt = await w.connect()
-        asked = await daemon.asked()
+        daemon, attempt, asked = await w.asked()
         await daemon.take(asked)
         answer = bytearray(reply(asked.message.seq))
         answer[6] |= nl.NLM_F_ACK
@@ -316,9 +299,7 @@ async def test_a_connection_that_goes_cancels_its_upcall(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     async with world(tmp_path) as w:
-        daemon = await w.daemon()
-        attempt = await w.connect()
-        asked = await daemon.asked()
+        daemon, attempt, asked = await w.asked()
         await daemon.take(asked)
         attempt.scope.cancel()
         await attempt.ended.wait()
@@ -380,52 +361,3 @@ def test_options_that_there_are_not(level: int, name: int, value: bytes, error: 
     with near, far, pytest.raises(CallerError) as caught:
         NetlinkSocket(host, 1, near).setsockopt(level, name, value)
     assert caught.value.errno == {"PROTOOPT": errno.ENOPROTOOPT, "INVAL": errno.EINVAL}[error]
-
-
-# ---- which version there is
-
-
-async def test_a_kernel_has_the_version_of_its_personality(
-    tmp_path: Path, autojump_clock: Clock
-) -> None:
-    old: Callable[[Calls], Awaitable[Any]] = lambda calls: calls.call(  # noqa: E731
-        wire.RpctlsSyscallArgs(rpctls.RPCTLS_SYSC_CLSHUTDOWN, b"")
-    )
-    async with world(tmp_path, "freebsd15") as w:
-        with pytest.raises(Refused) as refused:
-            await old(w.calls)
-        assert refused.value.errno == ERRNO["ENOSYS"]
-        await w.daemon()
-    async with world(tmp_path, "freebsd14") as w:
-        await old(w.calls)
-        with pytest.raises(Refused) as refused:
-            await w.daemon()
-        assert refused.value.errno == ERRNO["EAFNOSUPPORT"]
-        with pytest.raises(Refused) as refused:
-            await w.calls.call(wire.SocketCookieArgs(1))
-        assert refused.value.errno == ERRNO["ENOSYS"]
-
-
-async def test_freebsd_15_does_not_know_whether_anybody_listens(
-    tmp_path: Path, autojump_clock: Clock
-) -> None:
-    async with world(tmp_path, "freebsd15") as w:
-        assert w.host.offers_tls
-        nobody = await w.connect()
-        began = trio.current_time()
-        await nobody.ended.wait()
-        assert trio.current_time() - began == pytest.approx(SECONDS, abs=0.1)
-    assert isinstance(nobody.error, UpcallTimeout)
-
-
-async def test_a_client_daemon_of_version_1_takes_over(
-    tmp_path: Path, autojump_clock: Clock
-) -> None:
-    async with world(tmp_path) as w:
-        await w.daemon()
-        await w.daemon()
-        assert [handle.version for handle in w.host.handles["rpctlscd"]] == [2, 2]
-        await w.nursery.start(StandIn("client", w.host.rundir.path, version=1).run)
-        assert [handle.version for handle in w.host.handles["rpctlscd"]] == [1]
-        await w.daemon()
-        assert [handle.version for handle in w.host.handles["rpctlscd"]] == [2]

@@ -14,27 +14,19 @@ import trio.testing
 
 from tests.conftest import patience
 from umktls.abi.personality import PERSONALITIES
-from umktls.certs.pki import Authority
 from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.host.host import Host
 from umktls.kernel.upcalls import renewal
 from umktls.kernel.upcalls.renewal import REMEMBERED
 from umktls.ktls.session.suites import Suite
 from umktls.rpc.message import NULL_AUTH
-from umktls.testing.certificates import directory
 from umktls.testing.echo import COUNT, SAY, WAIT, Echo
 from umktls.testing.hosts import Pair, pair
 
-AUTHORITY = Authority.create()
 SIDES = ["client", "server"]
 LIMIT = 100
 MESSAGE = bytes(range(256)) * 192  # three records and a bit
 CALLS = 40
-
-
-@pytest.fixture
-def certs(tmp_path: Path) -> Path:
-    return directory(tmp_path / "pki", AUTHORITY)
 
 
 @pytest.fixture(autouse=True)

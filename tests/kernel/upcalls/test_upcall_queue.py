@@ -11,11 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.kernel.clientworld import (
-    SECONDS,
-    Clock,
-    world,
-)
+from tests.kernel.clientworld import SECONDS, Clock, world
 from umktls.abi import rpctls
 from umktls.abi.freebsd import ERRNO
 from umktls.errors import CallerError
@@ -200,9 +196,7 @@ async def test_who_hangs_up_before_the_daemon_has_the_socket(
 ) -> None:
     """The daemon is stopped, as it seems; the upcall is cancelled, and it comes too late."""
     async with world(tmp_path) as w:
-        daemon = await w.daemon()
-        attempt = await w.connect()
-        asked = await daemon.asked()
+        daemon, attempt, asked = await w.asked()
         attempt.far.send(said)
         await trio.sleep(SECONDS / 3)
         began = trio.current_time()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import needs_root
 from tests.nfsd.client import Client, FakePeer, user
 from tests.nfsd.conftest import Serve
 from umktls.errors import CallerError
@@ -201,7 +202,7 @@ def test_below_an_export(serve: Serve, root: Path) -> None:
     assert client.mount(b"") == client.mount(b"/a")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for other users")
+@needs_root
 def test_below_an_export_where_the_caller_may_not_go(serve: Serve, root: Path) -> None:
     (root / "d" / "sub").mkdir(parents=True)
     (root / "d").chmod(0o700)

@@ -8,52 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.nfsd.client import ROOT, Client, FakePeer, user
+from tests.conftest import needs_root
+from tests.nfsd.callers import ANN, CERTUSER
+from tests.nfsd.client import Client, FakePeer, user
 from tests.nfsd.conftest import Serve
-from tests.nfsd.exports.test_exports_rules import ANN
 from umktls.errors import CallerError
 from umktls.nfs.mount import mountstat3
 from umktls.nfs.program import MOUNT3
 from umktls.nfs.types import nfsstat3, sattr3
 from umktls.nfsd import Export
 from umktls.nfsd.exports.rules import Rules, name_pattern
-from umktls.nfsd.program.credentials import NOBODY, Identity, believed
-from umktls.rpc.message import AuthStat, AuthSys, DeniedReply
+from umktls.rpc.message import AuthStat, DeniedReply
 
-ANNS_USER = user(1000, 100, tuple(range(200, 230)))
-CERTUSER = replace(ANN, user=ANNS_USER)
 TLS = FakePeer(verified=False)
 
 
 # The user of the certificate.
 
 
-@pytest.mark.parametrize(
-    ("credential", "peer", "options", "expected"),
-    [
-        (ROOT, CERTUSER, {"squash": "none"}, Identity(1000, 100, tuple(range(200, 230)))),
-        (user(7), CERTUSER, {}, Identity(1000, 100, tuple(range(200, 230)))),
-        (user(7), CERTUSER, {"squash": "all"}, NOBODY),
-        (user(7), CERTUSER, {"squash": "all", "anonymous": (5, 6, 7)}, Identity(5, 6, (7,))),
-        (None, CERTUSER, {}, NOBODY),
-        (user(7), replace(CERTUSER, user=ROOT), {}, NOBODY),
-        (user(7), replace(CERTUSER, user=ROOT), {"squash": "none"}, Identity(0, 0)),
-        (ROOT, ANN, {"anonymous": (5, 6, 7)}, Identity(5, 6, (7,))),
-        (user(7, 0), ANN, {"anonymous": (5, 6, 7)}, Identity(7, 6)),
-    ],
-)
-def test_whose_calls(
-    root: Path,
-    credential: AuthSys | None,
-    peer: FakePeer,
-    options: dict[str, object],
-    expected: Identity,
-) -> None:
-    export = Export(str(root), **options)  # type: ignore[arg-type]
-    assert believed(export, credential, peer) == expected
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for other users")
+@needs_root
 def test_files_belong_to_the_user_of_the_certificate(serve: Serve, root: Path) -> None:
     root.chmod(0o777)
     client = Client(serve(squash="none", security="certuser"), user(4711), CERTUSER)

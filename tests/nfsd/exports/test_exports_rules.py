@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -10,33 +9,14 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import hashes
 
+from tests.nfsd.callers import ANN, digest
 from tests.nfsd.client import FakePeer
 from umktls.certs.pki import Authority
 from umktls.errors import CallerError
 from umktls.nfsd.exports.exports import Export, least_security, level_of, overlaps
 from umktls.nfsd.exports.rules import Rules, ca_fingerprints, fingerprint, name_pattern
-from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.message import AuthSys
 
-
-def digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
-
-
-CERTIFICATE = PeerCertificate(
-    fingerprint=digest("ann"),
-    subject=b"CN=ann",
-    issuer=b"CN=staff CA",
-    serial=b"1f",
-    names=(
-        b"DNS:ws1.Example.org",
-        b"email:Ann@Example.org",
-        b"IP:192.0.2.7",
-        b"URI:spiffe://example/Ann",
-    ),
-    authorities=(digest("staff CA"), digest("root CA")),
-)
-ANN = FakePeer(certificate=CERTIFICATE)
 PLAIN = FakePeer(verified=False)
 
 

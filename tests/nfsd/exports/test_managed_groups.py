@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import needs_root
 from tests.nfsd.client import Client, FakePeer, user
 from tests.nfsd.conftest import Serve
 from umktls.nfs import types
@@ -114,7 +115,7 @@ def test_who_is_known_here() -> None:
     assert groups_of(4294967295) is None
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for other users")
+@needs_root
 def test_a_file_for_a_group_that_the_client_did_not_say(
     serve: Serve, root: Path, groups: ManagedGroups, monkeypatch: pytest.MonkeyPatch
 ) -> None:

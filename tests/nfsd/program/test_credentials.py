@@ -1,18 +1,18 @@
-"""Whose rights a call has: squashing, switching, and coming back."""
+"""What a call may do to files: with whose rights it acts, and what the owner may beside them."""
 
 from __future__ import annotations
 
 import os
 import stat
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.nfsd.client import ROOT, Client, FakePeer, user
+from tests.conftest import needs_root
+from tests.nfsd.callers import ANYBODY, JOE
+from tests.nfsd.client import ROOT, Client, user
 from tests.nfsd.conftest import Serve
-from umktls.errors import UnsupportedError
 from umktls.nfs import types
 from umktls.nfs.types import (
     createhow3,
@@ -23,20 +23,8 @@ from umktls.nfs.types import (
     sattr3,
     stable_how,
 )
-from umktls.nfsd import Export
-from umktls.nfsd.program import credentials
-from umktls.nfsd.program.credentials import NOBODY, Actor, Identity, believed
 from umktls.nfsd.tree import hostcalls
 from umktls.nfsd.tree.volume import best_locator
-from umktls.rpc.message import AuthSys
-
-root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for other users")
-
-OPEN = FakePeer()
-ANYBODY = FakePeer(verified=False, reserved_port=False)
-CERTIFIED = FakePeer(reserved_port=False)
-RESERVED = FakePeer(verified=False)
-JOE = user(1000, 1001, (1002, 0))
 
 
 @pytest.fixture
@@ -45,84 +33,7 @@ def locate() -> Callable[[str], object]:
     return best_locator
 
 
-@pytest.mark.parametrize(
-    ("credential", "peer", "options", "expected"),
-    [
-        (JOE, OPEN, {"squash": "none"}, Identity(1000, 1001, (1002, 0))),
-        (JOE, OPEN, {"squash": "root"}, Identity(1000, 1001, (1002, 65534))),
-        (JOE, OPEN, {"squash": "all"}, NOBODY),
-        (ROOT, OPEN, {"squash": "none"}, Identity(0, 0)),
-        (ROOT, OPEN, {"squash": "root"}, NOBODY),
-        (ROOT, OPEN, {}, NOBODY),
-        (None, OPEN, {"squash": "none"}, NOBODY),
-        (JOE, ANYBODY, {"squash": "none"}, NOBODY),
-        (JOE, ANYBODY, {"squash": "none", "secure": False}, Identity(1000, 1001, (1002, 0))),
-        (JOE, CERTIFIED, {"squash": "none"}, Identity(1000, 1001, (1002, 0))),
-        (JOE, RESERVED, {"squash": "none"}, Identity(1000, 1001, (1002, 0))),
-        (user(0xFFFFFFFF, 0xFFFFFFFF), OPEN, {"squash": "none"}, NOBODY),
-        (user(5, 6, (0xFFFFFFFF,)), OPEN, {"squash": "none"}, Identity(5, 6, (65534,))),
-    ],
-)
-def test_who_is_believed(
-    root: Path,
-    credential: AuthSys | None,
-    peer: FakePeer,
-    options: dict[str, object],
-    expected: Identity,
-) -> None:
-    export = Export(str(root), **options)  # type: ignore[arg-type]
-    assert believed(export, credential, peer) == expected
-
-
-def ids() -> tuple[int, int, list[int]]:
-    """File system ids and groups of this thread, as the kernel has them."""
-    status = dict(
-        line.split(":", 1) for line in Path("/proc/thread-self/status").read_text().splitlines()
-    )
-    uid, gid = (int(status[key].split()[3]) for key in ("Uid", "Gid"))
-    return uid, gid, [int(group) for group in status["Groups"].split()]
-
-
-@root_only
-def test_acting_and_coming_back() -> None:
-    actor = Actor()
-    before = ids()
-    for identity in (Identity(1000, 1001, (1002, 3)), Identity(0, 7, ()), NOBODY):
-        with actor.acting(identity):
-            assert ids() == (identity.uid, identity.gid, sorted(identity.gids))
-        assert ids() == before
-        with pytest.raises(KeyError), actor.acting(identity):
-            raise KeyError
-        assert ids() == before
-
-
-@root_only
-def test_acting_is_for_the_thread_alone() -> None:
-    actor = Actor()
-    before = ids()
-    seen: list[object] = []
-    with actor.acting(Identity(1000, 1001, (1002,))):
-        other = threading.Thread(target=lambda: seen.append(ids()))
-        mine = ids()
-        # A new thread begins with the ids of its maker: what matters is the way back.
-        other.start()
-        other.join()
-    assert seen == [mine]
-    assert ids() == before
-    with actor.acting(NOBODY):
-        pass
-    assert ids() == before
-
-
-@root_only
-def test_root_that_cannot_switch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without CAP_SETUID, setfsuid fails without a sign."""
-    monkeypatch.setattr(hostcalls, "setfsuid", lambda uid: 0)
-    with pytest.raises(UnsupportedError, match="CAP_SETUID"):
-        Actor()
-
-
-@root_only
+@needs_root
 def test_an_id_that_does_not_exist_here(
     serve: Serve, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,17 +50,7 @@ def test_an_id_that_does_not_exist_here(
     assert os.listdir(root) == []
 
 
-@root_only
-def test_many_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(credentials, "SWITCHES_LIMIT", 4)
-    actor = Actor()
-    for uid in [*range(1000, 1010), 1000]:
-        with actor.acting(Identity(uid, uid)):
-            assert ids() == (uid, uid, [])
-        assert len(actor._switches) <= 4
-
-
-@root_only
+@needs_root
 def test_files_belong_to_the_caller(serve: Serve, root: Path) -> None:
     root.chmod(0o777)
     client = Client(serve(), user(1000, 1001))
@@ -162,7 +63,7 @@ def test_files_belong_to_the_caller(serve: Serve, root: Path) -> None:
         assert (status.st_uid, status.st_gid) == (1000, 1001)
 
 
-@root_only
+@needs_root
 def test_files_of_nobody(serve: Serve, root: Path) -> None:
     root.chmod(0o777)
     client = Client(serve(squash="root"), ROOT)
@@ -189,7 +90,7 @@ def private(root: Path) -> Path:
     return path
 
 
-@root_only
+@needs_root
 def test_what_others_may_not(serve: Serve, private: Path) -> None:
     owner = Client(serve(), user(1000))
     directory, file = owner.walk(b"private"), owner.walk(b"private", b"f")
@@ -222,7 +123,7 @@ def test_what_others_may_not(serve: Serve, private: Path) -> None:
     assert os.listdir(private) == ["f"]
 
 
-@root_only
+@needs_root
 def test_access_of_others(serve: Serve, root: Path) -> None:
     (root / "f").touch()
     (root / "f").chmod(0o751)
@@ -241,7 +142,7 @@ def test_access_of_others(serve: Serve, root: Path) -> None:
         assert client.as_user(credential).ok("ACCESS", file, 0x3F).access == granted
 
 
-@root_only
+@needs_root
 def test_read_to_execute(serve: Serve, root: Path) -> None:
     """Who may execute a file on his machine must be sent its content."""
     (root / "program").write_bytes(b"#!")
@@ -253,7 +154,7 @@ def test_read_to_execute(serve: Serve, root: Path) -> None:
     assert status is nfsstat3.NFS3ERR_ACCES
 
 
-@root_only
+@needs_root
 def test_the_owner_reads_and_writes_whatever_the_mode(serve: Serve, root: Path) -> None:
     root.chmod(0o777)
     server = serve()
@@ -268,7 +169,7 @@ def test_the_owner_reads_and_writes_whatever_the_mode(serve: Serve, root: Path) 
     assert stat.S_IMODE((root / "f").stat().st_mode) == 0
 
 
-@root_only
+@needs_root
 def test_groups(serve: Serve, root: Path) -> None:
     (root / "f").write_bytes(b"for the group")
     (root / "f").chmod(0o060)
@@ -281,7 +182,7 @@ def test_groups(serve: Serve, root: Path) -> None:
         client.as_user(member).write(file, 0, b"f")
 
 
-@root_only
+@needs_root
 @pytest.mark.parametrize("wanted", [sattr3(uid=1000), sattr3(gid=2000), sattr3(uid=1000, gid=2000)])
 def test_ids_that_a_file_has_already_are_set_by_its_owner_and_root_only(
     serve: Serve, root: Path, wanted: sattr3
@@ -299,7 +200,7 @@ def test_ids_that_a_file_has_already_are_set_by_its_owner_and_root_only(
         assert stat.S_IMODE((root / "f").stat().st_mode) == 0o755
 
 
-@root_only
+@needs_root
 @pytest.mark.parametrize("change", ["WRITE", "SETATTR"])
 def test_the_bits_of_setuid_go_with_a_write_or_truncation(
     serve: Serve, root: Path, change: str
@@ -318,7 +219,7 @@ def test_the_bits_of_setuid_go_with_a_write_or_truncation(
         assert stat.S_IMODE((root / "f").stat().st_mode) == mode
 
 
-@root_only
+@needs_root
 def test_a_refused_change_truncates_nothing(serve: Serve, root: Path) -> None:
     (root / "f").write_bytes(b"data")
     (root / "f").chmod(0o4777)
@@ -333,7 +234,7 @@ def test_a_refused_change_truncates_nothing(serve: Serve, root: Path) -> None:
     assert (root / "f").read_bytes() == b"data"
 
 
-@root_only
+@needs_root
 def test_mode_and_times_are_as_asked_for_beside_a_size(serve: Serve, root: Path) -> None:
     """Truncation itself would take bits of the mode away, and set mtime."""
     (root / "f").write_bytes(b"data")
@@ -345,7 +246,7 @@ def test_mode_and_times_are_as_asked_for_beside_a_size(serve: Serve, root: Path)
     assert (stat.S_IMODE(status.st_mode), status.st_size, status.st_mtime) == (0o6755, 1, 5)
 
 
-@root_only
+@needs_root
 def test_owner_and_group_may_be_set_by_whom_the_host_lets(serve: Serve, root: Path) -> None:
     root.chmod(0o777)
     client = Client(serve(), user(1000, 1000, (2000,)))
@@ -359,7 +260,7 @@ def test_owner_and_group_may_be_set_by_whom_the_host_lets(serve: Serve, root: Pa
     assert (status.st_uid, status.st_gid) == (1, 3000)
 
 
-@root_only
+@needs_root
 def test_the_owner_of_a_link(serve: Serve, root: Path) -> None:
     (root / "target").touch()
     (root / "link").symlink_to("target")
@@ -370,7 +271,7 @@ def test_the_owner_of_a_link(serve: Serve, root: Path) -> None:
     assert (root / "target").stat().st_uid == 0
 
 
-@root_only
+@needs_root
 def test_writing_takes_away_the_bit_of_another_user(serve: Serve, root: Path) -> None:
     (root / "f").touch()
     (root / "f").chmod(0o4777)
@@ -379,7 +280,7 @@ def test_writing_takes_away_the_bit_of_another_user(serve: Serve, root: Path) ->
     assert stat.S_IMODE((root / "f").stat().st_mode) == 0o777
 
 
-@root_only
+@needs_root
 def test_times_may_be_set_to_now_by_who_may_write(serve: Serve, root: Path) -> None:
     (root / "f").touch()
     (root / "f").chmod(0o666)
@@ -392,7 +293,7 @@ def test_times_may_be_set_to_now_by_who_may_write(serve: Serve, root: Path) -> N
     assert (root / "f").stat().st_mtime > 1_000_000_000
 
 
-@root_only
+@needs_root
 def test_devices_are_for_root(serve: Serve, root: Path) -> None:
     root.chmod(0o777)
     what = types.mknoddata3(types.ftype3.NF3CHR, sattr3(), types.specdata3(1, 3))
@@ -401,7 +302,7 @@ def test_devices_are_for_root(serve: Serve, root: Path) -> None:
     assert client.status("MKNOD", where, what) is nfsstat3.NFS3ERR_PERM
 
 
-@root_only
+@needs_root
 def test_a_directory_that_may_be_listed_but_not_searched(serve: Serve, private: Path) -> None:
     private.chmod(0o704)
     owner = Client(serve(), user(1000))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import needs_root
 from tests.nfsd.client import ROOT, Client, FakePeer, user
 from tests.nfsd.conftest import Serve
 from umktls.nfs import types
@@ -25,7 +26,6 @@ from umktls.rpc.program import Program
 
 CLEAR = FakePeer(tls=False, verified=False)
 TLS = FakePeer(verified=False)
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for other users")
 HERE = ipaddress.ip_network("192.0.2.0/24")
 ELSEWHERE = ipaddress.ip_network("198.51.100.0/24")
 

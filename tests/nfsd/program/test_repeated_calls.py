@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from tests.nfsd.callers import ANN
 from tests.nfsd.client import Client, FakePeer
 from tests.nfsd.conftest import Serve
-from tests.nfsd.exports.test_exports_rules import ANN
 from umktls.nfs import types
 from umktls.nfs.program import NFS3
 from umktls.nfs.types import createhow3, createmode3, diropargs3, nfsstat3, sattr3
