@@ -20,7 +20,8 @@ from umktls_daemons.programs.rpctlssd import ServerService
 from umktls_daemons.programs.running import upcalls_of
 from umktls_daemons.programs.service import HandshakeService
 
-from tests.daemons.fakekernel import SECONDS, FakeKernel, FakeSocket
+from tests.daemons.fakekernel import FakeKernel
+from tests.daemons.fakesocket import SECONDS, FakeSocket
 from tests.daemons.pki import certificates
 from umktls.abi import rpctls
 from umktls.upcall.versions import VERSIONS
@@ -220,3 +221,9 @@ def at_a_terminal(
         finally:
             process.kill()
             process.wait(SECONDS)
+
+
+def ping(client: Harness, sock: FakeSocket) -> None:
+    """The kernel's part of `echo`."""
+    sock.send(b"ping")
+    assert client.receive(sock, 4) == b"PING"

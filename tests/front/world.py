@@ -43,6 +43,9 @@ from umktls.rpc.record import RecordReader, mark
 from umktls.testing.standin import StandIn
 from umktls.testing.wire import Wire
 
+BIG = bytes(range(256)) * 16384  # 4 MiB
+CLEAR = Allowed("none")
+
 NFS, MOUNT = 100003, 100005
 SYS = AuthSys(0, b"here", 1000, 1000, ()).to_opaque()
 PROBE = OpaqueAuth(AuthFlavor.AUTH_TLS, b"")

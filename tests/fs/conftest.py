@@ -1,4 +1,4 @@
-"""A world per test."""
+"""A world per test, and what several files do with one."""
 
 from __future__ import annotations
 
@@ -48,3 +48,9 @@ def plain_umask() -> Iterator[None]:
     before = os.umask(0o022)
     yield
     os.umask(before)
+
+
+@pytest.fixture
+def made(world: World) -> World:
+    (world.export / "file").write_bytes(b"0123456789")
+    return world

@@ -1,4 +1,4 @@
-"""Opening and closing: permission, close-to-open consistency, files removed while open."""
+"""Opening, creating and closing files: permission, close-to-open consistency, what is left."""
 
 from __future__ import annotations
 
@@ -8,27 +8,14 @@ import os
 from typing import Any
 
 import pytest
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock
 
 from tests.conftest import needs_root
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
 from tests.fs.world import ROOT, Somebody, World, fails
-from umktls.nfs.types import (
-    ACCESS3resok,
-    LINK3resfail,
-    REMOVE3resfail,
-    RENAME3resfail,
-    createmode3,
-    nfsstat3,
-)
+from umktls.nfs.types import ACCESS3resok, createmode3, nfsstat3
 from umktls.rpc.message import OpaqueAuth
-
-
-@pytest.fixture
-def made(world: World) -> World:
-    (world.export / "file").write_bytes(b"0123456789")
-    return world
 
 
 async def kept(world: World, name: str = "file") -> bool:
@@ -239,157 +226,6 @@ async def test_create_of_an_existing_name_opens_it(made: World) -> None:
     fh = await made.create("file", os.O_RDWR)
     assert bytes(await made.ops.read(fh, 0, 100)) == b"0123456789"
     await made.close(fh)
-
-
-# ---- removed while open
-
-
-def hidden(world: World) -> list[str]:
-    return [name for name in os.listdir(world.export) if name.startswith(".nfs")]
-
-
-async def test_a_removed_open_file_works_until_its_last_close(made: World) -> None:
-    first, second = await made.open("file", os.O_RDWR), await made.open("file")
-    await made.ops.unlink(ROOT, b"file", made.ctx)
-    assert not (made.export / "file").exists()
-    assert len(hidden(made)) == 1
-    await made.ops.write(first, 0, b"still")
-    await made.close(first)
-    assert bytes(await made.ops.read(second, 0, 100)) == b"still56789"
-    assert len(hidden(made)) == 1
-    await made.close(second)
-    assert hidden(made) == []
-
-
-async def test_the_name_is_free_at_once(made: World) -> None:
-    old = await made.open("file")
-    await made.ops.unlink(ROOT, b"file", made.ctx)
-    new = await made.create("file")
-    await made.ops.write(new, 0, b"new")
-    await made.close(new)
-    assert bytes(await made.ops.read(old, 0, 100)) == b"0123456789"
-    await made.close(old)
-    assert os.listdir(made.export) == ["file"]
-
-
-async def test_a_closed_file_is_simply_removed(made: World) -> None:
-    await made.close(await made.open("file"))
-    with made.caller.watch() as seen:
-        await made.ops.unlink(ROOT, b"file", made.ctx)
-        assert [call.name for call in seen] == ["REMOVE"]
-    assert os.listdir(made.export) == []
-
-
-async def test_a_second_name_of_an_open_file_is_simply_removed(made: World) -> None:
-    fh = await made.open("file")
-    number = await made.number("file")
-    await made.ops.link(number, ROOT, b"other", made.ctx)
-    await made.ops.unlink(ROOT, b"file", made.ctx)
-    with made.caller.watch() as seen:
-        await made.ops.unlink(ROOT, b"other", made.ctx)
-        assert [call.name for call in seen] == ["REMOVE"]
-    assert bytes(await made.ops.read(fh, 0, 3)) == b"012"
-    await made.close(fh)
-    assert os.listdir(made.export) == []
-
-
-async def test_the_name_that_keeps_a_file_alive_cannot_be_removed(made: World) -> None:
-    fh = await made.open("file")
-    await made.ops.unlink(ROOT, b"file", made.ctx)
-    (name,) = hidden(made)
-    await made.lookup(name)
-    assert await fails(made.ops.unlink(ROOT, name.encode(), made.ctx)) == errno.EBUSY
-    await made.close(fh)
-    assert hidden(made) == []
-
-
-async def test_a_replaced_open_file_works_until_its_last_close(made: World) -> None:
-    (made.export / "new").write_bytes(b"new")
-    fh = await made.open("file")
-    await made.lookup("new")
-    with made.caller.watch() as seen:
-        await made.ops.rename(ROOT, b"new", ROOT, b"file", 0, made.ctx)
-        assert [call.name for call in seen] == ["LINK", "RENAME"]
-    assert (made.export / "file").read_bytes() == b"new"
-    assert bytes(await made.ops.read(fh, 0, 100)) == b"0123456789"
-    await made.close(fh)
-    assert os.listdir(made.export) == ["file"]
-
-
-async def test_without_links_on_the_server_a_rename_keeps_the_replaced_file(made: World) -> None:
-    async def without(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        return LINK3resfail(nfsstat3.NFS3ERR_NOTSUPP)
-
-    made.caller.between["LINK"] = without
-    (made.export / "new").write_bytes(b"new")
-    fh = await made.open("file")
-    await made.ops.rename(ROOT, b"new", ROOT, b"file", 0, made.ctx)
-    assert bytes(await made.ops.read(fh, 0, 100)) == b"0123456789"
-    await made.close(fh)
-    assert os.listdir(made.export) == ["file"]
-
-
-async def test_a_rename_that_fails_leaves_no_second_name(made: World) -> None:
-    async def failing(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        return RENAME3resfail(nfsstat3.NFS3ERR_NOSPC)
-
-    (made.export / "new").write_bytes(b"new")
-    fh = await made.open("file")
-    made.caller.between["RENAME"] = failing
-    request = made.ops.rename(ROOT, b"new", ROOT, b"file", 0, made.ctx)
-    assert await fails(request) == errno.ENOSPC
-    assert sorted(os.listdir(made.export)) == ["file", "new"]
-    assert bytes(await made.ops.read(fh, 0, 100)) == b"0123456789"
-    await made.close(fh)
-    assert sorted(os.listdir(made.export)) == ["file", "new"]
-
-
-async def test_a_name_that_cannot_be_removed_is_logged_and_nothing_else(
-    made: World, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def refuse(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        return REMOVE3resfail(nfsstat3.NFS3ERR_ACCES)
-
-    fh = await made.open("file")
-    await made.ops.unlink(ROOT, b"file", made.ctx)
-    made.caller.between["REMOVE"] = refuse
-    await made.close(fh)
-    assert ".nfs" in caplog.text
-
-
-async def test_a_directory_can_be_removed_right_after_its_last_file_is_closed(world: World) -> None:
-    """close(2) does not wait for the release, so the two are under way at the same time."""
-    (world.export / "dir").mkdir()
-    (world.export / "dir" / "file").touch()
-    parent = await world.number("dir")
-    number = (await world.lookup("file", parent)).st_ino
-    fh = (await world.ops.open(number, os.O_RDONLY, world.ctx)).fh
-    await world.ops.unlink(parent, b"file", world.ctx)
-    await world.ops.flush(fh)
-    world.nursery.start_soon(world.ops.release, fh)
-    await wait_all_tasks_blocked_at("REMOVE", world)
-    await world.ops.rmdir(ROOT, b"dir", world.ctx)
-    assert os.listdir(world.export) == []
-
-
-async def wait_all_tasks_blocked_at(name: str, world: World) -> None:
-    """Let the release come as far as its REMOVE, and hold that up until the next blocking."""
-    from trio import Event
-
-    reached, proceed_now = Event(), Event()
-
-    async def slow(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        reached.set()
-        await proceed_now.wait()
-        return await proceed(args)
-
-    async def let_go() -> None:
-        await wait_all_tasks_blocked()
-        proceed_now.set()
-
-    world.caller.between[name] = slow
-    await reached.wait()
-    world.nursery.start_soon(let_go)
 
 
 # ---- bookkeeping

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import trio
 
-from tests.daemons.fakekernel import SECONDS
+from tests.daemons.fakesocket import SECONDS
 from tests.daemons.harness import daemon, server_context
 from tests.rfc9289.peers import AUTH_TLS, Client, read_call
 from umktls.abi import rpctls

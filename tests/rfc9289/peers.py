@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from tests.daemons.fakekernel import SECONDS, receive_message
+from tests.daemons.fakesocket import SECONDS, receive_message
 from umktls.kernel.krpc.client import boot_client
 from umktls.kernel.krpc.connecting import make_connection
 from umktls.kernel.krpc.server import Listening

@@ -17,7 +17,7 @@ import pytest
 import trio
 from umktls_fs.options import MountOptions
 
-from tests.daemons.fakekernel import SECONDS
+from tests.daemons.fakesocket import SECONDS
 from tests.nfsd.client import FakePeer
 from tests.rfc9289.moves import (
     BAD_ANSWERS,

@@ -18,7 +18,7 @@ from umktls_daemons.sessions.records import NEW_SESSION_TICKET, open_record, ope
 from umktls_daemons.tls.identity import ConfigurationError
 from umktls_daemons.tls.tlsadapter import ClientCertificates
 
-from tests.daemons.fakekernel import SECONDS
+from tests.daemons.fakesocket import SECONDS
 from tests.daemons.harness import ENCRYPTED, MUTUAL, client_context, daemon, server_context
 from tests.daemons.pki import certificates, context
 from tests.daemons.programs.test_reload import write_lists

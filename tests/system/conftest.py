@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.live import Live, live, needs_fuse
+from tests.system.relay import Relay, relaying
 from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
 from umktls.kernel.host.children import program_path
@@ -93,3 +94,17 @@ def place(mount: Live, request: pytest.FixtureRequest) -> Path:
     path = mount.path / name
     path.mkdir()
     return path
+
+
+@pytest.fixture(scope="module")
+def relay() -> Iterator[Relay]:
+    with relaying() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def relayed(relay: Relay) -> Iterator[Live]:
+    """A mount through the relay."""
+    # A mistake in the relay must not take minutes.
+    with live("relayed", ("-o", "mtls,timeo=100"), port=relay.to) as one:
+        yield one

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import signal
-import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -14,16 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import KERNEL_LACKS
 from tests.system.conftest import MOUNT_SECONDS
 from tests.system.live import ended, event, in_foreground, kill, needs_fuse, run, until
+from tests.system.mounting import TEXT, assert_gone, clients, mount, server, source, umktls
 from umktls.certs import layout
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
 from umktls.cli.umount import mounts
 from umktls.kernel.host.children import program_path
-
-TEXT = "what the server has"
 
 
 @pytest.fixture(scope="module")
@@ -45,43 +42,6 @@ def place(box: Sandbox, request: pytest.FixtureRequest) -> Iterator[Path]:
     yield path
     if path in mounts():
         run("fusermount3", "-u", "-z", path)
-
-
-def server(box: Sandbox) -> Host:
-    (found,) = [host for host in box.hosts() if host.facts["role"] == "server"]
-    return found
-
-
-def clients(box: Sandbox) -> list[Host]:
-    return [host for host in box.hosts() if host.facts["role"] == "client"]
-
-
-def source(box: Sandbox) -> str:
-    return f"127.0.0.1:{server(box).facts['port']}:{box.export}"
-
-
-def mount(box: Sandbox, place: Path, *options: str) -> Host:
-    options = options or ("-o", "mtls")
-    return box.mount(source(box), "--certs", str(box.certs), *options, at=place)
-
-
-def umktls(box: Sandbox, *arguments: object, code: int = 0) -> str:
-    return run(
-        program_path("umktls"),
-        *arguments,
-        code=code,
-        seconds=MOUNT_SECONDS,
-        env=box.environment(),
-    )
-
-
-def assert_gone(box: Sandbox, place: Path, host: Host) -> None:
-    """Nothing is left of a mount: no process, no mount, no file."""
-    assert ended(host.pid)
-    assert place not in mounts()
-    assert not host.rundir.exists()
-    of_server = {server(box).pid, *(daemon["pid"] for daemon in server(box).stat()["daemons"])}
-    until(lambda: set(box.processes()) == of_server, "only the server's processes are left")
 
 
 # ---- begin and end
@@ -352,91 +312,3 @@ def test_trace_follows(box: Sandbox, place: Path) -> None:
         watch.cancel()
         process.kill()
         process.communicate()
-
-
-# ---- other servers
-
-
-@pytest.fixture
-def other() -> Iterator[Sandbox]:
-    """A sandbox without a server."""
-    needs_fuse()
-    with Sandbox("other") as one:
-        layout.create(one.certs)
-        (one.export / "file").write_text(TEXT)
-        yield one
-
-
-def test_ipv6(other: Sandbox) -> None:
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        pytest.skip(f"{KERNEL_LACKS} IPv6")
-    host, line = other.serve("--certs", str(other.certs), "--host", "::1")
-    where = f"[::1]:{host.facts['port']}:{other.export}"
-    assert f"'{where}'" in line
-    client = other.mount(where, "--certs", str(other.certs), "-o", "mtls")
-    assert (other.mountpoint / "file").read_text() == TEXT
-    (connection,) = client.stat()["connections"]
-    assert connection["peer"] == f"[::1]:{host.facts['port']}"
-
-
-def test_without_tls(other: Sandbox) -> None:
-    host, line = other.serve("--no-tls")
-    assert "-o notls" in line
-    client = other.mount(f"127.0.0.1:{host.facts['port']}:/", "-o", "notls")
-    assert (other.mountpoint / "file").read_text() == TEXT
-    (connection,) = client.stat()["connections"]
-    assert connection["tls"] is None
-    assert client.stat()["daemons"] == []
-    (other.mountpoint / "new").write_text("clear")
-    assert (other.export / "new").read_text() == "clear"
-
-
-def daemon(
-    box: Sandbox, name: str, rundir: Path, part: str, *options: str
-) -> subprocess.Popen[bytes]:
-    """Start a daemon by hand."""
-    certs = ("-D", str(box.certs / part), "-l", str(box.certs / "ca.pem"))
-    with (box.top / f"{name}.log").open("ab") as log:
-        return subprocess.Popen(
-            [program_path(name), "--rundir", str(rundir), *certs, *options],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=box.environment(),
-        )
-
-
-def test_daemons_by_hand(other: Sandbox) -> None:
-    """Both hosts were told to start none; the mount waits until one has come."""
-    of_server, of_client = other.run / "server", other.run / "client"
-    options = ("--no-daemon", "--rundir", str(of_server), "--tls-required")
-    host, _ = other.serve(*options)
-    daemons = [daemon(other, "rpctlssd", of_server, "server", "-m")]
-    try:
-        until(lambda: host.stat()["daemons"], "rpctlssd is registered")
-        where = f"127.0.0.1:{host.facts['port']}:/"
-        command = (program_path("umktls"), "mount", where, str(other.mountpoint), "-o", "mtls")
-        mounting = subprocess.Popen(
-            [*command, "--no-daemon", "--rundir", str(of_client)],
-            stdin=subprocess.DEVNULL,
-            env=other.environment(),
-        )
-        until((of_client / "syscall.sock").exists, "the client's host is up")
-        daemons.append(daemon(other, "rpctlscd", of_client, "client", "-m"))
-        assert mounting.wait(MOUNT_SECONDS) == 0
-        assert (other.mountpoint / "file").read_text() == TEXT
-        (connection,) = host.stat()["connections"]
-        assert "umktls client" in connection["tls"]["peer"]
-        other.unmount()
-        other.stop_server()
-        # Each daemon ends when its host does.
-        assert [one.wait(MOUNT_SECONDS) for one in daemons] == [0, 0]
-    finally:
-        for one in daemons:
-            one.kill()
-            one.wait()
-    assert not of_server.exists()
-    assert not of_client.exists()

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemons.fakekernel import FakeKernel, FakeSocket
+from tests.daemons.fakekernel import FakeKernel
+from tests.daemons.fakesocket import FakeSocket
 from umktls.abi import rpctls
 from umktls.abi.freebsd import TCP_TLS_MODE_NONE, TCP_TLS_MODE_SW
 from umktls.abi.personality import PERSONALITIES

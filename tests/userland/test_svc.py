@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.daemons.fakekernel import receive_message
+from tests.daemons.fakesocket import receive_message
 from umktls.errors import WorldError
 from umktls.rpc.message import NULL_AUTH, AcceptedReply, AcceptStat, encode_call, parse_untrusted
 from umktls.rpc.record import mark

@@ -14,7 +14,8 @@ from queue import SimpleQueue
 import pytest
 
 from tests.conftest import patience
-from tests.daemons.fakekernel import FakeKernel, FakeSocket
+from tests.daemons.fakekernel import FakeKernel
+from tests.daemons.fakesocket import FakeSocket
 from umktls.abi import rpctls
 from umktls.abi.freebsd import TCP_RXTLS_ENABLE, TCP_TLS_MODE_NONE, TCP_TLS_MODE_SW
 from umktls.abi.personality import PERSONALITIES

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 from cryptography import x509
 
-from tests.daemons.fakekernel import SECONDS
+from tests.daemons.fakesocket import SECONDS
 from tests.rfc9289.peers import Client, server, with_client
 from tests.tlsworld import AUTHORITY
 from umktls.certs.pki import Credential

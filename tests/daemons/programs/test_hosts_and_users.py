@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from tests.conftest import needs_root
-from tests.daemons.fakekernel import SECONDS
+from tests.daemons.fakesocket import SECONDS
 from tests.tlsworld import AUTHORITY
 from umktls.errors import UmktlsError
 from umktls.kernel.host.host import Host

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemons.fakekernel import SECONDS, FakeKernel, FakeSocket
+from tests.daemons.fakekernel import FakeKernel
+from tests.daemons.fakesocket import SECONDS, FakeSocket
 from tests.daemons.harness import MUTUAL, Harness, daemon
 from umktls.abi import rpctls
 from umktls.ktls.socket.tx import Transmitter

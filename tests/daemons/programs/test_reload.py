@@ -15,7 +15,7 @@ from umktls_daemons.programs.taken import Attempt, Taken
 from umktls_daemons.sessions.session import LiveSession
 from umktls_daemons.tls.tlsadapter.chains import Chains
 
-from tests.daemons.fakekernel import SECONDS, FakeSocket
+from tests.daemons.fakesocket import SECONDS, FakeSocket
 from tests.daemons.harness import (
     ENCRYPTED,
     MUTUAL,

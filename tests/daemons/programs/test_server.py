@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from umktls_daemons.tls.identity import ConfigurationError
 
-from tests.daemons.fakekernel import SECONDS, FakeSocket
+from tests.daemons.fakesocket import SECONDS
 from tests.daemons.harness import (
     ENCRYPTED,
     MUTUAL,
@@ -19,6 +19,7 @@ from tests.daemons.harness import (
     client_context,
     daemon,
     exchange,
+    ping_pong,
 )
 from umktls.abi import rpctls
 
@@ -31,12 +32,6 @@ def server(tmp_path: Path) -> Iterator[Harness]:
         yield harness
 
 
-def ping_pong(server: Harness, sock: FakeSocket) -> None:
-    """The kernel's part of `exchange`."""
-    assert server.receive(sock, 4) == b"ping"
-    sock.send(b"pong")
-
-
 def test_a_good_handshake(server: Harness) -> None:
     sock, peer = server.connection()
     client = peer.tls(client_context(), exchange, **NAME)
@@ -44,8 +39,7 @@ def test_a_good_handshake(server: Harness) -> None:
     assert result.flags == ENCRYPTED
     # Two tickets went out under the sequence numbers 0 and 1 (design case S5).
     assert (sock.state.tx.sequence, sock.state.rx.sequence) == (2, 0)
-    ping_pong(server, sock)
-    assert client.result(SECONDS) == b"pong"
+    ping_pong(server, sock, client)
     event = server.kernel.event("handshake")
     assert event["version"] == "TLSv1.3"
     assert (event["alpn"], event["resumed"], event["verified"]) == ("sunrpc", False, False)
@@ -56,8 +50,7 @@ def test_a_mutual_handshake(server: Harness) -> None:
     sock, peer = server.connection(security="mtls")
     client = peer.tls(client_context("client"), exchange, **NAME)
     assert server.kernel.connect(sock).flags == MUTUAL
-    ping_pong(server, sock)
-    assert client.result(SECONDS) == b"pong"
+    ping_pong(server, sock, client)
     assert server.kernel.event("handshake")["peer"] == "CN=umktls client"
     assert server.kernel.event("handshake")["client_certificate"] == "shown"
 
@@ -66,8 +59,7 @@ def test_a_certificate_that_was_not_demanded(server: Harness) -> None:
     sock, peer = server.connection()
     client = peer.tls(client_context("client"), exchange, **NAME)
     assert server.kernel.connect(sock).flags == MUTUAL
-    ping_pong(server, sock)
-    assert client.result(SECONDS) == b"pong"
+    ping_pong(server, sock, client)
 
 
 def failed(server: Harness, phase: str) -> str:
@@ -187,8 +179,7 @@ def test_single_bytes(server: Harness) -> None:
 
         answer = peer.run(client)
         assert server.kernel.connect(sock).flags == ENCRYPTED
-        ping_pong(server, sock)
-        assert answer.result(SECONDS) == b"pong"
+        ping_pong(server, sock, answer)
         server.kernel.about(sock, "DISCONNECT")
         sock.sock.close()
         for future in relays:
@@ -260,8 +251,7 @@ def test_chains_are_sent(tmp_path: Path) -> None:
         sock, peer = server.connection()
         client = peer.tls(client_context(), exchange, **NAME)
         assert server.kernel.connect(sock).flags == ENCRYPTED
-        ping_pong(server, sock)
-        assert client.result(SECONDS) == b"pong"
+        ping_pong(server, sock, client)
 
 
 def test_unknown_sessions(server: Harness) -> None:
@@ -294,8 +284,7 @@ def test_a_slow_handshake_holds_up_nobody(server: Harness) -> None:
         # Until the daemon has taken the slow one.
         assert not waiting.done()
     assert server.kernel.connect(quick).flags == ENCRYPTED
-    ping_pong(server, quick)
-    assert client.result(SECONDS) == b"pong"
+    ping_pong(server, quick, client)
     assert not waiting.done()
     peer.sock.close()
     assert waiting.result(SECONDS) == 0

@@ -19,10 +19,11 @@ from umktls_daemons.programs import rpctlscd, rpctlssd
 from umktls_daemons.programs.logs import set_up_logging
 from umktls_daemons.tls.identity import ConfigurationError
 
-from tests.daemons.fakekernel import SECONDS, FakeKernel
+from tests.daemons.fakekernel import FakeKernel
+from tests.daemons.fakesocket import SECONDS
 from tests.daemons.harness import at_a_terminal
 from tests.daemons.pki import PASSPHRASE, certificates
-from tests.daemons.programs.test_programs import Process, host, program
+from tests.daemons.programs.processes import Process, host, program
 from umktls.upcall.rpctls import RPCTLSCD_V1, RPCTLSSD_V1
 from umktls.userland.notify import notify
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemons.fakekernel import SECONDS, FakeSocket
+from tests.daemons.fakesocket import SECONDS, FakeSocket
 from tests.daemons.harness import MUTUAL, Harness, daemon
 from tests.daemons.pki import certificates
 from umktls.abi import rpctls

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.daemons.fakekernel import SECONDS
+from tests.daemons.fakesocket import SECONDS
 from umktls.abi.personality import PERSONALITIES
 from umktls.kernel.ground.events import Event
 from umktls.kernel.host.host import Host

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from umktls_daemons.sessions import records
 
-from tests.daemons.fakekernel import FakeSocket
+from tests.daemons.fakesocket import FakeSocket
 from tests.daemons.harness import daemon
 from tests.daemons.pki import certificates
 from tests.daemons.programs.test_pairs import End, connect, forge, talk

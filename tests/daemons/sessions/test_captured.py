@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemons.fakekernel import SECONDS, FakeSocket
+from tests.daemons.fakesocket import SECONDS, FakeSocket
 from tests.daemons.harness import client_context, daemon, server_context
 from umktls.abi import rpctls
 from umktls.upcall.captured import CAPTURE_BYTES, CAPTURE_SECRETS, MAX_CAPTURED, Captured, Kind

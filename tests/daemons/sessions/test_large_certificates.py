@@ -19,14 +19,8 @@ from umktls_daemons.tls.tlsadapter import (
     TlsSession,
 )
 
-from tests.daemons.fakekernel import SECONDS
-from tests.daemons.harness import (
-    MUTUAL,
-    client_context,
-    daemon,
-    exchange,
-    ping_pong,
-)
+from tests.daemons.fakesocket import SECONDS
+from tests.daemons.harness import MUTUAL, client_context, daemon, exchange, ping_pong
 from tests.daemons.pki import certificates
 from tests.daemons.tls.test_trust import shake_hands
 from umktls.abi.rpctls import RPCTLS_FLAGS_HANDSHAKE

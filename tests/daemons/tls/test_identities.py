@@ -20,7 +20,7 @@ from umktls_daemons.tls.facts import alternative_names, facts_of
 from umktls_daemons.tls.identity import ConfigurationError
 from umktls_daemons.tls.users import names_of, own_domain, user_of, utf8_string_untrusted
 
-from tests.daemons.fakekernel import SECONDS, FakeSocket
+from tests.daemons.fakesocket import SECONDS, FakeSocket
 from tests.daemons.harness import (
     ENCRYPTED,
     MUTUAL,

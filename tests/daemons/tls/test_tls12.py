@@ -10,16 +10,16 @@ import pytest
 from umktls_daemons.tls.identity import ConfigurationError
 from umktls_daemons.tls.tls12 import IANA_NAMES, key_block, prf, sessions, split_ciphers, suite_of
 
-from tests.daemons.fakekernel import SECONDS, FakeSocket
+from tests.daemons.fakesocket import SECONDS
 from tests.daemons.harness import (
     ENCRYPTED,
     MUTUAL,
     RESULT_OK,
-    Harness,
     client_context,
     daemon,
     echo,
     exchange,
+    ping_pong,
     server_context,
 )
 from umktls.abi import rpctls
@@ -57,15 +57,9 @@ def test_an_old_client(tmp_path: Path, suite: str) -> None:
         assert (sock.state.tx.sequence, sock.state.rx.sequence) == (1, 1)
         assert sock.state.tx.suite is not None
         assert sock.state.tx.suite.name == SUITES[suite]
-        ping_pong(server, sock)
-        assert client.result(SECONDS) == b"pong"
+        ping_pong(server, sock, client)
         event = server.kernel.event("handshake")
         assert (event["version"], event["suite"]) == ("TLSv1.2", suite)
-
-
-def ping_pong(server: Harness, sock: FakeSocket) -> None:
-    assert server.receive(sock, 4) == b"ping"
-    sock.send(b"pong")
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -85,8 +79,7 @@ def test_the_same_server_for_old_and_new_clients(tmp_path: Path) -> None:
             sock, peer = server.connection()
             client = peer.tls(context, exchange, **NAME)
             assert server.kernel.connect(sock).flags == ENCRYPTED
-            ping_pong(server, sock)
-            assert client.result(SECONDS) == b"pong"
+            ping_pong(server, sock, client)
             assert server.kernel.event("handshake")["version"] == version
 
 
@@ -132,8 +125,7 @@ def test_there_is_no_new_key(tmp_path: Path) -> None:
         server.kernel.connect(sock)
         assert server.kernel.about(sock, "REKEY") == rpctls.RPCTLSERR_NOSSL
         # And nothing is broken by asking.
-        ping_pong(server, sock)
-        assert client.result(SECONDS) == b"pong"
+        ping_pong(server, sock, client)
 
 
 @pytest.mark.parametrize(
@@ -147,8 +139,7 @@ def test_client_certificates(
         client = peer.tls(old_client(certificate), exchange, **NAME)
         assert server.kernel.connect(sock).flags == flags
         if flags:
-            ping_pong(server, sock)
-            assert client.result(SECONDS) == b"pong"
+            ping_pong(server, sock, client)
         else:
             failed = server.kernel.event("handshake-failed")
             assert "showed no certificate" in failed["reason"]

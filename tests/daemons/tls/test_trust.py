@@ -25,7 +25,7 @@ from umktls_daemons.tls.identity import (
 )
 from umktls_daemons.tls.tlsadapter import ClientCertificates, Endpoint, TlsContext
 
-from tests.daemons.fakekernel import SECONDS
+from tests.daemons.fakesocket import SECONDS
 from tests.daemons.harness import (
     ENCRYPTED,
     RESULT_OK,

@@ -5,81 +5,20 @@ from __future__ import annotations
 import gc
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.capture.blocks import SECRETS, blocks, packets
+from tests.capture.blocks import packets
 from tests.capture.streams import segments, streams
+from tests.kernel.captures.captureworld import FAR, NEAR, World, pair
 from umktls.capture.packets import MAX_PAYLOAD, Flags
 from umktls.capture.pdus import MESSAGE_LIMIT
 from umktls.errors import CallerError
-from umktls.kernel.captures.capture import Capture, Tap
-from umktls.kernel.captures.config import CaptureConfig, heading, parse_size
-from umktls.kernel.captures.line import HOST, RPC, TCP
-from umktls.kernel.captures.sinks import MemorySink
+from umktls.kernel.captures.config import CaptureConfig, parse_size
+from umktls.kernel.captures.line import HOST, RPC
 from umktls.kernel.captures.tapped import TappedSocket
-from umktls.kernel.ground.events import Trace
-from umktls.ktls.engines import Route
-from umktls.ktls.session import Direction
 from umktls.rpc.record import mark
-from umktls.upcall.captured import CAPTURE_BYTES, CAPTURE_SECRETS, Captured, Kind
-
-NEAR, FAR = ("c0000201", 700, "c0000202", 2049), ("c0000202", 2049, "c0000201", 700)
-KEY = b"a key that nobody may read"
-
-
-@dataclass
-class Routes:
-    routes: dict[Direction, Route] = field(default_factory=dict)
-
-    def route(self, direction: Direction) -> Route:
-        return self.routes.get(direction, Route.RECORDS)
-
-
-@dataclass
-class RpcSide:
-    in_pieces: bool = False
-    tap: Tap | None = None
-
-
-@dataclass
-class Sock:
-    """A socket of the kernel, as far as a capture goes."""
-
-    sock: socket.socket
-    name: str = "c1"
-    rpc: RpcSide = field(default_factory=RpcSide)
-    detours: Routes = field(default_factory=Routes)
-
-    @property
-    def tap(self) -> Tap | None:
-        return self.rpc.tap
-
-
-class World:
-    """A host's trace, a capture into memory, and the peer's ends of its connections."""
-
-    def __init__(self, *, secrets: bool = False, client: bool = True) -> None:
-        self.trace = Trace("client-7", "client", clock=lambda: 1000.0)
-        self.sink = MemorySink(heading("client-7", secrets=secrets), 1 << 24)
-        self.capture = Capture(self.trace, self.sink, client=client, secrets=secrets)
-
-    def contents(self) -> bytes:
-        return self.sink.contents()
-
-    def comments(self) -> list[str]:
-        return [text for one in segments(self.contents()) for text in one.comments]
-
-
-@contextmanager
-def pair(name: str = "c1") -> Iterator[tuple[Sock, socket.socket]]:
-    near, far = socket.socketpair()
-    with near, far:
-        yield Sock(near, name), far
 
 
 def test_a_connection_from_its_beginning_to_its_end() -> None:
@@ -217,130 +156,6 @@ def test_a_reset_is_one() -> None:
             sock.sock.recv(1)
     assert segments(world.contents())[-1].flags == Flags.RST | Flags.ACK
     assert segments(world.contents())[-1].ends == FAR
-
-
-# ---- what the daemon does with the connection
-
-
-def test_what_a_daemon_tells_is_in_its_place() -> None:
-    world = World(secrets=True)
-    world.capture.begin([])
-    with pair() as (sock, _):
-        world.capture.adopt(sock)
-        assert sock.tap is not None
-        assert sock.tap.wanted == CAPTURE_BYTES | CAPTURE_SECRETS
-        for kind, data in (
-            (Kind.SENT, b"client hello"),
-            (Kind.RECEIVED, b"server hello"),
-            (Kind.SECRETS, b"CLIENT_TRAFFIC_SECRET_0 00 00\n"),
-            (Kind.SENT, b"finished"),
-        ):
-            sock.tap.told(Captured(kind, data, 1234.5).pack())
-    assert streams(world.contents()) == {NEAR: b"client hellofinished", FAR: b"server hello"}
-    told = [one.micros for one in packets(world.contents(), TCP)][3:]
-    assert told == [1_234_500_000] * 3
-    kinds = [one.kind for one in blocks(world.contents())]
-    assert kinds[4:12].index(SECRETS) == 5  # in front of what it opens
-    (secrets,) = (one for one in blocks(world.contents()) if one.kind == SECRETS)
-    assert secrets.data == b"CLIENT_TRAFFIC_SECRET_0 00 00\n"
-
-
-def test_secrets_are_not_taken_where_nobody_wants_them() -> None:
-    world = World()
-    world.capture.begin([])
-    with pair() as (sock, _):
-        world.capture.adopt(sock)
-        assert sock.tap is not None
-        assert sock.tap.wanted == CAPTURE_BYTES
-        sock.tap.told(Captured(Kind.SECRETS, KEY, 1.0).pack())
-    assert KEY not in world.contents()
-
-
-@pytest.mark.parametrize("value", [b"", b"\1", b"\1" * 8, bytes(20), b"\4" * 20, b"\xff" * 20])
-def test_what_a_daemon_tells_must_make_sense(value: bytes) -> None:
-    with pytest.raises(CallerError):
-        Captured.unpack_untrusted(value)
-
-
-@contextmanager
-def tcp() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A connection: who has connected, and who was called."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        near = socket.create_connection(listener.getsockname())
-        far, _ = listener.accept()
-        with near, far:
-            yield near, far
-
-
-@pytest.mark.parametrize("client", [True, False])
-def test_a_silent_daemon_leaves_a_gap_of_the_right_size(client: bool) -> None:
-    world = World(client=client)
-    world.capture.begin([])
-    with tcp() as ends:
-        mine, peer = ends if client else reversed(ends)
-        sock, daemon = Sock(mine), mine.dup()
-        with daemon:
-            world.capture.adopt(sock)
-            sock.sock.sendmsg([b"seen"])
-            daemon.sendall(b"x" * 100)
-            peer.sendall(b"y" * 60 + b"behind")
-            daemon.recv(60, socket.MSG_WAITALL)
-            peer.recv(104, socket.MSG_WAITALL)
-            world.trace.emit("upcall-answered", "c1", procedure="CONNECT", seconds=0.1, result="OK")
-            sock.sock.sendmsg([b"after"])
-            assert sock.sock.recv(9) == b"behind"
-    *_, seen, sent, received = segments(world.contents())
-    assert (seen.payload, seen.sequence) == (b"seen", 1)
-    assert (sent.payload, sent.sequence, sent.acknowledged) == (b"after", 105, 61)
-    assert (received.payload, received.sequence) == (b"behind", 61)
-    missing = [text for text in world.comments() if "missing" in text]
-    assert missing == [
-        "100 bytes are missing, sent by its daemon, which does not tell of them",
-        "60 bytes are missing, received by its daemon, which does not tell of them",
-    ]
-
-
-@pytest.mark.parametrize("client", [True, False])
-def test_a_capture_that_begins_late_goes_on_where_tcp_is(client: bool) -> None:
-    world = World(client=client)
-    with tcp() as ends:
-        mine, peer = ends if client else reversed(ends)
-        mine.sendall(b"x" * 11)
-        peer.sendall(b"y" * 7)
-        mine.recv(7, socket.MSG_WAITALL)
-        sock = Sock(mine)
-        world.capture.begin([sock])
-        sock.sock.sendmsg([b"now"])
-    (only,) = segments(world.contents())
-    assert (only.payload, only.sequence, only.acknowledged) == (b"now", 12, 8)
-    assert only.comments == ["the capture begins here; the connection was there before"]
-
-
-def test_a_direction_that_the_machine_seals_is_said_not_to_be_there() -> None:
-    world = World()
-    world.capture.begin([])
-    with pair() as (sock, far):
-        sock.detours.routes["tx"] = Route.HOST
-        world.capture.adopt(sock)
-        world.trace.emit("tx-keys", "c1", suite="x", sequence=0)
-        sock.sock.sendmsg([b"clear, for who seals below"])
-        far.sendall(b"still here")
-        sock.sock.recv(20)
-    assert streams(world.contents()) == {FAR: b"still here"}
-    said = "what is sent from here on is not in the file: the machine's own kernel seals and opens"
-    assert said in world.comments()
-
-
-def test_a_direction_that_is_bounced_is_there_as_far_as_the_daemon_tells() -> None:
-    world = World()
-    world.capture.begin([])
-    with pair() as (sock, _):
-        world.capture.adopt(sock)
-        assert sock.tap is not None
-        world.trace.emit("bounce", "c1", direction="sending")
-        sock.tap.told(Captured(Kind.SENT, b"told", 1.0).pack())
-    assert streams(world.contents()) == {NEAR: b"told"}
-    assert "what is sent from here on is in the file if the daemon tells" in world.comments()
 
 
 # ---- RPC

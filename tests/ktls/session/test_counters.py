@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from tests.ktls.helpers import ENGINE, ChunkSink, receive, session
-from tests.ktls.options.test_socket_options import enable_socket
+from tests.ktls.options.enabling import enable_socket
 from umktls.abi.freebsd import TCP_TLS_MODE_IFNET, TCP_TLS_MODE_SW
 from umktls.abi.linux import TLS_STAT_NAMES
 from umktls.errors import UnsupportedError

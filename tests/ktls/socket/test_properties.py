@@ -21,7 +21,7 @@ from tests.ktls.helpers import (
     session,
     transmitter,
 )
-from tests.ktls.options.test_socket_options import enable_socket
+from tests.ktls.options.enabling import enable_socket
 from umktls.abi.freebsd import MSG_EOR, MSG_PEEK, TlsGetRecord, parse_control_untrusted
 from umktls.abi.personality import PERSONALITIES
 from umktls.ktls.calls import KtlsSocket

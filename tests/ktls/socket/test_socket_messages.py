@@ -17,7 +17,7 @@ from tests.ktls.helpers import (
     session,
     transmitter,
 )
-from tests.ktls.options.test_socket_options import enable_socket
+from tests.ktls.options.enabling import enable_socket
 from umktls.abi.freebsd import (
     IPPROTO_TCP,
     MSG_CTRUNC,
