@@ -123,28 +123,44 @@ class NfsOperations(pyfuse3.Operations):
         super().__init__()
         self.trace = trace or Trace("", "client")
         clock = trio.current_time
-        calls = Calls(caller, options.deadline, options.timeout_errno)
-        sizes = caller.fsinfo
+        bound, error = options.deadline, options.timeout_errno
+        calls = Calls(caller, bound, error)
         self.ready = trio.Event()
         self.inodes = InodeTable(caller.root)
         self.attributes = AttributeCache(options, clock)
         self.kernel = KernelCache(self.attributes, start, invalidate)
-        wsize = transfer_size(options.wsize, sizes.wtmax)
+        wsize = transfer_size(options.wsize, caller.fsinfo.wtmax)
         self.behind = WriteBehind(calls, self.attributes, self.kernel, start, clock, wsize)
-        self.requests = Requests(
-            clock, options.deadline, options.timeout_errno, lambda: self.behind.progress
-        )
+        self.requests = Requests(clock, bound, error, lambda: self.behind.progress)
         self.openers: dict[tuple[Kind, int], int] = {}  # what is open: the process that did it
         self._credentials = credentials or Credentials(clock)
         self._credentials.owners = self.attributes.owners
-        trust = 0.0 if options.noac else options.acdirmin
-        known = KnownNames(self.inodes, self.attributes, clock, trust)
+        known = self._known_names(options)
         self._intent = intent or Intent()
         self._foresight = Foresight(
             calls, self.attributes, known, start, clock, options.ahead_seconds
         )
         silly = SillyRenames(calls, self.attributes, known, self.kernel)
-        self._names = Namespace(
+        self._names = self._open_namespace(calls, known, silly, options, mountpoint)
+        self._metadata = Metadata(calls, self.attributes, known)
+        self._directories = self._open_directories(calls, known, emit, options)
+        rsize = transfer_size(options.rsize, caller.fsinfo.rtmax)
+        ahead = ReadAhead(calls, self.attributes, start, rsize, options.readahead)
+        self.files = self._open_files(calls, ahead, silly, options)
+
+    def _known_names(self, options: MountOptions) -> KnownNames:
+        trust = 0.0 if options.noac else options.acdirmin
+        return KnownNames(self.inodes, self.attributes, trio.current_time, trust)
+
+    def _open_namespace(
+        self,
+        calls: Calls,
+        known: KnownNames,
+        silly: SillyRenames,
+        options: MountOptions,
+        mountpoint: str,
+    ) -> Namespace:
+        return Namespace(
             calls,
             self.inodes,
             self.attributes,
@@ -155,11 +171,6 @@ class NfsOperations(pyfuse3.Operations):
             os.path.basename(os.fsencode(mountpoint)),
             options.missing_seconds,
         )
-        self._metadata = Metadata(calls, self.attributes, known)
-        self._directories = self._open_directories(calls, known, emit, options)
-        rsize = transfer_size(options.rsize, sizes.rtmax)
-        ahead = ReadAhead(calls, self.attributes, start, rsize, options.readahead)
-        self.files = self._open_files(calls, ahead, silly, options)
 
     def _open_directories(
         self, calls: Calls, known: KnownNames, emit: Emit, options: MountOptions

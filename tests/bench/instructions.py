@@ -91,6 +91,15 @@ def await_daemon(host: Host) -> None:
         raise WorldError(f"no daemon has registered with {host.name}")
 
 
+def what_the_caller_needs(sandbox: Sandbox, server: Host, rundir: Path) -> dict[str, Any]:
+    return {
+        "port": server.facts["port"],
+        "export": str(sandbox.export),
+        "certs": str(sandbox.certs),
+        "rundir": str(rundir),
+    }
+
+
 @contextmanager
 def rig(side: str) -> Iterator[Rig]:
     """Everything started; what is of `side` ("client" or "server") below valgrind."""
@@ -118,13 +127,8 @@ def rig(side: str) -> Iterator[Rig]:
         )  # fmt: skip
         await_daemon(host)
         rundir = sandbox.directory("run/bench")
-        setup = {
-            "port": host.facts["port"],
-            "export": str(sandbox.export),
-            "certs": str(pki),
-            "rundir": str(rundir),
-        }
-        caller = start("client", sys.executable, "-m", "tests.bench.caller", json.dumps(setup))
+        setup = json.dumps(what_the_caller_needs(sandbox, host, rundir))
+        caller = start("client", sys.executable, "-m", "tests.bench.caller", setup)
         heard(caller, "up")
         rpctlscd = start(
             "client", *PATIENT, "rpctlscd", "--rundir", str(rundir / "mtls"),

@@ -81,16 +81,21 @@ def test_each_block_has_its_place_in_the_table() -> None:
     assert used == set(BLOCKS)
 
 
-@pytest.mark.long
-def test_the_first_session() -> None:
-    """README.md's, with other places; what other pages have typed at such a mount comes before its
-    end."""
-    needs_fuse()
+def first_session() -> list[str]:
+    """README.md's lines; what other pages have typed at such a mount comes before its end."""
     lines = typed(block("README.md", "$ export PATH"))
     end = lines.index("umktls umount /tmp/mnt")
     mount, umount = typed(block("mounting.md", "$ umktls mount"))
     lines[end:end] = typed(block("troubleshooting.md", "$ umktls doctor"))
     lines[end + 3 : end + 3] = [umount, mount]
+    return lines
+
+
+@pytest.mark.long
+def test_the_first_session() -> None:
+    """In other places."""
+    needs_fuse()
+    lines = first_session()
     (serve,) = (number for number, line in enumerate(lines) if line.rstrip().endswith("&"))
     with Sandbox("readme") as box, socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

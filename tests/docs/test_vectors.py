@@ -12,6 +12,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -74,58 +75,55 @@ def vectors() -> dict[str, bytes]:
     return found
 
 
-def expected() -> dict[str, bytes]:
-    """The same, made by our own code."""
-    made: dict[str, bytes] = {}
-    numbers = iter(range(1, 100))
+class Conversation:
+    """What kernel and daemon say to each other, made by our own code, in order."""
 
-    def syscall(what: str, args: xdr.Struct, result: object) -> None:
-        sequence, number = next(numbers), wire.number_of(args)
-        made[f"daemon: {what}"] = datagrams.encode_request(sequence, args)
-        made[f"kernel: answer to {what}"] = datagrams.encode_reply(sequence, 0, result, number)
+    def __init__(self) -> None:
+        self.made: dict[str, bytes] = {}
+        self._numbers = count(1)
 
-    def upcall(what: str, argument: object) -> None:
+    def syscall(self, what: str, args: xdr.Struct, result: object) -> None:
+        sequence, number = next(self._numbers), wire.number_of(args)
+        self.made[f"daemon: {what}"] = datagrams.encode_request(sequence, args)
+        answer = datagrams.encode_reply(sequence, 0, result, number)
+        self.made[f"kernel: answer to {what}"] = answer
+
+    def upcall(self, what: str, argument: object) -> None:
         procedure = RPCTLSCD_V1[what]
         message = encode_call(XIDS[what], RPCTLSCD_V1.number, 1, procedure.number, NULL_AUTH)
         message += b"".join(procedure.encode_args(argument))
-        made[f"kernel: {what}"] = mark(len(message)) + message
+        self.made[f"kernel: {what}"] = mark(len(message)) + message
 
-    def answer(what: str, result: object) -> None:
+    def answer(self, what: str, result: object) -> None:
         message = encode_accepted(XIDS[what], NULL_AUTH, AcceptStat.SUCCESS)
         message += b"".join(RPCTLSCD_V1[what].encode_result(result))
-        made[f"daemon: answer to {what}"] = mark(len(message)) + message
+        self.made[f"daemon: answer to {what}"] = mark(len(message)) + message
 
-    syscall(
-        "rpctls_syscall(CLSETPATH)",
-        wire.RpctlsSyscallArgs(rpctls.RPCTLS_SYSC_CLSETPATH, PATH),
-        0,
-    )
-    upcall("CONNECT", rpctlscd_connect_arg.of(b""))
-    syscall(
-        "rpctls_syscall(CLSOCKET)", wire.RpctlsSyscallArgs(rpctls.RPCTLS_SYSC_CLSOCKET, b""), FD
-    )
-    syscall(
-        "getsockopt(UMKTLS_PEERNAME)",
-        wire.GetsockoptArgs(FD, rpctls.SOL_UMKTLS, rpctls.UMKTLS_PEERNAME, 256),
-        b"localhost",
-    )
+
+def expected() -> dict[str, bytes]:
+    """The same as `vectors`, made by our own code."""
+    said = Conversation()
+    setpath = wire.RpctlsSyscallArgs(rpctls.RPCTLS_SYSC_CLSETPATH, PATH)
+    said.syscall("rpctls_syscall(CLSETPATH)", setpath, 0)
+    said.upcall("CONNECT", rpctlscd_connect_arg.of(b""))
+    clsocket = wire.RpctlsSyscallArgs(rpctls.RPCTLS_SYSC_CLSOCKET, b"")
+    said.syscall("rpctls_syscall(CLSOCKET)", clsocket, FD)
+    peername = wire.GetsockoptArgs(FD, rpctls.SOL_UMKTLS, rpctls.UMKTLS_PEERNAME, 256)
+    said.syscall("getsockopt(UMKTLS_PEERNAME)", peername, b"localhost")
     interface = FreebsdKtls(DEFAULT_PERSONALITY)
     for direction, mode in (("tx", TCP_TXTLS_MODE), ("rx", TCP_RXTLS_MODE)):
         session = Session.from_secret(SUITE, SECRETS[direction])
         (option,) = interface.key_options(direction, session)  # type: ignore[arg-type]
-        syscall(f"setsockopt(TCP_{direction.upper()}TLS_ENABLE)", option.args(FD), None)
-        syscall(
-            f"getsockopt(TCP_{direction.upper()}TLS_MODE)",
-            wire.GetsockoptArgs(FD, IPPROTO_TCP, mode, 4),
-            b"\1\0\0\0",
-        )
-    syscall("utrace(handshake)", wire.UtraceArgs(json.dumps(HANDSHAKE).encode()), None)
-    answer("CONNECT", rpctlscd_connect_res(0, NAME.sec, NAME.usec, NAME.ssl))
-    upcall("DISCONNECT", NAME)
-    syscall("shutdown(SHUT_WR)", wire.ShutdownArgs(FD, socket.SHUT_WR), None)
-    syscall("close", wire.CloseArgs(FD), None)
-    answer("DISCONNECT", rpctls_session_res(0))
-    return made
+        said.syscall(f"setsockopt(TCP_{direction.upper()}TLS_ENABLE)", option.args(FD), None)
+        get_mode = wire.GetsockoptArgs(FD, IPPROTO_TCP, mode, 4)
+        said.syscall(f"getsockopt(TCP_{direction.upper()}TLS_MODE)", get_mode, b"\1\0\0\0")
+    said.syscall("utrace(handshake)", wire.UtraceArgs(json.dumps(HANDSHAKE).encode()), None)
+    said.answer("CONNECT", rpctlscd_connect_res(0, NAME.sec, NAME.usec, NAME.ssl))
+    said.upcall("DISCONNECT", NAME)
+    said.syscall("shutdown(SHUT_WR)", wire.ShutdownArgs(FD, socket.SHUT_WR), None)
+    said.syscall("close", wire.CloseArgs(FD), None)
+    said.answer("DISCONNECT", rpctls_session_res(0))
+    return said.made
 
 
 def written(made: dict[str, bytes]) -> str:

@@ -58,8 +58,7 @@ def capture(
       wireshark -X lua_script:$(umktls capture --lua) mount.pcapng
     """
     if lua:
-        with as_file(files("umktls.capture") / "umktls.lua") as path:
-            click.echo(path)
+        say_where_the_dissector_is()
         return
     if file is None:
         raise click.UsageError("Missing argument 'FILE': what is captured has to go somewhere.")
@@ -81,6 +80,11 @@ def capture(
         reasons = [reason for each in running if (reason := each.end())]
     if reasons:
         raise WorldError("; ".join(reasons))
+
+
+def say_where_the_dissector_is() -> None:
+    with as_file(files("umktls.capture") / "umktls.lua") as path:
+        click.echo(path)
 
 
 def named(config: CaptureConfig, hosts: Sequence[Host]) -> list[CaptureConfig]:

@@ -110,7 +110,11 @@ def run_daemon(
     say_what_is_secret(wanted)
     trial = Trial(say_nothing if as_json else show)
     trial.run(role, words, scenarios, deadline, kernel, wanted)
-    card = trial.card(role, personality, words)
+    finish(trial, trial.card(role, personality, words), as_json)
+
+
+def finish(trial: Trial, card: dict[str, Any], as_json: bool) -> None:
+    """Print the score card; the exit code says whether all passed."""
     if as_json:
         click.echo(json.dumps(card))
     else:

@@ -18,7 +18,6 @@ import trio.testing
 from tests.conftest import patience
 from tests.kernel.krpc.rpcpeer import answers, peer
 from tests.nfsd.client import Client
-from umktls.certs.pki import Authority
 from umktls.errors import PeerError, UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.krpc import connecting, rpcbind, tcpconnect
@@ -31,7 +30,6 @@ from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfsd import Export, NfsServer
 from umktls.rpc.rpcbind import PMAP2
-from umktls.testing.certificates import directory
 
 SECONDS = 20
 Clock = trio.testing.MockClock
@@ -181,10 +179,11 @@ async def test_what_cannot_pass_is_told_at_once(autojump_clock: Clock, seconds: 
 @pytest.mark.parametrize(
     ("security", "mount_tls"), [("none", False), ("mtls", False), ("mtls", True)]
 )
-async def test_mountd_somewhere_else(tmp_path: Path, security: str, mount_tls: bool) -> None:
+async def test_mountd_somewhere_else(
+    tmp_path: Path, certs: Path, security: str, mount_tls: bool
+) -> None:
     """mountport=: the root comes from there, in clear or as NFS has it; all else goes to the
     server, and at the end MOUNT hears of it."""
-    certs = directory(tmp_path / "pki", Authority.create())
     nfsd = NfsServer([Export(str(tmp_path))], tmp_path / "state")
     nfs, mountd, _ = nfsd.services()
     common: dict[str, Any] = {"security": security, "certs": certs}
@@ -198,15 +197,12 @@ async def test_mountd_somewhere_else(tmp_path: Path, security: str, mount_tls: b
             )
             for name, service in (("n", nfs), ("m", mountd))
         ]
-        config = MountConfig(
-            "127.0.0.1",
-            str(tmp_path),
-            a.port,
-            mount_port=b.port,
-            mount_tls=mount_tls,
-            rundir=tmp_path / "c",
-            **common,
-        )
+        where: dict[str, Any] = {
+            "mount_port": b.port,
+            "mount_tls": mount_tls,
+            "rundir": tmp_path / "c",
+        }
+        config = MountConfig("127.0.0.1", str(tmp_path), a.port, **where, **common)
         host = await stack.enter_async_context(boot_client(config))
         async with mounted(host, config) as mount:
             assert mount.root

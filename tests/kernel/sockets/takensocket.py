@@ -17,15 +17,17 @@ from tests.conformance.world import ENABLE, ROOM, TLS, Peer, crypto_info, enable
 from tests.kernel.clientworld import World, world
 from umktls.abi import linux
 from umktls.abi.freebsd import IPPROTO_TCP
-from umktls.errors import UmktlsError
+from umktls.errors import PeerError, UmktlsError, WorldError
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.sockets.tcpstate import TCP_CLOSE, tcp_state
+from umktls.kernel.upcalls import tls
 from umktls.ktls.engines.choice import parse_engines
 from umktls.ktls.session import Direction, Session
+from umktls.rpc.record import RecordReader
 from umktls.testing.played import Refused
 from umktls.upcall import syscalls as wire
 
-__all__ = ["SECONDS", "Taken", "refusal", "taken", "tcp_ends"]
+__all__ = ["SECONDS", "Taken", "received", "refusal", "taken", "tcp_ends"]
 
 SECONDS = 10
 TCP_CLOSE_WAIT = 8
@@ -122,6 +124,23 @@ class Taken:
     async def tcp(self, state: int) -> None:
         while tcp_state(self.sock.sock) != state:
             await trio.lowlevel.checkpoint()
+
+
+async def received(t: Taken, deliver: Callable[[bytes], object]) -> str:
+    """Receive as RPC does: messages are delivered, control records go to the daemon. The error by
+    which reception has ended, or nothing at the end of the stream."""
+
+    async def message(data: memoryview) -> None:
+        deliver(bytes(data))
+
+    async def control() -> None:
+        await tls.handle_control(t.world.host, t.sock)
+
+    try:
+        await t.sock.rpc.pump(RecordReader(1000), message, control)
+    except (PeerError, WorldError) as error:
+        return str(error)
+    return ""
 
 
 async def refusal(call: Callable[..., Any], *arguments: Any) -> int:

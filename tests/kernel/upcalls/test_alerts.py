@@ -9,11 +9,10 @@ import trio
 
 from tests.conformance.world import ALERT, DATA, HANDSHAKE, TICKET
 from tests.kernel.clientworld import world
-from tests.kernel.sockets.takensocket import SECONDS, Taken
+from tests.kernel.sockets.takensocket import SECONDS, Taken, received
 from umktls.abi.personality import PERSONALITIES
-from umktls.errors import WorldError
 from umktls.kernel.upcalls import tls
-from umktls.rpc.record import RecordReader, mark
+from umktls.rpc.record import mark
 
 USER_CANCELED = b"\x01\x5a"  # RFC 8446 section 6.1: a warning
 MESSAGE = mark(5) + b"reply"
@@ -28,9 +27,7 @@ async def test_an_alert_that_the_daemon_does_not_mind(tmp_path: Path, name: str)
     done = trio.Event()
     with trio.fail_after(SECONDS):
         async with world(tmp_path, name) as w, trio.open_nursery() as nursery:
-            daemon = await w.daemon()
-            attempt = await w.connect()
-            asked = await daemon.asked()
+            daemon, attempt, asked = await w.asked()
             with trio.socket.from_stdlib_socket(attempt.far) as far:
                 t = Taken(w, attempt.sock, await daemon.take(asked), far)
                 await t.enable("tx")
@@ -38,19 +35,13 @@ async def test_an_alert_that_the_daemon_does_not_mind(tmp_path: Path, name: str)
                 await daemon.answer(asked)
                 await attempt.ended.wait()
 
-                async def deliver(message: memoryview) -> None:
-                    delivered.append(bytes(message))
+                def deliver(message: bytes) -> None:
+                    delivered.append(message)
                     done.set()
 
-                async def control() -> None:
-                    await tls.handle_control(w.host, t.sock)
-
                 async def receive() -> None:
-                    try:
-                        await t.sock.rpc.pump(RecordReader(1000), deliver, control)
-                    except WorldError as error:
-                        ended.append(str(error))
-                        done.set()
+                    ended.append(await received(t, deliver))
+                    done.set()
 
                 nursery.start_soon(receive)
                 records = {HANDSHAKE: TICKET, ALERT: USER_CANCELED}

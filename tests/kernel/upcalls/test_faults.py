@@ -13,16 +13,16 @@ import pytest
 import trio
 
 from tests.conformance.world import ALERT, DATA, HANDSHAKE, Peer, keys
-from tests.kernel.clientworld import world
-from tests.kernel.sockets.takensocket import SECONDS, Taken
+from tests.kernel.clientworld import Asked, Daemon, world
+from tests.kernel.sockets.takensocket import SECONDS, Taken, received
 from umktls.abi import rpctls
 from umktls.abi.alerts import TlsAlert, alert_name
-from umktls.errors import PeerError, UmktlsError
+from umktls.errors import UmktlsError
 from umktls.kernel.upcalls import tls
 from umktls.ktls.engines.choice import parse_engines
 from umktls.ktls.session import Direction, Session
 from umktls.ktls.session.suites import OTHER_SUITES
-from umktls.rpc.record import RecordReader, mark
+from umktls.rpc.record import mark
 
 MESSAGE = mark(5) + b"reply"
 GOODBYE = b"\x01\x00"
@@ -63,31 +63,16 @@ async def ending(
             world(path, personality, engine=parse_engines(engine)) as w,
             trio.open_nursery() as nursery,
         ):
-            daemon = await w.daemon()
-            attempt = await w.connect()
-            asked = await daemon.asked()
+            daemon, attempt, asked = await w.asked()
             with trio.socket.from_stdlib_socket(attempt.far) as far:
                 t = Ending(w, attempt.sock, await daemon.take(asked), far, peers)
-                if "tx=bounce" in engine:
-                    await t.get(rpctls.SOL_UMKTLS, rpctls.UMKTLS_TX_BOUNCE, 0)
-                else:
-                    await t.enable("tx", session)
-                await t.enable("rx", session)
+                await have_keys(t, session, engine)
                 await daemon.answer(asked)
                 await attempt.ended.wait()
                 ended = trio.Event()
 
-                async def deliver(message: memoryview) -> None:
-                    t.delivered.append(bytes(message))
-
-                async def control() -> None:
-                    await tls.handle_control(w.host, t.sock)
-
                 async def receive() -> None:
-                    try:
-                        await t.sock.rpc.pump(RecordReader(1000), deliver, control)
-                    except PeerError as error:
-                        t.error = str(error)
+                    t.error = await received(t, t.delivered.append)
                     await tls.disconnect(w.host, t.sock, t.error)
                     ended.set()
 
@@ -95,12 +80,26 @@ async def ending(
                 if fin:
                     far.shutdown(socket.SHUT_WR)
                 nursery.start_soon(receive)
-                while (asked := await daemon.asked()).name == "HANDLERECORD":
-                    await daemon.answer(asked)  # which has the kernel drop it
-                assert asked.name == "DISCONNECT"
+                asked = await last_upcall(daemon)
                 yield t
                 await daemon.answer(asked)
                 await ended.wait()
+
+
+async def have_keys(t: Taken, session: Session, engine: str) -> None:
+    if "tx=bounce" in engine:
+        await t.get(rpctls.SOL_UMKTLS, rpctls.UMKTLS_TX_BOUNCE, 0)
+    else:
+        await t.enable("tx", session)
+    await t.enable("rx", session)
+
+
+async def last_upcall(daemon: Daemon) -> Asked:
+    """DISCONNECT. A record that is handed up before is left to the kernel, which drops it."""
+    while (asked := await daemon.asked()).name == "HANDLERECORD":
+        await daemon.answer(asked)
+    assert asked.name == "DISCONNECT"
+    return asked
 
 
 def flipped(t: Taken) -> bytes:
