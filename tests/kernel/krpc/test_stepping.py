@@ -8,7 +8,7 @@ from pathlib import Path
 import trio
 
 from tests.conftest import patience
-from tests.kernel.krpc.tlsworld import MTLS
+from tests.tlsworld import MTLS
 from umktls.kernel.ground.hostclock import HostClock
 from umktls.kernel.ground.steps import STEPS, Steps, Stop
 from umktls.rpc.message import NULL_AUTH
