@@ -37,6 +37,7 @@ OWN = (
     "lesson",
     "probe",
     "rekey",
+    "run",
     "run-daemon",
     "serve",
     "showmount",

@@ -54,9 +54,15 @@ class ConnectionTable:
         self._forgotten = dict.fromkeys(TRAFFIC, 0)
 
     def add(
-        self, sock: socket.socket, security: str, peername: str, engine: EngineChoice | None
+        self,
+        sock: socket.socket,
+        security: str,
+        peername: str,
+        engine: EngineChoice | None,
+        state: KtlsSocket | None = None,
     ) -> KernelSocket:
         """Make a connected TCP socket one of this kernel's. `engine`: another than the host's.
+        `state`: what `new_state` has made for it before.
 
         Raises as `chosen_engines` for that one.
         """
@@ -65,15 +71,20 @@ class ConnectionTable:
         means = host.means
         if engine is not None:
             means = replace(means, engines=chosen_engines(engine))
-        state = self._new_state(sock, means.engines)
+        state = state or self.new_state(sock, means.engines)
         made = KernelSocket(sock, state, name, host.trace, means, security, peername)
         made.cookie = next(self._cookies)
         self.sockets[name] = made
         host.totals["connections"] += 1
         return made
 
-    def _new_state(self, sock: socket.socket, chosen: Mapping[Direction, Engine]) -> KtlsSocket:
+    def new_state(
+        self, sock: socket.socket, chosen: Mapping[Direction, Engine] | None = None
+    ) -> KtlsSocket:
+        """The state of a socket that is not one of this kernel's yet. `chosen`: other engines than
+        the host's."""
         host = self._host
+        chosen = chosen or host.means.engines
         engines = {way: bound(engine, sock) for way, engine in chosen.items()}
         # A card can be left for software, and come back to.
         others = [get_engine("software")] if route_of(engines["tx"]) is Route.CARD else []

@@ -30,6 +30,7 @@ from umktls.kernel.upcalls.handover import Handover
 from umktls.kernel.upcalls.hello import Clients
 from umktls.kernel.upcalls.registered import RegisteredDaemon
 from umktls.kernel.upcalls.renewal import Renewals
+from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines.choice import EngineChoice
 
 __all__ = ["STAT_SCHEMA", "Host"]
@@ -69,12 +70,14 @@ class Host(HostState):
         security: str = "none",
         peername: str = "",
         engine: EngineChoice | None = None,
+        state: KtlsSocket | None = None,
     ) -> KernelSocket:
         """Make a connected TCP socket one of this kernel's. `engine`: another than the host's.
+        `state`: what `ConnectionTable.new_state` has made for it before.
 
         Raises as `chosen_engines` for that one.
         """
-        adopted = self.connections.add(sock, security, peername, engine)
+        adopted = self.connections.add(sock, security, peername, engine, state)
         adopted.on_close = self._closed
         self._renew_at_limit(adopted)
         if self.trace.close:

@@ -1,0 +1,86 @@
+"""`umktls run` as the shell sees it: the command's own exit status, signals, input and output."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import patience
+from tests.run.programs import Program, figures_of, started, under_run
+
+ENOENT_OF_A_ULP = """
+import socket
+with socket.create_server(("127.0.0.1", 0)) as server:
+    sock = socket.create_connection(server.getsockname())
+    for level, name, value in ((6, 31, b"tls"), (282, 1, bytes(40))):
+        try:
+            sock.setsockopt(level, name, value)
+        except OSError as error:
+            print(error.errno)
+"""
+
+
+def run(
+    command: Sequence[str], *options: str, data: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    line = [*under_run(*options), *command]
+    return subprocess.run(line, input=data, capture_output=True, timeout=patience(40), check=False)
+
+
+def test_status_input_and_output_are_the_commands() -> None:
+    done = run(["sh", "-c", "cat; exit 7"], data=b"one\n")
+    assert (done.returncode, done.stdout) == (7, b"one\n")
+    assert figures_of(done.stderr.decode())["connections"] == []
+
+
+@pytest.mark.long
+def test_a_signal_that_ends_it() -> None:
+    assert run(["sh", "-c", "kill -USR1 $$"]).returncode == -signal.SIGUSR1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("command", "status"), [("/nonexistent", 127), ("/etc", 126)])
+def test_what_cannot_be_run(command: str, status: int) -> None:
+    done = run([command])
+    assert done.returncode == status
+    assert b"umktls run: %s: " % command.encode() in done.stderr
+
+
+@pytest.mark.long
+def test_a_signal_is_passed_on(tmp_path: Path) -> None:
+    script = "trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done"
+    with started(Program([*under_run(), "sh", "-c", script], tmp_path)) as program:
+        program.wait_for(b"up")
+        program.process.send_signal(signal.SIGTERM)
+        assert program.process.wait(patience(20)) == 9
+
+
+@pytest.mark.long
+def test_what_it_leaves_running_does_not_keep_it() -> None:
+    done = run(["sh", "-c", "sleep 30 >/dev/null 2>&1 & echo $!"])
+    assert done.returncode == 0
+    left = int(done.stdout)
+    os.kill(left, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("options", [(), ("--no-tls-module",)])
+def test_a_kernel_with_the_module_and_one_without(options: tuple[str, ...]) -> None:
+    """With it a key of no kind is EINVAL; without it there is neither ULP nor level."""
+    done = run(["python3", "-c", ENOENT_OF_A_ULP], *options)
+    assert done.stdout.split() == ([b"2", b"92"] if options else [b"22"]), done.stderr
+
+
+@pytest.mark.long
+def test_freebsds_kernel_is_none_for_it() -> None:
+    done = subprocess.run(
+        [*under_run()[:-2], "--personality", "freebsd15", "--", "true"],
+        capture_output=True,
+        timeout=patience(30),
+        check=False,
+    )
+    assert done.returncode == 2

@@ -1,0 +1,64 @@
+"""`umktls run`: unmodified programs on a kernel that has kernel TLS."""
+
+from __future__ import annotations
+
+import click
+
+from umktls.abi.personality import PERSONALITIES, personality
+from umktls.ktls.engines.choice import parse_engines
+
+__all__ = ["run"]
+
+KERNELS = [name for name, each in PERSONALITIES.items() if "linux" in each.keys.interfaces]
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option(
+    "--personality",
+    "kernel",
+    type=click.Choice(KERNELS),
+    default="linux",
+    show_default=True,
+    help="Which Linux's kernel TLS is emulated; docs/compatibility.md tells how they differ.",
+)
+@click.option(
+    "--engine",
+    default="software",
+    show_default=True,
+    metavar="NAME|tx=NAME,rx=NAME",
+    help="What seals and opens the records; `umktls engines` lists them.",
+)
+@click.option(
+    "--no-tls-module",
+    is_flag=True,
+    help="As a kernel without net/tls: TCP_ULP is refused with ENOENT.",
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="When the command has ended, print what `umktls stat --json` would have to standard "
+    "error, in one line.",
+)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def run(
+    kernel: str, engine: str, no_tls_module: bool, as_json: bool, command: tuple[str, ...]
+) -> None:
+    """Run COMMAND, and all that it starts, on a kernel that has kernel TLS.
+
+    Programs that can use Linux's kernel TLS do so, unchanged: those with OpenSSL when their
+    configuration says `Options = KTLS`, nginx with `ssl_conf_command Options KTLS`. No root is
+    needed. `umktls stat` and `umktls trace` show the connections. Exit status, signals and terminal
+    are the command's. docs/unmodified.md tells what works and what cannot.
+
+    \b
+    Examples:
+      umktls run -- openssl s_server -sendfile -WWW -cert cert.pem -key key.pem
+      umktls run --personality linux6.12 -- nginx -g 'daemon off;'
+    """
+    from umktls.run.front import run_in_front
+    from umktls.run.supervisor import RunConfig, check
+
+    config = RunConfig(command, personality(kernel), parse_engines(engine), no_tls_module)
+    check(config)
+    run_in_front(config, as_json)

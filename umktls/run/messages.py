@@ -1,0 +1,195 @@
+"""sendmsg(2), recvmsg(2) and their kin, where they are not for a pair alone."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from umktls.errors import UmktlsError
+from umktls.ktls.session.errors import WouldBlock
+from umktls.run.call import Answer, Call, Handler, Result, finish, refused
+from umktls.run.memory import CONTROL_MAX, MessageHeader, scatter
+from umktls.run.proc import nonblocking, process_of
+from umktls.run.registry import Registry, look
+from umktls.run.seccomp import Notification
+from umktls.run.sockets import Replaced
+from umktls.run.system import tgkill
+
+__all__ = ["ALLOWED_IN_SEND", "MSG_CMSG_CLOEXEC", "MessageCalls"]
+
+ALLOWED_IN_SEND = socket.MSG_MORE | socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL | socket.MSG_EOR
+MSG_CMSG_CLOEXEC = 0x40000000
+MMSGHDR = 64  # struct mmsghdr, LP64; its last 8 bytes are msg_len
+
+
+class MessageCalls:
+    """The handlers; see calls.py for when they are called. `later` starts a task."""
+
+    def __init__(self, registry: Registry, later: Callable[..., None]) -> None:
+        self._registry = registry
+        self._later = later
+
+    # ---- sending
+
+    def sendmsg(self, call: Call) -> Result:
+        ours = self._registry.find(call.thread, call.number(0))
+        if ours is None:
+            return Answer.GO_ON
+        header = MessageHeader.read(call.memory, call.argument(1))
+        flags = call.number(2)
+        if not header.control_length and not flags & ~ALLOWED_IN_SEND:
+            return Answer.GO_ON  # through the pair
+        data, control = header.gather(call.memory), header.control_messages(call.memory)
+        return self._send(call, ours, data, control, flags)
+
+    def sendto(self, call: Call) -> Result:
+        """Only with flags that a pair would take for something else."""
+        ours = self._registry.find(call.thread, call.number(0))
+        if ours is None:
+            return Answer.GO_ON
+        data = call.memory.read(call.argument(1), call.argument(2))
+        return self._send(call, ours, data, b"", call.number(3))
+
+    def _send(self, call: Call, ours: Replaced, data: bytes, control: bytes, flags: int) -> Result:
+        if not call.valid:
+            return Answer.LATER
+        if ours.crowded:
+            with call.descriptor() as copy:
+                if flags & socket.MSG_DONTWAIT or nonblocking(copy.fileno()):
+                    raise refused(errno.EAGAIN)
+            self._later(self._send_later, call, ours, data, control, flags)
+            return Answer.LATER
+        return self._send_now(call, ours, data, control, flags)
+
+    def _send_now(self, call: Call, ours: Replaced, data: bytes, control: bytes, flags: int) -> int:
+        look(ours.sock)
+        try:
+            return ours.send(data, control, flags)
+        except UmktlsError as error:
+            if error.errno == errno.EPIPE and not flags & socket.MSG_NOSIGNAL:
+                tgkill(process_of(call.thread), call.thread, signal.SIGPIPE)
+            raise
+
+    async def _send_later(
+        self, call: Call, ours: Replaced, data: bytes, control: bytes, flags: int
+    ) -> None:
+        await ours.sock.queue.drained()
+        if call.valid:
+            finish(call, lambda: self._send_now(call, ours, data, control, flags))
+
+    # ---- receiving
+
+    def recvmsg(self, call: Call) -> Result:
+        ours = self._registry.find(call.thread, call.number(0))
+        if ours is None or not ours.opens:
+            return Answer.GO_ON
+        header = MessageHeader.read(call.memory, call.argument(1))
+
+        def deliver(data: bytes, control: bytes, flags: int) -> None:
+            header.received(call.memory, data, control, flags)
+
+        controllen = min(header.control_length, CONTROL_MAX)
+        return self._receive(call, ours, Wanted(header.length, controllen, call.number(2), deliver))
+
+    def recvfrom(self, call: Call) -> Result:
+        """Only with flags, such as MSG_PEEK."""
+        ours = self._registry.find(call.thread, call.number(0))
+        if ours is None or not ours.opens:
+            return Answer.GO_ON
+        pieces = ((call.argument(1), call.argument(2)),)
+
+        def deliver(data: bytes, control: bytes, flags: int) -> None:
+            scatter(call.memory, pieces, data)
+            if call.argument(5):
+                call.memory.write(call.argument(5), struct.pack("<I", 0))
+
+        return self._receive(call, ours, Wanted(call.argument(2), 0, call.number(3), deliver))
+
+    def _receive(self, call: Call, ours: Replaced, wanted: Wanted) -> Result:
+        with call.descriptor() as copy:
+            try:
+                return self._receive_now(call, ours, wanted, copy)
+            except WouldBlock:
+                if wanted.flags & socket.MSG_DONTWAIT or nonblocking(copy.fileno()):
+                    raise
+                seconds = timeout_of(copy)
+        # What comes before the task runs counts too.
+        self._later(self._receive_later, call, ours, wanted, ours.arrived, seconds)
+        return Answer.LATER
+
+    def _receive_now(
+        self, call: Call, ours: Replaced, wanted: Wanted, copy: socket.socket
+    ) -> Result:
+        if not call.valid:
+            return Answer.LATER
+        flags = wanted.flags & ~MSG_CMSG_CLOEXEC
+        data, control, out = ours.recvmsg(copy, wanted.length, wanted.controllen, flags)
+        wanted.deliver(data, control, out)
+        return len(data)
+
+    async def _receive_later(
+        self, call: Call, ours: Replaced, wanted: Wanted, news: trio.Event, seconds: float
+    ) -> None:
+        with trio.move_on_after(seconds) as scope:
+            while True:
+                await news.wait()
+                news = ours.arrived
+                if not call.valid:
+                    return
+                try:
+                    with call.descriptor() as copy:
+                        result = self._receive_now(call, ours, wanted, copy)
+                    call.finish(result)
+                    return
+                except WouldBlock:
+                    continue
+                except (OSError, UmktlsError) as error:
+                    call.fail(error)
+                    return
+        if scope.cancelled_caught:
+            call.fail(refused(errno.EAGAIN))
+
+    def sendmmsg(self, call: Call) -> Result:
+        """The first of the messages alone, which is less than what was asked for: the program
+        comes again with the rest."""
+        return self._first_of_many(call, self.sendmsg)
+
+    def recvmmsg(self, call: Call) -> Result:
+        return self._first_of_many(call, self.recvmsg)
+
+    def _first_of_many(self, call: Call, one: Handler) -> Result:
+        if self._registry.find(call.thread, call.number(0)) is None:
+            return Answer.GO_ON
+        fd, vector, count, flags = (call.argument(index) for index in range(4))
+        if not count:
+            return 0
+        arguments = (fd, vector, flags, 0, 0, 0)
+        first = Notification(call.notification.id, call.thread, 0, arguments)
+        result = one(Call(first, call.listener, call.memory))
+        if isinstance(result, int):
+            call.memory.write(vector + MMSGHDR - 8, struct.pack("<I", result))
+            return 1
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a call wants to receive. `deliver` puts there data, control messages and flags."""
+
+    length: int
+    controllen: int
+    flags: int
+    deliver: Callable[[bytes, bytes, int], None]
+
+
+def timeout_of(sock: socket.socket) -> float:
+    """SO_RCVTIMEO in seconds."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)
+    seconds, micros = struct.unpack("<qq", raw)
+    return seconds + micros / 1e6 if seconds or micros else float("inf")

@@ -1,0 +1,148 @@
+"""The supervisor: a host whose sockets are those of unmodified programs."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from umktls.abi.personality import Personality
+from umktls.errors import CallerError, UmktlsError
+from umktls.kernel.host.boot import booted
+from umktls.kernel.host.config import HostConfig
+from umktls.kernel.host.host import Host
+from umktls.ktls.engines import Route, route_of
+from umktls.ktls.engines.choice import EngineChoice
+from umktls.run.call import Answer, Call, Handler
+from umktls.run.calls import NO_TLS_RULES, TLS_RULES, handlers_of
+from umktls.run.edges import Edges
+from umktls.run.epolls import EpollMover
+from umktls.run.memory import ProcessMemory
+from umktls.run.registry import Registry
+from umktls.run.seccomp import Listener, Notification, assemble
+from umktls.run.system import NUMBERS
+from umktls.run.tracee import Tracee
+
+__all__ = ["Report", "RunConfig", "check", "filter_of", "supervise"]
+
+# What was written may go on its way for so long when no program is left.
+LINGER_SECONDS = 60.0
+NAMES = {number: name for name, number in NUMBERS.items()}
+# Gets the command's wait status, and figures.
+Report = Callable[[int, dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """command: what to run. no_tls_module: as a kernel without net/tls."""
+
+    command: Sequence[str]
+    personality: Personality
+    engine: EngineChoice
+    no_tls_module: bool = False
+
+
+def check(config: RunConfig) -> None:
+    """Raises CallerError for what cannot be."""
+    if not NUMBERS:
+        raise CallerError("`umktls run` knows the system calls of x86_64 and aarch64 only")
+    if "linux" not in config.personality.keys.interfaces:
+        raise CallerError(f"`umktls run` is for Linux's kernels, not for {config.personality}")
+    for engine in config.engine.engines().values():
+        if route_of(engine) is not Route.RECORDS:
+            raise CallerError(f"engine {engine.name} does not seal records in the socket's calls")
+
+
+def filter_of(config: RunConfig) -> bytes:
+    """The filter for the command."""
+    return assemble(NO_TLS_RULES if config.no_tls_module else TLS_RULES)
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Answers what the filter notifies. `counts` is for `umktls stat`: by system call how many were
+    answered here, went on as they were, and failed."""
+
+    listener: Listener
+    handlers: Mapping[str, Handler]
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    async def serve(self) -> None:
+        """Until no program is left."""
+        poll = select.poll()
+        poll.register(self.listener.descriptor, select.POLLIN)
+        while True:
+            await trio.lowlevel.wait_readable(self.listener.descriptor)
+            while events := poll.poll(0):
+                if not events[0][1] & select.POLLIN:
+                    return
+                notification = self.listener.receive()
+                if notification is not None:
+                    self.handle(notification)
+            await trio.lowlevel.checkpoint()
+
+    def handle(self, notification: Notification) -> None:
+        """Answer one call, now or later."""
+        name = NAMES[notification.number]
+        counts = self.counts.setdefault(name, {"answered": 0, "passed_on": 0, "failed": 0})
+        call = Call(notification, self.listener, ProcessMemory(notification.thread))
+        try:
+            result = self.handlers[name](call)
+        except (OSError, UmktlsError) as error:
+            counts["failed"] += 1
+            call.fail(error)
+            return
+        counts["passed_on" if result is Answer.GO_ON else "answered"] += 1
+        if result is not Answer.LATER:
+            call.finish(result)
+
+
+async def supervise(config: RunConfig, tracee: Tracee, report: Report) -> None:
+    """Be the kernel of the command and of what it starts, until no program is left and all was
+    sent. Raises `UmktlsError`, OSError."""
+    host_config = HostConfig(
+        role="run",
+        personality=config.personality,
+        engine=config.engine,
+        facts={"command": list(config.command)},
+    )
+    async with booted(host_config) as host:
+        edges, mover = Edges(), EpollMover()
+        host.nursery.start_soon(edges.run)
+        registry = Registry(host, edges, mover)
+        supervisor = Supervisor(tracee.release(), handlers_of(registry, host.spawn))
+        host.views["calls"] = lambda: supervisor.counts
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reap, host, registry, tracee, report)
+            await supervisor.serve()
+        supervisor.listener.close()
+        await finished(registry, LINGER_SECONDS)
+        mover.close()
+
+
+async def reap(host: Host, registry: Registry, tracee: Tracee, report: Report) -> None:
+    """Tell of the command's end, when what it has sent is on its way."""
+    pidfd = os.pidfd_open(tracee.pid)
+    await trio.lowlevel.wait_readable(pidfd)
+    os.close(pidfd)
+    _, status = os.waitpid(tracee.pid, os.WNOHANG)  # noqa: ASYNC222  (it does not block)
+    await finished(registry, LINGER_SECONDS)
+    report(status, figures(host))
+
+
+async def finished(registry: Registry, seconds: float) -> None:
+    """Wait for the sockets that no program has any more."""
+    with trio.move_on_after(seconds):
+        for replaced in list(registry.replaced.values()):
+            if replaced.left:
+                await replaced.finished.wait()
+
+
+def figures(host: Host) -> dict[str, Any]:
+    """What --json shows."""
+    stat = host.stat()
+    return {key: stat[key] for key in ("schema", "host", "calls", "connections", "totals")}
