@@ -1,1 +1,5 @@
-"""The two kernels' numbers and struct layouts, under the kernels' own names."""
+"""The two kernels' numbers and struct layouts, under the kernels' own names.
+
+Begin with freebsd.py and linux.py; personality.py says, as data, what differs between kernels. No
+code but packing and unpacking; nothing else of umktls is imported but its errors.
+"""

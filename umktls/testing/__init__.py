@@ -1,6 +1,6 @@
 """For tests of what is built on umktls: a pytest plugin, and what its fixtures are made of.
 
-The plugin is found by pytest where umktls is installed. Its fixtures (`umktls.testing.plugin`):
+Begin with plugin.py, which pytest finds where umktls is installed. Its fixtures:
 
     umktls_wallet      certificates of every kind, good and bad (umktls.certs.kinds)
     umktls_rundir      a directory with a path short enough for sockets

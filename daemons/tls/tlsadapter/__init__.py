@@ -1,6 +1,6 @@
-"""OpenSSL behind a small door: nobody else imports it.
+"""OpenSSL behind a small door: nobody else imports it. Begin with endpoint.py.
 
-An `Endpoint` (endpoint.py) is one TLS connection over memory BIOs: bytes are fed, bytes are taken
+An `Endpoint` is one TLS connection over memory BIOs: bytes are fed, bytes are taken
 out, and no socket is ever touched. It is made by a `TlsContext` (context.py). What the callbacks of
 OpenSSL find out on the way (callbacks.py: traffic secrets from the key log, the verification
 problem, alerts) is collected in `Findings`.

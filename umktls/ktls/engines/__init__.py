@@ -7,7 +7,8 @@ session, and those keep the sequence number.
 
 Most engines do their work inside the socket's own calls. What the others need of the kernel is
 their route: a card beside the socket, a pair of sockets to the daemon, and so on. The kernel does
-what a route asks for (`umktls.kernel.sockets.detours`); an engine only names its own.
+what a route asks for (`umktls.kernel.sockets.detours`); an engine only names its own. Begin with
+engine.py (what an engine is) and software.py.
 """
 
 from __future__ import annotations
