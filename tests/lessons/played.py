@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import trio
 
+from tests.conftest import patience
 from umktls.lessons.player import Part, play
 
 
@@ -38,7 +39,7 @@ def played(name: str, answers: list[str] | None = None, *, solutions: bool = Fal
     listener = Listener(answers or [])
 
     async def run() -> None:
-        with trio.fail_after(50):
+        with trio.fail_after(patience(50)):
             await play(name, listener, solutions=solutions)
 
     trio.run(run)

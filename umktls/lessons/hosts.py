@@ -1,23 +1,50 @@
-"""Stages with hosts: two in memory with played daemons, or two real ones with real daemons.
+"""Stages with hosts: two in memory with played daemons, two real ones, or a real one and a peer.
 
-Both have the service of umktls.testing.echo, and between them a wire that can be meddled with. In
-memory there is no handshake; real daemons are processes and shake hands over loopback.
+In memory there is no handshake: daemons are played, and time could be too. Real hosts have daemons
+of their own as processes, which shake hands over loopback; between them a wire of
+umktls.testing.wire notes what passes. The bench of umktls.scenarios has a real host and daemon, and
+a peer that is Python's ssl, with any certificate.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from umktls.rpc.server import Service
-from umktls.testing.echo import Echo
-from umktls.testing.joined import Joined, joined
+import trio
 
-__all__ = ["Memory", "in_memory"]
+from umktls.certs.pki import Authority
+from umktls.kernel.host.children import program_path
+from umktls.ktls.engines.choice import parse_engines
+from umktls.rpc.server import Service
+from umktls.scenarios.bench import Bench
+from umktls.scenarios.runner import benched
+from umktls.scenarios.subject import DAEMONS, Role
+from umktls.testing.certificates import directory
+from umktls.testing.echo import Echo
+from umktls.testing.hosts import Pair, client_of, mount_config, mounting, serving
+from umktls.testing.joined import Joined, joined
+from umktls.testing.wire import Action, Way, Wire
+
+__all__ = ["Memory", "Real", "bench", "in_memory", "noting", "real"]
+
+# For machines that are busy: a class of thirty, each with a lesson on one server.
+UPCALL_SECONDS, DAEMON_SECONDS = 10.0, 60.0
+
+
+def noting(units: list[bytes]) -> Action:
+    """Notes what passes."""
+
+    async def action(unit: bytes, stream: trio.SocketStream) -> bytes:
+        units.append(unit)
+        return unit
+
+    return action
 
 
 @dataclass
@@ -34,6 +61,64 @@ async def in_memory(*, cache: bool = True, **settings: Any) -> AsyncIterator[Mem
     echo = Echo()
     service = echo.service()
     services = [service if cache else Service(service.program, service.handlers)]
-    with tempfile.TemporaryDirectory(prefix="umktls-") as directory:
-        async with joined(Path(directory), services, **settings) as both:
+    with tempfile.TemporaryDirectory(prefix="umktls-") as place:
+        async with joined(Path(place), services, **settings) as both:
             yield Memory(both, echo)
+
+
+@dataclass
+class Real:
+    """Two real hosts; `units` are the RPC messages in clear and the TLS records that have passed,
+    by their way."""
+
+    both: Pair
+    units: dict[Way, list[bytes]] = field(
+        default_factory=lambda: {"to_server": [], "to_client": []}
+    )
+
+
+@asynccontextmanager
+async def real(client: str = "software", server: str = "software") -> AsyncIterator[Real]:
+    """Two hosts with these engines, over a wire on loopback."""
+    async with AsyncExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="umktls-")))
+        certs = await trio.to_thread.run_sync(directory, place / "pki", Authority.create())
+        common: dict[str, Any] = {"certs": certs, "daemon_seconds": DAEMON_SECONDS}
+        listening = await stack.enter_async_context(
+            serving(place / "s", engine=parse_engines(server), **common)
+        )
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        wire = Wire()
+        port = await relayed(wire, listening.port, nursery)
+        config = mount_config(port, place / "c", engine=parse_engines(client), **common)
+        host = await stack.enter_async_context(mounting(config))
+        await host.daemon_ready("rpctlscd")
+        rpc = client_of(host, config)
+        nursery.start_soon(rpc.run)
+        found = Real(Pair(host, listening.host, rpc))
+        for way, units in found.units.items():
+            wire.fault(way, noting(units), times=1 << 30)
+        yield found
+        nursery.cancel_scope.cancel()
+
+
+async def relayed(wire: Wire, port: int, nursery: trio.Nursery) -> int:
+    """A port of this machine that leads over the wire to `port`."""
+
+    async def relay(near: trio.SocketStream) -> None:
+        await wire.relay(near, await trio.open_tcp_stream("127.0.0.1", port))
+
+    serve = partial(trio.serve_tcp, relay, 0, host="127.0.0.1")
+    (listener,) = await nursery.start(serve)
+    return int(listener.socket.getsockname()[1])
+
+
+@asynccontextmanager
+async def bench(role: Role, *arguments: str) -> AsyncIterator[Bench]:
+    """A host with our daemon for that role, with `arguments` besides those that it needs."""
+    needed: Sequence[str] = ("-D", "{certdir}", "-l", "{ca}", "-r", "{crl}")
+    command = (program_path(DAEMONS[role]), *needed, *arguments)
+    with tempfile.TemporaryDirectory(prefix="umktls-") as place:
+        async with benched(role, command, Path(place), UPCALL_SECONDS) as found:
+            await found.subject.start(found.host, found.daemon)
+            yield found

@@ -9,7 +9,7 @@ from typing import Any
 import trio
 
 from umktls.errors import UmktlsError
-from umktls.lessons.hosts import in_memory
+from umktls.lessons.hosts import in_memory, noting
 from umktls.lessons.lesson import Code, Exercise, Lesson, Question, Rfc, Seen, Step
 from umktls.lessons.stage import HEADER
 from umktls.rpc.message import NULL_AUTH, encode_call
@@ -27,14 +27,6 @@ MARK = 4
 @asynccontextmanager
 async def nothing() -> AsyncIterator[None]:
     yield None
-
-
-def noting(units: list[bytes]) -> Action:
-    async def action(unit: bytes, stream: trio.SocketStream) -> bytes:
-        units.append(unit)
-        return unit
-
-    return action
 
 
 def without_starttls() -> Action:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from umktls.scenarios.bench import Bench, Role
 from umktls.scenarios.subject import Subject, places
 from umktls.scenarios.table import SCENARIOS, Scenario, Skipped
 
-__all__ = ["Result", "choose", "run"]
+__all__ = ["Result", "benched", "choose", "run"]
 
 # Importing them has filled the table, in this order.
 SCRIPTS = (handshakes, sessions, updates, troubles)
@@ -72,6 +73,20 @@ async def run(
 
     Raises `WorldError` when the daemon cannot be started at all.
     """
+    async with benched(role, command, directory, seconds, personality, capture) as bench:
+        return [await play_on(bench, scenario, tell) for scenario in scenarios]
+
+
+@asynccontextmanager
+async def benched(
+    role: Role,
+    command: Sequence[str],
+    directory: Path,
+    seconds: float,
+    personality: Personality = DEFAULT_PERSONALITY,
+    capture: CaptureConfig | None = None,
+) -> AsyncIterator[Bench]:
+    """The bench, its daemon not started; arguments are those of `run`."""
     wallet = Wallet(directory / "pki")
     rundir = directory / "run"
     config = HostConfig(role, rundir, personality, upcall_seconds=seconds, capture=capture)
@@ -80,9 +95,8 @@ async def run(
             subject = Subject.of(
                 command, places(role, rundir, wallet.path), directory / "daemon.log"
             )
-            bench = Bench(role, host, subject, wallet, directory, seconds, listener)
             try:
-                return [await play_on(bench, scenario, tell) for scenario in scenarios]
+                yield Bench(role, host, subject, wallet, directory, seconds, listener)
             finally:
                 with trio.CancelScope(shield=True):
                     await subject.end()

@@ -114,10 +114,11 @@ class Wire:
         """A new connection, the client's end and the server's; `nursery` moves what is sent."""
         client, near = socket.socketpair()
         far, server = socket.socketpair()
-        nursery.start_soon(self._relay, _stream(near), _stream(far))
+        nursery.start_soon(self.relay, _stream(near), _stream(far))
         return client, server
 
-    async def _relay(self, near: trio.SocketStream, far: trio.SocketStream) -> None:
+    async def relay(self, near: trio.SocketStream, far: trio.SocketStream) -> None:
+        """Move what the client sends to `near` and the server to `far`, until both have ended."""
         async with near, far, trio.open_nursery() as nursery:
 
             async def move(way: Way, source: trio.SocketStream, target: trio.SocketStream) -> None:
