@@ -21,6 +21,35 @@ from umktls.kernel.captures.tapped import TappedSocket
 from umktls.rpc.record import mark
 
 
+@pytest.mark.parametrize("how", [socket.SHUT_WR, socket.SHUT_RDWR])
+def test_a_direction_that_is_shut_is_shut(how: int) -> None:
+    world = World()
+    world.capture.begin([])
+    with pair() as (sock, far):
+        world.capture.adopt(sock)
+        sock.sock.shutdown(how)
+        far.settimeout(20)
+        assert far.recv(1) == b""
+    world.capture.end()
+
+
+def test_a_message_goes_in_pieces_of_which_the_last_is_pushed() -> None:
+    world = World()
+    world.capture.begin([])
+    with pair() as (sock, far):
+        world.capture.adopt(sock)
+        far.settimeout(20)
+        sock.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 * MAX_PAYLOAD)
+        sent = sock.sock.sendmsg([bytes(2 * MAX_PAYLOAD)])
+    world.capture.end()
+    assert sent == 2 * MAX_PAYLOAD
+    pieces = [one for one in segments(world.contents()) if one.ends == NEAR and one.payload]
+    assert [(len(one.payload), bool(one.flags & Flags.PSH)) for one in pieces] == [
+        (MAX_PAYLOAD, False),
+        (MAX_PAYLOAD, True),
+    ]
+
+
 def test_a_connection_from_its_beginning_to_its_end() -> None:
     world = World()
     world.capture.begin([])

@@ -16,7 +16,7 @@ from umktls.capture import pcapng
 from umktls.capture.pdus import host_pdu
 from umktls.errors import CallerError, WorldError
 from umktls.kernel.captures.line import HOST
-from umktls.kernel.captures.sinks import FileSink, MemorySink, older
+from umktls.kernel.captures.sinks import OVERHEAD, FileSink, MemorySink, older
 
 
 def packet(text: str) -> Callable[[Sequence[str]], bytes]:
@@ -82,6 +82,35 @@ def test_a_full_file_is_kept_once_and_begun_anew(tmp_path: Path) -> None:
         both += texts(each)
     numbers = [int(text.split()[1]) for text in both]
     assert numbers == list(range(numbers[0], 100))
+
+
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    sink = FileSink(tmp_path / "a.pcapng", [], nobody, size=2000)
+    for number in range(100):
+        sink.put(HOST, 10, packet(f"number {number} " + "x" * 200))
+    sink.close()
+    links = [Path("/proc/self/fd", each.name) for each in Path("/proc/self/fd").iterdir()]
+    opened = [os.readlink(link) for link in links if link.is_symlink()]
+    assert not [name for name in opened if name.startswith(str(tmp_path))]
+
+
+def test_what_just_fits_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    going, held = threading.Event(), threading.Event()
+
+    def slow(said: Sequence[str]) -> bytes:
+        held.set()
+        assert going.wait(patience(10))
+        return packet("slow")(said)
+
+    sink = FileSink(path, [], nobody, limit=2 * (1000 + OVERHEAD))
+    sink.put(HOST, 1000, slow)
+    assert held.wait(patience(10))
+    sink.put(HOST, 1000, packet("the rest"))
+    sink.put(HOST, 0, packet("too much"))
+    going.set()
+    sink.close()
+    assert texts(path) == ["slow", "the rest"]
 
 
 def test_what_does_not_fit_is_lost_counted_and_said(tmp_path: Path) -> None:

@@ -126,6 +126,21 @@ def test_the_last_sequence_number_is_used_and_none_is_used_twice() -> None:
         opener.open(record, memoryview(bytearray(5)))
 
 
+def test_numbers_that_begin_anew_do_so_behind_the_last() -> None:
+    wrapping = replace(session(sequence=2**64 - 1), wraps=True)
+    numbers = ((b"last", 2**64 - 1), (b"first", 0), (b"second", 1))
+    records = [record_by_hand(AES128.name, text + b"\x17", number) for text, number in numbers]
+    sealer, opener = ENGINE.sealer(wrapping), ENGINE.opener(wrapping)
+    assert [bytes(sealer.seal(23, (text,))) for text, _ in numbers] == records
+    for record in records:
+        opener.open(memoryview(record), memoryview(bytearray(len(record))))
+    together = ENGINE.sealer(wrapping).seal(23, (b"lastfirsts",), 5)
+    assert [text for _, text in open_all(bytes(together)[:26], AES128.name, 2**64 - 1)] == [
+        b"lastf"
+    ]
+    assert [text for _, text in open_all(bytes(together)[26:], AES128.name)] == [b"irsts"]
+
+
 @pytest.mark.parametrize("name", SUITE_NAMES)
 def test_every_flipped_bit_is_one_error(name: str) -> None:
     record = record_by_hand(name, b"\0\1\2\3\x17")

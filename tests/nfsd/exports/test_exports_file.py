@@ -227,6 +227,7 @@ MISTAKES = [
     ("TOP/a -mask=255.0.0.0", 1, "-mask without -network"),
     ("TOP/a 192.0.2.1/99", 1, "192.0.2.1/99 is no network"),
     ("TOP/a 192.0.2.1 TOP/b", 1, "TOP/b stands behind a client"),
+    ("TOP/a -network 192.0.2.0/24 TOP/b", 1, "TOP/b stands behind a client"),
     ("TOP/a -ca=TOP/missing.pem", 1, "CA file TOP/missing.pem: No such file"),
     ("TOP/a -fingerprint=12", 1, "no SHA-256 fingerprint"),
     ("TOP/a -email=", 1, "no pattern"),

@@ -132,7 +132,7 @@ def parse_exports(text: str, name: str) -> list[Export]:
         try:
             for export in _parse_line(line):
                 before, _ = exports.setdefault(export.path, (number, export))
-                if before != number or exports[export.path][1] is not export:
+                if exports[export.path][1] is not export:
                     raise CallerError(f"{export.path} is exported by line {before} already")
         except CallerError as error:
             raise ExportsFileError(f"{name}:{number}: {error}", error.errno) from error
