@@ -24,7 +24,7 @@ from tests.cli.fakes import fake_host
 from umktls.certs import layout, revocation
 from umktls.cli import main as program
 from umktls.cli.probe import show as show_probe
-from umktls.cli.probe_run import Report
+from umktls.cli.probe_report import Report
 from umktls.errors import WorldError
 from umktls.printable import clean_what_python_prints
 from umktls.userland.notify import notify

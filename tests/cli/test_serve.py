@@ -58,8 +58,8 @@ MISTAKES = [
     (("--exports", "FILE", "--no-tls"), "asks for TLS, and --no-tls offers none"),
     (("--exports", "BAD", "--no-tls"), "bad:2: there is no option -rw"),
     (("DIR", "--no-tls", "--domain", "example.org"), "see --certuser"),
-    (("DIR", "--no-tls", "--mountport", "1", "--workers", "2"), "at the port of NFS alone"),
     (("DIR", "--no-tls", "--daemon-args", "'"), "No closing quotation"),
+    (("DIR", "--no-tls", "--demand-certificate"), "about handshakes, and --no-tls offers none"),
     (
         ("DIR", "--personality", "freebsd13.0", "--certs", "PKI"),
         "the kernel of freebsd13.0 cannot receive TLS 1.3: add --bounce allow, or --daemon-args=-2",
@@ -68,7 +68,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "words"), MISTAKES)
-def test_options_that_do_not_go_together(
+def test_wordsthat_do_not_go_together(
     tmp_path: Path, arguments: tuple[str, ...], words: str
 ) -> None:
     (tmp_path / "exports").write_text(f"{tmp_path} -tls\n")
@@ -89,10 +89,13 @@ def options(*arguments: str) -> ServeOptions:
         ((), "none", "none", ()),
         (("-tls",), "tls", "tls", ()),
         (("--tls-required",), "tls", "tls", ()),
-        (("-tlscert",), "mtls", "mtls", ()),
-        (("--mtls-required",), "mtls", "mtls", ()),
-        (("-tlscertuser",), "certuser", "mtls", ("--certuser",)),
-        (("--user-required",), "certuser", "mtls", ("--certuser",)),
+        (("-tlscert",), "mtls", "tls", ()),
+        (("--mtls-required",), "mtls", "tls", ()),
+        (("-tlscertuser",), "certuser", "tls", ("--certuser",)),
+        (("--user-required",), "certuser", "tls", ("--certuser",)),
+        (("-tlscert", "--demand-certificate"), "mtls", "mtls", ()),
+        (("-tlscertuser", "--demand-certificate"), "certuser", "mtls", ("--certuser",)),
+        (("--demand-certificate",), "none", "mtls", ()),
         (("--certuser", "--domain", "d"), "none", "none", ("--certuser", "--domain", "d")),
         (("--crl", "/crl"), "none", "none", ("--crl", "/crl")),
         (("--daemon-args", "-w -C 'a b'"), "none", "none", ("-w", "-C", "a b")),
@@ -106,7 +109,8 @@ def test_what_becomes_of_the_flags(
     exports = told.exports()
     config = told.config(exports)
     assert [export.security for export in exports] == [security]
-    assert config.security == handshake
+    # Who lacks a certificate hears of it from RPC, and not in the handshake.
+    assert (config.security, config.facts["security"]) == (handshake, security)
     arguments = ("--alpn", "auto", *sorted(more, key=more.index))
     assert config.daemon_arguments == arguments
     assert config.daemon()[0].arguments[-len(arguments) :] == arguments

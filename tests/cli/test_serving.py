@@ -26,11 +26,13 @@ from umktls.rpc.client import ProgramUnavailable
 from umktls.rpc.program import Program
 
 
-def test_mount_has_a_port_of_its_own_besides(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.long)])
+def test_mount_has_a_port_of_its_own_besides(tmp_path: Path, workers: str) -> None:
     """There NFS is not to be had, and kernels are told where it is."""
+    words = ("--no-tls", "--mountport", "0", "--workers", workers)
     with (
         Sandbox("t") as sandbox,
-        serving(sandbox, "--no-tls", str(tmp_path), "--mountport", "0") as (server),
+        serving(sandbox, *words, str(tmp_path)) as server,
     ):
         (host,) = sandbox.hosts()
         port, mount_port = host.facts["port"], host.facts["mount_port"]

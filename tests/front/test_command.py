@@ -22,6 +22,8 @@ from tests.front.sealing import Sealing
 from tests.front.test_proxyheader import parts, tlvs
 from tests.system.live import event, needs_fuse, now, run, until
 from umktls.certs import layout
+from umktls.cli.front import front
+from umktls.cli.front_options import FrontOptions
 from umktls.cli.main import main
 from umktls.cli.sandbox import Sandbox
 from umktls.errors import WorldError
@@ -193,6 +195,26 @@ def refused(*arguments: str) -> str:
 def test_mistakes(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
     layout.create(tmp_path)
     assert said in refused(*arguments, "--certs", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("words", "asked", "handshake"),
+    [
+        ((), "tls", "tls"),
+        (("-tlscert",), "mtls", "tls"),
+        (("-tlscert", "--demand-certificate"), "mtls", "mtls"),
+        (("--clear",), "none", "none"),
+    ],
+)
+def test_what_a_handshake_has_to_bring(
+    tmp_path: Path, words: tuple[str, ...], asked: str, handshake: str
+) -> None:
+    """No certificate, unless it is said: who has none hears of it from RPC."""
+    layout.create(tmp_path)
+    line = ["--backend", "a", "--certs", str(tmp_path), *words]
+    told = FrontOptions.of(front.make_context("front", line).params)
+    config = told.host_config(told.clients())
+    assert (config.facts["security"], config.security) == (asked, handshake)
 
 
 def test_no_certificates() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,18 @@ import trio
 from click.testing import CliRunner
 
 from tests.conftest import patience
+from tests.kernel.krpc.rpcpeer import answers, peer
 from umktls.certs.kinds import Wallet
 from umktls.cli.main import main
-from umktls.cli.probe import parse_target, show
-from umktls.cli.probe_run import EXIT_CODES, Report, Target, inspect
+from umktls.cli.probe import host_and_port, show
+from umktls.cli.probe_report import EXIT_CODES, Report, Target
+from umktls.cli.probe_run import inspect
 from umktls.errors import CallerError
+from umktls.kernel.krpc import rpcbind
 from umktls.kernel.krpc.server import ServerConfig, boot_server
 from umktls.nfs.program import MOUNT3, NFS3
+from umktls.nfsd import Export, NfsServer
+from umktls.nfsd.exports.exports import Security
 from umktls.rpc.message import (
     NULL_AUTH,
     STARTTLS_VERIFIER,
@@ -31,6 +36,7 @@ from umktls.rpc.message import (
     parse_untrusted,
 )
 from umktls.rpc.record import RecordReader, mark
+from umktls.rpc.rpcbind import PMAP2
 from umktls.rpc.server import Service
 from umktls.scenarios.tlspeer import (
     APPLICATION_DATA,
@@ -58,10 +64,12 @@ def target(port: int, wallet: Wallet, **more: Any) -> Target:
 
 
 @asynccontextmanager
-async def server(wallet: Wallet, rundir: Path, **config: Any) -> AsyncIterator[int]:
+async def server(
+    wallet: Wallet, rundir: Path, services: Sequence[Service] = SERVICES, **config: Any
+) -> AsyncIterator[int]:
     """One of our own; its port."""
     settings = ServerConfig(("127.0.0.1",), 0, certs=wallet.path, rundir=rundir, **config)
-    async with boot_server(settings, SERVICES) as listening:
+    async with boot_server(settings, services) as listening:
         yield listening.port
 
 
@@ -146,12 +154,52 @@ async def test_a_certificate_is_demanded_and_none_is_shown(wallet: Wallet, tmp_p
     assert report.phases["certificate"].ok is True
 
 
+@pytest.mark.parametrize(("security", "mutual"), [("mtls", False), ("certuser", True)])
+async def test_a_server_that_refuses_calls_and_not_the_handshake(
+    wallet: Wallet, tmp_path: Path, security: Security, mutual: bool
+) -> None:
+    """As `umktls serve` does, and servers of kernels: NULL tells nothing of it."""
+    with closing(NfsServer([Export(str(tmp_path), security=security)], tmp_path / "state")) as nfsd:
+        async with server(wallet, tmp_path / "s", nfsd.services()) as port:
+            report = await probed(port, wallet, mutual=mutual)
+    assert report.phases["tls"].ok is True
+    assert report.exit_code == EXIT_CODES["rpc"]
+    assert "NULL is answered, and all else refused" in report.verdict
+    assert "AUTH_TOOWEAK" in report.verdict
+    assert ("-o mtls; to probe as such a mount, --mutual" in report.verdict) != mutual
+
+
 async def test_a_server_without_tls(wallet: Wallet, tmp_path: Path) -> None:
     async with server(wallet, tmp_path / "s", offer_tls=False) as port:
         report = await probed(port, wallet)
     assert report.exit_code == EXIT_CODES["probe"]
     assert "does not offer TLS" in report.verdict
     assert any("serves in clear text: NFS 3 answers" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_a_port_that_only_rpcbind_knows(
+    wallet: Wallet, tmp_path: Path, named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked as by a mount: where nothing is at the usual port, and none was given."""
+    async with (
+        server(wallet, tmp_path / "s") as port,
+        peer(answers(PMAP2, GETPORT=lambda wanted: port)) as played,
+    ):
+        monkeypatch.setattr(rpcbind, "RPCBIND_PORT", played.port)
+        with socket.socket() as nowhere:
+            nowhere.bind(("127.0.0.1", 0))
+            usual = nowhere.getsockname()[1]
+            # "localhost" may be ::1 first, where nothing listens either.
+            report = await probed(usual, wallet, find_port=not named)
+    assert bool(played.calls) != named
+    if named:
+        assert report.exit_code == EXIT_CODES["tcp"]
+        assert "rpcbind" not in report.verdict
+        return
+    assert reached(report) == dict.fromkeys(EXIT_CODES, True)
+    assert report.port == port
+    assert report.phases["tcp"].text.endswith(f"{port}, which rpcbind says")
 
 
 BAD = {
@@ -304,20 +352,20 @@ def test_wrong_usage() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("nfs.example.org", ("nfs.example.org", 2049)),
+        ("nfs.example.org", ("nfs.example.org", None)),
         ("127.0.0.1:20049", ("127.0.0.1", 20049)),
-        ("[2001:db8::1]", ("2001:db8::1", 2049)),
+        ("[2001:db8::1]", ("2001:db8::1", None)),
         ("[::1]:1", ("::1", 1)),
     ],
 )
-def test_targets(text: str, expected: tuple[str, int]) -> None:
-    assert parse_target(text) == expected
+def test_targets(text: str, expected: tuple[str, int | None]) -> None:
+    assert host_and_port(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", ":2049", "h:", "h:0", "h:65536", "h:x", "[::1", "[::1]2049"])
 def test_what_is_no_target(text: str) -> None:
     with pytest.raises(CallerError, match="is not HOST or HOST:PORT"):
-        parse_target(text)
+        host_and_port(text)
 
 
 def test_the_report_for_people(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.conftest import Command
+from tests.system.live import event
 from umktls.certs.pki import Authority
 from umktls.cli.sandbox import Sandbox
 from umktls.testing.certificates import SERVER, directory, expired
@@ -64,9 +65,22 @@ def test_name_mismatch(umktls: Command, sandbox: Sandbox) -> None:
 
 
 def test_no_client_certificate_where_one_is_required(umktls: Command, sandbox: Sandbox) -> None:
-    port = serve(sandbox, "--mtls-required")
+    """It shakes hands, and is told by RPC what its calls lack, as by kernels' servers."""
+    server, _ = sandbox.serve("--certs", str(sandbox.certs), "--mtls-required")
+    line = refused(umktls, sandbox, server.facts["port"], "--certs", sandbox.certs)
+    assert "the export is given in TLS with a client certificate: mount with -o mtls" in line
+    assert "asks for mtls, and the connection has less" in event(server, "refused")["reason"]
+    handshake = event(server, "handshake")
+    assert handshake["client_certificate"] == "asked for, none shown"
+
+
+@pytest.mark.long
+def test_no_client_certificate_where_the_handshake_demands_one(
+    umktls: Command, sandbox: Sandbox
+) -> None:
+    port = serve(sandbox, "--mtls-required", "--demand-certificate")
     line = refused(umktls, sandbox, port, "--certs", sandbox.certs)
-    assert "certificate" in line
+    assert "certificate_required" in line
     assert "mtls" in line
 
 

@@ -112,7 +112,7 @@ async def reload(options: FrontOptions, listening: Listening, running: Front) ->
     except (UmktlsError, OSError) as error:
         complain(f"{error}; clients and backends stay as they were")
         return
-    take(listening, running, clients, servers)
+    take(options, listening, running, clients, servers)
 
 
 def ready_line(

@@ -54,13 +54,13 @@ async def supervise(
         rundir=config.rundir,
         personality=config.personality,
         together=len(what.servers) > 1 or options.backends_file is not None,
-        facts={"security": config.security},
+        facts=dict(config.facts),
     )
 
     async def again(team: Team) -> None:
         await reload(team, carried)
 
-    await supervised(team_config, config, line, again)
+    await supervised(team_config, config, lambda team, name: line(team.port, name), again)
 
 
 async def reload(team: Team, carried: Carried) -> None:
@@ -91,14 +91,20 @@ async def work(inlet: Inlet, carried: Carried) -> None:
 
         async def told(value: tuple[Clients, Sequence[Server]] | None) -> None:
             if value is not None:
-                take(listening, running, *value)
+                take(options, listening, running, *value)
 
         await until_told(inlet, listening, told)
 
 
-def take(listening: Listening, running: Front, clients: Clients, servers: Sequence[Server]) -> None:
+def take(
+    options: FrontOptions,
+    listening: Listening,
+    running: Front,
+    clients: Clients,
+    servers: Sequence[Server],
+) -> None:
     """Let these in, and carry to those, from now on."""
-    listening.security = clients.handshake
+    listening.security = options.handshake(clients.security)
     running.set_clients(clients)
     running.backends.replace(servers)
     listening.host.config.facts.update(security=clients.security)

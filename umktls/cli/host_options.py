@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 import click
@@ -24,6 +25,7 @@ from umktls.ktls.engines.choice import parse_engines
 # What a server needs is imported where it is used: wrong usage is told at once, and help is too.
 if TYPE_CHECKING:
     from umktls.kernel.krpc.serverhost import ServerConfig
+    from umktls.nfsd.exports.exports import Security
 
 __all__ = [
     "ABOUT_THE_HOST",
@@ -35,6 +37,7 @@ __all__ = [
 
 # Of rpctlssd: TLS 1.2 too.
 OLDER_TLS = frozenset({"-2", "--allowtls1_2"})
+NO_FACTS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class HostOptions:
     hosts: tuple[str, ...]
     certs: Path | None
     level: str | None
+    demand_certificate: bool
     engine: str
     bounce: str
     personality: str
@@ -80,11 +84,26 @@ class HostOptions:
         """Whether the AUTH_TLS probe is to be answered by STARTTLS."""
         return self.level != "no-tls"
 
+    def handshake(self, asked: Security) -> str:
+        """What every handshake has to bring, where `asked` is asked of all clients.
+
+        No certificate, unless --demand-certificate says so: with TLS 1.3 a client learns too late
+        that one was missed, and Linux's tries for minutes. Who has none shakes hands and is told by
+        AUTH_TOOWEAK, as by Linux's and FreeBSD's servers (rpc.tlsservd -m asks, and goes on).
+        """
+        if self.demand_certificate:
+            return "mtls"
+        return "none" if asked == "none" else "tls"
+
     def server_config(
-        self, security: str, rpctlssd: Sequence[str] = (), **more: Any
+        self,
+        security: Security,
+        rpctlssd: Sequence[str] = (),
+        facts: Mapping[str, Any] = NO_FACTS,
+        **more: Any,
     ) -> ServerConfig:
-        """The host, of whose connections `security` is asked at least. `rpctlssd` are more
-        arguments for that, `more` is as ServerConfig has it.
+        """The host, of whose clients `security` is asked at least. `rpctlssd` are more arguments
+        for that, `facts` is what else it says of itself, `more` is as ServerConfig has it.
 
         Raises CallerError for options that do not go together, UnsupportedError for an engine that
         cannot run here.
@@ -97,7 +116,8 @@ class HostOptions:
         return ServerConfig(
             hosts=self.hosts,
             port=self.port,
-            security=security,
+            security=self.handshake(security),
+            facts={**facts, "security": security},
             offer_tls=self.offer_tls,
             certs=self.certs,
             engine=parse_engines(self.engine),
@@ -123,6 +143,10 @@ class HostOptions:
 
     def check_tls(self) -> None:
         """Complain before anything is started. Raises CallerError."""
+        if self.demand_certificate and not self.offer_tls:
+            raise CallerError(
+                "--demand-certificate is about handshakes, and --no-tls offers none: leave out one"
+            )
         self._check_reception()
         if self.certs is not None:
             layout.find(self.certs, "server")
@@ -201,6 +225,13 @@ ABOUT_THE_NETWORK: list[Decorator] = [
 ABOUT_TLS: list[Decorator] = [
     click.option(
         "--certs", type=DIRECTORY, help="What `umktls certs` made; its server/ and ca.pem."
+    ),
+    click.option(
+        "--demand-certificate",
+        is_flag=True,
+        help="Have the handshake fail where a client shows no certificate, whoever may come in. "
+        "Without it such a client gets a session, in which its calls are refused with the reason "
+        "(AUTH_TOOWEAK); so it takes up a connection, but knows why.",
     ),
     click.option(
         "--engine",

@@ -14,7 +14,7 @@ from umktls.errors import CallerError
 from umktls.printable import printable
 
 if TYPE_CHECKING:
-    from umktls.cli.probe_run import Report
+    from umktls.cli.probe_report import Report
 
 __all__ = ["probe"]
 
@@ -54,7 +54,8 @@ def probe(
     """Look at a server as a mount with TLS would, and tell phase by phase what came back.
 
     The phases: TCP, the AUTH_TLS probe (does the server speak RPC-with-TLS, RFC 9289?), the TLS
-    handshake, the server's certificate, ALPN, and the first calls of NFS and MOUNT. Unlike a mount,
+    handshake, the server's certificate, ALPN, and the first calls of NFS and MOUNT. Where no PORT
+    is named and nothing is at 2049, rpcbind of the server is asked, as by a mount. Unlike a mount,
     a bad certificate does not end it: all of it is shown.
 
     Exit codes: 0 a mount would work; otherwise the first phase that failed: 3 TCP, 4 probe, 5 TLS,
@@ -67,7 +68,7 @@ def probe(
       umktls probe [2001:db8::1]:2049 --ca ca.pem --json
     """
     try:
-        host, port = parse_target(target)
+        host, named = host_and_port(target)
     except CallerError as error:
         raise click.UsageError(str(error)) from error
     if certs is not None:
@@ -80,21 +81,18 @@ def probe(
     known = {name: path.absolute() for name, path in paths.items() if path is not None}
     import trio  # late, as all that a host needs: wrong usage is told at once
 
-    from umktls.cli.probe_run import Target, inspect
+    from umktls.cli.probe_report import Target
+    from umktls.cli.probe_run import inspect
 
-    found = trio.run(inspect, Target(host, port, mutual=mutual, seconds=timeout, **known))
+    port, find = (NFS_PORT, True) if named is None else (named, False)
+    asked = Target(host, port, mutual=mutual, seconds=timeout, find_port=find, **known)
+    found = trio.run(inspect, asked)
     if as_json:
         click.echo(json.dumps(found.as_dict()))
     else:
         show(found)
     if found.exit_code:
         raise click.exceptions.Exit(found.exit_code)
-
-
-def parse_target(target: str) -> tuple[str, int]:
-    """The same with NFS's port where none is named."""
-    host, port = host_and_port(target)
-    return host, NFS_PORT if port is None else port
 
 
 def host_and_port(target: str) -> tuple[str, int | None]:

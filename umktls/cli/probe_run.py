@@ -13,41 +13,41 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from umktls.cli.probe_report import Report, Target
 from umktls.errors import UmktlsError
 from umktls.kernel.ground.events import Event
 from umktls.kernel.host.boot import booted
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.host import Host
-from umktls.kernel.krpc.client import MountConfig
-from umktls.kernel.krpc.connecting import connect_tcp
+from umktls.kernel.krpc.client import own_credential
+from umktls.kernel.krpc.connecting import at_its_port, connect_tcp
 from umktls.kernel.krpc.probe import NotOffered, probe
 from umktls.kernel.krpc.rpc_client import RpcClient
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls import tls
 from umktls.kernel.upcalls.tls import TlsRefused
 from umktls.nfs.program import MOUNT3, NFS3
+from umktls.nfs.types import GETATTR3args
 from umktls.rpc import xdr
-from umktls.rpc.client import ProgramUnavailable, RpcRejected, VersionMismatch
-from umktls.rpc.message import NULL_AUTH
+from umktls.rpc.client import AuthRejected, ProgramUnavailable, RpcRejected, VersionMismatch
+from umktls.rpc.message import NULL_AUTH, AuthStat
 from umktls.rpc.program import Program
 from umktls.scenarios.subject import Subject
 
-__all__ = ["EXIT_CODES", "Phase", "Report", "Target", "inspect"]
+__all__ = ["inspect"]
 
-# The exit code tells the first phase that failed.
 # What of a server that chooses no protocol by ALPN; one that chooses another is refused.
 SILENT = (
     "the server does not say sunrpc by ALPN, as RFC 9289 says it MUST (those of FreeBSD and Linux "
     "do not): a mount goes on and tells; -o alpn=strict turns it down, -o alpn=compat is silent"
 )
-EXIT_CODES = {"tcp": 3, "probe": 4, "tls": 5, "certificate": 6, "alpn": 7, "rpc": 8}
 SOON_DAYS = 30
 ONLY_CLEAR = "only clear text is to be had"
 TLS_AT_ONCE = (
@@ -69,79 +69,6 @@ NFS4.add(0, "NULL", xdr.VOID, xdr.VOID)
 NULL_CALLS = (NFS3, NFS4, MOUNT3)
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What to probe, and as whom. `ca` None is the system's trust, `crl` its revocation lists,
-    `seconds` the time for each step."""
-
-    host: str
-    port: int = 2049
-    ca: Path | None = None
-    certdir: Path | None = None
-    mutual: bool = False
-    seconds: float = 10.0
-    crl: Path | None = None
-
-    def mount_config(self, security: str) -> MountConfig:
-        return MountConfig(
-            self.host, "/", self.port, security=security, connect_seconds=self.seconds
-        )
-
-
-@dataclass(slots=True)
-class Phase:
-    """One step: `ok` is None where it was not reached; `text` says what came back."""
-
-    name: str
-    ok: bool | None = None
-    text: str = "not reached"
-    advice: str = ""
-
-
-@dataclass(slots=True)
-class Report:
-    """What was found. `chain` are the certificates, the server's own first; `rpc` what each NULL
-    call came to."""
-
-    host: str
-    port: int
-    phases: dict[str, Phase] = field(
-        default_factory=lambda: {name: Phase(name) for name in EXIT_CODES}
-    )
-    connection: str = ""
-    session: dict[str, Any] = field(default_factory=dict)
-    chain: list[dict[str, Any]] = field(default_factory=list)
-    rpc: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def set(self, name: str, ok: bool, text: str, advice: str = "") -> None:
-        self.phases[name] = Phase(name, ok, text, advice)
-
-    @property
-    def failed(self) -> Phase | None:
-        return next((one for one in self.phases.values() if one.ok is False), None)
-
-    @property
-    def exit_code(self) -> int:
-        return EXIT_CODES[self.failed.name] if self.failed is not None else 0
-
-    @property
-    def verdict(self) -> str:
-        if self.failed is None:
-            return "a mount with TLS works"
-        text = f"a mount with TLS fails in phase {self.failed.name}: {self.failed.text}"
-        return f"{text}; {self.failed.advice}" if self.failed.advice else text
-
-    def as_dict(self) -> dict[str, Any]:
-        phases = [asdict(phase) for phase in self.phases.values()]
-        return asdict(self) | {
-            "schema": 1,
-            "phases": phases,
-            "verdict": self.verdict,
-            "exit_code": self.exit_code,
-        }
-
-
 async def inspect(target: Target) -> Report:
     """Probe a server. Raises `UmktlsError` only for what is wrong on this side."""
     report = Report(target.host, target.port)
@@ -150,6 +77,7 @@ async def inspect(target: Target) -> Report:
         config = HostConfig("client", directory / "run", upcall_seconds=target.seconds)
         async with booted(config) as host:
             await with_tls(host, target, directory, report)
+            target = replace(target, port=report.port)
             if report.phases["probe"].advice == ONLY_CLEAR:
                 await in_clear(host, target, report)
             elif report.phases["probe"].ok is False and await speaks_tls_at_once(target):
@@ -160,7 +88,7 @@ async def inspect(target: Target) -> Report:
 @asynccontextmanager
 async def tcp(host: Host, target: Target, security: str) -> AsyncIterator[KernelSocket]:
     """A connection inside the block. Raises `UmktlsError`."""
-    sock = await connect_tcp(target.mount_config(security))
+    sock, _ = await at_its_port(target.mount_config(security), NFS3, connect_tcp)
     adopted = host.adopt(sock, "mtls" if target.mutual else security, target.host)
     host.trace.emit("tcp-connect", adopted.name, peer=adopted.peer, local=adopted.local)
     try:
@@ -185,7 +113,9 @@ async def phases_with_tls(host: Host, target: Target, directory: Path, report: R
     try:
         async with tcp(host, target, "tls") as sock:
             report.connection = sock.name
-            report.set("tcp", True, f"connected to {sock.peer}")
+            report.port = sock.sock.getpeername()[1]
+            found = "" if report.port == target.port else ", which rpcbind says"
+            report.set("tcp", True, f"connected to {sock.peer}{found}")
             phase = "probe"
             await probe(sock, NFS3.number, NFS3.version, target.seconds)
             report.set("probe", True, "the server answers STARTTLS")
@@ -287,6 +217,7 @@ async def call_programs(host: Host, target: Target, sock: KernelSocket, report: 
         for program in NULL_CALLS:
             label = f"{program.name.rstrip('4')} {program.version}"
             report.rpc[label] = await null_call(rpc, program)
+        weakness = await too_weak(rpc) if sock.session is not None else None
         nursery.cancel_scope.cancel()
     tickets = [
         e for e in host.trace.since() if (e["event"], e["connection"]) == ("ticket", sock.name)
@@ -300,6 +231,9 @@ async def call_programs(host: Host, target: Target, sock: KernelSocket, report: 
             advice = SHOW_ONE
         report.set("tls", False, f"after the handshake (phase alert), {reason}", advice)
         report.rpc.clear()
+    elif weakness is not None:
+        advice = "is the server for this client?" if target.mutual else SHOW_ONE
+        report.set("rpc", False, f"NULL is answered, and all else refused ({weakness})", advice)
     elif any(label.startswith("NFS") for label in served):
         report.set("rpc", True, text)
     else:
@@ -337,6 +271,18 @@ async def null_call(rpc: RpcClient, program: Program) -> str:
     except UmktlsError as error:
         return f"fails ({error})"
     return "answers"
+
+
+async def too_weak(rpc: RpcClient) -> str | None:
+    """Why the server takes none of our calls but NULL, which servers answer to anybody; None where
+    that is not known. No server has a file by this handle."""
+    try:
+        await rpc.call(NFS3["GETATTR"], GETATTR3args(b""), own_credential())
+    except AuthRejected as error:
+        return str(error) if error.auth_status is AuthStat.AUTH_TOOWEAK else None
+    except UmktlsError:
+        return None
+    return None
 
 
 async def in_clear(host: Host, target: Target, report: Report) -> None:

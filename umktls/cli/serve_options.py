@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from umktls.kernel.krpc.server import ServerConfig
     from umktls.nfsd.exports.exports import Export, Security, Squash
 
-__all__ = ["ServeOptions", "handshake_security", "serve_options"]
+__all__ = ["ServeOptions", "serve_options"]
 
 # What the flags ask of a client at least.
 SECURITY: dict[str | None, Security] = {"tls": "tls", "mtls": "mtls", "certuser": "certuser"}
@@ -95,10 +95,11 @@ class ServeOptions(HostOptions):
         cannot run here.
         """
         from umktls.nfsd.exports.engines import engine_for
+        from umktls.nfsd.exports.exports import least_security
 
         self._check(exports)
         return self.server_config(
-            handshake_security(exports),
+            least_security(exports),
             self._about_users(exports),
             mount_port=self.mount_port,
             engine_for=partial(engine_for, exports),
@@ -116,8 +117,6 @@ class ServeOptions(HostOptions):
             for export in exports:
                 if export.level:
                     raise CallerError(f"{export.name} asks for TLS, and --no-tls offers none")
-        if self.mount_port is not None and self.workers > 1:
-            raise CallerError("--mountport: with --workers, MOUNT is at the port of NFS alone")
         if self.manage_gids and os.geteuid() != 0:
             raise CallerError(
                 "--manage-gids is for root: as this user, the server does all calls as this user"
@@ -137,14 +136,6 @@ class ServeOptions(HostOptions):
         if not self._certuser(exports):
             return []
         return ["--certuser", *([] if self.domain is None else ["--domain", self.domain])]
-
-
-def handshake_security(exports: Sequence[Export]) -> str:
-    """What every handshake has to bring: none, tls or mtls. Users come after it."""
-    from umktls.nfsd.exports.exports import least_security
-
-    security = least_security(exports)
-    return "mtls" if security == "certuser" else security
 
 
 # The command line.

@@ -9,7 +9,7 @@ from functools import partial
 
 import trio
 
-from umktls.cli.serve_options import ServeOptions, handshake_security
+from umktls.cli.serve_options import ServeOptions
 from umktls.cli.serve_rpcbind import announced
 from umktls.cli.serving import (
     EXPIRE_SECONDS,
@@ -22,6 +22,7 @@ from umktls.cli.serving import (
 from umktls.cli.supervising import advise, of_worker, supervised, until_told
 from umktls.errors import UmktlsError
 from umktls.kernel.ground.refusals import in_thread
+from umktls.kernel.krpc.listening import port_of
 from umktls.kernel.krpc.post import Inlet
 from umktls.kernel.krpc.server import ServerConfig, boot_server
 from umktls.kernel.team.config import TeamConfig
@@ -59,16 +60,18 @@ async def supervise(options: ServeOptions, config: ServerConfig, exports: Sequen
         shared.fd,
         hosts=config.hosts,
         port=config.port,
+        mount_port=config.mount_port,
         rundir=config.rundir,
         personality=config.personality,
-        facts={**config.facts, "security": config.security},
+        facts=dict(config.facts),
     )
 
-    def line(port: int, name: str) -> str:
-        return ready_lines(options, config, exports, (port, port), name)
+    def line(team: Team, name: str) -> str:
+        ports = (team.port, port_of(team.mount_listeners or team.listeners))
+        return ready_lines(options, config, exports, ports, name)
 
     def announce(team: Team) -> AbstractAsyncContextManager[object]:
-        return announced(team.listeners, wanted=options.rpcbind)
+        return announced(team.listeners, team.mount_listeners, wanted=options.rpcbind)
 
     async def again(team: Team) -> None:
         await reload(team, served, config)
@@ -101,8 +104,7 @@ async def reload(team: Team, served: Served, config: ServerConfig) -> None:
     if config.no_daemon and wanted.daemon_arguments != config.daemon_arguments:
         complain("the exports ask for another rpctlssd; end those that run, and start these:")
         advise(team, wanted)
-    names = [export.name for export in exports]
-    team.facts.update(exports=names, security=handshake_security(exports))
+    team.facts.update(wanted.facts)
 
 
 # ---- a worker

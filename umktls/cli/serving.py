@@ -13,7 +13,7 @@ import click
 from umktls.abi.ports import NFS_PORT
 from umktls.certs import layout
 from umktls.cli.engines import warn
-from umktls.cli.serve_options import ServeOptions, handshake_security
+from umktls.cli.serve_options import ServeOptions
 from umktls.cli.serve_ready import bracketed, mount_lines
 from umktls.printable import printable
 
@@ -95,11 +95,9 @@ async def take_exports(
     if await server.host.children.replace(wanted.daemon()):
         server.host.renew_sessions("users in certificates count from now on, or no more")
     nfsd.replace_exports(exports)
-    names = [export.name for export in exports]
-    server.security = handshake_security(exports)
-    server.engine_for = wanted.engine_for
-    server.host.config.facts.update(exports=names, security=server.security)
-    server.host.trace.emit("exports", what=", ".join(names))
+    server.security, server.engine_for = wanted.security, wanted.engine_for
+    server.host.config.facts.update(wanted.facts)
+    server.host.trace.emit("exports", what=", ".join(wanted.facts["exports"]))
     return wanted
 
 

@@ -31,16 +31,17 @@ def nowhere(team: Team) -> AbstractAsyncContextManager[object]:
 async def supervised(
     team_config: TeamConfig,
     config: ServerConfig,
-    line: Callable[[int, str], str],
+    line: Callable[[Team, str], str],
     reload: Callable[[Team], Awaitable[None]],
     announced: Callable[[Team], AbstractAsyncContextManager[object]] = nowhere,
 ) -> None:
-    """Serve until SIGINT or SIGTERM. `line`: what is said when clients may come, for a port and a
-    name. `reload`: what SIGHUP does. `announced`: inside that others know of the server."""
+    """Serve until SIGINT or SIGTERM. `line`: what is said when clients may come, for the name that
+    they may mount by. `reload`: what SIGHUP does. `announced`: inside that others know of the
+    server."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with trio.open_signal_receiver(*numbers) as signals:
         async with boot_team(team_config) as team, announced(team):
-            tell(line(team.port, await reachable(config)))
+            tell(line(team, await reachable(config)))
             if config.offer_tls and config.no_daemon:
                 advise(team, config)
             notify("READY=1")
@@ -69,7 +70,8 @@ def of_worker(config: ServerConfig, inlet: Inlet) -> ServerConfig:
     post = inlet.post
     limits = config.limits.share(post.number, post.count)
     capture = None if config.capture is None else config.capture.called(post.number)
-    return replace(config, inlet=inlet, rundir=post.rundir, limits=limits, capture=capture)
+    mine = replace(config, inlet=inlet, rundir=post.rundir, limits=limits, capture=capture)
+    return replace(mine, mount_port=None)  # that is the supervisor's
 
 
 async def obey(

@@ -73,7 +73,6 @@ async def boot_front(
     async with boot_listening(config, attend) as listening:
         host = listening.host
         backends = Backends(what.servers, what.policy, host.trace, what.connect)
-        listening.security = what.clients.handshake
         front = Front(what.clients, backends, what.mount_tls, config.offer_tls)
         fronts.append(front)
         host.views["backends"] = backends.view

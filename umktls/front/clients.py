@@ -68,14 +68,6 @@ class Clients:
         """What all lines ask for at least."""
         return security_of(min(line.level for line in self.lines))
 
-    @property
-    def handshake(self) -> Security:
-        """What every handshake has to bring. No certificate, whatever the lines ask for: with TLS
-        1.3 a client learns too late that one was missed, and Linux's tries for minutes. It is let
-        in no more without one, and is told by AUTH_TOOWEAK, as by Linux's and FreeBSD's servers.
-        """
-        return "none" if self.security == "none" else "tls"
-
     def knows(self, address: Any) -> bool:
         """Whether a client with that socket address may come in, with whatever it has to show."""
         return any(line.rules.includes(address) for line in self.lines)

@@ -17,6 +17,8 @@ from umktls.kernel.team.config import TeamConfig
 from umktls.kernel.team.shared import Shared
 from umktls.kernel.team.sharedreplies import SharedReplies
 from umktls.kernel.team.team import boot_team
+from umktls.nfs.program import MOUNT3
+from umktls.rpc.server import Service
 from umktls.testing.echo import Echo
 
 __all__ = ["Told", "config_of", "main", "work"]
@@ -44,7 +46,7 @@ async def work(inlet: Inlet, told: Told) -> None:
     )
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async with (
-            boot_server(config, [Echo().service()], replies),
+            boot_server(config, [Echo().service(), Service(MOUNT3, {})], replies),
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(obey, inlet, told.record, nursery.cancel_scope)

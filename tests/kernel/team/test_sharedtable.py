@@ -42,6 +42,7 @@ def test_it_keeps_what_was_put_last(steps: list[tuple[str, int, bytes]]) -> None
             assert shared.put(key(number), value) is (len(value) <= LONGEST)
         else:
             shared.delete(key(number))
+    assert sorted(shared.values()) == sorted(model.values())
     assert {number: shared.get(key(number)) for number in range(21)} == {
         number: model.get(number) for number in range(21)
     }
@@ -55,6 +56,7 @@ def test_the_oldest_of_a_set_makes_room() -> None:
     shared.put(key(100), b"new")
     kept = [number for number in (*range(WAYS), 100) if shared.get(key(number)) is not None]
     assert kept == [0, *range(2, WAYS), 100]
+    assert shared.values() == [b"x"] * (WAYS - 2) + [b"newer", b"new"]
 
 
 def test_a_slot_that_was_emptied_is_filled_first() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,11 @@ from umktls.kernel.host.boot import booted
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.krpc.client import MountConfig, calls_to
 from umktls.kernel.krpc.nconnect import Connections
+from umktls.kernel.krpc.plaincalls import Place, plain_calls
+from umktls.kernel.team import lives
 from umktls.kernel.team.team import Team, boot_team
+from umktls.nfs.program import MOUNT3
+from umktls.rpc.client import ProgramUnavailable
 from umktls.rpc.message import NULL_AUTH, AcceptedReply, encode_call, parse_untrusted
 from umktls.rpc.record import mark
 from umktls.testing.echo import COUNT, ECHO, SAY
@@ -151,6 +156,51 @@ async def test_a_worker_that_dies_is_started_again(tmp_path: Path) -> None:
             answers = await asked(host, "sysctl", {})
             if f"{knob}: 1000" in answers["sysctl"]:
                 break
+
+
+async def test_a_worker_that_is_stopped_is_killed_and_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clients find the other one; the trace says why."""
+    monkeypatch.setattr(lives, "PING_SECONDS", 0.1)
+    monkeypatch.setattr(lives, "SILENT_SECONDS", patience(2))
+    async with team_of(tmp_path) as team, calls(tmp_path, team, 1) as rpc:
+        (busy,) = [worker for worker in team.workers if worker.guests]
+        pid = busy.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        assert await rpc.call(SAY, b"still here", NULL_AUTH) == b"still here"
+        while not events(team, "worker-gone"):
+            await trio.lowlevel.checkpoint()
+        (gone,) = events(team, "worker-gone")
+        assert (gone["worker"], gone["pid"]) == (busy.number, pid)
+        assert re.fullmatch(
+            r"was ended by SIGKILL: worker \d had not answered for [\d.]+ s", gone["reason"]
+        )
+        while busy.starts == 1:
+            await trio.lowlevel.checkpoint()
+        await until_up(team)
+        assert (busy.starts, busy.pid != pid) == (2, True)
+
+
+async def test_mount_on_a_port_of_its_own(tmp_path: Path) -> None:
+    """All workers have the connections that come there, and nothing else is to be had there."""
+    async with team_of(tmp_path, mount_port=0) as team:
+        port = team.facts["mount_port"]
+        assert port not in (0, team.port)
+        for number, (program, where, error) in enumerate(
+            [
+                (MOUNT3, port, None),
+                (ECHO, port, ProgramUnavailable),
+                (MOUNT3, team.port, None),
+                (ECHO, team.port, None),
+            ],
+            1,
+        ):
+            async with plain_calls(Place(socket.AF_INET, ("127.0.0.1", where)), 10) as one:
+                with pytest.raises(error) if error else nullcontext():
+                    await one.call(program["NULL"], None, NULL_AUTH)
+            assert sum(worker.given for worker in team.workers) == number
 
 
 async def test_limits_are_for_all_together(tmp_path: Path) -> None:

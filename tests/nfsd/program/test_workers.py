@@ -17,6 +17,7 @@ import pytest
 from tests.nfsd.client import Client
 from umktls.kernel.team.shared import Shared
 from umktls.kernel.team.sharedreplies import SharedReplies
+from umktls.nfs.program import MOUNT3
 from umktls.nfs.types import diropargs3, nfsstat3, sattr3
 from umktls.nfsd import Export, NfsServer
 from umktls.nfsd.program.server import write_verifier
@@ -55,6 +56,29 @@ def test_handles_are_the_same(pair: tuple[Client, Client], root: Path) -> None:
     assert other.read(handle) == b"data"
     assert other.walk(b"a", b"f") == handle
     assert one.mount() == other.mount()
+
+
+def test_mounts_are_listed_by_all(pair: tuple[Client, Client]) -> None:
+    """Whoever was told of them, and whoever is told of their end."""
+    one, other = pair
+    one.peer.address, other.peer.address = ("192.0.2.1", 700), ("192.0.2.2", 700)
+
+    def listed(client: Client) -> list[tuple[bytes, bytes]]:
+        found = client.result(MOUNT3, "DUMP", None)
+        return [(each.ml_hostname, each.ml_directory) for each in found]
+
+    for client in (one, other, one):
+        client.mount()
+    mounts = [(b"192.0.2.1", b"/"), (b"192.0.2.2", b"/")]
+    assert sorted(listed(one)) == sorted(listed(other)) == mounts
+    other.peer.address = ("192.0.2.1", 701)
+    other.result(MOUNT3, "UMNT", b"/")
+    assert listed(one) == mounts[1:]
+    other.peer.address = ("192.0.2.2", 701)
+    other.mount(b"//")
+    assert len(listed(one)) == 2
+    other.result(MOUNT3, "UMNTALL", None)
+    assert listed(one) == listed(other) == []
 
 
 def test_they_stay_the_same_wherever_a_file_is_moved(

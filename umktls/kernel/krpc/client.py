@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -43,6 +43,7 @@ from umktls.kernel.upcalls import tls
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfs.status import errno_of
 from umktls.nfs.types import FSINFO3args, FSINFO3resok
+from umktls.rpc.client import AuthRejected
 from umktls.rpc.message import AuthSys, OpaqueAuth
 from umktls.rpc.program import Procedure, Program
 
@@ -134,13 +135,9 @@ async def mounted(
     async with calls_over(host, config, NFS3, first, config.nconnect) as rpc:
         host.views["server"] = rpc.facts
         service = mount_service(host, config, rpc)
-
-        async def find_root(calls: Caller) -> bytes:
-            return await root_of(calls, config.server, config.export, own_credential())
-
         # A server that boots has NFS sooner than MOUNT.
         left = began + config.retry_seconds - trio.current_time()
-        root = await patiently(partial(service.ask, find_root), host.trace, left, delayed)
+        root = await root_handle(host, config, service, left, delayed)
         in_clear = service.elsewhere and not config.mount_tls
         info = await file_system_info(host, config, rpc, root, in_clear)
         rpc.set_deadline(config.deadline)
@@ -237,29 +234,57 @@ async def listed_exports(host: Host, config: MountConfig) -> list[bytes]:
         return await mount_service(host, config, rpc).ask(ask)
 
 
+async def root_handle(
+    host: Host, config: MountConfig, service: MountService, seconds: float, delayed: Delayed
+) -> bytes:
+    """The handle of the export's root. For the other arguments see `patiently`; for a refusal,
+    `explained`."""
+
+    async def find_root(calls: Caller) -> bytes:
+        return await root_of(calls, config.server, config.export, own_credential())
+
+    try:
+        return await patiently(partial(service.ask, find_root), host.trace, seconds, delayed)
+    except AuthRejected as error:
+        if service.elsewhere:
+            raise
+        raise await explained(host, config, error, find_root, known_in_clear=False) from error
+
+
 async def file_system_info(
     host: Host, config: MountConfig, rpc: Caller, root: bytes, known_in_clear: bool
 ) -> FSINFO3resok:
-    """What the server says of the export. Where it refuses that, it is found out which level of
-    security it wants. known_in_clear: the root's handle has come in clear."""
+    """What the server says of the export; for a refusal see `explained`. known_in_clear: the root's
+    handle has come in clear."""
+    ask = partial(fsinfo, root=root)
     try:
-        return await fsinfo(rpc, root)
+        return await ask(rpc)
     except UmktlsError as error:
         if error.errno not in (errno.EACCES, errno.EPERM):
             raise
+        raise await explained(host, config, error, ask, known_in_clear) from error
 
-        async def given(level: str) -> bool:
-            bare = "" if level == ANONYMOUS else config.certname
-            trial = replace(config, security=level, certname=bare, mount_seconds=TRIAL_SECONDS)
-            sock = await make_connection(host, trial)
-            async with calls_over(host, trial, NFS3, sock, 1) as calls:
-                await fsinfo(calls, root)
-            return True
 
-        advice = await wanted_level(
-            config, known_in_clear, given, partial(answers_probe, host, config)
-        )
-        raise WorldError(f"{error}; {advice}", error.errno) from error
+async def explained(
+    host: Host,
+    config: MountConfig,
+    error: UmktlsError,
+    ask: Callable[[Caller], Awaitable[object]],
+    known_in_clear: bool,
+) -> WorldError:
+    """A refusal with the level of security that the export wants, which is found out by what `ask`
+    comes to at the others. known_in_clear: nobody learns more if that is asked in clear."""
+
+    async def given(level: str) -> bool:
+        bare = "" if level == ANONYMOUS else config.certname
+        trial = replace(config, security=level, certname=bare, mount_seconds=TRIAL_SECONDS)
+        sock = await make_connection(host, trial)
+        async with calls_over(host, trial, NFS3, sock, 1) as calls:
+            await ask(calls)
+        return True
+
+    advice = await wanted_level(config, known_in_clear, given, partial(answers_probe, host, config))
+    return WorldError(f"{error}; {advice}", error.errno)
 
 
 async def fsinfo(rpc: Caller, root: bytes) -> FSINFO3resok:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from itertools import chain, repeat
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ from umktls.rpc.program import Program
 
 __all__ = [
     "Delayed",
+    "at_its_port",
     "connect_tcp",
     "first_connection",
     "ignore",
@@ -101,16 +103,25 @@ async def first_connection(
     """The first connection, and the configuration with the port that it has. It is made here and
     not by a call: its failure is the mount's, at once."""
 
-    async def connect() -> tuple[KernelSocket, MountConfig]:
-        try:
-            return await make_connection(host, config, program), config
-        except WorldError as error:
-            if not (config.find_port and may_pass(error)):
-                raise
-            there = replace(config, port=await other_port(config, program, error))
-            return await make_connection(host, there, program), there
+    async def connect(there: MountConfig) -> KernelSocket:
+        return await make_connection(host, there, program)
 
-    return await patiently(connect, host.trace, config.retry_seconds, delayed)
+    find = partial(at_its_port, config, program, connect)
+    return await patiently(find, host.trace, config.retry_seconds, delayed)
+
+
+async def at_its_port(
+    config: MountConfig, program: Program, connect: Callable[[MountConfig], Awaitable[T]]
+) -> tuple[T, MountConfig]:
+    """What `connect` comes to, and the configuration with the port that it was at: where rpcbind
+    says, if nothing is at the usual one and no port was given."""
+    try:
+        return await connect(config), config
+    except WorldError as error:
+        if not (config.find_port and may_pass(error)):
+            raise
+        there = replace(config, port=await other_port(config, program, error))
+        return await connect(there), there
 
 
 async def other_port(config: MountConfig, program: Program, error: WorldError) -> int:

@@ -140,7 +140,9 @@ class Incoming:
             self._token.run_sync_soon(self._tell_of_refusal, what, why)
 
     def _tell_of_refusal(self, what: str, why: str) -> None:
-        name, peer = self.sock.name, self.sock.peer
+        name, peer, tls = self.sock.name, self.sock.peer, self.sock.tls
+        if tls is not None and tls.client_certificate == "not asked for":
+            why += "; rpctlssd asked for no certificate: start it with -m and -l CAFILE"
         logger.warning("%s is not given to %s [connection %s]: %s", what, peer, name, why)
         self.host.trace.emit("refused", name, what=what, peer=peer, reason=why)
 

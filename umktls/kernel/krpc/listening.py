@@ -10,14 +10,15 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import trio
 
 from umktls.errors import CallerError, WorldError
 
-__all__ = ["listen", "port_of"]
+__all__ = ["listen", "mount_listeners", "port_of"]
 
 # Connections that may wait to be accepted; Linux takes no more than net.core.somaxconn, 4096.
 BACKLOG = 4096
@@ -129,3 +130,19 @@ async def listen_address(address: Address, port: int) -> trio.socket.SocketType:
         listener.close()
         raise
     return listener
+
+
+@asynccontextmanager
+async def mount_listeners(
+    hosts: Sequence[str], port: int | None
+) -> AsyncIterator[list[trio.socket.SocketType]]:
+    """The sockets of the port for MOUNT, if there is to be one; closed behind the block."""
+    if port is None:
+        yield []
+        return
+    listeners = await listen(hosts, port, "--mountport")
+    try:
+        yield listeners
+    finally:
+        for listener in listeners:
+            listener.close()

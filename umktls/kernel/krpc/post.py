@@ -4,11 +4,14 @@ The supervisor (umktls.kernel.team.team) accepts all connections and hands each 
 descriptor beside a message. Both talk over a socket pair that keeps messages apart, one JSON object
 each:
 
-    to the worker       {"connection": number}, and the socket
+    to the worker       {"connection": number, "mount": whether it came to MOUNT's own port}, and
+                        the socket
                         {"reload": true}, and a file with a pickled value
+                        {"ping": true}: say that you live
     to the supervisor   {"up": true}; {"failed": text, "errno": number}
                         {"ended": number}, of a connection
                         {"reloaded": text}, why not, empty if so
+                        {"pong": true}
 
 Where the pair ends the supervisor has died, and so does the worker, in order.
 """
@@ -31,6 +34,7 @@ __all__ = ["MESSAGE_LIMIT", "Inlet", "Post", "received_descriptors"]
 
 MESSAGE_LIMIT = 65536
 ONE_DESCRIPTOR = socket.CMSG_SPACE(4)
+Serve = Callable[[socket.socket, bool], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +76,9 @@ class Inlet:
         """Send a message to the supervisor, in turn."""
         self._outgoing.send_nowait(message)
 
-    async def run(self, serve: Callable[[socket.socket], Awaitable[None]]) -> None:
-        """Have each connection that comes served by `serve`, in a task of its own."""
+    async def run(self, serve: Serve) -> None:
+        """Have each connection that comes served by `serve`, in a task of its own, which is told
+        whether it came to the port for MOUNT alone."""
         with self._orders:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send)
@@ -81,18 +86,18 @@ class Inlet:
                     content, descriptors = message
                     if "connection" in content:
                         sock = socket.socket(fileno=descriptors[0])
-                        nursery.start_soon(self._attend, serve, int(content["connection"]), sock)
+                        nursery.start_soon(self._attend, serve, content, sock)
+                    elif "ping" in content:
+                        self.tell(pong=True)
                     elif "reload" in content:
                         await self._orders.send(loaded(descriptors[0]))
                 nursery.cancel_scope.cancel()
 
-    async def _attend(
-        self, serve: Callable[[socket.socket], Awaitable[None]], number: int, sock: socket.socket
-    ) -> None:
+    async def _attend(self, serve: Serve, content: dict[str, Any], sock: socket.socket) -> None:
         try:
-            await serve(sock)
+            await serve(sock, bool(content["mount"]))
         finally:
-            self.tell(ended=number)
+            self.tell(ended=int(content["connection"]))
 
     async def _receive(self) -> tuple[dict[str, Any], list[int]] | None:
         """The next message and what came with it; None at the end."""

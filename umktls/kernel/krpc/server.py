@@ -20,7 +20,7 @@ from umktls.errors import PeerError
 from umktls.kernel.ground.refusals import NoThread
 from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.incoming import Incoming
-from umktls.kernel.krpc.listening import listen, port_of
+from umktls.kernel.krpc.listening import mount_listeners, port_of
 from umktls.kernel.krpc.serverhost import Listening as Listening
 from umktls.kernel.krpc.serverhost import ServerConfig as ServerConfig
 from umktls.kernel.krpc.serverhost import boot_listening
@@ -152,25 +152,12 @@ async def boot_server(
         with listening.admission.present(connection):
             await connection.serve(dispatcher, config.offer_tls)
 
-    async with mount_listeners(config) as listeners:
+    async with mount_listeners(config.hosts, config.mount_port) as listeners:
         if listeners:
             facts = {**config.facts, "mount_port": port_of(listeners)}
             config = replace(config, facts=facts)
         async with boot_listening(config, partial(attend, Dispatcher(every, replies))) as listening:
             listening.mount_listeners = listeners
-            listening.accept(listeners, partial(attend, Dispatcher(mount)))
+            listening.attend_mount = partial(attend, Dispatcher(mount))
+            listening.accept(listeners, listening.attend_mount)
             yield listening
-
-
-@asynccontextmanager
-async def mount_listeners(config: ServerConfig) -> AsyncIterator[list[trio.socket.SocketType]]:
-    """The sockets of the port for MOUNT, if there is to be one; closed behind the block."""
-    if config.mount_port is None:
-        yield []
-        return
-    listeners = await listen(config.hosts, config.mount_port, "--mountport")
-    try:
-        yield listeners
-    finally:
-        for listener in listeners:
-            listener.close()

@@ -44,7 +44,7 @@ class ServerConfig:
 
     hosts: names and addresses to listen on (umktls.kernel.krpc.listening).
     mount_port: where MOUNT alone is to be had besides; None: nowhere.
-    security: what every export asks for at least, "none", "tls" or "mtls".
+    security: what every handshake has to bring, "mtls" for a certificate; else "none" or "tls".
     offer_tls: whether the AUTH_TLS probe may be answered with STARTTLS.
     certs: a directory with `ca.pem`, `server/cert.pem` and `server/certkey.pem`.
     no_daemon: whether the host starts no rpctlssd of its own.
@@ -107,8 +107,9 @@ class Listening:
     """A server that accepts: its host, the port that it has, and the sockets that listen there and
     for MOUNT alone.
 
-    As of the next connection: `security` is what every export asks for at least, `engine_for` the
-    engine for a client's address, None for the host's.
+    As of the next connection: `security` is what every handshake has to bring, `engine_for` the
+    engine for a client's address, None for the host's. `attend_mount` has the connections that came
+    to MOUNT's own port, of a worker, which is handed them.
     """
 
     host: Host
@@ -118,6 +119,7 @@ class Listening:
     admission: Admission
     listeners: list[trio.socket.SocketType]
     mount_listeners: list[trio.socket.SocketType] = field(default_factory=list)
+    attend_mount: Attend | None = None
 
     def accept(self, listeners: Iterable[trio.socket.SocketType], attend: Attend) -> None:
         """Accept there too, until the host goes; `attend` has the connections."""
@@ -154,8 +156,9 @@ async def boot_listening(config: ServerConfig, attend: Attend) -> AsyncIterator[
                 host, port, config.security, config.engine_for, admission, listeners
             )
 
-            async def serve_handed(sock: socket.socket) -> None:
-                await outlived(host.trace, serve_client, listening, attend, sock)
+            async def serve_handed(sock: socket.socket, mount: bool) -> None:
+                how = (listening.attend_mount or attend) if mount else attend
+                await outlived(host.trace, serve_client, listening, how, sock)
 
             if inlet is not None:
                 host.nursery.start_soon(inlet.run, serve_handed)
@@ -181,7 +184,7 @@ def host_config(config: ServerConfig, port: int) -> HostConfig:
         connects=config.connects,
         daemon_seconds=config.daemon_seconds,
         rekey=config.rekey,
-        facts={**config.facts, "port": port, "security": config.security},
+        facts={"security": config.security, **config.facts, "port": port},
         capture=config.capture,
         **({} if inlet is None else of_worker(inlet.post)),
     )

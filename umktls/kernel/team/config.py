@@ -19,6 +19,7 @@ class TeamConfig:
     target: "module:function" of a coroutine function, which is called with the worker's `Inlet` and
         with what `argument` returns at the time, pickled.
     shared: the descriptor of what the workers share (umktls.kernel.team.shared).
+    mount_port: where MOUNT alone is to be had besides; None: nowhere.
     together: all connections of a client's address go to one worker.
     facts: what else the host's description says.
     """
@@ -29,6 +30,7 @@ class TeamConfig:
     shared: int
     hosts: tuple[str, ...] = ("localhost",)
     port: int = 2049
+    mount_port: int | None = None
     rundir: Path | None = None
     personality: Personality = DEFAULT_PERSONALITY
     together: bool = False

@@ -26,7 +26,7 @@ from umktls.kernel.team import gather
 from umktls.kernel.team.config import TeamConfig
 from umktls.kernel.team.worker import Outgoing, Reloads, Worker, pickled
 
-__all__ = ["RELOAD_SECONDS", "Lives"]
+__all__ = ["RELOAD_SECONDS", "Lives", "watch"]
 
 # The program that a worker runs: it is told where to go on, and finds what it needs on stdin.
 PROGRAM = (sys.executable, "-m", "umktls.cli.worker")
@@ -35,6 +35,11 @@ END_SECONDS = 10.0
 KILL_SECONDS = 3.0
 # A worker has so long to read its files again.
 RELOAD_SECONDS = 60.0
+# A worker is asked so often whether it lives, and killed when it has said nothing for so long.
+# While it comes up it has longer: its handshake daemon may be slow.
+PING_SECONDS = 5.0
+SILENT_SECONDS = 30.0
+BOOT_SECONDS = 180.0
 
 
 class Employer(Protocol):
@@ -144,6 +149,7 @@ class Lives:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(send_all, messages, channel)
                     nursery.start_soon(self._hear, worker, channel, nursery)
+                    nursery.start_soon(watch, worker, process.kill)
                     await ended(process)
                     nursery.cancel_scope.cancel()
             finally:
@@ -159,6 +165,7 @@ class Lives:
         with suppress(OSError):
             while data := await channel.recv(MESSAGE_LIMIT):
                 message = json.loads(data)
+                worker.heard += 1
                 if "ended" in message:
                     worker.leave(int(message["ended"]))
                 elif "up" in message:
@@ -184,14 +191,30 @@ class Lives:
             await gather.ask(worker.rundir, request, RELOAD_SECONDS)
 
 
+async def watch(worker: Worker, kill: Callable[[], None]) -> None:
+    """Kill a worker that hangs, which may be given no more connections then. What is counted are
+    questions, and not time: where the machine or the supervisor has stood still, it is not to
+    blame."""
+    silent = 0.0
+    while silent < (SILENT_SECONDS if worker.up else BOOT_SECONDS):
+        heard = worker.heard
+        worker.send(Outgoing({"ping": True}))
+        await trio.sleep(PING_SECONDS)
+        silent = silent + PING_SECONDS if worker.heard == heard else 0.0
+    worker.up = False
+    worker.failure = WorldError(f"worker {worker.number} had not answered for {silent:g} s")
+    kill()
+
+
 async def send_all(
     messages: trio.MemoryReceiveChannel[Outgoing], channel: trio.socket.SocketType
 ) -> None:
     """Send what is to be sent, in turn; a worker that has ended hears nothing any more."""
     async for message in messages:
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [message.descriptor]))
+        given = array.array("i", [] if message.descriptor is None else [message.descriptor])
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, given)] if given else []
         try:
-            await channel.sendmsg([json.dumps(message.content).encode()], [rights])
+            await channel.sendmsg([json.dumps(message.content).encode()], rights)
         except OSError:
             return
         finally:

@@ -3,6 +3,7 @@
     verifier    of writes (RFC 1813 section 3.3.7): what one worker has lost is lost for all
     replies     to calls that may not be done twice: a repeated call may come to another worker
     places      where files were seen last, for servers that find them again by themselves
+    mounts      who has mounted what, by MOUNT, which is an advice (RFC 1813 section 5.2.2)
     stripes     locks: what changes a directory is done by one worker at a time
     lives       which workers live
 
@@ -28,6 +29,8 @@ REPLY_SETS, LONGEST_REPLY = 512, 512
 # As many places as a server remembers that is alone (umktls.nfsd.tree.index), with a name of 255
 # bytes.
 PLACE_SETS, LONGEST_PLACE = 4096, 304
+# A host's address and the path of a directory (MNTPATHLEN of RFC 1813).
+MOUNT_SETS, LONGEST_MOUNT = 64, 1536
 # Bytes of the file, behind its end, that are locks and nothing else.
 STRIPES_AT, STRIPES = 1 << 40, 1024
 OPENING_AT = STRIPES_AT + STRIPES
@@ -40,10 +43,12 @@ class Shared:
     def __init__(self, fd: int | None = None, life: int | None = None) -> None:
         replies = HEAD
         places = replies + SharedTable.size(REPLY_SETS, LONGEST_REPLY)
-        end = places + SharedTable.size(PLACE_SETS, LONGEST_PLACE)
+        mounts = places + SharedTable.size(PLACE_SETS, LONGEST_PLACE)
+        end = mounts + SharedTable.size(MOUNT_SETS, LONGEST_MOUNT)
         self._region = Region(end, fd)
         self.replies = SharedTable(self._region, replies, REPLY_SETS, LONGEST_REPLY)
         self.places = SharedTable(self._region, places, PLACE_SETS, LONGEST_PLACE)
+        self.mounts = SharedTable(self._region, mounts, MOUNT_SETS, LONGEST_MOUNT)
         self.life = life
         self._stripes = [Stripe(self._region.fd, STRIPES_AT + each) for each in range(STRIPES)]
         self._opening = Stripe(self._region.fd, OPENING_AT)

@@ -93,13 +93,18 @@ class SharedTable:
     def locked(self, key: bytes) -> Iterator[None]:
         """Inside the block nobody else reads or changes what the key has. May be nested, for the
         same key."""
+        with self._locked_at(self._base(key)):
+            yield
+
+    @contextmanager
+    def _locked_at(self, base: int) -> Iterator[None]:
         with self._threads:
             if self._depth:
                 yield
                 return
             self._depth = 1
             try:
-                with byte_lock(self._region.fd, self._base(key)):
+                with byte_lock(self._region.fd, base):
                     yield
             finally:
                 self._depth = 0
@@ -130,6 +135,18 @@ class SharedTable:
             if way is not None:
                 self._empty(base, way)
                 STAMP.pack_into(self._memory, base + STAMPS + way * 8, 0)
+
+    def values(self) -> list[bytes]:
+        """All values, the oldest first."""
+        found = []
+        for number in range(self._sets):
+            base = self._begin + number * self._set_size
+            with self._locked_at(base):
+                for way in range(WAYS):
+                    if self._memory[base + way * KEY : base + (way + 1) * KEY] != NOTHING:
+                        (stamp,) = STAMP.unpack_from(self._memory, base + STAMPS + way * 8)
+                        found.append((stamp, self._value(base, way)))
+        return [value for _, value in sorted(found)]
 
     def _base(self, key: bytes) -> int:
         """Where the key's set begins."""

@@ -17,7 +17,8 @@ which each worker has one of its own, with its own handshake daemon. The supervi
 asks all workers and answers for them (gather.py), and its trace has their events.
 
 A worker that dies is started again, after pauses that grow; its connections end, and their clients
-make new ones. When the supervisor dies its workers end too.
+make new ones. One that hangs, stopped or in a loop, is killed for it (lives.py). When the
+supervisor dies its workers end too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import trio
@@ -38,7 +40,7 @@ from umktls.kernel.ground.refusals import outlived
 from umktls.kernel.host.accepting import accept_loop, listen_unix, taken_from_trio
 from umktls.kernel.host.host import STAT_SCHEMA
 from umktls.kernel.host.rundir import RunDirectory
-from umktls.kernel.krpc.listening import listen, port_of
+from umktls.kernel.krpc.listening import listen, mount_listeners, port_of
 from umktls.kernel.team.config import TeamConfig
 from umktls.kernel.team.lives import RELOAD_SECONDS, Lives
 from umktls.kernel.team.teamcontrol import TeamControl
@@ -55,16 +57,20 @@ class Team:
         config: TeamConfig,
         nursery: trio.Nursery,
         listeners: Sequence[trio.socket.SocketType],
+        mount_listeners: Sequence[trio.socket.SocketType] = (),
     ) -> None:
         port = port_of(listeners)
         self.config = config
         self.port = port
         self.listeners = listeners
+        self.mount_listeners = mount_listeners
         self.rundir = RunDirectory("server", config.rundir)
         self.name = self.rundir.path.name
         self.trace = Trace(self.name, "server")
         self.started = time.time()
         self.facts = {**config.facts, "port": port, "workers": config.count}
+        if mount_listeners:
+            self.facts["mount_port"] = port_of(mount_listeners)
         self.knobs: dict[str, Any] = {}  # that were turned, for workers that are started again
         self.workers = [
             Worker(number, self.rundir.path / f"w{number}") for number in range(1, config.count + 1)
@@ -131,8 +137,9 @@ class Team:
 
     # ---- connections
 
-    async def place(self, sock: trio.socket.SocketType) -> None:
-        """Give a connection to a worker, as soon as there is one."""
+    async def place(self, sock: trio.socket.SocketType, mount: bool = False) -> None:
+        """Give a connection to a worker, as soon as there is one. mount: it came to the port for
+        MOUNT alone."""
         plain = taken_from_trio(sock)
         try:
             address = str(plain.getpeername()[0])
@@ -143,7 +150,7 @@ class Team:
             if isinstance(error, OSError):  # it is gone already
                 return
             raise
-        worker.take(next(self._numbers), address, plain)
+        worker.take(next(self._numbers), address, plain, mount)
 
     def _chosen(self, address: str) -> Worker | None:
         """The worker for one more connection from there."""
@@ -193,8 +200,11 @@ async def boot_team(config: TeamConfig) -> AsyncIterator[Team]:
     team = None
     try:
         with single_error():
-            async with trio.open_nursery() as nursery:
-                team = Team(config, nursery, listeners)
+            async with (
+                mount_listeners(config.hosts, config.mount_port) as mounting,
+                trio.open_nursery() as nursery,
+            ):
+                team = Team(config, nursery, listeners, mounting)
                 team.rundir.make()
                 await team.open_door()
                 up = {"role": "server", "rundir": str(team.rundir.path)}
@@ -202,8 +212,10 @@ async def boot_team(config: TeamConfig) -> AsyncIterator[Team]:
                 for worker in team.workers:
                     nursery.start_soon(team.lives.keep, worker)
                 await team.all_up()
-                for listener in listeners:
-                    nursery.start_soon(accept_loop, listener, team.spawn, team.place, team.trace)
+                place_mount = partial(team.place, mount=True)
+                for place, sockets in ((team.place, listeners), (place_mount, mounting)):
+                    for listener in sockets:
+                        nursery.start_soon(accept_loop, listener, team.spawn, place, team.trace)
                 yield team
                 team.trace.emit("host-down")
                 nursery.cancel_scope.cancel()

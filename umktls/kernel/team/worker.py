@@ -19,12 +19,17 @@ from umktls.errors import WorldError
 __all__ = ["Outgoing", "Reloads", "Worker", "pickled"]
 
 
+def nothing() -> None:
+    """There is nothing to be closed."""
+
+
 class Outgoing(NamedTuple):
-    """A message to a worker, and what goes with it, which is closed afterwards."""
+    """A message to a worker, and what goes with it, if anything does, which is closed
+    afterwards."""
 
     content: dict[str, Any]
-    close: Callable[[], None]
-    descriptor: int
+    close: Callable[[], None] = nothing
+    descriptor: int | None = None
 
 
 @dataclass(eq=False)
@@ -38,6 +43,7 @@ class Worker:
     failure: why it has not come up, or has ended.
     told: how many reloads it knows of.
     reloaded: what it has against the last one, empty for nothing; None until it says.
+    heard: how many messages have come from it, in all its lives.
     queue: what is to be sent to it, while it lives.
     """
 
@@ -52,6 +58,7 @@ class Worker:
     failure: WorldError | None = None
     told: int = 0
     reloaded: str | None = ""
+    heard: int = 0
     queue: trio.MemorySendChannel[Outgoing] | None = None
 
     def send(self, message: Outgoing) -> None:
@@ -62,12 +69,13 @@ class Worker:
         except (AssertionError, trio.ClosedResourceError, trio.BrokenResourceError):
             message.close()
 
-    def take(self, number: int, address: str, sock: socket.socket) -> None:
-        """Have the worker serve a connection."""
+    def take(self, number: int, address: str, sock: socket.socket, mount: bool) -> None:
+        """Have the worker serve a connection; mount: one to the port for MOUNT alone."""
         self.given += 1
         self.guests[number] = address
         self.homes[address] += 1
-        self.send(Outgoing({"connection": number}, sock.close, sock.fileno()))
+        content = {"connection": number, "mount": mount}
+        self.send(Outgoing(content, sock.close, sock.fileno()))
 
     def leave(self, number: int) -> None:
         """A connection of the worker has ended."""

@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from threading import Lock
 from typing import Any
 
 from umktls.nfs.mount import (
@@ -34,6 +33,7 @@ from umktls.nfsd.exports.exports import Export
 from umktls.nfsd.exports.rules import Network
 from umktls.nfsd.program.calls import Call, Site, status_of_error
 from umktls.nfsd.program.credentials import Identity, believed
+from umktls.nfsd.program.mounts import Mounts
 from umktls.nfsd.program.names import DOTS, component, open_entry
 from umktls.nfsd.tree.errors import NfsError
 from umktls.nfsd.tree.handles import Node
@@ -43,7 +43,6 @@ from umktls.rpc.server import CallContext, Handler
 
 __all__ = ["Mountd"]
 
-KEPT_MOUNTS = 256
 LINKS_LIMIT = 40  # as path_resolution(7) has it
 
 
@@ -69,7 +68,8 @@ class ClearCall(Call):
 
 class Mountd:
     """The handlers. `volumes`: what is exported. `current`: what is to be mounted in the place of
-    one of them, since directories come and go; OSError where nothing is. `clear`: whether calls in
+    one of them, since directories come and go; OSError where nothing is. `mounts`: what DUMP lists.
+    `clear`: whether calls in
     clear are answered for exports that ask for TLS."""
 
     def __init__(
@@ -77,6 +77,7 @@ class Mountd:
         site: Site,
         volumes: Sequence[Volume],
         current: Callable[[Volume], Volume],
+        mounts: Mounts,
         *,
         clear: bool = True,
     ) -> None:
@@ -84,8 +85,7 @@ class Mountd:
         self._current = current
         self._clear = clear
         self.set_volumes(volumes)
-        self._lock = Lock()
-        self._mounts: dict[tuple[bytes, bytes], None] = {}  # (host, directory)
+        self._mounts = mounts
 
     def set_volumes(self, volumes: Sequence[Volume]) -> None:
         """Export these volumes from now on."""
@@ -109,10 +109,7 @@ class Mountd:
             node = self._find(context, path)
         except (NfsError, OSError) as error:
             return mountres3_fail(_mount_status(status_of_error(error)))
-        with self._lock:
-            self._mounts[_host(context), path] = None
-            if len(self._mounts) > KEPT_MOUNTS:
-                del self._mounts[next(iter(self._mounts))]
+        self._mounts.add(_host(context), path)
         return mountres3_ok(node.handle, (AuthFlavor.AUTH_SYS,))
 
     def _find(self, context: CallContext, path: bytes) -> Node:
@@ -139,17 +136,13 @@ class Mountd:
         raise NfsError(nfsstat3.NFS3ERR_NOENT)
 
     def dump(self, args: None, context: CallContext) -> list[mountbody]:
-        with self._lock:
-            return [mountbody(host, directory) for host, directory in self._mounts]
+        return [mountbody(host, directory) for host, directory in self._mounts.all()]
 
     def umnt(self, path: bytes, context: CallContext) -> None:
-        with self._lock:
-            self._mounts.pop((_host(context), path), None)
+        self._mounts.drop(_host(context), path)
 
     def umntall(self, args: None, context: CallContext) -> None:
-        host = _host(context)
-        with self._lock:
-            self._mounts = {mount: None for mount in self._mounts if mount[0] != host}
+        self._mounts.drop_all(_host(context))
 
     def export(self, args: None, context: CallContext) -> list[exportnode]:
         return [

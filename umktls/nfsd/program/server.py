@@ -22,6 +22,7 @@ from umktls.nfsd.program import creation, files, listing, names
 from umktls.nfsd.program.calls import Call, Operation, Site, WriteVerifier
 from umktls.nfsd.program.credentials import Actor
 from umktls.nfsd.program.mountd import Mountd
+from umktls.nfsd.program.mounts import LocalMounts, Mounts, SharedMounts
 from umktls.nfsd.program.waiting import handles_in, lane_of
 from umktls.nfsd.tree.directory import Listings
 from umktls.nfsd.tree.errors import NfsError
@@ -118,7 +119,8 @@ class NfsServer:
             None if shared is None else shared.stripe,
             ManagedGroups() if manage_gids else None,
         )
-        self._mountd = Mountd(self._site, volumes, self._current, clear=not mount_tls)
+        mounts: Mounts = LocalMounts() if shared is None else SharedMounts(shared.mounts)
+        self._mountd = Mountd(self._site, volumes, self._current, mounts, clear=not mount_tls)
         self._mount_gate = self._gate if mount_tls else None
 
     def prepare_exports(self, exports: Sequence[Export]) -> None:
