@@ -39,7 +39,7 @@ def events(host: Host, name: str) -> int:
 @contextmanager
 def recorder(sandbox: Sandbox, path: Path, log: Path) -> Iterator[None]:
     """`umktls watch --record` while the block runs."""
-    command = [program_path("umktls"), "watch", "--record", str(path)]
+    command = [program_path("umktls"), "watch", "--secrets", "--record", str(path)]
     with log.open("w") as output:
         process = subprocess.Popen(
             command, env=sandbox.environment(), stdout=output, stderr=subprocess.STDOUT

@@ -165,3 +165,12 @@ async def test_a_recording_is_one_page_without_links_outside() -> None:
     assert 'http-equiv="Content-Security-Policy"' in text
     assert "src=" not in text
     assert "</script><b>" not in text
+
+
+async def test_stepping_is_told_to_the_page_and_asked_for_by_it() -> None:
+    answer = await ask(f"/{TOKEN}/events", enough=200)
+    told = [json.loads(line[6:]) for line in answer.body.decode().split("\n\n") if line]
+    (step,) = [message for message in told if message["t"] == "step"]
+    assert (step["on"], step["stops"]) == (False, [])
+    refused = await ask(f"/{TOKEN}/step", method="POST")
+    assert refused.status == 403

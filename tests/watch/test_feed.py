@@ -143,6 +143,24 @@ async def test_records_are_fetched_and_taken_apart(umktls_joined: Boot) -> None:
     assert all(one["tree"][1]["name"] == "RPC call" for one in sealed)
 
 
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("told", [False, True])
+async def test_keys_are_shown_where_both_host_and_viewer_want_it(
+    umktls_joined: Boot, monkeypatch: pytest.MonkeyPatch, told: bool, asked: bool
+) -> None:
+    if told:
+        monkeypatch.setenv("UMKTLS_SECRETS", "1")
+    feed = Feed(secrets=asked)
+    recorder = Recorder(feed)
+    async with umktls_joined() as both:
+        with followed(both, feed), trio.fail_after(patience(20)):
+            await both.rpc.call(SAY, b"x", NULL_AUTH)
+            feed.flush()
+            await recorder.keep(list(feed.events))
+    shown = {bool(one["secrets"]) for one in recorder.recording()["records"].values()}
+    assert shown == {told and asked}
+
+
 async def test_hosts_are_found_and_followed(umktls_joined: Boot, umktls_rundir: Path) -> None:
     feed = Feed(base=umktls_rundir)
     async with umktls_joined() as both, trio.open_nursery() as nursery:

@@ -105,7 +105,9 @@ def watched(sandbox: Sandbox) -> Iterator[None]:
     certificates that are gone afterwards, and may be seen."""
     environment = sandbox.environment()
     os.environ["UMKTLS_SECRETS"] = "1"
-    process = subprocess.Popen([program_path("umktls"), "watch", "--open"], env=environment)
+    process = subprocess.Popen(
+        [program_path("umktls"), "watch", "--open", "--secrets"], env=environment
+    )
     try:
         yield
     finally:

@@ -25,6 +25,7 @@ from umktls.errors import UmktlsError
 from umktls.watch import page
 from umktls.watch.feed import Feed, Message
 from umktls.watch.recording import Recorder
+from umktls.watch.stepping import Stepper
 
 __all__ = ["Guard", "application"]
 
@@ -88,8 +89,17 @@ class Guard:
         return None
 
 
-def application(feed: Feed, recorder: Recorder, token: str, port: int) -> ASGIApp:
-    """The page of a feed, and what it asks for."""
+def application(
+    feed: Feed,
+    recorder: Recorder,
+    token: str,
+    port: int,
+    stepper: Stepper | None = None,
+    *,
+    secrets_shown: bool = False,
+) -> ASGIApp:
+    """The page of a feed, and what it asks for. `stepper`: it runs, if it is to do anything."""
+    stepper = stepper or Stepper(feed)
 
     async def index(request: Request) -> Response:
         nonce = secrets.token_urlsafe(16)
@@ -98,7 +108,7 @@ def application(feed: Feed, recorder: Recorder, token: str, port: int) -> ASGIAp
             "'unsafe-inline'; img-src data:; connect-src 'self'; base-uri 'none'; "
             "form-action 'none'; frame-ancestors 'none'"
         )
-        facts = {**page.about(), "live": True}
+        facts = {**page.about(), "live": True, "secrets": secrets_shown}
         return HTMLResponse(page.live(facts, nonce), headers={"content-security-policy": policy})
 
     async def file(request: Request) -> Response:
@@ -109,7 +119,7 @@ def application(feed: Feed, recorder: Recorder, token: str, port: int) -> ASGIAp
             raise HTTPException(404) from None
 
     async def events(request: Request) -> Response:
-        return StreamingResponse(stream(feed), media_type="text/event-stream")
+        return StreamingResponse(stream(feed, stepper), media_type="text/event-stream")
 
     async def record(request: Request) -> Response:
         asked = request.path_params
@@ -127,6 +137,13 @@ def application(feed: Feed, recorder: Recorder, token: str, port: int) -> ASGIAp
             raise HTTPException(400)
         return JSONResponse(await feed.do(str(asked.get("host")), asked))
 
+    async def step(request: Request) -> Response:
+        asked = await request.json()
+        if not isinstance(asked, dict):
+            raise HTTPException(400)
+        await stepper.obey(asked)
+        return JSONResponse(stepper.message())
+
     routes = [
         Route("/", index),
         Route("/static/{name}", file),
@@ -134,6 +151,7 @@ def application(feed: Feed, recorder: Recorder, token: str, port: int) -> ASGIAp
         Route("/record/{host}/{number:int}", record),
         Route("/recording", recording),
         Route("/do", do, methods=["POST"]),
+        Route("/step", step, methods=["POST"]),
     ]
     failures: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {UmktlsError: refused}
     return Guard(Starlette(routes=routes, exception_handlers=failures), token, port)
@@ -144,12 +162,13 @@ async def refused(request: Request, error: UmktlsError) -> Response:
     return JSONResponse({"error": str(error), "errno": error.errno_name}, 409)
 
 
-async def stream(feed: Feed) -> AsyncIterator[str]:
-    """Server-sent events: what was, then what is."""
-    with feed.listening() as messages:
+async def stream(feed: Feed, stepper: Stepper) -> AsyncIterator[str]:
+    """Server-sent events: what was, then what is. The page is open as long as it reads them."""
+    with feed.listening() as messages, stepper.page():
         for message in feed.history():
             for piece in cut(message):
                 yield line(piece)
+        yield line(stepper.message())
         await feed.ask_stat()
         async for message in messages:
             yield line(message)

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import click
 
+from umktls.cli.engines import say_loudly
+
 __all__ = ["watch"]
+
+SHOWN = (
+    "the {} has the keys of hosts that tell them: whoever has it can read, and forge, what goes "
+    "over their connections"
+)
 
 
 @click.command()
@@ -39,6 +46,16 @@ __all__ = ["watch"]
     metavar="SECONDS",
     help="Begin with the events that hosts have kept of so long. [default: 600]",
 )
+@click.option(
+    "--step",
+    is_flag=True,
+    help="As soon as the page is open, hosts stop before each step, until Next.",
+)
+@click.option(
+    "--secrets",
+    is_flag=True,
+    help="Show the keys of hosts that were started with UMKTLS_SECRETS=1 in their environment.",
+)
 def watch(
     hosts: tuple[str, ...],
     port: int,
@@ -46,23 +63,36 @@ def watch(
     record: Path | None,
     seconds: float | None,
     since: float,
+    step: bool,
+    secrets: bool,
 ) -> None:
     """See hosts at work: calls, upcalls, keys and records, live in a browser.
 
     HOST is a host's name or process number as `umktls stat` shows it, or a run directory; without
     one all hosts are shown, also those that come up later. The page is for this machine and for
-    whoever has its address. Keys are shown only of hosts that were started with UMKTLS_SECRETS=1 in
-    their environment.
+    whoever has its address. Keys are shown only with --secrets.
+
+    With --step, and with a switch on the page, the hosts go step by step: before a probe, an
+    upcall, a key and so on they stop until Next, and no deadline passes meanwhile, in their daemons
+    neither. When the page is closed, everything goes on.
 
     \b
     Examples:
       umktls watch --open                        everything, in a browser
+      umktls watch --step --open                 step by step
       umktls watch --record lesson.html          a page that plays back, to take along
     """
+    from umktls.watch.feed import Feed
     from umktls.watch.running import record_page, serve_page
+    from umktls.watch.stepping import Stepper
 
-    begin = time.time() - since
+    if record is not None and step:
+        raise click.UsageError("--record has no page on which somebody could say Next")
+    if secrets:
+        say_loudly(SHOWN.format("page" if record is None else "recording"))
+    feed = Feed(hosts, time.time() - since, secrets=secrets)
     if record is not None:
-        record_page(hosts, begin, record, seconds)
+        record_page(feed, record, seconds)
     else:
-        serve_page(hosts, begin, port, opens)
+        stepper = Stepper(feed, hosts, from_start=step)
+        serve_page(feed, stepper, port, opens=opens, secrets_shown=secrets)

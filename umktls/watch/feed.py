@@ -8,6 +8,7 @@ listeners as messages of the page (`static/source.js`):
     {"t": "pairs", "pairs": [[here, there], ...]}
     {"t": "stat", "mono": seconds, "hosts": [...]}   what `umktls stat --json` prints, by host
     {"t": "gone", "host": name}
+    {"t": "step", ...}   see stepping.py
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ LISTENER_MESSAGES = 500
 
 class Feed:
     """Follows hosts while `run` does. `names`: which, all if there are none. `since`: which of
-    their kept events, seconds since 1970."""
+    their kept events, seconds since 1970. `secrets`: keys are shown, of hosts that tell them."""
 
     def __init__(
         self,
@@ -52,12 +53,14 @@ class Feed:
         since: float = 0.0,
         base: Path | None = None,
         mono: Callable[[], float] = time.monotonic,
+        *,
+        secrets: bool = False,
     ) -> None:
         self.events: deque[dict[str, Any]] = deque(maxlen=KEPT_EVENTS)
         self.stats: deque[Message] = deque(maxlen=KEPT_STATS)
         self.hosts: dict[str, Host] = {}
         self.causes = Causes()
-        self.records = Records()
+        self.records = Records(secrets=secrets)
         self._names, self._since, self._base, self._mono = names, since, base, mono
         self._waiting: list[dict[str, Any]] = []
         self._last: dict[str, int] = {}
@@ -91,7 +94,8 @@ class Feed:
         """The two ends of each connection."""
         return [[one, other] for one, other in self.causes.others.items() if one < other]
 
-    def _tell(self, message: Message) -> None:
+    def tell(self, message: Message) -> None:
+        """Tell all listeners."""
         for listener in tuple(self._listeners):
             try:
                 listener.send_nowait(message)
@@ -127,7 +131,7 @@ class Feed:
             )
         finally:
             self.hosts.pop(host.name, None)
-            self._tell({"t": "gone", "host": host.name})
+            self.tell({"t": "gone", "host": host.name})
 
     async def _merge(self) -> None:
         while True:
@@ -152,7 +156,7 @@ class Feed:
             self._pair_by_address(states, state)
         message = {"t": "stat", "mono": self._mono(), "hosts": states}
         self.stats.append(message)
-        self._tell(message)
+        self.tell(message)
 
     # ---- events
 
@@ -175,8 +179,8 @@ class Feed:
             self.events.extend(told)
             if len(self.causes.others) != self._paired:
                 self._paired = len(self.causes.others)
-                self._tell({"t": "pairs", "pairs": self.pairs})
-            self._tell({"t": "events", "events": told})
+                self.tell({"t": "pairs", "pairs": self.pairs})
+            self.tell({"t": "events", "events": told})
 
     def _is_news(self, event: dict[str, Any]) -> bool:
         """Not told already, by the host or by another that tells of its workers."""
@@ -227,4 +231,4 @@ class Feed:
             there = ends.get((each["peer"], each["local"]))
             here = f"{state['host']['name']}:{each['id']}"
             if there is not None and there != here and self.causes.pair(here, there):
-                self._tell({"t": "pairs", "pairs": self.pairs})
+                self.tell({"t": "pairs", "pairs": self.pairs})

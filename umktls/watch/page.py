@@ -16,6 +16,7 @@ from typing import Any
 
 from umktls.kernel.ground.kinds import KINDS
 from umktls.kernel.ground.schema import COMMON, LAYERS, OTHERWISE, SCHEMA, field_of
+from umktls.kernel.ground.steps import STEPS
 from umktls.ktls.socket.states import RX_TRANSITIONS, TX_TRANSITIONS
 from umktls.upcall.states import CONNECT_TRANSITIONS, SESSION_TRANSITIONS
 
@@ -26,7 +27,18 @@ ALONE = (
     '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
     "script-src 'unsafe-inline' data:; style-src 'unsafe-inline'; img-src data:\">"
 )
-MODULES = ("dom", "source", "model", "picture", "states", "timeline", "bytes", "controls", "main")
+MODULES = (
+    "dom",
+    "source",
+    "model",
+    "picture",
+    "states",
+    "timeline",
+    "bytes",
+    "controls",
+    "steps",
+    "main",
+)
 
 
 def static(name: str) -> bytes:
@@ -48,6 +60,7 @@ def about() -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "layers": LAYERS,
+        "steps": STEPS,
         "kinds": kinds,
         "fields": {
             name: {"type": field.type, "unit": field.unit, "meaning": field.meaning}

@@ -16,6 +16,7 @@ __all__ = ["Records"]
 
 REMEMBERED = 20_000
 APPLICATION_DATA = 23
+SECRETS = ("key", "iv", "mac_key")  # as in umktls.kernel.sockets.watching
 # A message that takes more records than this is not put together for looking at it.
 MOST_RECORDS = 80
 
@@ -23,9 +24,11 @@ Place = tuple[str, str, int, int]  # here, direction, generation, sequence numbe
 
 
 class Records:
-    """Notes the records and calls of all hosts as they are told."""
+    """Notes the records and calls of all hosts as they are told. `secrets`: a record is given with
+    its keys, if its host tells them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, secrets: bool = False) -> None:
+        self._secrets = secrets
         self._events: OrderedDict[tuple[str, int], dict[str, Any]] = OrderedDict()
         self._places: dict[Place, dict[str, Any]] = {}
         self._calls: OrderedDict[tuple[str, int], tuple[int, int, str]] = OrderedDict()
@@ -47,6 +50,9 @@ class Records:
     async def dissected(self, host: Host, number: int) -> dict[str, Any]:
         """The record of that number, with the rest of its message. Raises UmktlsError."""
         told = await ask(host, number)
+        if not self._secrets:
+            for name in SECRETS:
+                told.pop(name, None)
         event = self._events.get((host.name, number))
         payload = base64.b64decode(told["payload"])
         pieces, before = [payload], 0

@@ -16,6 +16,7 @@ from umktls.errors import UnsupportedError, WorldError
 from umktls.kernel.ground.groups import single_error
 from umktls.watch.feed import Feed
 from umktls.watch.recording import Recorder, write
+from umktls.watch.stepping import Stepper
 
 __all__ = ["record_page", "serve_page"]
 
@@ -25,14 +26,16 @@ MISSING = (
 )
 
 
-def record_page(hosts: tuple[str, ...], since: float, path: Path, seconds: float | None) -> None:
+def record_page(feed: Feed, path: Path, seconds: float | None) -> None:
     """Record until interrupted, or for so long; then write the page. Raises WorldError."""
-    trio.run(recording, hosts, since, path, seconds)
+    trio.run(recording, feed, path, seconds)
 
 
-def serve_page(hosts: tuple[str, ...], since: float, port: int, opens: bool) -> None:
+def serve_page(
+    feed: Feed, stepper: Stepper, port: int, *, opens: bool, secrets_shown: bool
+) -> None:
     """Serve the page until interrupted. Raises WorldError, UnsupportedError."""
-    trio.run(serving, hosts, since, port, opens)
+    trio.run(partial(serving, feed, stepper, port, opens=opens, secrets_shown=secrets_shown))
 
 
 async def until_interrupted(nursery: trio.Nursery) -> None:
@@ -43,10 +46,7 @@ async def until_interrupted(nursery: trio.Nursery) -> None:
             return
 
 
-async def recording(
-    hosts: tuple[str, ...], since: float, path: Path, seconds: float | None
-) -> None:
-    feed = Feed(hosts, since)
+async def recording(feed: Feed, path: Path, seconds: float | None) -> None:
     recorder = Recorder(feed)
     click.echo(f"Recording; Ctrl-C ends it and writes {path}.")
     with single_error():
@@ -65,7 +65,9 @@ async def recording(
     click.echo(f"{len(found['events'])} events, {len(found['records'])} records: {path}")
 
 
-async def serving(hosts: tuple[str, ...], since: float, port: int, opens: bool) -> None:
+async def serving(
+    feed: Feed, stepper: Stepper, port: int, *, opens: bool, secrets_shown: bool
+) -> None:
     try:
         from hypercorn.config import Config
         from hypercorn.trio import serve
@@ -76,17 +78,18 @@ async def serving(hosts: tuple[str, ...], since: float, port: int, opens: bool) 
     token = secrets.token_urlsafe(24)
     listener = bound(port)
     number = listener.getsockname()[1]
-    feed = Feed(hosts, since)
     config = Config()
     config.bind = [f"fd://{listener.fileno()}"]
     config.accesslog = None
     config.loglevel = "WARNING"
     config.graceful_timeout = 0.5
-    app = application(feed, Recorder(feed), token, number)
+    recorder = Recorder(feed)
+    app = application(feed, recorder, token, number, stepper, secrets_shown=secrets_shown)
     address = f"http://127.0.0.1:{number}/{token}/"
     with single_error():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(feed.run)
+            nursery.start_soon(stepper.run)
             nursery.start_soon(until_interrupted, nursery)
             ready = await nursery.start(partial(serve, app, config, mode="asgi"))  # type: ignore[arg-type]
             assert ready

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
+import pytest
 import trio
 
 from tests.conftest import patience
@@ -111,3 +113,31 @@ def test_a_connection_comes_up_step_by_step(certs: Path, tmp_path: Path) -> None
     assert server[-3:] == ["keys TX", "keys RX", "first record received"]
     order = [seen.index(step) for step in ("client probe", "server STARTTLS")]
     assert order == sorted(order)
+
+
+@pytest.mark.long
+def test_the_daemons_deadlines_stand_still(certs: Path, tmp_path: Path) -> None:
+    """The client's last flight is held back for longer than either daemon has for its handshake:
+    one waits for its system call's answer, the other one for the flight."""
+    seconds = patience(3)
+
+    async def life() -> bool:
+        short = {**MTLS, "upcall_seconds": seconds}
+        async with pair(certs, tmp_path, short, short) as both:
+            viewer = Viewer(both, Machine())
+            client, server = viewer.all
+            with client.viewing(viewer.change), server.viewing(viewer.change):
+                client.choose(["flight"])
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(both.rpc.call, SAY, b"", NULL_AUTH)
+                    for _ in range(2):
+                        steps, stop = await viewer.next()
+                        if stop.what == CLIENT_FLIGHT:
+                            passed = threading.Event()
+                            await trio.to_thread.run_sync(passed.wait, 1.2 * seconds)
+                        steps.next(stop.number)
+                        await trio.lowlevel.checkpoint()
+            failed = both.events("client", "handshake-failed", "reconnect")
+            return not failed and not both.events("server", "handshake-failed")
+
+    assert trio.run(life, clock=HostClock())

@@ -87,7 +87,7 @@ function rfc(text) {
 /** How nonce and additional data were made. */
 function made(found) {
   const { nonce, additional, secrets } = found;
-  const hidden = "kept secret: start the host with UMKTLS_SECRETS=1 to see it";
+  const hidden = "kept secret: umktls watch --secrets shows it, of hosts started with UMKTLS_SECRETS=1";
   const row = (name, value, note) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, h("code", {}, value || "—"), note ? h("span", { class: "note" }, note) : null));
   const explicit = nonce.number && nonce.number.length === 16;
   return h("table", { class: "made" },

@@ -6,6 +6,7 @@ import { Model } from "umktls/model.js";
 import { Picture } from "umktls/picture.js";
 import { Timeline, time } from "umktls/timeline.js";
 import { recordView, wait } from "umktls/bytes.js";
+import { stepper, stopWords } from "umktls/steps.js";
 import { connections, deeds, filters, player, theme } from "umktls/controls.js";
 
 const facts = JSON.parse(document.getElementById("facts").textContent);
@@ -17,6 +18,9 @@ let playing = facts.live;
 let speed = 0.1;
 let pairChosen = "";
 let clock = null; // of a recording that plays: {wall, mono}
+
+const steps = facts.live ? stepper(facts.steps, async (order) => { await from.post("./step", order); if (order.next) setPlaying(true); }) : null;
+let stops = []; // where hosts stand
 
 const status = h("span", { class: "status", role: "status" });
 const notice = h("p", { class: "notice", role: "status", hidden: true });
@@ -42,8 +46,9 @@ const sieve = filters(facts, timeline, () => { timeline.refilter(); show(); });
 document.body.append(
   h("header", {}, h("h1", {}, "umktls ", h("span", {}, facts.live ? "watch" : "recording")), status, which.element,
     h("span", { class: "tools" }, facts.live ? h("a", { class: "button", href: "./recording", download: "umktls-recording.html" }, "Save recording") : null, theme())),
+  ...(facts.secrets ? [h("p", { class: "secrets", role: "alert" }, "Keys are shown here: whoever sees this page can read and forge what goes over these connections.")] : []),
   notice,
-  h("main", {}, h("div", { class: "stage" }, picture.element, bar.element), ...(facts.live ? [deeds(act)] : []), sieve.element,
+  h("main", {}, h("div", { class: "stage" }, picture.element, bar.element), ...(facts.live ? [steps.element, deeds(act)] : []), sieve.element,
     h("div", { class: "below" }, timeline.element, detail)),
   said,
 );
@@ -179,7 +184,7 @@ function draw() {
   const known = pairs();
   which.show(known, pairChosen || null);
   const both = ends(model.world(index + 1), mono);
-  picture.show(withoutEmpty(both));
+  picture.show(withoutEmpty(both), stops);
   bar.show(timeline.cursor, model.events.length, playing);
   say(status, facts.live ? (lost ? "the server is gone" : playing ? "● live" : "❚❚ stopped to look") : `recorded ${new Date((from?.made ?? 0) * 1000).toLocaleString()}`);
   status.classList.toggle("lost", lost);
@@ -251,6 +256,7 @@ let lost = false;
 
 function take(message) {
   if (message.t === "again") { model.clear(); timeline.cursor = -1; timeline.refilter(); detailed = null; }
+  if (message.t === "step") { stops = message.stops; steps?.show(message); if (stops.length) say(said, stopWords(stops[0])); show(); return; }
   const events = model.take(message);
   if (message.t === "stat" && (playing || !model.events.length)) show();
   if (!events) return;
@@ -279,6 +285,7 @@ document.addEventListener("keydown", (event) => {
     Home: () => (inTree ? undefined : goTo(0)), End: () => (inTree ? undefined : facts.live ? setPlaying(true) : goTo(model.events.length - 1)),
     c: () => { const cause = model.events[at()]?.causes?.[0]; if (cause) choose(model.places.get(cause)); },
     e: () => { const effect = model.effects.get(model.events[at()]?.id)?.[0]; if (effect) choose(model.places.get(effect)); },
+    n: () => steps?.next(),
     "/": () => sieve.search.focus(),
   }[event.key];
   if (key && !(event.target.matches?.("input[type=range]") && event.key.startsWith("Arrow"))) {

@@ -90,9 +90,13 @@ export class Picture {
       this._caption, this._peers);
   }
 
-  /** Show a connection: `ends` has {client, server}, each {c, told, host} or nothing. */
-  show(ends) {
-    for (const side of ["client", "server"]) this._hosts[side].show(ends[side]);
+  /** Show a connection: `ends` has {client, server}, each {c, told, host} or nothing; `stops` is
+   *  where hosts stand. */
+  show(ends, stops = []) {
+    for (const side of ["client", "server"]) {
+      this._hosts[side].show(ends[side]);
+      this._hosts[side].halt(stops.find((stop) => stop.host === ends[side]?.host?.name));
+    }
     const { client, server } = ends;
     const c = client?.c ?? server?.c;
     const near = client?.c;
@@ -147,6 +151,7 @@ class HostBox {
     const text = (x, y, name = "") => svg("text", { x, y, class: name });
     this._side = side;
     this._title = text(at.frame + 14, 30, "title");
+    this._halt = text(at.frame + FRAME - 14, 30, "halt end");
     this._boxes = {};
     const titled = (name, label, y, height) => {
       this._boxes[name] = box(name, y, height);
@@ -167,7 +172,7 @@ class HostBox {
     const inner = side === "client" ? at.daemon + DAEMON : at.stack + STACK;
     this.element = svg("g", { class: `host ${side}` },
       svg("rect", { class: "frame", x: at.frame, y: 6, width: FRAME, height: HEIGHT - 12, rx: 12 }),
-      this._title,
+      this._title, this._halt,
       titled("fs", side === "client" ? "File system (FUSE)" : "NFS server", ...ROWS.fs), this._fs,
       titled("rpc", side === "client" ? "RPC client" : "RPC server", ...ROWS.rpc), this._rpc,
       titled("ktls", "KTLS socket", ...ROWS.ktls), this._ktls, this._halves.map((half) => half.element),
@@ -211,6 +216,12 @@ class HostBox {
     this._showDaemon(c, host);
     this._upcall.light(c?.upcall?.state);
     say(this._upcallName, c?.upcall ? `upcall ${c.upcall.procedure}` : "upcall");
+  }
+
+  /** Say in front of what the host stands, if it does. */
+  halt(stop) {
+    this.element.classList.toggle("halted", Boolean(stop));
+    say(this._halt, stop ? `❚❚ before: ${stop.step} ${stop.what}`.slice(0, 40) : "");
   }
 
   _showDaemon(c, host) {
