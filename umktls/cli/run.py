@@ -12,7 +12,7 @@ __all__ = ["run"]
 KERNELS = [name for name, each in PERSONALITIES.items() if "linux" in each.keys.interfaces]
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command(context_settings={"allow_interspersed_args": False})
 @click.option(
     "--personality",
     "kernel",

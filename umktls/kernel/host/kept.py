@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from umktls.errors import CallerError, UmktlsError
-from umktls.kernel.ground.events import Event, Trace
 from umktls.kernel.ground.groups import single_error
 from umktls.kernel.host.rundir import RunDirectory, checked_base, own_base
 from umktls.private import own_directory
 
 if TYPE_CHECKING:  # commands that only read what was kept need no kernel for it
+    from umktls.kernel.ground.events import Event, Trace
     from umktls.kernel.host.capturing import Capturing
 
 __all__ = ["Kept", "keeping", "kept"]
