@@ -39,6 +39,8 @@ NAMES = {
 }
 # The random of a ServerHello that is a HelloRetryRequest (RFC 8446 section 4.1.3).
 RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
+# Of a longer message the beginning is told, as much as fits the kernel's utrace(2).
+TOLD_BYTES = 1800
 HEADER = 4  # type, and three bytes of length
 SECRETS = ("{}_HANDSHAKE_TRAFFIC_SECRET", "{}_TRAFFIC_SECRET_0")
 
@@ -65,7 +67,7 @@ class Flights:
             if message:
                 self._tell(
                     {"event": "handshake-message", "direction": direction, "name": name}
-                    | {"bytes": len(message), "hex": message.hex()}
+                    | {"bytes": len(message), "hex": message[:TOLD_BYTES].hex()}
                 )
         if direction == "sent":
             size = sum(map(len, records))

@@ -28,6 +28,7 @@ from umktls.cli.control import Host
 from umktls.errors import CallerError, UmktlsError
 from umktls.watch import hosts
 from umktls.watch.causes import Causes
+from umktls.watch.handshakes import message_tree
 from umktls.watch.records import Records
 
 __all__ = ["Feed", "Message"]
@@ -196,6 +197,8 @@ class Feed:
             event["here"] = f"{event['host']}:{event['connection']}"
         event["event"] = str(event.get("event"))
         event["causes"] = self.causes.of(event)
+        if event["event"] == "handshake-message":
+            add_tree(event)
         self.records.note(event)
         return event
 
@@ -232,3 +235,14 @@ class Feed:
             here = f"{state['host']['name']}:{each['id']}"
             if there is not None and there != here and self.causes.pair(here, there):
                 self.tell({"t": "pairs", "pairs": self.pairs})
+
+
+def add_tree(event: dict[str, Any]) -> None:
+    """Take a handshake message apart, as far as it was told."""
+    text = str(event.get("hex", "")).removesuffix("...")
+    try:
+        data = bytes.fromhex(text[: len(text) // 2 * 2])
+    except ValueError:
+        data = b""
+    event["hex"] = data.hex()
+    event["tree"] = message_tree(str(event.get("name")), data)

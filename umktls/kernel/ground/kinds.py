@@ -441,7 +441,7 @@ KINDS = {
     "handshake-message": Kind(
         "tls",
         "{name} {direction}, {bytes} bytes",
-        "as the daemon has it in clear; long ones are cut",
+        "as the daemon has it in clear",
         "direction name bytes hex",
         watched=True,
     ),

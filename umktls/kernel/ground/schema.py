@@ -106,7 +106,7 @@ _TEXTS = {
     "engine_rx": "engine that opens",
     "engine_tx": "engine that seals",
     "fate": "what happens to the record",
-    "hex": "the bytes, hexadecimal; the end is ... where they were cut",
+    "hex": "the bytes, hexadecimal; of a long message the first 1800",
     "how": "how it goes",
     "level": "warning or fatal",
     "local": "own address and port",

@@ -10,10 +10,22 @@ const decode = (text) => Uint8Array.from(atob(text), (char) => char.charCodeAt(0
 /** An element for a record taken apart (umktls/watch/dissect.py). */
 export function recordView(found) {
   const runs = {
-    wire: new Bytes("On the wire", decode(found.wire), (node) => choose(node)),
-    plain: new Bytes(found.records > 1 ? `The message, of ${found.records} records` : "What is in it", decode(found.plain), (node) => choose(node)),
+    wire: new Bytes("On the wire", decode(found.wire), (node) => node.choose()),
+    plain: new Bytes(found.records > 1 ? `The message, of ${found.records} records` : "What is in it", decode(found.plain), (node) => node.choose()),
   };
   runs.plain.part(found.records > 1 ? found.part : null);
+  return h("div", { class: "record" }, apart(runs, found.tree), made(found));
+}
+
+/** An element for a handshake message (umktls/watch/handshakes.py). */
+export function messageView(event) {
+  const data = Uint8Array.from(event.hex.match(/../g) ?? [], (pair) => parseInt(pair, 16));
+  const runs = { plain: new Bytes(event.name, data, (node) => node.choose()) };
+  return h("div", { class: "record" }, apart(runs, [{ ...event.tree, run: "plain" }]));
+}
+
+/** Runs of bytes, and the tree of the fields in them. */
+function apart(runs, roots_) {
   const tree = h("ul", { class: "tree", role: "tree", "aria-label": "Fields" });
   let chosen = null;
 
@@ -37,6 +49,7 @@ export function recordView(found) {
       list.hidden = !yes;
       node.item.setAttribute("aria-expanded", String(yes));
     };
+    node.choose = () => choose(node);
     node.item = h("div", {
       role: "treeitem", tabindex: "-1", "aria-selected": "false", class: "field",
       onclick: (event) => {
@@ -55,14 +68,12 @@ export function recordView(found) {
     return node;
   }
 
-  const roots = found.tree.map((data) => grow(data, null, data.run));
+  const roots = roots_.map((data) => grow(data, null, data.run));
   roots.forEach((root) => root.open(true));
   tree.append(...roots.map((root) => root.element));
   tree.addEventListener("keydown", (event) => treeKeys(event, tree));
   roots[0].item.tabIndex = 0;
-  return h("div", { class: "record" },
-    h("div", { class: "apart" }, h("div", { class: "runs" }, runs.wire.element, runs.plain.element), tree),
-    made(found));
+  return h("div", { class: "apart" }, h("div", { class: "runs" }, Object.values(runs).map((run) => run.element)), tree);
 }
 
 function treeKeys(event, tree) {

@@ -5,7 +5,7 @@ import { source } from "umktls/source.js";
 import { Model } from "umktls/model.js";
 import { Picture } from "umktls/picture.js";
 import { Timeline, time } from "umktls/timeline.js";
-import { recordView, wait } from "umktls/bytes.js";
+import { messageView, recordView, wait } from "umktls/bytes.js";
 import { stepper, stopWords } from "umktls/steps.js";
 import { connections, deeds, filters, player, theme } from "umktls/controls.js";
 
@@ -222,6 +222,7 @@ function showDetail(event) {
     h("p", { class: "note" }, `${kind?.meaning ?? ""}`),
     links(event.causes ?? [], "because of"), links(model.effects.get(event.id) ?? [], "led to"),
     bytes, fields(event));
+  if (event.tree) put(bytes, messageView(event));
   if (event.record !== undefined) showRecord(event, bytes);
 }
 
@@ -242,7 +243,7 @@ async function showRecord(event, place) {
 }
 
 function fields(event) {
-  const hidden = new Set(["text", "event", "causes", "id", "here"]);
+  const hidden = new Set(["text", "event", "causes", "id", "here", "hex", "tree"]);
   return h("table", { class: "fields" }, h("caption", {}, `Fields of event ${event.id}`), h("tbody", {}, Object.entries(event).filter(([name]) => !hidden.has(name)).map(([name, value]) => {
     const field = facts.fields[`${event.event} ${name}`] ?? facts.fields[name];
     const shown = name === "time" ? new Date(value * 1000).toISOString() : name === "xid" ? `0x${value.toString(16)}` : String(value);
