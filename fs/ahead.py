@@ -15,8 +15,8 @@ __all__ = ["Ahead", "Seen"]
 
 
 class Seen(NamedTuple):
-    """What a name led to, by a call that was `started` (AttributeCache.stamp) and whose answer is
-    as good as of the time `asked`, when it was made."""
+    """What a name leads to. `started`: the stamp of the call that said so (AttributeCache.stamp);
+    `asked`: when it was made, from which time on the answer is as good as any."""
 
     handle: bytes
     attr: fattr3
@@ -25,10 +25,13 @@ class Seen(NamedTuple):
 
 
 class Ahead:
-    """Of one directory, for one user. missed, used: look-ups that had to be asked for, and that had
-    not. fetched: how many names. fetching: set when the call that is under way has been answered;
-    None if there is none. touched: names of which something newer is known than it says. The rest
-    is where the listing is, and what it has brought."""
+    """What was fetched of one directory for one user.
+
+    missed: look-ups for which the server had to be asked. used: look-ups that were answered from
+    here. fetched: how many names have come. fetching: set when the READDIRPLUS under way has been
+    answered; None where none is. touched: names of which something newer is known than that will
+    say. The rest is how far the listing is, and what it has brought.
+    """
 
     __slots__ = (
         "began",
@@ -63,7 +66,7 @@ class Ahead:
         self.verifier = bytes(8)
 
     def touch(self, name: bytes) -> None:
-        """Something newer is known of a name."""
+        """Something newer is known of the name: what was fetched of it is not used."""
         self.entries.pop(name, None)
         if self.fetching is not None:
             self.touched.add(name)

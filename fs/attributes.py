@@ -91,7 +91,8 @@ class AttributeCache:
         self._serial = 0
 
     def stamp(self) -> int:
-        """Taken before a call is made: says later whether its attributes can be old."""
+        """To be taken before a call is made: `update` tells by it whether newer attributes have
+        come meanwhile."""
         self._serial += 1
         return self._serial
 
@@ -129,7 +130,7 @@ class AttributeCache:
         inode.expires = now + inode.lease
 
     def expire(self, inode: Inode | None) -> None:
-        """Something that was done makes the cached attributes wrong."""
+        """The cached attributes are wrong: something was done to the file."""
         if inode is not None:
             inode.expires = 0.0
 
@@ -140,11 +141,12 @@ class AttributeCache:
     def reply(
         self, inode: Inode, started: int | None = None, asked: float | None = None
     ) -> EntryAttributes:
-        """The attributes for FUSE, which must have been updated once. Good until the next call.
+        """The attributes for FUSE, with their timeouts; the same object is filled anew by the next
+        call. They must have been updated once.
 
-        started: when the request came (`stamp`), unless it is answered at once. The kernel does not
-        take an answer that another one has overtaken: then it is not known what it has. asked: from
-        when on the name may be believed, if not from now on.
+        started: the `stamp` at which the request began, where it was not answered at once. If
+        another answer has overtaken this one, the machine's kernel may drop it: then it is not
+        known what the kernel has. asked: from when on the name may be believed; None: from now on.
         """
         entry = inode.attributes
         assert entry is not None
@@ -169,9 +171,9 @@ class AttributeCache:
         return size if inode.writer is None else max(size, inode.writer.end)
 
     def grant(self, inode: Inode, access: int, credential: OpaqueAuth) -> None:
-        """The server permits this (ACCESS3_*), for as long as the attributes may be believed that
-        we have now. Finding these unchanged makes it no longer: where a clock ticks slowly, they
-        may hide a change."""
+        """The server permits this (ACCESS3_*). It counts as long as the present attributes may be
+        believed. That these are found unchanged later does not prolong it: where a server's clock
+        ticks slowly, a change may not show in them."""
         if inode.granted.version != inode.version or self._clock() >= inode.granted.until:
             inode.granted = Granted(inode.version, inode.expires, {})
         known = inode.granted.access.get(credential, 0)

@@ -136,10 +136,10 @@ class NfsFailure(UmktlsError):
 
 
 class Calls:
-    """One method per procedure, arguments in the RFC's order, credential last.
+    """One method per procedure: arguments in the RFC's order, the credential last.
 
-    patience: seconds that NFS3ERR_JUKEBOX, or waiting for a free slot, is put up with.
-    timeout_errno: what a call without an answer is to its caller, whatever the reason.
+    patience: seconds that a call waits for a free slot, and for which it is tried again upon
+    NFS3ERR_JUKEBOX. timeout_errno: what the caller of the system call gets when they are over.
     """
 
     def __init__(
@@ -152,12 +152,13 @@ class Calls:
 
     @property
     def patience(self) -> float:
-        """Seconds that the server has for one thing, be it done by one call or by several."""
+        """Seconds that the server has for one request of a program, whether that takes one call or
+        several."""
         return self._patience
 
     @property
     def timeout_errno(self) -> int:
-        """What it is to the caller when that is not enough."""
+        """What a program gets when that time is over."""
         return self._timeout_errno
 
     @property

@@ -92,14 +92,14 @@ async def digest(tree: Tree, node: Node) -> str:
 
 
 def digest_of_local(path: str) -> str:
-    """The same of a local one. Raises `WorldError`."""
+    """SHA-256 of a local file. Raises `WorldError`."""
     with local_errors(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def local_errors(path: str) -> Iterator[None]:
-    """What this machine refuses inside the block is told as of this file."""
+    """What the system refuses inside the block is raised as an error about this file."""
     try:
         yield
     except OSError as error:
@@ -107,7 +107,7 @@ def local_errors(path: str) -> Iterator[None]:
 
 
 def part_name(*what: object) -> str:
-    """Of a copy of this that is not complete."""
+    """The name, beside the target, of a copy that is not complete."""
     text = "\0".join(map(str, what))
     return PART.format(hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:24])
 
@@ -164,14 +164,14 @@ def write_all(file: int, data: bytes) -> None:
 
 
 async def changed(tree: Tree, node: Node) -> bool:
-    """Whether a file is another one than it was."""
+    """Whether a path leads to another file now, or the file has changed."""
     with naming(tree.named(node.path)):
         now = await tree.calls.getattr(node.handle, tree.credential)
     return (now.size, now.mtime) != (node.attributes.size, node.attributes.mtime)
 
 
 def check_target(target: str) -> None:
-    """A device, a FIFO or a directory is not to be replaced by a file. Raises `CallerError`."""
+    """Raises `CallerError` for a device, a FIFO or a directory: no file takes its place."""
     with local_errors(target):
         try:
             mode = os.lstat(target).st_mode
@@ -201,7 +201,8 @@ def umask() -> int:
 
 
 def open_part(part: str, resume: bool) -> int:
-    """The file to write to: nobody else's, and nobody else writes to it. Raises `OSError`."""
+    """The file to write to. It belongs to this user, and nobody else writes to it. Raises
+    `OSError`."""
     file = open_own(part) if resume else None
     if file is None:
         with suppress(FileNotFoundError):
@@ -219,8 +220,8 @@ def open_part(part: str, resume: bool) -> int:
 
 
 def open_own(part: str) -> int | None:
-    """One that this user has left: in a directory that others write to (/tmp), another could have
-    put something there to be gone on with."""
+    """A file that this user has left. In a directory where others may write too (/tmp), somebody
+    else could have put one there, for us to go on with."""
     try:
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         file = os.open(part, flags)

@@ -1,20 +1,22 @@
-"""Exclusive creation (O_EXCL) by one call, as safe as by two.
+"""Exclusive creation (O_EXCL) by one call, which is as safe as the usual two.
 
-Theory of operation. An EXCLUSIVE CREATE (RFC 1813 section 3.3.8) gives the server a verifier, by
-which it knows the call again even when it has been restarted and has lost its reply cache. It
-cannot set attributes, so a SETATTR must follow. A GUARDED CREATE sets them, and does as well where
-it is executed once, or is known again by the reply cache. One that was sent again and finds a file
-has to tell whether that is its own: for that the file gets a mark, an access time that no other
-client gives it. That is the time now by the server's clock, less some milliseconds and 24 bits by
-chance: another client's would have to be the same to the nanosecond. The looking is done below us
-(`umktls.kernel.krpc.repeated`).
+Theory of operation. The usual way is EXCLUSIVE CREATE with a verifier (RFC 1813 section 3.3.8), and
+a SETATTR for the attributes, which that call cannot carry. By the verifier a server knows a
+repeated call, even one that was restarted and has lost its reply cache.
 
-That takes a server that keeps times as they are set: FSINFO must say so (FSF3_CANSETTIME,
-time_delta), and every reply is looked at. It takes the server's clock, which is learned from the
+A GUARDED CREATE carries the attributes and saves the second call. When it is repeated and finds a
+file there, it has to be told whether that file is its own. So the file gets a mark: an access time
+that no other client gives it, which is the time now by the server's clock, less some milliseconds
+and 24 random bits. The mark is looked for by the layer below (`umktls.kernel.krpc.repeated`).
+
+A mark needs a server that keeps times as they are set: FSINFO must say so (FSF3_CANSETTIME,
+time_delta), and every reply is checked. It also needs the server's clock, which is learned from the
 SETATTR behind the first exclusive creation, and from every creation since. Where one of these is
-missing it is EXCLUSIVE. Not as safe is one thing: a server that dies between making the file and
-setting its times leaves one that nobody takes for his own, so that the repeated call fails with
-EEXIST. It never makes two clients believe that each has made the file.
+missing, EXCLUSIVE is used.
+
+One case is less safe. A server that dies between making the file and setting its times leaves a
+file without a mark: the repeated call fails with EEXIST, although the file is its own. Two clients
+never both believe that they have made the file.
 """
 
 from __future__ import annotations

@@ -1,24 +1,25 @@
 """Look-ups one after another in one directory: the rest is fetched before it is asked for.
 
 Theory of operation. A program that looks at one name after another (make, git status, rm) costs a
-round trip each. Linux' NFS client sees the pattern while a directory is read, and has READDIRPLUS
-bring handles and attributes then (nfs_use_readdirplus in fs/nfs/dir.c). Here the pattern is the
-look-ups themselves: after some of them have been asked for, a READDIRPLUS in the background begins
-to bring the others, more with each that was asked for in vain or has come in useful, so that
-fetching never costs much more than the asking did. Programs may look in another order than the
-server's, so all pages are kept. Who looks up while one is on its way waits for it, for a moment.
+round trip for each. Linux' NFS client sees this pattern while a directory is read, and then has
+READDIRPLUS bring handles and attributes (nfs_use_readdirplus in fs/nfs/dir.c). Here the look-ups
+themselves are the pattern. After some of them a READDIRPLUS in the background begins to bring the
+other names. It brings more with each look-up that had to be asked for or was answered from what was
+fetched, so that fetching never costs much more than asking did. All pages are kept, since a program
+may look in another order than the server's. A look-up that comes while a page is on its way waits
+for it, for a moment.
 
-What was fetched is as if the name had been looked up when READDIRPLUS was called: it is good for
-`seconds` (the shorter of acregmin and acdirmin) from then on, for the user who was asked for, and
-once, since from then on FUSE remembers. It is not used
+What was fetched is as good as a LOOKUP made at the moment of the READDIRPLUS. It is good for
+`seconds` from then on (the shorter of acregmin and acdirmin), for the user who was asked for, and
+once: after that FUSE remembers it. It is not used
 
-    where something newer is known of the name (`Ahead.touch`): we have changed it, or listed it;
-    by a call that must not be answered from memory: with O_EXCL, mkdir(2) and the like another
-        client's name that is gone already would be in the way (intent.py says what looks only);
-    after an ESTALE, upon which the machine's kernel looks up again, and must not find the same;
-    for a file with several names, by another of which it may have been changed since.
+    of a name that this mount has changed or listed since (`Ahead.touch`);
+    for a call that makes the name (O_EXCL, mkdir(2)): if another client has removed it meanwhile,
+        the call would fail although nothing is there (intent.py knows which threads only look);
+    after an ESTALE: the machine's kernel looks up again, and must not find the same;
+    of a file with several names, since it may have been changed by another one of them.
 
-A listing that was read to the end without a change says too which names there are: knownnames.py.
+A listing that was read to its end without a change also says which names there are: knownnames.py.
 """
 
 from __future__ import annotations
@@ -78,11 +79,12 @@ class Foresight:
         self._holding: dict[Inode, None] = {}  # directories with names that were fetched
 
     def doubt(self) -> None:
-        """A handle is stale: look names up again."""
+        """A handle was stale: nothing that was fetched up to now is used, names are looked up
+        again."""
         self._floor = self._attributes.stamp()
 
     async def take(self, directory: Inode, name: bytes, credential: OpaqueAuth) -> Seen | None:
-        """What a name leads to, if that was fetched; not twice."""
+        """What a name leads to, if it was fetched; each name once."""
         ahead = directory.ahead
         if ahead is None or ahead.credential is not credential:
             return None

@@ -1,15 +1,14 @@
 """What the thread that FUSE looks a name up for means to do with it: proc(5) tells.
 
-Theory of operation. Before a name is made FUSE looks it up, and does not say what for; Linux' own
-NFS client is told (LOOKUP_CREATE, LOOKUP_EXCL, LOOKUP_RENAME_TARGET) and does not ask its server.
-The thread sleeps in its system call meanwhile, so /proc/PID/syscall has the call's number and
-arguments, and /proc/PID/mem the path. If the call makes the last name of that path, then whoever
-called learns from the making itself whether the name is there, and not from what we say here.
+Theory of operation. FUSE looks a name up before it makes it, and does not say what for. Linux' own
+NFS client is told (LOOKUP_CREATE, LOOKUP_EXCL, LOOKUP_RENAME_TARGET), and then asks no server.
+Meanwhile the thread sleeps in its system call: /proc/PID/syscall has the call's number and
+arguments, /proc/PID/mem the path. If the call makes the last name of that path, the making itself
+will tell the thread whether the name is there, and our answer does not matter.
 
-All other names of the path must be there for that, so only a name counts that is in the path once,
-and whose directory is called as the path says. What cannot be told (a thread of another PID
-namespace or another user, a 32-bit program, io_uring) counts as no such intent: the server is
-asked.
+The other names of the path do matter: they have to be there. So a name counts only if it stands in
+the path once, and if its directory is called as the path says. Where nothing can be seen (a thread
+of another PID namespace or user, a 32-bit program, io_uring) the server is asked.
 """
 
 from __future__ import annotations
@@ -162,7 +161,7 @@ class Intent:
     """What threads look names up for, by what proc(5) shows of them."""
 
     def will_make(self, pid: int, name: bytes, parents: Collection[bytes]) -> bool:
-        """Whether a thread is about to make a name, whatever is said of it before."""
+        """Whether a thread is about to make a name, and will do so whatever the look-up says."""
         call = call_of(pid)
         return call is not None and makes(call, name, parents)
 
@@ -175,8 +174,8 @@ class Intent:
         return bool(found[1][MAKERS[found[0]].flags or 0] & os.O_DIRECTORY)
 
     def only_looks(self, pid: int) -> bool:
-        """Whether a thread is known to make no name, so that what is there is as good as what was
-        there a moment ago."""
+        """Whether a thread is known to make no name: then what was there a moment ago will do as an
+        answer."""
         found = _number_and_arguments(pid)
         if found is None:
             return False

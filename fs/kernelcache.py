@@ -1,26 +1,27 @@
 """What the machine's kernel keeps of a file, and how it comes to keep the truth.
 
-Theory of operation. The kernel has a size, other attributes and pages of each file, and takes new
-attributes from the answers to LOOKUP, GETATTR and SETATTR only. The answer to OPEN carries none. So
-a file that has another size since FUSE was told last would be opened with the old one: O_APPEND
-writes there, and mmap(2), sendfile(2) and copy_file_range(2) end there. Linux' NFS client fetches
-attributes at each open for that reason (nfs(5), "close-to-open").
+Theory of operation. The machine's kernel has a size, other attributes and pages of each file. It
+takes new attributes from the answers to LOOKUP, GETATTR and SETATTR only; the answer to OPEN has
+none. So a file whose size has changed would be opened with the old one: O_APPEND writes there, and
+mmap(2), sendfile(2) and copy_file_range(2) end there. Linux' NFS client fetches attributes at each
+open for that reason (nfs(5), "close-to-open").
 
-Here ACCESS brings them at each open, and if the size is not the one that FUSE was told last, the
-answer is ESTALE: the VFS then walks the path once more with LOOKUP_REVAL (do_filp_open in Linux'
-fs/namei.c; openat2, execve and overlayfs come by there too), and LOOKUP's answer has the size. An
-open costs no call more unless the file has changed.
+Here ACCESS brings attributes at each open. If the size is not the one that FUSE was told last, the
+open is answered with ESTALE. Upon that the VFS walks the path once more with LOOKUP_REVAL
+(do_filp_open in Linux' fs/namei.c; openat2, execve and overlayfs come by there too), and the answer
+to LOOKUP has the size. An open costs no call more unless the file has changed.
 
-The VFS does so once; a second ESTALE would reach the program. So a thread that comes back is let
-in, whatever the size is by then: it was right when the name was looked up, after open(2) had begun,
-and what changes during an open may be seen or not. An open may also come back without a LOOKUP
-(/proc/self/fd/N has no name to look up), or cannot be told from others (pid 0: the opener is in
-another pid namespace). These get the next best: the kernel's attributes are declared invalid, so
-that read, fstat and lseek ask for them; and with O_APPEND the page cache is passed by, and the data
-goes to where the end is known to be here, whatever the kernel takes for it.
+The VFS walks again once; a second ESTALE would reach the program. So a thread that comes back is
+let in, whatever the size is by then. The size was right when the name was looked up, after open(2)
+had begun, and a change during an open may be seen or not.
 
-Pages that no write has brought to the server are dropped when that is known; dropping may have to
-wait for pages that are being read, so it is done in a thread.
+Some opens come back without a LOOKUP (/proc/self/fd/N has no name to look up), and some cannot be
+told apart (pid 0: the opener is in another PID namespace). For these the kernel's attributes are
+declared invalid, so that read, fstat and lseek ask for them. With O_APPEND they also go past the
+page cache: data goes to where this mount knows the end to be.
+
+Pages whose write did not reach the server are dropped when that is known. Dropping may have to wait
+for pages that are being read, so a thread does it.
 """
 
 from __future__ import annotations
@@ -63,10 +64,10 @@ class KernelCache:
         self._dropped = trio.lowlevel.ParkingLot()
 
     def agrees(self, inode: Inode, pid: int) -> bool:
-        """Whether the kernel has the size of a file that is being opened by a thread.
+        """Whether the kernel has the right size of a file that a thread opens.
 
-        Raises CallerError ESTALE to have the name looked up again. False: it has not, but must be
-        let in; its attributes have been invalidated.
+        Raises CallerError ESTALE to have the name looked up again. False: the size is wrong, but
+        the thread has to be let in; the kernel's attributes have been invalidated.
         """
         retried = self._retries.pop(pid, None) is inode
         if self._attributes.size(inode) != inode.told_size:
@@ -108,9 +109,9 @@ class KernelCache:
             self._dropped.unpark_all()
 
     async def dropped(self, inode: Inode) -> None:
-        """Wait until pages that are being dropped are gone; for some time only, since a page that
-        is being read when the server goes away may take long. Not for the answer to a WRITE: the
-        kernel holds the pages of that until it is there."""
+        """Wait until the pages that are being dropped are gone, but not for long: a page that is
+        being read while the server is away may take any time. To be called by no WRITE: the kernel
+        holds a WRITE's pages until it is answered."""
         if inode.number not in self._dropping:
             return
         await trio.lowlevel.cancel_shielded_checkpoint()  # see `readturn.begin`

@@ -1,27 +1,30 @@
 """The set-user-ID and set-group-ID bits of files that are written to.
 
-Who writes to such a file, or truncates it, succeeds, and the bits go, unless he has CAP_FSETID
-(write(2), inode(7)). Our server takes them away at a WRITE and at a SETATTR of the size for such a
-user; Linux' at a WRITE (nfsd_setattr in fs/nfsd/vfs.c truncates and leaves them). Linux' client
-leaves the mode out of what it sends for that (nfs_setattr in fs/nfs/inode.c). FUSE does so for file
-systems that ask for it (FUSE_HANDLE_KILLPRIV), but pyfuse3 has no setting for that. For us the
-kernel (fuse_setattr in fs/fuse/dir.c; seen on Linux 6.18) first asks for the attributes and then
-sends, in the name of the process that writes, whoever owns the file:
+Whoever writes to such a file, or truncates it, succeeds, and the bits go, unless the writer has
+CAP_FSETID (write(2), inode(7)). Our server takes them away at a WRITE and at a SETATTR of the size;
+Linux' at a WRITE only (nfsd_setattr in fs/nfsd/vfs.c truncates and leaves them). Linux' client
+leaves the mode out of what it sends for that (nfs_setattr in fs/nfs/inode.c), and so does FUSE for
+file systems that ask for it (FUSE_HANDLE_KILLPRIV), for which pyfuse3 has no setting. Here the
+kernel (fuse_setattr in fs/fuse/dir.c; seen on Linux 6.18) first asks for the attributes, and then
+sends in the name of the process that writes, whoever owns the file:
 
     truncate, ftruncate     SETATTR of size and mode
     write, before the data  SETATTR of the mode alone
     open with O_TRUNC       nothing: the server has truncated when the kernel looks at the mode
 
 Size and mode together are never sent for anything else. From the owner they are right on every
-server; if they are refused, the size is sent once more without the mode. The mode alone may also be
-a chmod(2), which only the owner and root may do. It is sent: from the owner it does no harm. If the
-server refuses it, then it counts as done if it takes nothing away but these bits, from a file that
-is open for writing here, and the caller is not in chmod(2). Where the kernel checks modes
-(default_permissions) it has refused others' chmod(2) before, so that what the server refuses comes
-from writers, or from a root whom the server squashes; elsewhere /proc tells (proc(5),
-/proc/PID/syscall). If it does not, the writer is believed: all that chmod(2) gets by that is a
-success that changes nothing. The attributes that are answered have the bits off, as they will be
-when the data has reached the server, and are asked for again at the next look.
+server. If they are refused, the size is sent once more without the mode.
+
+The mode alone may also be a chmod(2), which is for the owner and root. It is sent in any case,
+since from the owner it does no harm. If the server refuses it, it counts as done under three
+conditions: it takes nothing away but these bits; the file is open for writing here; and the caller
+is not in chmod(2). Where the kernel checks modes (default_permissions), it has refused other users'
+chmod(2) before: what the server refuses then comes from a writer, or from a root who is squashed.
+Elsewhere /proc/PID/syscall tells (proc(5)). Where that cannot be seen, the writer is believed: at
+worst a chmod(2) succeeds and changes nothing.
+
+The attributes in the answer have the bits off, as the file will have when the data has reached the
+server; at the next look the server is asked.
 """
 
 from __future__ import annotations

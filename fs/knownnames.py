@@ -63,7 +63,7 @@ class KnownNames:
     def listed(
         self, directory: Inode, names: Iterable[bytes], version: Version, began: float
     ) -> None:
-        """It had these names from the time `began` on until it was listed to the end."""
+        """A listing that began at `began` and was read to its end had these names."""
         self._know(directory, set(names), version, began)
 
     def _know(self, directory: Inode, names: set[bytes], version: Version, began: float) -> None:
@@ -86,7 +86,7 @@ class KnownNames:
         return known is not None and name not in known.names and self._clock() < known.until
 
     def expect(self, directory: Inode, name: bytes) -> None:
-        """A name is going to be made, which may fail or not."""
+        """A call that makes this name is on its way, and may fail."""
         known = directory.known
         if known is not None and name not in known.names:
             self._make_room(1)
@@ -95,8 +95,8 @@ class KnownNames:
     def changed(
         self, directory: Inode, wcc: wcc_data, started: int, gone: bytes | None = None
     ) -> None:
-        """A call that was started at `started` (AttributeCache.stamp) has changed it. gone: the
-        name that it has not any more."""
+        """A call with the stamp `started` (AttributeCache.stamp) has changed the directory. gone:
+        the name that it removed."""
         self._attributes.update(directory, wcc.after, started)
         known = directory.known
         if known is None:
@@ -116,6 +116,6 @@ class KnownNames:
             directory.known = None
 
     def was_wrong(self, directory: Inode) -> None:
-        """It had a name that it should not have: look before it is believed again."""
+        """A name was there that seemed to be missing: the directory is not believed for a while."""
         directory.known = None
         directory.distrusted = self._clock() + max(self._seconds, 1.0)

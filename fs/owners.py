@@ -59,7 +59,8 @@ class Owners:
 
     @property
     def settled(self) -> bool:
-        """Whether ids are translated now as they will be from now on."""
+        """Whether ids are translated now as they will be from now on: idmap=user translates nothing
+        until the root's owner is known."""
         return not self._maps or self._remote is not None
 
     def sent_uid(self, uid: int) -> int:

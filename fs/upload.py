@@ -69,7 +69,7 @@ async def put(
 
 @contextmanager
 def opened(source: str) -> Iterator[int]:
-    """Its descriptor. Raises `OSError`."""
+    """The descriptor of a local file. Raises `OSError`."""
     file = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         yield file
@@ -83,7 +83,7 @@ def part_of(source: str, facts: os.stat_result, name: bytes) -> bytes:
 
 
 async def known_file(tree: Tree, directory: Node, name: bytes) -> Node | None:
-    """What is there already. Raises `CallerError` for what no file can take the place of."""
+    """The file that is there already. Raises `CallerError` for what no file can replace."""
     known = await tree.child_if_there(directory, name)
     if known is None:
         return None
@@ -100,13 +100,13 @@ def is_same(known: Node, source: os.stat_result) -> bool:
 
 
 def finished(source: os.stat_result) -> sattr3:
-    """What a copy gets at its end."""
+    """What a copy that is complete gets: the source's mode (less the umask), and its times."""
     mode = source.st_mode & 0o777 & ~umask()
     return sattr3(mode=mode, atime=moment(source.st_atime_ns), mtime=moment(source.st_mtime_ns))
 
 
 def moment(ns: int) -> nfstime3 | None:
-    """For SETATTR; None where it cannot be said (before 1970, after 2106)."""
+    """A time as SETATTR sends it; None where it cannot be sent (before 1970, after 2106)."""
     seconds, rest = divmod(ns, 10**9)
     return nfstime3(seconds, rest) if 0 <= seconds < LATEST else None
 
@@ -179,7 +179,7 @@ async def fill(tree: Tree, node: Node, file: int, start: int, size: int, advance
 
 
 async def store(tree: Tree, node: Node, file: int, begin: int, end: int) -> None:
-    """Write a chunk and have it made stable."""
+    """Write a chunk, and commit it."""
     for _ in range(SENDS):
         verifiers = await send(tree, node, file, begin, end)
         with naming(tree.named(node.path)):
@@ -191,7 +191,7 @@ async def store(tree: Tree, node: Node, file: int, begin: int, end: int) -> None
 
 
 async def send(tree: Tree, node: Node, file: int, begin: int, end: int) -> set[bytes]:
-    """The verifiers of all WRITEs of a chunk."""
+    """Make the WRITEs of a chunk. Returns the verifiers of all of them."""
     step = min(tree.calls.fsinfo.wtmax or MOST_BLOCK, MOST_BLOCK)
     places = trio.Semaphore(BLOCKS_AHEAD)
     verifiers: set[bytes] = set()
@@ -218,7 +218,7 @@ async def send(tree: Tree, node: Node, file: int, begin: int, end: int) -> set[b
 
 
 def read_all(file: int, offset: int, count: int) -> bytes:
-    """Of a local file. Raises `WorldError` where it ends before."""
+    """So many bytes of a local file. Raises `WorldError` where it ends before."""
     data = os.pread(file, count, offset)
     while len(data) < count:
         more = os.pread(file, count - len(data), offset + len(data))

@@ -139,7 +139,7 @@ def cat(urls: tuple[Url, ...], options: tuple[str, ...], certs: Path | None) -> 
 
 
 def put_out(data: bytes) -> None:
-    """Whoever reads from a pipe may take his time, so this is for a thread."""
+    """Write to standard output. For a thread: whoever reads from a pipe may take long."""
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()

@@ -116,7 +116,8 @@ def download(sources: tuple[Url, ...], target: str, **how: Any) -> None:
 
 
 def local_place(target: str, name: str) -> str:
-    """In a directory the name; else what was named itself, or what a link there leads to."""
+    """Where a copy goes here: in a directory, under the source's name; else to what was named, or
+    to what a link there leads to."""
     if os.path.isdir(target):
         return os.path.join(target, name) if name else target.rstrip("/") or "/"
     if target.endswith("/"):

@@ -192,7 +192,7 @@ class HandshakeService:
         """Shake hands, put the keys into the kernel, register the session."""
         sock, endpoint = taken.sock, attempt.endpoint
         deadline = taken.deadline.part(HANDSHAKE_SHARE)
-        if sock.wants_secrets:
+        if sock.reports.wants_secrets:
             endpoint.findings.on_secret = partial(tell_secret, sock)
         keys = handshake(sock, endpoint, deadline, attempt.expected, self._look(sock, attempt))
         self._report_handshake(taken, endpoint, remark(endpoint, attempt.expected))
@@ -279,7 +279,7 @@ class HandshakeService:
 def tell_secret(sock: Socket, line: bytes) -> None:
     """A line of the key log, for a kernel that captures with secrets."""
     if is_known(line):
-        sock.tell_secrets(line + b"\n")
+        sock.reports.secrets(line + b"\n")
 
 
 def _unforeseen(error: UmktlsError) -> HandshakeFailure:

@@ -56,9 +56,9 @@ class Bounced(Protocol):
 class Told(Protocol):
     """A kernel that captures, and wants to know what was sent and received."""
 
-    def tell_sent(self, data: bytes) -> None: ...
+    def sent(self, data: bytes) -> None: ...
 
-    def tell_received(self, data: bytes) -> None: ...
+    def received(self, data: bytes) -> None: ...
 
 
 class Relay:
@@ -190,7 +190,7 @@ class Relay:
         with contextlib.suppress(BlockingIOError):
             sent = self._connection.send(head)
             if self._told is not None:
-                self._told.tell_sent(bytes(head[:sent]))
+                self._told.sent(bytes(head[:sent]))
             head = head[sent:]
         if head:
             self._wire[0] = head
@@ -209,7 +209,7 @@ class Relay:
                 with contextlib.suppress(BlockingIOError):
                     chunk = self._connection.recv(READ_SIZE)
                     if self._told is not None:
-                        self._told.tell_received(chunk)
+                        self._told.received(chunk)
                     waiting += chunk
                     going = bool(chunk) and self._open_all(waiting, pair)
         except NotTls as error:

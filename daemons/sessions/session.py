@@ -85,7 +85,7 @@ class LiveSession(EstablishedSession):
         super().__init__(sock, trace, keys.tx.version, address, endpoint.chain)
         self._endpoint = endpoint
         self._keep = keep
-        told = sock if sock.captured else None
+        told = sock.reports if sock.reports.wants else None
         self._relay = Relay(sock.fd, pairs, self, told) if pairs else None
         self._bounced = BounceReceiving(keys) if "rx" in pairs else None
         self._sending = self._way_out(keys, clear)

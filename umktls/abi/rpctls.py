@@ -123,11 +123,10 @@ UMKTLS_PEERCERT = 16  # set: what the peer's verified certificate says (umktls.r
 # mode stayed NONE): b"refuse" the connection, b"bounce" the data, or go on in b"clear"
 UMKTLS_TX_FALLBACK = 6
 UMKTLS_RX_FALLBACK = 7
-# get: an end of a new stream socket pair, whose real descriptor comes beside the answer
-# (SCM_RIGHTS; the value is empty). What RPC sends comes out of the TX end, to be sealed and written
-# to the connection, until its end of stream; what the daemon opens goes into the RX end, and the
-# end of the stream there is the connection's for RPC. EPERM where the fallback is not b"bounce",
-# EALREADY where the direction has its keys or its pair.
+# get: one end of a new stream socket pair. The value is empty: its real descriptor comes beside
+# the answer (SCM_RIGHTS). From the TX end the daemon reads what RPC sends, and seals and writes it
+# to the connection. To the RX end it writes what it has opened. The end of stream is passed on in
+# both. EPERM: the fallback is not b"bounce". EALREADY: the direction has its keys, or its pair.
 UMKTLS_TX_BOUNCE = 8
 UMKTLS_RX_BOUNCE = 9
 UMKTLS_PEERADDR = 10  # get: b"ADDRESS PORT" of the peer, where the descriptor cannot tell

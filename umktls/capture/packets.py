@@ -40,8 +40,8 @@ class Endpoint(NamedTuple):
 
 
 def endpoint(host: str, port: int) -> Endpoint:
-    """Of an address in text. An IPv4 address in the shape of an IPv6 one (RFC 4291 section
-    2.5.5.2), as sockets for both have it, becomes an IPv4 address."""
+    """The endpoint of an address in text. A socket for both families writes an IPv4 address in the
+    shape of an IPv6 one (RFC 4291 section 2.5.5.2); that becomes an IPv4 address."""
     address = ipaddress.ip_address(host.partition("%")[0])
     mapped = getattr(address, "ipv4_mapped", None)
     return Endpoint((mapped or address).packed, port)
@@ -79,8 +79,8 @@ def _ip_header(source: bytes, target: bytes, length: int) -> bytes:
 
 
 def checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071), by one division in place of a loop in Python: a sum of
-    16-bit words with the carries added at the end is what is left modulo 65535."""
+    """The Internet checksum (RFC 1071). A sum of 16-bit words whose carries are added at the end is
+    the remainder modulo 65535, so one division does in place of a loop in Python."""
     if len(data) % 2:
         data += b"\0"
     number = int.from_bytes(data, "big")

@@ -68,7 +68,7 @@ def section(application: str, comments: Sequence[str] = ()) -> bytes:
 
 
 def interface(link: LinkType, name: str, description: str) -> bytes:
-    """Interface Description Block. Interfaces have the numbers 0, 1... in the order of theirs."""
+    """Interface Description Block. Interfaces are numbered from 0 in the order of these blocks."""
     options = [(IF_NAME, name.encode()), (IF_DESCRIPTION, description.encode())]
     return _block(INTERFACE_DESCRIPTION, struct.pack("<HHI", link, 0, SNAPLEN), options)
 
@@ -103,8 +103,8 @@ def tls_secrets(key_log: bytes) -> bytes:
 def statistics(
     number: int, began: float, ended: float, received: int, dropped: int, comments: Sequence[str]
 ) -> bytes:
-    """Interface Statistics Block: of so many packets, so many are not in the file. Times in seconds
-    since 1970."""
+    """Interface Statistics Block: how many packets there were, and how many of them are not in the
+    file. Times in seconds since 1970."""
     head = struct.pack("<III", number, *_time(ended))
     options = [
         *_comments(comments),

@@ -37,8 +37,8 @@ def rpc_pdu(source: Endpoint, target: Endpoint, message: bytes) -> bytes:
 def host_pdu(
     source: Endpoint | None, target: Endpoint | None, fields: Mapping[str, object]
 ) -> bytes:
-    """Something that the host did. The endpoints are the connection's that it is about, if it is
-    about one. Fields that are None are left out."""
+    """Something that the host did. The endpoints are those of the connection that it is about, if
+    any. Fields that are None are left out."""
     said = {name: value for name, value in fields.items() if value is not None}
     text = "".join(f"{name}: {_one_line(value)}\n" for name, value in said.items())
     return _tags("umktls", source, target) + text.encode(errors="replace")

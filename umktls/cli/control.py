@@ -29,7 +29,7 @@ REKEY_SECONDS = 60.0
 
 class Renewed(NamedTuple):
     """Of how many connections the keys were renewed: by a KeyUpdate, and by a new connection. Of
-    the first, how many have ended by it, and how many peers have not answered it yet."""
+    those with a KeyUpdate: how many have ended by it, and how many peers have not answered yet."""
 
     updated: int
     replaced: int
@@ -121,8 +121,8 @@ def connect(path: Path) -> socket.socket:
 
 
 def check_host(sock: socket.socket, path: Path) -> None:
-    """Whoever listens must be this user or root; root also asks the host of whose the run directory
-    is. Raises CallerError."""
+    """Raises CallerError where somebody else would answer: whoever listens must be this user, or
+    root. For root, the owner of the run directory may answer too."""
     pid, uid, _ = peer_credentials(sock)
     trusted = {0, os.geteuid()}
     if os.geteuid() == 0:
@@ -197,5 +197,5 @@ def choose(name: str | None, base: Path | None = None) -> list[Host]:
 
 
 def nobody(base: Path, what: str = "no host runs") -> str:
-    """What there is to say where no host was found: also where they were looked for."""
+    """The line that says that no host was found, and where hosts were looked for."""
     return f"{what} (looked in {base}; UMKTLS_RUNDIR=DIR looks in another place)"

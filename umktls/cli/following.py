@@ -121,5 +121,5 @@ class Following:
 
 
 def identity(host: Host | Kept) -> tuple[object, ...]:
-    """What no other host has, not even with the same process number."""
+    """What tells a host from all others, also from a later one with the same process number."""
     return host.name, host.pid, host.facts.get("started")

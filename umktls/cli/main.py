@@ -114,8 +114,8 @@ class Commands(click.Group):
 
 
 def cleaned(error: click.UsageError) -> click.UsageError:
-    """The same, if it can be shown; another one that says it in one line where it quotes what
-    cannot. Help and lists of choices have lines of their own."""
+    """The error, fit to be shown: where it quotes what is not, another one that says it in one
+    line. Help and lists of choices keep their lines."""
     text = error.format_message()
     if text.isprintable() or isinstance(error, OF_CLICK):
         return error
@@ -127,7 +127,7 @@ def cleaned(error: click.UsageError) -> click.UsageError:
 
 
 def meant(name: str) -> str:
-    """What whoever typed a wrong command should type."""
+    """The command that a mistyped one may have been meant for."""
     word = HABITS.get(name) or next(iter(difflib.get_close_matches(name, found(), n=1)), None)
     return f"did you mean {word}?" if word else "`umktls --help` lists them"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from umktls.userland.notify import notify, reloading
 # What a server needs is imported where it is used: wrong usage is told at once, and help is too.
 if TYPE_CHECKING:
     from umktls.kernel.krpc.server import Listening, ServerConfig
+    from umktls.nfsd.exports.exports import Export
     from umktls.nfsd.program.server import NfsServer
 
 __all__ = ["serve"]
@@ -70,12 +72,7 @@ def serve(**values: Any) -> None:
     from umktls.kernel.ground import hostclock
     from umktls.nfsd.program.server import NfsServer
 
-    if options.offer_tls:
-        warn(config.engine)
-    say_what_is_secret(config.capture)
-    complain_about(exports)
-    if options.certs is not None:
-        complain(*layout.exposed_keys(layout.find(options.certs, "server")))
+    warn_of(options, config, exports)
     keep_memory_private()
     state = options.state_dir or default_state()
     nfsd = NfsServer(exports, state, mount_tls=options.mount_tls, manage_gids=options.manage_gids)
@@ -86,6 +83,16 @@ def serve(**values: Any) -> None:
 
     nfsd.close()  # each worker has one
     trio.run(supervise, options, config, exports)
+
+
+def warn_of(options: ServeOptions, config: ServerConfig, exports: Sequence[Export]) -> None:
+    """What whoever serves has to know of it, on stderr."""
+    if options.offer_tls:
+        warn(config.engine)
+    say_what_is_secret(config.capture)
+    complain_about(exports)
+    if options.certs is not None:
+        complain(*layout.exposed_keys(layout.find(options.certs, "server")))
 
 
 async def run(options: ServeOptions, config: ServerConfig, nfsd: NfsServer) -> None:

@@ -52,13 +52,13 @@ SQUASHED = {
 
 
 def complain(*texts: str) -> None:
-    """For whoever started the server."""
+    """A line on stderr, for whoever started the server."""
     for text in texts:
         tell(f"umktls: {text}", err=True)
 
 
 def tell(text: str, *, err: bool = False) -> None:
-    """Whoever started the server may have gone since: that is no reason to stop serving."""
+    """A line for whoever started the server. That may have gone: the server serves on."""
     try:
         click.echo(printable(text) if err else text, err=err)
     except OSError:
@@ -102,7 +102,7 @@ async def take_exports(
 
 
 async def reachable(config: ServerConfig) -> str:
-    """By which name clients may mount; complains if they would not."""
+    """The name by which clients may mount; complains if they would not take it for the server's."""
     import trio
 
     from umktls.cli.reachable import reachable_name
@@ -152,7 +152,7 @@ def ready_line(
 
 
 def acting(exports: Sequence[Export]) -> str:
-    """As whom calls are done."""
+    """As which users calls are done, in words."""
     if os.geteuid() != 0:
         return f"every call is done as the user who serves, number {os.geteuid()}"
     said = {

@@ -17,9 +17,9 @@ ADVICE = "HOST:PORT says where it is (`rpcinfo -p` on the server lists it)"
 
 
 async def asked(host: str, port: int | None, procedure: str, seconds: float) -> Any:
-    """What the server answers. port: MOUNT's; None: what rpcbind says, and else NFS's.
+    """What the server answers. port: MOUNT's; None: the one that rpcbind says, else NFS's.
 
-    Raises `UmktlsError`, of the first of these places.
+    Raises `UmktlsError`: what the first of these places has answered.
     """
     try:
         return await asked_at(host, port, procedure, seconds)

@@ -24,7 +24,7 @@ __all__ = ["advise", "obey", "of_worker", "supervised", "until_told"]
 
 
 def nowhere(team: Team) -> AbstractAsyncContextManager[object]:
-    """Nobody is told of the server."""
+    """In place of rpcbind, where nobody is to be told of the server."""
     return nullcontext()
 
 
@@ -35,9 +35,12 @@ async def supervised(
     reload: Callable[[Team], Awaitable[None]],
     announced: Callable[[Team], AbstractAsyncContextManager[object]] = nowhere,
 ) -> None:
-    """Serve until SIGINT or SIGTERM. `line`: what is said when clients may come, for the name that
-    they may mount by. `reload`: what SIGHUP does. `announced`: inside that others know of the
-    server."""
+    """Serve until SIGINT or SIGTERM.
+
+    line: makes, of the name that clients may mount by, the words that are printed when they may
+    come. reload: what SIGHUP does. announced: a context in which others (rpcbind) know of the
+    server.
+    """
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with trio.open_signal_receiver(*numbers) as signals:
         async with boot_team(team_config) as team, announced(team):

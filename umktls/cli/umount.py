@@ -107,7 +107,7 @@ def wait(
 
 
 def why_not(host: Host, mount: mountinfo.Mount) -> str:
-    """What keeps a mount's process from ending, as far as it says so, or others have the mount."""
+    """What keeps a mount's process from ending: what it says itself, or who else has the mount."""
     try:
         state = host.answer({"op": "stat"}, QUICK_SECONDS)
     except UmktlsError as error:
@@ -186,7 +186,8 @@ def abort(path: Path) -> None:
 
 
 def end_process(pid: int, ended: Callable[[float], bool]) -> None:
-    """It ends by itself, without requests; if not it is told to, twice, and then killed."""
+    """Wait for the process, which ends when its mount is gone. If it does not, it gets SIGTERM
+    twice, then SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
         if ended(FORCE_SECONDS):
             return

@@ -41,7 +41,7 @@ async def work(function: Any, post: Post, argument: Any) -> None:
 
 
 def failed(post: Post, error: UmktlsError | OSError) -> None:
-    """Tell the supervisor, whose line about it is all that anybody reads."""
+    """Tell the supervisor, which prints a line about it: nobody reads a worker's own output."""
     import json
 
     message = {"failed": first_text(error), "errno": error.errno}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from umktls.abi.leftover import Leftover
@@ -14,7 +14,6 @@ from umktls.abi.rpctls import (
     SOL_UMKTLS,
     UMKTLS_ADOPTED,
     UMKTLS_ALERT,
-    UMKTLS_CAPTURED,
     UMKTLS_CONNECTION,
     UMKTLS_DEADLINE,
     UMKTLS_KEYS,
@@ -30,12 +29,11 @@ from umktls.abi.rpctls import (
     UMKTLS_XPRTSEC,
     UPCALL_TIMEOUT,
 )
-from umktls.errors import PeerError, UmktlsError
+from umktls.errors import PeerError
 from umktls.ktls.session import Direction, Session
 from umktls.rpc import xdr
 from umktls.rpc.certificate import PeerCertificate
 from umktls.standstill import KernelClock
-from umktls.upcall.captured import CAPTURE_SECRETS, MAX_CAPTURED, Captured, Kind
 from umktls.upcall.deposit import MAX_DEPOSIT, Deposit, KeyState
 from umktls.upcall.rpctls import rpctls_session_arg
 from umktls.upcall.syscalls import (
@@ -49,6 +47,7 @@ from umktls.upcall.syscalls import (
 )
 from umktls.userland.failures import Outcome, SystemCallError
 from umktls.userland.ktls import KtlsInterface, Modes, Record, SetOption
+from umktls.userland.reports import Reports
 from umktls.userland.streams import Deadline, read_exact, read_record, write_all
 
 __all__ = ["About", "Socket", "questions"]
@@ -101,9 +100,8 @@ class Socket:
         self.number = number
         self.fd = fd
         self._told = told
-        # What the kernel wants to be told of the connection; nothing, as a rule.
-        self._captures = _captures(told) if told else 0
-        self._untold: list[tuple[bytes, float]] = []
+        wants = _captures(told) if told else 0
+        self.reports = Reports(wants, partial(_setsockopt, kernel, number))
 
     @property
     def rekeys(self) -> bool:
@@ -115,73 +113,22 @@ class Socket:
     def read_exact(self, length: int, deadline: Deadline) -> bytes:
         """See `streams.read_exact`."""
         data = read_exact(self.fd, length, deadline)
-        if self._captures:
-            self._keep(data)
+        if self.reports.wants:
+            self.reports.keep(data)
         return data
 
     def read_record(self, deadline: Deadline) -> bytes:
         """See `streams.read_record`."""
         record = read_record(self.fd, deadline)
-        if self._captures:
-            self._keep(record)
+        if self.reports.wants:
+            self.reports.keep(record)
         return record
 
     def write_all(self, data: bytes, deadline: Deadline) -> None:
         """See `streams.write_all`."""
         write_all(self.fd, data, deadline)
-        if self._captures:
-            self.tell_sent(data)
-
-    # What a kernel that captures is told of that (UMKTLS_CAPTURED). Whoever reads a capture wants
-    # secrets in front of what they open, all of one flight at once (Wireshark looks for both
-    # directions' when it has the server's hello), and a TLS library gives the last of them when it
-    # has read the whole flight. So what was received is told of when something is sent, or the
-    # connection is given up, with the time at which it came.
-
-    @property
-    def captured(self) -> bool:
-        """Whether the kernel wants to be told of what is read and written in other ways than by
-        the methods above: by `tell_sent` and `tell_received`."""
-        return bool(self._captures)
-
-    @property
-    def wants_secrets(self) -> bool:
-        """Whether the kernel wants the key log of this connection, by `tell_secrets`."""
-        return bool(self._captures & CAPTURE_SECRETS)
-
-    def tell_sent(self, data: bytes) -> None:
-        """These bytes were written to the connection just now."""
-        if self._untold:
-            self._tell_of_received()
-        self._tell(Kind.SENT, data)
-
-    def tell_received(self, data: bytes) -> None:
-        """These bytes were read from it."""
-        if self._untold:
-            self._tell_of_received()
-        self._tell(Kind.RECEIVED, data)
-
-    def tell_secrets(self, key_log: bytes) -> None:
-        """Lines of the key log (SSLKEYLOGFILE), each with its end, as soon as they are known."""
-        self._tell(Kind.SECRETS, key_log)
-
-    def _keep(self, data: bytes) -> None:
-        self._untold.append((data, time.time()))
-
-    def _tell_of_received(self) -> None:
-        untold, self._untold = self._untold, []
-        for data, when in untold:
-            self._tell(Kind.RECEIVED, data, when)
-
-    def _tell(self, kind: Kind, data: bytes, when: float | None = None) -> None:
-        """A kernel that does not want it (any more) is no reason to stop the handshake."""
-        when = time.time() if when is None else when
-        try:
-            for start in range(0, len(data), MAX_CAPTURED):
-                value = Captured(kind, data[start : start + MAX_CAPTURED], when).pack()
-                self.setsockopt(SOL_UMKTLS, UMKTLS_CAPTURED, value)
-        except UmktlsError:
-            self._captures = 0
+        if self.reports.wants:
+            self.reports.sent(data)
 
     def peer_address(self) -> tuple[str, int] | None:
         """Address and port of the peer; None where the socket has none (not TCP, or not up).
@@ -205,8 +152,7 @@ class Socket:
 
     def release(self) -> None:
         """Give up the real descriptor; the kernel's socket stays open."""
-        if self._untold:
-            self._tell_of_received()
+        self.reports.settle()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -217,7 +163,7 @@ class Socket:
         self, level: int, name: int, value: bytes, memory: Sequence[tuple[int, bytes]] = ()
     ) -> None:
         """setsockopt(2); `memory` is what pointers inside `value` point to: (address, bytes)."""
-        self._kernel.call(SetOption(level, name, value, memory).args(self.number))
+        _setsockopt(self._kernel, self.number, level, name, value, memory)
 
     def getsockopt(self, level: int, name: int, length: int = 256) -> bytes:
         """getsockopt(2)."""
@@ -237,8 +183,7 @@ class Socket:
 
     def shutdown(self, how: int = socket.SHUT_WR) -> None:
         """shutdown(2)."""
-        if self._untold:
-            self._tell_of_received()
+        self.reports.settle()
         self._kernel.call(ShutdownArgs(self.number, how))
 
     def close(self) -> None:
@@ -257,15 +202,13 @@ class Socket:
 
         Raises `SystemCallError` where it does not take them.
         """
-        if self._untold:
-            self._tell_of_received()
+        self.reports.settle()
         self._kernel.ktls.enable(self, direction, session)
 
     def enable_all(self, sessions: Mapping[Direction, Session]) -> Modes:
         """The same for several directions in one go, and what came of each: its `tls_mode`, or
         the error. All of them are tried."""
-        if self._untold:
-            self._tell_of_received()
+        self.reports.settle()
         return self._kernel.ktls.enable_all(self, sessions)
 
     def tls_mode(self, direction: Direction) -> int:
@@ -397,6 +340,17 @@ class Socket:
         args = GetsockoptArgs(self.number, SOL_UMKTLS, name, OPTION_ROOM)
         (outcome,) = self.together([args])
         return _own_value(outcome)
+
+
+def _setsockopt(
+    kernel: KernelCalls,
+    number: int,
+    level: int,
+    name: int,
+    value: bytes,
+    memory: Sequence[tuple[int, bytes]] = (),
+) -> None:
+    kernel.call(SetOption(level, name, value, memory).args(number))
 
 
 def questions(number: int) -> list[GetsockoptArgs]:

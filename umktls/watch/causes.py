@@ -1,10 +1,12 @@
 """What led to what, across hosts: the arrows of the time line.
 
-A table. An event leaves words behind (`leaves`), and looks for words that earlier ones have left
-(`after`): the cause is the newest that left the first of those that were left. `{here}` is the
-event's connection, with its host, `{there}` the same connection at the other end, `{host}` the
-host; other names in braces are fields. Where a word cannot be made, since a field or the other end
-is not known, there is no arrow.
+`RULES` is a table with a row for each kind of event. A row has words that the event leaves behind
+(`leaves`), and words that earlier events may have left (`after`). The first word of `after` that
+was left by anybody decides, and the event that left it last is the cause.
+
+In a word, `{here}` is the event's connection with its host, `{there}` the same connection at the
+other end, and `{host}` the host; other names in braces are the event's fields. Where a field or the
+other end is not known, the word is passed over.
 """
 
 from __future__ import annotations
