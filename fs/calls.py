@@ -100,6 +100,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 CALLS_IN_FLIGHT = 64
+LEAST_TRANSFER = 512
 # With these errnos a client ends a call that found no server until its deadline.
 UNREACHABLE = frozenset(
     {
@@ -133,6 +134,12 @@ class NfsFailure(UmktlsError):
     def __init__(self, name: str, status: nfsstat3) -> None:
         super().__init__(f"{name}: {status.name}", errno_of(status))
         self.status = status
+
+
+def transfer_size(wanted: int, most: int) -> int:
+    """Bytes of a READ or WRITE, of which the server says that it takes so many at most. As Linux
+    has it (fs/nfs/client.c, nfs_server_set_fsinfo), what it says is not heeded below 512."""
+    return min(wanted, most) if most >= LEAST_TRANSFER else wanted
 
 
 class Calls:

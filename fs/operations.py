@@ -24,7 +24,7 @@ from umktls.rpc.message import OpaqueAuth
 
 from . import killpriv
 from .attributes import AttributeCache
-from .calls import Calls, NfsCaller, NfsFailure
+from .calls import Calls, NfsCaller, NfsFailure, transfer_size
 from .credentials import Credentials
 from .directories import Directories, Emit
 from .errors import handler
@@ -50,13 +50,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Method = Callable[Concatenate["NfsOperations", P], Coroutine[Any, Any, T]]
 Kind = Literal["file", "directory"]
-LEAST_TRANSFER = 512
-
-
-def transfer_size(wanted: int, most: int) -> int:
-    """Bytes of a READ or WRITE, of which the server says that it takes so many at most. As Linux
-    has it (fs/nfs/client.c, nfs_server_set_fsinfo), what it says is not heeded below 512."""
-    return min(wanted, most) if most >= LEAST_TRANSFER else wanted
 
 
 def waited(of: Kind | None = None, patient: bool = False) -> Callable[[Method[P, T]], Method[P, T]]:

@@ -126,16 +126,19 @@ class DaemonHandle:
             raise
         finally:
             request.action = request.upcall.on(event)
-            seconds = trio.current_time() - began
-            self.trace.emit(
-                "upcall-answered",
-                request.connection,
-                procedure=name,
-                result=outcome,
-                seconds=seconds,
-                xid=xid,
-            )
+            self._tell_answer(request, xid, outcome, trio.current_time() - began)
         return result
+
+    def _tell_answer(self, request: Request[Any], xid: int, result: str, seconds: float) -> None:
+        name = request.procedure.name
+        self.trace.emit(
+            "upcall-answered",
+            request.connection,
+            procedure=name,
+            result=result,
+            seconds=seconds,
+            xid=xid,
+        )
 
     def _tell_state(self, request: Request[Any], xid: int, state: UpcallState) -> None:
         if self.trace.close:
