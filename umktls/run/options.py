@@ -86,6 +86,7 @@ class OptionCalls:
             look(ours.sock)
             self._set_key(call, ours, level, name, value)
         else:
+            ours.take_all_sent()  # TCP_CORK is for what was written before it, or behind it
             ours.sock.sock.setsockopt(level, name, value)
         return 0
 
