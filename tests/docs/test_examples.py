@@ -46,6 +46,7 @@ BLOCKS = {
     ("mounting.md", "nfs.example.org:/ "): "test_options_are_taken",
     ("mounting.md", "nfs  -fstype"): "test_options_are_taken",
     ("troubleshooting.md", "$ umktls doctor"): "test_the_first_session: behind it",
+    ("unmodified.md", "$ cat ktls.cnf"): "tests/run/test_openssl.py: the same, on a free port",
     ("watch.md", "$ umktls watch"): "tests/watch/test_live.py: without --open",
     ("wire.md", "daemon: rpctls"): "test_vectors.py",
     ("writing-a-daemon.md", "$ umktls run-daemon"): "test_example.py",
