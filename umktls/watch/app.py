@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from umktls.errors import UmktlsError
 from umktls.watch import page
 from umktls.watch.feed import Feed, Message
+from umktls.watch.lessons import Lessons
 from umktls.watch.recording import Recorder
 from umktls.watch.stepping import Stepper
 
@@ -152,6 +153,7 @@ def application(
         Route("/recording", recording),
         Route("/do", do, methods=["POST"]),
         Route("/step", step, methods=["POST"]),
+        *Lessons().routes,
     ]
     failures: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {UmktlsError: refused}
     return Guard(Starlette(routes=routes, exception_handlers=failures), token, port)

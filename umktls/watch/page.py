@@ -37,6 +37,7 @@ MODULES = (
     "bytes",
     "controls",
     "steps",
+    "lessons",
     "main",
 )
 

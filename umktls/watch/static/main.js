@@ -8,6 +8,7 @@ import { Timeline, time } from "umktls/timeline.js";
 import { messageView, recordView, wait } from "umktls/bytes.js";
 import { stepper, stopWords } from "umktls/steps.js";
 import { connections, deeds, filters, player, theme } from "umktls/controls.js";
+import { lessons } from "umktls/lessons.js";
 
 const facts = JSON.parse(document.getElementById("facts").textContent);
 const model = new Model();
@@ -41,16 +42,18 @@ const which = connections((key, only) => {
   timeline.refilter();
   show();
 });
+const tours = facts.live ? lessons() : null;
 const sieve = filters(facts, timeline, () => { timeline.refilter(); show(); });
 
 document.body.append(
   h("header", {}, h("h1", {}, "umktls ", h("span", {}, facts.live ? "watch" : "recording")), status, which.element,
-    h("span", { class: "tools" }, facts.live ? h("a", { class: "button", href: "./recording", download: "umktls-recording.html" }, "Save recording") : null, theme())),
+    h("span", { class: "tools" }, tours?.button, facts.live ? h("a", { class: "button", href: "./recording", download: "umktls-recording.html" }, "Save recording") : null, theme())),
   ...(facts.secrets ? [h("p", { class: "secrets", role: "alert" }, "Keys are shown here: whoever sees this page can read and forge what goes over these connections.")] : []),
   notice,
   h("main", {}, h("div", { class: "stage" }, picture.element, bar.element), ...(facts.live ? [steps.element, deeds(act)] : []), sieve.element,
     h("div", { class: "below" }, timeline.element, detail)),
   said,
+  ...(tours ? [tours.dialog] : []),
 );
 
 // ---- the cursor
@@ -274,6 +277,7 @@ function animate(events) {
 }
 
 document.addEventListener("keydown", (event) => {
+  if (event.target.closest?.("dialog")) return;
   const typing = event.target.closest?.("input[type=search], select");
   if (event.key === "Escape" && typing) { event.target.blur(); return; }
   if (typing || event.ctrlKey || event.altKey || event.metaKey) return;

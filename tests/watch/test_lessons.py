@@ -1,0 +1,167 @@
+"""Lessons on the page: played by the server in memory, and in a real browser."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.conftest import patience
+from tests.watch.browser import browser, opened
+from tests.watch.test_live import watching
+from umktls.cli.sandbox import Sandbox
+from umktls.lessons.table import LESSONS, load
+from umktls.watch.app import application
+from umktls.watch.feed import Feed
+from umktls.watch.recording import Recorder
+
+TOKEN, PORT = "t0ken", 4711
+APP_HEADERS = {"host": f"127.0.0.1:{PORT}", "x-umktls-watch": "1"}
+
+
+class Page:
+    """What the page does: requests to one server."""
+
+    def __init__(self) -> None:
+        feed = Feed()
+        self._app = application(feed, Recorder(feed), TOKEN, PORT)
+
+    async def ask(
+        self,
+        path: str,
+        body: object = None,
+        *,
+        method: str = "POST",
+        came: Any = None,
+        gone: trio.Event | None = None,
+    ) -> tuple[int, bytes]:
+        """One request; status and body. `came` is called with each piece; `gone` hangs up."""
+        status, found = 0, b""
+        asked = False
+        hangs_up = trio.Event() if gone is None else gone
+
+        async def receive() -> dict[str, Any]:
+            nonlocal asked
+            if not asked:
+                asked = True
+                return {"type": "http.request", "body": json.dumps(body).encode()}
+            await hangs_up.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            nonlocal status, found
+            status = message.get("status", status)
+            found += (piece := message.get("body", b""))
+            if came is not None and piece:
+                await came(json.loads(piece))
+
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": f"/{TOKEN}{path}",
+            "raw_path": b"",
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(name.encode(), value.encode()) for name, value in APP_HEADERS.items()],
+        }
+        with trio.fail_after(patience(30)):
+            await self._app(scope, receive, send)
+        return status, found
+
+
+async def test_they_are_listed() -> None:
+    status, body = await Page().ask("/lessons", method="GET")
+    assert status == 200
+    assert [entry["name"] for entry in json.loads(body)] == list(LESSONS)
+
+
+async def test_a_lesson_waits_for_each_prediction() -> None:
+    page = Page()
+    typed = iter(["not this", "b", "EBADMSG", ""])
+    parts: list[dict[str, Any]] = []
+
+    async def came(part: dict[str, Any]) -> None:
+        parts.append(part)
+        if part["part"] == "question":
+            status, _ = await page.ask("/answer", {"run": "r", "text": next(typed)})
+            assert status == 200
+
+    status, _ = await page.ask("/lesson/sequence", {"run": "r"}, came=came)
+    assert status == 200
+    steps = len(load("sequence").steps)
+    kinds = ["lesson", *["step", "question", "seen", "check", "means"] * steps, "end"]
+    assert [part["part"] for part in parts] == kinds
+    checks = [part["right"] for part in parts if part["part"] == "check"]
+    assert checks == [False, True, True, None]
+    assert all(exercise["solution"] for exercise in parts[-1]["exercises"])
+
+
+async def test_who_goes_away_ends_the_lesson() -> None:
+    page, gone, asked = Page(), trio.Event(), trio.Event()
+
+    async def came(part: dict[str, Any]) -> None:
+        if part["part"] == "question":
+            asked.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: page.ask("/lesson/sequence", {"run": "r"}, came=came, gone=gone))
+        with trio.fail_after(patience(30)):
+            await asked.wait()
+        assert (await page.ask("/lesson/sequence", {"run": "r"}))[0] == 409
+        gone.set()
+    status, body = await page.ask("/answer", {"run": "r", "text": "1"})
+    assert status == 409
+    assert "begin it again" in json.loads(body)["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/lesson/479", {"run": "r"}, 404),
+        ("/lesson/sequence", {}, 400),
+        ("/lesson/sequence", {"run": "r" * 65}, 400),
+        ("/lesson/sequence", [], 400),
+        ("/answer", {"run": "nobody", "text": "1"}, 409),
+    ],
+)
+async def test_what_makes_no_sense_is_refused(path: str, body: object, status: int) -> None:
+    assert (await Page().ask(path, body))[0] == status
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+def test_a_tour_in_a_browser(tmp_path: Path) -> None:
+    """An answer that is right, one that is wrong, a solution."""
+    with (
+        Sandbox("tour") as sandbox,
+        browser() as chromium,
+        watching(sandbox) as address,
+        opened(chromium, address) as page,
+    ):
+        page.get_by_role("button", name="Lessons").click()
+        page.locator("button[data-lesson=sequence]").click()
+        form = page.locator(".prediction").last
+        form.locator("input[name=answer]").fill("zz")
+        form.locator("button").click()
+        page.wait_for_selector(".check.wrong:has-text('you said: zz')")
+        form = page.locator(".prediction").nth(1)
+        form.locator("input[value='the header']").check()
+        form.locator("button").click()
+        page.wait_for_selector(".check.right:has-text('the header')")
+        page.screenshot(path=tmp_path / "tour.png")
+        for number in (2, 3):
+            page.locator(".prediction").nth(number).locator("button").click()
+        page.locator(".tour details summary").first.click()
+        page.wait_for_selector(".tour details[open] p:has-text('fe for record 1')")
+        said = page.locator(".tour").inner_text()
+        page.screenshot(path=tmp_path / "end.png")
+        page.locator("dialog .close").click()
+        assert not page.locator("dialog.lessons").is_visible()
+    assert "15 refused, 1 opened it" in said
+    assert "RFC 8446 section 5.3: per-record nonce" in said
