@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from umktls_daemons.sessions.records import (
     HANDSHAKE,
+    MAX_MESSAGE,
     HandshakeMessages,
     Ratchet,
     ShadowReceiver,
@@ -119,6 +120,16 @@ def test_garbage_is_a_breach_at_most(records: list[bytes]) -> None:
             reader.feed_untrusted(content)
         except Breach:
             return
+
+
+def test_a_message_may_have_so_many_bytes() -> None:
+    head = b"\x04" + MAX_MESSAGE.to_bytes(3)
+    reader = HandshakeMessages()
+    assert reader.feed_untrusted(head) == []
+    (message,) = reader.feed_untrusted(bytes(MAX_MESSAGE))
+    assert tuple(message) == (4, bytes(MAX_MESSAGE))
+    with pytest.raises(Breach):
+        reader.feed_untrusted(b"\x04" + (MAX_MESSAGE + 1).to_bytes(3))
 
 
 def test_splitting() -> None:

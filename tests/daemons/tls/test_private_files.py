@@ -8,9 +8,14 @@ import stat
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from umktls_daemons.programs.background import PidFile, PidFileError
+from umktls_daemons.tls import identity
 from umktls_daemons.tls.identity import ConfigurationError
 from umktls_daemons.tls.keylog import KeyLogFile
+
+from umktls.ktls.session import session
 
 LINE = b"CLIENT_TRAFFIC_SECRET_0 00 11"
 
@@ -67,6 +72,7 @@ def test_a_key_log_that_somebody_else_has_made(
 
 
 def test_a_pid_file_is_as_those_of_freebsd(shared: Path) -> None:
+    first = os.listdir("/proc/self/fd")
     with PidFile(shared / "pid") as file:
         before = os.listdir("/proc/self/fd")
         with pytest.raises(PidFileError, match="already running") as caught:
@@ -76,6 +82,7 @@ def test_a_pid_file_is_as_those_of_freebsd(shared: Path) -> None:
         assert (shared / "pid").read_text() == f"{os.getpid()}\n"
         assert mode(shared / "pid") == 0o600
     assert not (shared / "pid").exists()
+    assert os.listdir("/proc/self/fd") == first
 
 
 @pytest.mark.parametrize("kind", ["symbolic", "hard"])
@@ -87,3 +94,20 @@ def test_a_pid_file_that_is_another_file(shared: Path, kind: str) -> None:
     with pytest.raises(PidFileError, match=r"pid file .*/pid: it (is a symbolic link|has 2 names)"):
         PidFile(shared / "pid")
     assert (shared.parent / "precious").read_text() == "kept"
+
+
+def test_what_a_key_is_read_into_is_wiped(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file's bytes, and what they were read by."""
+    made = ec.generate_private_key(ec.SECP256R1())
+    pem = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (shared / "key.pem").write_bytes(pem)
+    wiped: list[tuple[bytes, bytearray]] = []
+
+    def wipe(data: bytearray) -> None:
+        wiped.append((bytes(data), data))
+        session.wipe(data)
+
+    monkeypatch.setattr(identity, "wipe", wipe)
+    identity.load_private_key(shared / "key.pem", lambda: b"")
+    assert len(wiped) == 2
+    assert all(before.startswith(pem) and not any(data) for before, data in wiped)
