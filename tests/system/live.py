@@ -205,3 +205,14 @@ def now() -> float:
 def on_server(mount: Live, path: Path) -> Path:
     """The same file as the server sees it."""
     return mount.export / path.relative_to(mount.path)
+
+
+def all_succeed(*commands: Sequence[str | Path], seconds: float = 30) -> None:
+    """Run these at the same time: each has to end, with exit code 0."""
+    started = [subprocess.Popen(command) for command in commands]
+    try:
+        assert [one.wait(seconds) for one in started] == [0] * len(started)
+    finally:
+        for one in started:
+            one.kill()
+            one.wait()

@@ -9,14 +9,13 @@ import random
 import shutil
 import socket
 import stat
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.system.live import Live, on_server, run
+from tests.system.live import Live, all_succeed, on_server, run
 
 NOBODY = 65534
 MANY = 3000
@@ -226,15 +225,7 @@ for number in range(300):
 
 def test_two_processes_append(mount: Live, place: Path) -> None:
     path = place / "log"
-    both = [
-        subprocess.Popen([sys.executable, "-c", APPENDING, str(path), name]) for name in ("A", "B")
-    ]
-    try:
-        assert [one.wait(30) for one in both] == [0, 0]
-    finally:
-        for one in both:
-            one.kill()
-            one.wait()
+    all_succeed(*([sys.executable, "-c", APPENDING, path, name] for name in ("A", "B")))
     for lines in (path.read_text().splitlines(), on_server(mount, path).read_text().splitlines()):
         assert {len(line) for line in lines} == {99}
         for name in ("A", "B"):

@@ -6,7 +6,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -71,12 +71,17 @@ def more_than(count: int, top: Path) -> bool:
     return files_in(top) > count
 
 
-def test_a_tree_of_small_files_outlives_the_server(mount: Live, tmp_path: Path) -> None:
-    source = small_files(tmp_path / "source", 120)
-    there = mount.export / "tree"
-    process = subprocess.Popen(["cp", "-a", source, mount.path / "tree"])
+def fewer_than(count: int, top: Path) -> bool:
+    return files_in(top) < count
+
+
+def outlives_the_server(
+    mount: Live, command: Sequence[str | Path], far: Callable[[], bool], what: str
+) -> None:
+    """A command under which the server is killed, when it has come so far, and started anew."""
+    process = subprocess.Popen(command)
     try:
-        until(partial(more_than, 100, there), "100 files are there")
+        until(far, what)
         assert process.poll() is None
         kill(mount.server.pid)
         mount.restart_server()
@@ -84,19 +89,23 @@ def test_a_tree_of_small_files_outlives_the_server(mount: Live, tmp_path: Path) 
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_tree_of_small_files_outlives_the_server(mount: Live, tmp_path: Path) -> None:
+    source = small_files(tmp_path / "source", 120)
+    there = mount.export / "tree"
+    copy: list[str | Path] = ["cp", "-a", source, mount.path / "tree"]
+    outlives_the_server(mount, copy, partial(more_than, 100, there), "100 files are there")
     entries = survey(source)
     assert survey(there) == entries
     expected = digests(entries, source, lambda _: None)
     assert differences(expected, digests(entries, there, lambda _: None)) == []
-    process = subprocess.Popen(["rm", "-r", mount.path / "tree"])
-    try:
-        until(lambda: files_in(there) < files_in(source) - 50, "50 files are gone")
-        kill(mount.server.pid)
-        mount.restart_server()
-        assert process.wait(SECONDS) == 0
-    finally:
-        process.kill()
-        process.wait()
+    outlives_the_server(
+        mount,
+        ["rm", "-r", mount.path / "tree"],
+        partial(fewer_than, files_in(source) - 50, there),
+        "50 files are gone",
+    )
     assert not there.exists()
 
 

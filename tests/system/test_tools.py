@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import patience
 from tests.system.conftest import tool
-from tests.system.live import Live, on_server, run
+from tests.system.live import Live, all_succeed, on_server, run
 
 pytestmark = pytest.mark.long
 
@@ -200,13 +200,7 @@ def test_two_processes_lock_a_data_base(place: Path) -> None:
     with db:
         db.execute("CREATE TABLE counter (n INTEGER)")
         db.execute("INSERT INTO counter VALUES (0)")
-    both = [subprocess.Popen([sys.executable, "-c", COUNTING, str(path)]) for _ in range(2)]
-    try:
-        assert [one.wait(30) for one in both] == [0, 0]
-    finally:
-        for one in both:
-            one.kill()
-            one.wait()
+    all_succeed(*[(sys.executable, "-c", COUNTING, path)] * 2)
     assert db.execute("SELECT n FROM counter").fetchone() == (50,)
     db.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,12 +74,8 @@ def probe(
         raise click.UsageError(str(error)) from error
     if certs is not None:
         ca, certdir = ca or certs / "ca.pem", certdir or certs / "client"
-    if mutual and certdir is None:
-        raise click.UsageError("--mutual needs a certificate: pass --certs DIR or -D DIR")
-    if crl is not None and ca is None:
-        raise click.UsageError("--crl needs the CAs that have signed the lists: --ca or --certs")
-    paths = {"ca": ca, "certdir": certdir, "crl": crl}
-    known = {name: path.absolute() for name, path in paths.items() if path is not None}
+    known = absolute(ca=ca, certdir=certdir, crl=crl)
+    check_paths(known, mutual)
     import trio  # late, as all that a host needs: wrong usage is told at once
 
     from umktls.cli.probe_report import Target
@@ -93,6 +90,19 @@ def probe(
         show(found)
     if found.exit_code:
         raise click.exceptions.Exit(found.exit_code)
+
+
+def absolute(**paths: Path | None) -> dict[str, Path]:
+    """Those that are given."""
+    return {name: path.absolute() for name, path in paths.items() if path is not None}
+
+
+def check_paths(paths: Mapping[str, Path], mutual: bool) -> None:
+    """Complain of what goes not without another. Raises `click.UsageError`."""
+    if mutual and "certdir" not in paths:
+        raise click.UsageError("--mutual needs a certificate: pass --certs DIR or -D DIR")
+    if "crl" in paths and "ca" not in paths:
+        raise click.UsageError("--crl needs the CAs that have signed the lists: --ca or --certs")
 
 
 def host_and_port(target: str) -> tuple[str, int | None]:

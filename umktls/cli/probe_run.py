@@ -223,6 +223,11 @@ async def call_programs(host: Host, target: Target, sock: KernelSocket, report: 
         e for e in host.trace.since() if (e["event"], e["connection"]) == ("ticket", sock.name)
     ]
     report.session["tickets"] = len(tickets)
+    judge(target, sock, report, weakness)
+
+
+def judge(target: Target, sock: KernelSocket, report: Report, weakness: str | None) -> None:
+    """What the calls came to. weakness: why the server refuses all calls but NULL."""
     served = [label for label, what in report.rpc.items() if what == "answers"]
     text = ", ".join(f"{label} {what}" for label, what in report.rpc.items())
     if sock.failure is not None and sock.failure.phase == "alert":

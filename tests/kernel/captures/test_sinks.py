@@ -94,8 +94,9 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
     assert not [name for name in opened if name.startswith(str(tmp_path))]
 
 
-def test_what_just_fits_is_kept(tmp_path: Path) -> None:
-    path = tmp_path / "a.pcapng"
+def hold(sink: FileSink) -> Callable[[], None]:
+    """Give the sink a packet of 1000 bytes that keeps its thread busy, until what this returns is
+    called."""
     going, held = threading.Event(), threading.Event()
 
     def slow(said: Sequence[str]) -> bytes:
@@ -103,32 +104,30 @@ def test_what_just_fits_is_kept(tmp_path: Path) -> None:
         assert going.wait(patience(10))
         return packet("slow")(said)
 
-    sink = FileSink(path, [], nobody, limit=2 * (1000 + OVERHEAD))
     sink.put(HOST, 1000, slow)
     assert held.wait(patience(10))
+    return going.set
+
+
+def test_what_just_fits_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    sink = FileSink(path, [], nobody, limit=2 * (1000 + OVERHEAD))
+    go_on = hold(sink)
     sink.put(HOST, 1000, packet("the rest"))
     sink.put(HOST, 0, packet("too much"))
-    going.set()
+    go_on()
     sink.close()
     assert texts(path) == ["slow", "the rest"]
 
 
 def test_what_does_not_fit_is_lost_counted_and_said(tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
-    going, held = threading.Event(), threading.Event()
-
-    def slow(said: Sequence[str]) -> bytes:
-        held.set()
-        assert going.wait(patience(10))
-        return packet("slow")(said)
-
     sink = FileSink(path, [], nobody, limit=2000)
-    sink.put(HOST, 1000, slow)
-    assert held.wait(patience(10))
+    go_on = hold(sink)
     for _ in range(7):
         sink.put(HOST, 1000, packet("lost"))
     sink.put(HOST, 10, packet("small"))
-    going.set()
+    go_on()
     sink.close()
     assert texts(path) == ["slow", "small"]
     _, small = packets(path, HOST)
