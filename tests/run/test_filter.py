@@ -46,6 +46,7 @@ def test_what_has_nothing_to_do_with_it_passes(number: int) -> None:
         ("recvfrom", (3, 0, 10, socket.MSG_PEEK)),
         ("recvfrom", (3, 0, 10, socket.MSG_PEEK | socket.MSG_DONTWAIT)),
         ("sendto", (3, 0, 10, socket.MSG_OOB)),
+        ("sendto", (3, 0, 10, socket.MSG_MORE | socket.MSG_DONTWAIT)),
         ("getpeername", (3,)),
         ("ioctl", (3, 0x541B)),
     ],
@@ -61,7 +62,7 @@ def test_these_are_notified(call: str, arguments: tuple[int, ...]) -> None:
         ("getsockopt", (3, socket.SOL_SOCKET, socket.SO_ERROR)),
         ("recvfrom", (3, 0, 10, 0)),
         ("recvfrom", (3, 0, 10, socket.MSG_DONTWAIT)),
-        ("sendto", (3, 0, 10, socket.MSG_NOSIGNAL | socket.MSG_MORE)),
+        ("sendto", (3, 0, 10, socket.MSG_NOSIGNAL | socket.MSG_EOR)),
         ("ioctl", (3, 0x5401)),
     ],
 )

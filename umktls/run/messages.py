@@ -23,7 +23,8 @@ from umktls.run.system import tgkill
 
 __all__ = ["ALLOWED_IN_SEND", "MSG_CMSG_CLOEXEC", "MessageCalls"]
 
-ALLOWED_IN_SEND = socket.MSG_MORE | socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL | socket.MSG_EOR
+# What a pair makes the same of. MSG_MORE is the model's: it keeps a record open.
+ALLOWED_IN_SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL | socket.MSG_EOR
 MSG_CMSG_CLOEXEC = 0x40000000
 MMSGHDR = 64  # struct mmsghdr, LP64; its last 8 bytes are msg_len
 
@@ -130,7 +131,12 @@ class MessageCalls:
             return Answer.LATER
         flags = wanted.flags & ~MSG_CMSG_CLOEXEC
         data, control, out = ours.recvmsg(copy, wanted.length, wanted.controllen, flags)
-        wanted.deliver(data, control, out)
+        try:
+            wanted.deliver(data, control, out)
+        except OSError:
+            if data and not flags & socket.MSG_PEEK:
+                ours.give_back(data, control)
+            raise
         return len(data)
 
     async def _receive_later(

@@ -40,6 +40,7 @@ from typing import Any
 
 import trio
 
+from umktls.abi.cmsg import LINUX_CMSG
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.sockets.stream import SEND_QUEUE_LIMIT, broken, readable
@@ -147,7 +148,10 @@ class Replaced:
         try:
             # In clear the parts themselves wait in the queue.
             data = self._buffer[:count] if self.seals else bytes(self._buffer[:count])
-            self.sock.queue.push([*self.state.flush(), *self.state.tx.seal_message([data])])
+            if self.state.open_record:
+                self.sock.queue.push(self.state.send(data).wire)
+            else:
+                self.sock.queue.push(self.state.tx.seal_message([data]))
         except UmktlsError as error:
             self.break_off(error)
         return True
@@ -317,6 +321,13 @@ class Replaced:
             self.hand_on()
             self._read.set()
             self._read = trio.Event()
+
+    def give_back(self, data: bytes, control: bytes) -> None:
+        """What `recvmsg` has returned could not be delivered."""
+        told = LINUX_CMSG.parse_untrusted(control)
+        type_ = told[0].data[0] if told else APPLICATION_DATA
+        self.state.rx.give_back_data(data, type_)
+        self.hand_on()
 
     def _take_back(self, copy: socket.socket) -> None:
         """Data that is in the pair and was not read is the head of the queue again."""

@@ -237,9 +237,10 @@ class RecordQueue(Half):
         if self._opener is not None:
             self._opener.sequence = (self._opener.sequence - records) % SEQUENCE_END
 
-    def give_back_data(self, data: Buffer) -> None:
-        """Application data that somebody has opened already, to be read before everything else."""
-        self._parked.appendleft(Record(APPLICATION_DATA, memoryview(bytes(data))))
+    def give_back_data(self, data: Buffer, type_: int = APPLICATION_DATA) -> None:
+        """Application data that somebody has opened already, to be read before everything else; or
+        another record's."""
+        self._parked.appendleft(Record(type_, memoryview(bytes(data))))
 
     # The end
 
