@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 
 from tests.conftest import patience
+from umktls.kernel.captures.config import CaptureConfig
 from umktls.lessons.player import Part, play
 
 
@@ -34,13 +35,19 @@ class Listener:
         return [part["answer"] for part in self.all("check")]
 
 
-def played(name: str, answers: list[str] | None = None, *, solutions: bool = False) -> Listener:
+def played(
+    name: str,
+    answers: list[str] | None = None,
+    *,
+    solutions: bool = False,
+    capture: CaptureConfig | None = None,
+) -> Listener:
     """The lesson, run in an event loop of its own; every answer is one of the choices."""
     listener = Listener(answers or [])
 
     async def run() -> None:
         with trio.fail_after(patience(50)):
-            await play(name, listener, solutions=solutions)
+            await play(name, listener, solutions=solutions, capture=capture)
 
     trio.run(run)
     for question, answer in zip(listener.all("question"), listener.answers, strict=True):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tests.capture.wireshark import check_sound, fields
 from tests.lessons.played import played
+from umktls.kernel.captures.config import CaptureConfig
+from umktls.lessons.engines import TEXT
 
 # Each starts up to six daemons, one after the other.
 pytestmark = pytest.mark.long
@@ -43,8 +48,8 @@ def test_toe() -> None:
     assert heard.answers == ["2", "0", "2"]
 
 
-def test_null() -> None:
-    heard = played("null")
+def test_null(tmp_path: Path) -> None:
+    heard = played("null", capture=CaptureConfig(tmp_path / "null.pcapng"))
     sealed, clear, one_side = heard.facts
     assert (sealed["modes"], sealed["clear"], sealed["plain"]) == (["SW", "SW"], 0, 2)
     assert clear["modes"] == ["NONE", "NONE"]
@@ -55,10 +60,20 @@ def test_null() -> None:
     assert one_side["said"].startswith("failed: ")
     assert "begins as no record does" in one_side["told"][0]
     assert heard.answers == ["0", "yes", "yes"]
+    # Each host of each step has a file, and in those without secrets is what passed the sockets.
+    names = {f"null-{step}-{side}.pcapng" for step in (1, 2, 3) for side in ("client", "server")}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    for side in ("client", "server"):
+        first, second = (tmp_path / f"null-{step}-{side}.pcapng" for step in (1, 2))
+        assert TEXT not in first.read_bytes()
+        assert TEXT in second.read_bytes()
+        check_sound(first)
+        assert fields(first, "tls.handshake.type == 1", "tls.handshake.type")
 
 
-def test_tickets() -> None:
-    heard = played("tickets")
+def test_tickets(tmp_path: Path) -> None:
+    path = tmp_path / "tickets.pcapng"
+    heard = played("tickets", capture=CaptureConfig(path))
     first, again, server, reload, killed = heard.facts
     assert [facts["resumed"] for facts in heard.facts] == [False, True, False, False, False]
     assert (first["records"], first["upcalls"]) == (TICKETS, TICKETS)
@@ -70,6 +85,9 @@ def test_tickets() -> None:
     assert killed["before"]
     full = "a full handshake"
     assert heard.answers == ["2", "yes", full, full, full]
+    check_sound(path)
+    # Two connections in each of the steps about a server and a daemon that were started anew.
+    assert len(fields(path, "tls.handshake.type == 1", "tcp.stream")) == 7
 
 
 def test_identity() -> None:

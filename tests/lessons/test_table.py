@@ -92,6 +92,17 @@ def test_solutions_are_behind_a_switch() -> None:
     assert "Solution: fe for record 1" in " ".join(done.output.split())
 
 
+@pytest.mark.parametrize("name", LESSONS)
+def test_what_has_no_sockets_cannot_be_captured(name: str, tmp_path: Path) -> None:
+    if load(name).captured is not None:
+        return
+    words = ["lesson", name, "--capture", str(tmp_path / "x.pcapng")]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 1
+    assert "take one of bounce, toe, null, tickets, identity" in done.output
+    assert not any(tmp_path.iterdir())
+
+
 def test_json_has_every_part_on_a_line_of_its_own() -> None:
     done = CliRunner().invoke(main, ["lesson", "sequence", "--json"])
     parts = [json.loads(line)["part"] for line in done.output.splitlines()]

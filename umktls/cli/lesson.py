@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
+from umktls.cli.capture_options import capture_options, say_what_is_secret, wanted_capture
 from umktls.lessons.table import LESSONS
 
 __all__ = ["lesson"]
@@ -14,7 +17,16 @@ __all__ = ["lesson"]
 @click.option("--pause", is_flag=True, help="Ask for predictions, and wait between the steps.")
 @click.option("--solutions", is_flag=True, help="Solve the exercises, too.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each part, one a line.")
-def lesson(name: str | None, pause: bool, solutions: bool, as_json: bool) -> None:
+@capture_options
+def lesson(
+    name: str | None,
+    pause: bool,
+    solutions: bool,
+    as_json: bool,
+    capture: Path | None,
+    secrets: bool,
+    capture_size: str | None,
+) -> None:
     """Show how something works, live, on this machine.
 
     Without a name, list the lessons. Each asks for a prediction before every step, does the step,
@@ -26,13 +38,16 @@ def lesson(name: str | None, pause: bool, solutions: bool, as_json: bool) -> Non
       umktls lesson                             which lessons there are
       umktls lesson sequence --pause            answer the questions as they come
       umktls lesson 478 --solutions             the exercises solved
+      umktls lesson null --capture null.pcapng  (null-1-client.pcapng and so on, one for each host)
     """
+    wanted = wanted_capture(capture, secrets, capture_size)
     if name is None:
         show_list(as_json)
         return
     from umktls.cli.lesson_player import run
 
-    run(name, pause=pause, solutions=solutions, as_json=as_json)
+    say_what_is_secret(wanted)
+    run(name, pause=pause, solutions=solutions, as_json=as_json, capture=wanted)
 
 
 def show_list(as_json: bool) -> None:

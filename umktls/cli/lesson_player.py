@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from umktls.kernel.captures.config import CaptureConfig
 from umktls.lessons.player import Audience, Part, play
 
 __all__ = ["run"]
@@ -18,12 +19,14 @@ __all__ = ["run"]
 WIDTH = 96
 
 
-def run(name: str, *, pause: bool, solutions: bool, as_json: bool) -> None:
+def run(
+    name: str, *, pause: bool, solutions: bool, as_json: bool, capture: CaptureConfig | None = None
+) -> None:
     """Play the lesson of that name. Raises UmktlsError where this machine cannot."""
     audience: Audience = Json() if as_json else Terminal(pause)
 
     async def played() -> None:
-        await play(name, audience, solutions=solutions)
+        await play(name, audience, solutions=solutions, capture=capture)
 
     trio.run(played)
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from umktls.lessons.engines import carried, lines, nothing
+from umktls.lessons.engines import carried, lines
+from umktls.lessons.hosts import Lab, lab
 from umktls.lessons.lesson import Code, Exercise, Lesson, Question, Rfc, Seen, Step
 
 __all__ = ["LESSON"]
 
 
-async def by_kernel(stage: None) -> Seen:
-    facts = await carried("software")
+async def by_kernel(stage: Lab) -> Seen:
+    facts = await carried(stage, "software")
     return Seen(lines(facts), str(facts["early"][0]), facts)
 
 
-async def by_daemon(stage: None) -> Seen:
-    facts = await carried("bounce")
+async def by_daemon(stage: Lab) -> Seen:
+    facts = await carried(stage, "bounce")
     return Seen(lines(facts), "yes" if facts["clear"] else "no", facts)
 
 
-async def one_way(stage: None) -> Seen:
-    facts = await carried("tx=software,rx=bounce")
+async def one_way(stage: Lab) -> Seen:
+    facts = await carried(stage, "tx=software,rx=bounce")
     return Seen(lines(facts), " ".join(facts["modes"]), facts)
 
 
@@ -34,7 +35,7 @@ LESSON = Lesson(
     Each step starts two real hosts with real daemons, with a wire in between that notes what
     passes. Three calls are made with the text "attack at dawn".
     """,
-    nothing,
+    lab,
     (
         Step(
             "By the kernel",
@@ -109,4 +110,5 @@ LESSON = Lesson(
         Rfc(9289, "5.1.1", "protected operation on TCP"),
         Rfc(8446, "5", "record protocol"),
     ),
+    captured=lab,
 )

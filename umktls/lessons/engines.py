@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
-from umktls.lessons.hosts import Real, real
+from umktls.lessons.hosts import Lab, Real
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.echo import SAY
 
-__all__ = ["TEXT", "carried", "lines", "nothing"]
+__all__ = ["TEXT", "carried", "lines"]
 
 TEXT = b"attack at dawn"
 TLS_TYPES = range(20, 24)
 
 
-@asynccontextmanager
-async def nothing() -> AsyncIterator[None]:
-    """A stage for steps that set up their own."""
-    yield None
-
-
-async def carried(client: str, server: str = "software") -> dict[str, Any]:
+async def carried(stage: Lab, client: str, server: str = "software") -> dict[str, Any]:
     """Three calls over a connection of hosts with these engines; see `facts_of`."""
-    async with real(client, server) as hosts:
+    async with stage.real(client, server) as hosts:
         for _ in range(3):
             await hosts.both.rpc.call(SAY, TEXT, NULL_AUTH)
         await hosts.both.event("client", "first-rpc", 2)

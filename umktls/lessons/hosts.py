@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import trio
 
 from umktls.certs.pki import Authority
+from umktls.kernel.captures.config import CaptureConfig
 from umktls.kernel.host.children import program_path
 from umktls.ktls.engines.choice import parse_engines
 from umktls.rpc.server import Service
@@ -31,7 +32,7 @@ from umktls.testing.hosts import Pair, client_of, mount_config, mounting, servin
 from umktls.testing.joined import Joined, joined
 from umktls.testing.wire import Action, Way, Wire
 
-__all__ = ["Memory", "Real", "bench", "in_memory", "noting", "real"]
+__all__ = ["Lab", "Memory", "Real", "bench", "in_memory", "lab", "noting"]
 
 # For machines that are busy: a class of thirty, each with a lesson on one server.
 UPCALL_SECONDS, DAEMON_SECONDS = 10.0, 60.0
@@ -77,20 +78,50 @@ class Real:
     )
 
 
+@dataclass
+class Lab:
+    """Where steps boot hosts of their own. `capture`: where what passes the sockets of each goes,
+    in files that are numbered in their order."""
+
+    capture: CaptureConfig | None = None
+    booted: int = 0
+
+    def real(
+        self, client: str = "software", server: str = "software"
+    ) -> AbstractAsyncContextManager[Real]:
+        """Two hosts with these engines, over a wire on loopback."""
+        self.booted += 1
+        sides = ("client", "server")
+        files = [self.capture and self.capture.called(f"{self.booted}-{side}") for side in sides]
+        return real(client, server, *files)
+
+
 @asynccontextmanager
-async def real(client: str = "software", server: str = "software") -> AsyncIterator[Real]:
-    """Two hosts with these engines, over a wire on loopback."""
+async def lab(capture: CaptureConfig | None = None) -> AsyncIterator[Lab]:
+    """A stage for steps that boot their hosts themselves."""
+    yield Lab(capture)
+
+
+@asynccontextmanager
+async def real(
+    client: str,
+    server: str,
+    client_capture: CaptureConfig | None,
+    server_capture: CaptureConfig | None,
+) -> AsyncIterator[Real]:
+    """See `Lab.real`."""
     async with AsyncExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="umktls-")))
         certs = await trio.to_thread.run_sync(directory, place / "pki", Authority.create())
         common: dict[str, Any] = {"certs": certs, "daemon_seconds": DAEMON_SECONDS}
         listening = await stack.enter_async_context(
-            serving(place / "s", engine=parse_engines(server), **common)
+            serving(place / "s", engine=parse_engines(server), capture=server_capture, **common)
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
         wire = Wire()
         port = await relayed(wire, listening.port, nursery)
-        config = mount_config(port, place / "c", engine=parse_engines(client), **common)
+        common |= {"engine": parse_engines(client), "capture": client_capture}
+        config = mount_config(port, place / "c", **common)
         host = await stack.enter_async_context(mounting(config))
         await host.daemon_ready("rpctlscd")
         rpc = client_of(host, config)
@@ -114,11 +145,14 @@ async def relayed(wire: Wire, port: int, nursery: trio.Nursery) -> int:
 
 
 @asynccontextmanager
-async def bench(role: Role, *arguments: str) -> AsyncIterator[Bench]:
-    """A host with our daemon for that role, with `arguments` besides those that it needs."""
+async def bench(
+    role: Role, *arguments: str, capture: CaptureConfig | None = None
+) -> AsyncIterator[Bench]:
+    """A host with our daemon for that role, with `arguments` besides those that it needs; what
+    passes its sockets goes to `capture`."""
     needed: Sequence[str] = ("-D", "{certdir}", "-l", "{ca}", "-r", "{crl}")
     command = (program_path(DAEMONS[role]), *needed, *arguments)
     with tempfile.TemporaryDirectory(prefix="umktls-") as place:
-        async with benched(role, command, Path(place), UPCALL_SECONDS) as found:
+        async with benched(role, command, Path(place), UPCALL_SECONDS, capture=capture) as found:
             await found.subject.start(found.host, found.daemon)
             yield found

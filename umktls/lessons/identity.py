@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from umktls.kernel.captures.config import CaptureConfig
 from umktls.lessons.hosts import bench
 from umktls.lessons.lesson import Code, Exercise, Lesson, Question, Rfc, Seen, Step
 from umktls.nfsd.exports.exports import Export, Squash
@@ -47,11 +48,14 @@ class Both:
 
 
 @asynccontextmanager
-async def both() -> AsyncIterator[Both]:
+async def both(capture: CaptureConfig | None = None) -> AsyncIterator[Both]:
+    files = {role: capture and capture.called(role) for role in ("client", "server")}
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(bench("client"))
+        client = await stack.enter_async_context(bench("client", capture=files["client"]))
         user = ("-m", "-u", "-n", "example.org")
-        yield Both(client, await stack.enter_async_context(bench("server", *user)))
+        yield Both(
+            client, await stack.enter_async_context(bench("server", *user, capture=files["server"]))
+        )
 
 
 async def verdicts(found: Bench, kinds: tuple[str, ...]) -> dict[str, str]:
@@ -240,4 +244,5 @@ LESSON = Lesson(
         Rfc(9525, "6", "verifying service identity"),
         Rfc(5280, "5", "CRL and CRL extensions profile"),
     ),
+    captured=both,
 )

@@ -7,6 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from umktls.kernel.captures.config import CaptureConfig
+
 __all__ = ["Code", "Exercise", "Lesson", "Question", "Rfc", "Seen", "Step"]
 
 S = TypeVar("S")
@@ -77,7 +79,8 @@ class Rfc:
 
 @dataclass(frozen=True, slots=True)
 class Lesson(Generic[S]):
-    """`stage` sets up what the steps work on; `text` is the introduction, in paragraphs."""
+    """`stage` sets up what the steps work on; `text` is the introduction, in paragraphs. `captured`
+    is the same stage where there are hosts with sockets, with a capture of what passes them."""
 
     title: str
     text: str
@@ -86,3 +89,4 @@ class Lesson(Generic[S]):
     exercises: tuple[Exercise, ...]
     code: tuple[Code, ...]
     rfcs: tuple[Rfc, ...]
+    captured: Callable[[CaptureConfig], AbstractAsyncContextManager[S]] | None = None

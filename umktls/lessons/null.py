@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from umktls.errors import UmktlsError
-from umktls.lessons.engines import TEXT, carried, lines, nothing
-from umktls.lessons.hosts import real
+from umktls.lessons.engines import TEXT, carried, lines
+from umktls.lessons.hosts import Lab, lab
 from umktls.lessons.lesson import Code, Exercise, Lesson, Question, Rfc, Seen, Step
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.echo import SAY
@@ -12,18 +12,18 @@ from umktls.testing.echo import SAY
 __all__ = ["LESSON"]
 
 
-async def sealed(stage: None) -> Seen:
-    facts = await carried("software")
+async def sealed(stage: Lab) -> Seen:
+    facts = await carried(stage, "software")
     return Seen(lines(facts), str(facts["clear"]), facts)
 
 
-async def in_clear(stage: None) -> Seen:
-    facts = await carried("null", "null")
+async def in_clear(stage: Lab) -> Seen:
+    facts = await carried(stage, "null", "null")
     return Seen(lines(facts), "yes" if facts["clear"] else "no", facts)
 
 
-async def one_side(stage: None) -> Seen:
-    async with real("null", "software") as hosts:
+async def one_side(stage: Lab) -> Seen:
+    async with stage.real("null", "software") as hosts:
         both = hosts.both
         both.rpc.deadline = 3.0
         try:
@@ -52,7 +52,7 @@ LESSON = Lesson(
     Each step starts two real hosts with real daemons, with a wire in between that notes what
     passes. Calls are made with the text {TEXT.decode()!r}.
     """,
-    nothing,
+    lab,
     (
         Step(
             "As it should be",
@@ -117,4 +117,5 @@ LESSON = Lesson(
         Rfc(9289, "4.1", "discovering server-side TLS support"),
         Rfc(8446, "5", "record protocol"),
     ),
+    captured=lab,
 )

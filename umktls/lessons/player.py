@@ -14,8 +14,11 @@ Texts are paragraphs. An exercise has its "solution" only where solutions are wa
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+from umktls.errors import UnsupportedError
+from umktls.kernel.captures.config import CaptureConfig
 from umktls.lessons.lesson import Lesson, Step
 from umktls.lessons.table import LESSONS, load
 
@@ -36,15 +39,33 @@ def paragraphs(text: str) -> list[str]:
     return [" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n")]
 
 
-async def play(name: str, audience: Audience, *, solutions: bool = False) -> None:
-    """The whole lesson. Raises what its stage raises (UmktlsError)."""
+async def play(
+    name: str, audience: Audience, *, solutions: bool = False, capture: CaptureConfig | None = None
+) -> None:
+    """The whole lesson. Raises what its stage raises (UmktlsError), and `UnsupportedError` where
+    there is nothing to capture."""
     lesson = load(name)
+    stage_of = staged(name, lesson, capture)
     first = {"name": name, "title": lesson.title, "minutes": LESSONS[name].minutes}
     await audience.hear({"part": "lesson", **first, "text": paragraphs(lesson.text)})
-    async with lesson.stage() as stage:
+    async with stage_of as stage:
         for number, step in enumerate(lesson.steps, 1):
             await _play_step(number, step, stage, audience)
     await audience.hear(_end(lesson, solutions))
+
+
+def staged(
+    name: str, lesson: Lesson[Any], capture: CaptureConfig | None
+) -> AbstractAsyncContextManager[Any]:
+    if capture is None:
+        return lesson.stage()
+    if lesson.captured is None:
+        able = ", ".join(each for each in LESSONS if load(each).captured is not None)
+        raise UnsupportedError(
+            f"lesson {name} has no hosts with sockets of their own, so there is nothing to "
+            f"capture: take one of {able}"
+        )
+    return lesson.captured(capture)
 
 
 async def _play_step(number: int, step: Step[Any], stage: Any, audience: Audience) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from umktls.kernel.captures.config import CaptureConfig
 from umktls.lessons.hosts import bench
 from umktls.lessons.lesson import Code, Exercise, Lesson, Question, Rfc, Seen, Step
 from umktls.scenarios.bench import Bench
@@ -49,8 +50,8 @@ class Client:
 
 
 @asynccontextmanager
-async def client() -> AsyncIterator[Client]:
-    async with bench("client") as found:
+async def client(capture: CaptureConfig | None = None) -> AsyncIterator[Client]:
+    async with bench("client", capture=capture) as found:
         yield Client(found, server_context(found.wallet))
 
 
@@ -210,4 +211,5 @@ LESSON = Lesson(
         Rfc(8446, "4.6.1", "new session ticket message"),
         Rfc(8446, "C.4", "client tracking prevention"),
     ),
+    captured=client,
 )

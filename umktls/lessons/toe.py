@@ -11,7 +11,8 @@ import trio
 
 from umktls.certs.pki import Authority
 from umktls.ktls.engines.toe import HoldBack
-from umktls.lessons.engines import carried, lines, nothing
+from umktls.lessons.engines import carried, lines
+from umktls.lessons.hosts import Lab, lab
 from umktls.lessons.lesson import Code, Exercise, Lesson, Question, Rfc, Seen, Step
 from umktls.lessons.stage import split_records
 from umktls.testing.certificates import directory
@@ -19,13 +20,13 @@ from umktls.testing.certificates import directory
 __all__ = ["LESSON"]
 
 
-async def software(stage: None) -> Seen:
-    facts = await carried("software")
+async def software(stage: Lab) -> Seen:
+    facts = await carried(stage, "software")
     return Seen(lines(facts), str(facts["early"][0]), facts)
 
 
-async def card(stage: None) -> Seen:
-    facts = await carried("toe")
+async def card(stage: Lab) -> Seen:
+    facts = await carried(stage, "toe")
     held = sum(facts["held"])
     seen = (
         *lines(facts),
@@ -58,7 +59,7 @@ def handshake() -> list[tuple[str, bytes]]:
     return found
 
 
-async def which_record(stage: None) -> Seen:
+async def which_record(stage: Lab) -> Seen:
     watcher = HoldBack(server=False)
     seen, held = [], 0
     for who, record in await trio.to_thread.run_sync(handshake):
@@ -87,7 +88,7 @@ LESSON = Lesson(
 
     The first two steps start two real hosts with real daemons, with a wire in between.
     """,
-    nothing,
+    lab,
     (
         Step(
             "Without such a card",
@@ -151,4 +152,5 @@ LESSON = Lesson(
         Rfc(8446, "5.1", "record layer"),
         Rfc(8446, "2", "protocol overview: which messages are protected by which keys"),
     ),
+    captured=lab,
 )
