@@ -25,3 +25,14 @@ def test_where_to_begin(package: Path) -> None:
     assert [
         name for name in named if not any((top / name).is_file() for top in (package, TOP))
     ] == []
+
+
+def test_the_page_names_files_that_there_are() -> None:
+    text = (TOP / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`((?:[\w.]+/)*\w+\.py)`", text))
+    assert len(named) > 50
+    files = [str(path.relative_to(TOP)) for package in PACKAGES for path in package.glob("*.py")]
+    files += [str(path.relative_to(TOP)) for path in (TOP / "tests").rglob("*.py")]
+    assert [
+        name for name in named if not any(f"/{one}".endswith(f"/{name}") for one in files)
+    ] == []
