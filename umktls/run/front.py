@@ -43,7 +43,8 @@ def run_in_front(config: RunConfig, as_json: bool) -> NoReturn:
     """Run the command, and end as it ends."""
     become_subreaper()  # the command's parent, should the supervisor die
     told, tell = os.pipe()
-    if not os.fork():
+    child = os.fork()
+    if not child:
         os.close(told)
         supervisor(config, os.fdopen(tell, "w"))
     os.close(tell)
@@ -53,7 +54,7 @@ def run_in_front(config: RunConfig, as_json: bool) -> NoReturn:
             pass_signals_on(pid)
         report = lines.readline()
     if not report:
-        end_as(without_supervisor(pid))
+        end_as(without_supervisor(child, pid))
     found = json.loads(report)
     if "error" in found:
         complain(found["error"])
@@ -79,8 +80,9 @@ def pass_signals_on(pid: int) -> None:
     threading.Thread(target=work, daemon=True).start()
 
 
-def without_supervisor(pid: int) -> int:
+def without_supervisor(supervisor: int, pid: int) -> int:
     """Wait for the command alone; its wait status."""
+    os.waitpid(supervisor, 0)  # then the command is this process's child
     complain("the supervisor has ended; what goes on has no kernel TLS any more")
     try:
         return os.waitpid(pid, 0)[1] if pid else EXIT_OWN << 8

@@ -61,14 +61,21 @@ def become(command: Sequence[str], program: bytes, go: int, tell: int) -> None:
         os._exit(status)
 
 
+def listener_of(program: bytes) -> int:
+    """Only CAP_SYS_ADMIN may filter what could get privileges. Raises OSError."""
+    try:
+        return seccomp_listener(program)
+    except PermissionError:
+        no_new_privileges()
+        return seccomp_listener(program)
+
+
 def filtered(command: Sequence[str], program: bytes, go: int, tell: int) -> int:
     """Returns only where the command cannot be run: the exit status then."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
         signal.signal(number, signal.SIG_DFL)
     try:
-        if os.geteuid() != 0:
-            no_new_privileges()
-        listener = seccomp_listener(program)
+        listener = listener_of(program)
     except OSError as error:
         os.write(tell, b"%d\n" % -(error.errno or 1))
         return EXIT_OWN
