@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 
 import click
@@ -61,13 +62,13 @@ class Terminal:
     async def hear(self, part: Part) -> None:
         self._shows[part["part"]](part)
         if self._pause and part["part"] in ("lesson", "means"):
-            await trio.to_thread.run_sync(click.pause, "\nEnter goes on. ")
+            await pause()
 
     async def answer(self) -> str | None:
         if not self._pause:
             return None
-        typed: str = await trio.to_thread.run_sync(ask)
-        return typed or None
+        click.echo("Your answer: ", nl=False)
+        return (await typed()).strip() or None
 
     def _lesson(self, part: Part) -> None:
         self._title(f"{part['title']}   ({part['minutes']} minutes)")
@@ -122,9 +123,16 @@ class Terminal:
         self._console.print(Padding(Text(line, style=style), (0, 0, 0, 4), expand=False))
 
 
-def ask() -> str:
-    """What the reader types; empty at the end of the input, too."""
-    try:
-        return str(click.prompt("Your answer", default="", show_default=False)).strip()
-    except click.Abort:
-        return ""
+async def pause() -> None:
+    """Until Enter, where somebody sits who can press it."""
+    if sys.stdin.isatty():
+        click.echo("\nEnter goes on. ", nl=False)
+        await typed()
+
+
+async def typed() -> str:
+    """The next line of input. A terminal is readable when its line is there: until then hosts run
+    on, and Ctrl-C ends the lesson."""
+    if sys.stdin.isatty():
+        await trio.lowlevel.wait_readable(sys.stdin)
+    return sys.stdin.readline()

@@ -213,8 +213,9 @@ LESSON = Lesson(
         Exercise(
             "Run `umktls serve` with --personality freebsd14 and mount from it; then `umktls "
             "rekey`. What happens, and why is no file lost?",
-            "The host cannot take a second key, so it makes new keys by a new connection; calls "
-            "that were under way are sent again (`umktls lesson loss`).",
+            "The server's host refuses, because its kernel takes no second key. The mount's "
+            "sends no KeyUpdate to a peer that has not shown that it follows one, and makes a "
+            "new connection; calls that were under way are sent again (`umktls lesson loss`).",
         ),
         Exercise(
             "Find where umktls has the difference of the third step, and change it for Linux.",
