@@ -89,6 +89,8 @@ def test_the_wheel_has_what_people_look_for(wheel: Path) -> None:
     expected |= {
         "share/doc/umktls/CHANGELOG.md",
         "share/doc/umktls/wire.md",
+        "share/doc/umktls/demo.html",
+        "share/doc/umktls/watch.png",
         "share/doc/umktls/examples/mydaemon.py",
         "share/doc/umktls/systemd/umktls-serve@.service",
         "share/bash-completion/completions/umktls",
