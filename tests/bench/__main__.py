@@ -24,6 +24,7 @@ from tests.bench import (
     restarts,
     rpcs,
     trees,
+    watched,
     workers,
 )
 from tests.bench.figures import Figure, as_table, write_lines
@@ -47,6 +48,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[Figure]]] = {
     "rekeys": rekeys.measure,
     "memory": memory.measure,
     "workers": workers.measure,
+    "watched": watched.measure,
     "instructions": instructions.measure,
 }
 RESULTS = Path("bench-results")

@@ -126,9 +126,9 @@ def supervisor(config: RunConfig, tell: IO[str]) -> NoReturn:
             signal.signal(number, signal.SIG_IGN)
         let_go(0)
         let_go(1)
-        import trio
+        from umktls.kernel.ground import hostclock
 
-        trio.run(supervise, config, tracee, report)
+        hostclock.run(supervise, config, tracee, report)
     except (UmktlsError, OSError) as error:
         say({"error": str(error)})
     except BaseException:

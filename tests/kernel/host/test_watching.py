@@ -156,15 +156,20 @@ def test_too_many_steps_are_counted_and_not_told() -> None:
 
 
 def test_windows_are_the_same_for_all_hosts() -> None:
-    one, other = Pace(), Pace()
+    windows = [3.1]
+    one, other = (Pace(lambda: windows[0] * WINDOW_SECONDS) for _ in range(2))
     for _ in range(MOST_STEPS):
-        assert one.take(3.1 * WINDOW_SECONDS)
-    assert not one.take(3.9 * WINDOW_SECONDS)
-    assert other.take(3.9 * WINDOW_SECONDS)
-    assert other.take(4.0 * WINDOW_SECONDS)
-    assert [one.take(4.0 * WINDOW_SECONDS) for _ in range(STEPS_PER_WINDOW)].count(True) == 100
-    assert not one.take(4.9 * WINDOW_SECONDS)
-    assert one.take(9.0 * WINDOW_SECONDS)
+        assert one.take()
+    windows[0] = 3.9
+    assert not one.take()
+    assert other.take()
+    windows[0] = 4.0
+    assert other.take()
+    assert [one.take() for _ in range(STEPS_PER_WINDOW)].count(True) == 100
+    windows[0] = 4.9
+    assert not one.take()
+    windows[0] = 9.0
+    assert one.take()
 
 
 def test_records_are_kept_within_bounds() -> None:

@@ -58,6 +58,9 @@ class Trace:
 
     Attributes:
         close: somebody watches closely: `step` has an ear.
+        has_room: says whether a step is told that happens now. Whoever has to work for its fields
+            looks at `close`, asks this, and then makes the step by `tell`; where it is not told, it
+            counts as skipped.
         steps: the gates at which the host stops for whoever steps through what it does.
         on_close: called with True when the first one begins to, with False when the last one goes.
     """
@@ -80,7 +83,8 @@ class Trace:
         self._ring: deque[Event] = deque(maxlen=size)
         self._subscribers: list[Callable[[Event], None]] = []
         self._watchers: list[Callable[[Event], None]] = []
-        self._pace = Pace()
+        self._pace = Pace(mono)
+        self.has_room = self._pace.take
         self.steps = Steps(self.emit, mono)
 
     def now(self) -> float:
@@ -100,14 +104,9 @@ class Trace:
             subscriber(record)
         return record
 
-    def has_room(self) -> bool:
-        """Whether a step would be told now. Whoever has to work for its fields asks first, and
-        makes the step if it is True; if not, the step counts as skipped."""
-        return self.close and self._pace.take(self._mono())
-
     def step(self, event: str, connection: str | None, /, **fields: Any) -> None:
         """Tell of one of the kinds that are `watched`, behind a look at `close`."""
-        if self.has_room():
+        if self.close and self.has_room():
             self.tell(event, connection, **fields)
 
     def tell(self, event: str, connection: str | None, /, **fields: Any) -> None:

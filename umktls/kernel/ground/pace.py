@@ -8,6 +8,9 @@ the rest of it only counted: what is told hangs together then, with its causes o
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 __all__ = ["MOST_STEPS", "STEPS_PER_WINDOW", "WINDOW_SECONDS", "Pace"]
 
 WINDOW_SECONDS = 1.0
@@ -16,25 +19,31 @@ MOST_STEPS = 400
 
 
 class Pace:
-    """Counts the steps of one host."""
+    """Counts the steps of one host, by that clock (seconds)."""
 
-    def __init__(self) -> None:
+    def __init__(self, mono: Callable[[], float] = time.monotonic) -> None:
+        self._mono = mono
         self._window = 0
+        self._ends = 0.0
         self._left = MOST_STEPS
         self._skipped = 0
 
-    def take(self, mono: float) -> bool:
-        """Whether the step that happens now is told."""
-        window = int(mono / WINDOW_SECONDS)
-        if window != self._window:
-            gained = STEPS_PER_WINDOW * (window - self._window)
-            self._window = window
-            self._left = min(MOST_STEPS, self._left + gained)
-        if self._left > 0:
+    def take(self) -> bool:
+        """Whether the step that happens now is told. Where much happens this is called for each
+        record and call, and most are not."""
+        now = self._mono()
+        if now >= self._ends:
+            self._next_window(now)
+        if self._left:
             self._left -= 1
             return True
         self._skipped += 1
         return False
+
+    def _next_window(self, now: float) -> None:
+        window = int(now / WINDOW_SECONDS)
+        self._left = min(MOST_STEPS, self._left + STEPS_PER_WINDOW * (window - self._window))
+        self._window, self._ends = window, (window + 1) * WINDOW_SECONDS
 
     def skipped(self) -> int:
         """How many were not told since this was asked last."""

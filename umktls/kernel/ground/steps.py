@@ -105,6 +105,11 @@ class Steps:
         for file in self._files:
             file.mark(flag, on)
 
+    @staticmethod
+    def possible() -> bool:
+        """Whether the clock can stand still."""
+        return isinstance(trio.lowlevel.current_clock(), HostClock)
+
     # ---- for the viewer
 
     @contextmanager
