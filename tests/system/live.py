@@ -27,6 +27,7 @@ from umktls.cli.sandbox import Sandbox
 from umktls.kernel.host.children import program_path
 
 LOOK_AGAIN_SECONDS = 0.02
+TRACE_SECONDS = 40
 
 
 def needs_fuse() -> None:
@@ -149,6 +150,29 @@ def in_foreground(box: Sandbox, *words: str | Path) -> Iterator[tuple[subprocess
         assert process.stdout is not None
         yield process, process.stdout.readline()
     finally:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def tracing(
+    box: Sandbox, *words: str, seconds: float = TRACE_SECONDS
+) -> Iterator[subprocess.Popen[str]]:
+    """`umktls trace --json` with these words runs inside the block, for so long at most."""
+    process = subprocess.Popen(
+        [program_path("umktls"), "trace", "--json", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=box.environment(),
+        text=True,
+    )
+    watch = threading.Timer(seconds, process.kill)
+    watch.start()
+    try:
+        yield process
+    finally:
+        watch.cancel()
         process.kill()
         process.communicate()
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +12,12 @@ from typing import Any
 
 from tests.capture.streams import segments, streams
 from tests.system.conftest import Command
+from tests.system.live import tracing
 from umktls.certs.pki import Authority
 from umktls.cli.sandbox import Sandbox
-from umktls.kernel.host.children import program_path
 from umktls.rpc.message import parse_untrusted
 from umktls.testing.certificates import SERVER, directory, expired
 
-SECONDS = 40
 PROBE_LENGTH = 44
 HANDSHAKE, CLIENT_HELLO = 22, 1
 
@@ -28,25 +25,11 @@ HANDSHAKE, CLIENT_HELLO = 22, 1
 @contextmanager
 def trace(sandbox: Sandbox) -> Iterator[Iterator[dict[str, Any]]]:
     """The events of `umktls trace`, which runs inside the block. It has a deadline."""
-    process = subprocess.Popen(
-        [program_path("umktls"), "trace", "--json"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=sandbox.environment(),
-        text=True,
-    )
-    watch = threading.Timer(SECONDS, process.kill)
-    watch.start()
-    try:
+    with tracing(sandbox) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stderr.readline().startswith(f"no host runs yet (looked in {sandbox.run};")
         yield map(json.loads, process.stdout)
-    finally:
-        watch.cancel()
-        process.kill()
-        process.communicate()
 
 
 def serve(sandbox: Sandbox) -> int:

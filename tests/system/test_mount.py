@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.conftest import MOUNT_SECONDS
-from tests.system.live import ended, event, in_foreground, kill, needs_fuse, run, until
+from tests.system.live import ended, event, in_foreground, kill, needs_fuse, run, tracing, until
 from tests.system.mounting import TEXT, assert_gone, clients, mount, server, source, umktls
 from umktls.certs import layout
 from umktls.cli.control import Host
@@ -287,16 +286,7 @@ def test_trace_tells_the_story(box: Sandbox, place: Path) -> None:
 
 
 def test_trace_follows(box: Sandbox, place: Path) -> None:
-    process = subprocess.Popen(
-        [program_path("umktls"), "trace", "--json", "--since", "3600", server(box).name],
-        stdout=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        env=box.environment(),
-        text=True,
-    )
-    watch = threading.Timer(MOUNT_SECONDS, process.kill)
-    watch.start()
-    try:
+    with tracing(box, "--since", "3600", server(box).name) as process:
         assert process.stdout is not None
         # Who gets an event of the past gets all that come from now on.
         assert json.loads(process.stdout.readline())["event"] == "host-up"
@@ -308,7 +298,3 @@ def test_trace_follows(box: Sandbox, place: Path) -> None:
         assert handshake["connection"] == accepted["connection"]
         process.send_signal(signal.SIGINT)
         assert process.wait(MOUNT_SECONDS) == 0
-    finally:
-        watch.cancel()
-        process.kill()
-        process.communicate()

@@ -5,42 +5,13 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.daemons.fakekernel import FakeKernel
-from tests.daemons.fakesocket import SECONDS, FakeSocket
-from tests.daemons.harness import MUTUAL, Harness, daemon
+from tests.daemons.ends import End, assert_refused, connect, forge, talk
+from tests.daemons.harness import Harness, daemon
 from umktls.abi import rpctls
-from umktls.ktls.socket.tx import Transmitter
-
-
-@dataclass
-class End:
-    """One end of a session: its daemon's harness and its socket."""
-
-    harness: Harness
-    sock: FakeSocket
-
-    @property
-    def kernel(self) -> FakeKernel:
-        return self.harness.kernel
-
-    def receive(self, length: int) -> bytes:
-        return self.harness.receive(self.sock, length)
-
-    def rekey(self) -> int:
-        return self.kernel.about(self.sock, "REKEY")
-
-    def updates(self) -> list[tuple[str, int, bool]]:
-        return [
-            (event["direction"], event["generation"], event["requested"])
-            for event in self.kernel.events
-            if event["event"] == "key-update"
-        ]
 
 
 @pytest.fixture
@@ -54,31 +25,11 @@ def daemons(tmp_path: Path) -> Iterator[tuple[Harness, Harness]]:
         yield client, server
 
 
-def connect(client: Harness, server: Harness, personality: str = "umktls") -> tuple[End, End]:
-    near, far = socket.socketpair()
-    with ThreadPoolExecutor(1) as pool:
-        ends = (
-            End(client, FakeSocket(near, security="mtls", personality=personality)),
-            End(server, FakeSocket(far, security="mtls", personality=personality)),
-        )
-        serving = pool.submit(server.kernel.connect, ends[1].sock)
-        assert client.kernel.connect(ends[0].sock).reterr == rpctls.RPCTLSERR_OK
-        assert serving.result(SECONDS).flags == MUTUAL
-    return ends
-
-
 @pytest.fixture
 def ends(daemons: tuple[Harness, Harness]) -> Iterator[tuple[End, End]]:
     client, server = connect(*daemons)
     with contextlib.closing(client.sock.sock), contextlib.closing(server.sock.sock):
         yield client, server
-
-
-def talk(one: End, other: End) -> None:
-    one.sock.send(b"there")
-    assert other.receive(5) == b"there"
-    other.sock.send(b"back!")
-    assert one.receive(5) == b"back!"
 
 
 def test_sequence_numbers_and_tickets(ends: tuple[End, End]) -> None:
@@ -152,13 +103,6 @@ def test_a_kernel_that_does_not_rekey(daemons: tuple[Harness, Harness]) -> None:
         end.sock.sock.close()
 
 
-def forge(end: End, record_type: int, content: bytes) -> None:
-    """Send a record that no daemon would send."""
-    tx: Transmitter = end.sock.state.tx
-    with end.sock.lock:
-        end.sock._push(tx.seal_message([content], record_type))
-
-
 @pytest.mark.parametrize(
     ("record_type", "content", "alert"),
     [
@@ -176,19 +120,8 @@ def test_what_must_not_be_said(
     client, server = ends
     talk(client, server)
     forge(server, record_type, content)
-    verdicts = []
-
-    def handle(sock: FakeSocket) -> None:
-        verdicts.append(client.kernel.about(sock, "HANDLERECORD"))
-        sock.sock.shutdown(socket.SHUT_RDWR)
-
-    client.sock.receive(1, handle)
-    assert verdicts == [rpctls.RPCTLSERR_NOSSL]
-    assert client.kernel.event("alert")["description"] == alert
-    # The other side is told.
-    assert server.receive(1) == b""
+    assert_refused(client, server, alert)
     assert server.kernel.event("alert")["level"] == "fatal"
-    assert server.kernel.event("alert")["description"] == alert
 
 
 def test_messages_cut_across_records(ends: tuple[End, End]) -> None:

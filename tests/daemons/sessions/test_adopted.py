@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from umktls_daemons.sessions import records
 
+from tests.daemons.ends import End, assert_refused, connect, forge, talk
 from tests.daemons.fakesocket import FakeSocket
 from tests.daemons.harness import daemon
 from tests.daemons.pki import certificates
-from tests.daemons.programs.test_pairs import End, connect, forge, talk
 from umktls.abi import rpctls
 from umktls.upcall.deposit import Deposit
 
@@ -195,18 +195,7 @@ def test_what_must_not_be_said(
     talk(one, other)
     restart(one)
     forge(other, record_type, content)
-    verdicts: list[int] = []
-
-    def handle(sock: FakeSocket) -> None:
-        verdicts.append(one.kernel.about(sock, "HANDLERECORD"))
-        sock.sock.shutdown(socket.SHUT_RDWR)
-
-    one.sock.receive(1, handle)
-    assert verdicts == [rpctls.RPCTLSERR_NOSSL]
-    assert one.kernel.event("alert")["description"] == alert
-    # The other side is told.
-    assert other.receive(1) == b""
-    assert other.kernel.event("alert")["description"] == alert
+    assert_refused(one, other, alert)
 
 
 def test_a_fatal_alert(ends: tuple[End, End]) -> None:

@@ -19,10 +19,10 @@ from umktls_daemons.tls.failure import VERIFY_ALERTS, alert_received
 from umktls_daemons.tls.identity import Identity, Trust
 from umktls_daemons.tls.tlsadapter import ClientCertificates, TlsContext, TlsError, Versions
 
+from tests.daemons.ends import End, connect, forge, talk
 from tests.daemons.fakesocket import SECONDS, FakeSocket
 from tests.daemons.harness import client_context, daemon
 from tests.daemons.pki import certificates
-from tests.daemons.programs.test_pairs import End, connect, forge, talk
 from tests.daemons.tls.test_trust import pass_on
 from umktls.abi import rpctls
 from umktls.abi.alerts import TlsAlert, alert_name
