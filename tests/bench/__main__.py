@@ -24,6 +24,7 @@ from tests.bench import (
     restarts,
     rpcs,
     trees,
+    unmodified,
     watched,
     workers,
 )
@@ -49,6 +50,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[Figure]]] = {
     "memory": memory.measure,
     "workers": workers.measure,
     "watched": watched.measure,
+    "run": unmodified.measure,
     "instructions": instructions.measure,
 }
 RESULTS = Path("bench-results")

@@ -106,7 +106,8 @@ class MessageHeader:
         """Put there what a recvmsg has received. Raises OSError."""
         scatter(memory, self.pieces, data)
         memory.write(self.control, control)
-        memory.write(self.address + 8, struct.pack("<I", 0))
+        if self.name:
+            memory.write(self.address + 8, struct.pack("<I", 0))
         memory.write(self.address + 40, struct.pack("<QI", len(control), flags))
 
 

@@ -5,6 +5,7 @@ A thread is named by its id; /proc has it whether or not it leads its process.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -25,6 +26,7 @@ __all__ = [
     "registrations_of",
 ]
 
+PIDFD_THREAD = os.O_EXCL
 _EPOLL_LINE = re.compile(
     r"tfd:\s*(\d+) events:\s*([0-9a-f]+) data:\s*([0-9a-f]+).* ino:([0-9a-f]+)"
 )
@@ -67,9 +69,20 @@ def flags_of(thread: int, number: int) -> int:
     return 0
 
 
+def pidfd_of(thread: int) -> int:
+    """A pidfd of a thread, or, where the kernel (before 6.9) has none, of its process. Raises
+    OSError."""
+    try:
+        return os.pidfd_open(thread, PIDFD_THREAD)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.pidfd_open(process_of(thread))
+
+
 def copy_of(thread: int, number: int) -> int:
     """A copy of a descriptor, for whoever calls to close. Raises OSError: EBADF, ESRCH, EPERM."""
-    pidfd = os.pidfd_open(process_of(thread))
+    pidfd = pidfd_of(thread)
     try:
         return pidfd_getfd(pidfd, number)
     finally:

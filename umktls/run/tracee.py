@@ -46,6 +46,7 @@ class Tracee:
             if number < 0:
                 raise OSError(-number, os.strerror(-number), "seccomp")
             listener = Listener(copy_of(self.pid, number))
+            listener.wake_at_once()
             go.write(GO)
         return listener
 

@@ -1,0 +1,187 @@
+"""What unmodified programs reach under `umktls run`, each beside itself without it.
+
+nginx seals by kernel TLS under it, and with OpenSSL in user space without it. Clients are on the
+same machine, and are the same for both. git and gcc have nothing to do with TLS: what they cost
+more is the filter.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+from tests.bench.figures import Figure, alternate
+from tests.bench.files import MEMORY
+from umktls.errors import WorldError
+
+REPETITIONS = 5
+BIG = 200 << 20
+REQUESTS, CONNECTIONS = 2000, 8
+SIDES = ("run", "without")
+CONFIGURATION = """
+daemon off; worker_processes 2; pid {where}/{side}.pid; error_log {where}/{side}.log error;
+events {{ worker_connections 512; }}
+http {{
+  access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;
+  client_body_temp_path {where}/t1; proxy_temp_path {where}/t2; fastcgi_temp_path {where}/t3;
+  uwsgi_temp_path {where}/t4; scgi_temp_path {where}/t5;
+  server {{
+    listen 127.0.0.1:{port} ssl; root {where}/www;
+    ssl_certificate {where}/cert.pem; ssl_certificate_key {where}/key.pem; {option}
+  }}
+}}
+"""
+
+
+def measure() -> Iterator[Figure]:
+    """Throughput and requests of nginx, then what git and gcc take."""
+    with nginx() as ports:
+        yield from served(
+            "unmodified: nginx, 200 MiB by sendfile",
+            "MiB/s",
+            {side: partial(download, port) for side, port in ports.items()},
+        )
+        yield from served(
+            f"unmodified: nginx, 1 KiB over {CONNECTIONS} kept connections",
+            "/s",
+            {side: partial(requests, port) for side, port in ports.items()},
+        )
+    yield from unrelated()
+
+
+def served(name: str, unit: str, runs: dict[str, Callable[[], float]]) -> Iterator[Figure]:
+    medians = alternate(REPETITIONS, runs)
+    baseline = "OpenSSL in user space"
+    yield Figure(name, medians["run"], unit, baseline, medians["without"], 0.5)
+
+
+def unrelated() -> Iterator[Figure]:
+    """Seconds of many git status, and of compiling, in a shell that runs already."""
+    here = Path(__file__).parents[1] / "run" / "calls.c"
+    work = {
+        "git status x 100": "for i in $(seq 100); do git status >/dev/null; done",
+        "gcc": f"gcc -O2 -pthread -o /dev/null {here}",
+    }
+    for name, script in work.items():
+        medians = alternate(
+            REPETITIONS,
+            {
+                "run": partial(seconds, [*under_run(), "bash", "-c", timed(script)]),
+                "without": partial(seconds, ["bash", "-c", timed(script)]),
+            },
+        )
+        yield Figure(
+            f"unmodified: {name}", medians["run"], "s", "without", medians["without"], 1.1, True
+        )
+
+
+def timed(script: str) -> str:
+    return f"TIMEFORMAT=%R; time {{ {script}; }}"
+
+
+def seconds(command: Sequence[str]) -> float:
+    """What the shell says that its work took."""
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stderr.split()[-1])
+
+
+def under_run() -> list[str]:
+    return [sys.executable, "-c", "from umktls.cli.main import main; main()", "run", "--"]
+
+
+@contextmanager
+def nginx() -> Iterator[dict[str, int]]:
+    """One under `umktls run` and one without; their ports."""
+    with ExitStack() as stack:
+        memory = MEMORY if MEMORY.is_dir() else None
+        where = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=memory)))
+        prepare(where)
+        ports = {}
+        for side in SIDES:
+            with socket.create_server(("127.0.0.1", 0)) as probe:
+                port = ports[side] = probe.getsockname()[1]
+            option = "ssl_conf_command Options KTLS;" if side == "run" else ""
+            text = CONFIGURATION.format(where=where, side=side, port=port, option=option)
+            (where / f"{side}.conf").write_text(text)
+            command = ["nginx", "-c", str(where / f"{side}.conf")]
+            process = subprocess.Popen([*(under_run() if side == "run" else []), *command])
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+            reach(port)
+        yield ports
+
+
+def prepare(where: Path) -> None:
+    """A certificate and two files, which the user of nginx may read."""
+    where.chmod(0o755)
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=localhost"]
+    subprocess.run(command, cwd=where, check=True, capture_output=True)
+    (where / "www").mkdir()
+    (where / "www" / "small").write_bytes(os.urandom(1024))
+    block = os.urandom(1 << 20)
+    with (where / "www" / "big").open("wb") as big:
+        for _ in range(BIG >> 20):
+            big.write(block)
+
+
+def reach(port: int) -> None:
+    """Wait until somebody listens. Raises WorldError."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            time.sleep(0.1)
+        else:
+            return
+    raise WorldError("nginx did not come up")
+
+
+def connected(port: int) -> ssl.SSLSocket:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context.wrap_socket(socket.create_connection(("127.0.0.1", port)))
+
+
+def download(port: int) -> float:
+    """MiB of a second, by curl. Raises WorldError."""
+    command = ["curl", "-sk", f"https://127.0.0.1:{port}/big", "-o", "/dev/null"]
+    command += ["-w", "%{size_download} %{time_total}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    size, taken = done.stdout.split()
+    if int(size) != BIG:
+        raise WorldError(f"nginx sent {size} bytes of {BIG}")
+    return BIG / float(taken) / (1 << 20)
+
+
+def requests(port: int) -> float:
+    """Requests of a second, over all connections together."""
+    each = REQUESTS // CONNECTIONS
+
+    def work() -> None:
+        with connected(port) as sock:
+            for _ in range(each):
+                sock.sendall(b"GET /small HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                got = sock.recv(16384)
+                while len(got.partition(b"\r\n\r\n")[2]) < 1024:
+                    got += sock.recv(16384)
+
+    threads = [threading.Thread(target=work) for _ in range(CONNECTIONS)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return REQUESTS / (time.perf_counter() - began)
