@@ -71,3 +71,12 @@ def context(
         ciphersuites=suites,
         versions=versions,
     )
+
+
+def write_lists(path: Path, *revoked: str) -> Path:
+    """The revocation lists of all CAs but the foreign one, with these certificates in them."""
+    pki = certificates()
+    credentials = [pki.credential(name) for name in revoked]
+    lists = [authority.crl(credentials) for authority in (pki.authority, pki.intermediate)]
+    path.write_bytes(b"".join(lists))
+    return path

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from tests.conftest import patience
-from tests.engines.test_hosts import engine, halves, talk
+from tests.engines.talking import engine, halves, talk
 from tests.kernel.sockets.test_stream import receive_exactly
 from umktls.abi import freebsd
 from umktls.errors import UmktlsError, WorldError

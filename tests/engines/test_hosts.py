@@ -12,39 +12,19 @@ import pytest
 import trio
 
 from tests.conftest import patience
+from tests.engines.talking import TICKETS, engine, halves, talk
 from tests.tlsworld import AUTHORITY
 from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError
-from umktls.kernel.host.host import Host
 from umktls.kernel.upcalls import tls
 from umktls.ktls.engines.choice import parse_engines
 from umktls.ktls.session.errors import NULL_ON_ONE_SIDE
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.certificates import directory
 from umktls.testing.echo import COUNT, SAY
-from umktls.testing.hosts import Pair, pair
-
-TICKETS = 2
-
-
-def engine(text: str, **more: Any) -> dict[str, Any]:
-    return {"engine": parse_engines(text), **more}
-
-
-def halves(host: Host) -> tuple[tuple[str, str], tuple[str, str]]:
-    """(engine, mode) of the newest connection's two directions."""
-    connection = host.stat()["connections"][-1]
-    tx, rx = connection["tx"], connection["rx"]
-    return (tx["engine"], tx["mode"]), (rx["engine"], rx["mode"])
-
+from umktls.testing.hosts import pair
 
 BOUNCES = ["bounce", "tx=software,rx=bounce", "tx=bounce,rx=software"]
-
-
-async def talk(both: Pair, number: int, size: int, times: int) -> None:
-    for turn in range(times):
-        data = bytes([number, turn]) * (size // 2)
-        assert await both.rpc.call(SAY, data, NULL_AUTH) == data
 
 
 @pytest.mark.parametrize("server", ["software", "bounce"])

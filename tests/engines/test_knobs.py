@@ -9,7 +9,7 @@ import trio
 from click.testing import CliRunner
 
 from tests.conftest import patience
-from tests.engines.test_hosts import engine, talk
+from tests.engines.talking import engine, talk
 from umktls.cli.main import main
 from umktls.errors import CallerError
 from umktls.kernel.host.host import Host

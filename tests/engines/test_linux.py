@@ -14,7 +14,7 @@ import trio
 
 from tests.conftest import KERNEL_LACKS, patience
 from tests.engines.modelsocket import ModelSocket
-from tests.engines.test_hosts import TICKETS, engine, halves, talk
+from tests.engines.talking import TICKETS, engine, halves, talk
 from umktls.abi import linux
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import CallerError, UnsupportedError, WorldError

@@ -22,7 +22,7 @@ from umktls_daemons.programs.taken import Taken
 from umktls_daemons.tls.tlsadapter import Chain
 
 from tests.conftest import patience
-from tests.engines.test_hosts import TICKETS, engine, halves, talk
+from tests.engines.talking import TICKETS, engine, halves, talk
 from tests.engines.tlsends import MemoryEnd, context, records
 from tests.kernel.clientworld import world
 from tests.kernel.sockets import takensocket

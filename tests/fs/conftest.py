@@ -52,5 +52,6 @@ def plain_umask() -> Iterator[None]:
 
 @pytest.fixture
 def made(world: World) -> World:
+    """A world with a file of ten bytes in it."""
     (world.export / "file").write_bytes(b"0123456789")
     return world

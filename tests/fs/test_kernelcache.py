@@ -22,12 +22,6 @@ OPEN = ["ACCESS"]
 AGAIN = ["ACCESS", "LOOKUP", "ACCESS"]
 
 
-@pytest.fixture
-def made(world: World) -> World:
-    (world.export / "file").write_bytes(b"0123456789")
-    return world
-
-
 async def opened(world: World, number: int, flags: int) -> tuple[FileInfo, list[str]]:
     """open(2) of a name that the kernel knows: the answer, and the calls that it took."""
     with world.caller.watch() as seen:

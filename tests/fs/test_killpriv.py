@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from umktls_fs.killpriv import in_chmod, takes_bits_only
 
+from tests.fs.changing import change
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
-from tests.fs.test_metadata import change
 from tests.fs.world import World, fails
 from umktls.nfs.types import SETATTR3args, SETATTR3resfail, nfsstat3
 from umktls.rpc.message import OpaqueAuth

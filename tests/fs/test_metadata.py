@@ -5,40 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import time
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import trio
-from pyfuse3 import EntryAttributes, SetattrFields
+from pyfuse3 import EntryAttributes
 from trio.testing import MockClock
 
+from tests.fs.changing import change, fields
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
 from tests.fs.world import ROOT, Somebody, World, fails
 from umktls.nfs.types import SERVER_TIME, SETATTR3args, SETATTR3resfail, nfsstat3
 from umktls.rpc.message import OpaqueAuth
-
-
-def fields(*names: str) -> SetattrFields:
-    """Which attributes to change; pyfuse3's own can only be made by FUSE."""
-    known = ("atime", "mtime", "ctime", "mode", "uid", "gid", "size")
-    return cast(SetattrFields, SimpleNamespace(**{f"update_{k}": k in names for k in known}))
-
-
-async def change(world: World, name: str, fh: int | None = None, **values: int) -> EntryAttributes:
-    entry = EntryAttributes()
-    for key, value in values.items():
-        setattr(entry, f"st_{key}", value)
-    wanted = fields(*(key.removesuffix("_ns") for key in values))
-    return await world.ops.setattr(await world.number(name), entry, wanted, fh, world.ctx)
-
-
-@pytest.fixture
-def made(world: World) -> World:
-    (world.export / "file").write_bytes(b"0123456789")
-    return world
-
 
 # ---- caching
 

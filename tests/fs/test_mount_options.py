@@ -10,8 +10,8 @@ import pytest
 from pyfuse3 import EntryAttributes
 from trio.testing import MockClock
 
+from tests.fs.changing import fields
 from tests.fs.conftest import MakeWorld
-from tests.fs.test_metadata import fields
 from tests.fs.world import ROOT, World, fails
 from umktls.rpc.message import AuthSys
 

@@ -83,7 +83,7 @@ async def run(
 async def truncate(world: World, number: int, fh: int, size: int) -> None:
     from pyfuse3 import EntryAttributes
 
-    from tests.fs.test_metadata import fields
+    from tests.fs.changing import fields
 
     entry = EntryAttributes()
     entry.st_size = size

@@ -20,10 +20,9 @@ from umktls_daemons.tls.tlsadapter import ClientCertificates
 
 from tests.daemons.fakesocket import SECONDS
 from tests.daemons.harness import ENCRYPTED, MUTUAL, client_context, daemon, server_context
-from tests.daemons.pki import certificates, context
-from tests.daemons.programs.test_reload import write_lists
-from tests.daemons.sessions.test_handshake import CLIENT as CLIENT_SIDE
-from tests.daemons.sessions.test_handshake import MemoryPeer
+from tests.daemons.pki import certificates, context, write_lists
+from tests.daemons.sessions.memorypeer import CLIENT as CLIENT_SIDE
+from tests.daemons.sessions.memorypeer import MemoryPeer
 from tests.nfsd.client import FakePeer
 from tests.rfc9289.moves import (
     hello_in_tls,

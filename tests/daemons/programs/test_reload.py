@@ -26,20 +26,11 @@ from tests.daemons.harness import (
     server_context,
     session_of,
 )
-from tests.daemons.pki import certificates
+from tests.daemons.pki import certificates, write_lists
 from umktls.certs.pki import CLIENT_USAGE, Authority, Credential, Leaf
 
 NAME = {"server_hostname": "localhost"}
 EXPIRED = datetime.timedelta(minutes=-30)
-
-
-def write_lists(path: Path, *revoked: str) -> Path:
-    """The revocation lists of all CAs but the foreign one, with these certificates in them."""
-    pki = certificates()
-    credentials = [pki.credential(name) for name in revoked]
-    lists = [authority.crl(credentials) for authority in (pki.authority, pki.intermediate)]
-    path.write_bytes(b"".join(lists))
-    return path
 
 
 @pytest.fixture

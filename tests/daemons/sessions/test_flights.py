@@ -11,12 +11,7 @@ from umktls_daemons.sessions.handshake import handshake
 from umktls_daemons.tls.tlsadapter import ClientCertificates
 
 from tests.daemons.pki import context
-from tests.daemons.sessions.test_handshake import (
-    CLIENT,
-    SERVER,
-    MemoryPeer,
-    soon,
-)
+from tests.daemons.sessions.memorypeer import CLIENT, SERVER, MemoryPeer, soon
 
 HELLO = ["ServerHello", "EncryptedExtensions", "CertificateRequest", "Certificate"]
 SERVERS = [*HELLO, "CertificateVerify", "Finished"]

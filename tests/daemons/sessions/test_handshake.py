@@ -2,80 +2,20 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from umktls_daemons.sessions.handshake import Expectations, TrafficKeys, handshake
-from umktls_daemons.sessions.records import proven_count, split_records
+from umktls_daemons.sessions.handshake import TrafficKeys, handshake
+from umktls_daemons.sessions.records import proven_count
 from umktls_daemons.tls.failure import HandshakeFailure
-from umktls_daemons.tls.tlsadapter import (
-    ClientCertificates,
-    Endpoint,
-    TlsError,
-    Versions,
-    missing_features,
-)
+from umktls_daemons.tls.tlsadapter import ClientCertificates, Versions, missing_features
 from umktls_daemons.tls.tlsfindings import Findings
 
 from tests.daemons.pki import context
+from tests.daemons.sessions.memorypeer import CLIENT, SERVER, MemoryPeer, soon
 from umktls.errors import CallerError, PeerError
 from umktls.ktls.session.suites import SUITES
-from umktls.userland.streams import Deadline, DeadlinePassed, EndOfStream
-
-CLIENT = Expectations(server=False, name="localhost", trust="the test's CA")
-SERVER = Expectations(server=True, name="", trust="the test's CA", certificate_demanded=True)
-
-
-class MemoryPeer:
-    """A RecordStream whose other end is an endpoint in the same thread.
-
-    `damage` may change or drop each record on its way here.
-    """
-
-    def __init__(
-        self, endpoint: Endpoint, damage: Callable[[int, bytes], bytes | None] | None = None
-    ) -> None:
-        self.endpoint = endpoint
-        self.error: TlsError | None = None
-        self.sent: list[bytes] = []
-        self._queue: deque[bytes] = deque()
-        self._damage = damage or (lambda _, record: record)
-        self._count = 0
-
-    def write_all(self, data: bytes, deadline: Deadline) -> None:
-        self.endpoint.feed(data)
-        self._go_on()
-
-    def _go_on(self) -> None:
-        try:
-            self.endpoint.handshake()
-        except TlsError as error:
-            self.error = error
-        for record in split_records(self.endpoint.output()):
-            self.sent.append(record)
-            changed = self._damage(self._count, record)
-            self._count += 1
-            if changed is not None:
-                self._queue.append(changed)
-
-    def read_record(self, deadline: Deadline) -> bytes:
-        if not self._queue:
-            self._go_on()
-        if not self._queue:
-            raise EndOfStream("the end") if self.error else DeadlinePassed("nothing more")
-        return self._queue.popleft()
-
-    def drain(self) -> list[bytes]:
-        """What was sent and not read."""
-        left = list(self._queue)
-        self._queue.clear()
-        return left
-
-
-def soon() -> Deadline:
-    return Deadline.after(20)
 
 
 @pytest.mark.parametrize("suite", SUITES)

@@ -22,7 +22,7 @@ from umktls_daemons.tls.tlsadapter import (
 from tests.daemons.fakesocket import SECONDS
 from tests.daemons.harness import MUTUAL, client_context, daemon, exchange, ping_pong
 from tests.daemons.pki import certificates
-from tests.daemons.tls.test_trust import shake_hands
+from tests.daemons.tls.handshakes import shake_hands
 from umktls.abi.rpctls import RPCTLS_FLAGS_HANDSHAKE
 from umktls.certs.kinds import KINDS
 from umktls.certs.pki import Credential, Leaf

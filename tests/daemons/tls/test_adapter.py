@@ -12,16 +12,10 @@ from cryptography import x509
 from umktls_daemons.sessions.records import split_records
 from umktls_daemons.tls.facts import facts_of
 from umktls_daemons.tls.identity import ConfigurationError, load_private_key
-from umktls_daemons.tls.tlsadapter import (
-    ClientCertificates,
-    Endpoint,
-    TlsError,
-    binding,
-    endpoint,
-)
+from umktls_daemons.tls.tlsadapter import ClientCertificates, Endpoint, TlsError, binding, endpoint
 
 from tests.daemons.pki import context
-from tests.daemons.tls.test_trust import shake_hands
+from tests.daemons.tls.handshakes import shake_hands
 from umktls.certs.pki import Authority, Leaf
 from umktls.errors import CallerError, UnsupportedError
 from umktls.rpc.certificate import MAX_TEXT

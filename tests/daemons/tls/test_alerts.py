@@ -23,7 +23,7 @@ from tests.daemons.ends import End, connect, forge, talk
 from tests.daemons.fakesocket import SECONDS, FakeSocket
 from tests.daemons.harness import client_context, daemon
 from tests.daemons.pki import certificates
-from tests.daemons.tls.test_trust import pass_on
+from tests.daemons.tls.handshakes import pass_on
 from umktls.abi import rpctls
 from umktls.abi.alerts import TlsAlert, alert_name
 from umktls.certs.pki import Authority

@@ -21,15 +21,9 @@ from umktls_daemons.tls.tlsadapter import (
     Versions,
 )
 
-from tests.daemons.harness import (
-    MUTUAL,
-    client_context,
-    daemon,
-    exchange,
-    ping_pong,
-)
+from tests.daemons.harness import MUTUAL, client_context, daemon, exchange, ping_pong
 from tests.daemons.pki import certificates
-from tests.daemons.tls.test_trust import shake_hands
+from tests.daemons.tls.handshakes import shake_hands
 
 NAMES_OF_CLIENTS_CA = 2 + len(
     x509.load_pem_x509_certificate(certificates().ca.read_bytes()).subject.public_bytes()

@@ -23,7 +23,7 @@ from umktls_daemons.tls.identity import (
     load_crls,
     load_private_key,
 )
-from umktls_daemons.tls.tlsadapter import ClientCertificates, Endpoint, TlsContext
+from umktls_daemons.tls.tlsadapter import ClientCertificates, TlsContext
 
 from tests.daemons.fakesocket import SECONDS
 from tests.daemons.harness import (
@@ -37,6 +37,7 @@ from tests.daemons.harness import (
     server_context,
 )
 from tests.daemons.pki import certificates
+from tests.daemons.tls.handshakes import shake_hands
 from umktls.abi.alerts import TlsAlert
 
 NAME = {"server_hostname": "localhost"}
@@ -144,20 +145,6 @@ def names_sent(trust: Trust) -> list[str]:
     client = context.client("localhost")
     shake_hands(client, server)
     return [str(name.CN) for name in client.connection.get_client_ca_list()]
-
-
-def shake_hands(client: Endpoint, server: Endpoint) -> None:
-    finished = [False, False]
-    while not all(finished):
-        finished[0] = finished[0] or client.handshake()
-        pass_on(client, server)
-        finished[1] = finished[1] or server.handshake()
-        pass_on(server, client)
-
-
-def pass_on(source: Endpoint, target: Endpoint) -> None:
-    if output := source.output():
-        target.feed(output)
 
 
 def test_only_a_file_of_cas_is_told_to_clients(tmp_path: Path) -> None:
