@@ -43,6 +43,8 @@ RULES = {
     ),
     "socket-taken": Rule(leaves=("taken {here}",), after=("asked {here}",)),
     "syscall": Rule(after=("taken {here}",)),
+    "flight": Rule(after=("taken {here}",)),
+    "handshake-message": Rule(after=("taken {here}",)),
     "handshake": Rule(leaves=("handshake {here}",), after=("taken {here}",)),
     "handshake-failed": Rule(leaves=("ended {here}",), after=("taken {here}",)),
     "tx-keys": Rule(leaves=("tx {here}",), after=("update {here}", "taken {here}")),
