@@ -240,6 +240,8 @@ static void tcp_is_still_asked(void) {
     CHECK(getsockopt(a, SOL_SOCKET, SO_DOMAIN, &value, &length) == 0 && value == AF_INET);
     CHECK(getsockopt(a, SOL_SOCKET, SO_PROTOCOL, &value, &length) == 0 && value == IPPROTO_TCP);
     CHECK(getsockopt(a, SOL_SOCKET, SO_ERROR, &value, &length) == 0 && value == 0);
+    length = 0;
+    CHECK(getsockopt(a, IPPROTO_TCP, TCP_NODELAY, &value, &length) == 0 && length == 0);
     struct tcp_info info;
     length = sizeof info;
     CHECK(getsockopt(a, IPPROTO_TCP, TCP_INFO, &info, &length) == 0);

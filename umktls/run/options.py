@@ -115,7 +115,7 @@ class OptionCalls:
         if room < 0:
             raise refused(errno.EINVAL)
         if ours is not None and not about_tls:
-            value = ours.sock.sock.getsockopt(level, name, min(room, OPTION_MAX))
+            value = real_option(ours.sock.sock, level, name, room)
         elif ours is not None:
             value = ours.state.getsockopt(level, name, room)
         else:
@@ -148,6 +148,12 @@ class OptionCalls:
             return Answer.GO_ON
         call.memory.write(call.argument(2), struct.pack("<i", ours.unread()))
         return 0
+
+
+def real_option(sock: socket.socket, level: int, name: int, room: int) -> bytes:
+    """The option of the real socket, as far as there is room. Raises OSError."""
+    value = sock.getsockopt(level, name, min(room, OPTION_MAX) or 1)  # 0 would be an int's
+    return value[:room]
 
 
 def of_internet(sock: socket.socket) -> bool:

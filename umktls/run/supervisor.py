@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ import trio
 
 from umktls.abi.personality import Personality
 from umktls.errors import CallerError, UmktlsError
+from umktls.kernel.ground.events import Trace
 from umktls.kernel.host.boot import booted
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.host import Host
@@ -69,6 +71,7 @@ class Supervisor:
 
     listener: Listener
     handlers: Mapping[str, Handler]
+    trace: Trace
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     async def serve(self) -> None:
@@ -96,6 +99,11 @@ class Supervisor:
             counts["failed"] += 1
             call.fail(error)
             return
+        except Exception as error:  # one program's call ends nobody else's
+            counts["failed"] += 1
+            self.trace.emit("warning", None, reason=f"{name} of thread {call.thread}: {error!r}")
+            call.fail(OSError(errno.EIO, ""))
+            return
         counts["passed_on" if result is Answer.GO_ON else "answered"] += 1
         if result is not Answer.LATER:
             call.finish(result)
@@ -114,7 +122,7 @@ async def supervise(config: RunConfig, tracee: Tracee, report: Report) -> None:
         edges, mover = Edges(), EpollMover()
         host.nursery.start_soon(edges.run)
         registry = Registry(host, edges, mover)
-        supervisor = Supervisor(tracee.release(), handlers_of(registry, host.spawn))
+        supervisor = Supervisor(tracee.release(), handlers_of(registry, host.spawn), host.trace)
         host.views["calls"] = lambda: supervisor.counts
         async with trio.open_nursery() as nursery:
             nursery.start_soon(reap, host, registry, tracee, report)
