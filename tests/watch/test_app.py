@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 import trio
 
-from tests.conftest import patience
+from tests.watch.asking import OURS, PORT, TOKEN, Answer, request
 from umktls.watch import page
 from umktls.watch.app import application
 from umktls.watch.feed import Feed
 from umktls.watch.recording import Recorder
-
-TOKEN, PORT = "t0ken", 4711
-OURS = f"127.0.0.1:{PORT}"
-
-
-class Answer:
-    """What came, as far as it was waited for."""
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.body = b""
 
 
 async def ask(
@@ -36,45 +23,19 @@ async def ask(
     enough: int = 1 << 30,
 ) -> Answer:
     """One request; `enough`: hang up after so many bytes."""
-    answer = Answer()
     feed = feed or Feed()
     app = application(feed, Recorder(feed), TOKEN, PORT)
-    sent = {"host": OURS, **(headers or {})}
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": method,
-        "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
-        "query_string": b"",
-        "root_path": "",
-        "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
-    }
     gone = trio.Event()
-    asked = False
+    left = enough
 
-    async def receive() -> dict[str, Any]:
-        nonlocal asked
-        if not asked:
-            asked = True
-            return {"type": "http.request", "body": b"", "more_body": False}
-        await gone.wait()
-        return {"type": "http.disconnect"}
+    async def came(piece: bytes) -> None:
+        nonlocal left
+        left -= len(piece)
+        if left <= 0:
+            gone.set()
 
-    async def send(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            answer.status = message["status"]
-            answer.headers = {k.decode(): v.decode() for k, v in message["headers"]}
-        else:
-            answer.body += message["body"]
-            if len(answer.body) >= enough:
-                gone.set()
-
-    with trio.fail_after(patience(10)):
-        await app(scope, receive, send)
-    return answer
+    sent = {"host": OURS, **(headers or {})}
+    return await request(app, path, sent, method=method, came=came, gone=gone)
 
 
 async def test_the_page() -> None:

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from tests.conftest import patience
+from tests.watch.asking import OURS, PORT, TOKEN, request
 from tests.watch.browser import browser, opened
 from tests.watch.test_live import watching
 from umktls.cli.sandbox import Sandbox
@@ -19,8 +20,7 @@ from umktls.watch.feed import Feed
 from umktls.watch.lessons import MOST_RUNS
 from umktls.watch.recording import Recorder
 
-TOKEN, PORT = "t0ken", 4711
-APP_HEADERS = {"host": f"127.0.0.1:{PORT}", "x-umktls-watch": "1"}
+APP_HEADERS = {"host": OURS, "x-umktls-watch": "1"}
 
 
 class Page:
@@ -40,40 +40,21 @@ class Page:
         gone: trio.Event | None = None,
     ) -> tuple[int, bytes]:
         """One request; status and body. `came` is called with each piece; `gone` hangs up."""
-        status, found = 0, b""
-        asked = False
-        hangs_up = trio.Event() if gone is None else gone
 
-        async def receive() -> dict[str, Any]:
-            nonlocal asked
-            if not asked:
-                asked = True
-                return {"type": "http.request", "body": json.dumps(body).encode()}
-            await hangs_up.wait()
-            return {"type": "http.disconnect"}
+        async def piece(data: bytes) -> None:
+            if came is not None:
+                await came(json.loads(data))
 
-        async def send(message: Any) -> None:
-            nonlocal status, found
-            status = message.get("status", status)
-            found += (piece := message.get("body", b""))
-            if came is not None and piece:
-                await came(json.loads(piece))
-
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "http",
-            "path": f"/{TOKEN}{path}",
-            "raw_path": b"",
-            "query_string": b"",
-            "root_path": "",
-            "headers": [(name.encode(), value.encode()) for name, value in APP_HEADERS.items()],
-        }
-        with trio.fail_after(patience(30)):
-            await self._app(scope, receive, send)
-        return status, found
+        answer = await request(
+            self._app,
+            f"/{TOKEN}{path}",
+            APP_HEADERS,
+            json.dumps(body).encode(),
+            method=method,
+            came=piece,
+            gone=gone,
+        )
+        return answer.status, answer.body
 
 
 async def test_they_are_listed() -> None:

@@ -90,6 +90,74 @@ class Guard:
         return None
 
 
+class Pages:
+    """What the page asks for, but for lessons: `routes`."""
+
+    def __init__(
+        self, feed: Feed, recorder: Recorder, stepper: Stepper, *, secrets_shown: bool
+    ) -> None:
+        self._feed = feed
+        self._recorder = recorder
+        self._stepper = stepper
+        self._secrets_shown = secrets_shown
+        self.routes = [
+            Route("/", self._index),
+            Route("/static/{name}", static),
+            Route("/events", self._events),
+            Route("/record/{host}/{number:int}", self._record),
+            Route("/recording", self._recording),
+            Route("/do", self._do, methods=["POST"]),
+            Route("/step", self._step, methods=["POST"]),
+        ]
+
+    async def _index(self, request: Request) -> Response:
+        nonce = secrets.token_urlsafe(16)
+        policy = (
+            f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self' "
+            "'unsafe-inline'; img-src data:; connect-src 'self'; base-uri 'none'; "
+            "form-action 'none'; frame-ancestors 'none'"
+        )
+        facts = {**page.about(), "live": True, "secrets": self._secrets_shown}
+        return HTMLResponse(page.live(facts, nonce), headers={"content-security-policy": policy})
+
+    async def _events(self, request: Request) -> Response:
+        return StreamingResponse(stream(self._feed, self._stepper), media_type="text/event-stream")
+
+    async def _record(self, request: Request) -> Response:
+        asked = request.path_params
+        return JSONResponse(await self._feed.record(asked["host"], asked["number"]))
+
+    async def _recording(self, request: Request) -> Response:
+        await self._recorder.keep(list(self._feed.events))
+        text = page.recorded(self._recorder.recording())
+        name = {"content-disposition": 'attachment; filename="umktls-recording.html"'}
+        return HTMLResponse(text, headers=name)
+
+    async def _do(self, request: Request) -> Response:
+        asked = await object_of(request)
+        return JSONResponse(await self._feed.do(str(asked.get("host")), asked))
+
+    async def _step(self, request: Request) -> Response:
+        asked = await object_of(request)
+        await self._stepper.obey(asked)
+        return JSONResponse(self._stepper.message())
+
+
+async def object_of(request: Request) -> dict[str, Any]:
+    asked = await request.json()
+    if not isinstance(asked, dict):
+        raise HTTPException(400)
+    return asked
+
+
+async def static(request: Request) -> Response:
+    name = request.path_params["name"]
+    try:
+        return Response(page.static(name), media_type=TYPES[name.rpartition(".")[2]])
+    except KeyError:
+        raise HTTPException(404) from None
+
+
 def application(
     feed: Feed,
     recorder: Recorder,
@@ -100,62 +168,9 @@ def application(
     secrets_shown: bool = False,
 ) -> ASGIApp:
     """The page of a feed, and what it asks for. `stepper`: it runs, if it is to do anything."""
-    stepper = stepper or Stepper(feed)
-
-    async def index(request: Request) -> Response:
-        nonce = secrets.token_urlsafe(16)
-        policy = (
-            f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self' "
-            "'unsafe-inline'; img-src data:; connect-src 'self'; base-uri 'none'; "
-            "form-action 'none'; frame-ancestors 'none'"
-        )
-        facts = {**page.about(), "live": True, "secrets": secrets_shown}
-        return HTMLResponse(page.live(facts, nonce), headers={"content-security-policy": policy})
-
-    async def file(request: Request) -> Response:
-        name = request.path_params["name"]
-        try:
-            return Response(page.static(name), media_type=TYPES[name.rpartition(".")[2]])
-        except KeyError:
-            raise HTTPException(404) from None
-
-    async def events(request: Request) -> Response:
-        return StreamingResponse(stream(feed, stepper), media_type="text/event-stream")
-
-    async def record(request: Request) -> Response:
-        asked = request.path_params
-        return JSONResponse(await feed.record(asked["host"], asked["number"]))
-
-    async def recording(request: Request) -> Response:
-        await recorder.keep(list(feed.events))
-        text = page.recorded(recorder.recording())
-        name = {"content-disposition": 'attachment; filename="umktls-recording.html"'}
-        return HTMLResponse(text, headers=name)
-
-    async def do(request: Request) -> Response:
-        asked = await request.json()
-        if not isinstance(asked, dict):
-            raise HTTPException(400)
-        return JSONResponse(await feed.do(str(asked.get("host")), asked))
-
-    async def step(request: Request) -> Response:
-        asked = await request.json()
-        if not isinstance(asked, dict):
-            raise HTTPException(400)
-        await stepper.obey(asked)
-        return JSONResponse(stepper.message())
-
-    routes = [
-        Route("/", index),
-        Route("/static/{name}", file),
-        Route("/events", events),
-        Route("/record/{host}/{number:int}", record),
-        Route("/recording", recording),
-        Route("/do", do, methods=["POST"]),
-        Route("/step", step, methods=["POST"]),
-        *Lessons().routes,
-    ]
+    pages = Pages(feed, recorder, stepper or Stepper(feed), secrets_shown=secrets_shown)
     failures: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {UmktlsError: refused}
+    routes = [*pages.routes, *Lessons().routes]
     return Guard(Starlette(routes=routes, exception_handlers=failures), token, port)
 
 
