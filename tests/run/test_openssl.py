@@ -96,3 +96,21 @@ def test_a_conversation_with_both_sides_in_the_kernel(place: Path, version: str)
         assert "Using Kernel TLS for receiving" in asking.errors
         for sent, received in ((here, there), (there, here)):
             assert sent["tx"]["records"] - received["rx"]["records"] in (0, 1)  # Q ends at once
+
+
+@pytest.mark.long
+def test_a_renegotiation_is_refused(place: Path) -> None:
+    """OpenSSL makes none any more where a kernel has its keys."""
+    port = free_port()
+    with (
+        started(server(place, port, "tls1_2", "-rev", ktls=True)) as serving,
+        started(client(place, port, "tls1_2", ktls=True)) as asking,
+    ):
+        asking.say(b"one\n")
+        asking.wait_for(b"eno")
+        asking.say(b"R\n")
+        asking.end()
+        serving.end()
+    assert "no renegotiation" in asking.errors
+    # What one side sealed the other opened, and that was all.
+    assert connection(asking)["tx"]["records"] == connection(serving)["rx"]["records"]
