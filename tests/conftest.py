@@ -18,9 +18,6 @@ import pytest
 import pytest_timeout  # type: ignore[import-untyped]
 from hypothesis import HealthCheck, settings
 
-from tests.tlsworld import AUTHORITY
-from umktls.testing.certificates import directory
-
 KERNEL_LACKS = "kernel lacks"
 """A skip's reason begins with this where the machine's kernel is what is missing."""
 
@@ -56,6 +53,10 @@ def _own_run_base() -> Iterator[None]:
 @pytest.fixture
 def certs(tmp_path: Path) -> Path:
     """A directory as `umktls certs` makes it, with a server's and a client's certificate."""
+    # Imported here: test_conftest.py has this file stand alone.
+    from tests.tlsworld import AUTHORITY
+    from umktls.testing.certificates import directory
+
     return directory(tmp_path / "pki", AUTHORITY)
 
 
