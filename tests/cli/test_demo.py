@@ -104,6 +104,7 @@ def test_there_are_thousands_of_files_everywhere(monkeypatch: pytest.MonkeyPatch
     assert len(both) == 2
 
 
+@pytest.mark.long
 def test_demo_kept_stays_up_until_it_is_interrupted(place: Path, library: Path) -> None:
     with demo(place, "--tree", str(library), "--keep", "--personality", "linux") as process:
         assert process.stdout is not None

@@ -78,6 +78,7 @@ def before(ganesha: Ganesha) -> Iterator[Before]:
             yield Before(box, front, ganesha)
 
 
+@pytest.mark.long
 def test_a_mount_of_version_3(before: Before) -> None:
     needs_fuse()
     server, port = before.server, before.front.port

@@ -89,6 +89,7 @@ def test_tls_with_mount_in_clear(ganesha: Ganesha) -> None:
         box.unmount()
 
 
+@pytest.mark.long
 def test_urls(ganesha: Ganesha, tmp_path: Path) -> None:
     """Without a mount: the list of exports, READDIRPLUS, WRITE and COMMIT of a real server."""
     url = f"nfs://127.0.0.1{ganesha.exported.removeprefix(':')}/urls?mountport=20048&xprtsec=none"

@@ -64,6 +64,7 @@ def test_name_mismatch(umktls: Command, sandbox: Sandbox) -> None:
     assert "nfs.example.org" in line
 
 
+@pytest.mark.long
 def test_no_client_certificate_where_one_is_required(umktls: Command, sandbox: Sandbox) -> None:
     """It shakes hands, and is told by RPC what its calls lack, as by kernels' servers."""
     server, _ = sandbox.serve("--certs", str(sandbox.certs), "--mtls-required")

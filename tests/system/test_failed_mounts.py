@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.capture.streams import segments, streams
 from tests.system.conftest import Command
 from tests.system.live import tracing
@@ -47,6 +49,7 @@ def refused(umktls: Command, sandbox: Sandbox, port: int) -> str:
     return done.line
 
 
+@pytest.mark.long
 def test_error_log_and_trace_agree(umktls: Command, sandbox: Sandbox) -> None:
     said = refused(umktls, sandbox, serve(sandbox))
     found = re.search(
@@ -80,6 +83,7 @@ def check_capture(path: Path, reason: str) -> None:
     assert reason.partition(";")[0] in comments
 
 
+@pytest.mark.long
 def test_a_trace_that_runs_already_shows_it(umktls: Command, sandbox: Sandbox) -> None:
     """It has seen no host at all when it began."""
     with trace(sandbox) as events:

@@ -218,6 +218,7 @@ def test_read_only(box: Sandbox, place: Path) -> None:
     assert (box.export / "file").read_text() == TEXT
 
 
+@pytest.mark.long
 def test_two_mounts_at_the_same_time(box: Sandbox, place: Path) -> None:
     first, second = place / "first", place / "second"
     first.mkdir()

@@ -70,6 +70,7 @@ def test_fg_tries_for_as_long_as_it_is_told(umktls: Command, sandbox: Sandbox) -
         assert "nothing listens there" in done.line
 
 
+@pytest.mark.long
 def test_nconnect_spreads_calls_and_outlives_a_connection(sandbox: Sandbox) -> None:
     """Each connection has TLS of its own; a file that is written over all of them is whole."""
     host, _ = sandbox.serve("--certs", str(sandbox.certs), "-tls")

@@ -62,6 +62,7 @@ def typed(box: Sandbox, ready: str) -> subprocess.CompletedProcess[bytes]:
     )
 
 
+@pytest.mark.long
 def test_the_printed_command_mounts_whatever_the_names(box: Sandbox) -> None:
     """From a server on all addresses, too, and with an exports file."""
     quoted = os.fsencode(box.export).replace(b"\\", b"\\\\")

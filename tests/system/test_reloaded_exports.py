@@ -52,6 +52,7 @@ def served() -> Iterator[Reloadable]:
         yield Reloadable(box, server)
 
 
+@pytest.mark.long
 def test_users_count_from_a_reload_on_and_then_no_more(served: Reloadable) -> None:
     """Also for a mount that is there already: it makes a new connection, and nothing fails."""
     box, server = served.box, served.server
@@ -71,6 +72,7 @@ def test_users_count_from_a_reload_on_and_then_no_more(served: Reloadable) -> No
     assert "certuser" not in [found["event"] for found in server.trace(since)]
 
 
+@pytest.mark.long
 def test_a_daemon_that_does_not_come_up_changes_nothing(served: Reloadable) -> None:
     """Its new options make it read files that are not good any more."""
     box, server = served.box, served.server

@@ -131,6 +131,7 @@ def tell(process: subprocess.Popen[bytes]) -> None:
     process.stdin.flush()
 
 
+@pytest.mark.long
 def test_who_waits_can_be_killed_and_written_data_stays(away: Away) -> None:
     """By any signal that would end it, as on the NFS client of Linux (TASK_KILLABLE)."""
     top = away.sandbox.mountpoint
@@ -159,6 +160,7 @@ def test_who_waits_can_be_killed_and_written_data_stays(away: Away) -> None:
         assert away.kept(name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stuck", [False, True])
 def test_a_forced_umount_ends_requests_and_mount(
     away: Away, stuck: bool, capsys: pytest.CaptureFixture[str]
@@ -179,6 +181,7 @@ def test_a_forced_umount_ends_requests_and_mount(
     assert stuck or "of written data may be lost" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_umount_and_stat_say_what_they_wait_for(
     away: Away, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -114,6 +114,7 @@ def test_json_has_urls_that_work(remote: Remote) -> None:
     assert data == Path(os.fsdecode(os.fsencode(remote.export) + b"/d/" + ODD)).read_bytes()
 
 
+@pytest.mark.long
 def test_stat_is_of_a_file_with_a_url_and_of_hosts_without(remote: Remote) -> None:
     (link,) = remote("stat", "--json", remote.url + "/link").json["files"]
     assert (link["type"], link["target"]) == ("link", "file")

@@ -80,6 +80,7 @@ def test_what_is_written_while_workers_are_killed_is_whole(served: Served) -> No
     assert "Traceback" not in box.server_log.read_text()
 
 
+@pytest.mark.long
 def test_exports_are_read_again_by_all(served: Served) -> None:
     """A mistake changes nothing, and is told once."""
     box, server = served.box, served.server

@@ -62,6 +62,7 @@ def test_as_the_page_says(pytester: pytest.Pytester) -> None:
     ran(pytester, 1)
 
 
+@pytest.mark.long
 def test_a_daemon_that_does_not_come_up(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(REFUSER)
     pytester.makepyfile(BOTH_FAIL)
