@@ -29,6 +29,7 @@ http {{
   server {{
     listen 127.0.0.1:{port} ssl;
     ssl_certificate cert.pem; ssl_certificate_key key.pem;
+    ssl_protocols TLSv1.2 TLSv1.3;
     ssl_conf_command Options KTLS;
     root {where}/www;
   }}
@@ -55,7 +56,7 @@ def written(where: Path, port: int) -> Path:
 
 def curl(where: Path, version: str, url: str, output: str) -> None:
     command = ["curl", "-fsSk", "--retry-connrefused", "--retry", "60", "--retry-delay", "1"]
-    command += ["--tls-max", version, url, "-o", output]
+    command += [f"--tlsv{version}", "--tls-max", version, url, "-o", output]
     environment = {**os.environ, "OPENSSL_CONF": "/dev/null"}
     seconds = patience(60)
     subprocess.run(command, cwd=where, env=environment, check=True, timeout=seconds)
