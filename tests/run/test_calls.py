@@ -11,8 +11,9 @@ import pytest
 from tests.conftest import patience
 from tests.run.programs import under_run
 
-SOURCE = Path(__file__).with_name("calls.c")
-CASES = re.findall(r"CASE\((\w+)\)", SOURCE.read_text().partition("cases[] = {")[2])
+SOURCES = Path(__file__).with_name("calls")
+TABLE = (SOURCES / "main.c").read_text().partition("cases[] = {")[2]
+CASES = re.findall(r"CASE\((\w+)\)", TABLE)
 
 pytestmark = pytest.mark.long
 
@@ -21,7 +22,8 @@ pytestmark = pytest.mark.long
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the program says of each case, run once for all."""
     program = tmp_path_factory.mktemp("calls") / "calls"
-    build = ["gcc", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", str(program), str(SOURCE)]
+    build = ["gcc", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-pthread", "-o", str(program)]
+    build += map(str, SOURCES.glob("*.c"))
     subprocess.run(build, check=True, timeout=patience(30))
     command = [*under_run(), str(program)]
     done = subprocess.run(command, capture_output=True, timeout=patience(50), check=False)
