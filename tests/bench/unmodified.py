@@ -67,10 +67,10 @@ def served(name: str, unit: str, runs: dict[str, Callable[[], float]]) -> Iterat
 
 def unrelated() -> Iterator[Figure]:
     """Seconds of many git status, and of compiling, in a shell that runs already."""
-    here = Path(__file__).parents[1] / "run" / "calls.c"
+    here = Path(__file__).parents[1] / "run" / "calls"
     work = {
         "git status x 100": "for i in $(seq 100); do git status >/dev/null; done",
-        "gcc": f"gcc -O2 -pthread -o /dev/null {here}",
+        "gcc": f"gcc -O2 -D_GNU_SOURCE -pthread -o /dev/null {here}/*.c",
     }
     for name, script in work.items():
         medians = alternate(
