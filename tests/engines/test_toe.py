@@ -32,7 +32,7 @@ from umktls.kernel.krpc.client import MountConfig, boot_client
 from umktls.kernel.krpc.connecting import make_connection
 from umktls.kernel.upcalls import tls
 from umktls.ktls.engines.choice import parse_engines
-from umktls.ktls.engines.toe import HoldBack
+from umktls.ktls.engines.toe import HoldBack, record_size
 from umktls.testing.certificates import directory
 from umktls.testing.hosts import mount_config, pair, serving
 from umktls.upcall import syscalls as wire
@@ -246,3 +246,10 @@ async def test_a_reset_in_the_handshake_is_an_end_for_the_daemon(tmp_path: Path)
                 await takensocket.Taken(w, attempt.sock, number, far).reset()
                 assert await end.recv(1) == b""
             attempt.sock.close("the test is over")
+
+
+def test_the_longest_record() -> None:
+    """RFC 8446 section 5.2: 256 bytes more than of plain text."""
+    longest = 2**14 + 256
+    assert record_size(bytes((23, 3, 3)) + longest.to_bytes(2)) == 5 + longest
+    assert record_size(bytes((23, 3, 3)) + (longest + 1).to_bytes(2)) is None

@@ -3,6 +3,7 @@ from __future__ import annotations
 import builtins
 import errno
 import os
+import socket
 
 import pytest
 from hypothesis import given
@@ -133,3 +134,9 @@ def test_any_user_can_be_said(uid: int, gid: int, groups: list[int]) -> None:
     seen = AuthSys.from_opaque_untrusted(credential)
     assert (seen.uid, seen.gid) == (uid, gid)
     assert set(seen.gids) <= set(groups) - {gid}
+
+
+def test_a_long_name_of_the_machine_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 5531, appendix A: `string machinename<255>`."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "m" * 300)
+    assert Processes().seen(Somebody()).machinename == b"m" * 255

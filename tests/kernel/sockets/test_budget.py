@@ -388,3 +388,11 @@ async def test_closed_sockets_are_told_of_and_not_kept(
         assert {each["state"] for each in stat["connections"]} == {"closed"}
         assert len(stat["connections"]) == REMEMBERED
         assert stat["totals"]["rpcs"] == REMEMBERED + 2
+
+
+async def test_all_that_there_is_can_be_taken() -> None:
+    budget = Budget(100)
+    with trio.fail_after(10):
+        assert await budget.take(60) == 60
+        assert await budget.take(40) == 40
+    assert budget.used == 100

@@ -22,7 +22,7 @@ from tests.ktls.helpers import (
 from umktls.errors import CallerError
 from umktls.ktls.session.errors import BadRecord, KeyExpired
 from umktls.ktls.socket.rx import PullResult, Receiver
-from umktls.ktls.socket.rxbuffer import INITIAL_SIZE
+from umktls.ktls.socket.rxbuffer import INITIAL_SIZE, MAX_RECORD, ReceiveBuffer
 from umktls.ktls.socket.states import State
 from umktls.rpc.record import RecordReader, mark
 
@@ -277,3 +277,12 @@ def test_a_control_record_that_was_read_in_part() -> None:
 def test_header_of_a_half_without_a_key() -> None:
     with pytest.raises(CallerError):
         Receiver().check_header(bytes(5))
+
+
+def test_what_is_put_in_front_may_fill_the_buffer() -> None:
+    buffer = ReceiveBuffer(MAX_RECORD)
+    buffer.prepend(bytes(MAX_RECORD))
+    assert len(buffer) == MAX_RECORD
+    with pytest.raises(CallerError) as refused:
+        buffer.prepend(b"x")
+    assert refused.value.errno == errno.ENOBUFS
