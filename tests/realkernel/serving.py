@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,10 +55,15 @@ class Served:
 
 
 @contextmanager
-def served(pki: Pki, *options: str, certs: Path | None = None) -> Iterator[Served]:
+def served(
+    pki: Pki,
+    *options: str,
+    certs: Path | None = None,
+    exported: Mapping[str, str] = EXPORTS,
+) -> Iterator[Served]:
     """A server inside the block."""
     with Sandbox("kernel") as box:
-        lines = [f"{box.directory(name)} {how} {ALL}" for name, how in EXPORTS.items()]
+        lines = [f"{box.directory(name)} {how} {ALL}" for name, how in exported.items()]
         exports = box.top / "exports"
         exports.write_text("\n".join(lines) + "\n")
         words = ("--exports", str(exports), "--certs", str(certs or pki.files), *options)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.realkernel.guest import Guest, GuestError
 from tests.realkernel.pki import Pki
-from tests.realkernel.serving import Served, served
+from tests.realkernel.serving import EXPORTS, Served, served
 from tests.system.live import event, now
 from umktls.certs.pki import CLIENT_USAGE, Leaf
 
@@ -44,10 +44,16 @@ def test_of_the_client(guest: Guest, pki: Pki, tmp_path: Path, which: str) -> No
     assert re.search(REASONS[which], failed["reason"]), failed
 
 
-def test_none_of_the_client(guest: Guest, pki: Pki) -> None:
-    """The kernel's log says that there is more to be shown."""
+@pytest.mark.parametrize("which", ["some", "all"])
+def test_none_of_the_client(guest: Guest, pki: Pki, which: str) -> None:
+    """Where some exports ask for one, or all do: the kernel's log says that there is more to be
+    shown."""
     guest.call("start_agent", **pki.agent())
-    with served(pki) as server, pytest.raises(GuestError, match="PermissionError"):
+    exported = EXPORTS if which == "some" else {"mtls": EXPORTS["mtls"]}
+    with (
+        served(pki, exported=exported) as server,
+        pytest.raises(GuestError, match="PermissionError"),
+    ):
         mount(guest, server)
     assert any("requires stronger authentication" in line for line in guest.call("kernel_log"))
 

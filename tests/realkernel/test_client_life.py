@@ -8,14 +8,15 @@ from collections.abc import Iterator
 import pytest
 
 from tests.realkernel.guest import Guest, GuestError
+from tests.realkernel.heard import MARKED, PROBE, SIZE, TEXT, assert_unseen, calls, clear_calls_of
+from tests.realkernel.inside.nfsd import MOUNT, NFS
 from tests.realkernel.inside.work import tree
 from tests.realkernel.pki import Pki
 from tests.realkernel.serving import Served, served
 from tests.system.live import daemon_pid, kill, until
-from tests.system.test_capture import Capture, capturing
+from tests.system.test_capture import capturing
 
 AT = "/mnt/a"
-MARKER = "the marker 5b0d77e1, which nobody may see; "
 MEGABYTES = 12
 PAUSE = 0.25
 IDLE_SECONDS = 304
@@ -110,21 +111,14 @@ def test_nothing_in_clear(guest: Guest, server: Served) -> None:
     packets = server.box.top / "packets.pcapng"
     with capturing(packets, server.port):
         mount(guest, server)
-        guest.call("write", path=f"{AT}/name-of-the-marker", text=MARKER * 2000)
+        guest.call("write", path=f"{AT}/{MARKED}", text=TEXT)
         guest.run("ls", "-l", AT)
         guest.call("unmount", at=AT)
-    assert (server.path("mtls") / "name-of-the-marker").stat().st_size == 2000 * len(MARKER)
-    capture = Capture(packets, packets, server.port, b"")
-    calls = capture.fields(
-        "rpc.msgtyp==0", "rpc.program", "rpc.procedure", "rpc.auth.flavor", protocol="rpc"
-    )
-    nfs = [call[1:] for call in calls if call[0] == "100003"]
-    assert nfs == [["0", "7,0"]], calls
-    assert any(call[:2] == ["100005", "1"] for call in calls)
-    data = packets.read_bytes()
-    assert len(data) > 2000 * len(MARKER)
-    assert MARKER[:16].encode() not in data
-    assert b"name-of-the-marker" not in data
+    assert (server.path("mtls") / MARKED).stat().st_size == SIZE
+    said = calls(packets, server.port)
+    assert [call for call in said if call[0] == str(NFS)] == [[str(NFS), *PROBE]], said
+    assert "1" in [call[0] for call in clear_calls_of(MOUNT, said)]
+    assert_unseen(packets)
 
 
 def test_idle(guest: Guest, server: Served) -> None:

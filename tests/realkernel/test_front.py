@@ -14,8 +14,11 @@ import pytest
 from tests.front.live import Fronting, fronting
 from tests.peers import ganesha as peers
 from tests.realkernel.guest import GUEST, HOST, Guest, GuestError
+from tests.realkernel.heard import MARKED, PROBE, SIZE, TEXT, assert_unseen, calls, clear_calls_of
+from tests.realkernel.inside.nfsd import MOUNT, NFS
 from tests.realkernel.inside.work import FILES, hashes
 from tests.realkernel.pki import Pki
+from tests.system.test_capture import capturing
 from umktls.cli.sandbox import Sandbox
 
 AT = "/mnt/a"
@@ -119,6 +122,27 @@ def test_files_to_ganesha_by_version_4_2(guest: Guest, before_ganesha: Fronted) 
     """They are not read back: to READ_PLUS, which Linux's client has instead of READ from version
     4.2 on, nfs-ganesha 4.3 answers with zeros, without a front too."""
     there(guest, before_ganesha, "4.2")
+
+
+@pytest.mark.parametrize("version", ["3", "4.2"])
+def test_nothing_in_clear(
+    guest: Guest, before_knfsd: Fronted, tmp_path: Path, version: str
+) -> None:
+    """Before the front: MOUNT of version 3 is, and the probe and the answer to it. Of NFS there is
+    no call, and of a file no byte."""
+    packets, port = tmp_path / "packets.pcapng", before_knfsd.front.port
+    with capturing(packets, port):
+        before_knfsd.mount(guest, version, "mtls")
+        guest.call("write", path=f"{AT}/marked/{MARKED}", text=TEXT)
+        guest.run("ls", "-l", f"{AT}/marked")
+        guest.call("unmount", at=AT)
+    assert guest.call("stat", path=f"{EXPORT}/marked/{MARKED}")["size"] == SIZE
+    guest.call("remove", path=f"{EXPORT}/marked")
+    said = calls(packets, port)
+    assert [str(NFS), *PROBE] in said
+    assert clear_calls_of(NFS, said) == []
+    assert bool(clear_calls_of(MOUNT, said)) == (version == "3")
+    assert_unseen(packets)
 
 
 @pytest.mark.parametrize("version", ["3", "4.2"])

@@ -9,16 +9,21 @@ from pathlib import Path
 import pytest
 
 from tests.realkernel.guest import GUEST, Guest
+from tests.realkernel.heard import MARKED, PROBE, SIZE, TEXT, assert_unseen, calls, clear_calls_of
+from tests.realkernel.inside.nfsd import MOUNT, MOUNT_PORT, NFS, NFS_PORT
 from tests.realkernel.inside.work import hashes
 from tests.realkernel.knfsd import TOP, mount, serve, writing
 from tests.realkernel.pki import Pki
-from tests.system.live import daemon_pid, event, kill, until
+from tests.system.live import daemon_pid, event, kill, now, until
+from tests.system.test_capture import capturing
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
 from umktls.errors import WorldError
 
 FILE = f"{TOP}/mtls/file"
 MEGABYTE = 1 << 20
+# Twice the six minutes of net/sunrpc/svc_xprt.c, and some more, as the machine's clock may be late.
+IDLE_SECONDS = 840
 
 
 @pytest.fixture
@@ -52,6 +57,38 @@ def test_nconnect(guest: Guest, box: Sandbox, pki: Pki) -> None:
     assert hashes(str(box.mountpoint / "tree")) == made
     assert len(sealed(client)) == 4
     guest.call("remove", path=f"{TOP}/mtls/tree")
+
+
+def test_nothing_in_clear(guest: Guest, box: Sandbox, pki: Pki) -> None:
+    """MOUNT is, at a port of its own, and at that of NFS the probe and the answer to it: all that
+    tshark reads as RPC. Of NFS there is no call, and of a file no byte."""
+    packets, mounting = box.top / "nfs.pcapng", box.top / "mount.pcapng"
+    with capturing(packets, NFS_PORT), capturing(mounting, MOUNT_PORT):
+        mount(box, pki, "mtls", "mtls")
+        directory = box.mountpoint / "marked"
+        directory.mkdir()
+        (directory / MARKED).write_text(TEXT)
+        assert [path.name for path in directory.iterdir()] == [MARKED]
+        box.unmount()
+    assert guest.call("stat", path=f"{TOP}/mtls/marked/{MARKED}")["size"] == SIZE
+    guest.call("remove", path=f"{TOP}/mtls/marked")
+    assert calls(packets, NFS_PORT) == [[str(NFS), *PROBE]]
+    assert_unseen(packets)
+    said = calls(mounting, MOUNT_PORT)
+    assert {call[0] for call in said} == {str(MOUNT)}
+    assert "1" in [call[0] for call in clear_calls_of(MOUNT, said)]
+    assert_unseen(mounting, least=0)
+
+
+@pytest.mark.timeout(IDLE_SECONDS + 300)
+def test_the_server_ends_an_idle_connection(guest: Guest, box: Sandbox, client: Host) -> None:
+    """It looks every six minutes, and ends what was idle since the last time; the mount goes on."""
+    (box.mountpoint / "file").write_text("before")
+    first = sealed(client)
+    assert event(client, "closed", now(), IDLE_SECONDS)["connection"] in first
+    (box.mountpoint / "file").write_text("after a while")
+    assert guest.call("read", path=FILE) == "after a while"
+    assert sealed(client) not in ([], first)
 
 
 def test_new_keys_while_it_writes(guest: Guest, box: Sandbox, client: Host) -> None:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["start", "stop"]
+__all__ = ["MOUNT", "MOUNT_PORT", "NFS", "NFS_PORT", "start", "stop"]
 
 DOMAIN = "everybody"
 NEVER = 2147483647
