@@ -37,8 +37,8 @@ __all__ = ["GUEST", "HOST", "Guest", "GuestError", "booted"]
 HOST = "10.0.2.2"
 """What the emulated machine calls this one."""
 
-GUEST = "127.0.77.7"
-"""What this machine calls the emulated one."""
+GUEST = os.environ.get("GUEST", "127.0.77.7")
+"""What this machine calls the emulated one: another address of loopback where there are two."""
 PORTS = (2049, 20048, 111)
 VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 MEMORY = "1536M"
