@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import trio
+import trio.testing
 from rich.console import Console
 
 from tests.conftest import patience
 from tests.tlsworld import MTLS
 from umktls.cli.stat_view import host_view
+from umktls.kernel.ground.events import Trace
 from umktls.kernel.krpc.client import certificate_unshown
+from umktls.kernel.krpc.incoming import Incoming
 from umktls.kernel.krpc.server import ServerConfig
 from umktls.kernel.sockets.facts import TlsFacts
 from umktls.rpc.message import NULL_AUTH
@@ -102,3 +106,18 @@ def test_what_a_mount_says_of_it(security: str, certificate: str, says: bool) ->
     assert (plain in shown) == (not says)
     if says:
         assert f"({security}, but the client's certificate was {certificate})" in shown
+
+
+@pytest.mark.parametrize("certificate", [None, REFUSED, NOT_ASKED])
+async def test_a_server_says_why_it_may_have_seen_no_certificate(certificate: str | None) -> None:
+    """What is refused for want of one cannot be had where the daemon asks for none."""
+    trace, facts = Trace("h", "server"), None
+    if certificate is not None:
+        facts = TlsFacts("TLSv1.3", "x", "", "p", resumed=False, client_certificate=certificate)
+    sock = SimpleNamespace(name="s1", peer="p", tls=facts, rpc=SimpleNamespace())
+    host: Any = SimpleNamespace(trace=trace, requests=None)
+    Incoming(host, cast(Any, sock), ("192.0.2.1", 700)).refused("/x", "it asks for mtls")
+    await trio.testing.wait_all_tasks_blocked()
+    (told,) = [event["reason"] for event in trace.since() if event["event"] == "refused"]
+    more = "; rpctlssd asked for no certificate: start it with -m and -l CAFILE"
+    assert told == f"it asks for mtls{more if certificate == NOT_ASKED else ''}"
