@@ -54,6 +54,7 @@ async def test_one_that_answers_is_left_alone(autojump_clock: trio.testing.MockC
         one.answers = False
         await trio.sleep(BOOT_SECONDS - 2 * PING_SECONDS)
         one.worker.up, one.answers = True, True
+        one.worker.heard += 1  # it has said so
         for _ in range(5):
             await trio.sleep(100 * PING_SECONDS)
             one.answers = False
