@@ -122,13 +122,17 @@ def test_nothing_in_clear(guest: Guest, server: Served) -> None:
 
 
 def test_idle(guest: Guest, server: Served) -> None:
-    """For five minutes; the connection is there still."""
+    """For five minutes, which is when Linux ends a connection itself (XS_IDLE_DISC_TO): it is there
+    still, or there is one more, and what is written arrives."""
     mount(guest, server)
     first = [one["id"] for one in server.server.stat()["connections"] if one.get("tls")]
     guest.run("sleep", IDLE_SECONDS, seconds=IDLE_SECONDS + 60)
     guest.call("write", path=f"{AT}/file", text="after a while")
     last = [one["id"] for one in server.server.stat()["connections"] if one.get("tls")]
-    assert last == first
+    assert first
+    assert last[: len(first)] == first
+    assert len(last) <= len(first) + 1
+    assert (server.path("mtls") / "file").read_bytes() == b"after a while"
 
 
 def reached(server: Served, size: int) -> None:

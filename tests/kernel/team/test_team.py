@@ -163,9 +163,12 @@ async def test_a_worker_that_is_stopped_is_killed_and_started_again(
 ) -> None:
     """Its clients find the other one; the trace says why."""
     monkeypatch.setattr(lives, "PING_SECONDS", 0.1)
-    monkeypatch.setattr(lives, "SILENT_SECONDS", patience(2))
     async with team_of(tmp_path) as team, calls(tmp_path, team, 1) as rpc:
+        assert await rpc.call(SAY, b"here", NULL_AUTH) == b"here"
+        while not any(worker.guests for worker in team.workers):
+            await trio.lowlevel.checkpoint()
         (busy,) = [worker for worker in team.workers if worker.guests]
+        monkeypatch.setattr(lives, "SILENT_SECONDS", patience(2))
         pid = busy.pid
         assert pid is not None
         os.kill(pid, signal.SIGSTOP)
