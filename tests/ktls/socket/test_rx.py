@@ -286,3 +286,12 @@ def test_what_is_put_in_front_may_fill_the_buffer() -> None:
     with pytest.raises(CallerError) as refused:
         buffer.prepend(b"x")
     assert refused.value.errno == errno.ENOBUFS
+
+
+def test_what_nobody_reads_any_more_is_given_back() -> None:
+    tx, rx = transmitter(), receiver()
+    receive(rx, seal(tx, b"opened") + seal(tx, b"not yet")[:-1])
+    rx.open_ahead()
+    assert (len(rx.parked), rx.waiting_bytes() > 0) == (1, True)
+    rx.close()
+    assert (len(rx.parked), rx.waiting_bytes()) == (0, 0)
