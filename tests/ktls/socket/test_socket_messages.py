@@ -18,6 +18,7 @@ from tests.ktls.helpers import (
     transmitter,
 )
 from tests.ktls.options.enabling import enable_socket
+from umktls.abi.cmsg import DATA_OFFSET
 from umktls.abi.freebsd import (
     IPPROTO_TCP,
     MSG_CTRUNC,
@@ -33,7 +34,9 @@ from umktls.abi.personality import PERSONALITIES
 from umktls.errors import CallerError, UmktlsError
 from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.options.checks import Sysctls
+from umktls.ktls.session import Session
 from umktls.ktls.session.errors import WouldBlock
+from umktls.ktls.session.suites import ALL_SUITES, TLS_1_2, TLS_1_3
 from umktls.ktls.socket.rx import PullResult, Receiver
 
 FULL = 24  # CMSG_SPACE(6)
@@ -261,3 +264,58 @@ def test_the_daemon_and_the_rpc_layer_read_the_same_queue() -> None:
     assert (data, record_of(control).tls_type) == (b"ticket", 22)
     assert state.rx.pull(sink) is PullResult.MORE_NEEDED
     assert sink.data == b"rpc 1rpc 2"
+
+
+def test_nothing_is_sent_where_a_bad_header_has_ended_the_connection() -> None:
+    state = socket("freebsd14")
+    receive(state.rx, b"\x17\x02\x03\x00\x20" + bytes(32))
+    with pytest.raises(UmktlsError):
+        state.recvmsg(100, FULL)
+    assert state.rx.dropped
+    assert not state.sending_over
+    with pytest.raises(UmktlsError) as refused:
+        state.sendmsg(b"data")
+    assert refused.value.errno == errno.EPIPE
+
+
+def test_a_control_message_without_its_byte_sets_no_type() -> None:
+    state = socket("freebsd14")
+    with pytest.raises(CallerError, match="TCP takes no control message"):
+        state.sendmsg(b"data", set_type(22)[:DATA_OFFSET])
+
+
+def test_nothing_may_be_sent_in_clear() -> None:
+    state = KtlsSocket(ENGINE, ENGINE, PERSONALITIES["freebsd14"])
+    sent = state.send(b"")
+    assert (sent.wire, sent.count) == ([], 0)
+
+
+def test_a_direction_without_a_key_has_no_mode_to_change() -> None:
+    state = KtlsSocket(ENGINE, ENGINE, PERSONALITIES["freebsd14"])
+    with pytest.raises(UmktlsError) as refused:
+        state.switch_tx(ENGINE.mode)
+    assert refused.value.errno == errno.EOPNOTSUPP
+    assert state.counters.switch_failed == 1
+
+
+@pytest.mark.parametrize(("version", "between"), [(TLS_1_2, True), (TLS_1_3, False)])
+def test_data_between_handshake_messages(version: int, between: bool) -> None:
+    """RFC 8446 section 5.1 forbids it, and TLS 1.2 did not."""
+    state = KtlsSocket(ENGINE, ENGINE)
+    suite = AES128 if version == TLS_1_3 else ALL_SUITES["AES_128_GCM_SHA256"]
+    iv = bytes(suite.iv_length if version == TLS_1_3 else 4)
+    state.install("rx", Session(version, suite, bytes(16), iv))
+    assert state.rx.interleaves is between
+
+
+def test_the_last_number_opens_one_record_ever() -> None:
+    """On Linux, where a bad record stays in the queue, too."""
+    state = KtlsSocket(ENGINE, ENGINE, PERSONALITIES["linux"])
+    state.install("rx", session(sequence=2**64 - 1))
+    last = record_by_hand(AES128.name, b"last\x17", 2**64 - 1)
+    receive(state.rx, last)
+    assert state.recvmsg(100, FULL)[0] == b"last"
+    receive(state.rx, last)
+    for _ in range(3):
+        with pytest.raises(UmktlsError):
+            state.recvmsg(100, FULL)
