@@ -19,6 +19,7 @@ from umktls_daemons.programs import rpctlscd, rpctlssd
 from umktls_daemons.programs.logs import set_up_logging
 from umktls_daemons.tls.identity import ConfigurationError
 
+from tests.conftest import patience
 from tests.daemons.fakekernel import FakeKernel
 from tests.daemons.fakesocket import SECONDS
 from tests.daemons.harness import at_a_terminal
@@ -265,3 +266,17 @@ def test_a_client_daemon_with_a_ca_directory(tmp_path: Path) -> None:
             assert kernel.registered.wait(SECONDS)
         finally:
             process.end()
+
+
+def test_a_daemon_that_dies_before_it_serves() -> None:
+    """Its parent has no end of the pipe open that would keep it waiting."""
+    code = (
+        "import os\n"
+        "from umktls_daemons.programs.background import Launch\n"
+        "Launch().to_background(keep_stderr=True)\n"
+        "os._exit(9)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, timeout=patience(20), check=False)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"the daemon died before it served\n"

@@ -16,7 +16,9 @@ from tests.daemons.fakesocket import FakeSocket
 from tests.daemons.harness import daemon
 from tests.daemons.pki import certificates
 from umktls.abi import rpctls
+from umktls.errors import CallerError
 from umktls.upcall.deposit import Deposit
+from umktls.userland.sockets import Socket
 
 KEY_UPDATE = records.key_update_message(False)
 
@@ -305,3 +307,17 @@ def test_tls_1_2(tmp_path: Path) -> None:
         assert other.kernel.event("alert")["description"] == "close_notify"
         one.sock.sock.close()
         other.sock.sock.close()
+
+
+def test_a_session_whose_kernel_refuses_at_the_end_is_not_kept(
+    ends: tuple[End, End], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = ends
+    talk(one, other)
+
+    def refuse(self: Socket, name: object) -> None:
+        raise CallerError("it is not yours")
+
+    monkeypatch.setattr(Socket, "adopted", refuse)
+    restart(one)
+    assert len(one.harness.service.sessions) == 0
