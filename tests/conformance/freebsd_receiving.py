@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 
 from tests.conformance.freebsd_sockets import KERNELS, RX_TLS13, receiving, session
 from tests.conformance.rows import FREEBSD, OURS, row
@@ -19,6 +18,7 @@ from tests.conformance.world import (
     errno_of,
     flipped,
     keys,
+    readable_when_whole,
 )
 from umktls.abi.freebsd import TlsGetRecord
 from umktls.ktls.session.suites import ALL_SUITES
@@ -58,13 +58,7 @@ def early_bytes(w: World) -> None:
 
 @row(RECEIVE, "A record that has not come whole is not readable", KERNELS)
 def half_a_record(w: World) -> None:
-    record = receiving(w).seal(os.urandom(64))
-    for byte in record[:-1]:
-        w.arrive(bytes([byte]))
-        assert not w.socket.readable()
-        assert errno_of(w.recv) == errno.EAGAIN
-    w.arrive(record[-1:])
-    assert w.socket.readable()
+    readable_when_whole(w, receiving(w))
 
 
 @row(RECEIVE, "A call returns one record at most, with MSG_EOR and its TLS_GET_RECORD", KERNELS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import struct
 
 from tests.conformance.reference import padded
@@ -20,6 +19,7 @@ from tests.conformance.world import (
     errno_of,
     flipped,
     keys,
+    readable_when_whole,
     receiving,
 )
 from umktls.abi import linux
@@ -35,13 +35,7 @@ KERNELS = (*LINUX, *OURS)
 
 @row(RECEIVE, "Nothing is returned before a whole record is there, nor is it readable", LINUX)
 def whole(w: World) -> None:
-    record = receiving(w).seal(os.urandom(64))
-    for byte in record[:-1]:
-        w.arrive(bytes([byte]))
-        assert not w.socket.readable()
-        assert errno_of(w.recv) == errno.EAGAIN
-    w.arrive(record[-1:])
-    assert w.socket.readable()
+    readable_when_whole(w, receiving(w))
 
 
 @row(RECEIVE, "A call returns several records of application data, up to the buffer", LINUX)

@@ -276,3 +276,14 @@ def receiving(w: World) -> Peer:
     """The same of the receiving half."""
     w.enable("rx")
     return w.peer()
+
+
+def readable_when_whole(w: World, peer: Peer) -> None:
+    """A record of the peer that comes byte by byte is not there before its last one."""
+    record = peer.seal(bytes(64))
+    for byte in record[:-1]:
+        w.arrive(bytes([byte]))
+        assert not w.socket.readable()
+        assert errno_of(w.recv) == errno.EAGAIN
+    w.arrive(record[-1:])
+    assert w.socket.readable()

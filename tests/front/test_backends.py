@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from tests.front.world import ONE, TWO, Talk, World, call, reply, world
+from tests.passing import elapse
 from umktls.errors import CallerError
 from umktls.front.backends import MISSES, Backends, Place, Policy, Server, place
 from umktls.kernel.ground.events import Trace
@@ -156,7 +157,7 @@ async def test_where_there_is_no_other_clients_wait(tmp_path: Path, autojump_clo
         client = await here.sealed()
         client.say(call(1))
         await here.event("backend-down")
-        await trio.sleep(10 * CHECK)
+        await elapse(10 * CHECK)
         assert not client.ended.is_set()
 
 

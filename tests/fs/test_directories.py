@@ -14,6 +14,7 @@ from umktls_fs.directories import KEEP_SECONDS, NO_INODE
 
 from tests.fs.peer import Proceed
 from tests.fs.world import ROOT, Listing, World, fails
+from tests.passing import elapse
 from umktls.nfs.types import (
     READDIRPLUS3args,
     READDIRPLUS3resfail,
@@ -269,7 +270,7 @@ async def test_who_waits_before_reading_is_given_what_is_there_then(
     world.foretold.listing = True
     fh = await world.ops.opendir(ROOT, world.ctx)
     (world.export / "late").touch()
-    await trio.sleep(4.0)
+    await elapse(4.0)
     listing = Listing()
     await world.ops.readdir(fh, 0, listing.token)
     assert listing.names == [b"late"]
@@ -293,7 +294,7 @@ async def test_entries_are_as_old_as_their_call(world: World, autojump_clock: Mo
     world.foretold.listing = True
     (world.export / "file").touch()
     fh = await world.ops.opendir(ROOT, world.ctx)
-    await trio.sleep(2.0)
+    await elapse(2.0)
     await world.ops.readdir(fh, 0, Listing().token)
     number = (world.export / "file").stat().st_ino
     assert world.ops.inodes[number].expires <= trio.current_time() + 1.0

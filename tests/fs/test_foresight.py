@@ -19,6 +19,7 @@ from umktls_fs.foresight import MISSES, WAIT_SECONDS
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
 from tests.fs.world import ROOT, Somebody, World, fails
+from tests.passing import elapse
 from umktls.errors import WorldError
 from umktls.nfs.types import READDIRPLUS3resfail, nfsstat3
 from umktls.rpc.message import OpaqueAuth
@@ -28,7 +29,7 @@ LAST = "f39"
 
 
 @pytest.fixture
-async def foreseeing(world: World, autojump_clock: MockClock) -> World:
+async def foreseeing(world: World) -> World:
     """40 files f0 to f39, of which the first have been looked up, and the rest are fetched."""
     await foresee(world)
     return world
@@ -48,8 +49,10 @@ async def called(world: World, name: str, parent: int = ROOT) -> list[str]:
         return [call.name for call in seen]
 
 
-async def test_the_rest_is_there_when_it_is_asked_for(foreseeing: World) -> None:
-    await trio.sleep(1.0)
+async def test_the_rest_is_there_when_it_is_asked_for(
+    foreseeing: World, autojump_clock: MockClock
+) -> None:
+    await elapse(1.0)
     with foreseeing.caller.watch() as seen:
         for number in range(MISSES, 40):
             entry = await foreseeing.lookup(f"f{number}")
@@ -93,21 +96,23 @@ async def test_few_look_ups_in_a_large_directory_fetch_little(
 # ---- what others do
 
 
-async def test_what_was_fetched_is_good_for_acregmin(foreseeing: World) -> None:
+async def test_what_was_fetched_is_good_for_acregmin(
+    foreseeing: World, autojump_clock: MockClock
+) -> None:
     """And not for that long from when it was used."""
     (foreseeing.export / "f39").write_bytes(b"a local writer's")
     (foreseeing.export / "f38").write_bytes(b"a local writer's")
-    await trio.sleep(SECONDS - 0.5)
+    await elapse(SECONDS - 0.5)
     entry = await foreseeing.lookup("f39")
     assert entry.st_size == 39
     assert entry.attr_timeout <= 0.5
     assert entry.entry_timeout <= 0.5
-    await trio.sleep(0.6)
+    await elapse(0.6)
     assert (await foreseeing.lookup("f38")).st_size == len(b"a local writer's")
 
 
-async def test_it_is_forgotten_then(foreseeing: World) -> None:
-    await trio.sleep(2 * SECONDS + 0.1)
+async def test_it_is_forgotten_then(foreseeing: World, autojump_clock: MockClock) -> None:
+    await elapse(2 * SECONDS + 0.1)
     assert foreseeing.ops.inodes.root.ahead is None
 
 
@@ -248,7 +253,7 @@ async def test_who_looks_up_waits_for_a_page_for_a_moment(
     world: World, autojump_clock: MockClock
 ) -> None:
     async def slow(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        await trio.sleep(10.0)
+        await elapse(10.0)
         return await proceed(args)
 
     world.caller.between["READDIRPLUS"] = slow

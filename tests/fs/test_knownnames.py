@@ -20,6 +20,7 @@ from umktls_fs import knownnames
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
 from tests.fs.world import ROOT, World, fails
+from tests.passing import elapse
 from umktls.errors import WorldError
 from umktls.nfs.types import createmode3, nfstime3
 from umktls.rpc.message import OpaqueAuth
@@ -183,9 +184,9 @@ async def test_an_open_file_that_is_removed_leaves_its_name(
     await world.ops.unlink(parent, NAME, world.ctx)
     assert await asked(world, parent) == []
     await world.close(info.fh)
-    await trio.sleep(SECONDS / 2)
+    await elapse(SECONDS / 2)
     await create(world, parent)
-    await trio.sleep(SECONDS / 2)
+    await elapse(SECONDS / 2)
     assert await asked(world, parent, b"x") == ["LOOKUP"]
     await world.ops.unlink(parent, NAME, world.ctx)
     assert await asked(world, parent) == []
@@ -193,9 +194,9 @@ async def test_an_open_file_that_is_removed_leaves_its_name(
 
 async def test_names_are_believed_for_acdirmin(world: World, autojump_clock: MockClock) -> None:
     parent = await made(world)
-    await trio.sleep(SECONDS - 0.1)
+    await elapse(SECONDS - 0.1)
     assert await asked(world, parent) == []
-    await trio.sleep(0.2)
+    await elapse(0.2)
     assert await asked(world, parent) == ["LOOKUP"]
     await create(world, parent, b"other")  # nobody has come in between, as it shows
     assert await asked(world, parent) == []
@@ -215,9 +216,9 @@ async def test_after_a_change_of_others_names_are_not_believed_for_longer(
     parent = await made(world)
     await create(world, parent, b"first")
     (world.export / "d" / "theirs").touch()
-    await trio.sleep(SECONDS - 0.1)
+    await elapse(SECONDS - 0.1)
     await create(world, parent, b"second")
-    await trio.sleep(0.2)
+    await elapse(0.2)
     assert await asked(world, parent) == ["LOOKUP"]
 
 
@@ -284,7 +285,7 @@ async def test_a_clock_that_ticks_slowly_costs_calls_and_nothing_else(
         assert await fails(create(world, parent, name, os.O_TRUNC)) == errno.ESTALE
         assert path.read_bytes() == b"theirs"
         assert (await world.ops.lookup(parent, name, world.ctx)).st_size == 6
-        await trio.sleep(SECONDS + 1)
+        await elapse(SECONDS + 1)
         await world.listdir(parent)  # believed again
 
 
@@ -303,9 +304,9 @@ async def test_replies_may_come_in_any_order(world: World, autojump_clock: MockC
         nursery.start_soon(create, world, parent, b"first")
         await trio.testing.wait_all_tasks_blocked()
         await create(world, parent, b"second")
-        await trio.sleep(SECONDS - 0.1)
+        await elapse(SECONDS - 0.1)
         later.set()
-    await trio.sleep(0.2)
+    await elapse(0.2)
     assert await asked(world, parent) == []
 
 

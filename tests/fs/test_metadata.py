@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 import pytest
-import trio
 from pyfuse3 import EntryAttributes
 from trio.testing import MockClock
 
@@ -16,6 +15,7 @@ from tests.fs.changing import change, fields
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
 from tests.fs.world import ROOT, Somebody, World, fails
+from tests.passing import elapse
 from umktls.nfs.types import SERVER_TIME, SETATTR3args, SETATTR3resfail, nfsstat3
 from umktls.rpc.message import OpaqueAuth
 
@@ -228,11 +228,11 @@ async def test_what_the_server_permits_is_asked_after_acregmin(
     slowly that proves nothing."""
     number = await made.number("file")
     await made.ops.access(number, os.R_OK, made.ctx)
-    await trio.sleep(2.0)
+    await elapse(2.0)
     made.ops.inodes[number].expires = 0.0
     await made.ops.getattr(number, made.ctx)
     assert await access_calls(made, number) == 0
-    await trio.sleep(1.1)
+    await elapse(1.1)
     assert await access_calls(made, number) == 1
 
 

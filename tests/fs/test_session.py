@@ -11,6 +11,7 @@ import trio.testing
 from umktls_fs import mount
 from umktls_fs.session import fuse_session
 
+from tests.passing import elapse
 from umktls.errors import WorldError
 
 Clock = trio.testing.MockClock
@@ -38,7 +39,7 @@ class Operations:
         self.seconds = seconds
 
     async def flush(self) -> None:
-        await trio.sleep(self.seconds)
+        await elapse(self.seconds)
 
     def connected(self) -> bool:
         return True

@@ -12,6 +12,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.passing import elapse
 from umktls.errors import CallerError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.peers import Who, who
@@ -100,7 +101,7 @@ def present(stack: ExitStack, **limits: Any) -> Present:
 async def test_the_longest_silent_one_ends(stack: ExitStack, autojump_clock: Clock) -> None:
     here = present(stack, connections=9, startups=2)
     (first,) = here.come("192.0.2.1")
-    await trio.sleep(1)
+    await elapse(1)
     (second,) = here.come("192.0.2.1")
     assert here.come("192.0.2.1")
     assert here.ended() == [first]
@@ -114,7 +115,7 @@ async def test_who_has_the_most_loses_one(stack: ExitStack, autojump_clock: Cloc
     """Not who came first from elsewhere, neither another address nor another network."""
     here = present(stack, connections=20, startups=6)
     here.come("198.51.100.1", "192.0.2.9")
-    await trio.sleep(1)
+    await elapse(1)
     here.come(*["192.0.2.1"] * 4, "198.51.100.1", "198.51.100.2")
     assert {guest.address for guest in here.ended()} == {"192.0.2.1"}
 
@@ -129,7 +130,7 @@ async def test_who_has_shown_who_it_is_stays(stack: ExitStack, autojump_clock: C
     assert here.come("192.0.2.1") == []
     assert here.ended() == [stranger]
     here.guests[0].busy = True
-    await trio.sleep(SETTLED)
+    await elapse(SETTLED)
     here.guests[1].last = trio.current_time()
     assert len(here.come("192.0.2.1")) == 1
     assert here.ended() == [stranger, here.guests[-2]]
@@ -140,7 +141,7 @@ async def test_the_handshake_that_is_under_way_stays(
 ) -> None:
     here = present(stack, connections=9, startups=2)
     (busy,) = here.come("192.0.2.1", busy=True)
-    await trio.sleep(1)
+    await elapse(1)
     (silent,) = here.come("192.0.2.1")
     here.come("192.0.2.1")
     assert (here.ended(), busy.ended) == ([silent], "")
@@ -152,10 +153,10 @@ async def test_idle_ones_end(stack: ExitStack, autojump_clock: Clock) -> None:
     (busy,) = here.come("192.0.2.1", busy=True)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(here.admission.end_idle)
-        await trio.sleep(99)
+        await elapse(99)
         talking.last = trio.current_time()
         assert here.ended() == []
-        await trio.sleep(30)
+        await elapse(30)
         assert (here.ended(), idle.ended, busy.ended) == ([idle], "idle for 100 s", "")
         nursery.cancel_scope.cancel()
     await present(stack, idle=0.0).admission.end_idle()  # returns: there is nothing to do

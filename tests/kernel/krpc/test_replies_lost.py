@@ -119,7 +119,7 @@ def state(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def mount(umktls_rundir: Path, autojump_clock: object, state: str) -> AsyncIterator[Mount]:
+async def mount(umktls_rundir: Path, state: str) -> AsyncIterator[Mount]:
     async with mounted(umktls_rundir, state) as one:
         yield one
 

@@ -21,6 +21,7 @@ import trio.testing
 
 from tests.conftest import patience
 from tests.kernel.clientworld import Clock
+from tests.passing import elapse
 from umktls.kernel.ground.budget import (
     ARRIVAL_SECONDS,
     MUCH,
@@ -114,9 +115,9 @@ async def test_what_arrives_slowly_is_dropped_when_others_wait(autojump_clock: C
     dropped: list[str] = []
     first, second = (Share(budget, lambda name=name: dropped.append(name)) for name in "ab")  # type: ignore[misc]
     await first.receive(50)
-    await trio.sleep(1)
+    await elapse(1)
     await second.receive(50)
-    await trio.sleep(5 * ARRIVAL_SECONDS)
+    await elapse(5 * ARRIVAL_SECONDS)
     assert dropped == []  # nobody waits
     await budget.take(20)
     assert dropped == ["a"]
@@ -142,20 +143,20 @@ async def test_memory_is_given_back_when_it_is_over(autojump_clock: Clock) -> No
     async with trio.open_nursery() as nursery:
         nursery.start_soon(afterwards, budget, lambda: given.append(trio.current_time()))
         budget.give(await budget.take(MUCH - 1))
-        await trio.sleep(10 * QUIET_SECONDS)
+        await elapse(10 * QUIET_SECONDS)
         assert given == []
         for expected in (1, 2):
             first, second = await budget.take(MUCH // 2), await budget.take(MUCH // 2)
             budget.give(first)
-            await trio.sleep(10 * QUIET_SECONDS)
+            await elapse(10 * QUIET_SECONDS)
             assert len(given) == expected - 1
             budget.give(second)
             held = await budget.take(1)
-            await trio.sleep(10 * QUIET_SECONDS)
+            await elapse(10 * QUIET_SECONDS)
             assert len(given) == expected - 1
             budget.give(held)
             over = trio.current_time()
-            await trio.sleep(10 * QUIET_SECONDS)
+            await elapse(10 * QUIET_SECONDS)
             assert given[expected - 1 :] == [pytest.approx(over + QUIET_SECONDS)]
         nursery.cancel_scope.cancel()
 

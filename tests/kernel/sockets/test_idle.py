@@ -13,6 +13,7 @@ import trio.testing
 
 from tests.conformance.world import DATA, ENGINE, keys
 from tests.kernel.kernelsocket import kernel_socket
+from tests.passing import elapse
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.sockets.rpcside import IDLE_SECONDS
 from umktls.rpc.record import RecordReader, mark
@@ -72,7 +73,7 @@ async def test_an_idle_connection_keeps_no_large_buffer(autojump_clock: Clock) -
         for _ in range(2):
             await r.message()
             assert r.sock.state.rx.spacious
-            await trio.sleep(3 * IDLE_SECONDS)
+            await elapse(3 * IDLE_SECONDS)
             assert not r.sock.state.rx.spacious
 
 
@@ -86,5 +87,5 @@ async def test_a_busy_one_keeps_it(autojump_clock: Clock) -> None:
     async with reading() as r:
         for _ in range(6):
             await r.message()
-            await trio.sleep(0.6 * IDLE_SECONDS)
+            await elapse(0.6 * IDLE_SECONDS)
             assert r.sock.state.rx.spacious

@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.passing import elapse
 from umktls.kernel.team.lives import BOOT_SECONDS, PING_SECONDS, SILENT_SECONDS, watch
 from umktls.kernel.team.worker import Outgoing, Worker
 
@@ -52,13 +53,13 @@ async def test_one_that_answers_is_left_alone(autojump_clock: trio.testing.MockC
         nursery.start_soon(one.live)
         nursery.start_soon(one.watch)
         one.answers = False
-        await trio.sleep(BOOT_SECONDS - 2 * PING_SECONDS)
+        await elapse(BOOT_SECONDS - 2 * PING_SECONDS)
         one.worker.up, one.answers = True, True
         one.worker.heard += 1  # it has said so
         for _ in range(5):
-            await trio.sleep(100 * PING_SECONDS)
+            await elapse(100 * PING_SECONDS)
             one.answers = False
-            await trio.sleep(SILENT_SECONDS - 2 * PING_SECONDS)
+            await elapse(SILENT_SECONDS - 2 * PING_SECONDS)
             one.answers = True
         assert one.asked > 500
         assert one.killed == []
@@ -71,8 +72,8 @@ async def test_any_word_is_an_answer(autojump_clock: trio.testing.MockClock) -> 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(one.watch)
         for _ in range(10):
-            await trio.sleep(SILENT_SECONDS - PING_SECONDS - 1)
+            await elapse(SILENT_SECONDS - PING_SECONDS - 1)
             one.worker.heard += 1
         assert one.killed == []
-        await trio.sleep(SILENT_SECONDS + 2 * PING_SECONDS)
+        await elapse(SILENT_SECONDS + 2 * PING_SECONDS)
         assert len(one.killed) == 1

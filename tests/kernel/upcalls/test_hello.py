@@ -13,6 +13,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.passing import elapse
 from umktls.errors import WorldError
 from umktls.kernel.host.boot import booted
 from umktls.kernel.host.config import HostConfig
@@ -77,7 +78,7 @@ async def test_the_first_byte_and_the_end_are_heard(
     sock = connection(near, "192.0.2.1:1000")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(Clients().of(sock).speaks, sock, SECONDS)
-        await trio.sleep(SECONDS)
+        await elapse(SECONDS)
         if said:
             far.send(said)
         else:
@@ -101,7 +102,7 @@ async def test_the_limit_while_another_connection_is_heard(
 
     async def shake_hands() -> None:
         with clients.of(heard).heard():
-            await trio.sleep(5 * SECONDS)
+            await elapse(5 * SECONDS)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(shake_hands)
@@ -140,7 +141,7 @@ async def test_who_is_silent_keeps_nobody_from_the_daemon(
             while not any(sock.session for sock in host.sockets.values()):
                 await trio.testing.wait_all_tasks_blocked()
             assert trio.current_time() == began
-            await trio.sleep(LIMIT + 1)
+            await elapse(LIMIT + 1)
             (failed,) = (e for e in host.trace.since() if e["event"] == "handshake-failed")
             assert (failed["connection"], failed["phase"]) == ("s1", "connection")
             assert daemon.upcalls == ["CONNECT"]

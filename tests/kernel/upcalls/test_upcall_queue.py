@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from tests.kernel.clientworld import SECONDS, Clock, world
+from tests.passing import elapse
 from umktls.abi import rpctls
 from umktls.abi.freebsd import ERRNO
 from umktls.errors import CallerError
@@ -198,7 +199,7 @@ async def test_who_hangs_up_before_the_daemon_has_the_socket(
     async with world(tmp_path) as w:
         daemon, attempt, asked = await w.asked()
         attempt.far.send(said)
-        await trio.sleep(SECONDS / 3)
+        await elapse(SECONDS / 3)
         began = trio.current_time()
         if half:
             attempt.far.shutdown(socket.SHUT_WR)
@@ -244,7 +245,7 @@ async def test_a_daemon_with_the_socket_sees_for_itself_who_hangs_up(
         attempts = [await w.connect() for _ in range(2)]
         asked = [await daemon.asked() for _ in attempts]
         await daemon.take(asked[0])
-        await trio.sleep(SECONDS / 3)
+        await elapse(SECONDS / 3)
         await daemon.take(asked[1])
         began = trio.current_time() - SECONDS / 3
         for attempt in attempts:
