@@ -74,6 +74,14 @@ def test_exports_that_squash_in_different_ways(
     assert "; root of a client is nobody here in /a, everybody is user 7 here in /b; also" in line
 
 
+def test_what_a_handshake_demands_is_in_what_there_is_to_type(tmp_path: Path) -> None:
+    """By --demand-certificate, whatever the exports ask for."""
+    config = ServerConfig(hosts=("h",), security="mtls", facts={"security": "tls"})
+    exports = (Export(str(tmp_path), name="/x", security="tls"),)
+    assert " -o mtls " in ready_line(config, exports, 7)
+    assert ",xprtsec=mtls," in mount_lines(config, exports, (7, 7))[0]
+
+
 def test_ready_line_leaves_out_the_usual_port(tmp_path: Path) -> None:
     config = ServerConfig(hosts=("h",), offer_tls=False)
     assert " h:/x " in ready_line(config, (Export(str(tmp_path), name="/x"),), 2049)

@@ -22,12 +22,13 @@ from tests.front.sealing import Sealing
 from tests.front.test_proxyheader import parts, tlvs
 from tests.system.live import event, needs_fuse, now, run, until
 from umktls.certs import layout
-from umktls.cli.front import front
+from umktls.cli.front import front, ready_line
 from umktls.cli.front_options import FrontOptions
 from umktls.cli.main import main
 from umktls.cli.sandbox import Sandbox
 from umktls.errors import WorldError
 from umktls.kernel.host.children import program_path
+from umktls.nfsd.exports.exports import Security
 
 PROJECT = Path(__file__).parents[2] / "umktls" / "kernel"
 
@@ -198,23 +199,26 @@ def test_mistakes(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("words", "asked", "handshake"),
+    ("words", "asked", "handshake", "typed"),
     [
-        ((), "tls", "tls"),
-        (("-tlscert",), "mtls", "tls"),
-        (("-tlscert", "--demand-certificate"), "mtls", "mtls"),
-        (("--clear",), "none", "none"),
+        ((), "tls", "tls", "-o mountport="),
+        (("-tlscert",), "mtls", "tls", "-o mtls,mountport="),
+        (("-tlscert", "--demand-certificate"), "mtls", "mtls", "-o mtls,mountport="),
+        (("--demand-certificate",), "tls", "mtls", "-o mtls,mountport="),
+        (("--clear",), "none", "none", "-o mountport="),
     ],
 )
 def test_what_a_handshake_has_to_bring(
-    tmp_path: Path, words: tuple[str, ...], asked: str, handshake: str
+    tmp_path: Path, words: tuple[str, ...], asked: Security, handshake: str, typed: str
 ) -> None:
-    """No certificate, unless it is said: who has none hears of it from RPC."""
+    """No certificate, unless it is said: who has none hears of it from RPC. What there is to type
+    has it where either asks."""
     layout.create(tmp_path)
     line = ["--backend", "a", "--certs", str(tmp_path), *words]
     told = FrontOptions.of(front.make_context("front", line).params)
     config = told.host_config(told.clients())
     assert (config.facts["security"], config.security) == (asked, handshake)
+    assert typed in ready_line(told, asked, (), 7, "h")
 
 
 def test_no_certificates() -> None:

@@ -122,7 +122,7 @@ def ready_line(
     host = bracketed(name)
     where = host if port == NFS_PORT else f"{host}:{port}"
     certs = f" --certs {shlex.quote(str(options.certs))}" if options.certs else ""
-    words = ["mtls"] if security == "mtls" else []
+    words = ["mtls"] if "mtls" in (security, options.handshake(security)) else []
     words.append(f"mountport={port}")
     mount = f"umktls mount {where}:/EXPORT MOUNTPOINT{certs} -o {','.join(words)}"
     behind = ", ".join(str(server.nfs) for server in servers)

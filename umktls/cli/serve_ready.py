@@ -32,7 +32,8 @@ def mount_lines(
     """
     export = exports[0]
     where = f"{bracketed(name or config.hosts[0])}:{export.name}"
-    tls = (LINUX_TLS[export.level], FREEBSD_TLS) if config.offer_tls else ()
+    linux_tls = "xprtsec=mtls" if config.security == "mtls" else LINUX_TLS[export.level]
+    tls = (linux_tls, FREEBSD_TLS) if config.offer_tls else ()
     said: list[str] = []
     if ports is not None:
         said = [f"port={ports[0]}", f"mountport={ports[1]}", "mountproto=tcp"]

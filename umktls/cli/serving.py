@@ -147,7 +147,7 @@ def ready_line(
     if not config.offer_tls:
         return f"ready: {what} -o notls   (no TLS: everything goes in clear{also})"
     certs = f" --certs {shlex.quote(str(config.certs))}" if config.certs else ""
-    options = " -o mtls" if exports[0].wants_certificate else ""
+    options = " -o mtls" if exports[0].wants_certificate or config.security == "mtls" else ""
     return f"ready: {what}{certs}{options}   ({LEVELS[least_security(exports)]}{also})"
 
 
