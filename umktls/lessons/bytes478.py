@@ -9,7 +9,7 @@ import trio
 
 from umktls.lessons.lesson import Code, Exercise, Lesson, Question, Rfc, Seen, Step
 from umktls.lessons.pair import OVERHEAD, ByModel, Pair, pair
-from umktls.lessons.stage import split_records, words
+from umktls.lessons.stage import HANDSHAKE, split_records, words
 
 __all__ = ["LESSON", "sum_up"]
 
@@ -55,7 +55,7 @@ async def by_model(found: Pair) -> Seen:
     lines = []
     for number, record in enumerate(seen.records):
         line = f"record {number}: {record.wire_length:>3} bytes, type {record.type}, "
-        if record.type == 22:
+        if record.type == HANDSHAKE:
             ticket = next(tickets)
             line += (
                 f"handshake: NewSessionTicket, valid for {ticket.lifetime} s, nonce "
@@ -77,7 +77,7 @@ async def by_model(found: Pair) -> Seen:
 
 def sum_up(seen: ByModel) -> str:
     """How many bytes, how many records, what they are."""
-    sizes = [record.wire_length for record in seen.records if record.type == 22]
+    sizes = [record.wire_length for record in seen.records if record.type == HANDSHAKE]
     total = sum(sizes)
     line = (
         f"{total} bytes = {len(sizes)} records of {' + '.join(map(str, sizes))} bytes: "
@@ -127,7 +127,7 @@ LESSON = Lesson(
             """
             They begin with 17 03 03: outer type 23 (application data), version 3.3. From outside,
             TLS 1.3 records all look like that. An RPC layer that takes the first four bytes for a
-            record mark waits for a fragment of 387 megabytes now.
+            record mark waits for a fragment of 386 megabytes now.
             """,
         ),
         Step(

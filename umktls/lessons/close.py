@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import nullcontext
 
 from umktls.errors import UmktlsError
 from umktls.ktls.session.errors import WouldBlock
 from umktls.lessons.lesson import Code, Exercise, Lesson, Question, Rfc, Seen, Step
-from umktls.lessons.stage import ALERT, KERNELS, Link, between, errno_name, split_records
+from umktls.lessons.stage import ALERT, KERNELS, Link, between, split_records
 
 __all__ = ["LESSON"]
 
 CLOSE_NOTIFY = b"\1\0"
 FILE = (b"the first part, ", b"the second part, ", b"the end.")
 WHOLE = len(b"".join(FILE))
-
-
-@asynccontextmanager
-async def nothing() -> AsyncIterator[None]:
-    yield None
 
 
 def sent(link: Link) -> list[bytes]:
@@ -36,7 +30,7 @@ def read(link: Link) -> tuple[bytes, list[str]]:
         try:
             kind, piece = link.server.receive()
         except UmktlsError as error:
-            then.append("waits" if isinstance(error, WouldBlock) else errno_name(error))
+            then.append("waits" if isinstance(error, WouldBlock) else error.errno_name)
             continue
         if kind == ALERT:
             then.append("close_notify")
@@ -117,7 +111,7 @@ LESSON = Lesson(
 
     Each line is one kernel: how many bytes a reader got, and what recvmsg said then.
     """,
-    nothing,
+    nullcontext,
     (
         Step(
             "As it should be",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 
 from umktls.errors import UmktlsError
 from umktls.lessons.lesson import Code, Exercise, Lesson, Question, Rfc, Seen, Step
-from umktls.lessons.stage import ALERT, HANDSHAKE, KERNELS, End, between, errno_name, outcome
+from umktls.lessons.stage import ALERT, HANDSHAKE, KERNELS, End, between, outcome
 
 __all__ = ["LESSON"]
 
@@ -17,11 +17,6 @@ CLOSE_NOTIFY = b"\1\0"
 SHORT = b"\x17\3\3\0\1" + bytes(33)
 LONG = b"\x17\3\3\xff\xff" + bytes(33)
 CHOICES = (*KERNELS, "none")
-
-
-@asynccontextmanager
-async def nothing() -> AsyncIterator[None]:
-    yield None
 
 
 def everywhere(program: Callable[[str], str]) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -39,7 +34,7 @@ def second_key(kernel: str) -> str:
     try:
         link.client.set_key("tx", link.session())
     except UmktlsError as error:
-        return errno_name(error)
+        return error.errno_name
     return "ok"
 
 
@@ -120,7 +115,7 @@ LESSON = Lesson(
     program after another runs in FreeBSD 14, Linux 6.19, and umktls, which has tried to be the best
     of them. (They are models, and tests hold them against the real kernels: docs/compatibility.md.)
     """,
-    nothing,
+    nullcontext,
     (
         Step(
             "A second key",

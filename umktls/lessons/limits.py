@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import nullcontext
 from dataclasses import replace
 
 from umktls.errors import UmktlsError
@@ -12,7 +11,7 @@ from umktls.ktls.session.errors import KeyExhausted
 from umktls.ktls.session.schedule import next_traffic_secret
 from umktls.lessons.hosts import in_memory
 from umktls.lessons.lesson import Code, Exercise, Lesson, Question, Rfc, Seen, Step
-from umktls.lessons.stage import HEADER, KERNELS, SUITE, End, Link, errno_name, words
+from umktls.lessons.stage import HEADER, KERNELS, SUITE, End, Link, words
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.echo import SAY
 
@@ -24,11 +23,6 @@ KNOWN, SECRET = b"GET /index.html HTTP", b"the launch code: 042"
 LAST = 2**64 - 1
 
 
-@asynccontextmanager
-async def one_link() -> AsyncIterator[Link]:
-    yield Link()
-
-
 async def toy_key(link: Link) -> Seen:
     suite = replace(SUITE, record_limit=TOY_LIMIT)
     end = link.client
@@ -38,7 +32,7 @@ async def toy_key(link: Link) -> Seen:
         try:
             end.send(b"x")
         except KeyExhausted as error:
-            refused = f"{errno_name(error)}: {error}"
+            refused = f"{error.errno_name}: {error}"
         else:
             sealed += 1
             warned = warned or (sealed if end.socket.wants_rekey else 0)
@@ -79,7 +73,7 @@ def sent_from(kernel: str, first: int) -> list[str]:
             link.client.send(b"x")
             said.append(f"2^64-{2**64 - number}" if number > LAST // 2 else str(number))
         except UmktlsError as error:
-            said.append(errno_name(error))
+            said.append(error.errno_name)
     return said
 
 
@@ -125,7 +119,7 @@ LESSON = Lesson(
     kernel, because only it counts; who has to do something about it is the daemon, because only it
     can make keys.
     """,
-    one_link,
+    lambda: nullcontext(Link()),
     (
         Step(
             "A key for eight records",

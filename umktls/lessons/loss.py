@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import nullcontext
 from typing import Any
 
 from umktls.lessons.hosts import in_memory
@@ -15,11 +14,6 @@ from umktls.testing.wire import Way, cut
 __all__ = ["LESSON"]
 
 NUMBER = 7
-
-
-@asynccontextmanager
-async def nothing() -> AsyncIterator[None]:
-    yield None
 
 
 async def counted(way: Way | None, *, cache: bool) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -84,7 +78,7 @@ LESSON = Lesson(
     Two hosts run in this process, with TLS between them and a wire that can be cut. COUNT is a
     procedure that tells how often it was called; it stands for all that must not be done twice.
     """,
-    nothing,
+    nullcontext,
     (
         Step(
             "Nothing is lost",

@@ -21,27 +21,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from umktls.abi.freebsd import (
-    TlsGetRecord,
-    cmsg_space,
-    parse_control_untrusted,
-)
-from umktls.abi.personality import DEFAULT_PERSONALITY
 from umktls.certs.layout import LOCAL_HOSTS, write_file
 from umktls.certs.pki import Authority, Leaf
-from umktls.errors import CallerError, PeerError, WorldError
-from umktls.ktls.calls import KtlsSocket
-from umktls.ktls.engines import get_engine
+from umktls.errors import PeerError, WorldError
 from umktls.ktls.session import Direction, Session
 from umktls.ktls.session.errors import WouldBlock
 from umktls.ktls.session.suites import SUITES
-from umktls.userland.ktls import interface_of
+from umktls.lessons.peer import HELLO, SECONDS
+from umktls.lessons.stage import HANDSHAKE, HEADER, End
 
 __all__ = ["Ticket", "ByLibrary", "ByModel", "ByRecv", "Pair", "Record", "pair"]
 
-HELLO, GOODBYE = b"HELLO THERE", b"GOODBYE"
-SECONDS = 20.0
-HEADER = 5
+GOODBYE = b"GOODBYE"
 # What a TLS 1.3 record adds to its content: header, inner type, tag (RFC 8446 section 5.2).
 OVERHEAD = HEADER + 1 + 16
 NEW_SESSION_TICKET = 4
@@ -127,7 +118,7 @@ class ByModel:
 
     @property
     def tickets(self) -> list[Ticket]:
-        return [Ticket.parse_untrusted(r.content) for r in self.records if r.type == 22]
+        return [Ticket.parse_untrusted(r.content) for r in self.records if r.type == HANDSHAKE]
 
 
 class Pair:
@@ -168,9 +159,9 @@ class Pair:
             secrets = read_keylog(self._directory / "keys")
             with socket.socket(fileno=tls.detach()) as plain:
                 plain.settimeout(SECONDS)
-                state = enabled_state(cipher[0], secrets)
-                records = list(receive_records(plain, state))
-                plain.sendall(b"".join(state.sendmsg(GOODBYE)))
+                end = enabled(cipher[0], secrets)
+                records = list(receive_records(plain, end))
+                plain.sendall(end.send(GOODBYE))
             return ByModel(cipher[0], records, self._answer())
 
     @contextmanager
@@ -228,41 +219,24 @@ def read_keylog(path: Path) -> dict[Direction, bytes]:
     return {labels[line[0]]: bytes.fromhex(line[2]) for line in lines if line[0] in labels}
 
 
-def enabled_state(suite: str, secrets: dict[Direction, bytes]) -> KtlsSocket:
-    """A KTLS socket that has been given both keys by setsockopt, as a daemon does it."""
-    engine = get_engine("software")
-    state = KtlsSocket(engine, engine)
-    directions: tuple[Direction, ...] = ("tx", "rx")
-    for direction in directions:
-        session = Session.from_secret(SUITES[suite], secrets[direction])
-        for option in interface_of(DEFAULT_PERSONALITY).key_options(direction, session):
-            memory = dict(option.memory)
-
-            def copyin(address: int, length: int, memory: dict[int, bytes] = memory) -> bytes:
-                if address not in memory:
-                    raise CallerError(f"bad address {address:#x}")
-                return memory[address][:length]
-
-            state.setsockopt(option.level, option.name, option.value, copyin)
-    return state
+def enabled(suite: str, secrets: dict[Direction, bytes]) -> End:
+    """A KTLS socket that has been given both keys, as a daemon does it."""
+    end = End()
+    for direction, secret in secrets.items():
+        end.set_key(direction, Session.from_secret(SUITES[suite], secret))
+    return end
 
 
-def receive_records(sock: socket.socket, state: KtlsSocket) -> Iterator[Record]:
+def receive_records(sock: socket.socket, end: End) -> Iterator[Record]:
     """recvmsg until the peer's words have come."""
     while True:
         try:
-            data, control, _ = state.recvmsg(16384, cmsg_space(TlsGetRecord.SIZE))
+            record = Record(*end.receive())
         except WouldBlock:
-            buffer = state.rx.get_buffer()
-            piece = sock.recv(len(buffer))
-            buffer[: len(piece)] = piece
-            state.rx.buffer_filled(len(piece))
+            end.arrive(receive(sock))
             continue
-        if not control:
-            raise WorldError("the lesson's server hung up")
-        (message,) = parse_control_untrusted(control)
-        yield Record(TlsGetRecord.unpack_untrusted(message.data).tls_type, data)
-        if data == HELLO:
+        yield record
+        if record.content == HELLO:
             return
 
 

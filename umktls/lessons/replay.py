@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 
 from umktls.lessons.lesson import Code, Exercise, Lesson, Question, Rfc, Seen, Step
 from umktls.lessons.stage import KERNELS, Link, between, split_records
@@ -13,11 +13,6 @@ __all__ = ["LESSON"]
 CALLS = 5
 TEXTS = (b"one", b"two", b"three")
 Meddle = Callable[[list[bytes]], list[bytes]]
-
-
-@asynccontextmanager
-async def nothing() -> AsyncIterator[None]:
-    yield None
 
 
 def flipped(record: bytes, index: int) -> bytes:
@@ -92,7 +87,7 @@ LESSON = Lesson(
     Each line is one kernel, with what call after call of recvmsg gave. A call that would wait for
     more is "waits".
     """,
-    nothing,
+    nullcontext,
     (
         Step(
             "The first record twice",

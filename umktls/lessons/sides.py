@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import nullcontext
 
 from umktls.abi.freebsd import IPPROTO_TCP, TCP_RXTLS_MODE, TCP_TLS_MODE_NAMES, TCP_TXTLS_MODE
 from umktls.errors import UmktlsError
 from umktls.ktls.session import Direction
 from umktls.lessons.lesson import Code, Exercise, Lesson, Question, Rfc, Seen, Step
-from umktls.lessons.stage import End, Link, errno_name, hexed, words
+from umktls.lessons.stage import End, Link, hexed, words
 
 __all__ = ["LESSON"]
 
 CALL, REPLY = b"a call", b"a reply"
 KERNELS = ("freebsd13.0", "freebsd14", "linux", "umktls")
 MODES: dict[Direction, int] = {"tx": TCP_TXTLS_MODE, "rx": TCP_RXTLS_MODE}
-
-
-@asynccontextmanager
-async def nothing() -> AsyncIterator[None]:
-    yield None
 
 
 def exchanged(*directions: Direction) -> tuple[tuple[str, ...], dict[str, object]]:
@@ -99,7 +93,7 @@ def key_set(link: Link, direction: Direction) -> str:
     try:
         link.client.set_key(direction, link.session())
     except UmktlsError as error:
-        return errno_name(error)
+        return error.errno_name
     return "ok"
 
 
@@ -114,7 +108,7 @@ LESSON = Lesson(
     The server has both keys in all steps. The client sends a call of 6 bytes and is sent a reply of
     7; what its kernel has is another thing in each step.
     """,
-    nothing,
+    nullcontext,
     (
         Step(
             "TX only",

@@ -6,7 +6,6 @@ whole, changed, twice or not at all. Keys are new in each run.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -31,7 +30,6 @@ __all__ = [
     "End",
     "Link",
     "between",
-    "errno_name",
     "hexed",
     "linked",
     "outcome",
@@ -68,10 +66,6 @@ def split_records(data: bytes) -> list[bytes]:
     return found
 
 
-def errno_name(error: UmktlsError) -> str:
-    return errno.errorcode.get(error.errno, str(error.errno))
-
-
 def outcome(call: Callable[[], bytes]) -> str:
     """What a call gives: its bytes as words, or the name of its error; "waits" where it would."""
     try:
@@ -79,7 +73,7 @@ def outcome(call: Callable[[], bytes]) -> str:
     except WouldBlock:
         return "waits"
     except UmktlsError as error:
-        return errno_name(error)
+        return error.errno_name
     return words(data) if data else "end of stream"
 
 

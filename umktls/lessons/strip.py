@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import nullcontext
 from typing import Any
 
 import trio
@@ -12,7 +11,7 @@ from umktls.errors import UmktlsError
 from umktls.lessons.hosts import in_memory, noting
 from umktls.lessons.lesson import Code, Exercise, Lesson, Question, Rfc, Seen, Step
 from umktls.lessons.stage import HEADER
-from umktls.rpc.message import NULL_AUTH, encode_call
+from umktls.rpc.message import NULL_AUTH, STARTTLS_VERIFIER, encode_call
 from umktls.rpc.record import mark
 from umktls.testing.echo import COUNT
 from umktls.testing.wire import Action, Way
@@ -20,13 +19,8 @@ from umktls.testing.wire import Action, Way
 __all__ = ["LESSON"]
 
 OURS, FORGED = 5, 666
-STARTTLS = b"STARTTLS"
+STARTTLS = STARTTLS_VERIFIER.body
 MARK = 4
-
-
-@asynccontextmanager
-async def nothing() -> AsyncIterator[None]:
-    yield None
 
 
 def without_starttls() -> Action:
@@ -128,7 +122,7 @@ LESSON = Lesson(
 
     Two hosts run in this process, and the client demands TLS. It calls COUNT, for 5.
     """,
-    nothing,
+    nullcontext,
     (
         Step(
             "Nobody meddles",
