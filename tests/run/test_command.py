@@ -61,6 +61,17 @@ def test_a_signal_is_passed_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_a_signal_for_the_whole_group_ends_the_command_alone(tmp_path: Path) -> None:
+    """As timeout(1) sends it: the command ends as it wants to, with a kernel until then."""
+    script = "trap 'exit 9' TERM; echo up; while :; do sleep 0.1; done"
+    with started(Program(["setsid", *under_run(), "sh", "-c", script], tmp_path)) as program:
+        program.wait_for(b"up")
+        os.killpg(program.process.pid, signal.SIGTERM)
+        assert program.process.wait(patience(20)) == 9
+    assert program.figures["totals"]["connections"] == 0
+
+
+@pytest.mark.long
 def test_what_it_leaves_running_does_not_keep_it() -> None:
     done = run(["sh", "-c", "sleep 30 >/dev/null 2>&1 & echo $!"])
     assert done.returncode == 0

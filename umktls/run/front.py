@@ -5,9 +5,11 @@ child, and the command is the supervisor's, which may look into it for that (ptr
 ancestors alone). What the command leaves running when it ends, such as a daemon, stays with the
 supervisor.
 
-Signals from the terminal reach all three, and mean the command; those that somebody sends to the
-first process are passed on. If the supervisor dies, its sockets end, and what it would have to
-answer fails with ENOSYS: the command does not hang, and the first process says what has happened.
+Signals from the terminal, and those for the whole process group (timeout(1) sends such), reach all
+three, and mean the command. Those that somebody sends to the first process alone are passed on.
+
+If the supervisor dies, its sockets end, and what it would have to answer fails with ENOSYS: the
+command does not hang, and the first process says what has happened.
 """
 
 from __future__ import annotations
@@ -122,7 +124,7 @@ def supervisor(config: RunConfig, tell: IO[str]) -> NoReturn:
         os.set_inheritable(tell.fileno(), False)
         tell.write(f"{tracee.pid}\n")
         tell.flush()
-        for number in PASSED_ON - {signal.SIGTERM}:
+        for number in PASSED_ON:
             signal.signal(number, signal.SIG_IGN)
         let_go(0)
         let_go(1)

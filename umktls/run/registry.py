@@ -33,7 +33,7 @@ Put = Callable[[int, int, int], None]
 
 class Registry:
     """Sockets that have a ULP, by SO_COOKIE, and those behind a pair, by the inode of the program's
-    end. `unreplaced` counts copies of a socket that another process has, and keeps."""
+    end."""
 
     def __init__(self, host: Host, edges: Edges, mover: EpollMover) -> None:
         self._host = host
