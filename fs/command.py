@@ -237,7 +237,7 @@ def _mount(plan: MountPlan) -> None:
     _check_fuse()
 
     from umktls.kernel.ground import hostclock
-    from umktls.userland.limits import keep_memory_private
+    from umktls.limits import keep_memory_private
 
     from .mount import News, run_mount
 
@@ -260,7 +260,7 @@ def _mount(plan: MountPlan) -> None:
 
 def _mount_in_background(plan: MountPlan, report: Report) -> None:
     from umktls.kernel.ground import hostclock
-    from umktls.userland.limits import keep_memory_private
+    from umktls.limits import keep_memory_private
 
     from .mount import News, run_mount
 

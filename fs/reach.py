@@ -27,8 +27,8 @@ from umktls.kernel.krpc.client import (
     own_credential,
     remarks,
 )
+from umktls.limits import keep_memory_private
 from umktls.printable import printable
-from umktls.userland.limits import keep_memory_private
 
 from .calls import Calls
 from .options import MountOptions, parse_options

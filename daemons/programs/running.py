@@ -23,9 +23,9 @@ from typing import Any, Literal
 import click
 
 from umktls.errors import UmktlsError, WorldError
+from umktls.limits import keep_memory_private, raise_descriptor_limit
 from umktls.printable import printable_lines
 from umktls.userland.libc import Kernel, KernelGone
-from umktls.userland.limits import keep_memory_private, raise_descriptor_limit
 from umktls.userland.notify import notify, reloading
 from umktls.userland.upcalls import Upcalls
 

@@ -24,6 +24,16 @@ with socket.create_server(("127.0.0.1", 0)) as server:
             print(error.errno)
 """
 
+MANY_WITH_KEYS = """
+import resource, socket
+with socket.create_server(("127.0.0.1", 0), backlog=60) as server:
+    kept = [socket.create_connection(server.getsockname()) for _ in range(60)]
+    for sock in kept:
+        sock.setsockopt(6, 31, b"tls")
+        sock.setsockopt(282, 1, bytes((4, 3, 51, 0)) + bytes(36))
+print(*resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
 
 def run(
     command: Sequence[str], *options: str, data: bytes = b""
@@ -84,6 +94,25 @@ def test_a_kernel_with_the_module_and_one_without(options: tuple[str, ...]) -> N
     """With it a key of no kind is EINVAL; without it there is neither ULP nor level."""
     done = run(["python3", "-c", ENOENT_OF_A_ULP], *options)
     assert done.stdout.split() == ([b"2", b"92"] if options else [b"22"]), done.stderr
+
+
+@pytest.mark.long
+def test_a_program_may_have_as_many_sockets_as_its_limit_says() -> None:
+    """The supervisor, which has two for each, takes more; the program's own limit stays."""
+    limited = ["prlimit", "--nofile=96:4096", *under_run()]
+    done = subprocess.run(
+        [*limited, "python3", "-c", MANY_WITH_KEYS],
+        capture_output=True,
+        timeout=patience(40),
+        check=False,
+    )
+    assert done.stdout == b"96 4096\n", done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("engine", ["none-such", "toe"])
+def test_an_engine_that_cannot_be_is_wrong_usage(engine: str) -> None:
+    assert run(["true"], "--engine", engine).returncode == 2
 
 
 @pytest.mark.long

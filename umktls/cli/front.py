@@ -17,7 +17,7 @@ from umktls.cli.front_options import FrontOptions, front_options
 from umktls.cli.serve_ready import bracketed
 from umktls.cli.serving import LEVELS, complain, reachable, tell
 from umktls.errors import UmktlsError
-from umktls.userland.limits import keep_memory_private, raise_descriptor_limit
+from umktls.limits import keep_memory_private, raise_descriptor_limit
 from umktls.userland.notify import notify, reloading
 
 if TYPE_CHECKING:

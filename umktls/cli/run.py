@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from umktls.abi.personality import PERSONALITIES, personality
+from umktls.errors import CallerError
 from umktls.ktls.engines.choice import parse_engines
 
 __all__ = ["run"]
@@ -59,6 +60,9 @@ def run(
     from umktls.run.front import run_in_front
     from umktls.run.supervisor import RunConfig, check
 
-    config = RunConfig(command, personality(kernel), parse_engines(engine), no_tls_module)
-    check(config)
+    try:
+        config = RunConfig(command, personality(kernel), parse_engines(engine), no_tls_module)
+        check(config)
+    except CallerError as error:
+        raise click.UsageError(str(error)) from error
     run_in_front(config, as_json)

@@ -26,7 +26,7 @@ from umktls.cli.serving import (
     tell,
 )
 from umktls.errors import UmktlsError
-from umktls.userland.limits import keep_memory_private, raise_descriptor_limit
+from umktls.limits import keep_memory_private, raise_descriptor_limit
 from umktls.userland.notify import notify, reloading
 
 # What a server needs is imported where it is used: wrong usage is told at once, and help is too.

@@ -14,7 +14,7 @@ from umktls.errors import UmktlsError
 from umktls.kernel.ground.hostclock import run
 from umktls.kernel.ground.refusals import first_text
 from umktls.kernel.krpc.post import Inlet, Post
-from umktls.userland.limits import keep_memory_private, raise_descriptor_limit
+from umktls.limits import keep_memory_private, raise_descriptor_limit
 
 __all__ = ["main"]
 

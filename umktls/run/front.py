@@ -24,6 +24,7 @@ import traceback
 from typing import IO, Any, NoReturn
 
 from umktls.errors import UmktlsError
+from umktls.limits import raise_descriptor_limit
 from umktls.run.supervisor import RunConfig, filter_of, supervise
 from umktls.run.system import become_subreaper
 from umktls.run.tracee import EXIT_OWN, Tracee
@@ -121,6 +122,7 @@ def supervisor(config: RunConfig, tell: IO[str]) -> NoReturn:
     try:
         become_subreaper()
         tracee = Tracee(config.command, filter_of(config))
+        raise_descriptor_limit()  # there are two for each socket; the command keeps its own limit
         os.set_inheritable(tell.fileno(), False)
         tell.write(f"{tracee.pid}\n")
         tell.flush()

@@ -8,11 +8,11 @@ import subprocess
 import sys
 
 from tests.conftest import patience
-from umktls.userland.limits import DUMPABLE, raise_descriptor_limit
+from umktls.limits import DUMPABLE, raise_descriptor_limit
 
 SCRIPT = """
 import resource
-from umktls.userland.limits import raise_descriptor_limit
+from umktls.limits import raise_descriptor_limit
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 128))
 raise_descriptor_limit()
 print(*resource.getrlimit(resource.RLIMIT_NOFILE))
@@ -38,7 +38,7 @@ def test_all_the_descriptors_that_there_are() -> None:
 
 LOOK = """
 import ctypes, os, resource
-from umktls.userland.limits import keep_memory_private
+from umktls.limits import keep_memory_private
 from umktls_daemons.programs.workers import set_title
 if os.geteuid() == 0:
     os.setgroups([]); os.setresgid(4711, 4711, 4711); os.setresuid(4711, 4711, 4711)
