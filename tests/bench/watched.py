@@ -1,11 +1,12 @@
 """What a page of `umktls watch` costs the hosts that it shows: `make bench ONLY=watched`.
 
-Processor time of a client host and of a server host for the same calls, with a page open and
-without, in turns. So many steps are told in a second, however many calls are made in it: what is
-lost is the share of a processor that the page's part takes, which is that of its speed for a host
-that has nothing else to wait for. A page is a feed with a listener in a process of its own, as the
-server of the page has it; the browser costs the hosts nothing. With none open it is a look at a
-flag for each call, which `instructions` has in its counts.
+Processor time for a call, of a client host and of a server host, with a page open and without, in
+turns of some seconds. Each turn with a page is compared with its neighbours without, so that what
+changes slowly on the machine hits both alike; what is told is the median, and how far apart the
+pairs are. Opening a page is left out: a turn begins when the first burst of steps has been told. A
+page is a feed with a listener in a process of its own, as the server of the page has it; the
+browser costs the hosts nothing. With none open it is a look at a flag for each call, which
+`instructions` has in its counts.
 """
 
 from __future__ import annotations
@@ -27,14 +28,15 @@ from tests.bench.underload import Load, served, under_load
 from umktls.cli.control import Host as Remote
 from umktls.errors import WorldError
 from umktls.kernel.krpc.client import MountConfig
-from umktls.watch.feed import Feed
+from umktls.watch.feed import Feed, Message
 
 __all__ = ["measure"]
 
 CONNECTIONS = 4
-# Calls between two looks at the processor time, and how many such pairs.
-CALLS = 4000
-PAIRS = 5
+WARM_CALLS = 4000
+# A turn is several windows of the pace (umktls.kernel.ground.pace) long.
+TURN_SECONDS = 3.0
+PAIRS = 9
 # A page has to leave so much of a host's speed.
 TARGET = 0.95
 START_SECONDS = 60.0
@@ -42,56 +44,61 @@ START_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Processor seconds per call, of each host, and how many were made in a second."""
+    """Processor seconds for a call, of each host."""
 
     client: float
     server: float
-    rate: float
 
 
 def measure() -> Iterator[Figure]:
-    """What is left of each host's speed while a page is open."""
+    """What is left of each host's speed while a page is open, and what that costs for a call."""
     with served("watched") as (config, server):
         base = config.rundir.parent if config.rundir is not None else Path()
         alone, shown = trio.run(compare, config, server, base)
     for side in ("client", "server"):
-        name = f"speed of the {side}'s host, a page open"
-        yield Figure(name, left_of(side, alone, shown), "", "none open", 1.0, TARGET)
+        pairs = neighbours(
+            [getattr(each, side) for each in alone], [getattr(each, side) for each in shown]
+        )
+        left = Median([without / with_page for without, with_page in pairs])
+        added = Median([(with_page - without) * 1e6 for without, with_page in pairs])
+        usual = Median([without * 1e6 for without, _ in pairs])
+        yield Figure(f"speed of the {side}'s host, a page open", left, "", "none open", 1.0, TARGET)
+        yield Figure(
+            f"added to a call of the {side}'s host by a page", added, "us", "all of it", usual
+        )
 
 
-def left_of(side: str, alone: Sequence[Spent], shown: Sequence[Spent]) -> Median:
-    """One for each turn. Other work on the machine only ever adds: the least is what it costs
-    alone."""
-    without = min(getattr(each, side) for each in alone)
-    return Median([1.0 - (getattr(each, side) - without) * each.rate for each in shown])
+def neighbours(alone: Sequence[float], shown: Sequence[float]) -> list[tuple[float, float]]:
+    """Each turn with a page, behind the mean of those without on both sides of it."""
+    return [
+        ((before + behind) / 2, each)
+        for before, each, behind in zip(alone, shown, alone[1:], strict=False)
+    ]
 
 
 async def compare(
     config: MountConfig, server: Remote, base: Path
 ) -> tuple[list[Spent], list[Spent]]:
-    """Alone and shown, in turns."""
-    alone: list[Spent] = []
+    """Alone and shown, in turns; alone first and last."""
     shown: list[Spent] = []
     async with under_load(config, CONNECTIONS) as (_, load):
-        await load.until(CALLS)  # everything is warm
+        await load.until(WARM_CALLS)
+        alone = [await spent(load, server)]
         for _ in range(PAIRS):
-            alone.append(await spent(load, server))
             async with page_open(base):
-                await load.until(load.calls + CALLS // 2)  # the first steps are told in a burst
                 shown.append(await spent(load, server))
+            alone.append(await spent(load, server))
     if load.failed:
         raise WorldError(f"{len(load.failed)} calls failed: {load.failed[0]}")
     return alone, shown
 
 
 async def spent(load: Load, server: Remote) -> Spent:
-    """What the next calls take."""
-    calls, began = load.calls, time.monotonic()
-    ours, theirs = time.process_time(), cpu_of(server.pid)
-    await load.until(calls + CALLS)
-    made = load.calls - calls
-    client, server_ = time.process_time() - ours, cpu_of(server.pid) - theirs
-    return Spent(client / made, server_ / made, made / (time.monotonic() - began))
+    """What the calls of the next seconds take."""
+    calls, ours, theirs = load.calls, time.process_time(), cpu_of(server.pid)
+    await trio.sleep(TURN_SECONDS)
+    client, server_, made = time.process_time(), cpu_of(server.pid), load.calls - calls
+    return Spent((client - ours) / made, (server_ - theirs) / made)
 
 
 def cpu_of(pid: int) -> float:
@@ -122,18 +129,26 @@ def first_line(process: subprocess.Popen[str]) -> str:
 
 
 async def look(base: Path) -> None:
-    """Listen as a page does, for ever."""
+    """Listen as a page does, for ever. It is open when the hosts skip steps: the first, of which
+    there are more, have been told."""
     feed = Feed(since=time.time(), base=base)
     with feed.listening() as messages:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(feed.run)
-            sides = set()
-            async for message in messages:
-                for event in message.get("events", ()):
-                    sides.add(event["side"])
-                if len(sides) == 2:
-                    print("open", flush=True)
-                    sides.add("told")
+            await burst_over(messages)
+            print("open", flush=True)
+            async for _ in messages:
+                pass
+
+
+async def burst_over(messages: trio.MemoryReceiveChannel[Message]) -> None:
+    """Wait until both hosts have skipped steps."""
+    sides = set()
+    async for message in messages:
+        events = message.get("events", ())
+        sides |= {event["side"] for event in events if "skipped" in event}
+        if len(sides) == 2:
+            return
 
 
 if __name__ == "__main__":
