@@ -145,8 +145,10 @@ def test_kinds_are_chosen_while_it_runs(tmp_path: Path) -> None:
                 await made.until(lambda: steps.kinds == {"keys", "close"})
                 await made.stepper.obey({"kinds": ["close"]})
                 await made.until(lambda: steps.kinds == {"close"})
-                with pytest.raises(CallerError, match="no list of steps"):
-                    await made.stepper.obey({"kinds": ["dance"]})
+                nonsense: object
+                for nonsense in ("keys", ["dance"], [["keys"]], [{}]):
+                    with pytest.raises(CallerError, match="no list of steps"):
+                        await made.stepper.obey({"kinds": nonsense})
                 assert made.stepper.message()["kinds"] == ["close"]
 
     run(life)
