@@ -14,7 +14,7 @@ import trio.testing
 from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.hostclock import HostClock
-from umktls.kernel.ground.steps import STEPS, Steps
+from umktls.kernel.ground.steps import STEPS
 from umktls.standstill import STEPPED, WATCHED, ClockFile, KernelClock
 from umktls.userland.exchange import Exchange
 from umktls.userland.failures import KernelGone
@@ -208,7 +208,9 @@ def test_a_host_that_ends_stops_nowhere() -> None:
                 steps.choose(STEPS)
                 steps.hold(True)
                 await steps.stop("close", "c2", "the end")
-        assert isinstance(steps, Steps)
+                await trio.testing.wait_all_tasks_blocked()
+                assert not steps.stops
+                assert not trio.lowlevel.current_clock().stands  # type: ignore[attr-defined]
 
     run_by_hand(Hand(), life)
 
