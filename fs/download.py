@@ -19,6 +19,7 @@ import trio
 from umktls.errors import CallerError, PeerError, WorldError
 from umktls.nfs.types import fattr3
 
+from .calls import transfer_size
 from .together import together
 from .tree import Node, Tree, naming, nanoseconds
 
@@ -64,7 +65,7 @@ class Block:
 async def pour(tree: Tree, node: Node, sink: Sink, start: int = 0) -> None:
     """A file's bytes from `start` on, in order. Raises `UmktlsError`, `PeerError` where it ends
     before its size."""
-    size, step = node.attributes.size, min(tree.calls.fsinfo.rtmax or MOST_BLOCK, MOST_BLOCK)
+    size, step = node.attributes.size, transfer_size(MOST_BLOCK, tree.calls.fsinfo.rtmax)
     send, receive = trio.open_memory_channel[Block](BLOCKS_AHEAD)
     async with together() as nursery:
 

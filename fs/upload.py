@@ -25,6 +25,7 @@ from umktls.nfs.types import (
 )
 from umktls.rpc.message import AuthSys
 
+from .calls import transfer_size
 from .download import BLOCKS_AHEAD, MOST_BLOCK, Advance, local_errors, part_name, umask
 from .together import together
 from .tree import KINDS, Node, Tree, joined, naming, nanoseconds
@@ -192,7 +193,7 @@ async def store(tree: Tree, node: Node, file: int, begin: int, end: int) -> None
 
 async def send(tree: Tree, node: Node, file: int, begin: int, end: int) -> set[bytes]:
     """Make the WRITEs of a chunk. Returns the verifiers of all of them."""
-    step = min(tree.calls.fsinfo.wtmax or MOST_BLOCK, MOST_BLOCK)
+    step = transfer_size(MOST_BLOCK, tree.calls.fsinfo.wtmax)
     places = trio.Semaphore(BLOCKS_AHEAD)
     verifiers: set[bytes] = set()
 

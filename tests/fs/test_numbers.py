@@ -18,9 +18,12 @@ import trio
 from pyfuse3 import EntryAttributes, FUSEError, SetattrFields
 from trio.testing import MockClock
 from umktls_fs.attributes import entry_attributes
+from umktls_fs.download import get
+from umktls_fs.upload import put
 
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
+from tests.fs.place import Place
 from tests.fs.world import ROOT, World, fails
 from tests.nfs.numbers import lies
 from umktls.nfs.program import NFS3
@@ -248,6 +251,19 @@ async def test_transfer_sizes_below_512_are_not_heeded(make_world: MakeWorld, si
     world.remake()
     expected = min(1 << 20, size) if size >= 512 else 1 << 20
     assert world.ops.behind.wsize == expected
+
+
+async def test_copies_heed_none_below_512_either(place: Place) -> None:
+    """What is copied without a mount."""
+    place.caller.fsinfo = replace(place.caller.fsinfo, rtmax=1, wtmax=1)
+    source, target = place.local / "source", place.local / "target"
+    source.write_bytes(bytes(100))
+    root = await place.tree.root()
+    with place.caller.watch() as seen:
+        node, _ = await put(place.tree, str(source), root, b"file", place.advance)
+        await get(place.tree, node, str(target), place.advance)
+    assert [call.name for call in seen if call.name in ("READ", "WRITE")] == ["WRITE", "READ"]
+    assert target.read_bytes() == bytes(100)
 
 
 def attributes(size: int = 5, rdev: specdata3 = NO_DEVICE) -> fattr3:
