@@ -68,7 +68,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "words"), MISTAKES)
-def test_wordsthat_do_not_go_together(
+def test_words_that_do_not_go_together(
     tmp_path: Path, arguments: tuple[str, ...], words: str
 ) -> None:
     (tmp_path / "exports").write_text(f"{tmp_path} -tls\n")

@@ -93,12 +93,12 @@ def probe(
 
 
 def absolute(**paths: Path | None) -> dict[str, Path]:
-    """Those that are given."""
+    """The paths that are given, as absolute ones."""
     return {name: path.absolute() for name, path in paths.items() if path is not None}
 
 
 def check_paths(paths: Mapping[str, Path], mutual: bool) -> None:
-    """Complain of what goes not without another. Raises `click.UsageError`."""
+    """Complain of one that needs another, which is missing. Raises `click.UsageError`."""
     if mutual and "certdir" not in paths:
         raise click.UsageError("--mutual needs a certificate: pass --certs DIR or -D DIR")
     if "crl" in paths and "ca" not in paths:

@@ -73,8 +73,14 @@ def of_worker(config: ServerConfig, inlet: Inlet) -> ServerConfig:
     post = inlet.post
     limits = config.limits.share(post.number, post.count)
     capture = None if config.capture is None else config.capture.called(post.number)
-    mine = replace(config, inlet=inlet, rundir=post.rundir, limits=limits, capture=capture)
-    return replace(mine, mount_port=None)  # that is the supervisor's
+    return replace(
+        config,
+        inlet=inlet,
+        rundir=post.rundir,
+        limits=limits,
+        capture=capture,
+        mount_port=None,  # the supervisor listens there
+    )
 
 
 async def obey(

@@ -1,10 +1,11 @@
 """Which level of security an export wants, found out for the message of a mount that was refused.
 
 A server that gives an export to connections of another level alone says so by NFS3ERR_ACCES
-(knfsd, at FSINFO) or AUTH_TOOWEAK, and neither tells which level that is. So FSINFO is tried at
-the others, each on a connection of its own; in clear only where the root's handle came in clear:
-it is not told to more people than know it. A host of a mount in clear has no daemon; all it can
-find out is whether the server offers TLS.
+(knfsd, at FSINFO) or AUTH_TOOWEAK (at MNT, where that comes on the same connection, or at FSINFO),
+and neither tells which level that is. So the call that was refused is tried at the others, each on
+a connection of its own; in clear only where the root's handle came in clear: it is not told to more
+people than know it. A host of a mount in clear has no daemon; all it can find out is whether the
+server offers TLS.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ async def wanted_level(
 ) -> str:
     """What to say behind a refusal: the level that the export wants, and how to mount so.
 
-    given: whether FSINFO works at a level; offers_tls: whether the server answers the probe.
+    given: whether the call works at a level; offers_tls: whether the server answers the probe.
     """
     if config.security == "none":
         if await in_time(offers_tls()):

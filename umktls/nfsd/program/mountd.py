@@ -3,8 +3,8 @@
 A directory below an export may be mounted too, also by a symbolic link in the export that leads to
 one in it: mountd(8) resolves the path, and a client has no other way to. A link never leads out:
 each name is opened in its directory, an absolute target has to begin with the export's path, and
-above the root there is nothing. Who has mounted what is kept only for DUMP, and only
-of the latest: nothing depends on it.
+above the root there is nothing. Who has mounted what is kept only for DUMP, and only of the latest
+(mounts.py): nothing depends on it.
 
 Real clients call in clear, on a connection of its own, also for exports that ask for TLS: nothing
 tells MOUNT to use it. So such a call is answered, as rpc.mountd(8) does. What it says about its
@@ -69,8 +69,7 @@ class ClearCall(Call):
 class Mountd:
     """The handlers. `volumes`: what is exported. `current`: what is to be mounted in the place of
     one of them, since directories come and go; OSError where nothing is. `mounts`: what DUMP lists.
-    `clear`: whether calls in
-    clear are answered for exports that ask for TLS."""
+    `clear`: whether calls in clear are answered for exports that ask for TLS."""
 
     def __init__(
         self,
