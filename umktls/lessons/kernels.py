@@ -113,7 +113,8 @@ LESSON = Lesson(
     The documentation of kernel TLS is short, and what it leaves out each kernel has decided in its
     own way. A daemon that was tested in one and is started in another finds out. Here one little
     program after another runs in FreeBSD 14, Linux 6.19, and umktls, which has tried to be the best
-    of them. (They are models, and tests hold them against the real kernels: docs/compatibility.md.)
+    of them. (They are models. `make kernel` asks a real Linux, 6.12, the same; no real FreeBSD has
+    been asked: docs/compatibility.md.)
     """,
     nullcontext,
     (

@@ -194,7 +194,7 @@ LESSON = Lesson(
         Code("umktls/abi/personality.py", "KeyRules"),
     ),
     (
-        Rfc(9289, "4.2", "authentication, and what must not be sent in clear"),
+        Rfc(9289, "5.1.1", "protected operation on TCP: no clear text in a session"),
         Rfc(8446, "5.1", "record layer: which types there are"),
     ),
 )

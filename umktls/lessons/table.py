@@ -14,8 +14,8 @@ __all__ = ["LESSONS", "Entry", "load"]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`about` is what it teaches, in a line; `minutes` is how long it takes in class, with the
-    exercises."""
+    """`about` is what it teaches, in a line; `minutes` is a guess of how long it takes in class,
+    with the exercises."""
 
     module: str
     about: str
