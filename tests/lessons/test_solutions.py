@@ -13,7 +13,9 @@ from umktls.lessons.hosts import in_memory
 from umktls.lessons.replay import received
 from umktls.lessons.sequence import nonce_of
 from umktls.lessons.stage import HANDSHAKE, KERNELS, SUITE, End, Link, between
+from umktls.lessons.table import load
 from umktls.rpc.message import NULL_AUTH
+from umktls.rpc.record import mark
 from umktls.testing.echo import SAY
 
 
@@ -59,9 +61,17 @@ async def test_kernels_rekey_with_a_kernel_that_takes_no_second_key() -> None:
 
 def test_limits_of_suites() -> None:
     assert SUITES["TLS_CHACHA20_POLY1305_SHA256"].record_limit == 2**64
-    seconds = SUITE.record_limit * 16384 / 1e6
-    assert round(seconds / 86400, 1) == 4.5
+    size = SUITE.record_limit * 16384
+    lesson = load("limits")
+    solution = lesson.exercises[0].solution
+    assert f"are {size / 1e9:.0f} GB: {size / 1e6 / 86400:.1f} days" in solution
+    assert f"which is {size / 2**30:.0f} GiB: at 10 Gbit/s five minutes" in lesson.text
+    assert round(size * 8 / 1e10 / 60) == 5
 
 
 def test_478_a_fragment_that_never_comes() -> None:
-    assert int.from_bytes(b"\x17\x03\x03\0", "big") & 0x7FFFFFFF == 386_073_344
+    length = 0x17030300
+    assert mark(length, last=False) == b"\x17\x03\x03\0"
+    lesson = load("478")
+    assert f"{length:,} bytes" in lesson.exercises[0].solution
+    assert f"a fragment of {length / 1e6:.0f} megabytes" in " ".join(lesson.steps[1].means.split())

@@ -92,10 +92,8 @@ def test_solutions_are_behind_a_switch() -> None:
     assert "Solution: fe for record 1" in " ".join(done.output.split())
 
 
-@pytest.mark.parametrize("name", LESSONS)
+@pytest.mark.parametrize("name", [name for name in LESSONS if load(name).captured is None])
 def test_what_has_no_sockets_cannot_be_captured(name: str, tmp_path: Path) -> None:
-    if load(name).captured is not None:
-        return
     words = ["lesson", name, "--capture", str(tmp_path / "x.pcapng")]
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 1
