@@ -79,6 +79,19 @@ def test_a_host_without_such_a_clock(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (seen.now(), seen.asks) == (100.0, 0)
 
 
+async def test_daemons_see_it_in_a_run_directory_that_was_made_anew(tmp_path: Path) -> None:
+    steps = Trace("h", "client").steps
+    steps.show_in(ClockFile(tmp_path))
+    steps.mark(STEPPED, True)
+    steps.mark(WATCHED, True)
+    before = KernelClock(tmp_path)
+    steps.show_in(ClockFile(tmp_path))
+    after = KernelClock(tmp_path)
+    assert (before.asks, after.asks) == (STEPPED | WATCHED, STEPPED | WATCHED)
+    steps.mark(STEPPED, False)
+    assert (before.asks, after.asks) == (WATCHED, WATCHED)
+
+
 def run_by_hand(hand: Hand, function: object) -> None:
     trio.run(function, clock=HostClock(hand))  # type: ignore[arg-type]
 

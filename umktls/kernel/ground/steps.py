@@ -69,6 +69,7 @@ class Steps:
         self._clock: HostClock | None = None
         self._on_change: Callable[[], None] = lambda: None
         self._files: list[ClockFile] = []
+        self._flags = 0
         self._left = False
 
     async def stop(self, step: str, connection: str | None, what: str = "") -> None:
@@ -98,10 +99,12 @@ class Steps:
         clock = trio.lowlevel.current_clock()
         if isinstance(clock, HostClock):
             clock.show_in(file)
+        file.mark(self._flags, True)
         self._files.append(file)
 
     def mark(self, flag: int, on: bool) -> None:
         """Tell the daemons; see `umktls.standstill`."""
+        self._flags = self._flags | flag if on else self._flags & ~flag
         for file in self._files:
             file.mark(flag, on)
 
