@@ -54,7 +54,7 @@ const MOVES = {
   "upcall-answered": (e) => ["upcall", "daemon", "rpc", `${e.procedure}: ${e.result}`],
   "socket-taken": (e) => ["socket", "ktls", "daemon", `fd ${e.fd}`],
   syscall: (e) => ["syscall", "daemon", "ktls", `${e.name}${e.fd >= 0 ? ` fd ${e.fd}` : ""}`],
-  flight: (e) => ["type22", "daemon", "tx", e.messages.split(",")[0] || "flight"],
+  flight: (e) => ["type22", "daemon", "tx", String(e.messages ?? "").split(",")[0] || "flight"],
   "handshake-message": (e) => (e.direction === "received" ? ["type22", "rx", "daemon", e.name] : null),
   "tx-keys": () => ["key", "daemon", "ktls", "TX key"],
   "rx-keys": () => ["key", "daemon", "ktls", "RX key"],
