@@ -9,6 +9,7 @@ from typing import Any
 from umktls.cli.control import Host
 from umktls.errors import UmktlsError
 from umktls.ktls.session.framing import MAX_PLAINTEXT
+from umktls.ktls.session.session import SECRETS
 from umktls.watch.dissect import dissect
 from umktls.watch.hosts import answer
 
@@ -16,7 +17,6 @@ __all__ = ["Records"]
 
 REMEMBERED = 20_000
 APPLICATION_DATA = 23
-SECRETS = ("key", "iv", "mac_key")  # as in umktls.kernel.sockets.watching
 # A message that takes more records than this is not put together for looking at it.
 MOST_RECORDS = 80
 

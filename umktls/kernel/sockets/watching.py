@@ -25,6 +25,7 @@ from umktls.ktls.engines.cutting import record_lengths
 from umktls.ktls.session import Direction, Session
 from umktls.ktls.session.errors import RecordError
 from umktls.ktls.session.framing import RECORD_HEADER_LENGTH
+from umktls.ktls.session.session import SECRETS
 from umktls.ktls.socket.states import State
 
 __all__ = ["ALTERATIONS", "HalfWatch", "RecordStore", "tells_secrets", "unwatch", "watch"]
@@ -242,8 +243,8 @@ class HalfWatch:
 
 def secrets_of(session: Session) -> dict[str, str]:
     """Key and IV of a session, hexadecimal."""
-    secrets = {"key": session.key, "iv": session.iv, "mac_key": session.mac_key}
-    return {name: bytes(value).hex() for name, value in secrets.items() if value}
+    secrets = {name: bytes(getattr(session, name)) for name in SECRETS}
+    return {name: value.hex() for name, value in secrets.items() if value}
 
 
 def watch(
