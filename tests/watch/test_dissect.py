@@ -28,6 +28,10 @@ from umktls.watch.dissect import dissect
 from umktls.watch.xdrtree import Node
 
 KEY, SALT, IV = bytes(range(16)), b"salt", bytes(range(100, 112))
+KEY_UPDATE = b"\x18\0\0\1\1"
+# Lifetime, age_add, nonce, ticket, no extensions (RFC 8446 section 4.6.1).
+TICKET_BODY = (7200).to_bytes(4, "big") + bytes(4) + b"\1\0" + b"\0\4abcd" + b"\0\0"
+TICKET = b"\4" + len(TICKET_BODY).to_bytes(3, "big") + TICKET_BODY
 SUITE = {
     TLS_1_3: ALL_SUITES["TLS_AES_128_GCM_SHA256"],
     TLS_1_2: ALL_SUITES["AES_128_GCM_SHA256"],
@@ -151,14 +155,29 @@ def test_a_message_of_several_records() -> None:
     [
         (21, b"\1\0", ("alert", "description"), "close_notify (0)"),
         (21, b"\2\x14", ("alert", "level"), "fatal (2)"),
-        (22, b"\x18\0\0\1\1", ("handshake messages", "KeyUpdate", "body"), "01"),
-        (22, b"\4\0\0\2ab", ("handshake messages", "NewSessionTicket", "body"), '"ab"'),
+        (
+            *(22, KEY_UPDATE, ("handshake messages", "KeyUpdate", "request_update")),
+            "update_requested (0x01)",
+        ),
+        (22, TICKET, ("handshake messages", "NewSessionTicket", "ticket_lifetime"), "7200"),
+        (22, b"\4\0\0\2ab", ("handshake messages", "NewSessionTicket", "rest"), '"ab"'),
     ],
 )
 def test_control_records(kind: int, payload: bytes, path: tuple[str, ...], value: str) -> None:
     tree = dissect(told(TLS_1_3, kind, payload), [payload], 0, lambda xid: None)["tree"]
     assert field(tree, *path)["value"] == value
     assert tree[1]["run"] == "plain"
+
+
+def test_each_message_of_a_record_has_its_own_bytes() -> None:
+    payload = KEY_UPDATE + TICKET
+    tree = dissect(told(TLS_1_3, 22, payload), [payload], 0, lambda xid: None)["tree"]
+    messages = tree[1]["children"]
+    places = [(each["name"], each["start"], each["end"]) for each in messages]
+    assert places == [("KeyUpdate", 0, 5), ("NewSessionTicket", 5, len(payload))]
+    ticket = field(messages, "NewSessionTicket", "ticket")
+    assert payload[ticket["start"] : ticket["end"]] == b"\0\4abcd"
+    assert all("note" not in each for each in messages)
 
 
 def test_a_record_that_does_not_open() -> None:

@@ -15,16 +15,18 @@ from typing import Any
 
 from umktls.abi.alerts import alert_name
 from umktls.kernel.krpc.telling import PROGRAMS, procedure_name
+from umktls.ktls.session.session import SECRETS
 from umktls.nfs.program import NFS3
 from umktls.rpc.message import AcceptStat, AuthFlavor, AuthStat, MsgType
 from umktls.rpc.xdr_source import XdrError
+from umktls.watch.handshakes import message_tree
 from umktls.watch.xdrtree import Node, leaf, node, number, walk
 
 __all__ = ["Procedures", "dissect", "message_of"]
 
 HEADER = 5
 TYPES = {20: "change_cipher_spec", 21: "alert", 22: "handshake", 23: "application_data"}
-HANDSHAKE = {4: ("NewSessionTicket", "4.6.1"), 24: ("KeyUpdate", "4.6.3"), 0: ("HelloRequest", "")}
+HANDSHAKE = {0: "HelloRequest", 4: "NewSessionTicket", 24: "KeyUpdate"}
 LAST_FRAGMENT = 0x80000000
 TLS_1_3 = 0x0304
 # What procedure a reply is to, by its xid: (program, version, name), None if that was not seen.
@@ -51,7 +53,7 @@ def dissect(
         "tree": [record_tree(told, wire, payload), *about],
         "nonce": nonce_of(told, wire),
         "additional": additional_of(told, wire, len(payload)),
-        "secrets": {name: told[name] for name in ("key", "iv", "mac_key") if name in told},
+        "secrets": {name: told[name] for name in SECRETS if name in told},
         **{name: told.get(name) for name in ("connection", "direction", "type", "sequence")},
         **{name: told.get(name) for name in ("suite", "version")},
     }
@@ -187,15 +189,9 @@ def handshake_tree(plain: bytes) -> Node:
     messages, at = [], 0
     while at + 4 <= len(plain):
         kind, length = plain[at], int.from_bytes(plain[at + 1 : at + 4], "big")
-        name, section = HANDSHAKE.get(kind, (f"message {kind}", ""))
         end = min(at + 4 + length, len(plain))
-        children = [
-            node("msg_type", at, at + 1, value=f"{name} ({kind})"),
-            node("length", at + 1, at + 4, value=str(length)),
-            leaf("body", plain, at + 4, end - at - 4),
-        ]
-        rfc = f"RFC 8446 section {section}" if section else None
-        messages.append(node(name, at, end, rfc=rfc, children=children))
+        name = HANDSHAKE.get(kind, f"message {kind}")
+        messages.append(message_tree(name, plain, at, end))
         at = end
     return node("handshake messages", 0, len(plain), children=messages)
 

@@ -1,4 +1,5 @@
-"""Handshake messages, byte by byte: trees of fields with their places, as a daemon has told them.
+"""Handshake messages, byte by byte: trees of fields with their places, of those that a daemon has
+told, and of those in records.
 
 RFC 8446 sections 4.1 to 4.6; of TLS 1.2 what looks alike (RFC 5246 section 7.4). What is cut short
 or makes no sense ends the tree there, and the rest is shown as bytes.
@@ -10,18 +11,16 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
+from umktls.ktls.session.suites import ALL_SUITES
 from umktls.rpc.xdr_source import XdrError
 from umktls.watch.xdrtree import Node, leaf, node
 
 __all__ = ["message_tree"]
 
 TLS = "RFC 8446 section "
-SUITES = {
-    0x1301: "TLS_AES_128_GCM_SHA256",
-    0x1302: "TLS_AES_256_GCM_SHA384",
-    0x1303: "TLS_CHACHA20_POLY1305_SHA256",
-    0x1304: "TLS_AES_128_CCM_SHA256",
-    0x00FF: "TLS_EMPTY_RENEGOTIATION_INFO_SCSV",
+# Those of TLS 1.3 have their number in the table of suites; RFC 5746 section 3.3.
+SUITE_NAMES = {suite.number: suite.name for suite in ALL_SUITES.values() if suite.number} | {
+    0x00FF: "TLS_EMPTY_RENEGOTIATION_INFO_SCSV"
 }
 GROUPS = {
     0x17: "secp256r1",
@@ -72,6 +71,9 @@ class Ext(IntEnum):
     signature_algorithms_cert = 50
     key_share = 51
     renegotiation_info = 65281
+
+
+EXTENSION_NAMES = {int(one): one.name for one in Ext}
 
 
 class Walk:
@@ -140,14 +142,11 @@ def each(length: int, names: dict[int, str]) -> Callable[[Walk], None]:
 def extensions(walk: Walk) -> None:
     while walk.left > 0:
         begin, kind = walk.at, walk.number(2)
-        known = [one.name for one in Ext if one == kind]
         inner = Walk(walk.data, begin, walk.end)
-        inner.named("type", 2, {kind: known[0] if known else "?"})
-        look = EXTENSIONS.get(kind, opaque("data"))
-        inner.vector("data", 2, look)
-        walk.fields.append(
-            node(known[0] if known else f"extension {kind}", begin, inner.at, children=inner.fields)
-        )
+        inner.named("type", 2, EXTENSION_NAMES)
+        inner.vector("data", 2, EXTENSIONS.get(kind, opaque("data")))
+        name = EXTENSION_NAMES.get(kind, f"extension {kind}")
+        walk.fields.append(node(name, begin, inner.at, children=inner.fields))
         walk.at = inner.at
 
 
@@ -215,7 +214,7 @@ def hello(walk: Walk) -> None:
 
 def client_hello(walk: Walk) -> None:
     hello(walk)
-    walk.vector("cipher_suites", 2, each(2, SUITES))
+    walk.vector("cipher_suites", 2, each(2, SUITE_NAMES))
     walk.vector("legacy_compression_methods", 1, each(1, {0: "null"}))
     if walk.left:
         walk.vector("extensions", 2, extensions, rfc=TLS + "4.2")
@@ -223,7 +222,7 @@ def client_hello(walk: Walk) -> None:
 
 def server_hello(walk: Walk) -> None:
     hello(walk)
-    walk.named("cipher_suite", 2, SUITES)
+    walk.named("cipher_suite", 2, SUITE_NAMES)
     walk.named("legacy_compression_method", 1, {0: "null"})
     if walk.left:
         walk.vector("extensions", 2, extensions, rfc=TLS + "4.2")
@@ -283,10 +282,10 @@ MESSAGES: dict[int, tuple[str, Callable[[Walk], None]]] = {
 }
 
 
-def message_tree(name: str, data: bytes) -> Node:
-    """The message's tree; `name` is what the daemon calls it."""
-    walk = Walk(data, 0, len(data))
-    section, look = MESSAGES.get(data[0] if data else -1, ("4", opaque("body")))
+def message_tree(name: str, data: bytes, start: int = 0, end: int | None = None) -> Node:
+    """The tree of the message at that place in `data`; `name` is what it is called."""
+    walk = Walk(data, start, len(data) if end is None else end)
+    section, look = MESSAGES.get(data[start] if walk.left else -1, ("4", opaque("body")))
     note = None
     try:
         walk.field("msg_type", 1, value=f"{name} ({walk.number(1)})")
@@ -295,4 +294,4 @@ def message_tree(name: str, data: bytes) -> Node:
     except XdrError as error:
         note = f"{error}: it is shown as far as it was told"
     walk.rest("rest")
-    return node(name, 0, len(data), rfc=TLS + section, note=note, children=walk.fields)
+    return node(name, start, walk.end, rfc=TLS + section, note=note, children=walk.fields)
