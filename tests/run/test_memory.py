@@ -9,7 +9,7 @@ import struct
 
 import pytest
 
-from umktls.run.memory import MessageHeader, ProcessMemory, scatter
+from umktls.run.memory import PIECE, MessageHeader, ProcessMemory, scatter
 
 
 class FakeMemory:
@@ -86,6 +86,12 @@ def test_a_process_that_is_there() -> None:
     assert memory.read(ctypes.addressof(block), 5) == b"hello"
     memory.write(ctypes.addressof(block), b"J")
     assert block.value == b"Jello"
+
+
+def test_much_is_read_whole() -> None:
+    much = os.urandom(2 * PIECE + 5)
+    block = ctypes.create_string_buffer(much, len(much))
+    assert ProcessMemory(os.getpid()).read(ctypes.addressof(block), len(much)) == much
 
 
 @pytest.mark.parametrize("address", [0, 1 << 63, 2**64 - 1])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from umktls.errors import UmktlsError
+from umktls.ktls.session.errors import WouldBlock
 from umktls.run.memory import Memory
 from umktls.run.proc import copy_of
 from umktls.run.seccomp import Listener, Notification
@@ -24,11 +25,14 @@ class Answer(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One system call that waits. `argument` is of registers: 64 bits, without a sign."""
+    """One system call that waits. `argument` is of registers: 64 bits, without a sign. `returns`
+    makes what it returns of a handler's result, where that is something else; it may raise
+    OSError."""
 
     notification: Notification
     listener: Listener
     memory: Memory
+    returns: Callable[[int], int] = int
 
     def argument(self, index: int) -> int:
         return self.notification.arguments[index]
@@ -56,16 +60,17 @@ class Call:
             os.close(copy)
             raise
 
-    def finish(self, result: int | Answer) -> bool:
-        """Let it return. False: whoever made it does not wait any more."""
+    def finish(self, result: int | Answer) -> None:
+        """Let it return, unless it is to be answered later. Raises OSError."""
         if result is Answer.GO_ON:
-            return self.listener.go_on(self.notification.id)
-        assert isinstance(result, int)
-        return self.listener.answer(self.notification.id, result)
+            self.listener.go_on(self.notification.id)
+        elif result is not Answer.LATER:
+            assert isinstance(result, int)
+            self.listener.answer(self.notification.id, self.returns(result))
 
-    def fail(self, error: OSError | UmktlsError) -> bool:
+    def fail(self, error: OSError | UmktlsError) -> None:
         """Let it fail."""
-        return self.listener.answer(self.notification.id, 0, error.errno or errno.EIO)
+        self.listener.answer(self.notification.id, 0, error.errno or errno.EIO)
 
 
 Result = int | Answer
@@ -77,12 +82,12 @@ def refused(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
-def finish(call: Call, what: Callable[[], Result]) -> None:
-    """Answer the call with what comes of `what`, unless that answers it later."""
+def finish(call: Call, what: Callable[[], Result]) -> bool:
+    """Answer the call with what comes of `what`. False: it would block, and waits on."""
     try:
-        result = what()
+        call.finish(what())
+    except WouldBlock:
+        return False
     except (OSError, UmktlsError) as error:
         call.fail(error)
-    else:
-        if result is not Answer.LATER:
-            call.finish(result)
+    return True

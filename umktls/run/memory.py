@@ -16,12 +16,12 @@ from typing import Protocol
 
 from umktls.run.system import process_vm
 
-__all__ = ["IOV_MAX", "Memory", "MessageHeader", "ProcessMemory", "scatter"]
+__all__ = ["DATA_MAX", "Memory", "MessageHeader", "ProcessMemory", "scatter"]
 
 IOV_MAX = 1024
 # One message's data and control messages at most; Linux has 2^31 and net.core.optmem_max.
 DATA_MAX, CONTROL_MAX = 0x7FFFF000, 131072
-PIECE = 4 * 1024 * 1024
+PIECE = 1 << 20
 
 _IOVEC = struct.Struct("<QQ")
 _MSGHDR = struct.Struct("<QI4xQQQQI4x")
@@ -42,11 +42,12 @@ class ProcessMemory:
         self._pid = pid
 
     def read(self, address: int, length: int) -> bytes:
-        if not length:
-            return b""
-        local = ctypes.create_string_buffer(length)
-        self._move("process_vm_readv", local, address)
-        return local.raw
+        found = []
+        for start in range(0, length, PIECE):  # what is not there takes no memory here
+            local = ctypes.create_string_buffer(min(PIECE, length - start))
+            self._move("process_vm_readv", local, address + start)
+            found.append(local.raw)
+        return b"".join(found)
 
     def write(self, address: int, data: bytes) -> None:
         if data:
@@ -94,7 +95,11 @@ class MessageHeader:
 
     def gather(self, memory: Memory) -> bytes:
         """The data to send. Raises OSError."""
-        return b"".join(memory.read(address, length) for address, length in self.pieces)
+        found, left = [], DATA_MAX
+        for address, length in self.pieces:
+            found.append(memory.read(address, min(length, left)))
+            left -= len(found[-1])
+        return b"".join(found)
 
     def control_messages(self, memory: Memory) -> bytes:
         """The control messages to send. Raises OSError, ENOBUFS where there are too many."""

@@ -8,13 +8,14 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
 from umktls.errors import UmktlsError
 from umktls.ktls.session.errors import WouldBlock
 from umktls.run.call import Answer, Call, Handler, Result, finish, refused
-from umktls.run.memory import CONTROL_MAX, MessageHeader, scatter
+from umktls.run.memory import CONTROL_MAX, DATA_MAX, MessageHeader, scatter
 from umktls.run.proc import nonblocking, process_of
 from umktls.run.registry import Registry, look
 from umktls.run.seccomp import Notification
@@ -39,13 +40,16 @@ class MessageCalls:
     # ---- sending
 
     def sendmsg(self, call: Call) -> Result:
+        return self._sendmsg(call, through_pair=True)
+
+    def _sendmsg(self, call: Call, *, through_pair: bool) -> Result:
         ours = self._registry.find(call.thread, call.number(0))
         if ours is None:
             return Answer.GO_ON
         header = MessageHeader.read(call.memory, call.argument(1))
         flags = call.number(2)
-        if not header.control_length and not flags & ~ALLOWED_IN_SEND:
-            return Answer.GO_ON  # through the pair
+        if through_pair and not header.control_length and not flags & ~ALLOWED_IN_SEND:
+            return Answer.GO_ON
         data, control = header.gather(call.memory), header.control_messages(call.memory)
         return self._send(call, ours, data, control, flags)
 
@@ -54,7 +58,7 @@ class MessageCalls:
         ours = self._registry.find(call.thread, call.number(0))
         if ours is None:
             return Answer.GO_ON
-        data = call.memory.read(call.argument(1), call.argument(2))
+        data = call.memory.read(call.argument(1), min(call.argument(2), DATA_MAX))
         return self._send(call, ours, data, b"", call.number(3))
 
     def _send(self, call: Call, ours: Replaced, data: bytes, control: bytes, flags: int) -> Result:
@@ -103,14 +107,15 @@ class MessageCalls:
         ours = self._registry.find(call.thread, call.number(0))
         if ours is None or not ours.opens:
             return Answer.GO_ON
-        pieces = ((call.argument(1), call.argument(2)),)
+        length = min(call.argument(2), DATA_MAX)
+        pieces = ((call.argument(1), length),)
 
         def deliver(data: bytes, control: bytes, flags: int) -> None:
             scatter(call.memory, pieces, data)
             if call.argument(5):
                 call.memory.write(call.argument(5), struct.pack("<I", 0))
 
-        return self._receive(call, ours, Wanted(call.argument(2), 0, call.number(3), deliver))
+        return self._receive(call, ours, Wanted(length, 0, call.number(3), deliver))
 
     def _receive(self, call: Call, ours: Replaced, wanted: Wanted) -> Result:
         with call.descriptor() as copy:
@@ -142,29 +147,24 @@ class MessageCalls:
     async def _receive_later(
         self, call: Call, ours: Replaced, wanted: Wanted, news: trio.Event, seconds: float
     ) -> None:
+        def again() -> Result:
+            with call.descriptor() as copy:
+                return self._receive_now(call, ours, wanted, copy)
+
         with trio.move_on_after(seconds) as scope:
             while True:
                 await news.wait()
                 news = ours.arrived
-                if not call.valid:
-                    return
-                try:
-                    with call.descriptor() as copy:
-                        result = self._receive_now(call, ours, wanted, copy)
-                    call.finish(result)
-                    return
-                except WouldBlock:
-                    continue
-                except (OSError, UmktlsError) as error:
-                    call.fail(error)
+                if not call.valid or finish(call, again):
                     return
         if scope.cancelled_caught:
             call.fail(refused(errno.EAGAIN))
 
+    # ---- many messages: the first alone, and the program comes again with the rest
+
     def sendmmsg(self, call: Call) -> Result:
-        """The first of the messages alone, which is less than what was asked for: the program
-        comes again with the rest."""
-        return self._first_of_many(call, self.sendmsg)
+        """Not through the pair, which would make data of the others, whatever their type."""
+        return self._first_of_many(call, partial(self._sendmsg, through_pair=False))
 
     def recvmmsg(self, call: Call) -> Result:
         return self._first_of_many(call, self.recvmsg)
@@ -175,13 +175,15 @@ class MessageCalls:
         fd, vector, count, flags = (call.argument(index) for index in range(4))
         if not count:
             return 0
+
+        def one_message(length: int) -> int:
+            call.memory.write(vector + MMSGHDR - 8, struct.pack("<I", length))
+            return 1
+
         arguments = (fd, vector, flags, 0, 0, 0)
         first = Notification(call.notification.id, call.thread, 0, arguments)
-        result = one(Call(first, call.listener, call.memory))
-        if isinstance(result, int):
-            call.memory.write(vector + MMSGHDR - 8, struct.pack("<I", result))
-            return 1
-        return result
+        result = one(Call(first, call.listener, call.memory, one_message))
+        return one_message(result) if isinstance(result, int) else result
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,7 @@ class Supervisor:
         call = Call(notification, self.listener, ProcessMemory(notification.thread))
         try:
             result = self.handlers[name](call)
+            call.finish(result)
         except (OSError, UmktlsError) as error:
             counts["failed"] += 1
             call.fail(error)
@@ -105,8 +106,6 @@ class Supervisor:
             call.fail(OSError(errno.EIO, ""))
             return
         counts["passed_on" if result is Answer.GO_ON else "answered"] += 1
-        if result is not Answer.LATER:
-            call.finish(result)
 
 
 async def supervise(config: RunConfig, tracee: Tracee, report: Report) -> None:

@@ -63,6 +63,7 @@ void record_types(void);
 void much_with_a_thread(void);
 void files(void);
 void ways_to_receive(void);
+void several_at_once(void);
 void control_records_need_room(void);
 void waiting_for_data(void);
 void epoll_levels(void);

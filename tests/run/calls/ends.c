@@ -1,5 +1,6 @@
 /* How connections end; what is broken, interrupted, or many. */
 #include "calls.h"
+#include <stdint.h>
 
 void shut(void) {
     int a, b;
@@ -94,6 +95,9 @@ void bad_addresses(void) {
     CHECK(FAILS(recvmsg(b, (void *)8, 0), EFAULT));
     CHECK(FAILS(recvmsg(b, &message, 0), EFAULT));
     CHECK(gets_type(b, DATA, "kept"));
+    vector.iov_len = SIZE_MAX / 4;
+    CHECK(FAILS(sendmsg(a, &message, MSG_MORE), EFAULT));
+    CHECK(FAILS(send(a, (void *)8, vector.iov_len, MSG_MORE), EFAULT));
     end(a, b);
 }
 

@@ -55,6 +55,33 @@ static void *write_soon(void *argument) {
     return NULL;
 }
 
+/* sendmmsg and recvmmsg: each message is as by itself, and may be the only one that is done. */
+void several_at_once(void) {
+    int a, b;
+    char data[64], control[CMSG_SPACE(1)] = {0};
+    pthread_t thread;
+    struct iovec in = {data, sizeof data}, out[2] = {{"data", 4}, {"hand", 4}};
+    struct mmsghdr received[2] = {{{.msg_iov = &in, .msg_iovlen = 1}, 0}};
+    struct mmsghdr sent[2] = {{{.msg_iov = &out[0], .msg_iovlen = 1}, 0},
+                              {{.msg_iov = &out[1], .msg_iovlen = 1}, 0}};
+    sent[1].msg_hdr.msg_control = control, sent[1].msg_hdr.msg_controllen = sizeof control;
+    *CMSG_FIRSTHDR(&sent[1].msg_hdr) = (struct cmsghdr){CMSG_LEN(1), SOL_TLS, TLS_SET_RECORD_TYPE};
+    *CMSG_DATA(CMSG_FIRSTHDR(&sent[1].msg_hdr)) = 22;
+    tls(&a, &b);
+    for (int done = 0, count; done < 2; done += count) {
+        count = sendmmsg(a, sent + done, 2 - done, 0);
+        CHECK(count > 0 && sent[done].msg_len == 4);
+        if (count <= 0)
+            break;
+    }
+    CHECK(gets_type(b, DATA, "data") && gets_type(b, 22, "hand"));
+    pthread_create(&thread, NULL, write_soon, &a);
+    CHECK(recvmmsg(b, received, 1, 0, NULL) == 1 && received[0].msg_len == 4);
+    CHECK(!memcmp(data, "late", 4));
+    pthread_join(thread, NULL);
+    end(a, b);
+}
+
 void waiting_for_data(void) {
     int a, b, type, flags;
     char data[64];
