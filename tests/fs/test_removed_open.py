@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import pytest
+import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.fs.peer import Proceed
@@ -145,9 +146,7 @@ async def test_a_directory_can_be_removed_right_after_its_last_file_is_closed(wo
 
 async def wait_all_tasks_blocked_at(name: str, world: World) -> None:
     """Let the release come as far as its REMOVE, and hold that up until the next blocking."""
-    from trio import Event
-
-    reached, proceed_now = Event(), Event()
+    reached, proceed_now = trio.Event(), trio.Event()
 
     async def slow(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
         reached.set()

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from umktls.abi.ports import NFS_PORT
 from umktls.kernel.krpc.mountconfig import MountConfig
 
 __all__ = ["EXIT_CODES", "Phase", "Report", "Target"]
@@ -21,7 +22,7 @@ class Target:
     lists, `seconds` the time for each step."""
 
     host: str
-    port: int = 2049
+    port: int = NFS_PORT
     ca: Path | None = None
     certdir: Path | None = None
     mutual: bool = False

@@ -57,7 +57,7 @@ class Team:
         config: TeamConfig,
         nursery: trio.Nursery,
         listeners: Sequence[trio.socket.SocketType],
-        mount_listeners: Sequence[trio.socket.SocketType] = (),
+        mount_listeners: Sequence[trio.socket.SocketType],
     ) -> None:
         port = port_of(listeners)
         self.config = config
