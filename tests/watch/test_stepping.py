@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,9 +20,11 @@ from umktls.errors import CallerError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.hostclock import HostClock
 from umktls.kernel.ground.steps import STEPS, Steps
-from umktls.kernel.host.stepping import ANNOUNCEMENT, serve_stepping
+from umktls.kernel.host.stepping import ANNOUNCEMENTS, serve_stepping
 from umktls.watch.feed import Feed
 from umktls.watch.stepping import Stepper
+
+OURS = ANNOUNCEMENTS.format(os.getpid())
 
 
 class World:
@@ -98,7 +101,7 @@ def test_one_stop_at_a_time(tmp_path: Path) -> None:
             stepper = made.stepper
             with stepper.page():
                 await stepper.obey({"on": True})
-                assert json.loads((tmp_path / ANNOUNCEMENT).read_text())["hosts"] == ["a", "b"]
+                assert json.loads((tmp_path / OURS).read_text())["hosts"] == ["a", "b"]
                 await made.until(lambda: one.kinds and other.kinds)
                 made.nursery.start_soon(one.stop, "probe", "c1")
                 await made.until(lambda: places(stepper) == ["a probe"] and made.held.get("b"))
@@ -128,7 +131,7 @@ def test_a_page_that_is_closed_has_everything_go_on(tmp_path: Path, from_start: 
                 made.nursery.start_soon(steps.stop, "upcall", "c1")
                 await made.until(lambda: places(made.stepper))
             await made.until(lambda: not steps.stops and not steps.viewed)
-            assert not (tmp_path / ANNOUNCEMENT).exists()
+            assert not (tmp_path / OURS).exists()
             assert not made.stepper.on
             await made.stepper.obey({"on": True})  # nobody could say "next"
             assert not made.stepper.on

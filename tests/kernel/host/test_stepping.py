@@ -111,7 +111,8 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def announced(base: Path, pid: int, *names: str) -> None:
-    (base / stepping.ANNOUNCEMENT).write_text(json.dumps({"pid": pid, "hosts": names}))
+    path = base / stepping.ANNOUNCEMENTS.format(pid)
+    path.write_text(json.dumps({"pid": pid, "hosts": names}))
 
 
 def test_which_hosts_are_waited_for(base: Path) -> None:
@@ -126,15 +127,23 @@ def test_which_hosts_are_waited_for(base: Path) -> None:
     assert not expected(rundir, "client-7")
     announced(base, parent, "client-7")
     assert expected(rundir, "client-7")
+    (base / stepping.ANNOUNCEMENTS.format(parent)).write_text("[")
     announced(base, 2**22 + 5)  # that was killed: no process has that number
     assert not expected(rundir, "client-7")
-    (base / stepping.ANNOUNCEMENT).write_text("[")
-    assert not expected(rundir, "client-7")
+    assert not (base / stepping.ANNOUNCEMENTS.format(2**22 + 5)).exists()
+
+
+def test_two_that_step_do_not_take_away_each_others_announcement(base: Path) -> None:
+    announced(base, os.getppid(), "client-7")
+    announce(base, ("server-1",))
+    assert expected(base / "client-7", "client-7")
+    announce(base, None)
+    assert expected(base / "client-7", "client-7")
 
 
 def test_announcing(base: Path) -> None:
     announce(base, ("one",))
-    told = json.loads((base / stepping.ANNOUNCEMENT).read_text())
+    told = json.loads((base / stepping.ANNOUNCEMENTS.format(os.getpid())).read_text())
     assert told == {"pid": os.getpid(), "hosts": ["one"]}
     announce(base, None)
     announce(base, None)

@@ -22,10 +22,10 @@ from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.steps import Steps
 from umktls.kernel.host.rundir import RunDirectory, run_base, running
 
-__all__ = ["ANNOUNCEMENT", "announce", "serve_stepping", "viewer_comes"]
+__all__ = ["ANNOUNCEMENTS", "announce", "serve_stepping", "viewer_comes"]
 
-# In the run base while somebody steps, so that hosts that come up wait for him.
-ANNOUNCEMENT = "step.json"
+# In the run base while somebody steps, so that hosts that come up wait for him; each has his own.
+ANNOUNCEMENTS = "step-{}.json"
 ARRIVAL_SECONDS = 5.0
 LINE_LIMIT = 65536
 
@@ -88,12 +88,12 @@ async def _orders(stream: trio.SocketStream, steps: Steps) -> None:
 def announce(base: Path, names: tuple[str, ...] | None) -> None:
     """Say that this process steps through the hosts of these names (all, if there are none), or,
     with None, that it does not any more."""
-    path = base / ANNOUNCEMENT
+    path = base / ANNOUNCEMENTS.format(os.getpid())
     if names is None:
         path.unlink(missing_ok=True)
         return
     with suppress(OSError):  # hosts that come up do not wait then
-        new = path.with_suffix(f".{os.getpid()}")
+        new = path.with_suffix(".new")
         new.write_text(json.dumps({"pid": os.getpid(), "hosts": list(names)}))
         new.replace(path)
 
@@ -101,15 +101,24 @@ def announce(base: Path, names: tuple[str, ...] | None) -> None:
 def expected(rundir: Path, name: str) -> bool:
     """Whether somebody steps who will want to step through this host."""
     base = run_base()
-    if base not in rundir.parents:
-        return False
+    ours = {name, str(os.getpid()), str(rundir)}
+    return base in rundir.parents and any(
+        wants_untrusted(path, ours) for path in base.glob(ANNOUNCEMENTS.format("*"))
+    )
+
+
+def wants_untrusted(path: Path, ours: set[str]) -> bool:
+    """Whether who has announced himself there runs, and steps through a host with one of these
+    names. Of one that was killed the announcement is removed."""
     try:
-        told = json.loads((base / ANNOUNCEMENT).read_text())
+        told = json.loads(path.read_text())
         pid, wanted = int(told["pid"]), set(map(str, told["hosts"]))
+        if not running(pid):
+            path.unlink(missing_ok=True)
+            return False
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    ours = {name, str(os.getpid()), str(rundir)}
-    return pid != os.getpid() and running(pid) and (not wanted or bool(wanted & ours))
+    return pid != os.getpid() and (not wanted or bool(wanted & ours))
 
 
 class Stepped(Protocol):
