@@ -12,7 +12,7 @@ from umktls.ktls.session.suites import SUITES
 from umktls.lessons.hosts import in_memory
 from umktls.lessons.replay import received
 from umktls.lessons.sequence import nonce_of
-from umktls.lessons.stage import HANDSHAKE, KERNELS, SUITE, End, Link, between
+from umktls.lessons.stage import HANDSHAKE, KERNELS, KEY_UPDATE, SUITE, End, Link, between
 from umktls.lessons.table import load
 from umktls.rpc.message import NULL_AUTH
 from umktls.rpc.record import mark
@@ -44,7 +44,7 @@ def test_update_the_key_before_the_keyupdate() -> None:
     link = between()
     secret = next_traffic_secret(SUITE, link.client_secret)
     link.client.set_key("tx", Session.from_secret(SUITE, secret))
-    link.server.arrive(link.client.send(b"\x18\0\0\1\0", HANDSHAKE))
+    link.server.arrive(link.client.send(KEY_UPDATE, HANDSHAKE))
     assert link.server.outcome() == "EBADMSG"
 
 

@@ -7,8 +7,9 @@ from contextlib import ExitStack, asynccontextmanager
 
 import trio
 
+from umktls.ktls.engines.tls13 import OVERHEAD
 from umktls.lessons.lesson import Code, Exercise, Lesson, Question, Rfc, Seen, Step
-from umktls.lessons.pair import OVERHEAD, ByModel, Pair, pair
+from umktls.lessons.pair import ByModel, Pair, pair
 from umktls.lessons.stage import HANDSHAKE, split_records, words
 
 __all__ = ["LESSON", "sum_up"]

@@ -7,11 +7,10 @@ from contextlib import nullcontext
 from umktls.errors import UmktlsError
 from umktls.ktls.session.errors import WouldBlock
 from umktls.lessons.lesson import Code, Exercise, Lesson, Question, Rfc, Seen, Step
-from umktls.lessons.stage import ALERT, KERNELS, Link, between, split_records
+from umktls.lessons.stage import ALERT, CLOSE_NOTIFY, KERNELS, Link, between, split_records
 
 __all__ = ["LESSON"]
 
-CLOSE_NOTIFY = b"\1\0"
 FILE = (b"the first part, ", b"the second part, ", b"the end.")
 WHOLE = len(b"".join(FILE))
 

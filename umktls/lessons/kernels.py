@@ -7,12 +7,19 @@ from contextlib import nullcontext
 
 from umktls.errors import UmktlsError
 from umktls.lessons.lesson import Code, Exercise, Lesson, Question, Rfc, Seen, Step
-from umktls.lessons.stage import ALERT, HANDSHAKE, KERNELS, End, between, outcome
+from umktls.lessons.stage import (
+    ALERT,
+    CLOSE_NOTIFY,
+    HANDSHAKE,
+    KERNELS,
+    KEY_UPDATE,
+    End,
+    between,
+    outcome,
+)
 
 __all__ = ["LESSON"]
 
-KEY_UPDATE = b"\x18\0\0\1\0"
-CLOSE_NOTIFY = b"\1\0"
 # Header and 33 bytes. The first length has no room for a tag, the second is longer than any record.
 SHORT = b"\x17\3\3\0\1" + bytes(33)
 LONG = b"\x17\3\3\xff\xff" + bytes(33)

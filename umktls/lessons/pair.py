@@ -1,7 +1,7 @@
 """The test pair that says HELLO THERE and GOODBYE, three times (design case S11).
 
-Each function makes a connection of its own to the peer, over real TCP, and returns what it saw. The
-client is this process; what is read and how differs, and that is the lesson.
+Each method of `Pair` makes a connection of its own to the peer, over real TCP, and returns what it
+saw. The client is this process; what is read and how differs, and that is the lesson.
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ from pathlib import Path
 from umktls.certs.layout import LOCAL_HOSTS, write_file
 from umktls.certs.pki import Authority, Leaf
 from umktls.errors import PeerError, WorldError
+from umktls.ktls.engines.tls13 import OVERHEAD
 from umktls.ktls.session import Direction, Session
 from umktls.ktls.session.errors import WouldBlock
 from umktls.ktls.session.suites import SUITES
 from umktls.lessons.peer import HELLO, SECONDS
-from umktls.lessons.stage import HANDSHAKE, HEADER, End
+from umktls.lessons.stage import HANDSHAKE, End
 
 __all__ = ["Ticket", "ByLibrary", "ByModel", "ByRecv", "Pair", "Record", "pair"]
 
 GOODBYE = b"GOODBYE"
-# What a TLS 1.3 record adds to its content: header, inner type, tag (RFC 8446 section 5.2).
-OVERHEAD = HEADER + 1 + 16
 NEW_SESSION_TICKET = 4
 # As in January 2020, so that the tickets have the size they had: a session under a suite with
 # SHA-384 would make each 16 bytes longer.

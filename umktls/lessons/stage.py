@@ -18,14 +18,17 @@ from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import get_engine
 from umktls.ktls.session import Direction, Session
 from umktls.ktls.session.errors import WouldBlock
+from umktls.ktls.session.framing import RECORD_HEADER_LENGTH
 from umktls.ktls.session.suites import SUITES
 from umktls.userland.ktls import interface_of
 
 __all__ = [
     "ALERT",
-    "DATA",
+    "CLOSE_NOTIFY",
     "HANDSHAKE",
+    "HEADER",
     "KERNELS",
+    "KEY_UPDATE",
     "SUITE",
     "End",
     "Link",
@@ -39,8 +42,10 @@ __all__ = [
 
 SUITE = SUITES["TLS_AES_128_GCM_SHA256"]
 KERNELS = ("freebsd14", "linux", "umktls")
-ALERT, HANDSHAKE, DATA = 21, 22, 23
-HEADER = 5
+ALERT, HANDSHAKE = 21, 22
+CLOSE_NOTIFY = b"\1\0"
+KEY_UPDATE = b"\x18\0\0\1\0"  # update_requested is not set
+HEADER = RECORD_HEADER_LENGTH
 ROOM = cmsg_space(TlsGetRecord.SIZE)
 
 

@@ -12,13 +12,12 @@ from umktls.ktls.session import Session
 from umktls.ktls.session.schedule import next_traffic_secret
 from umktls.lessons.hosts import Memory, in_memory
 from umktls.lessons.lesson import Code, Exercise, Lesson, Question, Rfc, Seen, Step
-from umktls.lessons.stage import HANDSHAKE, SUITE, between
+from umktls.lessons.stage import HANDSHAKE, KEY_UPDATE, SUITE, between
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.echo import SAY
 
 __all__ = ["LESSON"]
 
-KEY_UPDATE = b"\x18\0\0\1\0"
 TALKERS, ROUNDS = 4, 3
 
 
