@@ -41,7 +41,9 @@ def test_toe() -> None:
     assert software["early"] == card["early"]
     assert (software["held"], card["modes"]) == ([], ["TOE", "TOE"])
     assert card["waiting"] == 0
-    assert len(card["held"]) == 1
+    # All tickets, some, or none: they race with the key.
+    (held,) = card["held"]
+    assert held <= card["early"][1]
     assert card["tickets"] == TICKETS
     assert records["holding"]
     assert records["held"] == TICKETS

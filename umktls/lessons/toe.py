@@ -106,9 +106,10 @@ LESSON = Lesson(
             Question("How many bytes are in the receive queue when the key is set?"),
             card,
             """
-            None. The card has kept them back, until it had the key; then they came out opened, as
-            records of type 22, and the daemon got its tickets by HANDLERECORD as before. A daemon
-            that looks for the 478 bytes here, or waits for them, waits in vain.
+            None. What has come by then the card has kept back, until it had the key. (Tickets and
+            key race: where it held back 0 bytes, the tickets came a moment later.) Either way they
+            came out opened, as records of type 22, and the daemon got its tickets by HANDLERECORD
+            as before. A daemon that looks for the 478 bytes here, or waits for them, waits in vain.
             """,
         ),
         Step(
