@@ -94,8 +94,8 @@ LESSON = Lesson(
     (
         Exercise(
             "Which line of `umktls stat` tells a null connection from a sealed one?",
-            "The modes of its two directions: NONE (null) in place of SW. The handshake's line is "
-            "the same for both.",
+            "The two of its directions: engine null, mode NONE, no records. The handshake's line "
+            "is the same for both.",
         ),
         Exercise(
             "The tickets arrive sealed at a kernel without TLS. What becomes of them?",

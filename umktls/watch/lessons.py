@@ -42,7 +42,9 @@ class Lessons:
         name, run = request.path_params["name"], await named_run(request)
         if name not in LESSONS:
             raise HTTPException(404)
-        if len(self._answers) >= MOST_RUNS or run in self._answers:
+        if run in self._answers:
+            raise CallerError("a run of this name goes on already; give each a name of its own")
+        if len(self._answers) >= MOST_RUNS:
             raise CallerError(f"{len(self._answers)} lessons run already; close one of them")
         return Told(name, run, self._answers)
 
@@ -78,7 +80,7 @@ class Told(Response):
     def __init__(
         self, name: str, run: str, answers: dict[str, trio.MemorySendChannel[str | None]]
     ) -> None:
-        super().__init__(media_type="application/x-ndjson")
+        super().__init__()
         self._name, self._run = name, run
         self._answers = answers
         # The channel is there from the beginning: a second run of that name is refused.
