@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import select
 import socket
+import subprocess
+import sys
 
+import pytest
+
+from tests.conftest import patience
 from umktls.run.epolls import EpollMover
 from umktls.run.proc import parse_epoll, registrations_of
 
@@ -15,6 +20,27 @@ mnt_id:\t15
 ino:\t1059
 tfd:        5 events: 80002019 data: ffffffff00000005  pos:0 ino:12ab sdev:8
 tfd:       17 events:       19 data:       11  pos:0 ino:12ac sdev:8
+"""
+
+# A socket that is registered at each of the lowest numbers, in a process that has them free.
+LOW_NUMBERS = """
+import os, select, socket
+from umktls.run.epolls import EpollMover
+from umktls.run.proc import registrations_of
+pairs = [socket.socketpair() for _ in range(20)]
+epoll, mover = select.epoll(), EpollMover()
+for number in (0, *range(3, 9)):
+    (old, old_peer), (new, new_peer) = pairs.pop(), pairs.pop()
+    os.dup2(old.fileno(), number)
+    epoll.register(number, select.EPOLLIN)
+    found = registrations_of(os.getpid(), os.fstat(number).st_ino)
+    os.dup2(new.fileno(), number)
+    mover.move(os.getpid(), found, old.fileno(), new.fileno())
+    old_peer.send(b"x")
+    new_peer.send(b"x")
+    print(*epoll.poll(0))
+    epoll.unregister(number)
+mover.close()
 """
 
 
@@ -46,3 +72,12 @@ def test_a_registration_is_moved() -> None:
         epoll.unregister(number)
         os.close(kept)
     mover.close()
+
+
+@pytest.mark.long
+def test_a_registration_of_a_number_that_the_mover_itself_has() -> None:
+    """Its own descriptors have the lowest numbers."""
+    command = [sys.executable, "-c", LOW_NUMBERS]
+    done = subprocess.run(command, capture_output=True, timeout=patience(20), check=False)
+    wanted = [f"({number}, {select.EPOLLIN})".encode() for number in (0, *range(3, 9))]
+    assert done.stdout.splitlines() == wanted, done.stderr

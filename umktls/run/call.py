@@ -15,7 +15,7 @@ from umktls.run.memory import Memory
 from umktls.run.proc import copy_of
 from umktls.run.seccomp import Listener, Notification
 
-__all__ = ["Answer", "Call", "Handler", "Result", "finish", "refused"]
+__all__ = ["Answer", "Call", "Handler", "Result", "finish"]
 
 
 class Answer(Enum):
@@ -75,11 +75,6 @@ class Call:
 
 Result = int | Answer
 Handler = Callable[[Call], Result]
-
-
-def refused(number: int) -> OSError:
-    """The error with that errno."""
-    return OSError(number, os.strerror(number))
 
 
 def finish(call: Call, what: Callable[[], Result]) -> bool:

@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from umktls.run.proc import Registration
-from umktls.run.system import pidfd_getfd, unshare_descriptors
+from umktls.run.system import pidfd_getfd, refused, unshare_descriptors
 
 __all__ = ["EpollMover"]
 
@@ -75,23 +75,18 @@ class EpollMover:
 
     def _move(self, move: Move, registration: Registration) -> None:
         os.closerange(0, ALL)
-        # Four numbers below all others that are used here would not be enough if `number` is one.
-        for _ in range(4):
-            os.pidfd_open(os.getpid())
         target, own = os.pidfd_open(move.pid), os.pidfd_open(os.getpid())
         epoll = pidfd_getfd(target, registration.epoll)
-        found = {"old": pidfd_getfd(own, move.old), "new": pidfd_getfd(own, move.new)}
+        old, new = pidfd_getfd(own, move.old), pidfd_getfd(own, move.new)
         number = registration.number
-        if number in (target, own, epoll, *found.values()):
-            epoll = os.dup(epoll) if number == epoll else epoll
-            found = {k: os.dup(v) if v == number else v for k, v in found.items()}
-        os.dup2(found["old"], number)
+        # Whoever has that very number moves.
+        epoll, old, new = (os.dup(each) if each == number else each for each in (epoll, old, new))
+        os.dup2(old, number)
         event = _Event(registration.events, registration.data)
         self._ctl(epoll, EPOLL_CTL_DEL, number, event)
-        os.dup2(found["new"], number)
+        os.dup2(new, number)
         self._ctl(epoll, EPOLL_CTL_ADD, number, event)
 
     def _ctl(self, epoll: int, operation: int, number: int, event: _Event) -> None:
         if self._libc.epoll_ctl(epoll, operation, number, ctypes.byref(event)) < 0:
-            error = ctypes.get_errno()
-            raise OSError(error, os.strerror(error), "epoll_ctl")
+            raise refused(ctypes.get_errno(), "epoll_ctl")

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
 import struct
 from dataclasses import dataclass
 from typing import Protocol
 
-from umktls.run.system import process_vm
+from umktls.run.system import process_vm, refused
 
 __all__ = ["DATA_MAX", "Memory", "MessageHeader", "ProcessMemory", "scatter"]
 
@@ -60,7 +59,7 @@ class ProcessMemory:
         except OverflowError:
             moved = -1
         if moved != len(local):
-            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+            raise refused(errno.EFAULT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +80,11 @@ class MessageHeader:
         fields = _MSGHDR.unpack(memory.read(address, _MSGHDR.size))
         name, name_length, vectors, count, control, control_length, flags = fields
         if count > IOV_MAX:
-            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+            raise refused(errno.EMSGSIZE)
         raw = memory.read(vectors, count * _IOVEC.size)
         pieces = tuple(_IOVEC.iter_unpack(raw))
         if any(length >> 63 for _, length in pieces):
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            raise refused(errno.EINVAL)
         return cls(address, name, name_length, pieces, control, control_length, flags)
 
     @property
@@ -104,7 +103,7 @@ class MessageHeader:
     def control_messages(self, memory: Memory) -> bytes:
         """The control messages to send. Raises OSError, ENOBUFS where there are too many."""
         if self.control_length > CONTROL_MAX:
-            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+            raise refused(errno.ENOBUFS)
         return memory.read(self.control, self.control_length)
 
     def received(self, memory: Memory, data: bytes, control: bytes, flags: int) -> None:

@@ -14,13 +14,13 @@ import trio
 
 from umktls.errors import UmktlsError
 from umktls.ktls.session.errors import WouldBlock
-from umktls.run.call import Answer, Call, Handler, Result, finish, refused
+from umktls.run.call import Answer, Call, Handler, Result, finish
 from umktls.run.memory import CONTROL_MAX, DATA_MAX, MessageHeader, scatter
 from umktls.run.proc import nonblocking, process_of
 from umktls.run.registry import Registry, look
 from umktls.run.seccomp import Notification
 from umktls.run.sockets import Replaced
-from umktls.run.system import tgkill
+from umktls.run.system import refused, tgkill
 
 __all__ = ["ALLOWED_IN_SEND", "MSG_CMSG_CLOEXEC", "MessageCalls"]
 

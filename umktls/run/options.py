@@ -10,10 +10,10 @@ import socket
 import struct
 
 from umktls.abi import linux
-from umktls.run.call import Answer, Call, Result, refused
+from umktls.run.call import Answer, Call, Result
 from umktls.run.registry import Registry, key_was_set, look, no_copyin
 from umktls.run.sockets import Replaced
-from umktls.run.system import NUMBERS, socket_name
+from umktls.run.system import NUMBERS, refused, socket_name
 
 __all__ = ["OptionCalls"]
 

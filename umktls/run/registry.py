@@ -16,6 +16,7 @@ from umktls.run.edges import Edges
 from umktls.run.epolls import EpollMover
 from umktls.run.proc import descriptors_of, flags_of, inode_of, process_of, registrations_of
 from umktls.run.sockets import Replaced
+from umktls.run.system import refused
 
 __all__ = ["Registry"]
 
@@ -70,8 +71,10 @@ class Registry:
 
     def replace(self, sock: socket.socket, state: KtlsSocket, thread: int, put: Put) -> Replaced:
         """Put a pair in the place of `sock`, which is a copy of the program's and ours from now on.
-        `put` makes (our descriptor, number, flags) a descriptor of the program's. Raises OSError.
+        `put` makes (our descriptor, number, flags) a descriptor of the program's. Raises OSError;
+        the socket has no ULP then.
         """
+        self._attached.pop(cookie(sock), None)
         inode = os.fstat(sock.fileno()).st_ino
         numbers = descriptors_of(thread, inode)
         waiting = registrations_of(thread, inode)
@@ -86,11 +89,13 @@ class Registry:
                 put(far.fileno(), number, each & os.O_CLOEXEC)
             if waiting:
                 self._mover.move(process_of(thread), waiting, sock.fileno(), far.fileno())
-            self._attached.pop(cookie(sock), None)
             kernel_socket = self._host.adopt(sock, state=state)
             # A program's keys are its own business.
             state.tx.on_wants_rekey = state.rx.on_wants_rekey = None
             replaced = Replaced(kernel_socket, end, os.fstat(far.fileno()).st_ino, self._edges)
+        except BaseException:
+            end.close()
+            raise
         finally:
             far.close()
         self.replaced[replaced.inode] = replaced
@@ -110,7 +115,7 @@ def cookie(sock: socket.socket) -> bytes:
 
 
 def no_copyin(address: int, length: int) -> bytes:
-    raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+    raise refused(errno.EFAULT)
 
 
 def key_was_set(sock: KernelSocket, name: int) -> None:

@@ -26,7 +26,7 @@ from umktls.run.epolls import EpollMover
 from umktls.run.memory import ProcessMemory
 from umktls.run.registry import Registry
 from umktls.run.seccomp import Listener, Notification, assemble
-from umktls.run.system import NUMBERS
+from umktls.run.system import NUMBERS, refused
 from umktls.run.tracee import Tracee
 
 __all__ = ["Report", "RunConfig", "check", "filter_of", "supervise"]
@@ -103,7 +103,7 @@ class Supervisor:
         except Exception as error:  # one program's call ends nobody else's
             counts["failed"] += 1
             self.trace.emit("warning", None, reason=f"{name} of thread {call.thread}: {error!r}")
-            call.fail(OSError(errno.EIO, ""))
+            call.fail(refused(errno.EIO))
             return
         counts["passed_on" if result is Answer.GO_ON else "answered"] += 1
 

@@ -12,6 +12,7 @@ __all__ = [
     "no_new_privileges",
     "pidfd_getfd",
     "process_vm",
+    "refused",
     "seccomp_listener",
     "socket_name",
     "tgkill",
@@ -26,7 +27,7 @@ CLONE_FILES = 0x400
 SOCKADDR_MAX = 128
 
 # The numbers of system calls, by machine.
-BOTH = {"pidfd_open": 434, "pidfd_getfd": 438, "io_uring_setup": 425}
+BOTH = {"pidfd_getfd": 438, "io_uring_setup": 425}
 NUMBERS_OF: dict[str, dict[str, int]] = {
     "x86_64": {
         "ioctl": 16,
@@ -78,10 +79,14 @@ class _SockFprog(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
+def refused(number: int, what: str | None = None) -> OSError:
+    """The error with that errno. `what`: the call that had it."""
+    return OSError(number, os.strerror(number), what)
+
+
 def _checked(result: int, what: str) -> int:
     if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), what)
+        raise refused(ctypes.get_errno(), what)
     return result
 
 

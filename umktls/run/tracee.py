@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from umktls.run.proc import copy_of
 from umktls.run.seccomp import Listener
-from umktls.run.system import no_new_privileges, seccomp_listener
+from umktls.run.system import no_new_privileges, refused, seccomp_listener
 
 __all__ = ["EXIT_OWN", "Tracee"]
 
@@ -44,7 +44,7 @@ class Tracee:
                 raise ChildProcessError("the command has ended before it began")
             number = int(line)
             if number < 0:
-                raise OSError(-number, os.strerror(-number), "seccomp")
+                raise refused(-number, "seccomp")
             listener = Listener(copy_of(self.pid, number))
             listener.wake_at_once()
             go.write(GO)
