@@ -84,21 +84,19 @@ LESSON = Lesson(
         Exercise(
             "What does bouncing cost?",
             "Each byte goes through the daemon: two more copies and two more system calls each "
-            "way, "
-            "and the daemon's processor. Mount once with -o engine=bounce, and compare a copy.",
+            "way, and the daemon's processor. Mount once with -o engine=bounce, and compare a "
+            "copy.",
         ),
         Exercise(
             "What is lost when the daemon of a bounced session is killed?",
             "The session: its keys and its place in the stream are in that process. With kernel "
-            "TLS "
-            "they are in the kernel, and the next daemon adopts the session.",
+            "TLS they are in the kernel, and the next daemon adopts the session.",
         ),
         Exercise(
             "Why does umktls bounce only where it was allowed to (-o bounce=allow), and not by "
             "itself?",
             "Someone who demands kernel TLS wants to know that it does not work. Silence would "
-            "turn "
-            "a test of kernel TLS into one of OpenSSL.",
+            "turn a test of kernel TLS into one of OpenSSL.",
         ),
     ),
     (

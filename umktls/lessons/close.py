@@ -184,8 +184,7 @@ LESSON = Lesson(
         Exercise(
             "Who sends close_notify when a mount ends, the kernel or the daemon?",
             "The daemon: the upcall DISCONNECT has it sent, by sendmsg with record type 21, and "
-            "then "
-            "it closes the socket, whose close it owns.",
+            "then it closes the socket, whose close it owns.",
         ),
         Exercise(
             "Why may data that came before the RST be lost all the same on real machines?",

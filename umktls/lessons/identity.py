@@ -229,8 +229,7 @@ LESSON = Lesson(
         Exercise(
             "Mutual TLS and squash none: what can root of a client machine do on the export?",
             "Everything that root of the server can do there. The certificate says which machine "
-            "it "
-            "is, not that its root is to be trusted with all files.",
+            "it is, not that its root is to be trusted with all files.",
         ),
     ),
     (

@@ -182,8 +182,7 @@ LESSON = Lesson(
         Exercise(
             "How long does a key of AES-GCM last at 1 MB/s, in full records of 16 KiB?",
             "2^24.5 records times 16,384 bytes are 389 GB: 4.5 days. A mount that lives for a "
-            "month "
-            "needs new keys without having done anything extraordinary.",
+            "month needs new keys without having done anything extraordinary.",
         ),
         Exercise(
             "What limit has ChaCha20-Poly1305, and why another one?",

@@ -182,9 +182,8 @@ LESSON = Lesson(
     (
         Exercise(
             "What can a server do against STRIPTLS?",
-            "Refuse calls in clear: `umktls serve -tls`, or -tls in the exports file. "
-            "Then "
-            "a client that was fooled gets an error in place of an answer; what it has sent was "
+            "Refuse calls in clear: `umktls serve -tls`, or -tls in the exports file. Then a "
+            "client that was fooled gets an error in place of an answer; what it has sent was "
             "read all the same.",
         ),
         Exercise(

@@ -192,8 +192,7 @@ LESSON = Lesson(
         Exercise(
             "Does resumption save a round trip in TLS 1.3?",
             "No: both need one. It saves bytes, and signing and verifying. 0-RTT data would save "
-            "the "
-            "round trip, but it can be replayed, and RFC 9289 forbids it.",
+            "the round trip, but it can be replayed, and RFC 9289 forbids it.",
         ),
         Exercise(
             "Why does a ticket for one name of a server not do for another one?",

@@ -228,14 +228,12 @@ LESSON = Lesson(
             "A daemon sets the new key for sending first and then sends the KeyUpdate. What "
             "happens?",
             "The KeyUpdate is sealed with the new key as number 0: the peer, which is at the old "
-            "one, "
-            "has EBADMSG, and the connection is over.",
+            "one, has EBADMSG, and the connection is over.",
         ),
         Exercise(
             "Two KeyUpdates with update_requested cross on the wire. How many are sent in all?",
-            "Up to four: each side answers the other's with one more. An answer never asks "
-            "again, so "
-            "it ends there. A side may answer several with one (RFC 8446 section 4.6.3).",
+            "Up to four: each side answers the other's with one more. An answer never asks again, "
+            "so it ends there. A side may answer several with one (RFC 8446 section 4.6.3).",
         ),
     ),
     (
