@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tests.bench.figures import Figure, alternate
 from tests.bench.files import MEMORY
+from tests.run.programs import free_port, make_certificate
 from umktls.errors import WorldError
 
 REPETITIONS = 5
@@ -108,8 +109,7 @@ def nginx() -> Iterator[dict[str, int]]:
         prepare(where)
         ports = {}
         for side in SIDES:
-            with socket.create_server(("127.0.0.1", 0)) as probe:
-                port = ports[side] = probe.getsockname()[1]
+            port = ports[side] = free_port()
             option = "ssl_conf_command Options KTLS;" if side == "run" else ""
             text = CONFIGURATION.format(where=where, side=side, port=port, option=option)
             (where / f"{side}.conf").write_text(text)
@@ -124,9 +124,7 @@ def nginx() -> Iterator[dict[str, int]]:
 def prepare(where: Path) -> None:
     """A certificate and two files, which the user of nginx may read."""
     where.chmod(0o755)
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    command += ["-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=localhost"]
-    subprocess.run(command, cwd=where, check=True, capture_output=True)
+    make_certificate(where)
     (where / "www").mkdir()
     (where / "www" / "small").write_bytes(os.urandom(1024))
     block = os.urandom(1 << 20)

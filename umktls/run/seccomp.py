@@ -135,9 +135,6 @@ class Listener:
         with suppress(OSError):
             fcntl.ioctl(self.descriptor, NOTIF_SET_FLAGS, SYNC_WAKE_UP)
 
-    def fileno(self) -> int:
-        return self.descriptor
-
     def receive(self) -> Notification | None:
         """The next call that waits. None: whoever made it was interrupted, or has gone."""
         data = bytearray(_NOTIF.size)

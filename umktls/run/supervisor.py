@@ -40,7 +40,8 @@ Report = Callable[[int, dict[str, Any]], None]
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """command: what to run. no_tls_module: as a kernel without net/tls."""
+    """command: what to run. personality: one with Linux's socket options. no_tls_module: as a
+    kernel without net/tls."""
 
     command: Sequence[str]
     personality: Personality
@@ -52,8 +53,6 @@ def check(config: RunConfig) -> None:
     """Raises CallerError for what cannot be."""
     if not NUMBERS:
         raise CallerError("`umktls run` knows the system calls of x86_64 and aarch64 only")
-    if "linux" not in config.personality.keys.interfaces:
-        raise CallerError(f"`umktls run` is for Linux's kernels, not for {config.personality}")
     for engine in config.engine.engines().values():
         if route_of(engine) is not Route.RECORDS:
             raise CallerError(f"engine {engine.name} does not seal records in the socket's calls")
