@@ -16,7 +16,8 @@ from tests.conftest import patience
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.host.host import Host
-from umktls.kernel.upcalls import renewal
+from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.kernel.upcalls import renewal, tls
 from umktls.kernel.upcalls.renewal import REMEMBERED
 from umktls.ktls.session.suites import Suite
 from umktls.rpc.message import NULL_AUTH
@@ -257,8 +258,19 @@ async def test_a_peer_that_takes_its_time_to_answer(
 ) -> None:
     """It may, until it has something to send (RFC 8446 section 4.6.3): nobody waits for ever."""
     monkeypatch.setattr(renewal, "ANSWER_SECONDS", 0.0)
+    hand_up, may_answer = tls.upcall_session, trio.Event()
+
+    async def in_its_time(
+        host: tls.TlsHost, sock: KernelSocket, procedure: str, counter: str
+    ) -> int:
+        if procedure == "HANDLERECORD" and host.config.role == "server":
+            await may_answer.wait()
+        return await hand_up(host, sock, procedure, counter)
+
+    monkeypatch.setattr(tls, "upcall_session", in_its_time)
     async with hosts(certs, tmp_path, {}, {}) as both:
         unanswered = {"rekeyed": 1, "reconnected": 0, "unanswered": 1}
         assert await both.client.renew(None, "keyupdate") == unanswered
+        may_answer.set()
         await both.event("client", "key-update", 2)
         await both.rpc.call(SAY, b"", NULL_AUTH)
