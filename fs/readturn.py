@@ -100,7 +100,6 @@ class ReadTurn(trio.abc.Instrument):
             Lock=lambda: self,
             open_nursery=trio.open_nursery,
             lowlevel=trio.lowlevel,
-            from_thread=trio.from_thread,
             ClosedResourceError=trio.ClosedResourceError,
         )
         trio.lowlevel.add_instrument(self)

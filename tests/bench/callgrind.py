@@ -9,8 +9,10 @@ nothing of it.
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +21,10 @@ from pathlib import Path
 
 from umktls.errors import WorldError
 
-__all__ = ["Counter", "asleep", "program", "valgrind_version"]
+__all__ = ["PATIENT", "Counter", "asleep", "heard", "program", "valgrind_version"]
 
+# Runs a program of this project without what it does by the clock.
+PATIENT = (sys.executable, "-m", "tests.bench.patient")
 START_SECONDS = 240.0
 SECONDS = 120.0
 LOOK_SECONDS = 0.0005
@@ -65,6 +69,16 @@ def program(
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
+
+
+def heard(process: subprocess.Popen[str], word: str = "") -> str:
+    """The next line of a program, which has to begin like that."""
+    assert process.stdout is not None
+    readable, _, _ = select.select([process.stdout], [], [], START_SECONDS)
+    line = process.stdout.readline() if readable else ""
+    if not line or not line.startswith(word):
+        raise WorldError(f"{process.args!r} said {line!r}, and not {word!r}")
+    return line
 
 
 def asleep(pid: int) -> None:

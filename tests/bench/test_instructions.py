@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import instructions
-from tests.bench.callgrind import program
-from tests.bench.instructions import KEPT, beside, heard
+from tests.bench import instructions, throughfuse
+from tests.bench.callgrind import heard, program
+from tests.bench.instructions import KEPT, beside
 from umktls.errors import WorldError
 
 
@@ -21,6 +21,8 @@ from umktls.errors import WorldError
         ("GETATTR, mtls, client", 50_000, "pass"),
         ("handshake, mtls, client's host", 105_000, "pass"),
         ("handshake, mtls, client's host", 115_000, "short"),
+        ("unlink, none, mount", 115_000, "pass"),
+        ("unlink, none, mount", 125_000, "short"),
     ],
 )
 def test_what_got_dearer_is_short(what: str, cost: int, mark: str) -> None:
@@ -51,7 +53,8 @@ def test_all_that_is_counted_is_kept() -> None:
         for side in ("client", "server")
         for where in ("host", "daemon")
     }
-    assert set(kept["instructions"]) == calls | handshakes
+    through_fuse = {f"{what}, none, mount" for what in throughfuse.OPERATIONS}
+    assert set(kept["instructions"]) == calls | handshakes | through_fuse
 
 
 def test_a_program_that_ends_at_once_is_an_error(tmp_path: Path) -> None:
