@@ -131,6 +131,7 @@ def test_demo_interrupted_cleans_up_and_fails(place: Path, library: Path, number
     assert_nothing_left(place)
 
 
+@pytest.mark.long
 def test_demo_says_why_it_failed(place: Path) -> None:
     # Its file `uuid` has other contents each time that it is read.
     with demo(place, "--tree", "/proc/sys/kernel/random") as process:

@@ -8,6 +8,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
 import trio
 
 from tests.cdaemon.handmade import ended_well, mounted
@@ -74,6 +75,7 @@ def test_what_the_page_says_to_type_works() -> None:
                 shell.kill()
 
 
+@pytest.mark.long
 def test_a_mount_works_with_it() -> None:
     needs_fuse()
     with ExitStack() as stack:

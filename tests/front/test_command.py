@@ -121,6 +121,7 @@ def test_a_backend_that_is_killed_and_comes_again() -> None:
         assert (here.box.export / "after").read_bytes() == b"2"
 
 
+@pytest.mark.long
 def test_clients_are_read_again(tmp_path: Path) -> None:
     clients = tmp_path / "clients"
     clients.write_text("127.0.0.0/8 -tlscert\n")

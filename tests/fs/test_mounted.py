@@ -50,6 +50,7 @@ def test_ls_cat_cp_rm(mount: Mounted) -> None:
     run("rm", mount.path / "file", mount.path / "copy")
 
 
+@pytest.mark.long
 def test_a_tree_is_copied_both_ways(mount: Mounted, tmp_path: Path) -> None:
     tree = Path(__file__).parent.parent.parent / "umktls"
     run("cp", "-a", tree, mount.path / "tree")

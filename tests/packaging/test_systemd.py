@@ -87,6 +87,7 @@ def test_what_the_service_starts_says_that_it_is_ready(tmp_path: Path, name: str
             assert server.wait(SECONDS) == 0
 
 
+@pytest.mark.long
 def test_what_the_mount_unit_says_mounts(tmp_path: Path) -> None:
     """mount(8) has mount.fuse3 call `umktls`, found on the system's path, with these words."""
     needs_fuse()

@@ -64,6 +64,7 @@ def test_files_are_the_same_on_both_sides(ganesha: Ganesha, way: tuple[str, ...]
         assert not (ganesha.files / name).exists()
 
 
+@pytest.mark.long
 def test_tls_with_mount_in_clear(ganesha: Ganesha) -> None:
     """NFS by TLS through `umktls front`; MOUNT, which that does not know, by ganesha's rpcbind, in
     clear and on another connection. At the end ganesha hears of it there."""

@@ -87,6 +87,7 @@ def test_keys_that_stay() -> None:
         assert resumed(mount) == [False, False]
 
 
+@pytest.mark.long
 def test_linux() -> None:
     """New keys from both sides while files are being copied."""
     with mounted("linux", "linux") as mount:

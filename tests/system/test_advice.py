@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.system.conftest import MOUNT_SECONDS, Command
 from tests.system.live import until
 from umktls.cli.sandbox import Sandbox
@@ -29,6 +31,7 @@ def typed(box: Sandbox, line: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(MOUNT_SECONDS)
 
 
+@pytest.mark.long
 def test_daemons_are_started_by_hand_as_both_hosts_say(umktls: Command, sandbox: Sandbox) -> None:
     """With the certificates that they need, and for a run directory that will be there."""
     certs = str(sandbox.certs)

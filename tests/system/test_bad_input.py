@@ -49,6 +49,7 @@ def test_wrong_authority(umktls: Command, sandbox: Sandbox) -> None:
     assert "ca.pem" in line
 
 
+@pytest.mark.long
 def test_expired_certificate(umktls: Command, sandbox: Sandbox) -> None:
     authority = Authority.create()
     old = directory(sandbox.top / "old", authority, server=expired(SERVER))
@@ -216,6 +217,7 @@ def test_wrong_options(umktls: Command, sandbox: Sandbox, options: str, reason: 
     assert reason in done.line
 
 
+@pytest.mark.long
 def test_garbage_on_the_local_sockets(umktls: Command, sandbox: Sandbox) -> None:
     """With version 1 of the upcall: nobody else can send anything where version 2 comes in."""
     old = "personality=freebsd14"

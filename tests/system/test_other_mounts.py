@@ -70,6 +70,7 @@ def daemon(
         )
 
 
+@pytest.mark.long
 def test_daemons_by_hand(other: Sandbox) -> None:
     """Both hosts were told to start none; the mount waits until one has come."""
     of_server, of_client = other.run / "server", other.run / "client"

@@ -69,6 +69,7 @@ def test_a_daemon_that_does_not_come_up(pytester: pytest.Pytester) -> None:
     ran(pytester, 2)
 
 
+@pytest.mark.long
 def test_the_examples_of_the_plugin(pytester: pytest.Pytester) -> None:
     """Those of the docstring of `umktls.testing`, all in one file."""
     text = umktls.testing.__doc__ or ""

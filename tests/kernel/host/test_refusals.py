@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 import trio.testing
 
@@ -104,6 +105,7 @@ async def try_round(w: World) -> None:
             pass
 
 
+@pytest.mark.long
 def test_each_call_of_a_running_host_fails_in_turn(tmp_path: Path) -> None:
     refusing = Refusing()
 

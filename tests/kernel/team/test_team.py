@@ -158,6 +158,7 @@ async def test_a_worker_that_dies_is_started_again(tmp_path: Path) -> None:
                 break
 
 
+@pytest.mark.long
 async def test_a_worker_that_is_stopped_is_killed_and_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
