@@ -1,9 +1,10 @@
 // A record, byte by byte: the tree on one side, the bytes on the other, each lighting the other.
 
-import { h, put } from "umktls/dom.js";
+import { h, put, say } from "umktls/dom.js";
 
 const PER_ROW = 16;
 const FIRST = 4096; // bytes drawn at once; the rest on demand
+const SPOKEN = 16; // bytes of a field that are said
 
 const decode = (text) => Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
 
@@ -27,6 +28,7 @@ export function messageView(event) {
 /** Runs of bytes, and the tree of the fields in them. */
 function apart(runs, roots_) {
   const tree = h("ul", { class: "tree", role: "tree", "aria-label": "Fields" });
+  const words = h("p", { class: "lit-words", role: "status" }, "Choose a field, or a byte.");
   let chosen = null;
 
   function choose(node) {
@@ -34,6 +36,7 @@ function apart(runs, roots_) {
     chosen = node;
     for (const run of Object.values(runs)) run.light(null);
     runs[node.run].light(node);
+    say(words, inWords(node, runs[node.run].bytes(node)));
     node.item.setAttribute("aria-selected", "true");
     for (let up = node.parent; up; up = up.parent) up.open(true);
     node.item.scrollIntoView({ block: "nearest" });
@@ -59,7 +62,7 @@ function apart(runs, roots_) {
     },
     h("span", { class: "fold", "aria-hidden": "true" }, list ? "▾" : ""),
     h("b", {}, data.name), data.value !== undefined ? h("span", { class: "value" }, data.value) : null,
-    h("span", { class: "place" }, `${data.start}–${data.end}`),
+    h("span", { class: "place" }, placeOf(data)),
     data.note ? h("span", { class: "note" }, data.note) : null,
     data.rfc ? rfc(data.rfc) : null);
     node.element = h("li", {}, node.item, list);
@@ -73,7 +76,21 @@ function apart(runs, roots_) {
   tree.append(...roots.map((root) => root.element));
   tree.addEventListener("keydown", (event) => treeKeys(event, tree));
   roots[0].item.tabIndex = 0;
-  return h("div", { class: "apart" }, h("div", { class: "runs" }, Object.values(runs).map((run) => run.element)), tree);
+  return h("div", { class: "apart" }, h("div", { class: "runs" }, Object.values(runs).map((run) => run.element), words), tree);
+}
+
+/** Where a field is: the numbers of its first and its last byte. */
+function placeOf({ start, end }) {
+  if (start === end) return "no bytes";
+  return end - start === 1 ? `byte ${start}` : `bytes ${start}–${end - 1}`;
+}
+
+/** What is lit, for who does not see it. */
+function inWords(node, bytes) {
+  const shown = [...bytes.slice(0, SPOKEN)].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
+  const value = node.value === undefined ? "" : ` is ${node.value}`;
+  const more = bytes.length > SPOKEN ? " …" : "";
+  return `${node.name}${value}; ${placeOf(node)}${shown ? `: ${shown}${more}` : ""}`;
 }
 
 function treeKeys(event, tree) {
@@ -151,12 +168,16 @@ class Bytes {
     this._body.append(...rows);
     const left = this._data.length - until;
     if (left > 0) {
-      this._more = h("button", { onclick: () => { this._draw(this._data.length); this.part(this._part); } }, `${left} bytes more`);
+      this._more = h("button", { onclick: () => this._draw(this._data.length) }, `${left} bytes more`);
       this._body.append(this._more);
     }
+    this.part(this._part);
   }
 
+  bytes(node) { return this._data.slice(node.start, node.end); }
+
   light(node) {
+    if (node && node.end > this._drawn) this._draw(this._data.length);
     for (const cell of this._lit ?? []) cell.classList.remove("lit");
     this._lit = node ? this._cells.slice(node.start, node.end) : [];
     for (const cell of this._lit) cell.classList.add("lit");

@@ -207,7 +207,7 @@ class HostBox {
     say(this._fs, host ? (this._side === "client" ? `${host.requests} requests seen` : end?.told?.backend ?? (c?.last ? `last: ${c.last}` : "")) : "");
     const rpc = end?.told?.rpc;
     say(this._rpc[0], c ? `${Math.max(c.calls, rpc?.calls ?? 0)} calls, ${Math.max(c.replies, rpc?.replies ?? 0)} replies` : "");
-    say(this._rpc[1], c ? `reads and writes the socket: ${c.phase}` : "");
+    say(this._rpc[1], c ? c.phase === "handshake" ? "waits for the daemon" : `has the socket: ${c.phase}` : "");
     say(this._ktls, c?.name ?? "");
     for (const { way, states, lines } of this._halves) {
       const side_ = c ? numbers(c[way], end.told?.[way]) : null;

@@ -4,7 +4,7 @@
 import { h, put, say, svg } from "umktls/dom.js";
 
 const ROW = 24;
-const LANE = 26;
+const LANE = 27;
 const LANES = [
   ["client", "daemon", "daemon"], ["client", "fs", "fs"], ["client", "rpc", "RPC"], ["client", "ktls", "KTLS"],
   ["server", "ktls", "KTLS"], ["server", "rpc", "RPC"], ["server", "fs", "NFS"], ["server", "daemon", "daemon"],
