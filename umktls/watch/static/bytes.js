@@ -61,9 +61,9 @@ function apart(runs, roots_) {
       },
     },
     h("span", { class: "fold", "aria-hidden": "true" }, list ? "▾" : ""),
-    h("b", {}, data.name), data.value !== undefined ? h("span", { class: "value" }, data.value) : null,
-    h("span", { class: "place" }, placeOf(data)),
-    data.note ? h("span", { class: "note" }, data.note) : null,
+    h("b", {}, data.name), " ", data.value !== undefined ? h("span", { class: "value" }, data.value) : null, " ",
+    h("span", { class: "place", title: placeOf(data) }, data.start < data.end - 1 ? `${data.start}–${data.end - 1}` : data.start < data.end ? data.start : ""), " ",
+    data.note ? h("span", { class: "note" }, data.note) : null, " ",
     data.rfc ? rfc(data.rfc) : null);
     node.element = h("li", {}, node.item, list);
     node.open((data.children ?? []).length < 14 && (data.end - data.start) < 2000);
