@@ -103,7 +103,7 @@ def test_the_messages_of_a_flight(
         assert choose_field(shown, "ClientHello", "random") == hello[6:38]
         words = shown.locator(".lit-words").inner_text()
         assert words.startswith("random is ")
-        assert f"bytes 6–37: {hello[6:22].hex(' ')} …" in words
+        assert f"bytes 6\u201337: {hello[6:22].hex(' ')} …" in words
         suites = choose_field(shown, "ClientHello", "cipher_suites")
         assert int.from_bytes(suites[:2], "big") == len(suites) - 2
         assert suites in hello
@@ -130,7 +130,7 @@ def test_a_call_down_to_a_file_name(chromium: Any, page: Path, width: int, tmp_p
         assert choose_field(shown, *path, "length") == b"\0\0\0\x09"
         assert choose_field(shown, "RPC call", "proc") == b"\0\0\0\x03"
         words = shown.locator(".lit-words").inner_text()
-        assert words == "proc is LOOKUP (3); bytes 24–27: 00 00 00 03"
+        assert words == "proc is LOOKUP (3); bytes 24\u201327: 00 00 00 03"
         # And back: a byte leads to the innermost field that has it, and neither is hidden.
         inside = shown.locator(".bytes").nth(1)
         inside.locator(f".hex span[data-at='{message.index(b'notes.txt')}']").click()
