@@ -49,6 +49,8 @@ __all__ = [
     "Message",
     "NetlinkFormatError",
     "RpcPart",
+    "aligned",
+    "encode_attribute",
     "encode_error",
     "encode_family",
     "encode_get_family",
@@ -80,6 +82,7 @@ class Message:
     flags: int
     seq: int
     payload: memoryview
+    pid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +108,10 @@ def parse_untrusted(datagram: Buffer) -> Message:
     view = memoryview(datagram)
     if len(view) < NLMSGHDR.size:
         raise NetlinkFormatError(f"a netlink message of {len(view)} bytes")
-    length, kind, flags, seq, _ = NLMSGHDR.unpack_from(view)
+    length, kind, flags, seq, pid = NLMSGHDR.unpack_from(view)
     if length != len(view):
         raise NetlinkFormatError(f"a netlink message of {len(view)} bytes says it has {length}")
-    return Message(kind, flags, seq, view[NLMSGHDR.size :])
+    return Message(kind, flags, seq, view[NLMSGHDR.size :], pid)
 
 
 def _generic_untrusted(payload: memoryview) -> tuple[int, dict[int, memoryview]]:
@@ -127,7 +130,7 @@ def _attributes_untrusted(data: memoryview) -> dict[int, memoryview]:
         if not NLATTR.size <= length <= len(data):
             raise NetlinkFormatError(f"a netlink attribute of {length} bytes in {len(data)}")
         found[kind & NLA_TYPE_MASK] = data[NLATTR.size : length]
-        data = data[_aligned(length) :]
+        data = data[aligned(length) :]
     return found
 
 
@@ -191,7 +194,7 @@ _NOTHING = memoryview(b"")
 def encode_rpc(command: int, family: int, group: int, xid: int, body: Buffer) -> bytes:
     """A call (RPCNL_REQUEST) or an answer to it (RPCNL_REPLY)."""
     length = len(body)
-    padding = _aligned(length) - length
+    padding = aligned(length) - length
     head = _RPC_HEAD.pack(
         _RPC_HEAD.size + length + padding,
         family,
@@ -212,24 +215,24 @@ def encode_rpc(command: int, family: int, group: int, xid: int, body: Buffer) ->
 
 def encode_get_family(seq: int, name: str) -> bytes:
     """The question to nlctrl."""
-    attribute = _attribute(CTRL_ATTR_FAMILY_NAME, name.encode() + b"\0")
+    attribute = encode_attribute(CTRL_ATTR_FAMILY_NAME, name.encode() + b"\0")
     return _generic(GENL_ID_CTRL, NLM_F_REQUEST, seq, CTRL_CMD_GETFAMILY, attribute)
 
 
 def encode_family(seq: int, family: Family) -> bytes:
     """nlctrl's answer."""
     groups = b"".join(
-        _attribute(
+        encode_attribute(
             place,
-            _attribute(CTRL_ATTR_MCAST_GRP_ID, _U32.pack(number))
-            + _attribute(CTRL_ATTR_MCAST_GRP_NAME, name.encode() + b"\0"),
+            encode_attribute(CTRL_ATTR_MCAST_GRP_ID, _U32.pack(number))
+            + encode_attribute(CTRL_ATTR_MCAST_GRP_NAME, name.encode() + b"\0"),
         )
         for place, (name, number) in enumerate(family.groups.items(), 1)
     )
     attributes = (
-        _attribute(CTRL_ATTR_FAMILY_NAME, family.name.encode() + b"\0")
-        + _attribute(CTRL_ATTR_FAMILY_ID, _U16.pack(family.number))
-        + _attribute(CTRL_ATTR_MCAST_GROUPS, groups)
+        encode_attribute(CTRL_ATTR_FAMILY_NAME, family.name.encode() + b"\0")
+        + encode_attribute(CTRL_ATTR_FAMILY_ID, _U16.pack(family.number))
+        + encode_attribute(CTRL_ATTR_MCAST_GROUPS, groups)
     )
     return _generic(GENL_ID_CTRL, 0, seq, CTRL_CMD_NEWFAMILY, attributes)
 
@@ -247,10 +250,12 @@ def _generic(kind: int, flags: int, seq: int, command: int, attributes: bytes) -
     return header + GENLMSGHDR.pack(command, 1, 0) + attributes
 
 
-def _attribute(kind: int, data: bytes) -> bytes:
+def encode_attribute(kind: int, data: bytes) -> bytes:
+    """One attribute, with its padding."""
     length = NLATTR.size + len(data)
-    return NLATTR.pack(length, kind) + data + bytes(_aligned(length) - length)
+    return NLATTR.pack(length, kind) + data + bytes(aligned(length) - length)
 
 
-def _aligned(length: int) -> int:
+def aligned(length: int) -> int:
+    """A length with the padding behind it."""
     return -(-length // NLA_ALIGNTO) * NLA_ALIGNTO
