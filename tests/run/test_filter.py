@@ -9,7 +9,7 @@ import pytest
 
 from tests.run.bpf import verdict
 from umktls.abi import linux
-from umktls.run.calls import NO_TLS_RULES, TLS_RULES, handlers_of
+from umktls.run.calls import AGENT_RULES, NO_TLS_RULES, TLS_RULES, handlers_of
 from umktls.run.seccomp import RET_ALLOW, RET_ERRNO, RET_USER_NOTIF, Bits, In, Rule, assemble
 from umktls.run.system import NUMBERS_OF
 
@@ -70,6 +70,35 @@ def test_the_same_calls_pass_where_a_pair_does_as_well(
     call: str, arguments: tuple[int, ...]
 ) -> None:
     assert passes(assemble(TLS_RULES), call, *arguments)
+
+
+def test_a_handshake_agents_filter_has_one_rule_for_each_call() -> None:
+    """The first rule for a call decides."""
+    names = [rule.call for rule in AGENT_RULES]
+    assert len(names) == len(set(names))
+    assert {rule.call for rule in TLS_RULES} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments", "notified"),
+    [
+        ("socket", (socket.AF_NETLINK, socket.SOCK_RAW, 16), True),
+        ("socket", (socket.AF_NETLINK, socket.SOCK_RAW, 0), False),  # NETLINK_ROUTE
+        ("socket", (socket.AF_INET, socket.SOCK_STREAM, 0), False),
+        ("setsockopt", (3, 270, 1), True),
+        ("setsockopt", (3, linux.SOL_TLS, linux.TLS_TX), True),
+        ("setsockopt", (3, socket.SOL_SOCKET, socket.SO_RCVBUF), False),
+        ("getsockopt", (3, socket.SOL_SOCKET, socket.SO_TYPE), True),
+        ("recvfrom", (3, 0, 10, 0), True),
+        ("sendto", (3, 0, 10, 0), True),
+        ("bind", (3,), True),
+    ],
+)
+def test_generic_netlink_is_notified_for_an_agent(
+    call: str, arguments: tuple[int, ...], notified: bool
+) -> None:
+    wanted = RET_USER_NOTIF if notified else RET_ALLOW
+    assert verdict(assemble(AGENT_RULES), NUMBERS[call], arguments) == wanted
 
 
 def test_another_architecture_is_not_looked_at() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from umktls.abi.personality import PERSONALITIES, personality
@@ -35,6 +37,14 @@ KERNELS = [name for name, each in PERSONALITIES.items() if "linux" in each.keys.
     help="As a kernel without net/tls: TCP_ULP is refused with ENOENT.",
 )
 @click.option(
+    "--host",
+    "host",
+    metavar="HOST",
+    help="COMMAND is the handshake agent of this host, a mount or a server that was started "
+    "without a daemon of its own: its name (`umktls stat` has it), process number or run "
+    "directory.",
+)
+@click.option(
     "--json",
     "as_json",
     is_flag=True,
@@ -43,7 +53,12 @@ KERNELS = [name for name, each in PERSONALITIES.items() if "linux" in each.keys.
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
-    kernel: str, engine: str, no_tls_module: bool, as_json: bool, command: tuple[str, ...]
+    kernel: str,
+    engine: str,
+    no_tls_module: bool,
+    host: str | None,
+    as_json: bool,
+    command: tuple[str, ...],
 ) -> None:
     """Run COMMAND, and all that it starts, on a kernel that has kernel TLS.
 
@@ -52,17 +67,32 @@ def run(
     needed. `umktls stat` and `umktls trace` show the connections. Exit status, signals and terminal
     are the command's. docs/unmodified.md tells what works and what cannot.
 
+    With --host the command is what does the TLS handshakes for a host that runs: a program for
+    Linux's netlink family `handshake`, such as tlshd of ktls-utils.
+
     \b
     Examples:
       umktls run -- openssl s_server -sendfile -WWW -cert cert.pem -key key.pem
       umktls run --personality linux6.12 -- nginx -g 'daemon off;'
+      umktls run --host server-123 -- tlshd -s -c tlshd.conf
     """
     from umktls.run.front import run_in_front
     from umktls.run.supervisor import RunConfig, check
 
     try:
-        config = RunConfig(command, personality(kernel), parse_engines(engine), no_tls_module)
+        agent_of = None if host is None else rundir_of(host)
+        config = RunConfig(
+            command, personality(kernel), parse_engines(engine), no_tls_module, agent_of
+        )
         check(config)
     except CallerError as error:
         raise click.UsageError(str(error)) from error
     run_in_front(config, as_json)
+
+
+def rundir_of(host: str) -> Path:
+    """Raises CallerError where there is no such host."""
+    from umktls.cli.control import choose
+
+    (found,) = choose(host)
+    return found.rundir

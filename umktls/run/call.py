@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -15,7 +15,7 @@ from umktls.run.memory import Memory
 from umktls.run.proc import copy_of
 from umktls.run.seccomp import Listener, Notification
 
-__all__ = ["Answer", "Call", "Handler", "Result", "finish"]
+__all__ = ["Answer", "Call", "Handler", "Result", "answer_later", "finish"]
 
 
 class Answer(Enum):
@@ -86,3 +86,18 @@ def finish(call: Call, what: Callable[[], Result]) -> bool:
     except (OSError, UmktlsError) as error:
         call.fail(error)
     return True
+
+
+def answer_later(
+    call: Call, spawn: Callable[..., None], what: Callable[[], Awaitable[int]]
+) -> Result:
+    """Answer the call with what comes of `what`, when it has come; `spawn` starts a task."""
+    spawn(_answer, call, what)
+    return Answer.LATER
+
+
+async def _answer(call: Call, what: Callable[[], Awaitable[int]]) -> None:
+    try:
+        call.finish(await what())
+    except (OSError, UmktlsError) as error:
+        call.fail(error)

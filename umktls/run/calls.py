@@ -3,24 +3,28 @@
 The tables have the filter's rules, each with a handler. A handler gets the call and
 returns its result, or raises OSError or `UmktlsError`; or it says that the call goes on as it is
 (`Answer.GO_ON`), or that it will be answered later (`Answer.LATER`). What is not in the table never
-comes here. Who adds a family of calls adds a table beside this one.
+comes here. Who adds a family of calls adds a table beside this one: the handlers of `AGENT_TABLES`
+come first, and say None for what is not theirs.
 """
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from umktls.abi import linux
-from umktls.run.call import Call, Handler, Result
+from umktls.run.agency import Agency
+from umktls.run.call import Answer, Call, Handler, Result
 from umktls.run.messages import ALLOWED_IN_SEND, MSG_CMSG_CLOEXEC, MessageCalls
+from umktls.run.netlink_calls import NETLINK_TABLE, NetlinkCalls
 from umktls.run.options import OptionCalls
 from umktls.run.registry import Registry
 from umktls.run.seccomp import Bits, In, Rule
+from umktls.run.taken_calls import TAKEN_TABLE, TakenCalls
 
-__all__ = ["NO_TLS_RULES", "TLS_RULES", "handlers_of"]
+__all__ = ["AGENT_RULES", "NO_TLS_RULES", "TLS_RULES", "agent_handlers", "handlers_of"]
 
 ALL_BITS = 0xFFFFFFFF
 SIOCINQ = 0x541B
@@ -66,6 +70,22 @@ TLS_RULES = (*OPTION_TABLE, *MESSAGE_TABLE, RINGS)
 NO_TLS_RULES = (Rule("setsockopt", (about(linux.SOL_TCP, linux.TCP_ULP),), refuse=errno.ENOENT),)
 
 
+def merged(*tables: Iterable[Rule]) -> tuple[Rule, ...]:
+    """One rule for each call: it is notified where any of the tables has it so."""
+    found: dict[str, Rule] = {}
+    for rule in (rule for table in tables for rule in table):
+        other = found.setdefault(rule.call, rule)
+        if other is not rule:
+            always = not (other.clauses and rule.clauses)
+            clauses = () if always else other.clauses + rule.clauses
+            found[rule.call] = Rule(rule.call, clauses, rule.refuse)
+    return tuple(found.values())
+
+
+# For the programs that are a host's handshake agent.
+AGENT_RULES = merged(TLS_RULES, NETLINK_TABLE, TAKEN_TABLE)
+
+
 def handlers_of(registry: Registry, later: Callable[..., None]) -> dict[str, Handler]:
     """By the name of the system call. `later` starts a task."""
     options, messages = OptionCalls(registry), MessageCalls(registry, later)
@@ -73,3 +93,31 @@ def handlers_of(registry: Registry, later: Callable[..., None]) -> dict[str, Han
         **{rule.call: partial(handler, options) for rule, handler in OPTION_TABLE.items()},
         **{rule.call: partial(handler, messages) for rule, handler in MESSAGE_TABLE.items()},
     }
+
+
+def agent_handlers(
+    agency: Agency, later: Callable[..., None], others: Mapping[str, Handler]
+) -> dict[str, Handler]:
+    """Those of a handshake agent's calls, in front of the others."""
+    netlink, taken = NetlinkCalls(agency, later), TakenCalls(agency, later)
+    found = dict(others)
+    for call, handler in (
+        *((rule.call, partial(each, taken)) for rule, each in TAKEN_TABLE.items()),
+        *((rule.call, partial(each, netlink)) for rule, each in NETLINK_TABLE.items()),
+    ):
+        found[call] = in_front(handler, found.get(call, go_on))
+    return found
+
+
+def in_front(first: Callable[[Call], Result | None], others: Handler) -> Handler:
+    """Ask `first`, and the others where it says None."""
+
+    def ask(call: Call) -> Result:
+        result = first(call)
+        return others(call) if result is None else result
+
+    return ask
+
+
+def go_on(call: Call) -> Result:
+    return Answer.GO_ON

@@ -165,6 +165,14 @@ class Listener:
         data = _ADDFD.pack(id_, ADDFD_SETFD, source, number, flags)
         fcntl.ioctl(self.descriptor, NOTIF_ADDFD, data)
 
+    def add(self, id_: int, source: int, flags: int) -> int:
+        """Have a copy of our descriptor `source` in the caller's process, under the lowest number
+        that is free there; that number. Raises OSError."""
+        # A buffer that may change: the result is the call's, and Python returns it.
+        data = bytearray(_ADDFD.pack(id_, 0, source, 0, flags))
+        number: int = fcntl.ioctl(self.descriptor, NOTIF_ADDFD, data)
+        return number
+
     def _tell(self, request: int, data: bytes) -> bool:
         try:
             fcntl.ioctl(self.descriptor, request, data)

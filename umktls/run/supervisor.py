@@ -5,8 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import select
+import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -19,8 +23,15 @@ from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.host import Host
 from umktls.ktls.engines import Route, route_of
 from umktls.ktls.engines.choice import EngineChoice
+from umktls.run.agency import Agency, opened
 from umktls.run.call import Answer, Call, Handler
-from umktls.run.calls import NO_TLS_RULES, TLS_RULES, handlers_of
+from umktls.run.calls import (
+    AGENT_RULES,
+    NO_TLS_RULES,
+    TLS_RULES,
+    agent_handlers,
+    handlers_of,
+)
 from umktls.run.edges import Edges
 from umktls.run.epolls import EpollMover
 from umktls.run.memory import ProcessMemory
@@ -41,18 +52,22 @@ Report = Callable[[int, dict[str, Any]], None]
 @dataclass(frozen=True, slots=True)
 class RunConfig:
     """command: what to run. personality: one with Linux's socket options. no_tls_module: as a
-    kernel without net/tls."""
+    kernel without net/tls. agent_of: the run directory of the host whose handshake agent the
+    command is."""
 
     command: Sequence[str]
     personality: Personality
     engine: EngineChoice
     no_tls_module: bool = False
+    agent_of: Path | None = None
 
 
 def check(config: RunConfig) -> None:
     """Raises CallerError for what cannot be."""
     if not NUMBERS:
         raise CallerError("`umktls run` knows the system calls of x86_64 and aarch64 only")
+    if config.no_tls_module and config.agent_of is not None:
+        raise CallerError("a handshake agent needs kernel TLS: --host goes without --no-tls-module")
     for engine in config.engine.engines().values():
         if route_of(engine) is not Route.RECORDS:
             raise CallerError(f"engine {engine.name} does not seal records in the socket's calls")
@@ -60,6 +75,8 @@ def check(config: RunConfig) -> None:
 
 def filter_of(config: RunConfig) -> bytes:
     """The filter for the command."""
+    if config.agent_of is not None:
+        return assemble(AGENT_RULES)
     return assemble(NO_TLS_RULES if config.no_tls_module else TLS_RULES)
 
 
@@ -120,14 +137,32 @@ async def supervise(config: RunConfig, tracee: Tracee, report: Report) -> None:
         edges, mover = Edges(), EpollMover()
         host.nursery.start_soon(edges.run)
         registry = Registry(host, edges, mover)
-        supervisor = Supervisor(tracee.release(), handlers_of(registry, host.spawn), host.trace)
+        handlers = handlers_of(registry, host.spawn)
+        agency = None
+        if config.agent_of is not None:
+            agency = await opened(config.agent_of, host.trace, edges)
+            handlers = agent_handlers(agency, host.spawn, handlers)
+            host.views["agent"] = agency.view
+            host.spawn(end_with, agency, tracee, config.agent_of)
+        supervisor = Supervisor(tracee.release(), handlers, host.trace)
         host.views["calls"] = lambda: supervisor.counts
         async with trio.open_nursery() as nursery:
             nursery.start_soon(reap, host, registry, tracee, report)
             await supervisor.serve()
+        if agency is not None:
+            agency.close()
         supervisor.listener.close()
         await finished(registry, LINGER_SECONDS)
         mover.close()
+
+
+async def end_with(agency: Agency, tracee: Tracee, rundir: Path) -> None:
+    """No kernel ends before its programs: when the host does, the agent is told to end."""
+    await agency.gone.wait()
+    text = f"umktls run: the host at {rundir} has ended, and with it what it had an agent for"
+    print(text, file=sys.stderr, flush=True)
+    with suppress(ProcessLookupError):
+        os.kill(tracee.pid, signal.SIGTERM)
 
 
 async def reap(host: Host, registry: Registry, tracee: Tracee, report: Report) -> None:
@@ -151,4 +186,5 @@ async def finished(registry: Registry, seconds: float) -> None:
 def figures(host: Host) -> dict[str, Any]:
     """What --json shows."""
     stat = host.stat()
-    return {key: stat[key] for key in ("schema", "host", "calls", "connections", "totals")}
+    names = ("schema", "host", "calls", "agent", "connections", "totals")
+    return {name: stat[name] for name in names if name in stat}

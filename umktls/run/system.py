@@ -31,10 +31,13 @@ BOTH = {"pidfd_getfd": 438, "io_uring_setup": 425}
 NUMBERS_OF: dict[str, dict[str, int]] = {
     "x86_64": {
         "ioctl": 16,
+        "socket": 41,
+        "connect": 42,
         "sendto": 44,
         "recvfrom": 45,
         "sendmsg": 46,
         "recvmsg": 47,
+        "bind": 49,
         "getsockname": 51,
         "getpeername": 52,
         "setsockopt": 54,
@@ -50,6 +53,9 @@ NUMBERS_OF: dict[str, dict[str, int]] = {
     "aarch64": {
         "ioctl": 29,
         "tgkill": 131,
+        "socket": 198,
+        "bind": 200,
+        "connect": 203,
         "getsockname": 204,
         "getpeername": 205,
         "sendto": 206,
