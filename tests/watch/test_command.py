@@ -19,8 +19,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     def served(feed: Any, stepper: Any, port: int, *, opens: bool, secrets_shown: bool) -> None:
         made.append(("page", secrets_shown))
 
-    def recorded(feed: Any, path: Path, seconds: float | None) -> None:
-        made.append(("recording", path.name))
+    def recorded(feed: Any, path: Path, seconds: float | None, lesson: str | None) -> None:
+        made.append(("recording", lesson or path.name))
 
     monkeypatch.setattr("umktls.watch.running.serve_page", served)
     monkeypatch.setattr("umktls.watch.running.record_page", recorded)
@@ -42,3 +42,11 @@ def test_nobody_can_say_next_to_a_recording(calls: list[tuple[str, Any]]) -> Non
     assert refused.exit_code == 2
     assert "no page on which somebody could say Next" in refused.output
     assert calls == []
+
+
+def test_a_lesson_is_played_for_a_recording_only(calls: list[tuple[str, Any]]) -> None:
+    refused = CliRunner().invoke(watch, ["--lesson", "toe"])
+    assert refused.exit_code == 2
+    assert "--lesson is for --record" in refused.output
+    CliRunner().invoke(watch, ["--record", "x.html", "--lesson", "toe"])
+    assert calls == [("recording", "toe")]

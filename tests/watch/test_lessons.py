@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.watch.asking import OURS, PORT, TOKEN, request
 from tests.watch.browser import browser, opened
 from tests.watch.test_live import watching
 from umktls.cli.sandbox import Sandbox
+from umktls.kernel.host.children import program_path
 from umktls.lessons.table import LESSONS, load
 from umktls.watch.app import application
 from umktls.watch.feed import Feed
@@ -77,7 +79,7 @@ async def test_a_lesson_waits_for_each_prediction() -> None:
     status, _ = await page.ask("/lesson/sequence", {"run": "r"}, came=came)
     assert status == 200
     steps = len(load("sequence").steps)
-    kinds = ["lesson", *["step", "question", "seen", "check", "means"] * steps, "end"]
+    kinds = ["process", "lesson", *["step", "question", "seen", "check", "means"] * steps, "end"]
     assert [part["part"] for part in parts] == kinds
     checks = [part["right"] for part in parts if part["part"] == "check"]
     assert checks == [False, True, True, None]
@@ -119,19 +121,17 @@ async def test_what_makes_no_sense_is_refused(path: str, body: object, status: i
 @pytest.mark.long
 @pytest.mark.timeout(240)
 def test_a_tour_in_a_browser(tmp_path: Path) -> None:
-    """An answer that is right, one that is wrong, a solution."""
+    """The picture follows it, and the bytes of its records are there when its hosts are gone."""
     with (
         Sandbox("tour") as sandbox,
         browser() as chromium,
         watching(sandbox) as address,
         opened(chromium, address) as page,
     ):
-        page.get_by_role("button", name="Lessons").click()
+        page.get_by_role("button", name="Lessons", exact=True).click()
         # One that was left makes room for the next: more than may run at a time.
-        for name in ("kernels", "close") * MOST_RUNS:
-            page.locator(f"button[data-lesson={name}]").click()
-            page.wait_for_selector(f".tour h2:has-text('{load(name).title}')")
-        page.locator("button[data-lesson=sequence]").click()
+        for name in [*("kernels", "close") * (MOST_RUNS // 2), "sequence"]:
+            choose(page, name)
         form = page.locator(".prediction").last
         form.locator("input[name=answer]").fill("zz")
         form.locator("button").click()
@@ -140,14 +140,55 @@ def test_a_tour_in_a_browser(tmp_path: Path) -> None:
         form.locator("input[value='the header']").check()
         form.locator("button").click()
         page.wait_for_selector(".check.right:has-text('the header')")
-        page.screenshot(path=tmp_path / "tour.png")
         for number in (2, 3):
             page.locator(".prediction").nth(number).locator("button").click()
         page.locator(".tour details summary").first.click()
         page.wait_for_selector(".tour details[open] p:has-text('fe for record 1')")
         said = page.locator(".tour").inner_text()
-        page.screenshot(path=tmp_path / "end.png")
-        page.locator("dialog .close").click()
-        assert not page.locator("dialog.lessons").is_visible()
+        assert "No host of this lesson is up" in page.locator(".lessons .hosts").inner_text()
+        choose(page, "update")
+        page.locator(".prediction button").click()
+        page.wait_for_selector(".lessons .hosts:has-text('of this lesson')")
+        page.wait_for_selector(".check")
+        page.locator("input[type=search]").fill("record-opened")
+        page.locator(".event").first.click()
+        page.wait_for_selector(".record .bytes")
+        assert "connection c1" in page.locator("#picture-words").inner_text()
+        page.screenshot(path=tmp_path / "tour.png")
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="Lessons", exact=True).focus()
+        page.locator(".lessons .close").click()
+        assert not page.locator(".lessons").is_visible()
     assert "15 refused, 1 opened it" in said
     assert "RFC 8446 section 5.3: per-record nonce" in said
+
+
+def choose(page: Any, name: str) -> None:
+    """Begin a lesson, from the list."""
+    if page.locator(".choice:not([open])").count():
+        page.locator(".choice summary").click()
+    page.locator(f"button[data-lesson={name}]").click()
+    page.wait_for_selector(f".tour h2:has-text('{load(name).title}')")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+def test_a_recorded_tour(tmp_path: Path) -> None:
+    """From a file, without a server: texts, predictions, checks, and the picture."""
+    path = tmp_path / "update.html"
+    with Sandbox("tour") as sandbox, browser() as chromium:
+        command = [program_path("umktls"), "watch", "--record", str(path), "--lesson", "update"]
+        subprocess.run(command, env=sandbox.environment(), check=True, timeout=patience(60))
+        with opened(chromium, path.as_uri()) as page:
+            page.get_by_role("button", name="Lessons", exact=True).click()
+            choose(page, "update")
+            page.locator(".prediction input").fill("4.")
+            page.locator(".prediction button").click()
+            page.wait_for_selector(".check.right:has-text('4')")
+            page.wait_for_selector(".host.client .half.tx:has-text('key 2')")
+            number = page.locator(".prediction").count()
+            page.locator(".prediction input").last.fill("one")
+            page.locator(".prediction button").last.click()
+            page.wait_for_selector(".check.wrong:has-text('you said: one')")
+            assert page.locator(".prediction").count() == number + 1
+            page.screenshot(path=tmp_path / "recorded.png")

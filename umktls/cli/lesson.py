@@ -16,7 +16,12 @@ __all__ = ["lesson"]
 @click.argument("name", type=click.Choice(list(LESSONS)), required=False, metavar="[NAME]")
 @click.option("--pause", is_flag=True, help="Ask for predictions, and wait between the steps.")
 @click.option("--solutions", is_flag=True, help="Solve the exercises, too.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for each part, one a line.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="One JSON object for each part, one a line; with --pause a line of input answers.",
+)
 @capture_options
 def lesson(
     name: str | None,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import click
 import trio
@@ -13,6 +16,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from umktls.kernel.captures.config import CaptureConfig
+from umktls.kernel.ground import hostclock
 from umktls.lessons.player import Audience, Part, play
 
 __all__ = ["run"]
@@ -24,22 +28,26 @@ def run(
     name: str, *, pause: bool, solutions: bool, as_json: bool, capture: CaptureConfig | None = None
 ) -> None:
     """Play the lesson of that name. Raises UmktlsError where this machine cannot."""
-    audience: Audience = Json() if as_json else Terminal(pause)
+    audience: Audience = Json(pause) if as_json else Terminal(pause)
 
     async def played() -> None:
         await play(name, audience, solutions=solutions, capture=capture)
 
-    trio.run(played)
+    hostclock.run(played)
 
 
 class Json:
-    """Who reads JSON is asked nothing."""
+    """`pause`: who reads it answers, too: a line for each question, an empty one for none."""
+
+    def __init__(self, pause: bool) -> None:
+        self._pause = pause
 
     async def hear(self, part: Part) -> None:
         click.echo(json.dumps(part))
+        sys.stdout.flush()
 
     async def answer(self) -> str | None:
-        return None
+        return (await typed()).strip() or None if self._pause else None
 
 
 class Terminal:
@@ -131,8 +139,15 @@ async def pause() -> None:
 
 
 async def typed() -> str:
-    """The next line of input. A terminal is readable when its line is there: until then hosts run
-    on, and Ctrl-C ends the lesson."""
-    if sys.stdin.isatty():
-        await trio.lowlevel.wait_readable(sys.stdin)
-    return sys.stdin.readline()
+    """The next line of input. Until it is there hosts run on, and Ctrl-C ends the lesson."""
+    try:
+        descriptor = sys.stdin.fileno()
+    except io.UnsupportedOperation:
+        return sys.stdin.readline()
+    with suppress(OSError):  # a file is always readable, and cannot be waited for
+        await trio.lowlevel.wait_readable(descriptor)
+    line = b""
+    # No further than the line: what comes behind it would lie in a buffer, and not be waited for.
+    while (byte := os.read(descriptor, 1)) not in (b"", b"\n"):
+        line += byte
+    return line.decode(errors="replace")

@@ -4,10 +4,14 @@ In memory there is no handshake: daemons are played, and time could be too. Real
 of their own as processes, which shake hands over loopback; between them a wire of
 umktls.testing.wire notes what passes. The bench of umktls.scenarios has a real host and daemon, and
 a peer that is Python's ssl, with any certificate.
+
+All of them have their run directories where every host of this user has: who watches sees them.
 """
 
 from __future__ import annotations
 
+import itertools
+import os
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -19,8 +23,11 @@ from typing import Any
 import trio
 
 from umktls.certs.pki import Authority
+from umktls.errors import WorldError
 from umktls.kernel.captures.config import CaptureConfig
 from umktls.kernel.host.children import program_path
+from umktls.kernel.host.host import Host
+from umktls.kernel.host.rundir import own_base
 from umktls.ktls.engines.choice import parse_engines
 from umktls.rpc.server import Service
 from umktls.scenarios.bench import Bench
@@ -36,6 +43,24 @@ __all__ = ["Lab", "Memory", "Real", "bench", "in_memory", "lab", "noting"]
 
 # For machines that are busy: a class of thirty, each with a lesson on one server.
 UPCALL_SECONDS, DAEMON_SECONDS = 10.0, 60.0
+# So long hosts stay when all is done and somebody watches, who fetches the bytes of records.
+LOOKED_AT_SECONDS = 1.0
+numbers = itertools.count(1)
+
+
+def place_of(role: str) -> Path:
+    """Where the next host has its run directory. Raises `UmktlsError`."""
+    try:
+        base = own_base()
+    except OSError as error:
+        raise WorldError(f"the run base cannot be made: {error.strerror}", error.errno) from error
+    return base / f"{role}-{os.getpid()}-{next(numbers)}"
+
+
+async def looked_at(*hosts: Host) -> None:
+    """Let who watches have the last of these hosts."""
+    if any(host.trace.close for host in hosts):
+        await trio.sleep(LOOKED_AT_SECONDS)
 
 
 def noting(units: list[bytes]) -> Action:
@@ -63,8 +88,10 @@ async def in_memory(*, cache: bool = True, **settings: Any) -> AsyncIterator[Mem
     service = echo.service()
     services = [service if cache else Service(service.program, service.handlers)]
     with tempfile.TemporaryDirectory(prefix="umktls-") as place:
-        async with joined(Path(place), services, **settings) as both:
+        rundirs = {role: place_of(role) for role in ("client", "server")}
+        async with joined(Path(place), services, rundirs=rundirs, **settings) as both:
             yield Memory(both, echo)
+            await looked_at(both.client, both.server)
 
 
 @dataclass
@@ -115,13 +142,15 @@ async def real(
         certs = await trio.to_thread.run_sync(directory, place / "pki", Authority.create())
         common: dict[str, Any] = {"certs": certs, "daemon_seconds": DAEMON_SECONDS}
         listening = await stack.enter_async_context(
-            serving(place / "s", engine=parse_engines(server), capture=server_capture, **common)
+            serving(
+                place_of("server"), engine=parse_engines(server), capture=server_capture, **common
+            )
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
         wire = Wire()
         port = await relayed(wire, listening.port, nursery)
         common |= {"engine": parse_engines(client), "capture": client_capture}
-        config = mount_config(port, place / "c", **common)
+        config = mount_config(port, place_of("client"), **common)
         host = await stack.enter_async_context(mounting(config))
         await host.daemon_ready("rpctlscd")
         rpc = client_of(host, config)
@@ -130,6 +159,7 @@ async def real(
         for way, units in found.units.items():
             wire.fault(way, noting(units), times=1 << 30)
         yield found
+        await looked_at(host, listening.host)
         nursery.cancel_scope.cancel()
 
 
@@ -153,6 +183,8 @@ async def bench(
     needed: Sequence[str] = ("-D", "{certdir}", "-l", "{ca}", "-r", "{crl}")
     command = (program_path(DAEMONS[role]), *needed, *arguments)
     with tempfile.TemporaryDirectory(prefix="umktls-") as place:
-        async with benched(role, command, Path(place), UPCALL_SECONDS, capture=capture) as found:
+        how: dict[str, Any] = {"capture": capture, "rundir": place_of(role)}
+        async with benched(role, command, Path(place), UPCALL_SECONDS, **how) as found:
             await found.subject.start(found.host, found.daemon)
             yield found
+            await looked_at(found.host)

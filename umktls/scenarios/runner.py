@@ -85,10 +85,12 @@ async def benched(
     seconds: float,
     personality: Personality = DEFAULT_PERSONALITY,
     capture: CaptureConfig | None = None,
+    rundir: Path | None = None,
 ) -> AsyncIterator[Bench]:
-    """The bench, its daemon not started; arguments are those of `run`."""
+    """The bench, its daemon not started; arguments are those of `run`. `rundir`: the host's, if it
+    is not in `directory`."""
     wallet = Wallet(directory / "pki")
-    rundir = directory / "run"
+    rundir = rundir or directory / "run"
     config = HostConfig(role, rundir, personality, upcall_seconds=seconds, capture=capture)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with booted(config) as host:

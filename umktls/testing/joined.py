@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,17 +62,20 @@ async def joined(
     deposits: bool = False,
     client: Personality = DEFAULT_PERSONALITY,
     server: Personality = DEFAULT_PERSONALITY,
+    rundirs: Mapping[str, Path] | None = None,
 ) -> AsyncIterator[Joined]:
     """Two hosts below `base`, a directory with a short path, and RPC between them.
 
     deadline: of each call, in seconds. upcall_seconds: of each upcall; None: the personality's.
-    deposits: of both daemons. client, server: which kernel each host emulates.
+    deposits: of both daemons. client, server: which kernel each host emulates. rundirs: theirs, by
+    role, if they are not below `base`.
     """
     personalities = {"client": client, "server": server}
+    places = rundirs or {role: base / role[0] for role in personalities}
     async with AsyncExitStack() as stack:
         hosts = {
             role: await stack.enter_async_context(
-                booted(HostConfig(role, base / role[0], personality, upcall_seconds=upcall_seconds))
+                booted(HostConfig(role, places[role], personality, upcall_seconds=upcall_seconds))
             )
             for role, personality in personalities.items()
         }

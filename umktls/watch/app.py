@@ -125,7 +125,9 @@ class Pages:
 
     async def _record(self, request: Request) -> Response:
         asked = request.path_params
-        return JSONResponse(await self._feed.record(asked["host"], asked["number"]))
+        host, number = asked["host"], asked["number"]
+        kept = self._recorder.kept(host, number)
+        return JSONResponse(kept or await self._feed.record(host, number))
 
     async def _recording(self, request: Request) -> Response:
         await self._recorder.keep(list(self._feed.events))
@@ -170,7 +172,7 @@ def application(
     """The page of a feed, and what it asks for. `stepper`: it runs, if it is to do anything."""
     pages = Pages(feed, recorder, stepper or Stepper(feed), secrets_shown=secrets_shown)
     failures: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {UmktlsError: refused}
-    routes = [*pages.routes, *Lessons().routes]
+    routes = [*pages.routes, *Lessons(feed).routes]
     return Guard(Starlette(routes=routes, exception_handlers=failures), token, port)
 
 

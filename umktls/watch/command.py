@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from umktls.cli.engines import say_loudly
+from umktls.lessons.table import LESSONS
 
 __all__ = ["watch"]
 
@@ -40,6 +41,12 @@ SHOWN = (
     help="With --record: end after so long.",
 )
 @click.option(
+    "--lesson",
+    type=click.Choice(list(LESSONS)),
+    metavar="NAME",
+    help="With --record: play that lesson, and record it with its texts.",
+)
+@click.option(
     "--since",
     type=click.FloatRange(min=0),
     default=600.0,
@@ -62,6 +69,7 @@ def watch(
     opens: bool,
     record: Path | None,
     seconds: float | None,
+    lesson: str | None,
     since: float,
     step: bool,
     secrets: bool,
@@ -80,7 +88,8 @@ def watch(
     Examples:
       umktls watch --open                        everything, in a browser
       umktls watch --step --open                 step by step
-      umktls watch --record lesson.html          a page that plays back, to take along
+      umktls watch --record demo.html            a page that plays back, to take along
+      umktls watch --record toe.html --lesson toe    a lesson to take along
     """
     from umktls.watch.feed import Feed
     from umktls.watch.running import record_page, serve_page
@@ -88,11 +97,13 @@ def watch(
 
     if record is not None and step:
         raise click.UsageError("--record has no page on which somebody could say Next")
+    if lesson is not None and record is None:
+        raise click.UsageError("--lesson is for --record; on the page lessons have a button")
     if secrets:
         say_loudly(SHOWN.format("page" if record is None else "recording"))
     feed = Feed(hosts, time.time() - since, secrets=secrets)
     if record is not None:
-        record_page(feed, record, seconds)
+        record_page(feed, record, seconds, lesson)
     else:
         stepper = Stepper(feed, hosts, from_start=step)
         serve_page(feed, stepper, port, opens=opens, secrets_shown=secrets)

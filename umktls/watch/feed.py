@@ -26,6 +26,8 @@ import trio
 
 from umktls.cli.control import Host
 from umktls.errors import CallerError, UmktlsError
+from umktls.kernel.host.rundir import run_base
+from umktls.kernel.host.stepping import WATCHERS, announce
 from umktls.watch import hosts
 from umktls.watch.causes import Causes
 from umktls.watch.handshakes import message_tree
@@ -42,11 +44,13 @@ STAT_SECONDS = 0.5
 KEPT_EVENTS = 50_000
 KEPT_STATS = 2_400
 LISTENER_MESSAGES = 500
+KEPT_TOURS = 8
 
 
 class Feed:
     """Follows hosts while `run` does. `names`: which, all if there are none. `since`: which of
-    their kept events, seconds since 1970. `secrets`: keys are shown, of hosts that tell them."""
+    their kept events, seconds since 1970. `secrets`: keys are shown, of hosts that tell them.
+    `tours` has the newest lessons that were played (tours.py)."""
 
     def __init__(
         self,
@@ -60,6 +64,7 @@ class Feed:
         self.events: deque[dict[str, Any]] = deque(maxlen=KEPT_EVENTS)
         self.stats: deque[Message] = deque(maxlen=KEPT_STATS)
         self.hosts: dict[str, Host] = {}
+        self.tours: deque[dict[str, Any]] = deque(maxlen=KEPT_TOURS)
         self.causes = Causes()
         self.records = Records(secrets=secrets)
         self._names, self._since, self._base, self._mono = names, since, base, mono
@@ -67,6 +72,31 @@ class Feed:
         self._last: dict[str, int] = {}
         self._paired = 0
         self._listeners: list[trio.MemorySendChannel[Message]] = []
+        self._showing: list[str] = []
+        self._guests: set[str] = set()
+
+    def now(self) -> float:
+        """Seconds, by the clock of the events."""
+        return self._mono()
+
+    # ---- lessons
+
+    @contextmanager
+    def showing(self, pid: int) -> Iterator[None]:
+        """The hosts of that process are shown too inside the block, whatever `names` says, and wait
+        for it when they come up: some live for a moment only."""
+        base = self._base or run_base()
+        self._showing.append(str(pid))
+        announce(base, tuple(self._showing), WATCHERS)
+        try:
+            yield
+        finally:
+            self._showing.remove(str(pid))
+            announce(base, tuple(self._showing) or None, WATCHERS)
+
+    def is_guest(self, event: dict[str, Any]) -> bool:
+        """Whether an event is of a host that is, or was, shown for a lesson."""
+        return event["host"] in self._guests
 
     # ---- listeners
 
@@ -112,11 +142,16 @@ class Feed:
             nursery.start_soon(self._merge)
             nursery.start_soon(self._poll)
             while True:
-                for host in hosts.hosts_there(self._names, self._base):
+                for host in hosts.hosts_there(self._wanted(), self._base):
                     if host.name not in self.hosts:
                         self.hosts[host.name] = host
                         nursery.start_soon(self._follow, host)
+                    if str(host.pid) in self._showing:
+                        self._guests.add(host.name)
                 await trio.sleep(LOOK_SECONDS)
+
+    def _wanted(self) -> tuple[str, ...]:
+        return (*self._names, *self._showing) if self._names else ()
 
     async def _follow(self, host: Host) -> None:
         try:

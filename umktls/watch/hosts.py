@@ -57,7 +57,7 @@ async def connected(host: Host) -> AsyncIterator[trio.SocketStream]:
         yield stream
 
 
-async def lines(stream: trio.SocketStream) -> AsyncGenerator[dict[str, Any], None]:
+async def lines(stream: trio.abc.ReceiveStream) -> AsyncGenerator[dict[str, Any], None]:
     """What the host answers, as it comes. Raises PeerError."""
     kept = bytearray()
     async for piece in stream:

@@ -1,4 +1,4 @@
-"""Lessons on the page: each is played here, and its parts are told as they come, one a line.
+"""Lessons on the page: each is played (tours.py), and its parts are told as they come, one a line.
 
 A run has a name, which the page chooses. Where a lesson asks for a prediction it waits, until the
 page answers for that run, or goes away. So many run at a time, since some of them start daemons.
@@ -18,8 +18,10 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from umktls.errors import CallerError, UmktlsError
-from umktls.lessons.player import Part, play
+from umktls.lessons.player import Part
 from umktls.lessons.table import LESSONS
+from umktls.watch.feed import Feed
+from umktls.watch.tours import tour
 
 __all__ = ["Lessons"]
 
@@ -30,7 +32,8 @@ LONGEST_NAME = 64
 class Lessons:
     """What the page asks for about lessons: `routes`."""
 
-    def __init__(self) -> None:
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
         self._answers: dict[str, trio.MemorySendChannel[str | None]] = {}
         self.routes = [
             Route("/lessons", listed),
@@ -46,7 +49,7 @@ class Lessons:
             raise CallerError("a run of this name goes on already; give each a name of its own")
         if len(self._answers) >= MOST_RUNS:
             raise CallerError(f"{len(self._answers)} lessons run already; close one of them")
-        return Told(name, run, self._answers)
+        return Told(self._feed, name, run, self._answers)
 
     async def _answer(self, request: Request) -> Response:
         run, asked = await named_run(request), await request.json()
@@ -78,10 +81,14 @@ class Told(Response):
     """A lesson, as an answer that goes on as it does. See `umktls.lessons.player.Audience`."""
 
     def __init__(
-        self, name: str, run: str, answers: dict[str, trio.MemorySendChannel[str | None]]
+        self,
+        feed: Feed,
+        name: str,
+        run: str,
+        answers: dict[str, trio.MemorySendChannel[str | None]],
     ) -> None:
         super().__init__()
-        self._name, self._run = name, run
+        self._feed, self._name, self._run = feed, name, run
         self._answers = answers
         # The channel is there from the beginning: a second run of that name is refused.
         answers[run], self._heard = trio.open_memory_channel[str | None](math.inf)
@@ -100,7 +107,7 @@ class Told(Response):
     async def _played(self) -> None:
         failed = ""
         try:
-            await play(self._name, self, solutions=True)
+            await tour(self._feed, self._name, self.hear, self.answer)
         except* UmktlsError as group:
             failed = first_words(group)
         if failed:

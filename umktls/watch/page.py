@@ -38,6 +38,7 @@ MODULES = (
     "controls",
     "steps",
     "lessons",
+    "tours",
     "main",
 )
 

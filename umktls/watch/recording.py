@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,18 @@ class Recorder:
         self._records: dict[str, Any] = {}
         self._bytes = 0
 
-    async def run(self) -> None:
-        """Record from now on, until cancelled."""
-        with self._feed.listening() as messages:
-            await self.keep(list(self._feed.events))
-            async for message in messages:
-                if message["t"] == "events":
-                    await self.keep(message["events"])
+    async def run(self, wanted: Callable[[dict[str, Any]], bool] = lambda event: True) -> None:
+        """Record the events that are wanted from now on, until cancelled."""
+        while True:
+            with self._feed.listening() as messages:
+                await self.keep(list(filter(wanted, self._feed.events)))
+                async for message in messages:
+                    if message["t"] == "events":
+                        await self.keep(list(filter(wanted, message["events"])))
+
+    def kept(self, host: str, number: int) -> dict[str, Any] | None:
+        """A record that was fetched while its host kept it."""
+        return self._records.get(f"{host}/{number}")
 
     async def keep(self, events: list[dict[str, Any]]) -> None:
         """The bytes of the records among these, as far as there is room."""
@@ -56,6 +62,7 @@ class Recorder:
             "stats": list(self._feed.stats),
             "events": list(self._feed.events),
             "records": self._records,
+            "tours": list(self._feed.tours),
         }
 
 

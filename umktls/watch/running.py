@@ -14,11 +14,16 @@ import trio
 
 from umktls.errors import UnsupportedError, WorldError
 from umktls.kernel.ground.groups import single_error
+from umktls.lessons.player import Part
 from umktls.watch.feed import Feed
 from umktls.watch.recording import Recorder, write
 from umktls.watch.stepping import Stepper
+from umktls.watch.tours import tour
 
 __all__ = ["record_page", "serve_page"]
+
+# What a host says last is in the feed by then.
+LAST_EVENTS_SECONDS = 0.5
 
 MISSING = (
     "umktls watch serves its page with two packages that are not there: "
@@ -26,9 +31,10 @@ MISSING = (
 )
 
 
-def record_page(feed: Feed, path: Path, seconds: float | None) -> None:
-    """Record until interrupted, or for so long; then write the page. Raises WorldError."""
-    trio.run(recording, feed, path, seconds)
+def record_page(feed: Feed, path: Path, seconds: float | None, lesson: str | None) -> None:
+    """Record until interrupted, or for so long, or until the lesson of that name has been played;
+    then write the page. Raises WorldError."""
+    trio.run(recording, feed, path, seconds, lesson)
 
 
 def serve_page(
@@ -46,9 +52,15 @@ async def until_interrupted(nursery: trio.Nursery) -> None:
             return
 
 
-async def recording(feed: Feed, path: Path, seconds: float | None) -> None:
+async def recording(feed: Feed, path: Path, seconds: float | None, lesson: str | None) -> None:
     recorder = Recorder(feed)
     click.echo(f"Recording; Ctrl-C ends it and writes {path}.")
+
+    async def taught(nursery: trio.Nursery, name: str) -> None:
+        await tour(feed, name, nobody_hears, nobody_answers)
+        await trio.sleep(LAST_EVENTS_SECONDS)
+        nursery.cancel_scope.cancel()
+
     with single_error():
         async with trio.open_nursery() as nursery:
             if seconds is not None:
@@ -56,6 +68,8 @@ async def recording(feed: Feed, path: Path, seconds: float | None) -> None:
             nursery.start_soon(feed.run)
             nursery.start_soon(recorder.run)
             nursery.start_soon(until_interrupted, nursery)
+            if lesson is not None:
+                nursery.start_soon(taught, nursery, lesson)
     feed.flush()
     found = recorder.recording()
     try:
@@ -63,6 +77,14 @@ async def recording(feed: Feed, path: Path, seconds: float | None) -> None:
     except OSError as error:
         raise WorldError(f"{path} cannot be written: {error.strerror}", error.errno) from error
     click.echo(f"{len(found['events'])} events, {len(found['records'])} records: {path}")
+
+
+async def nobody_hears(part: Part) -> None:
+    """The texts are kept with the feed."""
+
+
+async def nobody_answers() -> None:
+    """Who plays the recording does."""
 
 
 async def serving(
@@ -90,6 +112,8 @@ async def serving(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(feed.run)
             nursery.start_soon(stepper.run)
+            # Hosts of lessons are gone when somebody comes to look at their records.
+            nursery.start_soon(recorder.run, feed.is_guest)
             nursery.start_soon(until_interrupted, nursery)
             ready = await nursery.start(partial(serve, app, config, mode="asgi"))  # type: ignore[arg-type]
             assert ready

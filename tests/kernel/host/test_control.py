@@ -179,6 +179,22 @@ async def test_following_ends_when_the_client_goes_without_reading() -> None:
     assert not host.trace._subscribers
 
 
+async def test_a_host_that_ends_tells_its_last_events() -> None:
+    host = FakeHost()
+    ours, theirs = trio.socket.socketpair()
+    async with trio.SocketStream(ours) as stream:
+        with trio.fail_after(patience(5)):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ControlServer(host).serve_client, trio.SocketStream(theirs))
+                await stream.send_all(b'{"op": "trace", "follow": true}\n')
+                await trio.testing.wait_all_tasks_blocked()
+                for word in ("first", "last"):
+                    host.trace.emit("warning", None, reason=word)
+                nursery.cancel_scope.cancel()
+            data = b"".join([piece async for piece in stream])
+    assert [json.loads(line)["reason"] for line in data.splitlines()] == ["first", "last"]
+
+
 async def test_another_user_gets_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "peer_credentials", lambda sock: (1, os.geteuid() + 1, 1))
     async with client_of(FakeHost()) as stream:

@@ -198,6 +198,23 @@ def test_a_host_waits_for_its_viewer_and_not_for_long(base: Path) -> None:
     trio.run(life, clock=HostClock(hand))
 
 
+async def test_a_host_waits_for_who_wants_to_watch_it_from_its_beginning(
+    base: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    host = Booting(RunDirectory("client", base / "client-7"))
+    path = base / stepping.WATCHERS.format(os.getppid())
+    path.write_text(json.dumps({"pid": os.getppid(), "hosts": ["client-7"]}))
+    await viewer_comes(host)
+    assert trio.current_time() == stepping.ARRIVAL_SECONDS  # he has not come
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(viewer_comes, host)
+        await trio.testing.wait_all_tasks_blocked()
+        with host.trace.watched(lambda event: None):
+            pass
+    await viewer_comes(Booting(RunDirectory("client", base / "client-8"), "client-8"))
+    assert trio.current_time() == stepping.ARRIVAL_SECONDS
+
+
 async def test_a_host_whose_clock_cannot_stand_waits_for_nobody(
     base: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import trio
+
 from umktls.kernel.ground.kinds import KINDS, LEVELS
 from umktls.kernel.ground.pace import Pace
 from umktls.kernel.ground.steps import Steps
@@ -61,6 +63,7 @@ class Trace:
         has_room: says whether a step is told that happens now. Whoever has to work for its fields
             looks at `close`, asks this, and then makes the step by `tell`; where it is not told, it
             counts as skipped.
+        seen: somebody has watched closely at some time.
         steps: the gates at which the host stops for whoever steps through what it does.
         on_close: called with True when the first one begins to, with False when the last one goes.
     """
@@ -76,6 +79,7 @@ class Trace:
         self.host = host
         self.side = side
         self.close = False
+        self.seen = trio.Event()
         self.on_close: Callable[[bool], None] = lambda close: None
         self._clock = clock
         self._mono = mono
@@ -159,6 +163,7 @@ class Trace:
         self._watchers.append(watcher)
         if len(self._watchers) == 1:
             self.close = True
+            self.seen.set()
             self.on_close(True)
         try:
             yield

@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -199,14 +200,31 @@ class ControlServer:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(hang_up)
-            async for event in events:
-                lines = [encoded(event)]
-                while len(lines) < FOLLOW_LINES:  # what has happened meanwhile goes with it
-                    try:
-                        lines.append(encoded(events.receive_nowait()))
-                    except trio.WouldBlock:
-                        break
+            lines: list[bytes] = []
+            while True:
+                try:
+                    lines = [encoded(await events.receive()), *waiting_lines(events)]
+                    await trio.lowlevel.checkpoint_if_cancelled()
+                except trio.Cancelled:
+                    goodbye(stream, lines + waiting_lines(events))
+                    raise
                 await stream.send_all(b"".join(lines))
+                lines = []
+
+
+def waiting_lines(events: trio.MemoryReceiveChannel[Event]) -> list[bytes]:
+    """What has happened meanwhile."""
+    lines: list[bytes] = []
+    with suppress(trio.WouldBlock):
+        while len(lines) < FOLLOW_LINES:
+            lines.append(encoded(events.receive_nowait()))
+    return lines
+
+
+def goodbye(stream: trio.SocketStream, lines: list[bytes]) -> None:
+    """The host ends: what has happened last goes too, as far as the socket takes it at once."""
+    with suppress(OSError):
+        os.write(stream.socket.fileno(), b"".join(lines))
 
 
 def number(value: object) -> float:

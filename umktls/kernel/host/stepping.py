@@ -1,4 +1,5 @@
-"""Single steps by the control socket, and a host that comes up while somebody steps.
+"""Single steps by the control socket, and a host that comes up while somebody steps, or wants to
+watch it.
 
 The operation `step` lasts as long as the client's stream: whoever steps and goes away, killed or
 not, leaves a host that goes on. First line: {"op": "step", "kinds": [...], "hold": false}; further
@@ -22,10 +23,12 @@ from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.steps import Steps
 from umktls.kernel.host.rundir import RunDirectory, run_base, running
 
-__all__ = ["ANNOUNCEMENTS", "announce", "serve_stepping", "viewer_comes"]
+__all__ = ["ANNOUNCEMENTS", "WATCHERS", "announce", "serve_stepping", "viewer_comes"]
 
-# In the run base while somebody steps, so that hosts that come up wait for him; each has his own.
+# In the run base while somebody steps, or wants to watch hosts from their beginning, so that those
+# that come up wait for him; each has his own.
 ANNOUNCEMENTS = "step-{}.json"
+WATCHERS = "watch-{}.json"
 ARRIVAL_SECONDS = 5.0
 LINE_LIMIT = 65536
 
@@ -85,10 +88,10 @@ async def _orders(stream: trio.SocketStream, steps: Steps) -> None:
 # ---- hosts that come up meanwhile
 
 
-def announce(base: Path, names: tuple[str, ...] | None) -> None:
-    """Say that this process steps through the hosts of these names (all, if there are none), or,
-    with None, that it does not any more."""
-    path = base / ANNOUNCEMENTS.format(os.getpid())
+def announce(base: Path, names: tuple[str, ...] | None, kind: str = ANNOUNCEMENTS) -> None:
+    """Say that this process steps through the hosts of these names, or watches them (all, if there
+    are none), or, with None, that it does not any more."""
+    path = base / kind.format(os.getpid())
     if names is None:
         path.unlink(missing_ok=True)
         return
@@ -98,12 +101,12 @@ def announce(base: Path, names: tuple[str, ...] | None) -> None:
         new.replace(path)
 
 
-def expected(rundir: Path, name: str) -> bool:
-    """Whether somebody steps who will want to step through this host."""
+def expected(rundir: Path, name: str, kind: str = ANNOUNCEMENTS) -> bool:
+    """Whether somebody steps who will want to step through this host, or wants to watch it."""
     base = run_base()
     ours = {name, str(os.getpid()), str(rundir)}
     return base in rundir.parents and any(
-        wants_untrusted(path, ours) for path in base.glob(ANNOUNCEMENTS.format("*"))
+        wants_untrusted(path, ours) for path in base.glob(kind.format("*"))
     )
 
 
@@ -130,8 +133,11 @@ class Stepped(Protocol):
 
 
 async def viewer_comes(host: Stepped) -> None:
-    """Wait until whoever steps has found this host, so that its first steps are among those that he
-    sees; not for long."""
-    if host.trace.steps.possible() and expected(host.rundir.path, host.name):
-        with trio.move_on_after(ARRIVAL_SECONDS):
-            await host.trace.steps.arrived.wait()
+    """Wait until whoever steps, or wants to watch it, has found this host, so that its first steps
+    are among those that he sees; not for long."""
+    trace, place = host.trace, (host.rundir.path, host.name)
+    with trio.move_on_after(ARRIVAL_SECONDS):
+        if expected(*place, WATCHERS):
+            await trace.seen.wait()
+        if trace.steps.possible() and expected(*place):
+            await trace.steps.arrived.wait()

@@ -1,65 +1,77 @@
-// Lessons as guided tours: a prediction is asked, the step is done by the server, the answer checked.
+// Lessons as guided tours beside the picture: a prediction is asked, the step is done, by the server
+// or out of the recording, and the answer checked. The picture shows the lesson's hosts meanwhile.
 
 import { h, put, say } from "umktls/dom.js";
 
-const HEADERS = { "content-type": "application/json", "x-umktls-watch": "1" };
 const paragraphs = (texts) => texts.map((text) => h("p", {}, text));
 const lines = (texts) => (texts.length ? h("pre", {}, texts.join("\n")) : null);
 
-async function post(path, body, signal) {
-  const response = await fetch(path, { method: "POST", headers: HEADERS, body: JSON.stringify(body), signal });
-  if (!response.ok) throw new Error((await response.json()).error ?? response.statusText);
-  return response;
-}
-
-/** A button, and the dialog behind it. */
-export function lessons() {
+/** A button, and the panel behind it. `tours()` gives the source's; `follow(pid)` has the picture show the
+ *  hosts of that process, all with null; `play(start, end)` what happened from one time to another. */
+export function lessons(tours, { follow, play }) {
   const list = h("nav", { class: "lesson-list", "aria-label": "Lessons" });
+  const choice = h("details", { class: "choice", open: true }, h("summary", {}, "All lessons"), list);
+  const hosts = h("p", { class: "note hosts", role: "status" });
   const tour = h("article", { class: "tour", "aria-live": "polite" });
-  const close = h("button", { class: "close", onclick: () => dialog.close() }, "Close");
-  const dialog = h("dialog", { class: "lessons", "aria-label": "Lessons", onclose: () => end() }, close, list, tour);
+  const panel = h("aside", { class: "lessons", "aria-label": "Lessons", hidden: true },
+    h("button", { class: "close", onclick: () => close() }, "Close"), choice, hosts, tour);
+  const button = h("button", { class: "open-lessons", "aria-expanded": "false", onclick: () => (panel.hidden ? open() : close()) }, "Lessons");
   let running = null;
+
+  panel.addEventListener("keydown", (event) => { if (event.key === "Escape") close(); });
 
   const end = () => { running?.abort(); running = null; };
 
+  function shown(yes) {
+    panel.hidden = !yes;
+    button.setAttribute("aria-expanded", String(yes));
+    document.body.classList.toggle("touring", yes);
+  }
+
+  function close() {
+    end();
+    shown(false);
+    follow(null);
+    button.focus();
+  }
+
   async function open() {
-    dialog.showModal();
-    if (list.childElementCount) return;
-    const entries = await (await fetch("./lessons")).json();
+    shown(true);
+    const entries = await tours().list();
     put(list, entries.map(({ name, about, minutes }) => h("button", { data: { lesson: name }, onclick: () => begin(name) },
       h("strong", {}, name), h("span", {}, about), h("small", {}, `${minutes} min`))));
-    put(tour, h("p", { class: "note" }, "Choose a lesson. It runs on this machine as you go, and all its numbers are of that run."));
+    if (!tour.childElementCount) put(tour, h("p", { class: "note" }, tours().words));
+    list.firstElementChild?.focus();
   }
 
   async function begin(name) {
     end();
     const mine = running = new AbortController();
-    const run = { run: crypto.randomUUID() };
     put(tour);
-    for (const button of list.children) button.setAttribute("aria-pressed", button.dataset.lesson === name);
+    say(hosts, "");
+    choice.open = false;
+    for (const each of list.children) each.setAttribute("aria-pressed", each.dataset.lesson === name);
     try {
-      const response = await post(`./lesson/${name}`, run, mine.signal);
-      const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-      let text = "";
-      for (;;) {
-        const { value, done } = await reader.read();
-        if (done) break;
-        const pieces = (text + value).split("\n");
-        text = pieces.pop();
-        for (const piece of pieces) show(JSON.parse(piece), run);
-      }
+      await tours().begin(name, (part, answer) => { if (!mine.signal.aborted) show(part, answer); }, mine.signal);
     } catch (error) {
-      if (!mine.signal.aborted) show({ part: "failed", text: error.message }, run);
+      if (!mine.signal.aborted) show({ part: "failed", text: error.message });
     }
   }
 
-  function show(part, run) {
-    const shown = SHOWN[part.part]?.(part, run);
-    if (shown) tour.append(...[shown].flat(Infinity).filter(Boolean));
+  function show(part, answer) {
+    if (part.part === "process") follow(part.pid);
+    if (part.part === "seen" && part.from) play(part.from, part.mono);
+    const made = SHOWN[part.part]?.(part, answer);
+    if (made) tour.append(...[made].flat(Infinity).filter(Boolean));
     if (part.part === "question") tour.lastElementChild.scrollIntoView({ block: "center" });
   }
 
-  return { button: h("button", { onclick: open }, "Lessons"), dialog };
+  /** Say which hosts the picture shows. */
+  const showHosts = (names) => say(hosts, names.length
+    ? `The picture shows ${names.join(" and ")}, of this lesson.`
+    : "No host of this lesson is up, so the picture is empty. Where it works with KTLS sockets alone, none comes.");
+
+  return { button, panel, showHosts };
 }
 
 const SHOWN = {
@@ -82,19 +94,19 @@ const SHOWN = {
 };
 
 /** A form that sends the prediction; then the step is done. */
-function question(part, { run }) {
-  const answer = h("input", { type: "text", name: "answer", autocomplete: "off", "aria-label": "Your prediction", size: 12 });
+function question(part, answer) {
+  const typed = h("input", { type: "text", name: "answer", autocomplete: "off", "aria-label": "Your prediction", size: 12 });
   const choices = part.choices.map((choice) => h("label", {}, h("input", { type: "radio", name: "answer", value: choice }), choice));
   const note = h("span", { class: "note", role: "status" });
   const form = h("form", { class: "prediction" },
-    h("fieldset", {}, h("legend", {}, part.text), choices.length ? choices : answer,
+    h("fieldset", {}, h("legend", {}, part.text), choices.length ? choices : typed,
       h("button", { type: "submit", class: "predict" }, "Do it"), note));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const text = new FormData(form).get("answer");
     form.firstElementChild.disabled = true;
     try {
-      await post("./answer", { run, text });
+      await answer(text);
     } catch (error) {
       say(note, error.message);
     }

@@ -42,18 +42,17 @@ const which = connections((key, only) => {
   timeline.refilter();
   show();
 });
-const tours = facts.live ? lessons() : null;
+const tours = lessons(() => from?.tours, { follow, play });
 const sieve = filters(facts, timeline, () => { timeline.refilter(); show(); });
 
 document.body.append(
   h("header", {}, h("h1", {}, "umktls ", h("span", {}, facts.live ? "watch" : "recording")), status, which.element,
-    h("span", { class: "tools" }, tours?.button, facts.live ? h("a", { class: "button", href: "./recording", download: "umktls-recording.html" }, "Save recording") : null, theme())),
+    h("span", { class: "tools" }, tours.button, facts.live ? h("a", { class: "button", href: "./recording", download: "umktls-recording.html" }, "Save recording") : null, theme())),
   ...(facts.secrets ? [h("p", { class: "secrets", role: "alert" }, "Keys are shown here: whoever sees this page can read and forge what goes over these connections.")] : []),
   notice,
   h("main", {}, h("div", { class: "stage" }, picture.element, bar.element), ...(facts.live ? [steps.element, deeds(act)] : []), sieve.element,
     h("div", { class: "below" }, timeline.element, detail)),
-  said,
-  ...(tours ? [tours.dialog] : []),
+  said, tours.panel,
 );
 
 // ---- the cursor
@@ -93,10 +92,37 @@ function step(by) {
 function setPlaying(yes) {
   playing = yes;
   clock = null;
+  if (!yes) until = -1;
   if (facts.live && yes) { timeline.cursor = -1; timeline.grow(true); }
   if (facts.live && !yes && timeline.cursor < 0) timeline.cursor = model.events.length - 1;
   if (!facts.live && yes && timeline.cursor >= model.events.length - 1) move(0);
   show();
+}
+
+// ---- lessons
+
+let followed = null; // the process of the lesson whose hosts are shown
+let until = -1; // the event at which a recording stops playing
+
+/** Whether a host is one that is shown now: its process's number is in its name. */
+function isShown(host) { return followed === null || host.split("-")[1] === String(followed); }
+
+function follow(pid) {
+  followed = pid;
+  pairChosen = "";
+  timeline.filter.shown = isShown;
+  timeline.refilter();
+  show();
+}
+
+/** What happened in a recording between two times. */
+function play(start, end) {
+  const first = model.events.findIndex((event) => event.mono >= start && isShown(event.host));
+  const last = model.events.findLastIndex((event) => event.mono <= end && isShown(event.host));
+  if (first < 0 || last < first) return;
+  goTo(first);
+  until = last;
+  setPlaying(true);
 }
 
 // ---- a recording that plays
@@ -106,18 +132,19 @@ function tick(now) {
   if (facts.live || !playing) return;
   const { events } = model;
   const cursor = Math.max(0, timeline.cursor);
-  if (cursor >= events.length - 1) { setPlaying(false); return; }
+  if (cursor >= events.length - 1 || cursor === until) { setPlaying(false); return; }
   clock ??= { wall: now, mono: events[cursor].mono };
   let next = cursor;
   if (speed === 0) {
     if (now - clock.wall >= 700) { next = timeline.beside(1); clock = { wall: now, mono: 0 }; if (next === cursor) setPlaying(false); }
   } else {
-    const until = clock.mono + ((now - clock.wall) / 1000) * speed;
-    while (next < events.length - 1 && events[next + 1].mono <= until) next += 1;
+    const now_ = clock.mono + ((now - clock.wall) / 1000) * speed;
+    while (next < events.length - 1 && events[next + 1].mono <= now_) next += 1;
     // Nothing happens for long: go on to where it does.
-    if (next === cursor && events[cursor + 1].mono - until > 2 * speed) clock = { wall: now - 500, mono: events[cursor + 1].mono - speed };
+    if (next === cursor && events[cursor + 1].mono - now_ > 2 * speed) clock = { wall: now - 500, mono: events[cursor + 1].mono - speed };
   }
   if (next === cursor) return;
+  if (cursor < until && next > until) next = until;
   for (let place = cursor + 1; place < next; place += 1) picture.move(events[place]);
   timeline.cursor = next - 1;
   move(next);
@@ -152,6 +179,7 @@ function pairs() {
   const world = model.world(at() + 1);
   const found = new Map();
   for (const c of Object.values(world.connections)) {
+    if (!isShown(c.host)) continue;
     const other = model.others.get(c.here);
     const ends = c.side === "server" ? [other ?? "", c.here] : [c.here, other ?? ""];
     const name = (here) => (here ? here.split(":").pop() : "?");
@@ -165,7 +193,7 @@ function ends(world, mono) {
   const [client, server] = (present() ?? "|").split("|");
   const end = (here, side) => {
     const c = world.connections[here];
-    const host = c ? world.hosts[c.host] : Object.values(world.hosts).filter((each) => each.side === side && !each.down).pop();
+    const host = c ? world.hosts[c.host] : Object.values(world.hosts).filter((each) => each.side === side && !each.down && isShown(each.name)).pop();
     if (!c && !host) return null;
     return { c, host, told: c ? model.told(here, mono) : null };
   };
@@ -193,6 +221,7 @@ function draw() {
   status.classList.toggle("lost", lost);
   notice.hidden = model.skipped === 0;
   say(notice, `Much happens at once: ${model.skipped} events of single records and calls are counted and not shown one by one (100 in a second are, of each host). Numbers in the boxes count all.`);
+  if (followed !== null) tours.showHosts(Object.values(model.world(index + 1).hosts).filter((each) => !each.down && isShown(each.name)).map((each) => each.name));
   showDetail(timeline.cursor < 0 ? null : model.events[timeline.cursor]);
 }
 
@@ -277,7 +306,7 @@ function animate(events) {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.target.closest?.("dialog")) return;
+  if (event.target.closest?.(".lessons")) return;
   const typing = event.target.closest?.("input[type=search], select");
   if (event.key === "Escape" && typing) { event.target.blur(); return; }
   if (typing || event.ctrlKey || event.altKey || event.metaKey) return;
@@ -300,6 +329,7 @@ document.addEventListener("keydown", (event) => {
 
 from = await source(facts, take, (state) => { lost = state === "lost"; show(); });
 if (!facts.live && model.events.length) move(0, true);
+tours.button.hidden = Boolean(from.tours.none);
 requestAnimationFrame(tick);
 show();
 document.documentElement.dataset.ready = "yes";

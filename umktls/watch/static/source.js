@@ -1,7 +1,10 @@
 // Where events come from: a server that tells them as they happen, or a recording in this page.
 
+import { liveTours, recordedTours } from "umktls/tours.js";
+
 /** Calls `take(message)` for each message; see umktls/watch/feed.py. Returns what else there is:
- *  record(host, number) gives a record taken apart; `live` says which of both it is. */
+ *  record(host, number) gives a record taken apart; `live` says which of both it is; `tours` has the
+ *  lessons. */
 export async function source(facts, take, state) {
   return facts.live ? live(take, state) : recorded(take);
 }
@@ -25,6 +28,7 @@ function live(take, state) {
   };
   return {
     live: true,
+    tours: liveTours,
     record: (host, number) => ask(`./record/${encodeURIComponent(host)}/${number}`),
     post: (path, body) => ask(path, {
       method: "POST",
@@ -44,6 +48,7 @@ async function recorded(take) {
   take({ t: "events", events: recording.events });
   return {
     live: false,
+    tours: recordedTours(recording.tours ?? []),
     made: recording.made,
     async record(host, number) {
       const found = recording.records[`${host}/${number}`];

@@ -20,7 +20,7 @@ export class Timeline {
     this._kinds = facts.kinds;
     this._chosen = chosen;
     this.shown = [];
-    this.filter = { layers: new Set(Object.keys(facts.layers)), pair: null, words: [] };
+    this.filter = { layers: new Set(Object.keys(facts.layers)), pair: null, words: [], shown: () => true };
     this.cursor = -1;
     this._seen = 0;
     this._rows = h("div", { class: "rows" });
@@ -44,6 +44,7 @@ export class Timeline {
   passes(event) {
     const { layers, pair, words } = this.filter;
     if (!layers.has(this._kinds[event.event]?.layer ?? "host")) return false;
+    if (!this.filter.shown(event.host)) return false;
     if (pair && !(event.here && pair.has(event.here))) return false;
     if (!words.length) return true;
     const text = `${event.event} ${event.text} ${event.connection ?? ""} ${event.host} ${event.id}`.toLowerCase();
