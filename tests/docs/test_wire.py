@@ -16,6 +16,8 @@ from umktls.abi.freebsd import ERRNO, TlsEnable
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.utrace import UTRACE_EVENTS
 from umktls.rpc import xdr
+from umktls.upcall.genl import Attribute
+from umktls.upcall.handshake import ACCEPT, DONE, READY
 from umktls.upcall.netlink import MAX_DATAGRAM
 from umktls.upcall.syscalls import (
     MAX_CONTROL,
@@ -221,3 +223,22 @@ def test_answers_of_upcalls() -> None:
     assert errors == {error.name: error.value for error in rpctls.RpctlsErr}
     flags = {row["name"]: int(row["flag"], 16) for row in table("flag", "name")}
     assert flags == {flag.name: flag.value for flag in rpctls.RpctlsFlags}
+
+
+def test_the_family_handshake() -> None:
+    """Each attribute that a message can have, its number and its type."""
+    written: dict[str, list[tuple[str, str]]] = {}
+    message = ""
+    for row in table("message", "number", "attribute", "type", "what"):
+        message = row["message"] or message
+        written.setdefault(message, []).append((row["attribute"], row["type"]))
+
+    def told(attributes: tuple[Attribute, ...]) -> list[tuple[str, str]]:
+        return [(f"{one.name} {one.number}", one.kind) for one in attributes]
+
+    assert written == {
+        "READY": told(READY.gives),
+        "ACCEPT, request": told(ACCEPT.takes),
+        "ACCEPT, answer": told(ACCEPT.gives),
+        "DONE": told(DONE.takes),
+    }

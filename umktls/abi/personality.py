@@ -153,6 +153,7 @@ class Personality:
         name: what a user types.
         rpctls_versions: versions of the upcall's programs and of its transport that there are, the
             best first.
+        handshake_family: there is Linux's handshake upcall, the netlink family `handshake`.
         client_upcall_seconds, server_upcall_seconds: the deadline of an upcall.
         probe_needs_daemon: the AUTH_TLS probe is refused while no daemon is there; otherwise the
             CONNECT upcall fails behind it, which the peer sees as a handshake that stalls.
@@ -164,6 +165,7 @@ class Personality:
 
     name: str
     rpctls_versions: tuple[int, ...] = (1,)
+    handshake_family: bool = False
     client_upcall_seconds: float = UPCALL_TIMEOUT
     server_upcall_seconds: float = UPCALL_TIMEOUT
     probe_needs_daemon: bool = True
@@ -187,6 +189,7 @@ _FREEBSD13 = KeyRules(rx_cbc=None)
 _LINUX = Personality(
     name="linux",
     rpctls_versions=(2, 1),
+    handshake_family=True,
     client_upcall_seconds=XS_TLS_HANDSHAKE_TO,
     server_upcall_seconds=SVC_HANDSHAKE_TO,
     errno_map="host",
@@ -248,6 +251,7 @@ PERSONALITIES = {
         Personality(
             name="umktls",
             rpctls_versions=(2, 1),
+            handshake_family=True,
             errno_map="host",
             messages=UMKTLS_MESSAGES,
             keys=KeyRules(

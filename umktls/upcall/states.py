@@ -145,12 +145,13 @@ SESSION_TRANSITIONS: Transitions = {
 class Upcall:
     """One upcall's place in its life; the caller performs the actions.
 
-    `watcher` is told each new state, if there is one.
+    `watcher` is told each new state, if there is one. `action` is what the last event called for.
     """
 
     def __init__(self, transitions: Transitions) -> None:
         self._transitions = transitions
         self.state = UpcallState.QUEUED
+        self.action = UpcallAction.NOTHING
         self.watcher: Callable[[UpcallState], None] | None = None
 
     def on(self, event: UpcallEvent) -> UpcallAction:
@@ -161,6 +162,7 @@ class Upcall:
             raise CallerError(
                 f"an upcall that is {self.state.value} has no {event.value}"
             ) from None
+        self.action = action
         if self.watcher is not None:
             self.watcher(self.state)
         return action

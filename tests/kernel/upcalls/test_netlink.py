@@ -22,6 +22,7 @@ from umktls.abi.personality import PERSONALITIES
 from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.host import process, syscalls
 from umktls.kernel.owners.request import DaemonGone, UpcallTimeout
+from umktls.kernel.upcalls.linuxnetlink import netlink_socket
 from umktls.kernel.upcalls.netlink import NetlinkSocket
 from umktls.rpc.message import NULL_AUTH, AcceptStat, encode_accepted, parse_untrusted
 from umktls.rpc.record import mark
@@ -241,7 +242,7 @@ async def test_what_a_daemon_tells_has_a_phase(
 async def test_garbage_ends_the_membership(
     tmp_path: Path, autojump_clock: Clock, garbage: bytes
 ) -> None:
-    async with world(tmp_path) as w:
+    async with world(tmp_path, "freebsd15") as w:
         daemon = await w.daemon()
         attempt = await w.connect()
         await daemon.asked()
@@ -277,14 +278,14 @@ def bare(kind: int, command: int, attributes: bytes = b"", flags: int = 1) -> by
 async def test_what_the_kernel_does_not_take(
     tmp_path: Path, autojump_clock: Clock, sent: bytes, error: str
 ) -> None:
-    async with world(tmp_path) as w:
+    async with world(tmp_path, "freebsd15") as w:
         daemon = await w.daemon()
         await daemon.end.send(sent)
         assert await daemon.error() == ERRNO[error]
 
 
 async def test_an_acknowledgement_on_request(tmp_path: Path, autojump_clock: Clock) -> None:
-    async with world(tmp_path) as w:
+    async with world(tmp_path, "freebsd15") as w:
         daemon, attempt, asked = await w.asked()
         await daemon.take(asked)
         answer = bytearray(reply(asked.message.seq))
@@ -339,9 +340,10 @@ async def test_family_and_groups_have_to_be_asked_for(
     ],
 )
 def test_sockets_that_there_are_not(domain: int, kind: int, protocol: int, error: int) -> None:
-    host: Any = SimpleNamespace(personality=PERSONALITIES["umktls"])
+    host: Any = SimpleNamespace(personality=PERSONALITIES["freebsd15"])
+    process: Any = SimpleNamespace(pid=1)
     with pytest.raises(UnsupportedError) as caught:
-        NetlinkSocket.create(host, 1, domain, kind, protocol)
+        netlink_socket(host, process, domain, kind, protocol)
     assert caught.value.errno == error
 
 

@@ -15,9 +15,8 @@ from umktls.kernel.host import utrace
 from umktls.kernel.host.process import Process
 from umktls.kernel.owners.request import Request
 from umktls.kernel.sockets import calls
-from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.handover import Handover
-from umktls.kernel.upcalls.netlink import NetlinkHost, NetlinkSocket
+from umktls.kernel.upcalls.linuxnetlink import HandshakeHost, netlink_socket
 from umktls.kernel.upcalls.registered import RegisteredDaemon
 from umktls.kernel.upcalls.renewal import Renewals
 from umktls.ktls.session import Direction
@@ -48,10 +47,9 @@ class Answer:
 Handler = Callable[[Process, Any], Answer | Awaitable[Answer]]
 
 
-class CalledHost(NetlinkHost, Protocol):
+class CalledHost(HandshakeHost, Protocol):
     """What the system calls need of the host."""
 
-    sockets: dict[str, KernelSocket]
     handover: Handover
     renewals: Renewals
     capture: Capture | None
@@ -154,9 +152,7 @@ class Handlers:
 
     def _socket(self, process: Process, args: wire.SocketArgs) -> Answer:
         """A netlink socket, the other end of which is the process's."""
-        made, theirs = NetlinkSocket.create(
-            self._host, process.pid, args.domain, args.type, args.protocol
-        )
+        made, theirs = netlink_socket(self._host, process, args.domain, args.type, args.protocol)
         try:
             number = process.install_netlink(made)
         except CallerError:

@@ -25,6 +25,7 @@ from umktls.kernel.host.watching import Watching
 from umktls.kernel.owners.request import DaemonGone
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls import tls
+from umktls.kernel.upcalls.agents import Handshakes
 from umktls.kernel.upcalls.daemons import Daemons
 from umktls.kernel.upcalls.handover import Handover
 from umktls.kernel.upcalls.hello import Clients
@@ -54,6 +55,10 @@ class Host(HostState):
         self.clients = Clients()
         self.handover = Handover(self)
         self.renewals = Renewals(self, config.rekey)
+        told = config.upcall_seconds is not None  # SunRPC sets no TIMEOUT by itself
+        self.handshakes = Handshakes(config.role, self.trace, seconds_asked=told)
+        if self.personality.handshake_family:
+            self.views["handshakes"] = self.handshakes.describe
         self.daemons = {name: self._daemons_of(name) for name in ("rpctlscd", "rpctlssd")}
         self.handles = {name: daemons.handles for name, daemons in self.daemons.items()}
         self.children = OwnDaemons(self, self.daemons)
@@ -106,7 +111,8 @@ class Host(HostState):
     # ---- daemons
 
     def _daemons_of(self, name: str) -> Daemons:
-        advice = f"(run directory {self.rundir.path}); start one: {self.by_hand(name)}"
+        how = self.by_hand(name) + self.agent_by_hand()
+        advice = f"(run directory {self.rundir.path}); start one: {how}"
         patient = not self.personality.probe_needs_daemon
         return Daemons(name, self.trace, advice, self.handover.left, patient=patient)
 
@@ -148,7 +154,7 @@ class Host(HostState):
         raise DaemonGone(
             f"no {name} registered within {self.config.daemon_seconds:g} s; try again with "
             f"--rundir {shlex.quote(str(self.rundir.path))} and start one meanwhile: "
-            f"{self.by_hand(name)}"
+            f"{self.by_hand(name)}{self.agent_by_hand()}"
         )
 
     # ---- what people ask for, by the control socket

@@ -79,6 +79,7 @@ class HostState:
             "rundir": str(self.rundir.path),
             "personality": self.personality.name,
             "rpctls_versions": list(self.personality.rpctls_versions),
+            "handshake_family": self.personality.handshake_family,
             "started": self.started,
         }
 
@@ -87,3 +88,11 @@ class HostState:
         if arguments is None:
             arguments = self.config.by_hand.get(name, ())
         return shlex.join((name, "--rundir", str(self.rundir.path), *arguments))
+
+    def agent_by_hand(self) -> str:
+        """What else there is to type: an agent of Linux's handshake upcall; empty where this kernel
+        has none."""
+        if not self.personality.handshake_family:
+            return ""
+        command = shlex.join(("umktls", "run", "--host", str(self.rundir.path), "--", "tlshd"))
+        return f", or a handshake agent: {command} -s -c FILE"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from umktls.kernel.owners.handshake import Handshake
 from umktls.kernel.owners.orphan import Orphan
 from umktls.kernel.owners.upcalls import DaemonHandle
 
@@ -30,13 +31,15 @@ class Owner:
     """The daemon that has a socket's session, if one has it.
 
     `handle` is that daemon, None before the handshake and for an `orphan`. `owed_alert` is what the
-    daemon is to say at the end, where it seals what is sent; 0 for nothing. `upcalls` are counted.
+    daemon is to say at the end, where it seals what is sent; 0 for nothing. `handshake` is the one
+    of Linux's upcall for which an agent has taken the socket. `upcalls` are counted.
     """
 
     handle: DaemonHandle | None = None
     orphan: Orphan | None = None
     deposit: Deposited | None = None
     owed_alert: int = 0
+    handshake: Handshake | None = None
     upcalls: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
 
     def keep_deposit(self, data: bytes, uid: int) -> None:

@@ -27,7 +27,9 @@ __all__ = [
     "EVENT_OF",
     "ConnectionGone",
     "DaemonGone",
+    "Offered",
     "Request",
+    "Takeable",
     "UpcallTimeout",
     "connect_life",
     "describe",
@@ -87,40 +89,29 @@ class Offered(Protocol):
     sock: socket.socket
     deadline: float
     closed: bool
+    security: str
+    peername: str
 
 
-@dataclass(eq=False)
-class Request(Generic[R]):
-    """One upcall about `sock`: what is asked, and where it is in its life.
+class Takeable:
+    """An upcall about `sock` with which a socket may be offered: what all kinds of it share.
 
-    A CONNECT offers `sock` to the daemon. `worked` judges the result; `action` is what the table
-    said of the upcall's end. `watch` is around what is waited for besides the answer.
+    `upcall` is its life; `taken`, `done`, `watch` as in `Request`.
     """
 
-    procedure: Procedure[Any, R]
-    argument: Any
-    seconds: float
-    sock: Offered | None = None
-    worked: Callable[[R], bool] = _answered_ok
-    upcall: Upcall = field(default_factory=lambda: Upcall(SESSION_TRANSITIONS))
-    action: UpcallAction = UpcallAction.NOTHING
-    taken: bool = False
-    done: trio.Event = field(default_factory=trio.Event)
-    reply: AcceptedReply | DeniedReply | None = None
-    watch: trio.CancelScope = field(default_factory=trio.CancelScope)
+    sock: Offered | None
+    upcall: Upcall
+    taken: bool
+    done: trio.Event
+    watch: trio.CancelScope
 
     @property
     def offers(self) -> bool:
-        """Whether it is a CONNECT."""
-        return self.procedure.number == rpctls.RPCTLSCD_CONNECT
+        """Whether a socket is offered."""
+        raise NotImplementedError
 
-    @property
-    def connection(self) -> str | None:
-        return self.sock.name if self.sock is not None else None
-
-    def end(self, reply: AcceptedReply | DeniedReply | None) -> None:
-        """The daemon has answered; None: it never will."""
-        self.reply = reply
+    def finish(self) -> None:
+        """It is over, with an answer or without."""
         self.done.set()
         self.watch.cancel()
 
@@ -154,6 +145,45 @@ class Request(Generic[R]):
             raise CallerError(f"the socket of {self.sock.name} is not offered", errno.EPERM)
         self.taken = True
         return self.sock.name
+
+
+@dataclass(eq=False)
+class Request(Takeable, Generic[R]):
+    """One upcall about `sock`: what is asked, and where it is in its life.
+
+    A CONNECT offers `sock` to the daemon. `worked` judges the result. `watch` is around what is
+    waited for besides the answer.
+    """
+
+    procedure: Procedure[Any, R]
+    argument: Any
+    seconds: float
+    sock: Offered | None = None
+    worked: Callable[[R], bool] = _answered_ok
+    upcall: Upcall = field(default_factory=lambda: Upcall(SESSION_TRANSITIONS))
+    taken: bool = False
+    done: trio.Event = field(default_factory=trio.Event)
+    reply: AcceptedReply | DeniedReply | None = None
+    watch: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    @property
+    def offers(self) -> bool:
+        """Whether it is a CONNECT."""
+        return self.procedure.number == rpctls.RPCTLSCD_CONNECT
+
+    @property
+    def action(self) -> UpcallAction:
+        """What the table said of the upcall's end."""
+        return self.upcall.action
+
+    @property
+    def connection(self) -> str | None:
+        return self.sock.name if self.sock is not None else None
+
+    def end(self, reply: AcceptedReply | DeniedReply | None) -> None:
+        """The daemon has answered; None: it never will."""
+        self.reply = reply
+        self.finish()
 
 
 def encoded(request: Request[Any], xid: int) -> bytes:

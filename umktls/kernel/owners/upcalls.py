@@ -12,6 +12,8 @@ in files of their own:
   registered. A daemon takes "the" pending socket, so one CONNECT is out at a time.
 - version 2 (`kernel/upcalls/netlink.py`): netlink messages on a socket that the daemon has got from
   the kernel. A cookie says which socket is meant, so many CONNECTs are out at once.
+- Linux's (`kernel/upcalls/agents.py`) is no RPC at all: agents come for the oldest connection that
+  waits. It has the same life.
 
 A CONNECT ends too when the peer hangs up while nobody has the socket: a daemon that does not take
 it may be stopped, and there is nothing to wait for. A daemon that has taken it sees for itself what
@@ -36,6 +38,7 @@ from umktls.kernel.ground.events import Trace
 from umktls.kernel.owners.request import (
     EVENT_OF,
     DaemonGone,
+    Offered,
     Request,
     UpcallTimeout,
     describe,
@@ -44,17 +47,20 @@ from umktls.kernel.owners.request import (
 from umktls.rpc.client import CallTable, raise_for_reply
 from umktls.rpc.message import AcceptedReply, DeniedReply, parse_untrusted
 from umktls.rpc.program import Procedure
-from umktls.rpc.xdr import Buffer
+from umktls.rpc.xdr import Buffer, Struct
 from umktls.upcall.states import (
+    Upcall,
     UpcallAction,
     UpcallEvent,
     UpcallState,
 )
 from umktls.upcall.versions import VERSIONS
 
-__all__ = ["DaemonHandle"]
+__all__ = ["DaemonHandle", "Worked"]
 
 R = TypeVar("R")
+# Whether the result of a CONNECT is a session.
+Worked = Callable[[Any], bool]
 
 # Upcalls without an answer that are remembered, per daemon.
 REMEMBERED = 1024
@@ -69,6 +75,7 @@ class DaemonHandle:
 
     version: int
     path: str
+    attends = True  # whether it is asked about its sessions when they are made
 
     def __init__(self, name: str, pid: int, trace: Trace, limit: int) -> None:
         self.name = name
@@ -94,6 +101,18 @@ class DaemonHandle:
     def offered(self, cookie: int) -> Request[Any] | None:
         """The CONNECT that is out for the socket with that cookie."""
         return self.offers.get(cookie)
+
+    async def connect(
+        self, sock: Offered, certname: bytes, seconds: float, life: Upcall, worked: Worked
+    ) -> Any:
+        """The upcall that offers `sock`; its result, which `worked` judges. Raises as `call`."""
+        argument = VERSIONS[self.version].connect_argument[self.name](sock.cookie, certname)
+        procedure = self.procedure("CONNECT")
+        return await self.call(Request(procedure, argument, seconds, sock, worked, upcall=life))
+
+    def session(self, result: Any, cookie: int) -> Struct:
+        """What later upcalls call the session that `connect` has brought."""
+        return VERSIONS[self.version].session(result, cookie)
 
     async def call(self, request: Request[R]) -> R:
         """Make one upcall; returns its result. `request.action` says what is to be done then.
@@ -125,7 +144,7 @@ class DaemonHandle:
             outcome = str(error)
             raise
         finally:
-            request.action = request.upcall.on(event)
+            request.upcall.on(event)
             self._tell_answer(request, xid, outcome, trio.current_time() - began)
         return result
 

@@ -94,6 +94,7 @@ class Team:
             "rundir": str(self.rundir.path),
             "personality": self.config.personality.name,
             "rpctls_versions": list(self.config.personality.rpctls_versions),
+            "handshake_family": self.config.personality.handshake_family,
             "started": self.started,
         }
 

@@ -128,7 +128,7 @@ class Daemons:
         self.came = trio.Event()
         self._trace.emit(
             "daemon-registered",
-            daemon=self.name,
+            daemon=handle.name,
             pid=handle.pid,
             path=handle.path,
             version=handle.version,
@@ -160,7 +160,7 @@ class Daemons:
             handle.has_room = lambda: None
             handle.close()
             self._last_with = {a: h for a, h in self._last_with.items() if h is not handle}
-            self._trace.emit("daemon-unregistered", daemon=self.name, pid=handle.pid)
+            self._trace.emit("daemon-unregistered", daemon=handle.name, pid=handle.pid)
             handle.gone.set()
             self._left(handle)
         if not self.handles and not self._patient:
@@ -291,7 +291,8 @@ class Daemons:
         start = self._next % max(1, len(self.handles))
         with_room = [h for h in self.handles[start:] + self.handles[:start] if h.room]
         last = self._last_with.get(address_of(sock))
-        return min(with_room, key=lambda h: (h.places, h is not last), default=None)
+        # An agent of Linux's upcall has been started on purpose: it goes before daemons.
+        return min(with_room, key=lambda h: (h.attends, h.places, h is not last), default=None)
 
     def _nobody(self) -> DaemonGone:
         return DaemonGone(f"no {self.name} is registered with this host {self._advice}")

@@ -128,6 +128,9 @@ class Handover:
 
     def _leave(self, sock: KernelSocket, handle: DaemonHandle) -> None:
         """One session's daemon has gone. (A handshake under way ends by its upcall.)"""
+        if not handle.attends:  # the session does not need it any more
+            sock.owner.handle = None
+            return
         if sock.session is None or sock.phase != "established":
             return
         owner = sock.owner
@@ -238,12 +241,13 @@ class Handover:
     # ---- upcalls
 
     async def attended(self, sock: KernelSocket, until: float) -> bool:
-        """Whether the session has a daemon; waits for one to adopt it (`until`, trio's time)."""
+        """Whether the session has a daemon that is asked about it; waits for one to adopt it
+        (`until`, trio's time)."""
         owner = sock.owner
         if owner.orphan is not None:
             with trio.move_on_at(until):
                 await owner.orphan.over.wait()
-        return owner.handle is not None
+        return owner.handle is not None and owner.handle.attends
 
     async def has_left(self, handle: DaemonHandle) -> bool:
         """A daemon has hung up: whether it has gone."""

@@ -95,12 +95,18 @@ class NetlinkDaemon(DaemonHandle):
 
 
 class NetlinkSocket:
-    """The kernel's end of one daemon's netlink socket, `sock`, and what it is a member of."""
+    """The kernel's end of a process's netlink socket, `sock`, and what it is a member of.
+
+    This is FreeBSD's; Linux's is in linuxnetlink.py.
+    """
+
+    domains: tuple[int, ...] = (nl.AF_NETLINK,)
+    kinds: tuple[int, ...] = (nl.SOCK_RAW,)
 
     def __init__(self, host: NetlinkHost, pid: int, sock: socket.socket) -> None:
         sock.setblocking(False)
         self.pid = pid
-        self.members: dict[int, NetlinkDaemon] = {}
+        self.members: dict[int, DaemonHandle] = {}
         self._host = host
         self._sock = sock
         self._sending = trio.Lock()
@@ -110,16 +116,12 @@ class NetlinkSocket:
         }
 
     @classmethod
-    def create(
-        cls, host: NetlinkHost, pid: int, domain: int, kind: int, protocol: int
-    ) -> tuple[NetlinkSocket, socket.socket]:
-        """socket(2): the kernel's end and the daemon's. Raises `UmktlsError`."""
-        if domain != nl.AF_NETLINK or 2 not in host.personality.rpctls_versions:
+    def check(cls, host: NetlinkHost, domain: int, kind: int, protocol: int) -> None:
+        """The arguments of socket(2). Raises `UnsupportedError`."""
+        if domain not in cls.domains or 2 not in host.personality.rpctls_versions:
             raise UnsupportedError(f"no sockets of family {domain} here", errno.EAFNOSUPPORT)
-        if (kind, protocol) != (nl.SOCK_RAW, nl.NETLINK_GENERIC):
+        if kind not in cls.kinds or protocol != nl.NETLINK_GENERIC:
             raise UnsupportedError("netlink is SOCK_RAW, NETLINK_GENERIC", errno.EPROTONOSUPPORT)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        return cls(host, pid, ours), theirs
 
     async def run(self) -> None:
         """Deal with the daemon's messages until either end is closed."""
@@ -166,17 +168,21 @@ class NetlinkSocket:
         if part.group not in GROUP_NAMES:
             return ERRNO["EPROGUNAVAIL"]
         member = self.members.get(part.group)
-        waited = member is not None and member.replied(part.body)
+        waited = isinstance(member, NetlinkDaemon) and member.replied(part.body)
         return 0 if waited else ERRNO["EPROCUNAVAIL"]
 
-    async def send(self, datagram: bytes) -> None:
-        """Send one message to the daemon, waiting if it does not read.
+    async def send(self, datagram: bytes, descriptor: int | None = None) -> None:
+        """Send one message to the daemon, with a descriptor beside it if there is one, waiting if
+        it does not read.
 
         Raises `OSError` or `trio.ClosedResourceError` when it cannot be sent any more.
         """
         while True:
             try:
-                self._sock.send(datagram)
+                if descriptor is None:
+                    self._sock.send(datagram)
+                else:
+                    socket.send_fds(self._sock, [datagram], [descriptor])
                 return
             except BlockingIOError:
                 async with self._sending:
@@ -187,15 +193,26 @@ class NetlinkSocket:
         group = int.from_bytes(value, "little")
         if level != nl.SOL_NETLINK or name not in MEMBERSHIP:
             raise CallerError("a netlink socket has only memberships", errno.ENOPROTOOPT)
-        if len(value) != 4 or group not in GROUP_NAMES:
-            raise CallerError(f"netlink has no group {group}")
-        daemons = self._host.daemons[DAEMONS[group]]
+        if len(value) != 4:
+            raise CallerError(f"a group's number has 4 bytes, not {len(value)}")
+        daemons = self._daemons(group)
         if name == nl.NETLINK_DROP_MEMBERSHIP:
-            daemons.drop(lambda handle: handle is self.members.get(group))
-        elif group not in self.members:
-            member = NetlinkDaemon(self, self._host, group)
+            member = self.members.pop(group, None)
+            daemons.drop(lambda handle: handle is member)
+        elif group not in self.members or self.members[group].gone.is_set():
+            member = self._member(group)
             daemons.add(member)
             self.members[group] = member
+
+    def _daemons(self, group: int) -> Daemons:
+        """Among whose daemons a member of the group is. Raises `CallerError`."""
+        if group not in GROUP_NAMES:
+            raise CallerError(f"netlink has no group {group}")
+        return self._host.daemons[DAEMONS[group]]
+
+    def _member(self, group: int) -> DaemonHandle:
+        """A membership that begins."""
+        return NetlinkDaemon(self, self._host, group)
 
     def close(self) -> None:
         """The daemon's end reads end of file; its memberships are over, and so are its upcalls."""
@@ -205,7 +222,7 @@ class NetlinkSocket:
         self._sock.close()
         mine = list(self.members.values())
         for group in list(self.members):
-            self._host.daemons[DAEMONS[group]].drop(lambda handle: handle in mine)
+            self._daemons(group).drop(lambda handle: handle in mine)
 
 
 def _no_family(message: Message) -> int:

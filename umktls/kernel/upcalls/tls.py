@@ -29,14 +29,13 @@ from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError,
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.owners.request import DaemonGone, Request, connect_life
 from umktls.kernel.sockets.calls import seals_alerts, send_alert
-from umktls.kernel.sockets.facts import Failure
+from umktls.kernel.sockets.facts import Failure, TlsFacts
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.daemons import Daemons
 from umktls.kernel.upcalls.handover import Handover, say_goodbye
 from umktls.ktls.socket.states import State
 from umktls.rpc.message import AuthSys
 from umktls.upcall.states import UpcallAction
-from umktls.upcall.versions import VERSIONS
 
 __all__ = [
     "CONNECTION_LOST",
@@ -56,6 +55,7 @@ CONNECTION_LOST = "connection"
 DISCONNECT_SECONDS = 5.0
 
 ALERT = 21  # ContentType
+VERSION_NAMES = {0x0303: "TLSv1.2", 0x0304: "TLSv1.3"}
 KEY_UPDATE_DROPPED = (
     "the peer has changed its key, and this kernel takes no second one: the next record will not "
     "open, and the connection ends"
@@ -176,24 +176,20 @@ async def connect_upcall(
     daemons, seconds, life = host.daemons[daemon], host.upcall_seconds, connect_life()
     handle = await daemons.turn(sock, life, seconds)
     with daemons.occupied(handle, sock):
-        version = VERSIONS[handle.version]
-        argument = version.connect_argument[daemon](sock.cookie, certname)
-        procedure = handle.procedure("CONNECT")
-        request = Request(procedure, argument, seconds, sock, worked, upcall=life)
         sock.owner.handle, sock.phase = handle, "handshake"
         sock.owner.upcalls["connect"] += 1
         try:
-            result = await handle.call(request)
+            result = await handle.connect(sock, certname, seconds, life, worked)
         except UmktlsError as error:
             if sock.failure is not None:
                 raise refused(sock, "") from error
             raise
         finally:
-            if request.action is UpcallAction.SHUT_READ:
+            if life.action is UpcallAction.SHUT_READ:
                 shut_reading(sock)
-    if request.action is not UpcallAction.RESUME:
+    if life.action is not UpcallAction.RESUME:
         raise refused(sock, f"{daemon} made no session and gave no reason: look into its log")
-    sock.session = version.session(result, sock.cookie)
+    sock.session = handle.session(result, sock.cookie)
     daemons.made_session(sock, handle)
     return result
 
@@ -209,13 +205,28 @@ def established(host: TlsHost, sock: KernelSocket) -> None:
     """The daemon says the handshake worked: check that kernel TLS did (design case S2)."""
     sock.check_kernel_tls()
     sock.phase = "established"
-    if sock.owner.handle is not None and sock.owner.handle.gone.is_set():
+    handle = sock.owner.handle
+    if handle is not None and not handle.attends and sock.tls is None:
+        sock.tls = facts_of_keys(sock, host.config.role)
+    if handle is not None and handle.gone.is_set():
         host.handover.left_one(sock)
     host.totals["handshakes"] += 1
     if sock.tls is not None and sock.tls.resumed:
         host.totals["resumed"] += 1
     for remark in sock.tls.remarks(sock.security) if sock.tls is not None else ():
         host.trace.emit("warning", sock.name, reason=remark)
+
+
+def facts_of_keys(sock: KernelSocket, role: str) -> TlsFacts:
+    """What people can be told of a handshake of which nobody tells, by the keys."""
+    session = sock.state.session("tx")
+    assert session is not None, "the keys are there"
+    shown = "unknown"
+    if role == "server":
+        verified = sock.identity.flags & rpctls.RPCTLS_FLAGS_VERIFIED
+        shown = "shown" if verified else "asked for, none shown"
+    version = VERSION_NAMES.get(session.version, f"{session.version:#06x}")
+    return TlsFacts(version, session.suite.name, "?", "?", resumed=False, client_certificate=shown)
 
 
 async def handle_control(host: TlsHost, sock: KernelSocket) -> None:
@@ -232,7 +243,9 @@ async def handle_control(host: TlsHost, sock: KernelSocket) -> None:
         if head.key_update and host.trace.steps.kinds:
             await host.trace.steps.stop("KeyUpdate", sock.name, "received")
         sock.rpc.count_control(head.type, len(head.payload), handed_up=handed_up)
-        if handed_up:
+        if head.type == ALERT and sock.session is not None and unattended(sock):
+            hear_alert(host, sock, bytes(head.payload))
+        elif handed_up:
             await upcall_session(host, sock, "HANDLERECORD", "handlerecord")
         elif head.key_update:
             host.trace.emit("warning", sock.name, reason=KEY_UPDATE_DROPPED)
@@ -247,6 +260,29 @@ async def handle_control(host: TlsHost, sock: KernelSocket) -> None:
         raise WorldError(
             "the peer changed its keys and the daemon set no new ones", errno.EKEYEXPIRED
         )
+
+
+def unattended(sock: KernelSocket) -> bool:
+    """Whether the session is of Linux's upcall: whoever made it hears nothing more of it."""
+    return sock.owner.handshake is not None
+
+
+def hear_alert(host: TlsHost, sock: KernelSocket, alert: bytes) -> None:
+    """An alert that no daemon hears: a fatal one ends the connection, a warning does not
+    (xs_sock_process_cmsg of Linux)."""
+    level, number = (alert + bytes(2))[:2]
+    description, fatal = alert_name(number), level == AlertLevel.FATAL
+    fields = {"phase": "alert"} if fatal else {}
+    host.trace.emit(
+        "alert",
+        sock.name,
+        level="fatal" if fatal else "warning",
+        description=description,
+        reason="the peer has sent it",
+        **fields,
+    )
+    if fatal:
+        sock.fail(Failure("alert", f"the peer has sent the alert {description}"))
 
 
 async def upcall_session(host: TlsHost, sock: KernelSocket, procedure: str, counter: str) -> int:
