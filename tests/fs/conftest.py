@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 from umktls_fs.options import parse_options
 
 from tests.fs.place import Place
 from tests.fs.world import World
 
+OLD = 1_000_000_000
 MakeWorld = Callable[..., World]
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """What a mount believes for some seconds it believes for a whole test, however long that takes:
+    time stands still in the tests of this directory that have no clock of their own."""
+    if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+        item.add_marker(pytest.mark.trio(run=_timeless))
+
+
+def _timeless(
+    test: Callable[[], Awaitable[Any]],
+    *,
+    clock: trio.abc.Clock | None,
+    instruments: Sequence[trio.abc.Instrument],
+) -> Any:
+    return trio.run(test, clock=clock or MockClock(), instruments=instruments)
 
 
 @pytest.fixture
@@ -52,6 +72,7 @@ def plain_umask() -> Iterator[None]:
 
 @pytest.fixture
 def made(world: World) -> World:
-    """A world with a file of ten bytes in it."""
+    """A world with a file of ten bytes in it, an old one: whatever changes, its times do."""
     (world.export / "file").write_bytes(b"0123456789")
+    os.utime(world.export / "file", (OLD, OLD))
     return world

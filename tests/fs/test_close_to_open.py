@@ -109,9 +109,11 @@ def mount(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounted]:
 
 @pytest.fixture
 def name(mount: Mounted) -> Iterator[str]:
-    """A file that the mount has been asked about, and has read."""
+    """A file that the mount has been asked about, and has read. It is old: what is written next
+    has another time, also by the coarse clocks of many file systems."""
     path = mount.export / "file"
     path.write_bytes(OLD)
+    os.utime(path, (1_000_000_000, 1_000_000_000))
     assert read(mount.path / "file") == OLD
     assert (mount.path / "file").stat().st_size == len(OLD)
     yield "file"

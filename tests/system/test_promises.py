@@ -138,7 +138,7 @@ def test_chmod_chown_touch(mount: Live, place: Path) -> None:
     before = path.stat().st_ctime_ns
     run("touch", path)
     assert path.stat().st_mtime_ns > 1_580_608_922_123_456_789
-    assert path.stat().st_ctime_ns > before
+    assert path.stat().st_ctime_ns >= before  # the file system's clock may be a coarse one
 
 
 def test_truncate(mount: Live, place: Path) -> None:
