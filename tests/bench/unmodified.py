@@ -22,7 +22,8 @@ from pathlib import Path
 
 from tests.bench.figures import Figure, alternate
 from tests.bench.files import MEMORY
-from tests.run.programs import free_port, make_certificate
+from tests.ports import free_port
+from tests.run.programs import make_certificate
 from umktls.errors import WorldError
 
 REPETITIONS = 5

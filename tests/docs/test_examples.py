@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ import pytest
 from umktls_fs.options import parse_options
 
 from tests.conftest import patience
+from tests.ports import free_port
 from tests.system.live import needs_fuse
 from umktls.cli.sandbox import Sandbox
 from umktls.front.clients import parse_clients
@@ -98,9 +98,8 @@ def test_the_first_session() -> None:
     needs_fuse()
     lines = first_session()
     (serve,) = (number for number, line in enumerate(lines) if line.rstrip().endswith("&"))
-    with Sandbox("readme") as box, socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        listener.close()
+    with Sandbox("readme") as box:
+        port = free_port()
         place = Path(tempfile.mkdtemp(prefix="umktls-"))
         place.chmod(0o755)  # root of the client is nobody there
         lines[serve] = lines[serve].replace(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing
@@ -16,7 +15,9 @@ from click.testing import CliRunner
 
 from tests.conftest import patience
 from tests.kernel.krpc.rpcpeer import answers, peer
+from tests.ports import silent_port
 from umktls.certs.kinds import Wallet
+from umktls.cli import probe_run
 from umktls.cli.main import main
 from umktls.cli.probe import host_and_port, show
 from umktls.cli.probe_report import EXIT_CODES, Report, Target
@@ -51,6 +52,13 @@ SERVICES = [Service(NFS3, {}), Service(MOUNT3, {})]
 # For what a server that says nothing is waited.
 SHORT = 1.0
 Serve = Callable[[trio.SocketStream], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def _servers_have_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what they say soon on a quiet machine."""
+    monkeypatch.setattr(probe_run, "FIRST_WORD_SECONDS", patience(20))
+    monkeypatch.setattr(probe_run, "TLS_AT_ONCE_SECONDS", patience(20))
 
 
 @pytest.fixture(scope="module")
@@ -187,9 +195,7 @@ async def test_a_port_that_only_rpcbind_knows(
         peer(answers(PMAP2, GETPORT=lambda wanted: port)) as played,
     ):
         monkeypatch.setattr(rpcbind, "RPCBIND_PORT", played.port)
-        with socket.socket() as nowhere:
-            nowhere.bind(("127.0.0.1", 0))
-            usual = nowhere.getsockname()[1]
+        with silent_port() as usual:
             # "localhost" may be ::1 first, where nothing listens either.
             report = await probed(usual, wallet, find_port=not named)
     assert bool(played.calls) != named
@@ -322,15 +328,9 @@ async def test_what_is_no_server_of_ours_at_all(wallet: Wallet) -> None:
 # ---- the command
 
 
-def unused_port() -> int:
-
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 def test_nothing_listens() -> None:
-    done = CliRunner().invoke(main, ["probe", f"127.0.0.1:{unused_port()}", "--json"])
+    with silent_port() as port:
+        done = CliRunner().invoke(main, ["probe", f"127.0.0.1:{port}", "--json"])
     assert done.exit_code == EXIT_CODES["tcp"], done.output
     found = json.loads(done.output)
     assert [phase["ok"] for phase in found["phases"]] == [False, *[None] * 5]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,6 @@ __all__ = [
     "CONFIGURATION",
     "Program",
     "figures_of",
-    "free_port",
     "make_certificate",
     "started",
     "under_run",
@@ -46,13 +44,6 @@ def make_certificate(where: Path) -> None:
     command += ["-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=localhost"]
     subprocess.run(command, cwd=where, check=True, capture_output=True, timeout=patience(20))
     (where / "ktls.cnf").write_text(CONFIGURATION)
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
 
 
 class Program:

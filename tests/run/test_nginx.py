@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import patience
-from tests.run.programs import Program, free_port, make_certificate, started, under_run
+from tests.ports import free_port
+from tests.run.programs import Program, make_certificate, started, under_run
 
 BIG = 200 * 1024 * 1024
 SMALL = 2000

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.run.programs import Program, free_port, make_certificate, started, under_run
+from tests.ports import free_port
+from tests.run.programs import Program, make_certificate, started, under_run
 
 SIZE = 3_000_000
 RECORD = 16384

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import silent_port
 from tests.system.conftest import Command
 from tests.system.live import event
 from umktls.certs.pki import Authority
@@ -188,9 +189,8 @@ def test_what_is_not_exported(umktls: Command, sandbox: Sandbox) -> None:
 
 
 def test_closed_port(umktls: Command, sandbox: Sandbox) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    line = refused(umktls, sandbox, port, "--certs", sandbox.certs)
+    with silent_port() as port:
+        line = refused(umktls, sandbox, port, "--certs", sandbox.certs)
     assert "nothing listens there" in line
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import KERNEL_LACKS
+from tests.ports import free_port
 from tests.system.conftest import Command
 from tests.system.live import event, kill, run, until
 from umktls.cli.control import find_hosts
@@ -20,11 +21,6 @@ from umktls.cli.sandbox import Sandbox
 from umktls.cli.umount import mounts
 from umktls.kernel.host import mountinfo
 from umktls.kernel.host.children import program_path
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def test_bg_goes_on_until_the_server_comes(umktls: Command, sandbox: Sandbox) -> None:

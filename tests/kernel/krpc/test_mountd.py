@@ -22,6 +22,7 @@ from tests.kernel.krpc.mountworld import (
     world,
 )
 from tests.kernel.krpc.rpcpeer import peer
+from tests.ports import free_port
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.krpc import mountd, rpcbind, tcpconnect
@@ -161,13 +162,6 @@ async def test_rpcbind_does_not_know_it(monkeypatch: pytest.MonkeyPatch) -> None
     async with world(monkeypatch, ports={}) as one:
         text = await failure(one.service())
         assert "rpcbind of 127.0.0.1 has no MOUNT version 3 over tcp; is mountd running" in text
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        number: int = sock.getsockname()[1]
-        return number
 
 
 async def test_rpcbind_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from tests.ktls.helpers import ENGINE, receive
 from tests.ktls.session.keyblock import Handshake
 from tests.ktls.socket.test_openssl import drain, read_all
 from tests.ktls.socket.test_openssl_older import NO_ENCRYPT_THEN_MAC, certificate, key_for
+from tests.ports import free_port
 from umktls.ktls.session import Session
 from umktls.ktls.session.suites import ALL_SUITES, TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3
 from umktls.ktls.socket.rx import Receiver
@@ -230,13 +231,6 @@ def output_until(process: subprocess.Popen[bytes], wanted: bytes) -> bytes:
         assert piece, text
         text += piece
     return text
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 IDS = [f"{row[0]}-{row[1]:#x}" for row in SUITES]
