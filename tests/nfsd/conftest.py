@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.descriptors import descriptors
 from tests.nfsd.client import Client
 from umktls.nfsd import Export, NfsServer
 from umktls.nfsd.tree import hostcalls, index
@@ -55,7 +56,7 @@ def serve(root: Path, tmp_path: Path, locate: Callable[[str], Locator]) -> Itera
     """Starts servers of `root` that share a state directory; closes them, and looks for leaks
     (without a garbage collection: descriptors must not wait for one)."""
     servers: list[NfsServer] = []
-    before = set(os.listdir("/proc/self/fd"))
+    before = descriptors()
 
     def start(
         *exports: Export, mount_tls: bool = False, manage_gids: bool = False, **options: Any
@@ -70,8 +71,7 @@ def serve(root: Path, tmp_path: Path, locate: Callable[[str], Locator]) -> Itera
     yield start
     while servers:
         servers.pop().close()
-    # What other tests left to the garbage collection may go meanwhile.
-    assert set(os.listdir("/proc/self/fd")) <= before
+    assert descriptors() <= before
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
@@ -123,6 +124,7 @@ class Noticed(logging.Handler):
 
 def test_a_server_without_descriptors_goes_on_when_there_are_some(server: UpcallServer) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    gc.collect()  # or there may be some sooner
     noticed = Noticed()
     logger = logging.getLogger("umktls.userland.svc")
     logger.addHandler(noticed)

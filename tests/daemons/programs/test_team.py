@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from umktls_daemons.programs import inspector, workers
 from umktls_daemons.programs.workers import Team, Worker
 
+from tests.descriptors import descriptors
 from umktls.abi.rpctls import RpctlsSysc
 from umktls.errors import WorldError
 
@@ -107,10 +108,10 @@ def test_a_team_ends_its_daemons_whatever_it_ends_by(
     monkeypatch.setattr(workers, "Kernel", Kernel)
     monkeypatch.setattr(workers, "Team", Minding)
     monkeypatch.setattr(workers, "set_title", nothing)
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     with pytest.raises(WorldError, match="the world ends"):
         workers.run_workers("rpctlssd", tmp_path, 2, nothing, never)
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() <= before
     startup, shutdown = RpctlsSysc.RPCTLS_SYSC_SRVSTARTUP, RpctlsSysc.RPCTLS_SYSC_SRVSHUTDOWN
     assert told == [startup, "started", "ended", shutdown, "closed"]
 

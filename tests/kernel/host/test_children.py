@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import resource
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import trio
 
+from tests.conftest import patience
 from umktls.errors import WorldError
 from umktls.kernel.ground import refusals
 from umktls.kernel.host import children
@@ -41,7 +43,7 @@ def _program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def host_with_daemon(base: Path) -> AsyncIterator[Host]:
     config = HostConfig("server", base / "h", daemons=(DaemonCommand(NAME),))
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with booted(config) as host:
             await happened(host, "daemon-started")
             yield host
@@ -94,6 +96,7 @@ async def test_no_process_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
 
 @contextmanager
 def no_descriptors() -> Iterator[None]:
+    gc.collect()  # or there may be some sooner
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.open("/dev/null", os.O_RDONLY)
     os.close(free)
