@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 
+from tests.conftest import patience
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import UmktlsError, UnsupportedError
 from umktls.kernel.sockets import calls
@@ -41,7 +42,7 @@ def updates(both: Pair, side: str) -> list[str]:
 @pytest.mark.parametrize("name", TLS_1_3)
 async def test_a_life(certs: Path, tmp_path: Path, name: str) -> None:
     """Mutual TLS, calls, tickets, a connection that is lost, and one that is closed in order."""
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with pair(certs, tmp_path, settings(name), settings(name)) as both:
             assert both.client.stat()["host"]["personality"] == name
             assert await both.rpc.call(SAY, DATA, NULL_AUTH) == DATA
@@ -73,7 +74,7 @@ async def test_a_life(certs: Path, tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", REKEYS)
 async def test_new_keys_under_load(certs: Path, tmp_path: Path, name: str) -> None:
     """From either side, while calls go both ways; not one of them is sent twice."""
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with pair(certs, tmp_path, settings(name), settings(name)) as both:
             await both.rpc.call(SAY, b"", NULL_AUTH)
 
@@ -89,6 +90,7 @@ async def test_new_keys_under_load(certs: Path, tmp_path: Path, name: str) -> No
                     assert await both.server.rekey(None) == 1
             for side in ("client", "server"):
                 await both.event(side, "rx-keys", 5)
+                await both.event(side, "key-update", 8)
                 assert sorted(updates(both, side)) == ["received"] * 4 + ["sent"] * 4
             assert both.client.totals["connections"] == 1
 
@@ -96,7 +98,7 @@ async def test_new_keys_under_load(certs: Path, tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize("name", ["freebsd14", "linux"])
 async def test_a_daemon_that_is_replaced(certs: Path, tmp_path: Path, name: str) -> None:
     """The next one goes on with the session, by the kernel's own interface."""
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with pair(certs, tmp_path, settings(name), settings(name)) as both:
             assert await both.rpc.call(COUNT, 1, NULL_AUTH) == 1
             for host, side in ((both.client, "client"), (both.server, "server")):
@@ -128,7 +130,7 @@ async def test_a_peers_new_key_where_the_own_stays(
     """The connection ends, as on the real kernel, and is made anew; no call is lost or repeated."""
     other = "server" if side == "client" else "client"
     names = {side: "umktls", other: unable}
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         client, server = settings(names["client"]), settings(names["server"])
         async with pair(certs, tmp_path, client, server) as both:
             assert await both.rpc.call(COUNT, 1, NULL_AUTH) == 1
@@ -145,7 +147,7 @@ async def test_a_peers_new_key_where_the_own_stays(
 @pytest.mark.parametrize("name", ["freebsd14", "umktls"])
 async def test_an_alert_in_the_middle_of_calls(certs: Path, tmp_path: Path, name: str) -> None:
     """It may cost the connection; no call fails by it, and none is done twice."""
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with pair(certs, tmp_path, settings(name), settings("umktls")) as both:
             assert await both.rpc.call(COUNT, 1, NULL_AUTH) == 1
             (sock,) = both.server.sockets.values()
@@ -164,7 +166,7 @@ async def test_an_alert_in_the_middle_of_calls(certs: Path, tmp_path: Path, name
 async def test_what_cannot_receive_is_refused(certs: Path, tmp_path: Path, side: str) -> None:
     changed = {side: settings("freebsd13.0")}
     other = settings("umktls")
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with pair(
             certs, tmp_path, changed.get("client", other), changed.get("server", other)
         ) as both:
@@ -181,7 +183,7 @@ async def test_what_cannot_receive_is_bounced_where_that_is_allowed(
     certs: Path, tmp_path: Path
 ) -> None:
     ends = settings("freebsd13.0", bounce=True)
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with pair(certs, tmp_path, ends, ends) as both:
             assert await both.rpc.call(SAY, DATA, NULL_AUTH) == DATA
             (connection,) = both.client.stat()["connections"]
@@ -193,7 +195,7 @@ async def test_a_new_key_where_one_direction_is_bounced_and_the_other_key_stays(
 ) -> None:
     """The peer's can be followed and not be answered: the session ends in order, no call fails."""
     client, server = settings("freebsd13.0", bounce=True), settings("umktls")
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with pair(certs, tmp_path, client, server) as both:
             assert await both.rpc.call(COUNT, 1, NULL_AUTH) == 1
             assert await both.server.rekey(None) == 1
@@ -207,7 +209,7 @@ async def test_a_new_key_where_one_direction_is_bounced_and_the_other_key_stays(
 
 async def test_tls_1_2_is_received(certs: Path, tmp_path: Path) -> None:
     ends = settings("freebsd13.0", daemon_arguments=("-2",))
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with pair(certs, tmp_path, ends, ends) as both:
             assert await both.rpc.call(SAY, DATA, NULL_AUTH) == DATA
             (handshake,) = both.events("server", "handshake")
@@ -218,7 +220,7 @@ async def test_tls_1_2_is_received(certs: Path, tmp_path: Path) -> None:
 async def test_linux_and_tls_1_2(certs: Path, tmp_path: Path) -> None:
     """Its explicit nonces are in the crypto_info."""
     ends = settings("linux", daemon_arguments=("-2",))
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with pair(certs, tmp_path, ends, ends) as both:
             assert await both.rpc.call(SAY, DATA, NULL_AUTH) == DATA
             assert await both.client.rekey(None) == 0
@@ -230,7 +232,7 @@ async def test_linux_with_the_other_engines(certs: Path, tmp_path: Path, engine:
     ends = settings(
         "linux", engine=EngineChoice(engine, "software" if engine == "ifnet" else engine)
     )
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with pair(certs, tmp_path, ends, ends) as both:
             assert await both.rpc.call(SAY, DATA, NULL_AUTH) == DATA
             (connection,) = both.client.stat()["connections"]

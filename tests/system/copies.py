@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import patience
 from tests.system.live import Live, until
 
 MEBIBYTE = 1 << 20
 LARGE = 96 * MEBIBYTE
+AHEAD = 24  # MiB: more than a mount holds back or reads ahead
 SECONDS = 50
 
 
@@ -27,11 +30,26 @@ def size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
+# Copies a file, as far as it is told: by lines with so many mebibytes, and by the end of its input.
+COPY = """
+import sys
+
+with open(sys.argv[1], "rb") as source, open(sys.argv[2], "wb", buffering=0) as target:
+    allowed = 0
+    while piece := source.read(1 << 18):
+        while allowed is not None and target.tell() >= allowed << 20:
+            line = sys.stdin.readline()
+            allowed = int(line) if line else None
+        target.write(piece)
+"""
+
+
 class Copying:
-    """A copy of a file by `cp`. `progress`: the file whose size tells how far it is."""
+    """A copy of a file. `progress`: the file whose size tells how far it is."""
 
     def __init__(self, source: Path, target: Path, progress: Path) -> None:
-        self.process = subprocess.Popen(["cp", source, target])
+        command: list[str | Path] = [sys.executable, "-c", COPY, source, target]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
         self._progress = progress
 
     @property
@@ -39,9 +57,17 @@ class Copying:
         return self.process.poll() is None
 
     def reach(self, mebibytes: int) -> None:
-        """Wait until so much is there; it may not be all."""
+        """Wait until so much is there; from there on the copy goes on, and not to its end."""
+        assert mebibytes + AHEAD < LARGE // MEBIBYTE
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{mebibytes + AHEAD}\n")
+        self.process.stdin.flush()
         until(lambda: size(self._progress) >= mebibytes * MEBIBYTE, f"{mebibytes} MiB are there")
-        assert self.running
+
+    def go_on(self) -> None:
+        """To the end."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
 
 
 @contextmanager
@@ -50,8 +76,10 @@ def copying(source: Path, target: Path, progress: Path) -> Iterator[Copying]:
     copy = Copying(source, target, progress)
     try:
         yield copy
-        assert copy.process.wait(SECONDS) == 0
+        copy.go_on()
+        assert copy.process.wait(patience(SECONDS)) == 0
     finally:
+        copy.go_on()
         copy.process.kill()
         copy.process.wait()
     assert digest(source) == digest(target)

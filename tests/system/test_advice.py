@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import patience
 from tests.system.conftest import MOUNT_SECONDS, Command
 from tests.system.live import until
 from umktls.cli.sandbox import Sandbox
@@ -28,7 +29,7 @@ def typed(box: Sandbox, line: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.terminate()
-        process.wait(MOUNT_SECONDS)
+        process.wait(patience(MOUNT_SECONDS))
 
 
 @pytest.mark.long
@@ -43,12 +44,12 @@ def test_daemons_are_started_by_hand_as_both_hosts_say(umktls: Command, sandbox:
     assert advice is not None, done.line
     of_server = re.search(r"TLS needs an rpctlssd; start one: (.*)", sandbox.server_log.read_text())
     assert of_server is not None
-    again = shlex.join(["umktls", *mounting, "-o", "mtls", *shlex.split(advice[1])])
+    again = shlex.join(["umktls", *mounting, "-o", "mtls,daemonwait=600", *shlex.split(advice[1])])
     with typed(sandbox, of_server[1]), typed(sandbox, again) as mount:
         until(lambda: server.stat()["daemons"], "rpctlssd is registered")
         rundir = Path(shlex.split(advice[1])[1])
         until((rundir / "syscall.sock").exists, "the client's host is up")
         with typed(sandbox, advice[2]):
-            assert mount.wait(MOUNT_SECONDS) == 0
+            assert mount.wait(patience(MOUNT_SECONDS)) == 0
             assert sandbox.mountpoint.is_mount()
             sandbox.unmount()

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cdaemon.handmade import daemon, mounted
+from tests.conftest import patience
 from tests.system.live import event, kill, live, needs_fuse, now, until
 from umktls.certs import layout
 from umktls.cli.control import Host
@@ -75,7 +76,7 @@ def working(directory: Path, where: Path) -> Iterator[Work]:
     try:
         yield Work(process, done)
         stop.touch()
-        _, complaints = process.communicate(timeout=SECONDS)
+        _, complaints = process.communicate(timeout=patience(SECONDS))
         assert complaints == b""
         assert process.returncode == 0
     finally:
@@ -137,7 +138,7 @@ def test_daemons_that_are_started_by_hand(option: str, tmp_path: Path) -> None:
             work.goes_on()
             before = now()
             first.send_signal(signal.SIGTERM)
-            assert first.wait(SECONDS) == 0
+            assert first.wait(patience(SECONDS)) == 0
             stack.enter_context(daemon(box, client.rundir, command))
             event(client, "daemon-registered", before)
             work.goes_on()
@@ -175,9 +176,8 @@ def test_a_revoked_client_of_an_adopted_session() -> None:
         before = now()
         os.kill(server.pid, signal.SIGHUP)
         alert = event(server, "alert", before)
-        closed = event(server, "closed", before)
-        reloaded = event(server, "reloaded", before)
+        event(server, "closed", before)
+        event(server, "reloaded", before)
         with pytest.raises(OSError, match="Permission denied"):
             os.listdir(box.mountpoint)
     assert alert["description"] == "certificate_revoked"
-    assert closed["time"] - reloaded["time"] < 1

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.copies import LARGE, SECONDS, Copy, both_ways, reading
+from tests.conftest import patience
+from tests.system.copies import LARGE, SECONDS, Copy, both_ways
 from tests.system.live import Live, daemon_pid, ended, event, kill, live, now, until
 from tests.system.relay import Relay
 from umktls.cli.tree import differences, digests, survey
@@ -49,9 +50,10 @@ def test_a_large_copy_outlives_the_server(mount: Live, large: Path, how: Copy) -
             kill(mount.server.pid)
             assert ended(daemon)
             mount.restart_server()
-    reconnects = sum(found["event"] == "reconnect" for found in mount.client.trace(since))
-    # On a machine with much to do, all may have been read ahead before the second end.
-    assert reconnects == 2 or (how is reading and reconnects == 1)
+            os.statvfs(mount.path)  # a call, also where the copy needs none by now
+    # (Whether anybody waited for an answer when a connection ended is another question.)
+    names = [found["event"] for found in mount.client.trace(since)]
+    assert names.count("handshake") == 2
 
 
 def small_files(top: Path, count: int) -> Path:
@@ -85,7 +87,7 @@ def outlives_the_server(
         assert process.poll() is None
         kill(mount.server.pid)
         mount.restart_server()
-        assert process.wait(SECONDS) == 0
+        assert process.wait(patience(SECONDS)) == 0
     finally:
         process.kill()
         process.wait()
@@ -95,7 +97,8 @@ def test_a_tree_of_small_files_outlives_the_server(mount: Live, tmp_path: Path) 
     source = small_files(tmp_path / "source", 120)
     there = mount.export / "tree"
     copy: list[str | Path] = ["cp", "-a", source, mount.path / "tree"]
-    outlives_the_server(mount, copy, partial(more_than, 100, there), "100 files are there")
+    # Early, so that the command is not at its end by the time that is seen.
+    outlives_the_server(mount, copy, partial(more_than, 20, there), "20 files are there")
     entries = survey(source)
     assert survey(there) == entries
     expected = digests(entries, source, lambda _: None)
@@ -103,8 +106,8 @@ def test_a_tree_of_small_files_outlives_the_server(mount: Live, tmp_path: Path) 
     outlives_the_server(
         mount,
         ["rm", "-r", mount.path / "tree"],
-        partial(fewer_than, files_in(source) - 50, there),
-        "50 files are gone",
+        partial(fewer_than, files_in(source) - 20, there),
+        "20 files are gone",
     )
     assert not there.exists()
 
@@ -162,7 +165,7 @@ def changing(directory: Path, stop: Path) -> Iterator[subprocess.Popen[str]]:
     try:
         yield process
         stop.touch()
-        said, complaints = process.communicate(timeout=SECONDS)
+        said, complaints = process.communicate(timeout=patience(SECONDS))
         assert complaints == ""
         assert int(said) > 0
     finally:
@@ -209,6 +212,7 @@ def test_new_keys_during_a_copy(fresh: Live, large: Path, how: Copy) -> None:
     rounds = 0
     with how(fresh, large) as copy:
         copy.reach(8)
+        copy.go_on()
         while copy.running:
             assert fresh.client.rekey() == 1
             assert fresh.server.rekey() == 1
@@ -244,6 +248,8 @@ def test_a_copy_outlives_its_connections(
         for mebibytes in (8, 24, 40, 56):
             copy.reach(mebibytes)
             relay.cut()
+            # A call, so that there is a new one, also where the copy needs none by now.
+            os.statvfs(relayed.path)
     assert len(relay.connections) == before + 4
 
 

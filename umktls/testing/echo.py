@@ -11,6 +11,8 @@ from umktls.rpc.server import CallContext, Service
 
 __all__ = ["BREAK", "COUNT", "ECHO", "SAY", "SLOW", "WAIT", "Echo"]
 
+WAIT_SECONDS = 60.0  # real ones: so that a test that has failed ends
+
 ECHO = Program(0x20000001, 1, "ECHO")
 ECHO.add(0, "NULL", xdr.VOID, xdr.VOID)
 SAY = ECHO.add(1, "SAY", xdr.opaque(1 << 21), xdr.opaque(1 << 21))
@@ -35,7 +37,7 @@ class Echo:
     def wait(self, number: int, context: CallContext) -> int:
         self.counted.append(number)
         self.waiting.set()
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(WAIT_SECONDS)
         return number
 
     def count(self, number: int, context: CallContext) -> int:

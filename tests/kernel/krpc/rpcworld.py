@@ -9,6 +9,7 @@ from pathlib import Path
 import trio
 import trio.testing
 
+from tests.conftest import patience
 from umktls.kernel.host.boot import booted
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.host import Host
@@ -68,5 +69,5 @@ async def held(rpc: RpcClient | Connections, echo: Echo) -> AsyncIterator[list[t
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
-        await trio.to_thread.run_sync(echo.waiting.wait, 10)
+        await trio.to_thread.run_sync(echo.waiting.wait, patience(20))
         yield answers

@@ -13,7 +13,9 @@ import trio.testing
 
 from tests.conftest import patience
 from tests.kernel.krpc.rpcworld import calling, held, serving
+from tests.ports import silent_port
 from umktls.errors import UmktlsError, WorldError
+from umktls.kernel.krpc.rpc_client import RpcClient
 from umktls.rpc.message import NULL_AUTH
 from umktls.rpc.record import mark
 from umktls.testing.echo import BREAK, COUNT, SAY, SLOW, Echo
@@ -124,24 +126,44 @@ async def test_calls_wait_for_a_server_that_comes_back(tmp_path: Path) -> None:
                     await answered.wait()
 
 
-async def test_no_answer_is_an_error_at_the_deadline(tmp_path: Path) -> None:
-    listener = socket.create_server(("127.0.0.1", 0))
-    with listener, trio.fail_after(patience(20)):
-        port = listener.getsockname()[1]
-        async with calling(tmp_path, port, deadline=0.3) as rpc:
-            with pytest.raises(WorldError, match="SAY: no answer from") as caught:
-                await rpc.call(SAY, b"anybody?", NULL_AUTH)
-    assert caught.value.errno == errno.ETIMEDOUT
+async def fails_at_the_deadline(
+    rpc: RpcClient, clock: trio.testing.MockClock, when: Callable[[], object], text: str
+) -> int:
+    """A call that fails with that text when the deadline passes, which it does when `when` is true
+    and not before; its errno."""
+
+    async def let_it_pass() -> None:
+        while not when():
+            await trio.lowlevel.checkpoint()
+        clock.jump(rpc.deadline)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(let_it_pass)
+        with pytest.raises(WorldError, match=text) as caught:
+            await rpc.call(SAY, b"anybody?", NULL_AUTH)
+    return caught.value.errno
 
 
-async def test_no_server_is_an_error_at_the_deadline_and_says_why(tmp_path: Path) -> None:
+async def test_no_answer_is_an_error_at_the_deadline(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with trio.fail_after(patience(20)):
-        async with calling(tmp_path, port, deadline=0.3) as rpc:
-            with pytest.raises(WorldError, match="nothing listens there") as caught:
-                await rpc.call(SAY, b"anybody?", NULL_AUTH)
-    assert caught.value.errno == errno.ECONNREFUSED
+        async with calling(tmp_path, listener.getsockname()[1]) as rpc:
+            number = await fails_at_the_deadline(
+                rpc, mock_clock, lambda: rpc.socket, "SAY: no answer from"
+            )
+    assert number == errno.ETIMEDOUT
+
+
+async def test_no_server_is_an_error_at_the_deadline_and_says_why(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    with silent_port() as port:
+        async with calling(tmp_path, port) as rpc:
+            number = await fails_at_the_deadline(
+                rpc, mock_clock, lambda: rpc.facts()["tries"], "nothing listens there"
+            )
+    assert number == errno.ECONNREFUSED
 
 
 GARBAGE = {

@@ -64,15 +64,15 @@ async def test_twenty_connections_at_once(
             }
             for sock in made:
                 await tls.disconnect(hosts.client, sock, "the test is over")
-    # By version 1 one after the other; by version 2 as many as there may be, of one address.
-    assert at_once["server"] == (1 if version == 1 else 6)
+    # By version 1 one after the other; by version 2 many, and no more than one address may have.
+    assert at_once["server"] in ([1] if version == 1 else range(2, 7))
     assert (at_once["client"] == 1) == (version == 1)
 
 
 def test_two_hosts_that_each_have_one_place(certs: Path, tmp_path: Path) -> None:
     """In processes of their own, where nothing keeps their orders the same: no host's place goes
     to a connection that waits for the other host's."""
-    name, seconds = "freebsd14", 5.0
+    name, seconds = "freebsd14", patience(5)
     both: dict[str, Any] = {"personality": PERSONALITIES[name], "upcall_seconds": seconds}
     with Sandbox("bursts") as sandbox:
         options = ("--personality", name, "--upcall-timeout", str(seconds), "--certs", str(certs))

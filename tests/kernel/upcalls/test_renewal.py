@@ -196,7 +196,7 @@ async def waiting_call(
                 answers.append("WAIT")
 
             nursery.start_soon(wait)
-            assert await trio.to_thread.run_sync(echo.waiting.wait, 10)
+            assert await trio.to_thread.run_sync(echo.waiting.wait, patience(20))
             try:
                 yield both, echo, answers
             finally:
