@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.conftest import patience
 from tests.system.live import until
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
@@ -46,7 +47,7 @@ def mounted(
 
 def ended_well(process: subprocess.Popen[str]) -> str:
     """The daemon ends by itself when its host has gone; what it said meanwhile."""
-    _, said = process.communicate(timeout=SECONDS)
+    _, said = process.communicate(timeout=patience(SECONDS))
     assert process.returncode == 0, said
     assert "Sanitizer" not in said
     return said

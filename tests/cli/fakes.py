@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.conftest import patience
+
 Answers = Mapping[str, Sequence[bytes]]
 
 
@@ -37,7 +39,7 @@ def fake_host(base: Path, name: str, answers: Answers, **facts: Any) -> Iterator
             yield requests
         finally:
             listener.shutdown(socket.SHUT_RDWR)
-            thread.join(10)
+            thread.join(patience(20))
     assert not thread.is_alive()
 
 
@@ -48,7 +50,7 @@ def _serve(listener: socket.socket, answers: Answers, requests: list[Any]) -> No
         except OSError:
             return
         with client, client.makefile("rb") as lines:
-            client.settimeout(10)
+            client.settimeout(patience(20))
             line = lines.readline()
             if not line:  # gone without a request
                 continue

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.cli.fakes import describe, fake_host
+from tests.conftest import patience
 from umktls.cli import following
 from umktls.cli.control import find_hosts
 from umktls.errors import CallerError
@@ -45,7 +46,7 @@ def first_texts(count: int, events: Iterator[dict[str, Any]]) -> list[str]:
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
-    thread.join(SECONDS)
+    thread.join(patience(SECONDS))
     assert not thread.is_alive(), texts
     return texts
 

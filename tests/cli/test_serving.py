@@ -217,7 +217,7 @@ def told() -> Iterator[socket.socket]:
         pytest.MonkeyPatch.context() as m,
     ):
         words.bind(f"\0umktls-test-{os.getpid()}")
-        words.settimeout(20)
+        words.settimeout(patience(20))
         m.setenv("NOTIFY_SOCKET", f"@umktls-test-{os.getpid()}")
         yield words
 

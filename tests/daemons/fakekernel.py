@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from tests.conftest import patience
 from tests.daemons.fakesocket import SECONDS, FakeSocket, receive_message
 from umktls.abi import rpctls
 from umktls.abi.personality import PERSONALITIES
@@ -90,13 +91,13 @@ class FakeKernel:
         if self._listener.fileno() < 0:
             return
         self._listener.shutdown(socket.SHUT_RDWR)
-        self._accepting.join(SECONDS)
+        self._accepting.join(patience(SECONDS))
         self._listener.close()
         for process in list(self._processes):
             with contextlib.suppress(OSError):
                 process.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(SECONDS)
+            thread.join(patience(SECONDS))
             assert not thread.is_alive()
         for sock in self._sockets.values():
             sock.sock.close()
@@ -223,7 +224,7 @@ class FakeKernel:
 
     def upcall(self, procedure: Procedure[A, R], args: A) -> R:
         """One RPC to the registered daemon, over a connection of its own."""
-        assert self.registered.wait(SECONDS), "no daemon registered"
+        assert self.registered.wait(patience(SECONDS)), "no daemon registered"
         (path,) = self.paths.values()
         xid = next(self._xids)
         header = encode_call(

@@ -20,6 +20,7 @@ from umktls_daemons.programs.rpctlssd import ServerService
 from umktls_daemons.programs.running import upcalls_of
 from umktls_daemons.programs.service import HandshakeService
 
+from tests.conftest import patience
 from tests.daemons.fakekernel import FakeKernel
 from tests.daemons.fakesocket import SECONDS, FakeSocket
 from tests.daemons.pki import certificates
@@ -220,7 +221,7 @@ def at_a_terminal(
             yield process, terminal
         finally:
             process.kill()
-            process.wait(SECONDS)
+            process.wait(patience(SECONDS))
 
 
 def ping(client: Harness, sock: FakeSocket) -> None:

@@ -19,6 +19,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.conftest import patience
 from umktls.abi import rpctls
 from umktls.abi.freebsd import IPPROTO_TCP, TCP_RXTLS_MODE, TCP_TXTLS_MODE
 from umktls.abi.personality import DEFAULT_PERSONALITY
@@ -233,7 +234,7 @@ async def test_a_daemon_that_says_just_this_serves_a_kernel(
             calling.start_soon(rpc.run)
             assert await rpc.call(SAY, b"hello", NULL_AUTH) == b"hello"
             calling.cancel_scope.cancel()  # which ends the connection in order
-        with trio.fail_after(30):
+        with trio.fail_after(patience(30)):
             await ended.wait()
         (handshake,) = [one for one in client.trace.since() if one["event"] == "handshake"]
         nursery.cancel_scope.cancel()

@@ -25,7 +25,7 @@ from umktls_fs.mount import fuse_options, serve_fuse
 from umktls_fs.options import parse_options
 from umktls_fs.source import Source
 
-from tests.conftest import KERNEL_LACKS
+from tests.conftest import KERNEL_LACKS, patience
 from tests.fs.peer import Between, LocalCaller, Proceed
 from umktls.kernel.host.mountinfo import mounts
 from umktls.nfs.types import WRITE3resfail, nfsstat3
@@ -81,11 +81,11 @@ class Mounted:
 
     def ended(self) -> int:
         """Wait for the end of the mount's process: its exit code."""
-        return self.process.wait(END_SECONDS)
+        return self.process.wait(patience(END_SECONDS))
 
     def unmount(self) -> int:
         """As a user would; the process's exit code."""
-        subprocess.run(["fusermount3", "-u", self.path], check=True, timeout=END_SECONDS)
+        subprocess.run(["fusermount3", "-u", self.path], check=True, timeout=patience(END_SECONDS))
         return self.ended()
 
 
@@ -111,7 +111,7 @@ def mounted(top: Path, *options: str) -> Iterator[Mounted]:
 
 def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> None:
     assert process.stdout is not None
-    readable, _, _ = select.select([process.stdout], [], [], START_SECONDS)
+    readable, _, _ = select.select([process.stdout], [], [], patience(START_SECONDS))
     said = os.read(process.stdout.fileno(), 100) if readable else b""
     if said != READY:
         pytest.fail(f"the mount does not work: {log.read_text(errors='replace')}")
@@ -120,9 +120,11 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> None:
 def take_away(process: subprocess.Popen[bytes], path: Path) -> None:
     """Unmount if need be, then end the process if need be."""
     if any(mount.mountpoint == str(path) for mount in mounts()):
-        subprocess.run(["fusermount3", "-u", "-z", path], check=False, timeout=END_SECONDS)
+        subprocess.run(
+            ["fusermount3", "-u", "-z", path], check=False, timeout=patience(END_SECONDS)
+        )
     try:
-        process.wait(END_SECONDS)
+        process.wait(patience(END_SECONDS))
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -143,7 +145,7 @@ def failing_on_order(order: Path) -> Between:
 
 async def serve(top: Path, options: list[str]) -> None:
     """The program: mount `top`/export on `top`/mnt until SIGTERM or an unmount."""
-    foresight.WAIT_SECONDS = START_SECONDS  # so that a slow machine counts what a fast one does
+    foresight.WAIT_SECONDS = 600.0  # so that a slow machine counts what a fast one does
     parsed = parse_options(options)
     source = Source("local", None, str(top / "export"))
     calls = os.open(top / CALLS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import patience
+
 SECONDS = 20
 
 SCRIPT = """
@@ -39,7 +41,7 @@ def run(child: str, cwd: Path) -> dict[str, Any]:
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=patience(SECONDS),
         check=True,
     )
     said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -112,7 +114,11 @@ except KeyboardInterrupt:
         print("nobody is left")
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=SECONDS, check=True
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=patience(SECONDS),
+        check=True,
     )
     assert done.stdout == "nobody is left\n"
 

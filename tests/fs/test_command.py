@@ -18,6 +18,7 @@ from umktls_fs.options import OPTIONS, parse_options
 from umktls_fs.plan import MountPlan
 from umktls_fs.source import Source
 
+from tests.conftest import patience
 from tests.fs.mounted import needs_fuse
 from umktls.errors import CallerError
 from umktls.kernel.host.children import program_path
@@ -179,7 +180,7 @@ def test_a_closed_port_is_code_32_and_one_line(tmp_path: Path, where: list[str])
             ],
             capture_output=True,
             text=True,
-            timeout=SECONDS,
+            timeout=patience(SECONDS),
             check=False,
         )
     assert done.returncode == 32

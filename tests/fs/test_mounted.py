@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import patience
 from tests.fs.mounted import Mounted, mounted
 
 SECONDS = 30
@@ -24,7 +25,7 @@ def run(*command: object, code: int = 0) -> str:
         words,
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=patience(SECONDS),
         check=False,
         stdin=subprocess.DEVNULL,
     )
@@ -233,7 +234,9 @@ def test_a_signal_unmounts_and_loses_nothing(tmp_path: Path, number: signal.Sign
 def test_a_lazy_unmount_ends_when_the_last_file_is_closed(tmp_path: Path) -> None:
     with mounted(tmp_path) as mount:
         file = (mount.path / "file").open("w")
-        subprocess.run(["fusermount3", "-u", "-z", mount.path], check=True, timeout=SECONDS)
+        subprocess.run(
+            ["fusermount3", "-u", "-z", mount.path], check=True, timeout=patience(SECONDS)
+        )
         file.write("late")
         file.close()
         assert mount.ended() == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import patience
 from tests.fs.mounted import Mounted, mounted
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
@@ -38,7 +39,9 @@ except OSError as error:
 def tried(uid: int, statement: str, path: Path, *groups: int) -> int:
     """The errno that a user gets who executes a statement of Python about `path`; 0 for none."""
     words = [sys.executable, "-S", "-c", PROGRAM, str(uid), repr(groups), statement, str(path)]
-    done = subprocess.run(words, stderr=subprocess.PIPE, text=True, timeout=SECONDS, check=False)
+    done = subprocess.run(
+        words, stderr=subprocess.PIPE, text=True, timeout=patience(SECONDS), check=False
+    )
     assert done.stderr == ""
     return done.returncode
 

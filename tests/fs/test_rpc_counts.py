@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from tests.conftest import patience
 from tests.fs.mounted import Mounted, mounted
 from tests.fs.rpccounts import TABLE, Row, markdown
 from umktls.nfs.program import NFS3
@@ -119,7 +120,7 @@ def run(*words: object, at: Path) -> None:
     environment |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_CONFIG_NOSYSTEM": "1"}
     command = [str(word) for word in words]
     subprocess.run(
-        command, check=True, capture_output=True, timeout=SECONDS, cwd=at, env=environment
+        command, check=True, capture_output=True, timeout=patience(SECONDS), cwd=at, env=environment
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import patience
 from tests.system.live import Live, event, live, needs_fuse, now
 from umktls.certs import layout
 from umktls.cli.control import Host
@@ -54,7 +55,7 @@ def while_copying(mount: Live, work: Callable[[], object], rounds: int) -> None:
         copying = pool.submit(copy)
         try:
             for _ in range(rounds):
-                assert turn.acquire(timeout=SECONDS)
+                assert turn.acquire(timeout=patience(SECONDS))
                 work()
         finally:
             enough.set()

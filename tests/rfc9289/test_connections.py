@@ -17,6 +17,7 @@ import pytest
 import trio
 from umktls_fs.options import MountOptions
 
+from tests.conftest import patience
 from tests.daemons.fakesocket import SECONDS
 from tests.nfsd.client import FakePeer
 from tests.rfc9289.moves import (
@@ -56,7 +57,7 @@ from umktls.testing.hosts import pair
 
 
 async def test_01_tls_is_on_the_port_of_the_clear_service(certs: Path, tmp_path: Path) -> None:
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with server(tmp_path, certs) as listening:
             in_clear = await with_client(listening, certs, lambda client: said(client, b"hello"))
             in_tls = await with_client(listening, certs, hello_in_tls)
@@ -71,7 +72,7 @@ async def test_02_the_probe_is_an_empty_null_call(certs: Path, tmp_path: Path) -
         calls.append(call)
         await stream.aclose()
 
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with client_of_script(tmp_path, certs, script) as connect:
             with pytest.raises(UmktlsError):
                 await connect()
@@ -83,7 +84,7 @@ async def test_02_the_probe_is_an_empty_null_call(certs: Path, tmp_path: Path) -
 
 
 async def test_03_the_answer_is_a_verifier_with_starttls(certs: Path, tmp_path: Path) -> None:
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with server(tmp_path, certs) as listening:
             reply = await with_client(listening, certs, Client.probe)
     assert isinstance(reply, AcceptedReply)
@@ -103,7 +104,7 @@ async def test_04_the_client_hello_comes_on_the_same_connection(
         heard.append(await answer_probe(stream, STARTTLS))
         await stream.aclose()
 
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with client_of_script(tmp_path, certs, script) as connect:
             with pytest.raises(UmktlsError):
                 await connect()
@@ -119,7 +120,7 @@ async def test_05_no_client_hello_after_any_other_answer(certs: Path, tmp_path: 
     async def script(stream: trio.SocketStream) -> None:
         await send.send(await answer_probe(stream, next(answers)))
 
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with client_of_script(tmp_path, certs, script) as connect:
             for _ in BAD_ANSWERS:
                 with pytest.raises(TlsRefused, match="does not offer TLS"):
@@ -130,7 +131,7 @@ async def test_05_no_client_hello_after_any_other_answer(certs: Path, tmp_path: 
 
 async def test_06_a_failed_handshake_is_reported_as_a_refusal(certs: Path, tmp_path: Path) -> None:
     stranger = directory(tmp_path / "other", Authority.create("another CA"))
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with pair(certs, tmp_path, {"certs": stranger}, {}) as both:
             with pytest.raises(TlsRefused) as caught:
                 await both.rpc.call(SAY, b"", NULL_AUTH)
@@ -152,13 +153,13 @@ async def test_07_auth_tls_anywhere_else_is_a_bad_credential(certs: Path, tmp_pa
         assert said(client, b"goes on") == b"goes on"
         return [is_badcred(reply) for reply in (*in_clear, *in_tls)]
 
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with server(tmp_path, certs) as listening:
             assert all(await with_client(listening, certs, try_all))
 
 
 async def test_08_each_connection_is_probed_anew(certs: Path, tmp_path: Path) -> None:
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with pair(certs, tmp_path, {}, {}) as both:
             await both.rpc.call(SAY, b"", NULL_AUTH)
             assert both.rpc.socket is not None
@@ -175,7 +176,7 @@ async def test_18_what_comes_between_probe_and_handshake_is_not_answered(
     certs: Path, tmp_path: Path
 ) -> None:
     """And ends the connection; above all it is not taken for part of the session."""
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with server(tmp_path, certs) as listening:
             for work in (spurious_behind_the_probe, spurious_before_the_handshake):
                 assert await with_client(listening, certs, work) == b""
@@ -196,7 +197,7 @@ async def test_19_no_clear_text_in_a_session(certs: Path, tmp_path: Path) -> Non
                 data += piece
         return data
 
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with server(tmp_path, certs) as listening:
             answer = await with_client(listening, certs, clear_text_after_tls)
             ends = [e["reason"] for e in listening.host.trace.since() if e["event"] == "garbage"]
@@ -221,7 +222,7 @@ async def test_21_the_end_is_announced(certs: Path, tmp_path: Path) -> None:
 
     established = trio.Event()
     results: list[bytes] = []
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with trio.open_nursery() as nursery, server(tmp_path, certs) as listening:
             await with_client(listening, certs, close_first)
 
@@ -243,7 +244,7 @@ async def test_28_what_protects_a_connection_can_be_seen(certs: Path, tmp_path: 
     def note(client: Client) -> None:
         said(client, b"hello")
 
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with server(tmp_path, certs) as listening:
             await with_client(listening, certs, note)
             await with_client(listening, certs, hello_in_tls)
@@ -269,7 +270,7 @@ async def test_29_a_stripped_starttls_ends_the_mount(certs: Path, tmp_path: Path
     async def script(stream: trio.SocketStream) -> None:
         await send.send(await answer_probe(stream, BAD_ANSWERS["no token"]))
 
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with client_of_script(tmp_path, certs, script) as connect:
             with pytest.raises(TlsRefused):
                 await connect()
@@ -278,7 +279,7 @@ async def test_29_a_stripped_starttls_ends_the_mount(certs: Path, tmp_path: Path
 
 
 async def test_30_auth_sys_over_mutual_tls(certs: Path, tmp_path: Path) -> None:
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with pair(certs, tmp_path, MTLS, MTLS) as both:
             credential = AuthSys(0, b"client", 1000, 100, (4,)).to_opaque()
             assert await both.rpc.call(SAY, b"hello", credential) == b"hello"

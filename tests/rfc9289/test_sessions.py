@@ -18,6 +18,7 @@ from umktls_daemons.sessions.records import NEW_SESSION_TICKET, open_record, ope
 from umktls_daemons.tls.identity import ConfigurationError
 from umktls_daemons.tls.tlsadapter import ClientCertificates
 
+from tests.conftest import patience
 from tests.daemons.fakesocket import SECONDS
 from tests.daemons.harness import ENCRYPTED, MUTUAL, client_context, daemon, server_context
 from tests.daemons.pki import certificates, context, write_lists
@@ -57,7 +58,7 @@ async def test_09_the_server_has_a_certificate_and_asks_for_the_clients(
         assert said(client, b"hello") == b"hello"
         return certificate
 
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with server(tmp_path, certs) as listening:
             certificate = await with_client(listening, certs, shown)
             (connection,) = listening.host.stat()["connections"]
@@ -104,7 +105,7 @@ async def test_12_rpcsec_gss_is_not_served(certs: Path, tmp_path: Path) -> None:
         hello_in_tls(client)
         return [*replies, client.call(0, gss)]
 
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with server(tmp_path, certs) as listening:
             replies = await with_client(listening, certs, try_gss)
     for reply in replies:

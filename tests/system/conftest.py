@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import patience
 from tests.system.live import Live, live, needs_fuse
 from tests.system.relay import Relay, relaying
 from umktls.certs import layout
@@ -59,7 +60,7 @@ def umktls(sandbox: Sandbox) -> Command:
                 stdout=out,
                 stderr=err,
                 env=sandbox.environment() | environment,
-                timeout=MOUNT_SECONDS,
+                timeout=patience(MOUNT_SECONDS),
                 check=False,
             )
             out.seek(0)

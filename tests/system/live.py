@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import patience
 from umktls.certs import layout
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
@@ -110,7 +111,7 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            timeout=seconds,
+            timeout=patience(seconds),
             check=False,
             **more,
         )
@@ -125,7 +126,7 @@ def run(
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 20) -> Any:
     """Look until the condition holds, which nothing tells us; what it was then."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patience(seconds)
     pause = threading.Event()
     while not (found := condition()):
         if time.monotonic() > deadline:
@@ -167,7 +168,7 @@ def tracing(
         env=box.environment(),
         text=True,
     )
-    watch = threading.Timer(seconds, process.kill)
+    watch = threading.Timer(patience(seconds), process.kill)
     watch.start()
     try:
         yield process
@@ -184,7 +185,7 @@ def ended(pid: int, seconds: float = 20) -> bool:
     except ProcessLookupError:
         return True
     try:
-        readable, _, _ = select.select([descriptor], [], [], seconds)
+        readable, _, _ = select.select([descriptor], [], [], patience(seconds))
         return bool(readable)
     finally:
         os.close(descriptor)
@@ -195,10 +196,10 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
     descriptor = os.pidfd_open(pid)
     try:
         signal.pidfd_send_signal(descriptor, number)
-        readable, _, _ = select.select([descriptor], [], [], 20)
+        readable, _, _ = select.select([descriptor], [], [], patience(20))
     finally:
         os.close(descriptor)
-    assert readable, f"process {pid} has not ended 20 s after {number.name}"
+    assert readable, f"process {pid} has not ended long after {number.name}"
 
 
 def daemon_pid(host: Host, name: str) -> int:
@@ -212,8 +213,9 @@ def event(
     host: Host, name: str, since: float = 0.0, seconds: float = 20, **fields: object
 ) -> dict[str, Any]:
     """Wait for an event of a host, with these fields."""
-    deadline = time.monotonic() + seconds
-    for found in host.ask({"op": "trace", "since": since, "follow": True}, seconds):
+    long = patience(seconds)
+    deadline = time.monotonic() + long
+    for found in host.ask({"op": "trace", "since": since, "follow": True}, long):
         if found["event"] == name and fields.items() <= found.items():
             return found
         if time.monotonic() > deadline:
@@ -235,7 +237,7 @@ def all_succeed(*commands: Sequence[str | Path], seconds: float = 30) -> None:
     """Run these at the same time: each has to end, with exit code 0."""
     started = [subprocess.Popen(command) for command in commands]
     try:
-        assert [one.wait(seconds) for one in started] == [0] * len(started)
+        assert [one.wait(patience(seconds)) for one in started] == [0] * len(started)
     finally:
         for one in started:
             one.kill()

@@ -104,7 +104,7 @@ def capturing(packets: Path, port: int) -> Iterator[None]:
         yield
         knock(packets, port, b"the capture ends")
         process.send_signal(signal.SIGINT)
-        process.wait(PACKETS_SECONDS)
+        process.wait(patience(PACKETS_SECONDS))
     finally:
         process.kill()
         process.communicate(timeout=patience(10))
@@ -113,7 +113,7 @@ def capturing(packets: Path, port: int) -> Iterator[None]:
 def wait_for_capture(process: subprocess.Popen[str]) -> None:
     assert process.stderr is not None
     said: list[str] = []
-    watch = threading.Timer(PACKETS_SECONDS, process.kill)
+    watch = threading.Timer(patience(PACKETS_SECONDS), process.kill)
     watch.start()
     try:
         for line in process.stderr:

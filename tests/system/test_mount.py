@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import patience
 from tests.system.conftest import MOUNT_SECONDS
 from tests.system.live import ended, event, in_foreground, kill, needs_fuse, run, tracing, until
 from tests.system.mounting import TEXT, assert_gone, clients, mount, server, source, umktls
@@ -147,7 +148,7 @@ def test_a_mount_in_use_can_be_detached(box: Sandbox, place: Path) -> None:
         assert file.read() == TEXT
         # It waits for the mount's process, and that for who uses it.
         assert not ended_too.is_set()
-    thread.join(MOUNT_SECONDS)
+    thread.join(patience(MOUNT_SECONDS))
     assert ended_too.is_set()
     assert_gone(box, place, host)
 
@@ -165,7 +166,7 @@ def test_in_the_foreground(box: Sandbox, place: Path) -> None:
         assert host.pid == process.pid
         assert (place / "file").read_text() == TEXT
         process.send_signal(signal.SIGHUP)  # as when the terminal goes
-        assert process.wait(MOUNT_SECONDS) == 0
+        assert process.wait(patience(MOUNT_SECONDS)) == 0
     assert_gone(box, place, host)
 
 
@@ -298,4 +299,4 @@ def test_trace_follows(box: Sandbox, place: Path) -> None:
         handshake = next(one for one in events if one["event"] == "handshake")
         assert handshake["connection"] == accepted["connection"]
         process.send_signal(signal.SIGINT)
-        assert process.wait(MOUNT_SECONDS) == 0
+        assert process.wait(patience(MOUNT_SECONDS)) == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import KERNEL_LACKS
+from tests.conftest import KERNEL_LACKS, patience
 from tests.system.conftest import MOUNT_SECONDS
 from tests.system.live import needs_fuse, until
 from tests.system.mounting import TEXT
@@ -88,14 +88,14 @@ def test_daemons_by_hand(other: Sandbox) -> None:
         )
         until((of_client / "syscall.sock").exists, "the client's host is up")
         daemons.append(daemon(other, "rpctlscd", of_client, "client", "-m"))
-        assert mounting.wait(MOUNT_SECONDS) == 0
+        assert mounting.wait(patience(MOUNT_SECONDS)) == 0
         assert (other.mountpoint / "file").read_text() == TEXT
         (connection,) = host.stat()["connections"]
         assert "umktls client" in connection["tls"]["peer"]
         other.unmount()
         other.stop_server()
         # Each daemon ends when its host does.
-        assert [one.wait(MOUNT_SECONDS) for one in daemons] == [0, 0]
+        assert [one.wait(patience(MOUNT_SECONDS)) for one in daemons] == [0, 0]
     finally:
         for one in daemons:
             one.kill()

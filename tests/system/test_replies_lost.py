@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import patience
 from tests.system.copies import SECONDS, size
 from tests.system.live import Live, event, kill, now, until
 from tests.system.relay import Relay, Way, shut
@@ -88,7 +89,7 @@ def acting(program: str, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen([sys.executable, "-c", program])
     try:
         yield process
-        assert process.wait(SECONDS) == 0
+        assert process.wait(patience(SECONDS)) == 0
     finally:
         process.kill()
         process.wait()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import pytest
 from click.testing import CliRunner
 
-from tests.conftest import KERNEL_LACKS
+from tests.conftest import KERNEL_LACKS, patience
 from umktls.cli import umount
 from umktls.cli.control import Host
 from umktls.cli.main import main
@@ -87,7 +87,7 @@ class Away:
         if self.sandbox.mounted():
             umount.force_unmount(self.sandbox.mountpoint, base=self.sandbox.run)
         for process in self.children:
-            process.communicate(timeout=SECONDS)
+            process.communicate(timeout=patience(SECONDS))
 
     def take_away(self) -> None:
         self.sandbox.stop_server()
@@ -146,11 +146,11 @@ def test_who_waits_can_be_killed_and_written_data_stays(away: Away) -> None:
     for index, process in enumerate(children.values()):
         process.send_signal(numbers[index % 3])
     for index, process in enumerate(children.values()):
-        assert process.wait(SECONDS) == -numbers[index % 3]
+        assert process.wait(patience(SECONDS)) == -numbers[index % 3]
     # A signal that is caught does not end the wait, but does not save from the next one either.
     assert away.waits({caught.pid})
     caught.kill()
-    assert caught.wait(SECONDS) == -signal.SIGKILL
+    assert caught.wait(patience(SECONDS)) == -signal.SIGKILL
     state = away.client.stat()
     assert state["work"]["unwritten"] > 0
     assert not state["server"]["answers"]
@@ -175,7 +175,7 @@ def test_a_forced_umount_ends_requests_and_mount(
         os.kill(away.client.pid, signal.SIGSTOP)
     umount.force_unmount(top, base=away.sandbox.run)
     for process in children:
-        assert process.wait(SECONDS) == 1
+        assert process.wait(patience(SECONDS)) == 1
     assert away.sandbox.mounted() == []
     assert not running(away.client.pid)
     assert stuck or "of written data may be lost" in capsys.readouterr().err
@@ -206,7 +206,7 @@ def test_umount_and_stat_say_what_they_wait_for(
     assert "the next try in" in shown or "a try is under way" in shown
     assert "calls wait for an answer, the oldest" in shown
     writer.kill()
-    assert writer.wait(SECONDS) == -signal.SIGKILL
+    assert writer.wait(patience(SECONDS)) == -signal.SIGKILL
     with pytest.raises(WorldError, match="has not ended after 1 s: the server is away since"):
         umount.unmount(top, timeout=1, base=away.sandbox.run)
     said = capsys.readouterr().err

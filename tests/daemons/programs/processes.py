@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tests.conftest import patience
 from tests.daemons.fakekernel import FakeKernel
 from tests.daemons.fakesocket import SECONDS, FakeSocket
 from tests.daemons.pki import certificates
@@ -60,7 +61,7 @@ class Process:
 
     def wait(self) -> int:
         """The exit code; the rest of the output is in `output`."""
-        rest, _ = self._process.communicate(timeout=SECONDS)
+        rest, _ = self._process.communicate(timeout=patience(SECONDS))
         self.output += rest
         return self._process.returncode
 
@@ -69,7 +70,7 @@ class Process:
         if self._process.poll() is None:
             self._process.kill()
         with contextlib.suppress(ValueError, BrokenPipeError):
-            self._process.communicate(timeout=SECONDS)
+            self._process.communicate(timeout=patience(SECONDS))
 
 
 def program(name: str) -> Path:
@@ -97,7 +98,7 @@ def host(name: str, directory: Path, *arguments: str | Path, **environment: str)
     with FakeKernel(directory, RPCTLSSD_V1 if server else RPCTLSCD_V1) as kernel:
         daemon = Process(command, **environment)
         try:
-            assert kernel.registered.wait(SECONDS)
+            assert kernel.registered.wait(patience(SECONDS))
             yield Host(kernel, daemon)
         finally:
             daemon.end()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.conftest import needs_root
+from tests.conftest import needs_root, patience
 from tests.daemons.fakesocket import SECONDS
 from tests.tlsworld import AUTHORITY
 from umktls.errors import UmktlsError
@@ -49,7 +49,7 @@ def certificates(path: Path, user: str | None = None, email: str = "") -> Path:
 async def test_calls_of_a_disabled_connection(tmp_path: Path) -> None:
     """-h, and a certificate that names no host: FreeBSD keeps the connection and rejects calls."""
     server = {**MTLS, "daemon_arguments": ("-h",)}
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with pair(certificates(tmp_path / "pki"), tmp_path, MTLS, server) as both:
             with pytest.raises(UmktlsError, match="AUTH_REJECTEDCRED") as caught:
                 await both.rpc.call(SAY, b"with a credential", ROOT)
@@ -108,7 +108,7 @@ async def test_calls_are_the_certificates_users(tmp_path: Path, data: Path) -> N
     certs = certificates(tmp_path / "pki", user="daemon@example.org")
     export = Export(str(data), security="certuser", squash="none")
     arguments = ("--certuser", "--domain", "example.org")
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with serving_files(tmp_path, certs, export, *arguments) as (host, _, mount):
             async with boot_client(mount) as client, mounted(client, mount) as nfs:
                 assert await create(nfs, b"file") is nfsstat3.NFS3_OK
@@ -122,7 +122,7 @@ async def test_an_export_for_users_and_a_certificate_without_one(tmp_path: Path)
     certs = certificates(tmp_path / "pki")
     export = Export(str(tmp_path), security="certuser")
     arguments = ("--certuser", "--domain", "example.org")
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with (
             serving_files(tmp_path, certs, export, *arguments) as (host, _, mount),
             boot_client(mount) as client,
@@ -144,7 +144,7 @@ async def test_an_export_for_certain_certificates(
         authorities=frozenset({fingerprint(certs)}), names=(name_pattern("email:*@example.org"),)
     )
     export = Export(str(tmp_path), rules=rules)
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with (
             serving_files(tmp_path, certs, export) as (host, _, mount),
             boot_client(mount) as client,
@@ -167,7 +167,7 @@ async def test_a_rule_that_comes_while_it_is_mounted(tmp_path: Path, blocking: b
     """The call that fails then is told once, also where it was done in a thread."""
     certs = certificates(tmp_path / "pki")
     export = Export(str(tmp_path), squash="none")
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with serving_files(tmp_path, certs, export) as (host, nfsd, mount):
             async with boot_client(mount) as client, mounted(client, mount) as nfs:
                 nfsd.replace_exports([replace(export, rules=Rules(names=(name_pattern("x.y"),)))])

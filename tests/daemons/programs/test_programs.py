@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import patience
 from tests.daemons.fakekernel import FakeKernel
 from tests.daemons.fakesocket import SECONDS, FakeSocket
 from tests.daemons.harness import MUTUAL, at_a_terminal
@@ -190,7 +191,7 @@ def test_a_second_daemon_gets_a_path_of_its_own(tmp_path: Path) -> None:
         first.kernel.registered.clear()
         second = Process([program("rpctlssd"), "--rundir", tmp_path, "-D", tmp_path / "certdir"])
         try:
-            assert first.kernel.registered.wait(SECONDS)
+            assert first.kernel.registered.wait(patience(SECONDS))
             assert set(first.kernel.paths.values()) == {tmp_path / f"rpctlssd.sock.{second.pid}"}
             assert before == {tmp_path / "rpctlssd.sock"}
         finally:
@@ -263,7 +264,7 @@ def test_a_passphrase_from_the_environment(tmp_path: Path) -> None:
     with FakeKernel(tmp_path, RPCTLSSD_V1) as kernel:
         process = Process(command, UMKTLS_KEY_PASSPHRASE=PASSPHRASE.decode())
         try:
-            assert kernel.registered.wait(SECONDS)
+            assert kernel.registered.wait(patience(SECONDS))
         finally:
             process.end()
 
@@ -275,7 +276,7 @@ def test_a_passphrase_from_the_terminal(tmp_path: Path) -> None:
     with FakeKernel(tmp_path, RPCTLSSD_V1) as kernel, at_a_terminal(command) as (_, terminal):
         assert not kernel.registered.is_set()
         terminal.write(PASSPHRASE + b"\n")
-        assert kernel.registered.wait(SECONDS)
+        assert kernel.registered.wait(patience(SECONDS))
 
 
 @needs_openssl

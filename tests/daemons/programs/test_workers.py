@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trio
 
+from tests.conftest import patience
 from tests.daemons.fakesocket import SECONDS
 from umktls.abi.personality import PERSONALITIES
 from umktls.kernel.ground.events import Event
@@ -28,7 +29,7 @@ COUNT = 3
 async def team(certs: Path, tmp_path: Path, personality: str = "umktls") -> AsyncIterator[Pair]:
     """A client host, and a server host whose daemons have all registered."""
     server = {"daemons": COUNT, "personality": PERSONALITIES[personality]}
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with pair(certs, tmp_path, {}, server) as both:
             await both.event("server", "daemon-registered", COUNT)
             yield both
@@ -79,7 +80,7 @@ async def test_a_master_and_its_workers(
         assert sorted(paths) == listening
         assert await both.rpc.call(SAY, b"hello", NULL_AUTH) == b"hello"
     for pid in (master, *workers):
-        with trio.fail_after(SECONDS):
+        with trio.fail_after(patience(SECONDS)):
             await ended(pid)
 
 
@@ -140,6 +141,9 @@ async def events(host: Host, name: str, number: int) -> None:
 async def test_a_master_whose_workers_cannot_start(certs: Path, tmp_path: Path) -> None:
     """What is wrong with a certificate is found before there are any."""
     (certs / "server" / "certkey.pem").write_bytes(b"garbage")
-    with trio.fail_after(SECONDS), pytest.raises(Exception, match="not a PEM private key"):
+    with (
+        trio.fail_after(patience(SECONDS)),
+        pytest.raises(Exception, match="not a PEM private key"),
+    ):
         async with pair(certs, tmp_path, {}, {"daemons": COUNT}):
             raise AssertionError("it came up")

@@ -108,7 +108,7 @@ async def test_whose_calls_are_done(tmp_path: Path, hosts: Path, options: str) -
     found = {}
     with Sandbox("names") as box:
         directory(box.certs, AUTHORITY)
-        with trio.fail_after(DEADLINE), serving(hosts, box, options) as host:
+        with trio.fail_after(patience(DEADLINE)), serving(hosts, box, options) as host:
             port = int(host.facts["port"])
             for number, name in enumerate(NAMES):
                 leaf = replace(CLIENT, hosts=(name,))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import trio
 import trio.testing
 
+from tests.conftest import patience
 from umktls.kernel.ground.peers import Who
 from umktls.kernel.host.workers import Places, Workers
 from umktls.rpc.server import Lane
@@ -40,7 +41,7 @@ class Work:
 
 async def reached(work: Work, count: int) -> None:
     """Wait until so many have begun."""
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         while len(work.began) < count:
             await trio.lowlevel.checkpoint()
     await trio.testing.wait_all_tasks_blocked()
@@ -110,5 +111,5 @@ async def test_who_gives_up_keeps_no_place() -> None:
         await trio.testing.wait_all_tasks_blocked()
         places.give(HERE)  # it is his, and he is cancelled before he knows
         nursery.cancel_scope.cancel()
-    with trio.fail_after(20):
+    with trio.fail_after(patience(20)):
         await places.take(HERE)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.conftest import patience
 from umktls.kernel.host.boot import booted
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.krpc import incoming
@@ -41,7 +42,7 @@ async def answered(
 ) -> tuple[bytes, list[str]]:
     """What a server answers a client that has `said` something, and what came of it."""
     near, far = socket.socketpair()
-    with far, trio.fail_after(10):
+    with far, trio.fail_after(patience(10)):
         async with (
             booted(HostConfig("server", tmp_path / "h")) as host,
             trio.open_nursery() as nursery,

@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from tests.conformance.world import ENABLE, ROOM, TLS, Peer, crypto_info, enable_value, keys
+from tests.conftest import patience
 from tests.kernel.clientworld import World, world
 from umktls.abi import linux
 from umktls.abi.freebsd import IPPROTO_TCP
@@ -166,7 +167,7 @@ async def taken(
     wrap: Connection = lambda sock: sock,
 ) -> AsyncIterator[Taken]:
     """A socket that a process of a client host has, as after a CONNECT. `wrap`: its TCP socket."""
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         near, far = tcp_ends()
         async with world(path, personality, engine=parse_engines(engine)) as w:
             sock = w.host.adopt(wrap(near))

@@ -301,7 +301,7 @@ async def test_a_connection_whose_jobs_wait_is_not_read(tmp_path: Path) -> None:
     async with serving(tmp_path, disk.service(), Echo().service()) as server:
         sock, stream = server.connect()
         _, neighbour = server.connect()
-        with trio.fail_after(20):
+        with trio.fail_after(patience(20)):
             await stream.send_all(call(DISK, 1, b"data") * sent)
             await settled()
             while disk.writes < BLOCKING_JOBS:
@@ -325,7 +325,7 @@ async def test_one_bound_for_the_requests_of_all(tmp_path: Path) -> None:
     async with serving(tmp_path, disk.service()) as server:
         budget = server.host.requests = Budget(2 * MIB + 3 * JOB_BYTES)
         ends = [server.connect() for _ in range(connections)]
-        with trio.fail_after(20):
+        with trio.fail_after(patience(20)):
             async with trio.open_nursery() as nursery:
                 for _, stream in ends:
                     nursery.start_soon(stream.send_all, call(DISK, 1, bytes(MIB)))
@@ -393,7 +393,7 @@ async def test_closed_sockets_are_told_of_and_not_kept(
 
 async def test_all_that_there_is_can_be_taken() -> None:
     budget = Budget(100)
-    with trio.fail_after(10):
+    with trio.fail_after(patience(10)):
         assert await budget.take(60) == 60
         assert await budget.take(40) == 40
     assert budget.used == 100

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from tests.conformance.world import ALERT, DATA, HANDSHAKE, TICKET
+from tests.conftest import patience
 from tests.kernel.clientworld import world
 from tests.kernel.sockets.takensocket import SECONDS, Taken, received
 from umktls.abi.personality import PERSONALITIES
@@ -25,7 +26,7 @@ async def test_an_alert_that_the_daemon_does_not_mind(tmp_path: Path, name: str)
     delivered: list[bytes] = []
     ended: list[str] = []
     done = trio.Event()
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with world(tmp_path, name) as w, trio.open_nursery() as nursery:
             daemon, attempt, asked = await w.asked()
             with trio.socket.from_stdlib_socket(attempt.far) as far:

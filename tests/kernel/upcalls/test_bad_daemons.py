@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pytest
 import trio
 
+from tests.conftest import patience
 from umktls.abi import rpctls
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import CallerError
@@ -48,7 +49,7 @@ async def served_by(daemon: StandIn, host: Host) -> tuple[bytes, list[str]]:
     """What a client is answered by a server whose daemon it is, behind the answer to its probe; and
     the reasons for which handshakes have failed."""
     near, far = socket.socketpair()
-    with far, trio.fail_after(SECONDS):
+    with far, trio.fail_after(patience(SECONDS)):
         async with trio.open_nursery() as nursery:
             await nursery.start(daemon.run)
             connection = Connection(host, host.adopt(near, "tls"), ())

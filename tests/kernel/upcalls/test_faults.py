@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from tests.conformance.world import ALERT, DATA, HANDSHAKE, Peer, keys
+from tests.conftest import patience
 from tests.kernel.clientworld import Asked, Daemon, world
 from tests.kernel.sockets.takensocket import SECONDS, Taken, received
 from umktls.abi import rpctls
@@ -58,7 +59,7 @@ async def ending(
     DISCONNECT."""
     session = session or keys()
     peers: dict[Direction, Peer] = {"tx": Peer(session), "rx": Peer(session)}
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         async with (
             world(path, personality, engine=parse_engines(engine)) as w,
             trio.open_nursery() as nursery,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import trio
 
+from tests.conftest import patience
 from tests.kernel.kernelsocket import kernel_socket
 from tests.rpc.test_certificate import FACTS
 from umktls.abi import rpctls
@@ -73,7 +74,7 @@ async def delivered(sock: KernelSocket) -> list[bytes]:
     async def deliver(message: memoryview) -> None:
         seen.append(bytes(message))
 
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         await sock.rpc.pump(RecordReader(100), deliver, no_control)
     return seen
 
@@ -90,7 +91,7 @@ async def test_reading_ends_though_the_peer_goes_on(
         sock.shutdown(how)
 
     peer.sendall(MESSAGE)
-    with trio.fail_after(SECONDS):
+    with trio.fail_after(patience(SECONDS)):
         reader = RecordReader(100)
         await sock.rpc.pump(reader, deliver, no_control)
         # Linux would still have us read what comes now.

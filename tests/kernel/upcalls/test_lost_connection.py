@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from tests.conformance.world import ALERT, DATA, ENABLE
+from tests.conftest import patience
 from tests.kernel.clientworld import world
 from tests.kernel.sockets.takensocket import SECONDS, Taken, refusal, taken, tcp_ends
 from umktls.abi import freebsd, linux, rpctls
@@ -109,7 +110,7 @@ async def test_a_connection_that_is_lost_before_it_has_keys_is_no_refusal(
 ) -> None:
     """It may be tried again, whatever the daemon thinks of a kernel that takes no keys."""
     async with world(tmp_path, name) as w:
-        with trio.fail_after(SECONDS):
+        with trio.fail_after(patience(SECONDS)):
             daemon = await w.daemon()
             ends = tcp_ends()
             attempt = await w.connect(ends)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.conftest import patience
 from tests.nfsd.client import FakePeer
 from tests.nfsd.conftest import Serve
 from umktls.nfsd.tree.volume import best_locator
@@ -72,7 +73,7 @@ async def test_list_write_read(serve: Serve, root: Path, tmp_path: Path) -> None
         (root / "directory" / f"file-{number}").touch()
     (root / "hello").write_bytes(b"hello from the server\n")
     dispatcher = Dispatcher(serve().services())
-    with trio.fail_after(DEADLINE):
+    with trio.fail_after(patience(DEADLINE)):
         async with trio.open_nursery() as nursery:
             handler = partial(serve_connection, dispatcher)
             listeners = await nursery.start(partial(trio.serve_tcp, handler, 0, host="127.0.0.1"))
