@@ -42,7 +42,7 @@ def mounted(
     with ThreadPoolExecutor() as pool:
         mounting = pool.submit(box.mount, *arguments)
         with daemon(box, rundir, command) as process:
-            yield mounting.result(SECONDS), process
+            yield mounting.result(patience(SECONDS)), process
 
 
 def ended_well(process: subprocess.Popen[str]) -> str:

@@ -13,6 +13,7 @@ import trio
 
 from tests.conftest import patience
 from tests.engines.talking import TICKETS, engine, halves, talk
+from tests.passing import expire
 from tests.tlsworld import AUTHORITY
 from umktls.certs.pki import Authority
 from umktls.errors import UmktlsError
@@ -216,8 +217,7 @@ async def test_null_that_receives_names_itself_when_the_deadline_passes(
 
             async def expire_unheard() -> None:
                 await both.event("client", "dropped-record", TICKETS + 1)
-                for _, pending in both.rpc._table.items():
-                    pending.expires = 0.0
+                expire(both.rpc)
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(expire_unheard)

@@ -96,7 +96,7 @@ def test_each_version(
 def test_a_server_that_runs_and_one_that_is_gone(
     network: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rpcbind, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(rpcbind, "ANSWER_SECONDS", patience(1))
 
     async def work(path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as other:
