@@ -26,7 +26,7 @@ from umktls.upcall.captured import Captured
 from umktls.upcall.deposit import KeyState
 from umktls.upcall.rpctls import rpctls_session_arg
 
-SECONDS = 20.0  # the deadline of everything that could hang
+SECONDS = 50.0  # the deadline of everything that could hang
 
 
 class FakeSocket:

@@ -27,7 +27,7 @@ from umktls.ktls.session.errors import RecordInClear
 from umktls.ktls.socket.rx import PullResult, Receiver
 from umktls.rpc.record import RecordReader, mark
 
-SECONDS = 10.0
+SECONDS = 50.0
 GOODBYE = b"\x15\x03\x03\x00\x01!"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import patience
 from tests.system.live import needs_fuse
 from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
@@ -36,7 +37,9 @@ def test_systemd_has_nothing_to_say(tmp_path: Path) -> None:
         (tmp_path / path.name).write_text(text)
     # Of what the machine itself has, nothing but the names of the targets counts.
     command = [analyze, "verify", "--man=no", *map(str, sorted(tmp_path.iterdir()))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=patience(60), check=False
+    )
     complaints = [line for line in done.stderr.splitlines() if "umktls" in line or "nfs" in line]
     assert complaints == []
 
@@ -64,7 +67,7 @@ def test_what_the_service_starts_says_that_it_is_ready(tmp_path: Path, name: str
         (etc / "data.clients").write_text("-tlscert\n")
         (etc / "data.backends").write_text("127.0.0.1:1\n")
         manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(SECONDS)
+        manager.settimeout(patience(SECONDS))
         line = settings(name)["ExecStart"].replace("$OPTIONS", "--port 0").replace("%i", "data")
         for place, other in (
             (INSTALLED, program()),
@@ -84,7 +87,7 @@ def test_what_the_service_starts_says_that_it_is_ready(tmp_path: Path, name: str
             finally:
                 server.terminate()
             assert manager.recv(100) == b"STOPPING=1"
-            assert server.wait(SECONDS) == 0
+            assert server.wait(patience(SECONDS)) == 0
 
 
 @pytest.mark.long
@@ -109,7 +112,7 @@ def test_what_the_mount_unit_says_mounts(tmp_path: Path) -> None:
             env={**box.environment(), "PATH": path},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            timeout=SECONDS,
+            timeout=patience(SECONDS),
             check=True,
         )
         assert (box.mountpoint / "file").read_text() == "hello"

@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import patience
 from tests.daemons.fakekernel import FakeKernel
-from tests.daemons.fakesocket import FakeSocket
+from tests.daemons.fakesocket import SECONDS, FakeSocket
 from umktls.abi import rpctls
 from umktls.abi.freebsd import TCP_RXTLS_ENABLE, TCP_TLS_MODE_NONE, TCP_TLS_MODE_SW
 from umktls.abi.personality import PERSONALITIES
@@ -111,7 +111,7 @@ def test_a_socket_comes_along_with_other_answers(
     assert taken is not None
     about = taken.about()
     assert about[:2] == ("tls", "k1")
-    assert 0 < about.deadline.left() <= 20
+    assert 0 < about.deadline.left() <= SECONDS
     taken.close()
 
 
@@ -124,7 +124,7 @@ def test_a_kernel_that_knows_nothing_about_the_socket(
     assert taken is not None
     about = taken.about()
     assert about[:2] == ("", "")
-    assert 0 < about.deadline.left() <= 15  # not the 20 that are the socket's
+    assert 0 < about.deadline.left() <= 15  # not the socket's SECONDS
     taken.close()
 
 

@@ -33,7 +33,7 @@ from umktls.ktls.socket.rx import Receiver
 from umktls.ktls.socket.states import State
 from umktls.ktls.socket.tx import Transmitter
 
-SECONDS = 20.0
+SECONDS = 50.0
 ALERT, DATA = 21, 23
 CLOSE_NOTIFY = b"\1\0"
 # our name, version, GnuTLS's cipher and MAC, OpenSSL's suite
