@@ -22,6 +22,9 @@ from umktls.testing.echo import Echo
 
 __all__ = ["Pair", "client_of", "mount_config", "mounting", "pair", "serving"]
 
+DAEMON_SECONDS = 60.0
+"""How long a daemon has to register: on a busy machine starting Python takes its time."""
+
 
 @dataclass
 class Pair:
@@ -51,7 +54,9 @@ async def serving(
     rundir: Path, daemon: Sequence[str] | None = None, /, **changes: Any
 ) -> AsyncIterator[Listening]:
     """A server host. `daemon` is the command of its rpctlssd, if it is not ours."""
-    config = ServerConfig(("127.0.0.1",), 0, security="tls", rundir=rundir)
+    config = ServerConfig(
+        ("127.0.0.1",), 0, security="tls", rundir=rundir, daemon_seconds=DAEMON_SECONDS
+    )
     if daemon:
         changes["no_daemon"] = True
     config = replace(config, **changes)
@@ -97,7 +102,7 @@ async def own_daemon(
 
 
 def mount_config(port: int, rundir: Path, **changes: Any) -> MountConfig:
-    config = MountConfig("localhost", "/", port, rundir=rundir, deadline=10)
+    config = MountConfig("localhost", "/", port, rundir=rundir, daemon_seconds=DAEMON_SECONDS)
     return replace(config, **changes)
 
 

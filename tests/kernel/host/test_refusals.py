@@ -84,7 +84,12 @@ async def keep_alive(daemon: StandIn) -> None:
 async def world(base: Path) -> AsyncIterator[World]:
     async with serving(base / "s", no_daemon=True, upcall_seconds=5.0) as listening:
         config = mount_config(
-            listening.port, base / "c", no_daemon=True, upcall_seconds=5.0, probe_seconds=5.0
+            listening.port,
+            base / "c",
+            no_daemon=True,
+            deadline=10.0,
+            upcall_seconds=5.0,
+            probe_seconds=5.0,
         )
         async with boot_client(config) as client, trio.open_nursery() as nursery:
             rpc = client_of(client, config)
