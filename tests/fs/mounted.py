@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import trio
-from umktls_fs import foresight
+from umktls_fs import foresight, kernelcache
 from umktls_fs.mount import fuse_options, serve_fuse
 from umktls_fs.options import parse_options
 from umktls_fs.source import Source
@@ -145,7 +145,8 @@ def failing_on_order(order: Path) -> Between:
 
 async def serve(top: Path, options: list[str]) -> None:
     """The program: mount `top`/export on `top`/mnt until SIGTERM or an unmount."""
-    foresight.WAIT_SECONDS = 600.0  # so that a slow machine counts what a fast one does
+    # So that a slow machine counts and sees what a fast one does.
+    foresight.WAIT_SECONDS = kernelcache.DROP_SECONDS = 600.0
     parsed = parse_options(options)
     source = Source("local", None, str(top / "export"))
     calls = os.open(top / CALLS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)

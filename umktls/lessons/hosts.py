@@ -42,7 +42,7 @@ from umktls.testing.wire import Action, Way, Wire
 __all__ = ["Lab", "Memory", "Real", "bench", "in_memory", "lab", "noting"]
 
 # For machines that are busy: a class of thirty, each with a lesson on one server.
-UPCALL_SECONDS, DAEMON_SECONDS = 10.0, 60.0
+UPCALL_SECONDS = 10.0
 # So long hosts stay when all is done and somebody watches, who fetches the bytes of records.
 LOOKED_AT_SECONDS = 1.0
 numbers = itertools.count(1)
@@ -140,7 +140,7 @@ async def real(
     async with AsyncExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="umktls-")))
         certs = await trio.to_thread.run_sync(directory, place / "pki", Authority.create())
-        common: dict[str, Any] = {"certs": certs, "daemon_seconds": DAEMON_SECONDS}
+        common: dict[str, Any] = {"certs": certs}
         listening = await stack.enter_async_context(
             serving(
                 place_of("server"), engine=parse_engines(server), capture=server_capture, **common
@@ -150,7 +150,7 @@ async def real(
         wire = Wire()
         port = await relayed(wire, listening.port, nursery)
         common |= {"engine": parse_engines(client), "capture": client_capture}
-        config = mount_config(port, place_of("client"), **common)
+        config = mount_config(port, place_of("client"), deadline=10.0, **common)
         host = await stack.enter_async_context(mounting(config))
         await host.daemon_ready("rpctlscd")
         rpc = client_of(host, config)

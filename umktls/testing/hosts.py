@@ -10,6 +10,7 @@ from typing import Any
 
 import trio
 
+from umktls.kernel.host.config import OWN_DAEMON_SECONDS
 from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.client import MountConfig, boot_client
 from umktls.kernel.krpc.connecting import make_connection
@@ -21,9 +22,6 @@ from umktls.scenarios.subject import DAEMONS, Role, Subject, places
 from umktls.testing.echo import Echo
 
 __all__ = ["Pair", "client_of", "mount_config", "mounting", "pair", "serving"]
-
-DAEMON_SECONDS = 60.0
-"""How long a daemon has to register: on a busy machine starting Python takes its time."""
 
 
 @dataclass
@@ -54,9 +52,7 @@ async def serving(
     rundir: Path, daemon: Sequence[str] | None = None, /, **changes: Any
 ) -> AsyncIterator[Listening]:
     """A server host. `daemon` is the command of its rpctlssd, if it is not ours."""
-    config = ServerConfig(
-        ("127.0.0.1",), 0, security="tls", rundir=rundir, daemon_seconds=DAEMON_SECONDS
-    )
+    config = ServerConfig(("127.0.0.1",), 0, security="tls", rundir=rundir)
     if daemon:
         changes["no_daemon"] = True
     config = replace(config, **changes)
@@ -102,7 +98,7 @@ async def own_daemon(
 
 
 def mount_config(port: int, rundir: Path, **changes: Any) -> MountConfig:
-    config = MountConfig("localhost", "/", port, rundir=rundir, daemon_seconds=DAEMON_SECONDS)
+    config = MountConfig("localhost", "/", port, rundir=rundir, daemon_seconds=OWN_DAEMON_SECONDS)
     return replace(config, **changes)
 
 

@@ -34,7 +34,7 @@ async def serving(
 
 
 @asynccontextmanager
-async def calling(path: Path, port: int, deadline: float = 10.0) -> AsyncIterator[RpcClient]:
+async def calling(path: Path, port: int, deadline: float = 60.0) -> AsyncIterator[RpcClient]:
     async with booted(HostConfig("client", path / "client")) as host:
         rpc = client_of(host, port, deadline)
         async with trio.open_nursery() as nursery:

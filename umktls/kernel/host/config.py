@@ -14,10 +14,13 @@ from umktls.kernel.ground.budget import REQUEST_BYTES
 from umktls.kernel.host.children import DaemonCommand
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 
-__all__ = ["CERTS_PLACE", "HostConfig"]
+__all__ = ["CERTS_PLACE", "OWN_DAEMON_SECONDS", "HostConfig"]
 
 # In advice, where nobody has said which directory.
 CERTS_PLACE = Path("CERTS")
+# How long a daemon that the host has started has to register. If it fails, its end is seen at once;
+# on a machine that is very busy it takes more than a quarter of a minute.
+OWN_DAEMON_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class HostConfig:
     bounce: whether a direction that its engine does not take may be bounced.
     upcall_seconds: the deadline of each upcall; None: the personality's.
     connects: how many CONNECTs a daemon of version 2 is given at once.
-    daemon_seconds: how long a daemon has to register.
+    daemon_seconds: how long a daemon has to register. The host sees the end of its own ones.
     rekey: how keys are renewed (umktls.kernel.upcalls.renewal).
     by_hand: the arguments, by daemon, with which to start one by hand.
     facts: what else the host's description says, and `umktls stat`.
@@ -50,7 +53,7 @@ class HostConfig:
     bounce: bool = False
     upcall_seconds: float | None = None
     connects: int = DEFAULT_CONNECTS
-    daemon_seconds: float = 15.0
+    daemon_seconds: float = OWN_DAEMON_SECONDS
     rekey: str = "auto"
     by_hand: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)

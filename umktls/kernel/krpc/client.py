@@ -109,7 +109,7 @@ async def boot_client(config: MountConfig) -> AsyncIterator[Host]:
         bounce=config.bounce,
         personality=config.personality,
         upcall_seconds=config.upcall_seconds,
-        daemon_seconds=config.daemon_seconds,
+        daemon_seconds=config.registering_seconds,
         rekey=config.rekey,
         facts=facts,
         capture=config.capture,

@@ -11,6 +11,7 @@ from umktls.abi.ports import NFS_PORT
 from umktls.errors import CallerError
 from umktls.kernel.captures.config import CaptureConfig
 from umktls.kernel.host.children import DaemonCommand
+from umktls.kernel.host.config import OWN_DAEMON_SECONDS
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 
 __all__ = ["MountConfig", "check_config"]
@@ -33,6 +34,7 @@ class MountConfig:
     personality: the kernel that is emulated.
     nconnect: how many connections the mount has.
     deadline: of a call; it may be infinite.
+    daemon_seconds: how long an rpctlscd that is started by hand has to register.
     mount_seconds: the deadline of the calls that make the mount; None: as of all calls.
     rekey: how keys are renewed (umktls.kernel.upcalls.renewal).
     daemon_arguments: more arguments for rpctlscd.
@@ -75,6 +77,13 @@ class MountConfig:
     def url(self) -> str:
         host = f"[{self.server}]" if ":" in self.server else self.server
         return f"{host}:{self.port}:{self.export}"
+
+    @property
+    def registering_seconds(self) -> float:
+        """How long an rpctlscd has to register: longer, if the host starts it itself."""
+        return (
+            max(self.daemon_seconds, OWN_DAEMON_SECONDS) if self.daemon() else self.daemon_seconds
+        )
 
     def daemon(self) -> tuple[DaemonCommand, ...]:
         """How the host starts its rpctlscd; nothing when it needs none or must not."""

@@ -24,7 +24,7 @@ from umktls.kernel.ground.refusals import outlived
 from umktls.kernel.host.accepting import accept_loop, taken_from_trio
 from umktls.kernel.host.boot import booted
 from umktls.kernel.host.children import DaemonCommand
-from umktls.kernel.host.config import CERTS_PLACE, HostConfig
+from umktls.kernel.host.config import CERTS_PLACE, OWN_DAEMON_SECONDS, HostConfig
 from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.admission import DEFAULT_LIMITS, Admission, Limits
 from umktls.kernel.krpc.listening import listen, port_of
@@ -77,7 +77,7 @@ class ServerConfig:
     personality: Personality = DEFAULT_PERSONALITY
     upcall_seconds: float | None = None
     connects: int = DEFAULT_CONNECTS
-    daemon_seconds: float = 15.0
+    daemon_seconds: float = OWN_DAEMON_SECONDS
     rekey: str = "auto"
     keylog: Path | None = None
     daemon_arguments: tuple[str, ...] = ()
