@@ -12,7 +12,7 @@ __all__ = ["Relay", "Relayed", "Way", "relaying", "shut"]
 
 PIECE = 1 << 16
 RECORD_HEADER = 5  # RFC 8446 section 5.1; its last two bytes are the length
-END_SECONDS = 10
+END_SECONDS = 60
 
 
 class Way:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import resource
 import socket
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemons.fakekernel import FakeKernel
-from tests.daemons.fakesocket import FakeSocket
+from tests.daemons.fakesocket import SECONDS, FakeSocket
 from umktls.abi import rpctls
 from umktls.abi.freebsd import TCP_TLS_MODE_NONE, TCP_TLS_MODE_SW
 from umktls.abi.personality import PERSONALITIES
@@ -63,6 +64,7 @@ def test_a_socket_that_finds_no_room_is_closed(
     # A first call, so that the kernel's end of the connection is open.
     kernel.rpctls_syscall(rpctls.RPCTLS_SYSC_CLSETPATH, b"/some/path")
     fake.offer(ends[0])
+    gc.collect()  # or there may be room below it
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest_free = os.dup(0)
     os.close(lowest_free)
@@ -87,7 +89,7 @@ def test_a_taken_socket(
     taken = take(fake, kernel, near)
     assert taken.number == near.number
     assert (taken.peer_name(), taken.transport_security()) == ("localhost", "tls")
-    assert 0 < taken.deadline().left() <= 20
+    assert 0 < taken.deadline().left() <= SECONDS
     taken.write_all(b"hello", Deadline.after(5))
     assert far.recv(5) == b"hello"
     far.sendall(b"world")
@@ -111,7 +113,7 @@ def test_a_kernel_without_our_options(
     near.has_own_options = False
     taken = take(fake, kernel, near)
     assert (taken.peer_name(), taken.transport_security()) == ("", "")
-    assert 14 < taken.deadline().left() <= 15
+    assert 0 < taken.deadline().left() <= 15  # not the socket's SECONDS
     taken.close()
 
 
