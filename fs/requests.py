@@ -20,6 +20,9 @@ A request is bounded too, not only its calls: a server that answers each call a 
 "not now", stretches no deadline. Requests that wait for written data may take longer as long as
 whole pieces of it reach the server.
 
+While somebody goes through the mount's steps its clock stands, and no request gets older. Callers
+are looked at all the same: whoever is killed in front of a step goes.
+
 Giving up is a cancellation: handlers leave their tables true when they are cancelled, and written
 data stays with its writer (writer.py).
 """
@@ -33,6 +36,8 @@ from typing import Any, TypeVar
 
 import trio
 from pyfuse3 import FUSEError
+
+from umktls.kernel.ground.hostclock import real_pause, stands
 
 __all__ = ["Request", "Requests", "doomed", "process_of"]
 
@@ -159,13 +164,14 @@ class Requests:
     async def run(self) -> None:
         """Look after the requests, until cancelled."""
         while True:
-            await trio.sleep(TICK)
+            await real_pause(TICK)
             self.look()
 
     def look(self) -> None:
         """Give up what nobody waits for any more, and what has taken too long."""
         now = self.clock()
-        if not any(now - request.since >= YOUNG for request in self._oldest()):
+        young = -1.0 if stands() else YOUNG
+        if not any(now - request.since >= young for request in self._oldest()):
             return
         connected = self.connected()
         for request in list(self._active):
@@ -173,7 +179,7 @@ class Requests:
                 continue
             if not connected:
                 request.give_up(errno.ENOTCONN)
-            elif now - request.since >= YOUNG and request.caller_dies():
+            elif now - request.since >= young and request.caller_dies():
                 request.give_up(errno.EINTR)
             elif now >= self._expiry(request):
                 request.give_up(self._timeout_errno)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from pyfuse3 import FUSEError
 from trio.testing import wait_all_tasks_blocked
 from umktls_fs import requests
 from umktls_fs.requests import YOUNG, doomed, process_of
@@ -48,6 +49,35 @@ async def given_up(world: World, awaitable: Callable[[], Awaitable[Any]]) -> int
         world.ops.requests.clock = lambda: clock + YOUNG
         world.ops.requests.look()
     return number
+
+
+async def test_who_dies_in_front_of_a_step_goes(
+    dying: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock stands there: no request gets old enough to be looked at."""
+    some = requests.Requests(lambda: 5.0, 10.0, errno.EIO, lambda: 0.0)
+    seen: list[int] = []
+
+    async def ask(thread: int) -> None:
+        request = requests.Request("getattr", 5.0, thread=thread)
+        try:
+            await some.heeded(request, trio.Event().wait())
+        except FUSEError as error:
+            seen.append(error.errno)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask, 7)
+        nursery.start_soon(ask, 8)
+        await wait_all_tasks_blocked()
+        dying.add(7)
+        some.look()
+        await wait_all_tasks_blocked()
+        assert seen == []  # too young
+        monkeypatch.setattr(requests, "stands", lambda: True)
+        some.look()
+        await wait_all_tasks_blocked()
+        assert seen == [errno.EINTR]
+        nursery.cancel_scope.cancel()
 
 
 Operation = Callable[[World, int, int], Awaitable[Any]]

@@ -144,14 +144,15 @@ class Trial:
     ) -> None:
         from functools import partial
 
-        import trio
-
+        from umktls.kernel.ground import hostclock
+        from umktls.kernel.host.rundir import next_place
         from umktls.scenarios.runner import run
 
         directory = Path(tempfile.mkdtemp(prefix="umktls-run-"))
         try:
-            play = partial(run, capture=capture)
-            trio.run(play, role, command, scenarios, directory, deadline, self._note, kernel)
+            # Among the others, and by a clock that can stand still: umktls watch shows it, too.
+            play = partial(run, capture=capture, rundir=next_place(role))
+            hostclock.run(play, role, command, scenarios, directory, deadline, self._note, kernel)
         except WorldError as error:
             self.error = str(error)
         finally:

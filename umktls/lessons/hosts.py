@@ -10,8 +10,6 @@ All of them have their run directories where every host of this user has: who wa
 
 from __future__ import annotations
 
-import itertools
-import os
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -23,11 +21,10 @@ from typing import Any
 import trio
 
 from umktls.certs.pki import Authority
-from umktls.errors import WorldError
 from umktls.kernel.captures.config import CaptureConfig
 from umktls.kernel.host.children import program_path
 from umktls.kernel.host.host import Host
-from umktls.kernel.host.rundir import own_base
+from umktls.kernel.host.rundir import next_place
 from umktls.ktls.engines.choice import parse_engines
 from umktls.rpc.server import Service
 from umktls.scenarios.bench import Bench
@@ -45,16 +42,6 @@ __all__ = ["Lab", "Memory", "Real", "bench", "in_memory", "lab", "noting"]
 UPCALL_SECONDS = 10.0
 # So long hosts stay when all is done and somebody watches, who fetches the bytes of records.
 LOOKED_AT_SECONDS = 1.0
-numbers = itertools.count(1)
-
-
-def place_of(role: str) -> Path:
-    """Where the next host has its run directory. Raises `UmktlsError`."""
-    try:
-        base = own_base()
-    except OSError as error:
-        raise WorldError(f"the run base cannot be made: {error.strerror}", error.errno) from error
-    return base / f"{role}-{os.getpid()}-{next(numbers)}"
 
 
 async def looked_at(*hosts: Host) -> None:
@@ -88,7 +75,7 @@ async def in_memory(*, cache: bool = True, **settings: Any) -> AsyncIterator[Mem
     service = echo.service()
     services = [service if cache else Service(service.program, service.handlers)]
     with tempfile.TemporaryDirectory(prefix="umktls-") as place:
-        rundirs = {role: place_of(role) for role in ("client", "server")}
+        rundirs = {role: next_place(role) for role in ("client", "server")}
         async with joined(Path(place), services, rundirs=rundirs, **settings) as both:
             yield Memory(both, echo)
             await looked_at(both.client, both.server)
@@ -143,14 +130,14 @@ async def real(
         common: dict[str, Any] = {"certs": certs}
         listening = await stack.enter_async_context(
             serving(
-                place_of("server"), engine=parse_engines(server), capture=server_capture, **common
+                next_place("server"), engine=parse_engines(server), capture=server_capture, **common
             )
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
         wire = Wire()
         port = await relayed(wire, listening.port, nursery)
         common |= {"engine": parse_engines(client), "capture": client_capture}
-        config = mount_config(port, place_of("client"), deadline=10.0, **common)
+        config = mount_config(port, next_place("client"), deadline=10.0, **common)
         host = await stack.enter_async_context(mounting(config))
         await host.daemon_ready("rpctlscd")
         rpc = client_of(host, config)
@@ -183,7 +170,7 @@ async def bench(
     needed: Sequence[str] = ("-D", "{certdir}", "-l", "{ca}", "-r", "{crl}")
     command = (program_path(DAEMONS[role]), *needed, *arguments)
     with tempfile.TemporaryDirectory(prefix="umktls-") as place:
-        how: dict[str, Any] = {"capture": capture, "rundir": place_of(role)}
+        how: dict[str, Any] = {"capture": capture, "rundir": next_place(role)}
         async with benched(role, command, Path(place), UPCALL_SECONDS, **how) as found:
             await found.subject.start(found.host, found.daemon)
             yield found

@@ -66,14 +66,15 @@ async def run(
     tell: Callable[[Result], None] = lambda result: None,
     personality: Personality = DEFAULT_PERSONALITY,
     capture: CaptureConfig | None = None,
+    rundir: Path | None = None,
 ) -> list[Result]:
-    """The score card. `directory` is for run directory, certificates and logs; `tell` gets each
-    result as it comes; `personality` is the kernel that the daemon is to serve; `capture` is where
-    what passes the host's sockets goes.
+    """The score card. `directory` is for certificates and logs, and for the run directory, unless
+    that is to be `rundir`; `tell` gets each result as it comes; `personality` is the kernel that
+    the daemon is to serve; `capture` is where what passes the host's sockets goes.
 
     Raises `WorldError` when the daemon cannot be started at all.
     """
-    async with benched(role, command, directory, seconds, personality, capture) as bench:
+    async with benched(role, command, directory, seconds, personality, capture, rundir) as bench:
         return [await play_on(bench, scenario, tell) for scenario in scenarios]
 
 

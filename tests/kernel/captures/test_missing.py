@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
 from tests.capture.blocks import SECRETS, blocks, packets
 from tests.capture.streams import segments, streams
+from tests.capture.wireshark import check_sound, fields
 from tests.kernel.captures.captureworld import FAR, KEY, NEAR, Sock, World, pair, tcp
 from umktls.errors import CallerError
 from umktls.kernel.captures.line import TCP
-from umktls.ktls.engines import Route
+from umktls.ktls.engines import Route, get_engine
+from umktls.ktls.session import Session
+from umktls.ktls.session.suites import SUITES
+from umktls.rpc.message import (
+    NULL_AUTH,
+    STARTTLS_VERIFIER,
+    AcceptStat,
+    AuthFlavor,
+    OpaqueAuth,
+    encode_accepted,
+    encode_call,
+)
+from umktls.rpc.record import mark
 from umktls.upcall.captured import CAPTURE_BYTES, CAPTURE_SECRETS, Captured, Kind
+
+CALL = encode_call(7, 100003, 3, 0, OpaqueAuth(AuthFlavor.AUTH_TLS, b""), NULL_AUTH)
+REPLY = encode_accepted(7, STARTTLS_VERIFIER, AcceptStat.SUCCESS)
+PROBE, STARTTLS = (bytes(mark(len(part)) + part) for part in (CALL, REPLY))
 
 
 def test_what_a_daemon_tells_is_in_its_place() -> None:
@@ -81,6 +99,36 @@ def test_a_silent_daemon_leaves_a_gap_of_the_right_size(client: bool) -> None:
         "100 bytes are missing, sent by its daemon, which does not tell of them",
         "60 bytes are missing, received by its daemon, which does not tell of them",
     ]
+
+
+def test_a_connection_without_its_handshake_opens_in_tshark(tmp_path: Path) -> None:
+    """The probe, its answer, then records that nobody can open; what is between was not told."""
+    world = World()
+    world.capture.begin([])
+    session = Session.from_secret(SUITES["TLS_AES_128_GCM_SHA256"], bytes(32))
+    sealed = bytes(get_engine("software").sealer(session).seal(23, [b"an RPC message"]))
+    with tcp() as (mine, peer):
+        sock, daemon = Sock(mine), mine.dup()
+        with daemon:
+            world.capture.adopt(sock)
+            sock.sock.sendmsg([PROBE])
+            peer.sendall(STARTTLS)
+            assert sock.sock.recv(len(STARTTLS)) == STARTTLS
+            daemon.sendall(b"h" * 517)
+            peer.sendall(b"f" * 1300)
+            daemon.recv(1300, socket.MSG_WAITALL)
+            peer.recv(len(PROBE) + 517, socket.MSG_WAITALL)
+            world.trace.emit("upcall-answered", "c1", procedure="CONNECT", seconds=0.1, result="OK")
+            sock.sock.sendmsg([sealed])
+            peer.sendall(sealed)
+            assert sock.sock.recv(len(sealed)) == sealed
+    path = tmp_path / "gap.pcapng"
+    path.write_bytes(world.contents())
+    check_sound(path)
+    told = fields(path, "tls.record.content_type == 23", "tls.record.length", "frame.comment")
+    assert [row[0] for row in told] == [str(len(sealed) - 5)] * 2
+    why = "517 bytes are missing, sent by its daemon, which does not tell of them"
+    assert why in " ".join(row[1] for row in fields(path, "tcp", "frame.number", "frame.comment"))
 
 
 @pytest.mark.parametrize("client", [True, False])

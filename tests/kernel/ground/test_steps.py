@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from umktls.errors import CallerError, UnsupportedError
+from umktls.kernel.ground import hostclock
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.hostclock import HostClock
 from umktls.kernel.ground.steps import STEPS
@@ -285,3 +286,22 @@ def test_a_system_call_may_take_as_long_as_its_host_stands(
         with pytest.raises(KernelGone, match="timed out"):
             exchange.trip({8: b"request"})
         assert len(hand_over.asked) == 2
+
+
+def test_what_must_be_looked_at_is_when_the_clock_stands() -> None:
+    async def life() -> None:
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, HostClock)
+        await hostclock.real_pause(0.001)
+        assert not hostclock.stands()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hostclock.real_pause, 0.01)
+            await trio.testing.wait_all_tasks_blocked()
+            clock.hold("a", True)
+        assert hostclock.stands()
+        await hostclock.real_pause(0.01)
+        clock.hold("a", False)
+        assert not hostclock.stands()
+        await hostclock.real_pause(0.001)
+
+    hostclock.run(life)

@@ -17,7 +17,7 @@ import trio
 
 from umktls.standstill import ClockFile
 
-__all__ = ["HostClock", "run"]
+__all__ = ["HostClock", "real_pause", "run", "stands"]
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
@@ -26,16 +26,17 @@ Args = TypeVarTuple("Args")
 class HostClock(trio.abc.Clock):
     """`now` gives seconds; the daemons' deadlines go by CLOCK_MONOTONIC as well.
 
-    It stands while anybody has it stand: hosts of one process share it.
+    It stands while anybody has it stand: hosts of one process share it. `standing` is set then.
     """
 
-    __slots__ = ("_files", "_holders", "_now", "_since", "_stood")
+    __slots__ = ("_files", "_holders", "_now", "_since", "_stood", "standing")
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._stood = self._since = 0.0
         self._holders: set[object] = set()
         self._files: list[ClockFile] = []
+        self.standing = trio.Event()
 
     def start_clock(self) -> None:
         """trio asks for it."""
@@ -61,7 +62,9 @@ class HostClock(trio.abc.Clock):
             return
         if self._holders:
             self._since = self._now()
+            self.standing.set()
         else:
+            self.standing = trio.Event()
             self._stood += self._now() - self._since
             self._since = 0.0
         for file in self._files:
@@ -71,6 +74,25 @@ class HostClock(trio.abc.Clock):
         """Have the daemons see it, from now on."""
         file.write(self._stood, self._since)
         self._files.append(file)
+
+
+def stands() -> bool:
+    """Whether the clock of this event loop stands still."""
+    clock = trio.lowlevel.current_clock()
+    return isinstance(clock, HostClock) and clock.stands
+
+
+async def real_pause(seconds: float) -> None:
+    """Wait so long, by the machine's clock too where the host's stands still: for what has to be
+    looked at meanwhile."""
+    clock = trio.lowlevel.current_clock()
+    if not isinstance(clock, HostClock):
+        await trio.sleep(seconds)
+        return
+    with trio.move_on_after(seconds):
+        await clock.standing.wait()
+    if clock.stands:
+        await trio.to_thread.run_sync(time.sleep, seconds, abandon_on_cancel=True)
 
 
 def run(function: Callable[[*Args], Awaitable[T]], *args: *Args) -> T:

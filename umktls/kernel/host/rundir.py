@@ -8,6 +8,7 @@ anybody could have made the last one first.
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -19,12 +20,13 @@ from umktls.errors import CallerError, WorldError
 from umktls.private import check_directory, own_directory
 from umktls.standstill import ClockFile
 
-__all__ = ["RunDirectory", "checked_base", "own_base", "run_base", "running"]
+__all__ = ["RunDirectory", "checked_base", "next_place", "own_base", "run_base", "running"]
 
 # struct sockaddr_un holds 108 bytes with the final NUL; the longest name we put below the
 # directory is "rpctlssd.sock.15".
 LONGEST_SOCKET_NAME = len("/rpctlssd.sock.15")
 SUN_PATH = 108
+_numbers = itertools.count(1)
 
 
 def run_base() -> Path:
@@ -52,6 +54,16 @@ def own_base() -> Path:
     base = run_base()
     own_directory(base, "run base", CHOOSE_BASE, tighten="UMKTLS_RUNDIR" not in os.environ)
     return base
+
+
+def next_place(role: str) -> Path:
+    """The run directory for the next host of a process that has several: no two have a name in
+    common. Raises `UmktlsError`."""
+    try:
+        base = own_base()
+    except OSError as error:
+        raise WorldError(f"run base {run_base()}: {error.strerror}", error.errno) from error
+    return base / f"{role}-{os.getpid()}-{next(_numbers)}"
 
 
 def checked_base(base: Path | None = None) -> Path:

@@ -119,6 +119,7 @@ class HalfWatch:
         self._trace = trace
         self._store = store
         self._soon = soon
+        self._secrets = tells_secrets()
         self._thread = threading.get_ident()
         self._alteration = ""
         self._held = b""
@@ -238,7 +239,7 @@ class HalfWatch:
             "tag_length": sizes.tag_length,
             "explicit": sizes.explicit(session.version),
         }
-        return facts | (secrets_of(session) if tells_secrets() else {})
+        return facts | (secrets_of(session) if self._secrets else {})
 
 
 def secrets_of(session: Session) -> dict[str, str]:
