@@ -4,8 +4,10 @@
 tests that reach that place. A mutant that lives is a hole in the tests, or makes no difference.
 
 The first run measures which test reaches which line: all tests, half an hour. Then each mutant is
-played against the tests that are likeliest to notice it, a few seconds: some hours for all, so say
-which (`make mutants ARGS="umktls/rpc daemons/sessions/handshake.py"`), or have a sample
+played against the tests that are likeliest to notice it, the quick ones first, half a minute at
+most. The tests are collected once for this, and the damage is put into the functions in memory;
+where it is in code that is run by import, all is imported anew. Say which mutants
+(`make mutants ARGS="umktls/rpc daemons/sessions/handshake.py"`), or have a sample
 (`ARGS="--sample 30"`: of each folder so many, always the same). `ARGS=--list` says which there are.
 What was found is in bench-results/mutants; stopped and started again it goes on.
 
@@ -20,7 +22,9 @@ What was found is in bench-results/mutants; stopped and started again it goes on
 |---|---|
 | `choose.py` | finds the places: refusals, limits, deadlines, clean-ups |
 | `reach.py` | one run of the tests that notes which test reaches which line |
-| `play.py` | one mutant in a copy of the project, and the tests that reach it |
+| `worker.py` | a process that has collected the tests, and what a run is: in memory, or anew |
+| `swap.py` | a damage in memory: which functions get which code, or that it cannot be done so |
+| `play.py` | one mutant in a copy of the project: do the tests notice, is nothing left of them? |
 | `__main__.py` | all of them, the results, the table |
 | `accepted.toml` | the mutants that may live, each with the reason |
 

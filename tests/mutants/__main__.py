@@ -9,10 +9,8 @@ lives that `accepted.toml` does not know.
 from __future__ import annotations
 
 import argparse
-import gc
-import importlib
+import contextlib
 import json
-import multiprocessing
 import os
 import random
 import sys
@@ -22,8 +20,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tests.mutants.choose import Mutant, mutants_of
-from tests.mutants.play import CAUGHT, LIVED, UNREACHED, UNSOUND, Copy, play
+from tests.mutants.play import CAUGHT, LIVED, UNREACHED, UNSOUND, Copy
 from tests.mutants.reach import Reach, measure
+from tests.mutants.worker import Job, Worker, played
 
 TOP = Path(__file__).parents[2]
 KEPT = TOP / "bench-results" / "mutants"
@@ -36,8 +35,6 @@ FOLDERS: tuple[str, ...] = (
 )
 FOLDERS += ("daemons", "fs")
 ACCEPTED = Path(__file__).with_name("accepted.toml")
-# What every child imports, once for all of them.
-PRELOADED = ("trio.testing", "hypothesis", "cryptography.x509", "pyfuse3", "OpenSSL.SSL", "rich")
 
 
 def main() -> int:
@@ -54,7 +51,7 @@ def main() -> int:
     known = dict(results())
     left = [one for one in mutants if known.get(one.name) != CAUGHT]
     print(f"{len(mutants)} mutants, {len(left)} to be played", flush=True)
-    played(left, reach, copies)
+    play(left, reach, copies, options.tests)
     known = dict(results())
     report(mutants, known)
     reasons = accepted()
@@ -100,38 +97,28 @@ def folder_of(mutant: Mutant) -> str:
     return mutant.path.rpartition("/")[0]
 
 
-def played(mutants: list[Mutant], reach: Reach, copies: list[Copy]) -> None:
+def play(mutants: list[Mutant], reach: Reach, copies: list[Copy], tests: list[str]) -> None:
     """Play them all, a process for each copy, and keep what was found."""
-    for name in PRELOADED:
-        importlib.import_module(name)
-    context = multiprocessing.get_context("fork")
-    processes = [
-        context.Process(target=work, args=(copy, mutants[number :: len(copies)], reach))
-        for number, copy in enumerate(copies)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        workers = [
+            stack.enter_context(Worker(copy, tests, reach.seconds, KEPT / f"{copy.top.name}.log"))
+            for copy in copies
+        ]
+        file = stack.enter_context((KEPT / "results").open("a"))
+        for mutant, found in played(workers, (job(mutant, reach) for mutant in mutants)):
+            hidden = found == LIVED and mutant.lines and not reach.of(mutant.path, mutant.lines)
+            verdict = UNREACHED if hidden else found
+            print(json.dumps([mutant.name, verdict]), file=file, flush=True)
+            if verdict != CAUGHT:
+                print(f"{verdict}: {mutant.path}:{mutant.line} {mutant.name}", flush=True)
 
 
-def work(copy: Copy, mutants: list[Mutant], reach: Reach) -> None:
-    copy.compile()
-    gc.freeze()  # the processes that are forked need not look through the map of the tests
-    for mutant in mutants:
-        verdict = verdict_of(mutant, reach, copy)
-        with (KEPT / "results").open("a") as file:
-            print(json.dumps([mutant.name, verdict]), file=file)
-        if verdict != CAUGHT:
-            print(f"{verdict}: {mutant.path}:{mutant.line} {mutant.name}", flush=True)
-
-
-def verdict_of(mutant: Mutant, reach: Reach, copy: Copy) -> str:
+def job(mutant: Mutant, reach: Reach) -> Job:
     """A place that no test reaches may be noticed all the same, by what a test reads of it."""
     reached = reach.of(mutant.path, mutant.lines)
-    tests = reach.likeliest(mutant.path, reached or reach.near(mutant.path))
-    verdict = play(copy, mutant, tests, reach.seconds)
-    return UNREACHED if verdict == LIVED and mutant.lines and not reached else verdict
+    tests = reach.in_turn(mutant.path, reached or reach.near(mutant.path))
+    return Job(mutant, tests, anew=reach.by_import(mutant.path, mutant.lines))
 
 
 def results() -> Iterator[tuple[str, str]]:

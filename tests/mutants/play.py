@@ -1,8 +1,7 @@
-"""One mutant: in a copy of the project, by the tests that reach its place.
+"""One mutant: in a copy of the project, whether tests notice it.
 
-A process that has imported what the tests need from other packages is forked for each mutant, so
-that only the project itself is imported anew. All programs that a test starts find the copy first,
-by PYTHONPATH, under the names that they install as.
+The tests are run in a process that is forked for it. What they leave running, mounted or lying
+about is gone afterwards. How a run goes about it is its own affair (`Run`): `worker.py` has two.
 """
 
 from __future__ import annotations
@@ -15,28 +14,36 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
-import pytest
 
 from tests.conftest import slowness
 from tests.mutants.choose import Mutant
 
-__all__ = ["CAUGHT", "LIVED", "UNREACHED", "UNSOUND", "Copy", "play"]
+__all__ = ["CAUGHT", "FORK", "LIVED", "UNREACHED", "UNSOUND", "Copy", "Player", "Tell"]
 
 # Unreached: by no test. Unsound: the tests fail without the damage too.
 CAUGHT, LIVED, UNREACHED, UNSOUND = "caught", "lived", "unreached", "unsound"
 INSTALLED_AS = {"umktls_fs": "fs", "umktls_daemons": "daemons"}
-OURS = ("tests", "umktls", *INSTALLED_AS)
 # A mutant that makes a test hang is caught: when that has taken so many times as long as usual, and
-# so many seconds more; on a machine that does much else, longer.
-SLOWER, GRACE = 4.0, 20.0
+# some seconds more; on a machine that does much else, longer.
+SLOWER = 4.0
+PATIENCE = 20.0  # seconds for what was killed to end
 PR_SET_CHILD_SUBREAPER = 36
 FORK = multiprocessing.get_context("fork")
+
+Tell = Callable[[str], None]
+
+
+Run = Callable[[Mutant | None, Sequence[str], Tell], bool]
+"""Runs tests in turn until one fails, and says of each that it begins: whether all have passed.
+
+It has a process of its own, and the damage, if there is one, is on disk already."""
 
 
 class Copy:
@@ -55,7 +62,6 @@ class Copy:
                 shutil.copy2(top / name, directory / name)
         for name, folder in INSTALLED_AS.items():
             (directory / name).symlink_to(folder)
-        self._known: dict[str, bool] = {}
 
     @contextlib.contextmanager
     def damaged(self, mutant: Mutant) -> Iterator[None]:
@@ -69,83 +75,107 @@ class Copy:
             path.write_text(whole)
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as what is compiled has it
 
-    def compile(self) -> None:
-        """Have all files of Python compiled, the tests by pytest, so that a run need not do it."""
-        collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests"]
-        environment = {**os.environ, "PYTHONPATH": str(self.top)}
-        silent = subprocess.DEVNULL
-        subprocess.run(collect, cwd=self.top, env=environment, stdout=silent, check=True)
+    def forget(self) -> None:
+        """Have this process import anew what the copy has."""
+        ours = {entry.name.partition(".")[0] for entry in self.top.iterdir()}
+        for name in [one for one in sys.modules if one.partition(".")[0] in ours]:
+            del sys.modules[name]
 
-    def sound(self, test: str, seconds: Mapping[str, float]) -> bool:
+
+@dataclass
+class Player:
+    """Plays mutants in a copy, one after the other.
+
+    run: how tests are run; seconds: how long each takes; grace: how many more it may take before it
+    hangs; known: of tests, whether they pass without any damage."""
+
+    copy: Copy
+    run: Run
+    seconds: Mapping[str, float]
+    grace: float
+    known: dict[str, bool] = field(default_factory=dict)
+
+    def play(self, mutant: Mutant, tests: Sequence[str]) -> str:
+        """Whether `tests` notice the mutant.
+
+        A test has noticed it if it fails again, and passes without the damage; another one, that
+        fails now and then, is left out."""
+        if not tests:
+            return UNREACHED
+        left = [test for test in tests if self.known.get(test, True)]
+        while left:
+            with self.copy.damaged(mutant):
+                failed = self.first_to_fail(mutant, left)
+                if failed is None:
+                    return LIVED
+                failed = failed or left[0]  # nothing has begun: whichever
+                surely = self.first_to_fail(mutant, [failed]) is not None
+            if surely and self.sound(failed):
+                return CAUGHT
+            left.remove(failed)
+        return UNSOUND
+
+    def sound(self, test: str) -> bool:
         """Whether `test` passes without any damage. It is run once only."""
-        if test not in self._known:
-            self._known[test] = first_to_fail(self.top, [test], seconds) is None
-        return self._known[test]
+        if test not in self.known:
+            self.known[test] = self.first_to_fail(None, [test]) is None
+        return self.known[test]
 
+    def first_to_fail(self, mutant: Mutant | None, tests: Sequence[str]) -> str | None:
+        """The first of `tests` that fails or hangs; None where all pass.
 
-def play(copy: Copy, mutant: Mutant, tests: list[str], seconds: Mapping[str, float]) -> str:
-    """Whether `tests`, each of which takes so many `seconds`, notice the damage.
+        Empty where it is no test that fails, such as an import."""
+        result, told = FORK.Pipe(duplex=False)
+        keeper = FORK.Process(target=self._keep, args=(mutant, tests, told))
+        keeper.start()
+        told.close()
+        found: str | None = result.recv()
+        keeper.join()
+        return found
 
-    A test has noticed it if it fails again, and passes without the damage; another one, that fails
-    now and then, is left out."""
-    left = list(tests)
-    if not left:
-        return UNREACHED
-    while left:
-        with copy.damaged(mutant):
-            failed = first_to_fail(copy.top, left, seconds)
-            if failed is None:
-                return LIVED
-            failed = failed or left[0]  # nothing has begun: whichever
-            surely = first_to_fail(copy.top, [failed], seconds) is not None
-        if surely and copy.sound(failed, seconds):
-            return CAUGHT
-        left.remove(failed)
-    return UNSOUND
+    def _keep(self, mutant: Mutant | None, tests: Sequence[str], result: Connection) -> None:
+        """In a process of its own, whose children all become that a test leaves running: they
+        end."""
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        directory = Path(tempfile.mkdtemp(prefix="m"))
+        heard, told = FORK.Pipe(duplex=False)
+        child = FORK.Process(target=self._run_tests, args=(mutant, tests, directory, told))
+        child.start()
+        told.close()
+        last = self._followed(child, heard)
+        passed = child.exitcode == 0
+        _clean_up(directory)
+        result.send(None if passed else last)
 
+    def _followed(self, child: BaseProcess, heard: Connection) -> str:
+        """The last test that begins before the child ends, or that hangs; empty if none begins."""
+        last = ""
+        while True:
+            limit = (self.grace + SLOWER * self.seconds.get(last, 0.0)) * slowness()
+            ready = wait([heard, child.sentinel], limit)
+            if heard in ready:
+                with contextlib.suppress(EOFError):
+                    last = heard.recv()
+                    continue
+            if ready:
+                child.join()
+            return last
 
-def first_to_fail(top: Path, tests: Sequence[str], seconds: Mapping[str, float]) -> str | None:
-    """The first of `tests` that fails or hangs in the copy at `top`; None where all pass.
-
-    Empty where it is no test that fails, such as an import."""
-    result, told = FORK.Pipe(duplex=False)
-    keeper = FORK.Process(target=_keep, args=(top, tests, seconds, told))
-    keeper.start()
-    told.close()
-    found: str | None = result.recv()
-    keeper.join()
-    return found
-
-
-def _keep(
-    top: Path, tests: Sequence[str], seconds: Mapping[str, float], result: Connection
-) -> None:
-    """In a process of its own, whose children all become that a test leaves running: they end."""
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    directory = Path(tempfile.mkdtemp(prefix="m"))
-    heard, told = FORK.Pipe(duplex=False)
-    child = FORK.Process(target=_run_tests, args=(top, tests, directory, told))
-    child.start()
-    told.close()
-    last = _followed(child, heard, seconds)
-    passed = child.exitcode == 0
-    _clean_up(directory)
-    result.send(None if passed else last)
-
-
-def _followed(child: BaseProcess, heard: Connection, seconds: Mapping[str, float]) -> str:
-    """The last test that begins before the child ends, or that hangs; empty if none begins."""
-    last = ""
-    while True:
-        limit = (GRACE + SLOWER * seconds.get(last, 0.0)) * slowness()
-        ready = wait([heard, child.sentinel], limit)
-        if heard in ready:
-            with contextlib.suppress(EOFError):
-                last = heard.recv()
-                continue
-        if ready:
-            child.join()
-        return last
+    def _run_tests(
+        self, mutant: Mutant | None, tests: Sequence[str], directory: Path, told: Connection
+    ) -> None:
+        """In the child: in a session of its own, silent. Does not return."""
+        os.setsid()
+        silence = os.open(os.devnull, os.O_RDWR)
+        for number in range(3):
+            os.dup2(silence, number)
+        os.chdir(self.copy.top)
+        os.environ.update(
+            PYTHONPATH=str(self.copy.top), PYTHONDONTWRITEBYTECODE="1", TMPDIR=str(directory)
+        )
+        tempfile.tempdir = None
+        sys.dont_write_bytecode = True
+        os._exit(0 if self.run(mutant, tests, told.send) else 1)
 
 
 def _clean_up(directory: Path) -> None:
@@ -158,34 +188,5 @@ def _clean_up(directory: Path) -> None:
         place = line.split(" ")[1]
         if place.startswith(f"{directory}/"):
             subprocess.run(["umount", "-l", place], check=False)
-    psutil.wait_procs(left, timeout=GRACE)
+    psutil.wait_procs(left, timeout=PATIENCE)
     shutil.rmtree(directory, ignore_errors=True)
-
-
-def _run_tests(top: Path, tests: Sequence[str], directory: Path, told: Connection) -> None:
-    """In the child: pytest, in a session of its own, silent. Does not return."""
-    os.setsid()
-    silence = os.open(os.devnull, os.O_RDWR)
-    for number in range(3):
-        os.dup2(silence, number)
-    os.chdir(top)
-    os.environ.update(PYTHONPATH=str(top), PYTHONDONTWRITEBYTECODE="1", TMPDIR=str(directory))
-    tempfile.tempdir = None
-    sys.dont_write_bytecode = True
-    sys.path.insert(0, str(top))
-    for name in [one for one in sys.modules if one.partition(".")[0] in OURS]:
-        del sys.modules[name]
-    # What was imported before the fork is not looked at for assertions: it has none of ours.
-    options = ["-x", "-q", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    options += ["-p", "no:cacheprovider", "-p", "no:xdist"]
-    os._exit(pytest.main([*options, *tests], plugins=[_Telling(told)]))
-
-
-class _Telling:
-    """Tells which test is under way."""
-
-    def __init__(self, told: Connection) -> None:
-        self._told = told
-
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self._told.send(nodeid)

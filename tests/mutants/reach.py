@@ -16,8 +16,8 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ __all__ = ["Reach", "measure"]
 CONTEXT = "UMKTLS_MUTANTS_TEST"
 NOTES = "UMKTLS_MUTANTS_NOTES"
 MOST_SECONDS = 30.0
+# Most mutants are noticed by some test that takes next to no time.
+QUICK_SECONDS = 6.0
 # What a file of tests, and a test, cost besides.
 FILE_SECONDS, TEST_SECONDS = 0.2, 0.01
 RANKS = 3
@@ -109,10 +111,12 @@ def _note(*words: object) -> None:
 
 @dataclass(frozen=True)
 class Reach:
-    """tests: by file and line those that reach it; seconds: how long each takes."""
+    """tests: by file and line those that reach it; seconds: how long each takes; imported: by file
+    the lines that are run outside of any test, by import."""
 
     tests: dict[str, dict[int, list[str]]]
     seconds: dict[str, float]
+    imported: dict[str, list[int]] = field(default_factory=dict)
 
     def of(self, path: str, lines: Iterable[int]) -> set[str]:
         """The tests that reach any of the lines."""
@@ -127,10 +131,22 @@ class Reach:
             test for test in self.seconds if test.startswith(folders)
         }
 
-    def likeliest(self, path: str, tests: Iterable[str]) -> list[str]:
-        """As many of `tests` as MOST_SECONDS are enough for, at least one: first those of the file
-        that is named as the one at `path`, then those of its folder, then others, each the quickest
-        first. What they do not see, the rest hardly will."""
+    def by_import(self, path: str, lines: Iterable[int]) -> bool:
+        """Whether any of the lines is run when files are imported and tests collected."""
+        return not set(lines).isdisjoint(self.imported.get(path, ()))
+
+    def in_turn(self, path: str, tests: Collection[str]) -> list[str]:
+        """The likeliest that are quick, and then the other likeliest; of a file in one go."""
+        quick = self.likeliest(path, tests, QUICK_SECONDS)
+        rest = [test for test in self.likeliest(path, tests) if test not in set(quick)]
+        return [*_by_file(quick), *_by_file(rest)]
+
+    def likeliest(
+        self, path: str, tests: Iterable[str], most_seconds: float = MOST_SECONDS
+    ) -> list[str]:
+        """As many of `tests` as `most_seconds` are enough for, at least one: first those of the
+        file that is named as the one at `path`, then those of its folder, then others, each the
+        quickest first. What they do not see, the rest hardly will."""
         chosen: list[str] = []
         files: set[str] = set()
         spent = 0.0
@@ -140,11 +156,16 @@ class Reach:
         ):
             file = test.partition("::")[0]
             cost = self.seconds.get(test, 0.0) + TEST_SECONDS + FILE_SECONDS * (file not in files)
-            if not chosen or spent + cost <= MOST_SECONDS * (ranks[test] + 1) / RANKS:
+            if not chosen or spent + cost <= most_seconds * (ranks[test] + 1) / RANKS:
                 chosen.append(test)
                 files.add(file)
                 spent += cost
         return chosen
+
+
+def _by_file(tests: Iterable[str]) -> list[str]:
+    files: dict[str, int] = {}
+    return sorted(tests, key=lambda test: files.setdefault(test.partition("::")[0], len(files)))
 
 
 def _rank(path: str, test: str) -> int:
@@ -176,7 +197,7 @@ def measure(copy: Path, directory: Path, tests: list[str], workers: int) -> Reac
         path: {int(line): [names[number] for number in tests] for line, tests in known.items()}
         for path, known in found["tests"].items()
     }
-    return Reach(lines, found["seconds"])
+    return Reach(lines, found["seconds"], found["imported"])
 
 
 def _state(copy: Path, tests: list[str]) -> str:
@@ -208,7 +229,7 @@ def _run(copy: Path, directory: Path, tests: list[str], workers: int) -> None:
 
 def _read(copy: Path, directory: Path) -> dict[str, Any]:
     """names: of the tests; tests: by file and line, as indices into `names`, without those that
-    fail; seconds: how long each takes."""
+    fail; seconds: how long each takes; imported: by file, lines that are run outside of tests."""
     seconds: dict[str, float] = defaultdict(float)
     users: dict[str, set[str]] = defaultdict(set)
     failed = set()
@@ -224,18 +245,22 @@ def _read(copy: Path, directory: Path) -> dict[str, Any]:
     data.read()
     numbers: dict[str, int] = {}
     tests: dict[str, dict[int, list[int]]] = {}
+    imported: dict[str, list[int]] = {}
     for name in data.measured_files():
         path = Path(name)
         if path.is_relative_to(copy):
-            tests[str(path.relative_to(copy))] = {
+            reached = data.contexts_by_lineno(name)
+            inside = str(path.relative_to(copy))
+            tests[inside] = {
                 line: [
                     numbers.setdefault(test, len(numbers))
                     for test in sorted(_tests_of(contexts, users) - failed)
                 ]
-                for line, contexts in data.contexts_by_lineno(name).items()
+                for line, contexts in reached.items()
             }
+            imported[inside] = [line for line, contexts in reached.items() if "" in contexts]
     seconds = {test: took for test, took in seconds.items() if test not in failed}
-    return {"names": list(numbers), "tests": tests, "seconds": seconds}
+    return {"names": list(numbers), "tests": tests, "seconds": seconds, "imported": imported}
 
 
 def _tests_of(contexts: Iterable[str], users: Mapping[str, set[str]]) -> set[str]:

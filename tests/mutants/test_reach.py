@@ -103,6 +103,8 @@ def test_which_tests_reach_a_line(reach: Reach) -> None:
         "return 3": ["test_first", "test_second"],
         "return 4": ["test_in_a_program"],
     }
+    assert reach.by_import("umktls/thing.py", [1])
+    assert not reach.by_import("umktls/thing.py", [line(text) for text in found])
 
 
 NAMESAKE, NEIGHBOUR, OTHER = (
@@ -123,6 +125,20 @@ NAMESAKE, NEIGHBOUR, OTHER = (
 def test_the_likeliest_come_first(seconds: dict[str, float], expected: list[str]) -> None:
     """As long as there is time for them."""
     assert Reach({}, seconds).likeliest("umktls/rpc/x.py", seconds) == expected
+
+
+def test_those_that_are_quick_have_their_turn_first() -> None:
+    """A file's in one go, for what they share."""
+    seconds = {NAMESAKE: 3.0, NEIGHBOUR: 0.2, OTHER: 0.1, f"{NAMESAKE}2": 0.3, f"{OTHER}2": 0.2}
+    seconds |= {"tests/a.py::test": 0.15}
+    assert Reach({}, seconds).in_turn("umktls/rpc/x.py", seconds) == [
+        f"{NAMESAKE}2",
+        NEIGHBOUR,
+        OTHER,
+        f"{OTHER}2",
+        "tests/a.py::test",
+        NAMESAKE,
+    ]
 
 
 def test_who_may_notice_what_no_test_reaches() -> None:
