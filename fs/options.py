@@ -55,6 +55,7 @@ class MountOptions:
     engine_rx: str | None = None
     bounce: bool = False
     personality: str = DEFAULT_PERSONALITY.name
+    daemon: tuple[str, ...] = ()  # an agent's command line, in place of rpctlscd
     daemon_seconds: float = 15.0
     upcall_seconds: float | None = None
     probe_seconds: float = PROBE_TIMEOUT

@@ -110,6 +110,14 @@ KERNEL = (
         {name: name for name in PERSONALITIES},
     ),
     Option(
+        "daemon",
+        "start this in place of an rpctlscd, and keep it alive: an unmodified agent for Linux's "
+        "handshake upcall, such as 'tlshd -s -c FILE' (docs/unmodified.md)",
+        ("daemon",),
+        convert=values.command,
+        takes="COMMAND",
+    ),
+    Option(
         "daemonwait",
         "seconds to wait for an rpctlscd that is started by hand (15)",
         ("daemon_seconds",),

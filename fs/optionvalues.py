@@ -27,6 +27,7 @@ __all__ = [
     "Unheeded",
     "anything",
     "certname",
+    "command",
     "deciseconds",
     "engine",
     "engine_fields",
@@ -54,6 +55,13 @@ class Unheeded:
     """In the place of a value: it is understood and changes nothing, for this reason."""
 
     reason: str
+
+
+def command(name: str, value: str) -> tuple[str, ...]:
+    """The words of a command line."""
+    from umktls.kernel.host.children import agent_words
+
+    return agent_words(f"{name}=", value.strip('"'))
 
 
 def decimal(name: str, value: str) -> int:

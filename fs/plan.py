@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from umktls.abi.personality import personality
 from umktls.abi.ports import NFS_PORT
 from umktls.errors import CallerError
 from umktls.kernel.captures.config import CaptureConfig
+from umktls.kernel.host.children import AgentCommand
 from umktls.kernel.krpc.mountconfig import MountConfig
 
 from .options import MountOptions
@@ -17,10 +18,18 @@ from .source import Source
 __all__ = ["MountPlan"]
 
 
+def here() -> Path:
+    """The working directory, or the root where that is no more."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return Path("/")
+
+
 @dataclass(frozen=True, slots=True)
 class MountPlan:
     """What was asked for. `mountpoint` is real and absolute; `foreground`: whoever made the mount
-    waits for its end."""
+    waits for its end. `directory`: where that one was."""
 
     source: Source
     mountpoint: str
@@ -29,6 +38,7 @@ class MountPlan:
     rundir: Path | None = None
     foreground: bool = False
     capture: CaptureConfig | None = None
+    directory: Path = field(default_factory=here)
 
     def config(self) -> MountConfig:
         """The kernel's part of it."""
@@ -50,6 +60,7 @@ class MountPlan:
             certs=options.certs,
             certname=options.certname or "",
             no_daemon=self.no_daemon,
+            agent=self.agent(),
             rundir=self.rundir,
             engine=options.engine,
             bounce=options.bounce,
@@ -65,6 +76,10 @@ class MountPlan:
             mountpoint=self.mountpoint,
             capture=self.capture,
         )
+
+    def agent(self) -> AgentCommand | None:
+        words = self.options.daemon
+        return AgentCommand("rpctlscd", (), words, self.directory) if words else None
 
     def port(self) -> int | None:
         """Of the source or of the options; None where neither says it. Raises CallerError if they

@@ -16,6 +16,7 @@ from tests.conftest import patience
 __all__ = [
     "CONFIGURATION",
     "Program",
+    "c_agent",
     "figures_of",
     "make_certificate",
     "started",
@@ -44,6 +45,17 @@ def make_certificate(where: Path) -> None:
     command += ["-nodes", "-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=localhost"]
     subprocess.run(command, cwd=where, check=True, capture_output=True, timeout=patience(20))
     (where / "ktls.cnf").write_text(CONFIGURATION)
+
+
+def c_agent(where: Path) -> str:
+    """The handshake agent in C, built in that directory."""
+    program = where / "agent"
+    libraries = ["pkg-config", "--cflags", "--libs", "libnl-genl-3.0", "gnutls"]
+    flags = subprocess.run(libraries, check=True, capture_output=True, timeout=patience(20)).stdout
+    source = Path(__file__).with_name("agents") / "agent.c"
+    build = ["gcc", "-Wall", "-Wextra", "-Werror", "-o", str(program), str(source)]
+    subprocess.run([*build, *flags.decode().split()], check=True, timeout=patience(40))
+    return str(program)
 
 
 class Program:

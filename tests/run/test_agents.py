@@ -11,17 +11,16 @@ import pytest
 
 from tests.conftest import patience
 from tests.run.played_host import FAMILY, GROUP, PlayedHost, u32
-from tests.run.programs import Program, figures_of, started, under_run
+from tests.run.programs import Program, c_agent, figures_of, started, under_run
 from umktls.upcall import syscalls as wire
 
 CALLS = Path(__file__).with_name("agents") / "netlink_calls.py"
-SOURCE = Path(__file__).with_name("agents") / "agent.c"
 
 SAID = """True True True
 (0, 0)
 True EINVAL
 EADDRINUSE EAGAIN False
-(123456, 0) ENOPROTOOPT ENOPROTOOPT
+True (123456, 0) ENOPROTOOPT ENOPROTOOPT
 True
 True True
 True 0 (0, 0)
@@ -54,12 +53,7 @@ def played(tmp_path: Path) -> Iterator[PlayedHost]:
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The agent in C."""
-    program = tmp_path_factory.mktemp("agent") / "agent"
-    libraries = ["pkg-config", "--cflags", "--libs", "libnl-genl-3.0", "gnutls"]
-    flags = subprocess.run(libraries, check=True, capture_output=True, timeout=patience(20)).stdout
-    build = ["gcc", "-Wall", "-Wextra", "-Werror", "-o", str(program), str(SOURCE)]
-    subprocess.run([*build, *flags.decode().split()], check=True, timeout=patience(40))
-    return str(program)
+    return c_agent(tmp_path_factory.mktemp("agent"))
 
 
 def agent_of(host: PlayedHost) -> list[str]:

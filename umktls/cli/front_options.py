@@ -86,7 +86,7 @@ class FrontOptions(HostOptions):
 
     def host_config(self, clients: Clients) -> ServerConfig:
         """The host. Raises CallerError, UnsupportedError."""
-        if self.certs is None and not self.no_daemon:
+        if self.certs is None and not self.no_daemon and self.daemon is None:
             raise CallerError(
                 "TLS needs certificates: pass --certs DIR (`umktls certs DIR` makes a set for "
                 "trying things out)"

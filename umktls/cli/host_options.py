@@ -24,6 +24,7 @@ from umktls.ktls.engines.choice import parse_engines
 
 # What a server needs is imported where it is used: wrong usage is told at once, and help is too.
 if TYPE_CHECKING:
+    from umktls.kernel.host.children import AgentCommand
     from umktls.kernel.krpc.serverhost import ServerConfig
     from umktls.nfsd.exports.exports import Security
 
@@ -53,6 +54,7 @@ class HostOptions:
     bounce: str
     personality: str
     no_daemon: bool
+    daemon: str | None
     daemons: int
     workers: int
     upcall_timeout: float | None
@@ -124,6 +126,7 @@ class HostOptions:
             bounce=self.bounce == "allow",
             personality=personality(self.personality),
             no_daemon=self.no_daemon,
+            agent=self.agent(),
             daemons=self.daemons,
             upcall_seconds=self.upcall_timeout,
             rekey=self.rekey,
@@ -141,19 +144,38 @@ class HostOptions:
         crl = [] if self.crl is None else ["--crl", str(self.crl)]
         return ["--alpn", self.alpn, *crl]
 
+    def agent(self) -> AgentCommand | None:
+        """What --daemon says. Raises CallerError."""
+        from umktls.kernel.host.children import AgentCommand, agent_words
+
+        if self.daemon is None:
+            return None
+        words = agent_words("--daemon", self.daemon)
+        return AgentCommand("rpctlssd", (), words, Path.cwd())
+
     def check_tls(self) -> None:
         """Complain before anything is started. Raises CallerError."""
         if self.demand_certificate and not self.offer_tls:
             raise CallerError(
                 "--demand-certificate is about handshakes, and --no-tls offers none: leave out one"
             )
+        self._check_agent()
         self._check_reception()
         if self.certs is not None:
             layout.find(self.certs, "server")
-        elif self.offer_tls and not self.no_daemon:
+        elif self.offer_tls and not self.no_daemon and self.daemon is None:
             raise CallerError(
                 "TLS needs certificates: pass --certs DIR (`umktls certs DIR` makes a set for "
                 "trying things out), or serve in clear with --no-tls"
+            )
+
+    def _check_agent(self) -> None:
+        from umktls.kernel.krpc.mountconfig import check_agent
+
+        check_agent(self.agent(), self.no_daemon, personality(self.personality))
+        if self.daemon is not None and not self.offer_tls:
+            raise CallerError(
+                "--daemon is about handshakes, and --no-tls offers none: leave out one"
             )
 
     def _check_reception(self) -> None:
@@ -251,6 +273,13 @@ ABOUT_TLS: list[Decorator] = [
         "Whose kernel TLS is emulated; docs/compatibility.md tells how they differ."
     ),
     click.option("--no-daemon", is_flag=True, help="Start no rpctlssd: one is started by hand."),
+    click.option(
+        "--daemon",
+        metavar="COMMAND",
+        help="Start this in place of an rpctlssd, and keep it alive: an unmodified agent for "
+        "Linux's handshake upcall, such as 'tlshd -s -c FILE' (docs/unmodified.md). It has "
+        "certificates of its own.",
+    ),
     click.option(
         "--daemons",
         type=click.IntRange(1, 16),

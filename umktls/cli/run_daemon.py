@@ -49,6 +49,12 @@ OWN_ARGUMENTS: dict[Role, tuple[str, ...]] = {
 @personality_option(
     "Whose kernel it is to serve; what that cannot do is skipped, or expected otherwise."
 )
+@click.option(
+    "--agent",
+    is_flag=True,
+    help="COMMAND is an unmodified agent for Linux's handshake upcall (netlink family "
+    "`handshake`), such as tlshd. {config} in it says so too.",
+)
 @click.option("--only", multiple=True, metavar="NAME", help="Run this scenario; may be repeated.")
 @click.option("--list", "listing", is_flag=True, help="List the scenarios for the role, and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -65,6 +71,7 @@ OWN_ARGUMENTS: dict[Role, tuple[str, ...]] = {
 def run_daemon(
     role: Role,
     personality: str,
+    agent: bool,
     only: tuple[str, ...],
     listing: bool,
     as_json: bool,
@@ -82,6 +89,11 @@ def run_daemon(
     revoked certificates, {role} for the role. The same are in its environment as UMKTLS_RUNDIR,
     UMKTLS_CERTDIR, UMKTLS_CA, UMKTLS_CRL and UMKTLS_ROLE.
 
+    With --agent, or {config} in its arguments, COMMAND is a program for a real Linux's handshake
+    upcall, such as tlshd of ktls-utils. {config} is a tlshd.conf(5) with the certificates. The
+    kernel is `linux` then unless said, and what is expected is what Linux's agents do: the
+    scenarios say where that differs, with the source.
+
     Exit codes: 0 all passed (skipped ones do not count, but one at least has to pass), 1 not all
     passed, or the daemon did not come up, 2 wrong usage.
 
@@ -92,6 +104,7 @@ def run_daemon(
       umktls run-daemon --only glued --only tickets-20 -- ./mydaemon
       umktls run-daemon --list --role server
       umktls run-daemon --personality freebsd14 -- ./mydaemon
+      umktls run-daemon --role server -- tlshd -s -c {config}
     """
     # Late, as all that a host needs: wrong usage is told at once.
     from umktls.kernel.host.children import program_path
@@ -99,18 +112,39 @@ def run_daemon(
     from umktls.scenarios.runner import choose
 
     try:
+        agent = agent or any("{config}" in word for word in command)
+        personality = kernel_for(agent, personality)
         scenarios, kernel = choose(role, only), PERSONALITIES[personality]
+        check_agent(agent, kernel, command, listing)
         wanted = wanted_capture(capture, secrets, capture_size)
     except CallerError as error:
         raise click.UsageError(str(error)) from error
     if listing:
-        show_list(scenarios, kernel, as_json)
+        show_list(scenarios, kernel, agent, as_json)
         return
     words = command or (program_path(DAEMONS[role]), *OWN_ARGUMENTS[role])
     say_what_is_secret(wanted)
-    trial = Trial(say_nothing if as_json else show)
+    trial = Trial(say_nothing if as_json else show, agent)
     trial.run(role, words, scenarios, deadline, kernel, wanted)
     finish(trial, trial.card(role, personality, words), as_json)
+
+
+def kernel_for(agent: bool, personality: str) -> str:
+    """An agent's is Linux's, unless another one was asked for."""
+    source = click.get_current_context().get_parameter_source("personality")
+    asked = source is not click.core.ParameterSource.DEFAULT
+    return "linux" if agent and not asked else personality
+
+
+def check_agent(agent: bool, kernel: Personality, command: Sequence[str], listing: bool) -> None:
+    """Raises CallerError."""
+    if agent and not kernel.handshake_family:
+        raise CallerError(
+            f"the kernel of {kernel.name} has no netlink family `handshake`, which such agents are "
+            "for: leave out --personality, or take linux"
+        )
+    if agent and not command and not listing:
+        raise CallerError("--agent needs a command, such as: tlshd -s -c {config}")
 
 
 def finish(trial: Trial, card: dict[str, Any], as_json: bool) -> None:
@@ -127,8 +161,9 @@ class Trial:
     """The scenarios that were played, what the daemon has logged, and why it came to an end before
     all were: that one error is part of the card. `tell` gets each result as it comes."""
 
-    def __init__(self, tell: Callable[[Result], None]) -> None:
+    def __init__(self, tell: Callable[[Result], None], agent: bool = False) -> None:
         self._tell = tell
+        self._agent = agent
         self.results: list[Result] = []
         self.log = ""
         self.error: str | None = None
@@ -151,7 +186,7 @@ class Trial:
         directory = Path(tempfile.mkdtemp(prefix="umktls-run-"))
         try:
             # Among the others, and by a clock that can stand still: umktls watch shows it, too.
-            play = partial(run, capture=capture, rundir=next_place(role))
+            play = partial(run, capture=capture, rundir=next_place(role), agent=self._agent)
             hostclock.run(play, role, command, scenarios, directory, deadline, self._note, kernel)
         except WorldError as error:
             self.error = str(error)
@@ -177,6 +212,7 @@ class Trial:
             "schema": SCHEMA,
             "role": role,
             "personality": personality,
+            "agent": self._agent,
             "command": list(command),
             **{verdict: self.count(verdict) for verdict in COLOURS},
             "results": [result.as_dict() for result in self.results],
@@ -185,17 +221,19 @@ class Trial:
         }
 
 
-def show_list(scenarios: Sequence[Scenario], kernel: Personality, as_json: bool) -> None:
+def show_list(
+    scenarios: Sequence[Scenario], kernel: Personality, agent: bool, as_json: bool
+) -> None:
     if as_json:
         names = ("name", "about", "roles")
         listed = [
-            {name: getattr(one, name) for name in names} | asdict(one.under(kernel))
+            {name: getattr(one, name) for name in names} | asdict(one.under(kernel, agent))
             for one in scenarios
         ]
         click.echo(json.dumps({"schema": SCHEMA, "scenarios": listed}))
         return
     for one in scenarios:
-        expected = one.under(kernel)
+        expected = one.under(kernel, agent)
         click.secho(one.name, bold=True, nl=False)
         click.echo(f": {expected.words}" if not expected.skipped else f": {expected.skipped}")
         click.echo(textwrap.fill(one.about, 90, initial_indent="    ", subsequent_indent="    "))

@@ -24,6 +24,7 @@ from umktls.rpc.xdr import Struct
 from umktls.run.edges import Edges
 from umktls.run.proc import inode_of
 from umktls.upcall import netlink as wire
+from umktls.upcall.netlink import Family
 from umktls.upcall.syscalls import CloseArgs
 from umktls.userland.libc import Kernel
 
@@ -59,13 +60,15 @@ class Taken:
 class Agency:
     """What the programs are to the host, and what they have of it.
 
-    `family` is the number of the family `handshake`. `taken` is by the inode of the TCP socket,
-    which is the same for whichever process has it. `gone` is set when the host is no more.
+    `family` is the number of the family `handshake`, `groups` are those of its groups. `taken` is
+    by the inode of the TCP socket, which is the same for whichever process has it. `gone` is set
+    when the host is no more.
     """
 
-    def __init__(self, kernel: KernelOfHost, family: int, trace: Trace, edges: Edges) -> None:
+    def __init__(self, kernel: KernelOfHost, family: Family, trace: Trace, edges: Edges) -> None:
         self.kernel = kernel
-        self.family = family
+        self.family = family.number
+        self.groups = frozenset(family.groups.values())
         self.trace = trace
         self.edges = edges
         self.taken: dict[int, Taken] = {}
@@ -146,7 +149,7 @@ async def opened(rundir: Path, trace: Trace, edges: Edges) -> Agency:
     return Agency(kernel, family, trace, edges)
 
 
-def family_of(kernel: KernelOfHost, rundir: Path) -> int:
+def family_of(kernel: KernelOfHost, rundir: Path) -> Family:
     """Ask nlctrl. Raises `UmktlsError`."""
     try:
         number, sock = kernel.netlink_socket()
@@ -156,7 +159,7 @@ def family_of(kernel: KernelOfHost, rundir: Path) -> int:
             answer = wire.parse_untrusted(sock.recv(wire.MAX_DATAGRAM))
         kernel.call(CloseArgs(number))
         if answer.type != NLMSG_ERROR:
-            return wire.parse_family_untrusted(answer).number
+            return wire.parse_family_untrusted(answer)
     except (UmktlsError, OSError) as error:
         raise no_family(rundir, f": {error}") from error
     raise no_family(rundir)

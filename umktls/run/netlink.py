@@ -69,16 +69,23 @@ Put = Callable[[int], int]
 
 class NetlinkSocket:
     """One netlink socket. `end` is our end of the pair, `inode` tells the program's; `number` and
-    `sock` are the host's socket for it."""
+    `sock` are the host's socket for it. `kind` is SOCK_RAW or SOCK_DGRAM, which are the same."""
 
     def __init__(
-        self, agency: Agency, number: int, sock: socket.socket, end: socket.socket, inode: int
+        self,
+        agency: Agency,
+        number: int,
+        sock: socket.socket,
+        end: socket.socket,
+        inode: int,
+        kind: int,
     ) -> None:
         for each in (sock, end):
             each.setblocking(False)
         end.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self.number = number
         self.inode = inode
+        self.kind = kind
         self.port = 0
         self.bound = False
         self.peer = (0, 0)

@@ -16,12 +16,13 @@ from contextlib import suppress
 import trio
 
 from umktls.abi.netlink import NETLINK_ADD_MEMBERSHIP, NETLINK_DROP_MEMBERSHIP, SOL_NETLINK
+from umktls.errors import UmktlsError
 from umktls.run.agency import Agency
 from umktls.run.call import Answer, Call, Result, answer_later
 from umktls.run.memory import MessageHeader, scatter
 from umktls.run.messages import timeout_of
 from umktls.run.netlink import NetlinkSocket
-from umktls.run.proc import inode_of, nonblocking, process_of
+from umktls.run.proc import inode_of, nonblocking, process_of, waiting_in
 from umktls.run.seccomp import In, Rule
 from umktls.run.system import NUMBERS, refused
 from umktls.upcall.syscalls import SetsockoptArgs
@@ -37,15 +38,14 @@ INT = struct.Struct("<i")
 NETLINK_PKTINFO, NETLINK_LIST_MEMBERSHIPS = 3, 9
 SWITCHES = (3, 4, 5, 8, 10, 11, 12)
 MEMBERSHIP = (NETLINK_ADD_MEMBERSHIP, NETLINK_DROP_MEMBERSHIP)
-# Of SOL_SOCKET: what a pair would say otherwise. (The type is that of socket(2).)
-ABOUT_ITSELF: Mapping[int, int] = {
-    socket.SO_DOMAIN: AF_NETLINK,
-    socket.SO_PROTOCOL: NETLINK_GENERIC,
-    socket.SO_TYPE: socket.SOCK_RAW,
-}
+# Of SOL_SOCKET: what a pair would say otherwise.
+ABOUT_ITSELF = (socket.SO_DOMAIN, socket.SO_PROTOCOL, socket.SO_TYPE)
 # A port that nobody has, where the process's number is taken: below this, as Linux's.
 PORTS_BELOW = (1 << 32) - 4096
 MESSAGE_MAX = 1 << 18
+# Whoever has joined is looked at so often, until it waits.
+SETTLE_SECONDS = 0.05
+RECEIVING = ("recvmsg", "recvfrom")
 Handler = Callable[["NetlinkCalls", Call], Result | None]
 
 
@@ -75,7 +75,7 @@ class NetlinkCalls:
         with far:
             far.setblocking(not kind & socket.SOCK_NONBLOCK)
             inode = os.fstat(far.fileno()).st_ino
-            ours = NetlinkSocket(self._agency, number, sock, end, inode)
+            ours = NetlinkSocket(self._agency, number, sock, end, inode, kind & ~TYPE_FLAGS)
             self._sockets[inode] = ours
             self._spawn(self._live, ours)
             flags = os.O_CLOEXEC if kind & socket.SOCK_CLOEXEC else 0
@@ -105,12 +105,14 @@ class NetlinkCalls:
             return 0
         numbers = {1 << bit for bit in range(32) if groups >> bit & 1}
         wanted = [number.bit_length() for number in sorted(numbers)]
-        return answer_later(call, self._spawn, lambda: self._join_all(ours, wanted))
 
-    async def _join_all(self, ours: NetlinkSocket, groups: list[int]) -> int:
-        for group in groups:
-            await self._membership(ours, NETLINK_ADD_MEMBERSHIP, group)
-        return 0
+        async def join_all() -> int:
+            for group in wanted:
+                await self._ask_membership(ours, NETLINK_ADD_MEMBERSHIP, group)
+                ours.groups.add(group)
+            return 0
+
+        return answer_later(call, self._spawn, join_all)
 
     def _bind(self, ours: NetlinkSocket, thread: int, port: int) -> None:
         """`port` 0: any, netlink_autobind. Raises OSError."""
@@ -179,15 +181,35 @@ class NetlinkCalls:
         if call.number(4) >= INT.size:
             (value,) = INT.unpack(call.memory.read(call.argument(3), INT.size))
         if name in MEMBERSHIP:
-            return answer_later(call, self._spawn, lambda: self._membership(ours, name, value))
+            return self._membership(call, ours, name, value)
         ours.options[name] = int(value != 0)
         return 0
 
-    async def _membership(self, ours: NetlinkSocket, name: int, group: int) -> int:
+    def _membership(self, call: Call, ours: NetlinkSocket, name: int, group: int) -> Result:
+        if name == NETLINK_ADD_MEMBERSHIP and group in self._agency.groups:
+            self._spawn(self._join_settled, ours, call.thread, group)
+            ours.groups.add(group)
+            return 0
+
+        async def change() -> int:
+            await self._ask_membership(ours, name, group)
+            (ours.groups.add if name == NETLINK_ADD_MEMBERSHIP else ours.groups.discard)(group)
+            return 0
+
+        return answer_later(call, self._spawn, change)
+
+    async def _ask_membership(self, ours: NetlinkSocket, name: int, group: int) -> None:
         value = INT.pack(group)
         await self._agency.call(SetsockoptArgs(ours.number, SOL_NETLINK, name, value, ()))
-        (ours.groups.add if name == NETLINK_ADD_MEMBERSHIP else ours.groups.discard)(group)
-        return 0
+
+    async def _join_settled(self, ours: NetlinkSocket, thread: int, group: int) -> None:
+        """A host has work for an agent as soon as it has one; a program that joins may have more to
+        ask, and tlshd takes a READY that comes then for an answer. So it is a member, for the host,
+        when it waits."""
+        await settled(thread)
+        if group in ours.groups and ours.inode in self._sockets:
+            with suppress(UmktlsError):
+                await self._ask_membership(ours, NETLINK_ADD_MEMBERSHIP, group)
 
     def getsockopt(self, call: Call) -> Result | None:
         ours = self._find(call)
@@ -198,7 +220,8 @@ class NetlinkCalls:
         if room < 0:
             raise refused(errno.EINVAL)
         if level == socket.SOL_SOCKET and name in ABOUT_ITSELF:
-            value = INT.pack(ABOUT_ITSELF[name])
+            kinds = (AF_NETLINK, NETLINK_GENERIC, ours.kind)
+            value = INT.pack(kinds[ABOUT_ITSELF.index(name)])
         elif level == socket.SOL_SOCKET:
             return Answer.GO_ON
         elif level == SOL_NETLINK and name == NETLINK_LIST_MEMBERSHIPS:
@@ -316,6 +339,20 @@ class NetlinkCalls:
         return answer_later(call, self._spawn, receive_later)
 
 
+async def settled(thread: int) -> None:
+    """Until a thread waits: it is seen twice at the same place in the same system call, which is
+    none that is answered here (receiving apart, which waits for something to come)."""
+    busy = {NUMBERS[rule.call] for rule in NETLINK_TABLE} - {NUMBERS[name] for name in RECEIVING}
+    before: tuple[int, str] | None = None
+    with suppress(OSError):  # it has gone, or may not be looked at
+        while True:
+            now = waiting_in(thread)
+            if now is not None and now == before and now[0] not in busy:
+                return
+            before = now
+            await trio.sleep(SETTLE_SECONDS)
+
+
 # Puts data, the source's address, control messages and flags where the program wants them.
 Deliver = Callable[[bytes, bytes, bytes, int], None]
 
@@ -360,7 +397,7 @@ NETLINK_TABLE: Mapping[Rule, Handler] = {
         "getsockopt",
         (
             (In(1, (SOL_NETLINK,)),),
-            (In(1, (socket.SOL_SOCKET,)), In(2, tuple(ABOUT_ITSELF))),
+            (In(1, (socket.SOL_SOCKET,)), In(2, ABOUT_ITSELF)),
         ),
     ): NetlinkCalls.getsockopt,
     Rule("sendmsg"): NetlinkCalls.sendmsg,

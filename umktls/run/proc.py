@@ -24,6 +24,7 @@ __all__ = [
     "parse_epoll",
     "process_of",
     "registrations_of",
+    "waiting_in",
 ]
 
 PIDFD_THREAD = os.O_EXCL
@@ -67,6 +68,13 @@ def flags_of(thread: int, number: int) -> int:
             if line.startswith(b"flags:"):
                 return int(line[6:], 8)
     return 0
+
+
+def waiting_in(thread: int) -> tuple[int, str] | None:
+    """The system call in which a thread waits, and where; None where it runs. Raises OSError."""
+    with open(f"/proc/{thread}/syscall") as page:
+        number, _, where = page.read().partition(" ")
+    return (int(number), where) if number.isdecimal() else None
 
 
 def pidfd_of(thread: int) -> int:

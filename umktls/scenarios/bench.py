@@ -14,10 +14,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import trio
 
+from umktls.abi.personality import Personality
 from umktls.certs.kinds import Wallet
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.ground.events import Event
@@ -61,13 +62,20 @@ MESSAGE_LIMIT = 1 << 21
 TALK_BYTES = 40_000
 
 
+class Need(Protocol):
+    """See `umktls.scenarios.table.Need`."""
+
+    def met(self, personality: Personality, agent: bool) -> bool: ...
+
+
 class Unexpected(WorldError):
     """The daemon, or the kernel with it, did something else than the scenario expects."""
 
 
 @dataclass
 class Bench:
-    """What scenarios work with. `seconds` is the upcall's deadline."""
+    """What scenarios work with. `seconds` is the upcall's deadline. `agent`: the daemon is one for
+    Linux's netlink family `handshake`."""
 
     role: Role
     host: Host
@@ -76,6 +84,10 @@ class Bench:
     directory: Path
     seconds: float
     listener: socket.socket
+    agent: bool = False
+
+    def has(self, need: Need) -> bool:
+        return need.met(self.host.personality, self.agent)
 
     @property
     def daemon(self) -> str:
@@ -143,6 +155,11 @@ class KernelEnd:
     @property
     def established(self) -> bool:
         return self.sock is not None and self.sock.session is not None
+
+    @property
+    def flags(self) -> int:
+        """RPCTLS_FLAGS_*, as the daemon has told them."""
+        return 0 if self.sock is None else self.sock.identity.flags
 
     async def run(self) -> None:
         raise NotImplementedError

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 
 from umktls.scenarios.bench import Bench, Meeting, Unexpected
-from umktls.scenarios.table import SESSION, scenario
+from umktls.scenarios.table import ALPN, DEMAND, SESSION, scenario
 from umktls.scenarios.tlspeer import (
     ALERT,
     APPLICATION_DATA,
@@ -24,7 +24,8 @@ from umktls.scenarios.tlspeer import (
 
 # What a peer sends when it does not like something (RFC 8446 section 6.2).
 HANDSHAKE_FAILURE, BAD_CERTIFICATE = 40, 42
-# A refusal that has to wait for nothing is there before this share of the upcall's time is over.
+VERIFIED = 0x08  # RPCTLS_FLAGS_VERIFIED
+# What waits for nothing is there before this share of the upcall's time is over.
 AT_ONCE = 0.8
 
 
@@ -111,7 +112,7 @@ async def refused_handshake(
 async def good(bench: Bench) -> str:
     """A handshake as it should be, two calls, and an orderly end. Where the kernel does not take
     the keys, the daemon has to notice and to refuse."""
-    if not SESSION.met(bench.host.personality):
+    if not bench.has(SESSION):
         return await refused_handshake(bench)
     async with bench.meeting() as meeting:
         await shake_hands(meeting)
@@ -126,15 +127,14 @@ async def mutual(bench: Bench) -> str:
     async with bench.meeting("mtls") as meeting:
         await shake_hands(meeting, context=context_of(bench, mutual=True))
         await meeting.talk()
-        sock = meeting.kernel.sock
-        assert sock is not None
         if bench.role == "client":
             if not meeting.peer.certificate:
                 raise Unexpected("the daemon showed no certificate")
             return "the server has the client's certificate"
-        if not sock.identity.flags & 0x08:
-            raise Unexpected(f"the daemon's flags are {sock.identity.flags:#x}, without VERIFIED")
-        return f"flags {sock.identity.flags:#x}, VERIFIED among them"
+        flags = meeting.kernel.flags
+        if not flags & VERIFIED:
+            raise Unexpected(f"the daemon's flags are {flags:#x}, without VERIFIED")
+        return f"flags {flags:#x}, VERIFIED among them"
 
 
 @scenario("tls-shows-nothing", "a session, without a certificate", ("client",), needs=(SESSION,))
@@ -163,11 +163,24 @@ async def mtls_not_asked(bench: Bench) -> str:
         return "the server was shown no certificate"
 
 
-@scenario("no-certificate", "refused", ("server",))
+@scenario(
+    "no-certificate",
+    "refused",
+    ("server",),
+    needs=(DEMAND,),
+    otherwise={DEMAND: "a session, and the kernel knows of no certificate"},
+)
 async def no_certificate(bench: Bench) -> str:
     """The export demands a client certificate, and the client shows none."""
     context = client_context(bench.wallet, None)
-    return await refused_handshake(bench, context=context, security="mtls")
+    if bench.has(DEMAND):
+        return await refused_handshake(bench, context=context, security="mtls")
+    async with bench.meeting("mtls") as meeting:
+        await shake_hands(meeting, context=context)
+        await meeting.established()
+        if meeting.kernel.flags & VERIFIED:
+            raise Unexpected("the kernel was told of a certificate, and there was none")
+        return "a session; the kernel knows of no certificate"
 
 
 async def bad_certificate(bench: Bench, server_kind: str, client_kind: str) -> str:
@@ -229,11 +242,23 @@ async def no_alpn(bench: Bench) -> str:
         return f"{await meeting.refused(bench.seconds * AT_ONCE)}; {seen}"
 
 
-@scenario("other-alpn", "refused", ("server",))
+@scenario(
+    "other-alpn",
+    "refused",
+    ("server",),
+    needs=(ALPN,),
+    otherwise={ALPN: "a session: not looked at"},
+)
 async def other_alpn(bench: Bench) -> str:
     """The client offers another protocol by ALPN, and not `sunrpc`: it wants to talk to something
     else than an RPC server (RFC 7301: no_application_protocol)."""
-    return await refused_handshake(bench, context=context_of(bench, alpn=("h2",)))
+    context = context_of(bench, alpn=("h2",))
+    if bench.has(ALPN):
+        return await refused_handshake(bench, context=context)
+    async with bench.meeting() as meeting:
+        await shake_hands(meeting, context=context)
+        await meeting.talk()
+    return "a session, 1 call"
 
 
 @scenario("byte-by-byte", "a session, and calls on it", needs=(SESSION,))

@@ -19,7 +19,7 @@ from umktls.kernel.host.boot import booted
 from umktls.kernel.host.config import HostConfig
 from umktls.scenarios import handshakes, sessions, troubles, updates
 from umktls.scenarios.bench import Bench, Role
-from umktls.scenarios.subject import Subject, places
+from umktls.scenarios.subject import Subject, as_agent, places
 from umktls.scenarios.table import SCENARIOS, Scenario, Skipped
 
 __all__ = ["Result", "benched", "choose", "run"]
@@ -67,14 +67,17 @@ async def run(
     personality: Personality = DEFAULT_PERSONALITY,
     capture: CaptureConfig | None = None,
     rundir: Path | None = None,
+    agent: bool = False,
 ) -> list[Result]:
     """The score card. `directory` is for certificates and logs, and for the run directory, unless
     that is to be `rundir`; `tell` gets each result as it comes; `personality` is the kernel that
-    the daemon is to serve; `capture` is where what passes the host's sockets goes.
+    the daemon is to serve; `capture` is where what passes the host's sockets goes; `agent`: the
+    command is an unmodified agent for Linux's handshake upcall.
 
     Raises `WorldError` when the daemon cannot be started at all.
     """
-    async with benched(role, command, directory, seconds, personality, capture, rundir) as bench:
+    made = benched(role, command, directory, seconds, personality, capture, rundir, agent)
+    async with made as bench:
         return [await play_on(bench, scenario, tell) for scenario in scenarios]
 
 
@@ -87,6 +90,7 @@ async def benched(
     personality: Personality = DEFAULT_PERSONALITY,
     capture: CaptureConfig | None = None,
     rundir: Path | None = None,
+    agent: bool = False,
 ) -> AsyncIterator[Bench]:
     """The bench, its daemon not started; arguments are those of `run`. `rundir`: the host's, if it
     is not in `directory`."""
@@ -95,11 +99,12 @@ async def benched(
     config = HostConfig(role, rundir, personality, upcall_seconds=seconds, capture=capture)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with booted(config) as host:
-            subject = Subject.of(
-                command, places(role, rundir, wallet.path), directory / "daemon.log"
-            )
+            named = places(role, rundir, wallet.path)
+            if agent:
+                command, named = as_agent(command, named, directory)
+            subject = Subject.of(command, named, directory / "daemon.log")
             try:
-                yield Bench(role, host, subject, wallet, directory, seconds, listener)
+                yield Bench(role, host, subject, wallet, directory, seconds, listener, agent)
             finally:
                 with trio.CancelScope(shield=True):
                     await subject.end()
@@ -116,7 +121,7 @@ async def play_on(bench: Bench, scenario: Scenario, tell: Callable[[Result], Non
 
 async def play(scenario: Scenario, bench: Bench) -> Result:
     """One scenario; whatever goes wrong in it is its result."""
-    expected = scenario.under(bench.host.personality)
+    expected = scenario.under(bench.host.personality, bench.agent)
     if expected.skipped:
         return Result(scenario.name, "skipped", expected.words, expected.skipped, 0.0)
     began = trio.current_time()

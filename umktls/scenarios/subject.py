@@ -12,10 +12,11 @@ from typing import Literal, Self
 import trio
 
 from umktls.errors import WorldError
+from umktls.kernel.host.children import program_path
 from umktls.kernel.host.host import Host
 from umktls.kernel.owners.request import DaemonGone
 
-__all__ = ["DAEMONS", "Role", "Subject", "places"]
+__all__ = ["DAEMONS", "Role", "Subject", "as_agent", "places"]
 
 Role = Literal["client", "server"]
 DAEMONS: dict[str, str] = {"client": "rpctlscd", "server": "rpctlssd"}
@@ -32,6 +33,29 @@ def places(role: Role, rundir: Path, certs: Path) -> dict[str, str]:
         "ca": str(certs / "ca.pem"),
         "crl": str(certs / "crl.pem"),
     }
+
+
+# tlshd.conf(5): the agent's own certificates, whichever side it is asked to be.
+TLSHD_CONF = """[debug]
+loglevel=1
+
+[authenticate.{role}]
+x509.truststore={ca}
+x509.crl={crl}
+x509.certificate={certdir}/cert.pem
+x509.private_key={certdir}/certkey.pem
+"""
+
+
+def as_agent(
+    command: Sequence[str], values: dict[str, str], directory: Path
+) -> tuple[list[str], dict[str, str]]:
+    """How an unmodified handshake agent is started, and what is filled into its command:
+    {config} too, a tlshd.conf(5) in `directory`."""
+    config = directory / "tlshd.conf"
+    config.write_text(TLSHD_CONF.format_map(values))
+    host = ["run", "--host", values["rundir"], "--"]
+    return [program_path("umktls"), *host, *command], values | {"config": str(config)}
 
 
 def expand(command: Sequence[str], values: dict[str, str]) -> list[str]:

@@ -11,6 +11,12 @@ from umktls.abi.personality import Personality
 from umktls.scenarios.bench import Bench, Role
 
 __all__ = [
+    "ALPN",
+    "DEMAND",
+    "DEPOSIT",
+    "GOODBYE",
+    "HANGING_UP",
+    "OWN_SOCKET",
     "SCENARIOS",
     "SECOND_KEY",
     "SESSION",
@@ -32,11 +38,26 @@ class Skipped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a scenario takes for granted of the kernel. `lacking` says why it cannot be had, of a
-    personality's name."""
+    """What a scenario takes for granted of the kernel, and of the daemon. `lacking` says why it
+    cannot be had, of a personality's name. `of_agents`: why it cannot be had of a handshake agent
+    (Linux's netlink family `handshake`), whatever the kernel, with the source; nothing if it can.
+    """
 
-    met: Callable[[Personality], bool]
+    known: Callable[[Personality], bool]
     lacking: str
+    of_agents: str = ""
+
+    def met(self, personality: Personality, agent: bool) -> bool:
+        return self.known(personality) and not (agent and self.of_agents)
+
+    def why_not(self, personality: Personality, agent: bool) -> str:
+        if agent and self.of_agents:
+            return self.of_agents
+        return self.lacking.format(personality.name)
+
+
+def any_kernel(personality: Personality) -> bool:
+    return True
 
 
 SESSION = Need(
@@ -46,9 +67,43 @@ SESSION = Need(
 TICKETS = Need(
     lambda personality: personality.receiving.handed_up == "control",
     "the kernel of {} has the daemon take alerts and nothing else",
+    "behind DONE no record goes to an agent (Linux, net/sunrpc/xprtsock.c)",
 )
 SECOND_KEY = Need(
-    lambda personality: personality.keys.rekey, "the kernel of {} takes no second key"
+    lambda personality: personality.keys.rekey,
+    "the kernel of {} takes no second key",
+    "behind DONE nobody asks an agent for keys (Linux, net/handshake/netlink.c)",
+)
+ALPN = Need(
+    any_kernel,
+    "",
+    "agents say nothing of ALPN, and look at nothing (oracle/ktls-utils, issue 31)",
+)
+DEMAND = Need(
+    any_kernel,
+    "",
+    "agents ask for a client's certificate and do not demand it: DONE tells the kernel whether "
+    "there was one (ktls-utils, src/tlshd/server.c; Linux, net/sunrpc/svcauth_unix.c)",
+)
+DEPOSIT = Need(
+    any_kernel, "", "a session is the kernel's alone from DONE on (Linux, net/handshake/request.c)"
+)
+GOODBYE = Need(
+    any_kernel,
+    "",
+    "the kernel passes over a warning, such as close_notify (Linux, net/sunrpc/xprtsock.c)",
+)
+HANGING_UP = Need(
+    any_kernel,
+    "",
+    "no kernel notices that an agent has gone: the caller's own time ends the request (Linux, "
+    "net/handshake/tlshd.c)",
+)
+OWN_SOCKET = Need(
+    any_kernel,
+    "",
+    "an agent may have a process of its own for each handshake (ktls-utils, src/tlshd/netlink.c), "
+    "and what that may open is not known here",
 )
 
 
@@ -66,14 +121,14 @@ class Scenario:
     needs: tuple[Need, ...] = ()
     otherwise: Mapping[Need, str] = field(default_factory=dict)
 
-    def under(self, personality: Personality) -> Expected:
-        """What is to be expected of that kernel."""
-        lacking = next((need for need in self.needs if not need.met(personality)), None)
+    def under(self, personality: Personality, agent: bool = False) -> Expected:
+        """What is to be expected of that kernel, and of such a daemon."""
+        lacking = next((need for need in self.needs if not need.met(personality, agent)), None)
         if lacking is None:
             return Expected(self.expected)
         if lacking in self.otherwise:
             return Expected(self.otherwise[lacking])
-        return Expected("nothing", lacking.lacking.format(personality.name))
+        return Expected("nothing", lacking.why_not(personality, agent))
 
 
 @dataclass(frozen=True, slots=True)

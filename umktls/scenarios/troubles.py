@@ -12,7 +12,15 @@ import trio
 
 from umktls.scenarios.bench import Bench, Meeting
 from umktls.scenarios.handshakes import AT_ONCE, shake_hands
-from umktls.scenarios.table import SECOND_KEY, SESSION, Skipped, scenario
+from umktls.scenarios.table import (
+    DEPOSIT,
+    HANGING_UP,
+    OWN_SOCKET,
+    SECOND_KEY,
+    SESSION,
+    Skipped,
+    scenario,
+)
 from umktls.scenarios.tlspeer import Ended, Sending, TlsPeer, at_once
 from umktls.scenarios.updates import rekey
 
@@ -41,7 +49,8 @@ async def refused_in_vain(meeting: Meeting, seconds: float, sending: Sending = a
 @scenario(
     "killed-and-restarted",
     "the session goes on, or ends at once; new ones come",
-    needs=(SESSION,),
+    needs=(SESSION, DEPOSIT),
+    otherwise={DEPOSIT: "the session goes on without it; new ones come"},
 )
 async def killed_and_restarted(bench: Bench) -> str:
     """The daemon is killed while a session is open, and started again. Calls go on if it has
@@ -53,15 +62,18 @@ async def killed_and_restarted(bench: Bench) -> str:
         bench.subject.signal(signal.SIGKILL)
         await bench.until(lambda: not bench.host.handles[bench.daemon])
         sock = meeting.kernel.sock
-        goes_on = sock is not None and sock.owner.orphan is not None
+        deposited = sock is not None and sock.owner.orphan is not None
+        goes_on = deposited or not bench.has(DEPOSIT)
         if goes_on:
             await meeting.talk()
         else:
             await meeting.over()
         await bench.subject.start(bench.host, bench.daemon)
         await works(bench)
-        if goes_on:
+        if deposited:
             await adopted(bench, meeting)
+        elif goes_on:
+            await meeting.talk()
     return f"the session {'went on' if goes_on else 'ended'}, a new session"
 
 
@@ -70,13 +82,18 @@ async def adopted(bench: Bench, meeting: Meeting) -> None:
     sock = meeting.kernel.sock
     await bench.until(lambda: sock is not None and sock.owner.orphan is None)
     await meeting.talk()
-    if SECOND_KEY.met(bench.host.personality):
+    if bench.has(SECOND_KEY):
         with suppress(Skipped):  # REKEY may be left out
             await rekey(bench, meeting)
             await meeting.talk()
 
 
-@scenario("killed-in-handshake", "refused at once, the next one succeeds", needs=(SESSION,))
+@scenario(
+    "killed-in-handshake",
+    "refused at once, the next one succeeds",
+    needs=(SESSION, HANGING_UP),
+    otherwise={HANGING_UP: "refused when the time is over, the next one succeeds"},
+)
 async def killed_in_handshake(bench: Bench) -> str:
     """The daemon is killed in the middle of the peer's first flight: the kernel must not wait for
     the deadline."""
@@ -89,7 +106,8 @@ async def killed_in_handshake(bench: Bench) -> str:
         bench.subject.signal(signal.SIGKILL)
 
     async with bench.meeting() as meeting:
-        refusal = await refused_in_vain(meeting, bench.seconds * AT_ONCE, sending)
+        within = bench.seconds * AT_ONCE if bench.has(HANGING_UP) else bench.seconds + 1
+        refusal = await refused_in_vain(meeting, within, sending)
     await bench.subject.start(bench.host, bench.daemon)
     await works(bench)
     return f"{refusal}; then a session"
@@ -131,7 +149,7 @@ def no_more_descriptors(pid: int) -> Iterator[None]:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
 
 
-@scenario("fd-limit", "refused at once, the next one succeeds", needs=(SESSION,))
+@scenario("fd-limit", "refused at once, the next one succeeds", needs=(SESSION, OWN_SOCKET))
 async def fd_limit(bench: Bench) -> str:
     """The daemon may open no more descriptors, so the socket cannot be given to it: the system
     call's answer comes without a descriptor. It has to say so, and to be of use again

@@ -26,7 +26,7 @@ async def update_in_vain(meeting: Meeting) -> str:
 
 async def updated(meeting: Meeting, before: int) -> str:
     """Calls go on after key updates; the daemon has answered, if there was something to answer."""
-    if not SECOND_KEY.met(meeting.bench.host.personality):
+    if not meeting.bench.has(SECOND_KEY):
         return await update_in_vain(meeting)
     await meeting.talk()
     await meeting.talk()
@@ -53,7 +53,7 @@ async def key_update_by_peer_later(bench: Bench) -> str:
         await meeting.talk()
         await meeting.peer.update_keys(request=True)
         seen = await updated(meeting, 0)
-        if SECOND_KEY.met(bench.host.personality):
+        if bench.has(SECOND_KEY):
             for request in (True, False):
                 await meeting.peer.update_keys(request=request)
                 await meeting.talk()

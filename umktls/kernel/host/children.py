@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -30,7 +31,7 @@ from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.refusals import NoThread, in_thread, refusal_text
 from umktls.private import open_file
 
-__all__ = ["Child", "DaemonCommand", "program_path"]
+__all__ = ["AgentCommand", "Child", "DaemonCommand", "agent_words", "program_path"]
 
 # A daemon that dies is started again after these pauses (seconds), the last one from then on.
 PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -67,8 +68,42 @@ class DaemonCommand:
     name: str
     arguments: tuple[str, ...] = ()
 
+    @property
+    def program(self) -> str:
+        """What it is called where people read of it, and its log."""
+        return self.name
+
     def line(self, rundir: Path) -> Sequence[str]:
         return [program_path(self.name), "--rundir", str(rundir), *self.arguments]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentCommand(DaemonCommand):
+    """How to start an unmodified handshake agent, for Linux's netlink family `handshake`, in the
+    place of the daemon `name`: by `umktls run`, in `directory`."""
+
+    words: tuple[str, ...] = ()
+    directory: Path = Path("/")
+
+    @property
+    def program(self) -> str:
+        return Path(self.words[0]).name
+
+    def line(self, rundir: Path) -> Sequence[str]:
+        if shutil.which(self.directory / self.words[0] if "/" in self.words[0] else self.words[0]):
+            return [program_path("umktls"), "run", "--host", str(rundir), "--", *self.words]
+        raise WorldError(f"cannot start {self.words[0]}: no such program", errno.ENOENT)
+
+
+def agent_words(name: str, text: str) -> tuple[str, ...]:
+    """The words of an agent's command line, in the option `name`. Raises CallerError."""
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError as error:
+        raise CallerError(f"{name} {text!r}: {error}") from error
+    if not words:
+        raise CallerError(f"{name} needs a command, such as: tlshd -s -c /etc/tlshd.conf")
+    return words
 
 
 @dataclass
@@ -96,7 +131,7 @@ class Child:
 
     @property
     def log(self) -> Path:
-        return self.rundir / f"{self.command.name}.log"
+        return self.rundir / f"{self.command.program}.log"
 
     async def run(self) -> None:
         pauses = iter(PAUSES)
@@ -118,7 +153,7 @@ class Child:
     def _tell_of_refusal(self, refusal: str, pause: float) -> None:
         """Tell of a refusal, once for each reason and pause, since the last pause is repeated for
         ever."""
-        name = self.command.name
+        name = self.command.program
         self.trace.emit("daemon-refused", daemon=name, reason=refusal, pause=pause)
         if self.starts == 0:
             self.first_failure = WorldError(f"{name} cannot be started: {refusal}", errno.ESRCH)
@@ -153,9 +188,11 @@ class Child:
         self._log_begin = 0 if log == subprocess.DEVNULL else os.fstat(log).st_size
         try:
             # A session of its own: Ctrl-C on the terminal is for the host, which ends it in order.
+            command = self.command
             process = subprocess.Popen(
-                self.command.line(self.rundir),
+                command.line(self.rundir.resolve()),
                 env=own_environment(),
+                cwd=command.directory if isinstance(command, AgentCommand) else None,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -167,7 +204,7 @@ class Child:
         self.pid = process.pid
         self._process = process
         self.starts += 1
-        self.trace.emit("daemon-started", daemon=self.command.name, pid=process.pid)
+        self.trace.emit("daemon-started", daemon=self.command.program, pid=process.pid)
         return process
 
     def _open_log(self) -> int:
@@ -177,7 +214,7 @@ class Child:
             return open_file(self.log, os.O_WRONLY | os.O_APPEND, "log")
         except (OSError, CallerError) as error:
             why = refusal_text(error) if isinstance(error, OSError) else str(error)
-            reason = f"what {self.command.name} says is lost: {why}"
+            reason = f"what {self.command.program} says is lost: {why}"
             self.trace.emit("warning", None, reason=reason)
             return subprocess.DEVNULL
 
@@ -186,10 +223,10 @@ class Child:
         said = self.last_words() if process.returncode > 0 else ""
         if said:
             reason += f": {said}"
-        self.trace.emit("daemon-gone", daemon=self.command.name, pid=process.pid, reason=reason)
+        self.trace.emit("daemon-gone", daemon=self.command.program, pid=process.pid, reason=reason)
         if self.starts == 1 and not self.registered(process.pid):
             self.first_failure = WorldError(
-                f"{self.command.name} did not come up, it {reason}", errno.ESRCH
+                f"{self.command.program} did not come up, it {reason}", errno.ESRCH
             )
             self.failed.set()
 
@@ -210,7 +247,7 @@ class Child:
         except OSError:
             return ""
         said = (ORDINARY.sub("", line).strip() for line in lines)
-        own = f"{self.command.name}: "
+        own = f"{self.command.program}: "
         causes = [
             words
             for line, words in zip(lines, said, strict=True)

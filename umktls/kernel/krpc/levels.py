@@ -45,8 +45,9 @@ def other_levels(config: MountConfig, known_in_clear: bool) -> list[str]:
 
 def has_certificate(config: MountConfig) -> bool:
     """Whether there is one to show, as far as it is known here."""
-    if config.no_daemon or config.certs is None:
-        return config.no_daemon
+    elsewhere = config.no_daemon or config.agent is not None
+    if elsewhere or config.certs is None:
+        return elsewhere
     return all((config.certs / "client" / name).exists() for name in ("cert.pem", "certkey.pem"))
 
 

@@ -10,7 +10,7 @@ from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.abi.ports import NFS_PORT
 from umktls.errors import CallerError
 from umktls.kernel.captures.config import CaptureConfig
-from umktls.kernel.host.children import DaemonCommand
+from umktls.kernel.host.children import AgentCommand, DaemonCommand
 from umktls.kernel.host.config import OWN_DAEMON_SECONDS
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 
@@ -30,6 +30,7 @@ class MountConfig:
     certs: a directory with `ca.pem`, and for "mtls" `client/cert.pem` and `client/certkey.pem`.
     certname: another certificate of that directory (FreeBSD's tlscertname=).
     no_daemon: whether the host starts no rpctlscd of its own.
+    agent: somebody's handshake agent, which the host starts in place of an rpctlscd.
     bounce: whether a direction that its engine does not take may be bounced.
     personality: the kernel that is emulated.
     nconnect: how many connections the mount has.
@@ -56,6 +57,7 @@ class MountConfig:
     certs: Path | None = None
     certname: str = ""
     no_daemon: bool = False
+    agent: AgentCommand | None = None
     rundir: Path | None = None
     engine: EngineChoice = DEFAULT_CHOICE
     bounce: bool = False
@@ -89,6 +91,8 @@ class MountConfig:
         """How the host starts its rpctlscd; nothing when it needs none or must not."""
         if self.security == "none" or self.no_daemon:
             return ()
+        if self.agent is not None:
+            return (self.agent,)
         return (DaemonCommand("rpctlscd", ("-v", *self.daemon_line(self.certs))),)
 
     def daemon_line(self, certs: Path | None) -> tuple[str, ...]:
@@ -110,7 +114,8 @@ def check_config(config: MountConfig) -> None:
         raise CallerError("mountsec=tls asks for TLS, and the mount itself for clear text")
     if config.mount_tls and config.mount_protocol == "udp":
         raise CallerError("mountsec=tls: TLS goes over TCP, and mountproto= asks for UDP")
-    if config.security == "none" or config.no_daemon:
+    check_agent(config.agent, config.no_daemon, config.personality)
+    if config.security == "none" or config.no_daemon or config.agent is not None:
         return
     if config.certs is None:
         raise CallerError(
@@ -123,6 +128,21 @@ def check_config(config: MountConfig) -> None:
         wanted += [config.certs / "client" / f"{stem}{end}.pem" for end in ("", "key")]
     for path in wanted:
         check_certificate_file(path)
+
+
+def check_agent(agent: AgentCommand | None, no_daemon: bool, personality: Personality) -> None:
+    """Raises CallerError where that host cannot have a handshake agent, or is to have none."""
+    if agent is None:
+        return
+    if no_daemon:
+        raise CallerError(
+            "a handshake agent is to be started, and by --no-daemon none: leave out one"
+        )
+    if not personality.handshake_family:
+        raise CallerError(
+            f"the kernel of {personality.name} has no netlink family `handshake`, and "
+            f"{agent.words[0]} is an agent for that: take personality=linux"
+        )
 
 
 def check_certificate_file(path: Path) -> None:

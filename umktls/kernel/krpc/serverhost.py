@@ -23,7 +23,7 @@ from umktls.kernel.ground.budget import REQUEST_BYTES
 from umktls.kernel.ground.refusals import outlived
 from umktls.kernel.host.accepting import accept_loop, taken_from_trio
 from umktls.kernel.host.boot import booted
-from umktls.kernel.host.children import DaemonCommand
+from umktls.kernel.host.children import AgentCommand, DaemonCommand
 from umktls.kernel.host.config import CERTS_PLACE, OWN_DAEMON_SECONDS, HostConfig
 from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.admission import DEFAULT_LIMITS, Admission, Limits
@@ -48,6 +48,7 @@ class ServerConfig:
     offer_tls: whether the AUTH_TLS probe may be answered with STARTTLS.
     certs: a directory with `ca.pem`, `server/cert.pem` and `server/certkey.pem`.
     no_daemon: whether the host starts no rpctlssd of its own.
+    agent: somebody's handshake agent, which the host starts in place of an rpctlssd.
     engine_for: which engine other than `engine` the connections from an address have.
     bounce: whether a direction that its engine does not take may be bounced.
     limits: of connections.
@@ -68,6 +69,7 @@ class ServerConfig:
     offer_tls: bool = True
     certs: Path | None = None
     no_daemon: bool = False
+    agent: AgentCommand | None = None
     daemons: int = 1
     rundir: Path | None = None
     engine: EngineChoice = DEFAULT_CHOICE
@@ -88,6 +90,8 @@ class ServerConfig:
     def daemon(self) -> tuple[DaemonCommand, ...]:
         if not self.offer_tls or self.no_daemon:
             return ()
+        if self.agent is not None:
+            return (self.agent,)
         return (DaemonCommand("rpctlssd", ("-v", *self.daemon_line(self.certs))),)
 
     def daemon_line(self, certs: Path | None) -> tuple[str, ...]:
