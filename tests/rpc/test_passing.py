@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.rpc.test_record import framed
 from umktls.errors import PeerError
 from umktls.rpc.message import NULL_AUTH, AuthFlavor, OpaqueAuth, encode_call
-from umktls.rpc.passing import Follower, Head, Piece
-from umktls.rpc.record import RecordReader, mark
+from umktls.rpc.passing import HELD_BACK, Follower, Head, Piece
+from umktls.rpc.record import MARK_BYTES, RecordReader, mark
 
 CALL = encode_call(7, 100003, 3, 1, OpaqueAuth(AuthFlavor.AUTH_SYS, bytes(20)), NULL_AUTH)
 HEAD = Head(7, 0, 2, 100003, 3, 1, AuthFlavor.AUTH_SYS)
@@ -86,3 +86,10 @@ def test_fragments_without_content() -> None:
     follower = Follower()
     with pytest.raises(PeerError, match="fragments without content"):
         follower.feed(memoryview(1000 * mark(0, last=False)))
+
+
+def test_so_many_bytes_are_held_back() -> None:
+    follower = Follower()
+    assert follower.feed(memoryview(HELD_BACK // MARK_BYTES * mark(0, last=False))) == []
+    with pytest.raises(PeerError, match="fragments without content"):
+        follower.feed(memoryview(b"\0"))

@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from umktls.errors import CallerError
-from umktls.rpc.record import BEGUN, FRAGMENT_LIMIT, SLACK, RecordLimitError, RecordReader, mark
+from umktls.rpc.record import (
+    APART,
+    BEGUN,
+    FRAGMENT_LIMIT,
+    SLACK,
+    RecordLimitError,
+    RecordReader,
+    mark,
+)
 
 LIMIT = 1000
 
@@ -115,8 +123,11 @@ def test_bulk_data_lands_in_the_message() -> None:
     reader.feed(mark(1 << 20) + b"head")
     assert not reader.idle
     assert reader.awaited == 0
-    reader.feed(bytes(BEGUN))
+    reader.feed(bytes(BEGUN - 5))
+    assert reader.awaited == 0
+    reader.feed(bytes(1))
     assert reader.awaited == 1 << 20
+    reader.feed(bytes(4))
     assert reader.direct_space() < 4 * (BEGUN + 4)
     reader.reserve()
     assert reader.direct_space() == (1 << 20) - BEGUN - 4
@@ -163,9 +174,11 @@ def test_the_limit_counts_all_fragments() -> None:
         reader.feed(framed(b"a"))
 
 
-def test_a_closed_reader_takes_nothing_more() -> None:
+def test_a_closed_reader_takes_nothing_more_and_keeps_nothing() -> None:
     reader = RecordReader(LIMIT)
+    reader.feed(framed(b"waits") * (APART + 1))
     reader.close()
+    assert reader.idle
     with pytest.raises(RecordLimitError, match="closed"):
         reader.feed(framed(b"whole"))
     assert list(reader.messages()) == []
@@ -262,6 +275,15 @@ def test_small_messages_are_taken_apart_as_they_are_taken() -> None:
     reader.advance(1)
     assert sum(bytes(message) == b"call" for message in messages) == 29_999
     assert reader.idle
+
+
+@pytest.mark.parametrize(("count", "apart"), [(APART - 1, True), (APART, False)])
+def test_so_many_messages_wait_taken_apart(count: int, apart: bool) -> None:
+    reader = RecordReader(LIMIT)
+    reader.feed(framed(b"call") * count + mark(100) + b"begun")
+    assert (reader.direct_space() > 0) is apart
+    assert len(list(reader.messages())) == count
+    assert reader.direct_space() > 0
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6))

@@ -214,6 +214,12 @@ def test_a_copy_does_not_wait_for_ever() -> None:
     assert Running().wait(0) == []
 
 
+def test_any_number_of_copies_get_the_reply() -> None:
+    running = Running()
+    running.finish(b"reply")
+    assert [running.wait(0) for _ in range(3)] == [[b"reply"]] * 3
+
+
 def test_a_job_that_is_given_up_does_not_stand_in_the_way() -> None:
     counter = Counter()
     dispatcher = Dispatcher([counter.service(cache=True)])

@@ -16,6 +16,7 @@ from umktls.nfs.mount import mountbody, mountstat3
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.nfs.types import createhow3, createmode3, diropargs3, nfsstat3, sattr3, stable_how
 from umktls.nfsd import Export, NfsServer
+from umktls.nfsd.program.mountd import LINKS_LIMIT
 from umktls.rpc.message import AcceptedReply, AuthStat, DeniedReply, RejectStat
 from umktls.rpc.program import Program
 from umktls.rpc.server import Lane
@@ -167,6 +168,20 @@ def test_a_symbolic_link_that_leads_out_or_nowhere(
     (root / "link").symlink_to(target.replace("ROOT", str(root)))
     client = Client(serve(Export(str(root), "/a", squash="none")))
     assert client.result(MOUNT3, "MNT", b"/a/link").status is status
+
+
+def test_as_many_symbolic_links_as_the_host_follows(serve: Serve, root: Path) -> None:
+    """path_resolution(7): 40 on the whole of a path's resolution, the next one is a loop's."""
+    (root / "link-0").mkdir()
+    for number in range(1, LINKS_LIMIT + 2):
+        (root / f"link-{number}").symlink_to(f"link-{number - 1}")
+    client = Client(serve(Export(str(root), "/a", squash="none")))
+    assert client.mount(b"/a/link-%d" % LINKS_LIMIT) == client.mount(b"/a/link-0")
+    (root / f"link-{LINKS_LIMIT}").stat()
+    loop = client.result(MOUNT3, "MNT", b"/a/link-%d" % (LINKS_LIMIT + 1))
+    assert loop.status is mountstat3.MNT3ERR_INVAL
+    with pytest.raises(OSError, match="Too many levels"):
+        (root / f"link-{LINKS_LIMIT + 1}").stat()
 
 
 def test_names_are_bytes(serve: Serve, root: Path) -> None:

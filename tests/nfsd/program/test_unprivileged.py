@@ -35,6 +35,7 @@ def place() -> Iterator[Path]:
         path.chmod(0o755)
         if os.geteuid() == 0:
             os.chown(path, 1000, 1000)
+            (path / "roots").touch(0o600)
         yield path
 
 

@@ -62,12 +62,14 @@ class Walks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count, self.seconds, self.now = 0, 0.0, time.monotonic()
+        self.looked_for: list[int] = []
         find_all = IndexLocator._find_all
 
-        def counted(locator: IndexLocator, wanted: dict[bytes, bytes]) -> None:
+        def counted(locator: IndexLocator, wanted: dict[bytes, bytes]) -> dict[bytes, index.Path]:
             self.count += 1
+            self.looked_for.append(len(wanted))
             self.now += self.seconds
-            find_all(locator, wanted)
+            return find_all(locator, wanted)
 
         monkeypatch.setattr(IndexLocator, "_find_all", counted)
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
@@ -142,3 +144,43 @@ def test_while_one_searches_nobody_waits(serve: Serve, client: Client, root: Pat
         assert client.status("GETATTR", handle) is nfsstat3.NFS3ERR_JUKEBOX
     assert client.status("GETATTR", other) is nfsstat3.NFS3ERR_STALE
     assert client.status("GETATTR", handle) is nfsstat3.NFS3ERR_STALE
+
+
+def told_to_come_again(client: Client, handles: list[bytes]) -> None:
+    """Ask for these while somebody searches."""
+    locator = client.server._volume(client.server.exports[0]).locator
+    assert isinstance(locator, IndexLocator)
+    with locator._searching:
+        for handle in handles:
+            assert client.status("GETATTR", handle) is nfsstat3.NFS3ERR_JUKEBOX
+
+
+def test_so_many_files_wait_for_one_search(
+    client: Client, root: Path, walks: Walks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """...and whoever searches when no more may is told of its own file what is true."""
+    monkeypatch.setattr(index, "WANTED_LIMIT", 3)
+    *waiting, moved = handles = [client.create(client.mount(), b"%d" % n) for n in range(5)]
+    (root / "d").mkdir()
+    for number in range(5):
+        (root / str(number)).rename(root / "d" / str(number))
+    client.server.expire(0)
+    told_to_come_again(client, waiting)
+    assert client.status("GETATTR", moved) is nfsstat3.NFS3_OK
+    assert walks.looked_for == [3 + 1]
+    assert {client.status("GETATTR", handle) for handle in handles} == {nfsstat3.NFS3_OK}
+    assert walks.looked_for == [3 + 1, 1]  # for the fourth that waited
+
+
+def test_a_file_of_two_names_is_found_once(client: Client, root: Path, walks: Walks) -> None:
+    """The search goes on for the others when it comes to the second."""
+    (never,) = gone(client, root, 1)
+    linked = client.create(client.mount(), b"f")
+    (root / "d").mkdir()
+    os.link(root / "f", root / "d" / "one")
+    (root / "f").rename(root / "d" / "two")
+    client.server.expire(0)
+    told_to_come_again(client, [linked])
+    assert client.status("GETATTR", never) is nfsstat3.NFS3ERR_STALE
+    assert client.status("GETATTR", linked) is nfsstat3.NFS3_OK
+    assert walks.looked_for == [2]

@@ -19,6 +19,7 @@ def run(place: str) -> None:
     top = client.mount()
     read_only_file(client, top, root, place)
     closed_things(client, top, root)
+    others_file(client, root, place)
     others_rights(client, top, root)
     exclusive(client, top, root)
     client.server.close()
@@ -60,6 +61,17 @@ def closed_things(client: Client, top: bytes, root: Path) -> None:
     assert client.status("READDIR", directory, 0, bytes(8), 4096) is nfsstat3.NFS3ERR_ACCES
     client.ok("SETATTR", directory, sattr3(mode=0o400))
     client.ok("READDIR", directory, 0, bytes(8), 4096)
+
+
+def others_file(client: Client, root: Path, place: str) -> None:
+    """One that the server may not open is refused as such: changing its mode is not tried."""
+    if not Path(place, "roots").exists():  # only root can have made it
+        return
+    Path(place, "roots").rename(root / "roots")
+    handle = client.walk(b"roots")
+    assert client.status("READ", handle, 0, 1) is nfsstat3.NFS3ERR_ACCES
+    write = handle, 0, 1, types.stable_how.UNSTABLE, b"x"
+    assert client.status("WRITE", *write) is nfsstat3.NFS3ERR_ACCES
 
 
 def others_rights(client: Client, top: bytes, root: Path) -> None:

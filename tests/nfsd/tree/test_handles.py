@@ -21,7 +21,9 @@ from umktls.nfs.program import MOUNT3
 from umktls.nfs.types import diropargs3, nfsstat3, sattr3
 from umktls.nfsd import Export
 from umktls.nfsd.program import server
+from umktls.nfsd.tree import volume
 from umktls.nfsd.tree.index import IndexLocator
+from umktls.nfsd.tree.locate import device_and_inode
 from umktls.nfsd.tree.volume import best_locator
 
 FIXTURES = [HealthCheck.function_scoped_fixture]
@@ -216,6 +218,35 @@ def test_a_directory_moved_out_leads_nowhere(client: Client, root: Path, tmp_pat
     for handle in (directory, below):
         status = client.status("LOOKUP", diropargs3(handle, b".."))
         assert status is nfsstat3.NFS3ERR_STALE
+
+
+def test_the_way_up_ends_at_the_top_of_the_host(
+    client: Client, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There ".." is the same directory, and would be for ever."""
+    (root / "d" / "sub").mkdir(parents=True)
+    below = client.walk(b"d", b"sub")
+    (root / "d").rename(tmp_path / "d")
+    steps: list[int] = []
+
+    def counted(fd: int) -> tuple[int, int]:
+        steps.append(fd)
+        return device_and_inode(fd)
+
+    monkeypatch.setattr(volume, "device_and_inode", counted)
+    assert client.status("LOOKUP", diropargs3(below, b"..")) is nfsstat3.NFS3ERR_STALE
+    assert len(steps) <= 2 * len(tmp_path.resolve().parents) + 4
+
+
+def test_the_way_up_is_so_long_at_most(
+    client: Client, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any client can make directories in directories, and ask for what is above the last."""
+    monkeypatch.setattr(volume, "DEPTH_LIMIT", 2)
+    (root / "1" / "2" / "3" / "4").mkdir(parents=True)
+    third, fourth = client.walk(b"1", b"2", b"3"), client.walk(b"1", b"2", b"3", b"4")
+    assert client.lookup(third, b"..") == client.walk(b"1", b"2")
+    assert client.status("LOOKUP", diropargs3(fourth, b"..")) is nfsstat3.NFS3ERR_STALE
 
 
 def test_a_root_that_was_replaced(serve: Serve, root: Path) -> None:

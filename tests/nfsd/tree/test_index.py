@@ -92,6 +92,52 @@ class TestIndex:
             for handle in handles:
                 assert client.status("GETATTR", handle) is nfsstat3.NFS3ERR_STALE
 
+    def test_remembered_so_deep_at_most(
+        self, serve: Serve, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What is deeper is searched for."""
+        monkeypatch.setattr(index, "DEPTH_LIMIT", 2)
+        (root / "1" / "2" / "3").mkdir(parents=True)
+        client = Client(serve())
+        second, third = client.walk(b"1", b"2"), client.walk(b"1", b"2", b"3")
+        client.server.expire(0)
+        searched: list[int] = []
+        original = index._read_directory
+
+        def counting(fd: int) -> list[index._Entry]:
+            searched.append(fd)
+            return original(fd)
+
+        monkeypatch.setattr(index, "_read_directory", counting)
+        assert client.status("GETATTR", second) is nfsstat3.NFS3_OK
+        assert searched == []
+        assert client.status("GETATTR", third) is nfsstat3.NFS3_OK
+        assert searched
+
+    def test_places_that_lead_round(self, serve: Serve, root: Path) -> None:
+        """As they do when directories have changed places, and one was seen since."""
+        (root / "a" / "b").mkdir(parents=True)
+        client = Client(serve())
+        above, below = client.walk(b"a"), client.walk(b"a", b"b")
+        (root / "a" / "b").rename(root / "b")
+        (root / "a").rename(root / "b" / "a")
+        assert client.lookup(below, b"a") == above
+        client.server.expire(0)
+        for handle in (above, below):
+            assert client.status("GETATTR", handle) is nfsstat3.NFS3_OK
+
+    def test_found_by_a_search_though_it_cannot_be_remembered(
+        self, serve: Serve, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(places, "PLACES_LIMIT", 1)
+        (root / "f").write_bytes(b"moved")
+        (root / "a" / "b").mkdir(parents=True)
+        client = Client(serve())
+        handle = client.walk(b"f")
+        (root / "f").rename(root / "a" / "b" / "g")
+        client.server.expire(0)
+        assert client.read(handle) == b"moved"
+
     def test_reached_from_below(self, serve: Serve, root: Path) -> None:
         tree(root)
         handle = Client(serve()).walk(b"a", b"b", b"c")

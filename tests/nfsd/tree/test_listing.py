@@ -112,6 +112,16 @@ def test_pages_fit(client: Client, root: Path, plus: bool, size: int) -> None:
     assert sorted(seen) == sorted([*DOTS, *names, b"x" * 13])
 
 
+@pytest.mark.parametrize("plus", [False, True])
+def test_behind_the_last_entry_there_is_nothing(client: Client, plus: bool) -> None:
+    """An empty page that is the last: it is not that none would fit."""
+    pages = Pages(client, client.mount(), plus=plus)
+    assert pages.all() == DOTS
+    pages.eof = False
+    assert pages.turn() == []
+    assert pages.eof
+
+
 def test_too_small(client: Client, root: Path) -> None:
     for count in (0, 50, 100, 127):
         result = client.nfs("READDIR", client.mount(), 0, bytes(8), count)

@@ -18,10 +18,10 @@ A handle once given for a file stays the same while the file is remembered, wher
 What was looked for in vain is remembered too, until something of that identity is seen again.
 
 The last of these costs as much as the export has files, and anybody can have it done for the handle
-of a file that is gone. So one thread does it at a time, for all who have asked until then; whoever
-comes meanwhile is told to come again (EAGAIN, which is NFS3ERR_JUKEBOX). And when it took long, it
-is not done again before REST times as long have passed: a fifth of one thread at most, whatever
-there is to be looked for.
+of a file that is gone. So one thread does it at a time, for its own file and for WANTED_LIMIT more
+that were asked for until then; whoever comes meanwhile is told to come again (EAGAIN, which is
+NFS3ERR_JUKEBOX). And when it took long, it is not done again before REST times as long have passed:
+a fifth of one thread at most, whatever there is to be looked for.
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ from umktls.nfsd.tree.places import KEY_LENGTH, LocalPlaces, MakePlaces, Place
 __all__ = ["IndexLocator"]
 
 TRAIL_LIMIT = IDENT_LIMIT - KEY_LENGTH
-# So many files are looked for in one search through everything.
+# So many files wait to be looked for in the next search through everything.
 WANTED_LIMIT = 4096
 # A search through everything that took longer than QUICK seconds is followed by a rest, REST times
 # as long.
 QUICK, REST = 0.2, 4
+# Places are followed so far up: they may lead round, when directories have changed places.
 DEPTH_LIMIT = 4096
 ABSENT = frozenset(
     {
@@ -153,7 +154,7 @@ class IndexLocator:
         names: list[bytes] = []
         while key != self.root:
             place = self._places.get(key)
-            if place is None or len(names) > DEPTH_LIMIT:
+            if place is None or len(names) >= DEPTH_LIMIT:
                 return None
             names.append(place.name)
             key = place.parent
@@ -165,49 +166,49 @@ class IndexLocator:
             if fd is not None:
                 self._note(path, trail)
                 return fd
-        with self._lock:
-            if len(self._wanted) < WANTED_LIMIT:
-                self._wanted[key] = trail
-        self._search_everywhere()
-        remembered = self._remembered(key)
-        fd = self._open_if(key, remembered) if remembered else None
+        found = self._search_everywhere(key, trail)
+        fd = self._open_if(key, found) if found else None
         if fd is None:
-            self.forget(key)
             raise _stale()
         return fd
 
-    def _search_everywhere(self) -> None:
-        """Look for all that is wanted; each is remembered afterwards, or gone. OSError EAGAIN if
-        it has to wait."""
+    def _search_everywhere(self, key: bytes, trail: bytes) -> Path | None:
+        """Look for this, and for all that is wanted: each is remembered afterwards, or gone. Where
+        this one is; OSError EAGAIN if it has to wait."""
         began = time.monotonic()
         if began < self._rested or not self._searching.acquire(blocking=False):
+            with self._lock:
+                if len(self._wanted) < WANTED_LIMIT:
+                    self._wanted[key] = trail
             raise OSError(errno.EAGAIN, "too much is looked for at present")
         try:
             with self._lock:
                 wanted, self._wanted = self._wanted, {}
-            self._find_all(wanted)
+            return self._find_all({**wanted, key: trail}).get(key)
         finally:
             took = time.monotonic() - began
             self._rested = began + (1 + REST) * took if took > QUICK else 0.0
             self._searching.release()
 
-    def _find_all(self, wanted: dict[bytes, bytes]) -> None:
-        """One walk for these keys (with the trails of their handles)."""
-        left: dict[int, list[bytes]] = {}
+    def _find_all(self, wanted: dict[bytes, bytes]) -> dict[bytes, Path]:
+        """One walk for these keys (with the trails of their handles); where they are."""
+        found: dict[bytes, Path] = {}
+        numbers: dict[int, list[bytes]] = {}
         for key in wanted:
-            left.setdefault(_inode(key), []).append(key)
-        for path, inode in self._search(set(left), None):
-            for key in left[inode]:
+            numbers.setdefault(_inode(key), []).append(key)
+        for path, inode in self._search(set(numbers), None):
+            for key in numbers[inode]:
                 fd = self._open_if(key, path)
                 if fd is not None:
                     os.close(fd)
-                    self._note(path, wanted.pop(key))
-                    left[inode].remove(key)
+                    self._note(path, wanted[key])
+                    found[key] = path  # again, if it has another name
                     break
-            if not wanted:
-                return
-        for key in wanted:
+            if len(found) == len(wanted):
+                return found
+        for key in wanted.keys() - found.keys():
             self.forget(key)
+        return found
 
     def _search(self, inodes: set[int], trail: bytes | None) -> Iterator[tuple[Path, int]]:
         """(path, inode number) of the entries that have one of these numbers, along a trail or

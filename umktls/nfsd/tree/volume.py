@@ -136,7 +136,7 @@ class Volume:
                 above = os.open("..", PATH_FLAGS, dir_fd=fd)
                 os.close(fd)
                 fd = above
-                if len(inodes) > DEPTH_LIMIT or device_and_inode(fd) == file:
+                if len(inodes) >= DEPTH_LIMIT or device_and_inode(fd) == file:
                     raise OSError(errno.ESTALE, "outside the export")
                 inodes.append(file[1])
         finally:
