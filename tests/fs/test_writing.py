@@ -11,7 +11,6 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from umktls_fs.extents import OVERHEAD
 from umktls_fs.writeback import AGE_SECONDS, MEMORY, WRITES_IN_FLIGHT
 
-from tests.conftest import patience
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
 from tests.fs.world import Somebody, World
@@ -289,8 +288,7 @@ async def test_getattr_of_a_streaming_writer_does_not_wait(world: World) -> None
     gate = Gate(world)
     for index in range(3):
         await world.ops.write(fh, index * MIB, bytes(MIB))
-    with trio.fail_after(patience(5)):
-        entry = await world.ops.getattr(number, world.ctx)
+    entry = await world.ops.getattr(number, world.ctx)
     assert (entry.st_size, entry.attr_timeout) == (3 * MIB, 0.0)
     gate.opened.set()
     await world.close(fh)

@@ -77,18 +77,20 @@ async def test_a_session(tmp_path: Path, personality: str) -> None:
 
 
 async def test_a_refusal_and_a_deadline(tmp_path: Path) -> None:
+    seconds = patience(20)
+
     def work(agent: HandshakeAgent) -> None:
         agent.wait()
         task = agent.accept()
         assert task is not None
-        assert task.seconds == pytest.approx(patience(20), abs=0.002)
+        assert task.seconds == pytest.approx(seconds, abs=0.002)
         assert task.deadline(1.0).left() > 1.0
         agent.done(task, errno.EACCES)
         with pytest.raises(SystemCallError) as caught:
             agent.done(task, 0)
         assert caught.value.errno == errno.EBADF
 
-    async with world(tmp_path, "linux", upcall_seconds=patience(20)) as w:
+    async with world(tmp_path, "linux", upcall_seconds=seconds) as w:
         attempt = await beside(w, work)
     assert isinstance(attempt.error, TlsRefused)
 
