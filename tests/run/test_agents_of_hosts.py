@@ -102,7 +102,7 @@ async def test_scenarios_played_to_an_agent(agents: dict[str, list[str]], tmp_pa
             command,
             choose(role, only),
             place,
-            UPCALL_SECONDS,
+            patience(UPCALL_SECONDS),
             personality=PERSONALITIES["linux"],
             agent=True,
         )
