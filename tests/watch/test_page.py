@@ -5,6 +5,7 @@ Pictures of the main views are left in the test's directory; look at them when t
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,6 +103,31 @@ def test_the_picture_follows_the_cursor(
         said = page.locator("#picture-words").inner_text()
     assert "client connection c1" in said
     assert "next sequence number 1" in said
+
+
+def test_where_much_happens_rates_are_shown(
+    chromium: Any, recording: dict[str, Any], tmp_path: Path
+) -> None:
+    """From what the hosts said last and before: calls, and bytes each way."""
+    last = recording["events"][-1]["mono"]
+    (stat,) = recording["stats"]
+    before, now = json.loads(json.dumps([stat, stat]))
+    before["mono"], now["mono"] = last - 0.5, last
+    for host in now["hosts"]:
+        for one in host["connections"]:
+            one["rpc"]["calls"] += 1500
+            one["tx"]["bytes"] += 1_000_000
+    events = [*recording["events"][:-1], {**recording["events"][-1], "skipped": 12_000}]
+    path = tmp_path / "busy.html"
+    path.write_text(recorded({**recording, "events": events, "stats": [before, now]}))
+    with opened(chromium, path.as_uri()) as page:
+        assert " 3000/s" not in page.locator(".host.client").text_content()
+        go_to(page, len(events) - 1)
+        page.wait_for_selector(".host.client text:has-text('replies · 3000/s')")
+        assert "sends 2.0 MB/s" in page.locator(".host.client").text_content()
+        assert "3000 calls in a second" in page.locator("#picture-words").inner_text()
+        assert "12000 events" in page.locator(".notice").inner_text()
+        page.screenshot(path=tmp_path / "busy.png")
 
 
 def test_a_record_opens_and_shows_its_bytes(

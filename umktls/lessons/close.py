@@ -202,4 +202,5 @@ LESSON = Lesson(
         Rfc(9289, "5.1.1", "protected operation on TCP"),
         Rfc(5531, "11", "record marking standard"),
     ),
+    sockets=True,
 )

@@ -40,14 +40,22 @@ __all__ = ["Lab", "Memory", "Real", "bench", "in_memory", "lab", "noting"]
 
 # For machines that are busy: a class of thirty, each with a lesson on one server.
 UPCALL_SECONDS = 10.0
-# So long hosts stay when all is done and somebody watches, who fetches the bytes of records.
-LOOKED_AT_SECONDS = 1.0
+# So long hosts stay when all is done and somebody watches, who fetches the bytes of records: until
+# none was asked for in so many seconds.
+LOOKED_AT_SECONDS, LOOKED_AT_LONGEST = 1.0, 30.0
 
 
 async def looked_at(*hosts: Host) -> None:
     """Let who watches have the last of these hosts."""
-    if any(host.trace.close for host in hosts):
-        await trio.sleep(LOOKED_AT_SECONDS)
+    asked = -1
+    with trio.move_on_after(LOOKED_AT_LONGEST):
+        while any(host.trace.close for host in hosts) and asked != looks(hosts):
+            asked = looks(hosts)
+            await trio.sleep(LOOKED_AT_SECONDS)
+
+
+def looks(hosts: Sequence[Host]) -> int:
+    return sum(host.watching.asked for host in hosts)
 
 
 def noting(units: list[bytes]) -> Action:

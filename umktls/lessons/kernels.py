@@ -237,4 +237,5 @@ LESSON = Lesson(
         Rfc(8446, "5.2", "how long a record may be"),
         Rfc(8446, "6.1", "closure alerts"),
     ),
+    sockets=True,
 )

@@ -80,7 +80,8 @@ class Rfc:
 @dataclass(frozen=True, slots=True)
 class Lesson(Generic[S]):
     """`stage` sets up what the steps work on; `text` is the introduction, in paragraphs. `captured`
-    is the same stage where there are hosts with sockets, with a capture of what passes them."""
+    is the same stage where there are hosts with sockets, with a capture of what passes them.
+    `sockets`: it works with KTLS sockets alone, which are shown to who watches (shown.py)."""
 
     title: str
     text: str
@@ -90,3 +91,4 @@ class Lesson(Generic[S]):
     code: tuple[Code, ...]
     rfcs: tuple[Rfc, ...]
     captured: Callable[[CaptureConfig], AbstractAsyncContextManager[S]] | None = None
+    sockets: bool = False

@@ -64,7 +64,7 @@ async def last_numbers(link: Link) -> Seen:
 
 def sent_from(kernel: str, first: int) -> list[str]:
     """Five sends; the number of each as its distance from 2^64, or the error."""
-    link = Link(End(kernel), End(kernel))
+    link = Link(End(kernel), End(kernel, "server"))
     link.client.set_key("tx", link.session(sequence=first))
     said = []
     for _ in range(5):

@@ -14,12 +14,13 @@ Texts are paragraphs. An exercise has its "solution" only where solutions are wa
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Protocol
 
 from umktls.errors import UnsupportedError
 from umktls.kernel.captures.config import CaptureConfig
 from umktls.lessons.lesson import Lesson, Step
+from umktls.lessons.shown import sockets_shown
 from umktls.lessons.table import LESSONS, load
 
 __all__ = ["Audience", "Part", "play"]
@@ -48,7 +49,7 @@ async def play(
     stage_of = staged(name, lesson, capture)
     first = {"name": name, "title": lesson.title, "minutes": LESSONS[name].minutes}
     await audience.hear({"part": "lesson", **first, "text": paragraphs(lesson.text)})
-    async with stage_of as stage:
+    async with sockets_shown() if lesson.sockets else nullcontext(), stage_of as stage:
         for number, step in enumerate(lesson.steps, 1):
             await _play_step(number, step, stage, audience)
     await audience.hear(_end(lesson, solutions))

@@ -188,4 +188,5 @@ LESSON = Lesson(
         Rfc(8446, "6.1", "closure alerts, and truncation"),
         Rfc(8446, "E.2", "what the record layer promises: order and non-replayability"),
     ),
+    sockets=True,
 )

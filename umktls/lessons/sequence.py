@@ -55,7 +55,7 @@ async def same_text_twice(link: Link) -> Seen:
 
 
 async def wrong_start(link: Link) -> Seen:
-    sender, receiver = End(), End()
+    sender, receiver = End(), End(side="server")
     sender.set_key("tx", link.session(sequence=0))
     receiver.set_key("rx", link.session(sequence=1))
     receiver.arrive(sender.send(b"hello"))
@@ -78,7 +78,7 @@ async def search(link: Link) -> Seen:
     record = sender.send(b"which number am I?")
     tried = {}
     for sequence in range(16):
-        receiver = End()
+        receiver = End(side="server")
         receiver.set_key("rx", link.session(sequence=sequence))
         receiver.arrive(record)
         tried[sequence] = receiver.outcome()
@@ -191,4 +191,5 @@ LESSON = Lesson(
         Rfc(8446, "5.2", "record payload protection"),
         Rfc(8446, "7.3", "traffic key calculation"),
     ),
+    sockets=True,
 )

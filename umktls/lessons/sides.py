@@ -78,7 +78,7 @@ async def both(stage: None) -> Seen:
 async def who_can(stage: None) -> Seen:
     said = {}
     for kernel in KERNELS:
-        link = Link(End(kernel), End(kernel))
+        link = Link(End(kernel), End(kernel, "server"))
         for direction in MODES:
             said[f"{kernel} {direction}"] = key_set(link, direction)
     refusing = sorted({case.split()[0] for case, word in said.items() if word != "ok"})
@@ -197,4 +197,5 @@ LESSON = Lesson(
         Rfc(9289, "5.1.1", "protected operation on TCP: no clear text in a session"),
         Rfc(8446, "5.1", "record layer: which types there are"),
     ),
+    sockets=True,
 )

@@ -10,6 +10,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 from umktls.abi.freebsd import IPPROTO_TCP, TlsGetRecord, cmsg_space
 from umktls.abi.personality import personality
@@ -82,14 +83,35 @@ def outcome(call: Callable[[], bytes]) -> str:
     return words(data) if data else "end of stream"
 
 
-class End:
-    """One KTLS socket of a kernel. Its keys go down by setsockopt, as a daemon does it."""
+Side = Literal["client", "server"]
 
-    def __init__(self, kernel: str = "umktls") -> None:
+
+class LooksOn(Protocol):
+    """Who shows ends to somebody who watches."""
+
+    def made(self, end: End) -> None:
+        """A new one."""
+
+    def key_set(self, end: End, direction: Direction, session: Session) -> None:
+        """It has got a key."""
+
+
+looks_on: LooksOn | None = None
+
+
+class End:
+    """One KTLS socket of a kernel, of a client or a server. Its keys go down by setsockopt, as a
+    daemon does it. `name` is what it is called where it is shown."""
+
+    def __init__(self, kernel: str = "umktls", side: Side = "client") -> None:
+        self.side: Side = side
+        self.name = ""
         engine = get_engine("software")
         self.personality = personality(kernel)
         self.socket = KtlsSocket(engine, engine, self.personality)
         self._interface = interface_of(self.personality)
+        if looks_on is not None:
+            looks_on.made(self)
 
     def set_key(self, direction: Direction, session: Session) -> None:
         """Raises UmktlsError as the kernel's setsockopt does."""
@@ -106,6 +128,8 @@ class End:
             except UmktlsError as error:
                 if error.errno != option.harmless:
                     raise
+        if looks_on is not None:
+            looks_on.key_set(self, direction, session)
 
     def send(self, data: bytes, record_type: int | None = None) -> bytes:
         """What goes to TCP for one sendmsg(2)."""
@@ -148,7 +172,7 @@ class Link:
     """A client and a server behind a handshake, with the secrets that it left; no key is set."""
 
     client: End = field(default_factory=End)
-    server: End = field(default_factory=End)
+    server: End = field(default_factory=lambda: End(side="server"))
     client_secret: bytes = field(default_factory=lambda: os.urandom(32))
     server_secret: bytes = field(default_factory=lambda: os.urandom(32))
 
@@ -168,7 +192,7 @@ class Link:
 
 def between(client: str = "umktls", server: str = "umktls") -> Link:
     """A link between two kernels, with all keys set."""
-    return Link(End(client), End(server)).set_keys()
+    return Link(End(client), End(server, "server")).set_keys()
 
 
 @asynccontextmanager

@@ -27,10 +27,12 @@ class Watched(Protocol):
 
 
 class Watching:
-    """Puts watches on the sockets of a host, and takes them off."""
+    """Puts watches on the sockets of a host, and takes them off. `asked`: how often somebody has
+    asked for a record."""
 
     def __init__(self, host: Watched) -> None:
         self._host = host
+        self.asked = 0
         self.records = RecordStore()
         host.trace.on_close = self._switch
 
@@ -52,6 +54,7 @@ class Watching:
     def record(self, number: int) -> dict[str, Any]:
         """The record of that number (see Kept.told). Raises `CallerError` where it is kept no
         more."""
+        self.asked += 1
         record = self.records.get(number)
         if record is None:
             raise CallerError(f"record {number} is kept no more", errno.ENOENT)

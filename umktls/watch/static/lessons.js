@@ -69,7 +69,7 @@ export function lessons(tours, { follow, play }) {
   /** Say which hosts the picture shows. */
   const showHosts = (names) => say(hosts, names.length
     ? `The picture shows ${names.join(" and ")}, of this lesson.`
-    : "No host of this lesson is up, so the picture is empty. Where it works with KTLS sockets alone, none comes.");
+    : "No host of this lesson is up, so the picture is empty.");
 
   return { button, panel, showHosts };
 }

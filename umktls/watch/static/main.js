@@ -195,7 +195,7 @@ function ends(world, mono) {
     const c = world.connections[here];
     const host = c ? world.hosts[c.host] : Object.values(world.hosts).filter((each) => each.side === side && !each.down && isShown(each.name)).pop();
     if (!c && !host) return null;
-    return { c, host, told: c ? model.told(here, mono) : null };
+    return { c, host, told: c ? model.told(here, mono) : null, rates: c ? model.rates(here, mono) : null };
   };
   const both = { client: end(client, "client"), server: end(server, "server") };
   for (const side of ["client", "server"]) if (both[side] && !both[side].c) both[side] = { host: both[side].host, c: undefined };
@@ -220,7 +220,7 @@ function draw() {
   say(status, facts.live ? (lost ? "the server is gone" : playing ? "● live" : "❚❚ stopped to look") : `recorded ${new Date((from?.made ?? 0) * 1000).toLocaleString()}`);
   status.classList.toggle("lost", lost);
   notice.hidden = model.skipped === 0;
-  say(notice, `Much happens at once: ${model.skipped} events of single records and calls are counted and not shown one by one (100 in a second are, of each host). Numbers in the boxes count all.`);
+  say(notice, `Much happens at once: ${model.skipped} events of single records and calls are counted and not shown one by one (100 in a second are, of each host). Numbers and rates in the boxes count all.`);
   if (followed !== null) tours.showHosts(Object.values(model.world(index + 1).hosts).filter((each) => !each.down && isShown(each.name)).map((each) => each.name));
   showDetail(timeline.cursor < 0 ? null : model.events[timeline.cursor]);
 }

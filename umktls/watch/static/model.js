@@ -2,6 +2,7 @@
 // The picture is a function of this, so going back in time is going back in the list.
 
 const SNAPSHOT = 500;
+const STALE = 3; // seconds: rates that are older are no more
 
 const half = () => ({
   state: "CLEAR", sequence: 0, records: 0, bytes: 0, engine: "", mode: "", suite: "", generation: 0, at: 0,
@@ -129,18 +130,28 @@ export class Model {
   }
 
   /** What a host itself said last, before that time, of one of its connections. */
-  told(here, mono) {
-    for (let place = this.stats.length - 1; place >= 0; place -= 1) {
+  told(here, mono) { return this._told(here, mono, 1)[0] ?? null; }
+
+  /** What it does in a second: {calls, tx, rx}, the latter in bytes; null where nothing is known. */
+  rates(here, mono) {
+    const [now, before] = this._told(here, mono, 2);
+    const seconds = before ? now.mono - before.mono : 0;
+    if (seconds <= 0 || (Number.isFinite(mono) && mono - now.mono > STALE)) return null;
+    const rate = (of) => Math.max(0, ((of(now) ?? 0) - (of(before) ?? 0)) / seconds);
+    return { calls: rate((one) => one.rpc?.calls), tx: rate((one) => one.tx.bytes), rx: rate((one) => one.rx.bytes) };
+  }
+
+  _told(here, mono, most) {
+    const found = [];
+    for (let place = this.stats.length - 1; place >= 0 && found.length < most; place -= 1) {
       const stat = this.stats[place];
       if (stat.mono > mono) continue;
-      for (const host of stat.hosts) {
-        for (const one of host.connections) {
-          if (`${host.host.name}:${one.id}` === here) return { ...one, mono: stat.mono };
-        }
-      }
-      return null;
+      const host = stat.hosts.find((each) => here.startsWith(`${each.host.name}:`));
+      const one = host?.connections.find((each) => `${host.host.name}:${each.id}` === here);
+      if (!one) break;
+      found.push({ ...one, mono: stat.mono });
     }
-    return null;
+    return found;
   }
 }
 

@@ -206,8 +206,8 @@ class HostBox {
     say(this._title, host ? `${side} ${host.name}` : `${side}: nobody watches it`);
     say(this._fs, host ? (this._side === "client" ? `${host.requests} requests seen` : end?.told?.backend ?? (c?.last ? `last: ${c.last}` : "")) : "");
     const rpc = end?.told?.rpc;
-    say(this._rpc[0], c ? `${Math.max(c.calls, rpc?.calls ?? 0)} calls, ${Math.max(c.replies, rpc?.replies ?? 0)} replies` : "");
-    say(this._rpc[1], c ? c.phase === "handshake" ? "waits for the daemon" : `has the socket: ${c.phase}` : "");
+    say(this._rpc[0], c ? `${Math.max(c.calls, rpc?.calls ?? 0)} calls, ${Math.max(c.replies, rpc?.replies ?? 0)} replies${perSecond(end.rates)}` : "");
+    say(this._rpc[1], c ? c.phase === "handshake" ? "waits for the daemon" : `has the socket: ${c.phase}${flow(end.rates)}` : "");
     say(this._ktls, c?.name ?? "");
     for (const { way, states, lines } of this._halves) {
       const side_ = c ? numbers(c[way], end.told?.[way]) : null;
@@ -246,14 +246,21 @@ class HostBox {
   }
 }
 
+/** Rates, where there are any to speak of. */
+function perSecond(rates) { return rates && rates.calls >= 1 ? ` · ${Math.round(rates.calls)}/s` : ""; }
+
+function flow(rates) {
+  return rates && rates.tx + rates.rx >= 1000 ? ` · sends ${bytesText(rates.tx)}/s` + (rates.rx >= 1000 ? `, gets ${bytesText(rates.rx)}/s` : "") : "";
+}
+
 function short(suite = "") { return suite.replace(/^TLS_/, "").replace(/_SHA\d+$/, "").replace("CHACHA20_POLY1305", "CHACHA20"); }
 
 function words(end, side) {
   if (!end?.c) return "";
-  const { c, told } = end;
+  const { c, told, rates } = end;
   const halfWords = (way) => {
     const side_ = numbers(c[way], told?.[way]);
     return `${way === "tx" ? "sending" : "receiving"} ${side_.state.toLowerCase()}, next sequence number ${side_.sequence}, ${side_.records} records, ${bytesText(side_.bytes)}, ${side_.engine || "no engine"} ${side_.mode}`;
   };
-  return `${side} connection ${c.name}: ${c.phase}; ${halfWords("tx")}; ${halfWords("rx")}; the ${c.owner} owns the close${c.upcall ? `; upcall ${c.upcall.procedure} is ${c.upcall.state}` : ""}.`;
+  return `${side} connection ${c.name}: ${c.phase}${rates?.calls >= 1 ? `, ${Math.round(rates.calls)} calls in a second` : ""}; ${halfWords("tx")}; ${halfWords("rx")}; the ${c.owner} owns the close${c.upcall ? `; upcall ${c.upcall.procedure} is ${c.upcall.state}` : ""}.`;
 }
