@@ -287,8 +287,12 @@ async def test_a_handshake_that_fails(wallet: Wallet) -> None:
     assert report.phases["certificate"].ok is None
 
 
-async def test_a_server_that_says_nothing(wallet: Wallet) -> None:
+async def test_a_server_that_says_nothing(
+    wallet: Wallet, mock_clock: trio.testing.MockClock
+) -> None:
     async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        mock_clock.jump(SHORT)
         await trio.sleep_forever()
 
     async with listening(serve) as port:
