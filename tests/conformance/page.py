@@ -88,6 +88,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
 
 GENERAL = (
     "rpctls_versions",
+    "handshake_family",
     "client_upcall_seconds",
     "server_upcall_seconds",
     "probe_needs_daemon",

@@ -152,7 +152,7 @@ async def test_what_nlctrl_says(tmp_path: Path) -> None:
         assert (acknowledged.type, acknowledged.flags, acknowledged.pid) == (2, 0x100, 9)
         await agent.end.send(ask(FAMILY_ID=HANDSHAKE.number))
         assert bytes((await agent.receive()).payload) == bytes(named.payload)
-        await agent.end.send(ask(0x300))
+        await agent.end.send(ask(0x300 | 4))
         kinds = [(await agent.receive()).type for _ in range(4)]
         assert kinds == [0x10, 0x10, 0x10, 3]
         await agent.end.send(ask(FAMILY_NAME="nl80211") + b"\xff" * 9)
@@ -212,7 +212,8 @@ async def test_a_socket_that_no_agent_accepted_is_busy(
         daemon, attempt, asked = await w.asked()
         number = await daemon.take(asked)
         agent = await agent_of(w, member=False)
-        assert await agent.done(STATUS=0, SOCKFD=number) == errno.EBUSY
+        for other in (number, agent.end.number):
+            assert await agent.done(STATUS=0, SOCKFD=other) == errno.EBUSY
         assert not attempt.ended.is_set()
 
 

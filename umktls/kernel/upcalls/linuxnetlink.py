@@ -46,6 +46,9 @@ class Caller(Protocol):
     @property
     def descriptors(self) -> Mapping[int, KernelSocket]: ...
 
+    @property
+    def netlink(self) -> Mapping[int, object]: ...
+
     def install(self, sock: KernelSocket) -> int: ...
 
 
@@ -84,17 +87,19 @@ class LinuxNetlinkSocket(NetlinkSocket):
             await self.send(encode_error(message, error))
 
     async def _deal_with_request(self, message: Message) -> None:
+        ended = False
         try:
             if message.flags & nl.NLM_F_REQUEST and message.type >= linux.NLMSG_MIN_TYPE:
-                await self._carry_out(message)
+                ended = await self._carry_out(message)
         except UmktlsError as error:
             await self.send(genl.encode_error(message, error.errno))
         else:
-            if message.flags & nl.NLM_F_ACK:
+            if message.flags & nl.NLM_F_ACK and not ended:
                 await self.send(genl.acknowledge(message))
 
-    async def _carry_out(self, message: Message) -> None:
-        """One request (genl_rcv_msg). Raises `UmktlsError`, with Linux's errno."""
+    async def _carry_out(self, message: Message) -> bool:
+        """One request (genl_rcv_msg); whether its answer has an end of its own, as a dump's has.
+        Raises `UmktlsError`, with Linux's errno."""
         family = FAMILIES.get(message.type)
         if family is None:
             raise CallerError(f"no family {message.type}", errno.ENOENT)
@@ -106,15 +111,16 @@ class LinuxNetlinkSocket(NetlinkSocket):
             await self._accept(message, asked)
         elif command is DONE:
             self._done(asked)
+        elif message.flags & linux.NLM_F_DUMP == linux.NLM_F_DUMP:
+            await self._dump_families(message)
+            return True
         else:
-            await self._get_family(message, asked)
-
-    async def _get_family(self, message: Message, asked: Mapping[str, Any]) -> None:
-        seq, pid = message.seq, message.pid
-        if message.flags & linux.NLM_F_DUMP != linux.NLM_F_DUMP:
             wanted = genl.wanted_family_untrusted(FAMILIES, asked)
-            await self.send(genl.encode_family(wanted, seq, pid))
-            return
+            await self.send(genl.encode_family(wanted, message.seq, message.pid))
+        return False
+
+    async def _dump_families(self, message: Message) -> None:
+        seq, pid = message.seq, message.pid
         for family in FAMILIES.values():
             await self.send(genl.encode_family(family, seq, pid, linux.NLM_F_MULTI))
         await self.send(genl.encode_done(seq, pid))
@@ -156,10 +162,10 @@ class LinuxNetlinkSocket(NetlinkSocket):
         if number is None:
             raise CallerError("DONE without SOCKFD")
         sock = self._process.descriptors.get(number)
-        if sock is None:
+        if sock is None and number not in self._process.netlink:
             raise CallerError(f"process {self.pid} has no descriptor {number}", errno.EBADF)
-        if sock.owner.handshake is None:
-            raise CallerError(f"nobody waits for a handshake on {sock.name}", errno.EBUSY)
+        if sock is None or sock.owner.handshake is None:
+            raise CallerError(f"nobody waits for a handshake on {number}", errno.EBUSY)
         if not sock.closed:
             # The agent's program and the kernel share the file, and so its O_NONBLOCK.
             sock.sock.setblocking(False)
