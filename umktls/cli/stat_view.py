@@ -41,6 +41,7 @@ def heading(state: dict[str, Any]) -> Text:
         ("backends", ", ".join(map(backend_words, state.get("backends") or []))),
         ("workers", ", ".join(map(worker_words, state.get("workers") or []))),
         ("daemons", ", ".join(map(daemon_words, state.get("daemons") or []))),
+        ("handshakes", handshake_words(state.get("handshakes") or {})),
     ):
         if value:
             text.append(f"\n  {label}: {printable(value)}")
@@ -72,9 +73,20 @@ def worker_words(worker: dict[str, Any]) -> str:
     return f"{worker.get('worker')} ({what}, {worker.get('connections')} connections)"
 
 
+OF_LINUX = 3  # what an agent has for a version (umktls.kernel.upcalls.agents)
+
+
 def daemon_words(daemon: dict[str, Any]) -> str:
     version = f", upcalls of version {daemon['version']}" if "version" in daemon else ""
+    if daemon.get("version") == OF_LINUX:
+        version = ", Linux's handshake upcall"
     return f"{daemon.get('name')} (process {daemon.get('pid')}{version})"
+
+
+def handshake_words(handshakes: dict[str, Any]) -> str:
+    """What agents of Linux's handshake upcall have to do; empty for nothing."""
+    words = (("pending", "wait for an agent"), ("accepted", "are with one"))
+    return ", ".join(f"{handshakes[name]} {text}" for name, text in words if handshakes.get(name))
 
 
 def connection_line(connection: dict[str, Any]) -> Text:

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
+from rich.console import Console
 
 from tests.kernel.clientworld import SECONDS, Clock, World, world
 from tests.kernel.upcalls.agentworld import agents
 from umktls.abi import rpctls
 from umktls.abi.handshake import HANDSHAKE_PENDING_MAX
 from umktls.abi.personality import PERSONALITIES
+from umktls.cli.stat_view import host_view
 from umktls.errors import WorldError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.host import process
@@ -28,7 +30,8 @@ from umktls.kernel.upcalls.tls import TlsRefused
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.agent import AgentEnd
 from umktls.testing.echo import SAY
-from umktls.testing.played import calls_to
+from umktls.testing.joined import joined
+from umktls.testing.played import Refused, calls_to
 from umktls.upcall import genl
 from umktls.upcall import syscalls as wire
 from umktls.upcall.handshake import ACCEPT, DONE, HANDSHAKE
@@ -41,6 +44,14 @@ async def agent_of(w: World, *, member: bool = True) -> AgentEnd:
     end = await AgentEnd.create(w.calls, member=member)
     w.cleanup.callback(end.close)
     return end
+
+
+def words(what: Any) -> str:
+    """As it is printed."""
+    console = Console(width=300)
+    with console.capture() as capture:
+        console.print(what)
+    return capture.get()
 
 
 # ---- a handshake
@@ -246,6 +257,40 @@ async def test_two_agents_hear_of_it_and_one_has_it(tmp_path: Path, autojump_clo
         assert not os.get_blocking(attempt.sock.sock.fileno())
 
 
+async def test_who_watches_sees_each_step(tmp_path: Path, autojump_clock: Clock) -> None:
+    seen: list[str] = []
+
+    def see(event: dict[str, Any]) -> None:
+        if event["event"] == "upcall-state":
+            seen.append(event["state"])
+
+    async with world(tmp_path) as w:
+        agent = await agent_of(w)
+        with w.host.trace.watched(see):
+            attempt = await w.connect()
+            text = words(host_view(w.host.stat()))
+            number = (await agent.accepted())["SOCKFD"]
+            assert await agent.done(STATUS=0, SOCKFD=number) == 0
+            await attempt.ended.wait()
+    assert seen == ["offered", "taken", "live"]
+    assert "1 wait for an agent" in text
+    assert "Linux's handshake upcall" in text
+
+
+async def test_an_orphan_is_not_for_agents(tmp_path: Path, autojump_clock: Clock) -> None:
+    """They are not told of one, and cannot ask for it."""
+    async with joined(tmp_path, deposits=True) as both, calls_to(both.client.rundir.path) as calls:
+        await both.rpc.call(SAY, b"", NULL_AUTH)
+        agent = await AgentEnd.create(calls, member=True)
+        await both.kill("client")
+        with pytest.raises(Refused) as caught:
+            await calls.call(wire.AdoptArgs(rpctls.RPCTLSCD))
+        assert caught.value.errno == errno.EPERM
+        await trio.testing.wait_all_tasks_blocked()
+        assert not both.events("client", "warning")
+        agent.close()
+
+
 async def test_the_oldest_first(tmp_path: Path, autojump_clock: Clock) -> None:
     async with world(tmp_path) as w:
         agent = await agent_of(w)
@@ -265,6 +310,7 @@ async def test_nobody_listens(tmp_path: Path, autojump_clock: Clock) -> None:
     assert attempt.error.errno == errno.ESRCH
     assert "umktls run --host" in str(attempt.error)
     assert "tlshd" in str(attempt.error)
+    assert "; start one: rpctlscd" in str(attempt.error)
 
 
 async def test_too_many_wait(tmp_path: Path, autojump_clock: Clock) -> None:

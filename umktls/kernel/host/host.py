@@ -111,8 +111,9 @@ class Host(HostState):
     # ---- daemons
 
     def _daemons_of(self, name: str) -> Daemons:
-        how = self.by_hand(name) + self.agent_by_hand()
-        advice = f"(run directory {self.rundir.path}); start one: {how}"
+        agent = self.agent_by_hand()
+        would_do = f"; a handshake agent would do: {agent}" if agent else ""
+        advice = f"(run directory {self.rundir.path}{would_do}); start one: {self.by_hand(name)}"
         patient = not self.personality.probe_needs_daemon
         return Daemons(name, self.trace, advice, self.handover.left, patient=patient)
 
@@ -151,10 +152,12 @@ class Host(HostState):
                 if self.children.failure is not None:
                     raise self.children.failure
             return
+        agent = self.agent_by_hand()
+        nor = f", nor a handshake agent ({agent})" if agent else ""
         raise DaemonGone(
-            f"no {name} registered within {self.config.daemon_seconds:g} s; try again with "
+            f"no {name} registered within {self.config.daemon_seconds:g} s{nor}; try again with "
             f"--rundir {shlex.quote(str(self.rundir.path))} and start one meanwhile: "
-            f"{self.by_hand(name)}{self.agent_by_hand()}"
+            f"{self.by_hand(name)}"
         )
 
     # ---- what people ask for, by the control socket

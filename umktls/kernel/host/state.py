@@ -90,9 +90,9 @@ class HostState:
         return shlex.join((name, "--rundir", str(self.rundir.path), *arguments))
 
     def agent_by_hand(self) -> str:
-        """What else there is to type: an agent of Linux's handshake upcall; empty where this kernel
-        has none."""
+        """What may be started in a daemon's place, an agent of Linux's handshake upcall; empty
+        where this kernel has none."""
         if not self.personality.handshake_family:
             return ""
         command = shlex.join(("umktls", "run", "--host", str(self.rundir.path), "--", "tlshd"))
-        return f", or a handshake agent: {command} -s -c FILE"
+        return f"{command} -s -c FILE"

@@ -33,6 +33,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import trio
@@ -49,7 +50,7 @@ from umktls.rpc.xdr import Struct
 from umktls.upcall.handshake import task_of
 from umktls.upcall.rpctls import rpctls_session_res
 from umktls.upcall.rpctls2 import rpctls_socket_arg, rpctlssd_connect_res2
-from umktls.upcall.states import Upcall, UpcallEvent
+from umktls.upcall.states import Upcall, UpcallEvent, UpcallState
 
 __all__ = ["Agent", "Handshakes", "Member"]
 
@@ -99,6 +100,10 @@ class Handshakes:
         `UpcallTimeout`, `ConnectionGone`; `TlsRefused`, `WorldError` for the agent's status.
         """
         number = self._number = self._number + 1
+        if self._trace.steps.kinds:
+            await self._trace.steps.stop("upcall", sock.name, NAME)
+        if self._trace.close:
+            life.watcher = partial(self._tell_state, sock.name, number)
         life.on(UpcallEvent.START)
         if self._seconds_asked:
             task = {**task, "TIMEOUT": int(seconds * 1000)}
@@ -127,6 +132,12 @@ class Handshakes:
                 result=outcome,
                 seconds=trio.current_time() - began,
                 xid=number,
+            )
+
+    def _tell_state(self, connection: str, number: int, state: UpcallState) -> None:
+        if self._trace.close:
+            self._trace.step(
+                "upcall-state", connection, procedure=NAME, xid=number, state=state.value
             )
 
     @contextmanager

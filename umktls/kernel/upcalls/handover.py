@@ -151,7 +151,8 @@ class Handover:
     async def _call_others(self, daemon: str) -> None:
         async with trio.open_nursery() as nursery:
             for handle in self._host.daemons[daemon].handles:
-                nursery.start_soon(self._call, handle)
+                if handle.attends:
+                    nursery.start_soon(self._call, handle)
 
     async def _call(self, handle: DaemonHandle) -> None:
         """The NULL procedure. Nobody has to know what it is for, or to answer."""
@@ -190,7 +191,8 @@ class Handover:
         name = DAEMONS.get(program)
         if name is None:
             raise CallerError(f"program {program:#x} has no daemons")
-        handle = next(self._host.daemons[name].of(process.pid), None)
+        mine = (one for one in self._host.daemons[name].of(process.pid) if one.attends)
+        handle = next(mine, None)
         if handle is None:
             raise CallerError(f"process {process.pid} is not registered as {name}", errno.EPERM)
         for sock, orphan in self._orphans():
