@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,18 @@ def test_sockets_are_python_s_own_again_behind_a_capture() -> None:
         world.trace.emit("closed", "c1", reason="unseen")
     assert streams(world.contents()) == {}
     assert not any("unseen" in str(one.data) for one in packets(world.contents(), HOST))
+
+
+def test_a_capture_that_has_ended_keeps_no_connection() -> None:
+    """Nor what belongs to one, until somebody looks for cycles."""
+    world = World()
+    with pair() as (sock, _):
+        world.capture.begin([sock])
+        assert sock.tap is not None
+        kept = [weakref.ref(sock), weakref.ref(sock.tap.line)]
+        world.capture.end()
+        del sock
+        assert [ref() for ref in kept] == [None, None]
 
 
 def test_a_closed_connection_is_kept_by_nobody() -> None:

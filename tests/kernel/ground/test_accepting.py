@@ -117,4 +117,5 @@ async def test_room_is_made_at_once(autojump_clock: Clock) -> None:
     count, seconds, (text,) = await accepted(errno.EMFILE, 0, room=True)
     assert count == 1
     assert seconds == pytest.approx(ROOM_SECONDS)
+    assert seconds < PAUSES[0]
     assert "the longest idle one ends for it" in text

@@ -216,9 +216,14 @@ def test_a_host_that_ends_stops_nowhere() -> None:
         async with trio.open_nursery() as nursery:
             with steps.viewing(nothing):
                 steps.choose(STEPS)
+                steps.hold(True)
                 nursery.start_soon(steps.stop, "close", "c1", "the end")
                 await trio.testing.wait_all_tasks_blocked()
+                assert len(steps.stops) == 1
                 steps.leave()
+                await trio.testing.wait_all_tasks_blocked()
+                assert not steps.stops
+                assert not trio.lowlevel.current_clock().stands  # type: ignore[attr-defined]
                 steps.choose(STEPS)
                 steps.hold(True)
                 await steps.stop("close", "c2", "the end")

@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -16,18 +17,22 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from tests.conftest import patience
 from umktls.errors import WorldError
 from umktls.kernel.ground import refusals
+from umktls.kernel.ground.events import Trace
 from umktls.kernel.host import children
 from umktls.kernel.host.boot import booted
-from umktls.kernel.host.children import DaemonCommand, describe_end
+from umktls.kernel.host.children import Child, DaemonCommand, describe_end
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.host import Host
 
 NAME = "rpc-played"  # the program: it is there, and does nothing
 SECONDS = 20.0
+
+Clock = trio.testing.MockClock
 
 
 @pytest.fixture(autouse=True)
@@ -182,6 +187,84 @@ async def test_without_a_thread_to_wait_in(tmp_path: Path, monkeypatch: pytest.M
         await happened(host, "daemon-started", 2)
         kill(host)
         await happened(host, "daemon-started", 3)
+
+
+class Process:
+    """A process that hears one signal alone, and ends when it was looked at once more."""
+
+    def __init__(self, hears: signal.Signals) -> None:
+        self.hears = hears
+        self.signals: list[signal.Signals] = []
+        self._looks = 0
+        self._ended = threading.Event()
+
+    def poll(self) -> int | None:
+        if self.hears in self.signals:
+            self._looks += 1
+        return 0 if self._looks > 1 else None
+
+    def wait(self) -> None:
+        self._ended.wait()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        self.signals.append(number)
+
+    def release(self) -> None:
+        """End the thread that waits."""
+        self._ended.set()
+
+
+@contextmanager
+def ending(path: Path, hears: signal.Signals) -> Iterator[tuple[Child, Any]]:
+    """A daemon that is to be ended, and its process."""
+    process = Process(hears)
+
+    async def prepare() -> None:
+        raise AssertionError("it is not started")
+
+    trace = Trace("h", "server")
+    try:
+        yield Child(DaemonCommand(NAME), path, trace, lambda pid: False, prepare), process
+    finally:
+        process.release()
+
+
+async def test_who_does_not_end_when_asked_is_killed(tmp_path: Path, autojump_clock: Clock) -> None:
+    with ending(tmp_path, signal.SIGKILL) as (child, process):
+        with trio.fail_after(10 * children.TERMINATE_GRACE):
+            await child._end(process)
+    assert process.signals == [signal.SIGTERM, signal.SIGKILL]
+
+
+async def test_who_ends_is_not_waited_for_where_no_thread_can_wait(
+    tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
+        raise RuntimeError(refusals.NO_THREAD)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", refuse)
+    with ending(tmp_path, signal.SIGTERM) as (child, process):
+        await child._end(process)
+    assert process.signals == [signal.SIGTERM]
+    assert trio.current_time() < children.TERMINATE_GRACE
+
+
+async def test_the_log_is_open_in_the_daemon_alone(tmp_path: Path) -> None:
+    async with host_with_daemon(tmp_path) as host:
+        links = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+        opened = [os.readlink(link) for link in links if link.is_symlink()]
+        assert host.children[0].log.exists()
+        assert str(host.children[0].log) not in opened
+
+
+async def test_one_with_other_arguments_takes_its_place(tmp_path: Path) -> None:
+    async with host_with_daemon(tmp_path) as host:
+        before = host.children[0].pid
+        host.children[0].replace(DaemonCommand(NAME, ("--other",)))
+        started = await happened(host, "daemon-started", 2)
+        (gone,) = found(host, "daemon-gone")
+    assert (gone["pid"], gone["reason"]) == (before, "was ended by SIGTERM")
+    assert started["pid"] != before
 
 
 def test_how_it_ended() -> None:

@@ -139,6 +139,8 @@ async def test_rekey_one_and_all() -> None:
         (b"[1]", "not a JSON object"),
         (b'{"op": "halt"}', "no operation 'halt'"),
         (b'{"op": "trace", "since": "yesterday"}', "since is 'yesterday'"),
+        (b'{"op": "trace", "since": true}', "since is True"),
+        (b'{"op": "trace", "since": NaN}', "since is nan"),
     ],
 )
 async def test_refusals_say_why(request_line: bytes, reason: str) -> None:
@@ -146,6 +148,37 @@ async def test_refusals_say_why(request_line: bytes, reason: str) -> None:
         (answer,) = await ask(stream, request_line)
     assert reason in answer["error"]
     assert answer["errno"] == "EINVAL"
+
+
+async def send_slowly(stream: trio.SocketStream, size: int) -> None:
+    """Zeros, so that each piece is read before the next one comes."""
+    for _ in range(size // 16384):
+        await stream.send_all(bytes(16384))
+        await trio.testing.wait_all_tasks_blocked()
+
+
+async def answer_to(line: bytes) -> dict[str, Any]:
+    """The answer to a line whose end comes by itself."""
+    async with client_of(FakeHost()) as stream:
+        await stream.send_all(line)
+        await trio.testing.wait_all_tasks_blocked()
+        (answer,) = await ask(stream, b"")
+        return answer
+
+
+async def test_the_longest_request() -> None:
+    request = b'{"op": "stat"}'
+    assert await answer_to(request.ljust(control.LINE_LIMIT)) == {"schema": 1}
+    async with client_of(FakeHost()) as stream:
+        (answer,) = await ask(stream, request.ljust(control.LINE_LIMIT + 1))
+    assert "the request is longer than" in answer["error"]
+    assert answer["errno"] == "EMSGSIZE"
+
+
+async def test_a_line_without_an_end_is_not_kept() -> None:
+    async with client_of(FakeHost()) as stream:
+        with pytest.raises(trio.BrokenResourceError):
+            await send_slowly(stream, 1 << 20)
 
 
 async def test_the_kept_events() -> None:
@@ -229,6 +262,7 @@ async def test_a_capture_lasts_as_long_as_its_client(tmp_path: Path) -> None:
     (one,) = packets(path, HOST)
     assert one.text["text"] == "while it lasts"
     assert host.capture is None
+    assert not host.trace._subscribers
 
 
 async def test_there_is_one_capture_at_a_time(tmp_path: Path) -> None:

@@ -107,6 +107,14 @@ def test_only_the_newest_are_kept() -> None:
     assert kept.kept()[-1].pid == kept.AT_MOST + 2
 
 
+def test_of_two_processes_with_one_number_the_later_is_kept() -> None:
+    fail(FakeHost(7))
+    later = FakeHost(7)
+    (later.rundir.path / "rpctlscd.log").write_text("refused again\n")
+    assert "logs and trace are kept in" in fail(later)
+    assert (run_directory(7) / "rpctlscd.log").read_text() == "refused again\n"
+
+
 def run_directory(pid: int) -> Path:
     return run_base() / "failed" / f"client-{pid}"
 

@@ -60,6 +60,24 @@ def test_refuses_a_name_too_long_for_a_socket(tmp_path: Path) -> None:
         RunDirectory("server", tmp_path / ("x" * 100))
 
 
+def test_the_longest_name() -> None:
+    """What is in sun_path has its NUL behind it, unix(7)."""
+    name = "/" + "x" * 89
+    directory = RunDirectory("server", Path(name))
+    assert len(os.fsencode(directory.path / "rpctlssd.sock.15")) + 1 == rundir.SUN_PATH
+    with pytest.raises(CallerError, match="at most 90 bytes"):
+        RunDirectory("server", Path(name + "x"))
+
+
+def test_a_host_makes_its_own_directory_anew(tmp_path: Path) -> None:
+    """Where somebody has removed a socket, and the description is there."""
+    directory = RunDirectory("server", tmp_path / "run")
+    directory.make()
+    directory.describe({"pid": os.getpid()})
+    directory.make()
+    assert not (directory.path / "host.json").exists()
+
+
 @pytest.fixture
 def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The base of a user without a runtime directory: in /tmp, where others were before."""
@@ -117,6 +135,9 @@ def test_says_why_it_cannot_be_looked_into_or_described(tmp_path: Path) -> None:
     assert caught.value.errno == errno.ENAMETOOLONG
     with pytest.raises(WorldError, match=r"cannot write .*/host\.json: No such file") as caught:
         RunDirectory("server", tmp_path / "run").describe({})
+    assert caught.value.errno == errno.ENOENT
+    with pytest.raises(WorldError, match=r"cannot make the clock of .*: No such file") as caught:
+        RunDirectory("server", tmp_path / "run").clock_file()
     assert caught.value.errno == errno.ENOENT
 
 

@@ -16,10 +16,12 @@ import trio
 import trio.testing
 
 from tests.conftest import patience
+from tests.kernel.host.test_control import send_slowly
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.hostclock import HostClock
 from umktls.kernel.ground.steps import Steps
 from umktls.kernel.host import stepping
+from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.rundir import RunDirectory
 from umktls.kernel.host.stepping import announce, expected, serve_stepping, viewer_comes
 
@@ -100,6 +102,37 @@ def test_who_goes_or_talks_nonsense_leaves_nothing_standing(nonsense: bytes) -> 
             await line.stream.send_all(nonsense)
             assert await line.stream.receive_some() == b""
         assert not steps.kinds
+
+    by_a_clock_that_can_stand(life)
+
+
+def test_the_longest_order() -> None:
+    order = json.dumps({"kinds": ["probe"]}).encode().ljust(stepping.LINE_LIMIT)
+    steps = Trace("h", "client").steps
+
+    async def life() -> None:
+        async with viewing(steps) as line:
+            await line.stream.send_all(order)
+            await trio.testing.wait_all_tasks_blocked()
+            await line.stream.send_all(b"\n")
+            await trio.testing.wait_all_tasks_blocked()
+            assert steps.kinds == {"probe"}
+            await line.stream.send_all(order)
+            await trio.testing.wait_all_tasks_blocked()
+            await line.stream.send_all(b" ")
+            await trio.testing.wait_all_tasks_blocked()
+            assert not steps.kinds
+
+    by_a_clock_that_can_stand(life)
+
+
+def test_a_line_without_an_end_is_not_kept() -> None:
+    steps = Trace("h", "client").steps
+
+    async def life() -> None:
+        async with viewing(steps) as line:
+            with pytest.raises(trio.BrokenResourceError):
+                await send_slowly(line.stream, 1 << 20)
 
     by_a_clock_that_can_stand(life)
 
@@ -206,6 +239,7 @@ async def test_a_host_waits_for_who_wants_to_watch_it_from_its_beginning(
     path.write_text(json.dumps({"pid": os.getppid(), "hosts": ["client-7"]}))
     await viewer_comes(host)
     assert trio.current_time() == stepping.ARRIVAL_SECONDS  # he has not come
+    assert trio.current_time() < HostConfig("client").daemon_seconds
     async with trio.open_nursery() as nursery:
         nursery.start_soon(viewer_comes, host)
         await trio.testing.wait_all_tasks_blocked()

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from umktls.errors import CallerError
-from umktls.kernel.host import utrace
+from umktls.kernel.host import process, utrace
 from umktls.kernel.host.syscalls import PASSING, SEND_PAUSE, SEND_TRIES, send_with_descriptor
 
 Clock = trio.testing.MockClock
@@ -53,6 +53,17 @@ async def test_a_process_that_is_gone_is_not_waited_for(autojump_clock: Clock) -
     with pytest.raises(BrokenPipeError):
         await send_with_descriptor(sock, b"answer", None)
     assert sock.tries == 1
+
+
+def test_as_many_descriptors_as_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "DESCRIPTOR_LIMIT", 2)
+    anything: Any = object()
+    held = process.Process(1, 0, anything)
+    assert [held.install(anything), held.install_netlink(anything)] == [3, 4]
+    for install in (held.install, held.install_netlink):
+        with pytest.raises(CallerError, match="too many descriptors") as caught:
+            install(anything)
+        assert caught.value.errno == errno.EMFILE
 
 
 @pytest.mark.parametrize(

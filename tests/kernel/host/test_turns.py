@@ -109,7 +109,7 @@ async def test_a_turn_ends_by_whatever_is_used_up_first(what: str) -> None:
         if what == "seconds":
             clock.now += SECONDS_PER_TURN
         with trio.testing.assert_checkpoints():
-            await turn.did(BYTES_PER_TURN if what == "bytes" else 0)
+            await turn.did(BYTES_PER_TURN - 300 if what == "bytes" else 0)
 
 
 async def test_who_has_waited_begins_anew() -> None:
@@ -119,6 +119,19 @@ async def test_who_has_waited_begins_anew() -> None:
     turn.begin()
     with trio.testing.assert_no_checkpoints():
         await turn.did()
+
+
+@pytest.mark.parametrize(("seconds", "size"), [(0.001, 0), (0.0, 1 << 20)])
+def test_a_turn_is_short(seconds: float, size: int) -> None:
+    """A hundred busy tasks keep nobody waiting for longer than a second, and each of them works on
+    ten of the large messages at most."""
+    clock = Clocked()
+    turn = Turn(clock)
+    for _ in range(10):
+        clock.now += seconds
+        if turn.over(size):
+            return
+    pytest.fail("it is not over")
 
 
 class Watched:

@@ -155,6 +155,15 @@ def test_too_many_steps_are_counted_and_not_told() -> None:
     assert list(trace.since()) == [seen[MOST_STEPS]]
 
 
+def test_of_a_host_with_little_to_do_all_is_told() -> None:
+    """A handshake or a few calls, every ten seconds."""
+    seconds = [1000.0]
+    pace = Pace(lambda: seconds[0])
+    for _ in range(100):
+        assert all(pace.take() for _ in range(50))
+        seconds[0] += 10
+
+
 def test_windows_are_the_same_for_all_hosts() -> None:
     windows = [3.1]
     one, other = (Pace(lambda: windows[0] * WINDOW_SECONDS) for _ in range(2))

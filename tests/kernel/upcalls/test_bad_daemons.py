@@ -127,6 +127,14 @@ def keys_elsewhere(fd: int) -> wire.SetsockoptArgs:
     return wire.SetsockoptArgs(fd, keys.level, keys.name, keys.value, ())
 
 
+def keys_cut(fd: int) -> wire.SetsockoptArgs:
+    """Keys of which the last byte of each part is not there."""
+    session = Session.from_secret(SUITE, bytes(32))
+    (keys,) = interface_of(PERSONALITIES["freebsd14"]).key_options("tx", session)
+    memory = tuple(wire.Segment(address, data[:-1]) for address, data in keys.memory)
+    return wire.SetsockoptArgs(fd, keys.level, keys.name, keys.value, memory)
+
+
 UNKNOWN = 9999
 SRVSOCKET = rpctls.RPCTLS_SYSC_SRVSOCKET
 # Of a socket that the daemon has, which bounces nothing.
@@ -140,6 +148,7 @@ ASKED: dict[str, tuple[Callable[[int], Any], int]] = {
         errno.EPERM,
     ),
     "keys that are nowhere": (keys_elsewhere, errno.EFAULT),
+    "keys that are cut": (keys_cut, errno.EFAULT),
     "another socket": (lambda fd: wire.RpctlsSyscallArgs(SRVSOCKET, b""), errno.EPERM),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
 import struct
 from pathlib import Path
@@ -200,8 +201,10 @@ async def test_no_descriptor_left(
         assert attempt.sock.failure is not None
         assert attempt.sock.failure.phase == "setup"
         assert "too many descriptors" in str(attempt.error)
+        before = os.listdir("/proc/self/fd")
         with pytest.raises(Refused):
             await NetlinkEnd.create(w.calls)
+        assert os.listdir("/proc/self/fd") == before
     assert refused.value.errno == errno.EMFILE
 
 

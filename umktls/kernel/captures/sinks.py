@@ -214,7 +214,6 @@ class FileSink:
     def _give_up(self, reason: str) -> None:
         with self._changed:
             self._closing = True
-            self._waiting.clear()
         self._failed(f"the capture ends, the host goes on: {reason}")
 
 

@@ -104,8 +104,7 @@ class Capturing:
             self.ended.set()
 
     async def end(self) -> None:
-        """End the capture, and have all of it in its file."""
-        self.forget()
+        """End the capture into a file, and have all of it there."""
         if self._file is not None:
             self._stop()
             sink, self._file = self._file, None

@@ -6,6 +6,7 @@ operation; what it answers is said beside each function in the table.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -245,14 +246,17 @@ def parse_request_untrusted(line: bytes) -> dict[str, Any]:
 
 
 async def read_line(stream: trio.SocketStream) -> bytes:
-    """The first line that the client sends, of `LINE_LIMIT` bytes at most."""
-    line = bytearray()
-    while b"\n" not in line:
+    """The first line that the client sends. Raises `CallerError` for one that is longer than
+    `LINE_LIMIT` bytes."""
+    came = bytearray()
+    while True:
         data = await stream.receive_some(4096)
-        line += data
-        if not data or len(line) > LINE_LIMIT:
-            break
-    return bytes(line.partition(b"\n")[0])
+        came += data
+        line, newline, _ = came.partition(b"\n")
+        if len(line) > LINE_LIMIT:
+            raise CallerError(f"the request is longer than {LINE_LIMIT} bytes", errno.EMSGSIZE)
+        if newline or not data:
+            return bytes(line)
 
 
 def encoded(value: dict[str, Any]) -> bytes:
