@@ -15,6 +15,7 @@ from tests.conftest import patience
 from umktls.capture import pcapng
 from umktls.capture.pdus import host_pdu
 from umktls.errors import CallerError, WorldError
+from umktls.kernel.captures import sinks
 from umktls.kernel.captures.line import HOST
 from umktls.kernel.captures.sinks import OVERHEAD, FileSink, MemorySink, older
 
@@ -107,6 +108,17 @@ def hold(sink: FileSink) -> Callable[[], None]:
     sink.put(HOST, 1000, slow)
     assert held.wait(patience(10))
     return going.set
+
+
+def test_a_disk_that_does_not_answer_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sinks, "CLOSE_SECONDS", 0.01)
+    sink = FileSink(tmp_path / "a.pcapng", [], nobody)
+    go_on = hold(sink)
+    sink.close()
+    assert "a.pcapng is not there: the disk does not answer" in sink.failure
+    go_on()
 
 
 def test_what_just_fits_is_kept(tmp_path: Path) -> None:

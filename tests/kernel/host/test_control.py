@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import AsyncIterator
@@ -19,6 +20,7 @@ from umktls.errors import CallerError
 from umktls.kernel.captures.capture import Capture
 from umktls.kernel.captures.config import CaptureConfig
 from umktls.kernel.captures.line import HOST
+from umktls.kernel.captures.sinks import Counts
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.host import control
 from umktls.kernel.host.capturing import Capturing
@@ -290,6 +292,41 @@ async def test_a_client_hears_what_has_ended_its_capture(tmp_path: Path) -> None
         answer = await line_of(stream)
     assert answer["ended"].startswith("the capture ends, the host goes on: capture ")
     assert host.capture is None
+    assert [event["text"] for event in host.trace.since()][-1] == answer["ended"]
+
+
+def refuse(counts: Counts) -> bytes:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_disk_that_is_full_when_the_host_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is told then, and no traceback either (pytest fails for one in a thread)."""
+    host = FakeHost()
+
+    async def life() -> None:
+        host.capturing.begin(CaptureConfig(tmp_path / "a.pcapng"))
+
+    trio.run(life)
+    sink = host.capturing._file
+    assert sink is not None
+    monkeypatch.setattr(Counts, "blocks", refuse)
+    sink.close()
+    assert sink.failure.endswith("No space left on device")
+
+
+async def test_a_client_hears_of_a_disk_that_is_full_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = FakeHost()
+    async with client_of(host) as stream:
+        await stream.send_all(capture_request(tmp_path / "a.pcapng"))
+        await line_of(stream)
+        monkeypatch.setattr(Counts, "blocks", refuse)
+        await stream.send_eof()
+        answer = await line_of(stream)
+    assert answer["ended"].endswith("No space left on device")
     assert [event["text"] for event in host.trace.since()][-1] == answer["ended"]
 
 

@@ -104,7 +104,8 @@ class FileSink:
     """See the module. The file is for this user alone; one that is there is overwritten.
 
     comments: at the head of each file. failed: called from another thread, once, with what has
-    ended the capture. Raises `CallerError`, `WorldError` where the file cannot be begun.
+    ended the capture, which `failure` is too from then on.
+    Raises `CallerError`, `WorldError` where the file cannot be begun.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class FileSink:
         self._waiting: deque[tuple[int, Callable[[], bytes]]] = deque()
         self._held = 0
         self._closing = False
+        self.failure = ""
         self._changed = threading.Condition()
         try:
             self._fd = self._new_file()
@@ -166,6 +168,10 @@ class FileSink:
             self._closing = True
             self._changed.notify()
         self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            self.failure = (
+                f"the end of the capture {self._path} is not there: the disk does not answer"
+            )
 
     # ---- the thread's
 
@@ -214,7 +220,8 @@ class FileSink:
     def _give_up(self, reason: str) -> None:
         with self._changed:
             self._closing = True
-        self._failed(f"the capture ends, the host goes on: {reason}")
+        self.failure = f"the capture ends, the host goes on: {reason}"
+        self._failed(self.failure)
 
 
 class MemorySink:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -58,7 +59,8 @@ class Capturing:
         token = trio.lowlevel.current_trio_token()
 
         def failed(reason: str) -> None:
-            token.run_sync_soon(self._failed, reason)
+            with suppress(trio.RunFinishedError):  # the disk has outlasted the host
+                token.run_sync_soon(self._failed, sink, reason)
 
         comments = heading(self._host.name, secrets=config.secrets)
         sink = FileSink(config.path, comments, failed, config.size)
@@ -95,8 +97,9 @@ class Capturing:
             self._host.capture.end()
             self._host.capture = None
 
-    def _failed(self, reason: str) -> None:
-        if self._file is not None:
+    def _failed(self, sink: FileSink, reason: str) -> None:
+        """Of one that is being closed, `end` tells."""
+        if self._file is sink:
             self.failure = reason
             self._stop()
             self._host.trace.emit("warning", None, reason=reason)
@@ -109,5 +112,9 @@ class Capturing:
             self._stop()
             sink, self._file = self._file, None
             await trio.to_thread.run_sync(sink.close)
-            self._host.trace.emit("capture-ended", None, path=str(self._path))
+            self.failure = sink.failure
+            if self.failure:
+                self._host.trace.emit("warning", None, reason=self.failure)
+            else:
+                self._host.trace.emit("capture-ended", None, path=str(self._path))
             self.ended.set()
