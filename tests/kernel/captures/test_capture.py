@@ -167,10 +167,10 @@ def test_a_capture_that_has_ended_keeps_no_connection() -> None:
     with pair() as (sock, _):
         world.capture.begin([sock])
         assert sock.tap is not None
-        kept = [weakref.ref(sock), weakref.ref(sock.tap.line)]
+        kept_sock, kept_line = weakref.ref(sock), weakref.ref(sock.tap.line)
         world.capture.end()
         del sock
-        assert [ref() for ref in kept] == [None, None]
+        assert (kept_sock(), kept_line()) == (None, None)
 
 
 def test_a_closed_connection_is_kept_by_nobody() -> None:
