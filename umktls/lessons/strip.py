@@ -58,7 +58,7 @@ def kind(unit: bytes) -> str:
 async def called(way: Way, action: Action | None) -> tuple[tuple[str, ...], dict[str, Any]]:
     """COUNT, called by a client that demands TLS, where the first unit one way is meddled with."""
     units: dict[Way, list[bytes]] = {"to_server": [], "to_client": []}
-    async with in_memory(deadline=5) as memory:
+    async with in_memory(deadline=30) as memory:
         both = memory.both
         if action is not None:
             both.wire.fault(way, action)
