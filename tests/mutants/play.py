@@ -102,18 +102,27 @@ class Player:
         fails now and then, is left out."""
         if not tests:
             return UNREACHED
-        left = [test for test in tests if self.known.get(test, True)]
+        left = self.sound_so_far(tests)
         while left:
-            with self.copy.damaged(mutant):
-                failed = self.first_to_fail(mutant, left)
-                if failed is None:
-                    return LIVED
-                failed = failed or left[0]  # nothing has begun: whichever
-                surely = self.first_to_fail(mutant, [failed]) is not None
-            if surely and self.sound(failed):
+            failed = self.fails(mutant, left)
+            if failed is None:
+                return LIVED
+            if self.fails(mutant, [failed]) and self.sound(failed):
                 return CAUGHT
             left.remove(failed)
         return UNSOUND
+
+    def fails(self, mutant: Mutant, tests: Sequence[str]) -> str | None:
+        """The first of `tests` that fails with the damage; whichever, where an import fails."""
+        if not tests:
+            return None
+        with self.copy.damaged(mutant):
+            failed = self.first_to_fail(mutant, tests)
+        return failed if failed is None else failed or tests[0]
+
+    def sound_so_far(self, tests: Sequence[str]) -> list[str]:
+        """Without those that are known to fail by themselves."""
+        return [test for test in tests if self.known.get(test, True)]
 
     def sound(self, test: str) -> bool:
         """Whether `test` passes without any damage. It is run once only."""

@@ -4,10 +4,14 @@ The file is compiled with the damage and without. Where only code of functions d
 objects that have the old code are given the new one, and what is nested goes with its parent. A
 function that is called afterwards does what it would had the damaged file been imported; what
 import has done with it (a decorator's call, a table, a default) is not done again.
+
+A constant is set wherever it is held by its name, which what import has made of it does not follow:
+good enough for a hint at the test that notices.
 """
 
 from __future__ import annotations
 
+import ast
 import gc
 import os
 import sys
@@ -16,10 +20,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import CodeType, FunctionType
 
-__all__ = ["Functions", "Swap"]
+__all__ = ["Functions", "Swap", "swap_constant"]
 
-Swap = list[tuple[FunctionType, CodeType]]
-"""Functions, each with the code that it is to have."""
+Swap = list[tuple[object, str, object]]
+"""Objects, each with an attribute and the value that it is to have."""
 
 # A body of code: its qualified name, and which of those that have it. Its line would not do, for a
 # damage may move what comes after it.
@@ -62,6 +66,36 @@ class Functions:
         return _swap(old, new, self._live[file])
 
 
+def swap_constant(top: Path, path: Path, before: str, after: str) -> Swap:
+    """The modules beneath `top` that have the constant which differs in the file at `path`; nothing
+    where it is not one constant alone.
+
+    Each that has one of this name and value counts: it may have imported it."""
+    old, new = (ast.parse(text).body for text in (before, after))
+    differing = [two for one, two in zip(old, new, strict=False) if ast.dump(one) != ast.dump(two)]
+    match differing:
+        case [ast.Assign(targets=[ast.Name(id=name)], value=value)]:
+            pass
+        case _:
+            return []
+    modules = {
+        file: module
+        for module in list(sys.modules.values())
+        if (file := os.path.realpath(getattr(module, "__file__", None) or os.sep))
+        and file.startswith(os.path.realpath(top) + os.sep)
+    }
+    home = modules.get(os.path.realpath(path))
+    if home is None:
+        return []
+    held = getattr(home, name)
+    value = eval(compile(ast.Expression(value), str(path), "eval"), dict(vars(home)))
+    return [
+        (module, name, value)
+        for module in modules.values()
+        if type(vars(module).get(name)) is type(held) and vars(module)[name] == held
+    ]
+
+
 def _swap(old: Mapping[Place, CodeType], new: Mapping[Place, CodeType], live: Live) -> Swap | None:
     if any(code in live for code in _without_partner(old, new)):
         return None
@@ -80,7 +114,7 @@ def _swap(old: Mapping[Place, CodeType], new: Mapping[Place, CodeType], live: Li
         for function in live.get(old[place], ()):
             if function.__code__.co_freevars != code.co_freevars:
                 return None
-            swap.append((function, code))
+            swap.append((function, "__code__", code))
             done.update(inside)
     return swap if changed <= done else None
 

@@ -15,6 +15,7 @@ from tests.mutants.worker import Job, Worker, played
 
 CODE = """\
 LEAST_SIZE = 1
+TWICE = LEAST_SIZE * 2
 
 
 def bounded(number):
@@ -39,8 +40,19 @@ with open("imported", "a") as file:
     print(file=file)
 
 
-def test_import():
+LEAST_SIZE = thing.LEAST_SIZE
+
+
+def test_constant():
     assert thing.LEAST_SIZE == 1
+
+
+def test_what_import_makes_of_it():
+    assert thing.TWICE == 2
+
+
+def test_what_collecting_makes_of_it():
+    assert thing.LEAST_SIZE == LEAST_SIZE
 
 
 def test_good():
@@ -145,8 +157,19 @@ def test_nothing_is_imported_anew_for_a_function(worker: Worker, copy: Copy) -> 
     assert (copy.top / "imported").read_text() == "\n"
 
 
-def test_what_cannot_be_swapped_is_imported_anew(worker: Worker, copy: Copy) -> None:
-    assert verdict(worker, CONSTANT, ["import"]) == CAUGHT
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("constant", CAUGHT),
+        ("what_import_makes_of_it", CAUGHT),
+        ("what_collecting_makes_of_it", LIVED),
+    ],
+)
+def test_a_constant_is_as_if_it_was_imported(
+    worker: Worker, copy: Copy, name: str, expected: str
+) -> None:
+    """What notices that it differs in memory alone does not count."""
+    assert verdict(worker, CONSTANT, [name]) == expected
     assert (copy.top / "imported").read_text() > "\n"
 
 

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.mutants.swap import Functions, Swap
+from tests.mutants.swap import Functions, Swap, swap_constant
 
 NAME = "swapped_in_test_swap"
 CODE = '''\
@@ -114,8 +114,8 @@ def damaged(module: ModuleType, before: str, after: str) -> Swap | None:
     assert module.__file__ is not None
     path = Path(module.__file__)
     swap = Functions(path.parent).swap(path, CODE, CODE.replace(before, after))
-    for function, code in swap or ():
-        function.__code__ = code
+    for owner, name, value in swap or ():
+        setattr(owner, name, value)
     return swap
 
 
@@ -192,8 +192,32 @@ def test_what_no_swap_can_do(module: ModuleType, before: str, after: str) -> Non
 def test_the_others_stay_as_they_are(module: ModuleType) -> None:
     swap = damaged(module, 'found.append(\n            "closed")', "pass")
     assert swap is not None
-    assert [function for function, _ in swap] == [module.opened.__wrapped__]
+    assert [function for function, *_ in swap] == [module.opened.__wrapped__]
 
 
 def test_a_file_that_is_not_imported_is_left_to_who_imports_it(tmp_path: Path) -> None:
     assert Functions(tmp_path).swap(tmp_path / "x.py", "a = 1\n", "a = 2\n") == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "held", "expected"),
+    [
+        ("LIMIT = 3", "LIMIT = (3) * 1000", "from {} import LIMIT", {NAME: 3000, "other": 3000}),
+        ("LIMIT = 3", "LIMIT = 3 + len(TABLE)", "LIMIT = 3.5", {NAME: 5}),
+        ("size = 7", "size = 8", "", {}),
+        ("n > LIMIT", "False", "", {}),
+    ],
+    ids=["imported", "of another value", "class body", "function"],
+)
+def test_a_constant_and_who_has_imported_it(
+    module: ModuleType, before: str, after: str, held: str, expected: dict[str, object]
+) -> None:
+    path = Path(str(module.__file__))
+    (path.parent / "other.py").write_text(held.format(NAME))
+    importlib.import_module("other")
+    try:
+        swap = swap_constant(path.parent, path, CODE, CODE.replace(before, after))
+    finally:
+        del sys.modules["other"]
+    assert {getattr(owner, "__name__", None): value for owner, _, value in swap} == expected
+    assert all(name == "LIMIT" for _, name, _ in swap)

@@ -3,8 +3,9 @@
 Importing the project and collecting its tests takes longer than most tests. So pytest collects once
 in each worker, and a run is a fork in which the damage is swapped into the functions (`swap.py`)
 and the chosen items are run. What no swap can do is played the long way: the fork forgets what it
-has of the copy, and pytest imports and collects anew. The damage is on disk both times, for the
-programs that tests start: they find the copy first, by PYTHONPATH.
+has of the copy, and pytest imports and collects anew; a swap that does a part of it tells by which
+test to begin. The damage is on disk both times, for the programs that tests start: they find the
+copy first, by PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from typing import NamedTuple
 import pytest
 
 from tests.mutants.choose import Mutant
-from tests.mutants.play import FORK, Copy, Player, Tell
-from tests.mutants.swap import Functions, Swap
+from tests.mutants.play import CAUGHT, FORK, Copy, Player, Tell
+from tests.mutants.swap import Functions, Swap, swap_constant
 
 __all__ = ["Job", "Worker", "played"]
 
@@ -36,7 +37,8 @@ OPTIONS += ("-p", "no:cacheprovider", "-p", "no:xdist")
 
 
 class Job(NamedTuple):
-    """A mutant, the tests to play it against in this order, and whether all is imported anew."""
+    """A mutant, the tests to play it against in this order, and whether its place is run by import,
+    so that all has to be imported anew."""
 
     mutant: Mutant
     tests: Sequence[str]
@@ -144,18 +146,11 @@ class _Playing:
         if session.testsfailed:
             return None  # pytest says what it could not collect
         sys.dont_write_bytecode = True
-        collected = _Collected(session, self._copy)
-        quick = Player(self._copy, collected.run, self._seconds, GRACE)
-        anew = Player(self._copy, _Anew(self._copy).run, self._seconds, GRACE_ANEW)
+        play = _Play(self._copy, _Collected(session, self._copy), self._seconds)
         gc.collect()
         gc.freeze()  # the forks need not look through all this
         for job in self._jobs():
-            if job.anew or not collected.prepare(job.mutant):
-                verdict = anew.play(job.mutant, job.tests)
-            else:
-                quick.known.update(dict.fromkeys(collected.lacks(job.tests), False))
-                verdict = quick.play(job.mutant, job.tests)
-            self._told.send(verdict)
+            self._told.send(play.verdict(job))
         return True
 
     def _jobs(self) -> Iterator[Job]:
@@ -166,6 +161,29 @@ class _Playing:
                 return
 
 
+class _Play:
+    """Which way a job is played."""
+
+    def __init__(self, copy: Copy, collected: _Collected, seconds: Mapping[str, float]) -> None:
+        self._collected = collected
+        self._quick = Player(copy, collected.run, seconds, GRACE)
+        self._anew = Player(copy, _Anew(copy).run, seconds, GRACE_ANEW)
+
+    def verdict(self, job: Job) -> str:
+        swapped = self._collected.prepare(job.mutant)
+        self._quick.known.update(dict.fromkeys(self._collected.lacks(job.tests), False))
+        if swapped and not job.anew:
+            return self._quick.play(job.mutant, job.tests)
+        hint = self._hint(job) if self._collected.swap else None
+        if hint and self._anew.play(job.mutant, [hint]) == CAUGHT:
+            return CAUGHT
+        return self._anew.play(job.mutant, job.tests)
+
+    def _hint(self, job: Job) -> str | None:
+        """The test that fails first with the part of the damage that can be swapped."""
+        return self._quick.fails(job.mutant, self._quick.sound_so_far(job.tests))
+
+
 class _Collected:
     """Runs of what is collected already, with the damage in memory."""
 
@@ -174,23 +192,25 @@ class _Collected:
         self._items = {item.nodeid: item for item in session.items}
         self._top = copy.top
         self._functions = Functions(copy.top)
-        self._swap: Swap = []
+        self.swap: Swap = []
 
     def lacks(self, tests: Iterable[str]) -> set[str]:
         return set(tests) - self._items.keys()
 
     def prepare(self, mutant: Mutant) -> bool:
-        """Whether there can be runs for this mutant: all until the next one is prepared."""
+        """For the runs until the next one is prepared; whether all of the damage is in memory then,
+        or a part at most."""
         path = self._top / mutant.path
         whole = path.read_text()
-        swap = self._functions.swap(path, whole, mutant.applied(whole))
-        self._swap = swap or []
+        damaged = mutant.applied(whole)
+        swap = self._functions.swap(path, whole, damaged)
+        self.swap = swap_constant(self._top, path, whole, damaged) if swap is None else swap
         return swap is not None
 
     def run(self, mutant: Mutant | None, tests: Sequence[str], tell: Tell) -> bool:
         if mutant is not None:
-            for function, code in self._swap:
-                function.__code__ = code
+            for owner, name, value in self.swap:
+                setattr(owner, name, value)
         items = [self._items[test] for test in tests]
         for item, following in zip(items, [*items[1:], None], strict=True):
             tell(item.nodeid)
