@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from tests.conformance import by_calls
 from tests.conformance.collection import ROWS
 from tests.conformance.rows import EVERYBODY, Row
 from tests.ktls.socket import test_gnutls, test_openssl, test_openssl_older
@@ -73,6 +74,10 @@ Each line is a statement about kernels, and a test. **yes**: the personality was
 when this page was printed. **-**: the statement is not about this kernel. **no**: not followed, for
 the reason below the table. Where one could expect something else, it is said there what the
 statement is from.
+
+The last column is for unmodified programs (`docs/unmodified.md`): the rows about Linux and about
+`umktls` were asked once more, by a program's own system calls under `umktls run`, with sendmsg and
+recvmsg (`tests/run/test_rows.py`). **model**: only a model can be asked, for the reason below.
 """
 
 
@@ -208,14 +213,25 @@ def results() -> Iterator[str]:
         yield "In " + ", ".join(f"`{module}`" for module in modules) + "."
         yield ""
         yield from table(
-            ["statement", *EVERYBODY],
-            ([row.statement, *(result(row, name) for name in EVERYBODY)] for row in rows),
+            ["statement", *EVERYBODY, "`umktls run`"],
+            (
+                [row.statement, *(result(row, name) for name in EVERYBODY), by_calls.told(row)[0]]
+                for row in rows
+            ),
         )
-        explained = [row for row in rows if row.reason or row.note]
-        for row in explained:
-            yield f"- *{row.statement}*: {row.reason or row.note}"
-        if explained:
+        remarks = [remark for row in rows for remark in remarks_on(row)]
+        yield from remarks
+        if remarks:
             yield ""
+
+
+def remarks_on(row: Row) -> Iterator[str]:
+    """What is to be said below its table."""
+    if row.reason or row.note:
+        yield f"- *{row.statement}*: {row.reason or row.note}"
+    why = by_calls.told(row)[1]
+    if why:
+        yield f"- *{row.statement}*, `umktls run`: {why}"
 
 
 def result(row: Row, personality: str) -> str:

@@ -27,7 +27,7 @@ from umktls.ktls.engines import Buffer
 from umktls.ktls.session import Direction
 from umktls.ktls.socket.sending import Sent
 
-__all__ = ["NotAsked", "RealWorld", "close_all"]
+__all__ = ["NotAsked", "RealSocket", "RealWorld", "Told", "close_all"]
 
 SECONDS = 10.0
 TCP_CLOSE = 7
@@ -65,7 +65,7 @@ class RealSocket:
         for end in (self._near, self.far):
             end.setblocking(False)
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._stat = tls_stat()
+        self._stat = self.tls_stat()
         self._arrived = self._left = 0
         OPEN.append(self)
 
@@ -183,10 +183,16 @@ class RealSocket:
 
     # Counters
 
+    @staticmethod
+    def tls_stat() -> dict[str, int]:
+        """/proc/net/tls_stat."""
+        lines = (line.split() for line in TLS_STAT.read_text().splitlines())
+        return {name: int(value) for name, value in lines}
+
     @property
     def counters(self) -> Told:
         """What has been counted since the socket was made, by whomever."""
-        now = {name: value - self._stat[name] for name, value in tls_stat().items()}
+        now = {name: value - self._stat[name] for name, value in self.tls_stat().items()}
         known: dict[str, Any] = {"failed_crypto": now["TlsDecryptError"]}
         if "TlsRxRekeyOk" in now:
             known |= {
@@ -248,12 +254,6 @@ def tcp_info(sock: socket.socket, field: tuple[int, str]) -> int:
     offset, layout = field
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
     return int(struct.unpack_from("=" + layout, info, offset)[0])
-
-
-def tls_stat() -> dict[str, int]:
-    """/proc/net/tls_stat."""
-    lines = (line.split() for line in TLS_STAT.read_text().splitlines())
-    return {name: int(value) for name, value in lines}
 
 
 def wait_until(there: Callable[[], bool]) -> None:

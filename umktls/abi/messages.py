@@ -15,7 +15,10 @@ from umktls.abi.cmsg import FREEBSD_CMSG, LINUX_CMSG, CmsgLayout
 
 @dataclass(frozen=True, slots=True)
 class MessageAbi:
-    """Flags by number; (level, type) of the control messages that say a record's type."""
+    """Flags by number; (level, type) of the control messages that say a record's type.
+
+    get_record_size: how many bytes the kernel's message has: struct tls_get_record, or its first
+    field, the type, alone."""
 
     layout: CmsgLayout
     set_record_type: tuple[int, int]
@@ -29,6 +32,7 @@ class MessageAbi:
     more: int = 0
     errqueue: int = 0
     tls_app_data: int = 0
+    get_record_size: int = freebsd.TlsGetRecord.SIZE
 
 
 FREEBSD_MESSAGES = MessageAbi(
@@ -55,5 +59,6 @@ LINUX_MESSAGES = MessageAbi(
     ctrunc=linux.MSG_CTRUNC,
     more=linux.MSG_MORE,
     errqueue=linux.MSG_ERRQUEUE,
+    get_record_size=1,
 )
 UMKTLS_MESSAGES = replace(FREEBSD_MESSAGES, more=linux.MSG_MORE)

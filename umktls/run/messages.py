@@ -8,7 +8,6 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import trio
 
@@ -19,7 +18,7 @@ from umktls.run.memory import CONTROL_MAX, DATA_MAX, MessageHeader, scatter
 from umktls.run.proc import nonblocking, process_of
 from umktls.run.registry import Registry, look
 from umktls.run.seccomp import Notification
-from umktls.run.sockets import Replaced
+from umktls.run.sockets import PIECE, Replaced
 from umktls.run.system import refused, tgkill
 
 __all__ = ["ALLOWED_IN_SEND", "MSG_CMSG_CLOEXEC", "MessageCalls"]
@@ -40,15 +39,14 @@ class MessageCalls:
     # ---- sending
 
     def sendmsg(self, call: Call) -> Result:
-        return self._sendmsg(call, through_pair=True)
-
-    def _sendmsg(self, call: Call, *, through_pair: bool) -> Result:
+        """Not through the pair, where limits between messages and errors of the next would be
+        lost; but for what is so much that it may have to wait in between."""
         ours = self._registry.find(call.thread, call.number(0))
         if ours is None:
             return Answer.GO_ON
         header = MessageHeader.read(call.memory, call.argument(1))
         flags = call.number(2)
-        if through_pair and not header.control_length and not flags & ~ALLOWED_IN_SEND:
+        if header.length > PIECE and not header.control_length and not flags & ~ALLOWED_IN_SEND:
             return Answer.GO_ON
         data, control = header.gather(call.memory), header.control_messages(call.memory)
         return self._send(call, ours, data, control, flags)
@@ -163,8 +161,7 @@ class MessageCalls:
     # ---- many messages: the first alone, and the program comes again with the rest
 
     def sendmmsg(self, call: Call) -> Result:
-        """Not through the pair, which would make data of the others, whatever their type."""
-        return self._first_of_many(call, partial(self._sendmsg, through_pair=False))
+        return self._first_of_many(call, self.sendmsg)
 
     def recvmmsg(self, call: Call) -> Result:
         return self._first_of_many(call, self.recvmsg)

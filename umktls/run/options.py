@@ -115,6 +115,7 @@ class OptionCalls:
         if room < 0:
             raise refused(errno.EINVAL)
         if ours is not None and not about_tls:
+            ours.take_all_sent()  # TCP_INFO counts it
             value = real_option(ours.sock.sock, level, name, room)
         elif ours is not None:
             value = ours.state.getsockopt(level, name, room)
@@ -146,6 +147,7 @@ class OptionCalls:
         ours = self._registry.find(call.thread, call.number(0))
         if ours is None:
             return Answer.GO_ON
+        ours.take_received()
         call.memory.write(call.argument(2), struct.pack("<i", ours.unread()))
         return 0
 

@@ -27,9 +27,9 @@ gone without a recvmsg, the program reads by read(2): then data is put into the 
 record that is none. There a read gets the end of the stream instead of EIO, since a program that
 cannot take such a record cannot go on. A recvmsg takes back what is in the pair.
 
-The ends: a FIN of the peer ends the pair's direction when everything before it was read; after a
-reset the pair ends both ways. A pair that nobody has open any more ends TCP's connection when all
-that was in it has been sent.
+The ends: a FIN or a reset of the peer ends the pair's direction when everything before it was read;
+what is sent after a reset meets its error. A pair that nobody has open any more ends TCP's
+connection when all that was in it has been sent.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from umktls.abi.cmsg import LINUX_CMSG
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.sockets.stream import SEND_QUEUE_LIMIT, broken, readable
+from umktls.ktls.session.errors import WouldBlock
 from umktls.ktls.socket.received import APPLICATION_DATA
 from umktls.ktls.socket.states import State
 from umktls.run.edges import Edges, really_closed, unread_by_peer
@@ -131,7 +132,6 @@ class Replaced:
         if not really_closed(self.end.fileno()):
             with suppress(OSError):
                 self.sock.sock.shutdown(socket.SHUT_WR)
-            self.state.conditions.shut = True
             await self._gone.wait()
 
     def take_sent(self) -> bool:
@@ -144,6 +144,7 @@ class Replaced:
         except OSError:
             return False
         if not count:
+            self.state.conditions.shut = True
             return False
         try:
             # In clear the parts themselves wait in the queue.
@@ -165,15 +166,11 @@ class Replaced:
         return self.state.rx.state is not State.CLEAR
 
     def take_all_sent(self) -> None:
-        """Seal all that was written so far."""
-        while self._has_written() and self.take_sent():
-            pass
-
-    def _has_written(self) -> bool:
-        try:
-            return bool(self.end.recv(1, socket.MSG_PEEK))
-        except OSError:
-            return False
+        """Seal all that was written so far, and see whether that was the end."""
+        with suppress(OSError):  # there is no more
+            self.end.recv(1, socket.MSG_PEEK)
+            while self.take_sent():
+                self.end.recv(1, socket.MSG_PEEK)
 
     def send(self, data: bytes, control: bytes, flags: int) -> int:
         """One sendmsg(2) with all that it has. Raises `UmktlsError`."""
@@ -194,16 +191,29 @@ class Replaced:
     # ---- the program receives
 
     async def _receive(self) -> None:
-        try:
-            while not self._received_all:
-                if self._full:
-                    await self._read.wait()
-                    continue
+        while not self._received_all:
+            if self._full:
+                await self._read.wait()
+                continue
+            try:
                 await readable(self.sock.sock)
-                self._receive_some()
-        except WorldError as error:
-            self.state.connection_lost(error)
+            except WorldError as error:
+                self._lost(error)
+                self.news()
+            if self._receive_some():
+                self.news()
+
+    def take_received(self) -> None:
+        """Take what TCP has, where nobody has looked yet."""
+        came = False
+        while not (self._received_all or self._full) and self._receive_some():
+            came = True
+        if came:
             self.news()
+
+    def _lost(self, error: WorldError) -> None:
+        self._received_all = True
+        self.state.connection_lost(error)
 
     @property
     def _full(self) -> bool:
@@ -212,20 +222,24 @@ class Replaced:
         parked = sum(len(record.rest) for record in self.state.rx.parked)
         return self.state.rx.waiting_bytes() + parked > RECEIVED_LIMIT
 
-    def _receive_some(self) -> None:
+    def _receive_some(self) -> bool:
+        """One piece, or the end; False where there is nothing."""
+        if self._received_all:
+            return False
         room = self.state.rx.get_buffer() if self.opens else self._buffer[:CLEAR_PIECE]
         try:
             count = self.sock.sock.recv_into(room)
         except BlockingIOError:
-            return
+            return False
         except OSError as error:
-            raise broken("receive", error) from error
+            self._lost(broken("receive", error))
+            return True
         self._received_all = not count
         if self.opens:
             self.state.rx.buffer_filled(count)
         else:
             self._unread += room[:count]
-        self.news()
+        return True
 
     def hand_on(self) -> None:
         """Let the program know, or have, what there is."""
@@ -243,9 +257,7 @@ class Replaced:
         del self._unread[:sent]
         if self._unread:
             return
-        if self.state.conditions.dropped:
-            self._end(socket.SHUT_RDWR)
-        elif self._received_all:
+        if self._received_all:
             self._end(socket.SHUT_WR)
 
     def _hand_on_opened(self) -> None:
@@ -263,7 +275,7 @@ class Replaced:
     def _mark(self) -> None:
         """Have the pair say that there is something to read, where there is."""
         if self.state.rx.eof or (self.state.ended and not self._something()):
-            self._end(socket.SHUT_RDWR if self.state.dropped else socket.SHUT_WR)
+            self._end(socket.SHUT_WR)
         elif not self._marked and self.state.readable():
             with suppress(OSError):
                 self.end.send(MARK, socket.MSG_OOB)
@@ -314,6 +326,9 @@ class Replaced:
         self._take_back(copy)
         self._reads_plainly = False
         try:
+            with suppress(WouldBlock):
+                return self.state.recvmsg(length, controllen, flags)
+            self.take_received()
             return self.state.recvmsg(length, controllen, flags)
         finally:
             if self._marked and not self.state.readable():
@@ -378,7 +393,7 @@ class Replaced:
                 room[:count] = raw[start : start + count]
                 rx.buffer_filled(count)
                 start += count
-            if self._received_all:
+            if self._received_all and not self.state.dropped:
                 rx.get_buffer()
                 rx.buffer_filled(0)
         self.news()

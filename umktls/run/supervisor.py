@@ -9,12 +9,13 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from umktls.abi.messages import LINUX_MESSAGES
 from umktls.abi.personality import Personality
 from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.ground.events import Trace
@@ -129,7 +130,7 @@ async def supervise(config: RunConfig, tracee: Tracee, report: Report) -> None:
     sent. Raises `UmktlsError`, OSError."""
     host_config = HostConfig(
         role="run",
-        personality=config.personality,
+        personality=to_linux_programs(config.personality),
         engine=config.engine,
         facts={"command": list(config.command)},
     )
@@ -154,6 +155,12 @@ async def supervise(config: RunConfig, tracee: Tracee, report: Report) -> None:
         supervisor.listener.close()
         await finished(registry, LINGER_SECONDS)
         mover.close()
+
+
+def to_linux_programs(personality: Personality) -> Personality:
+    """The same kernel as programs see it that were built for Linux: with the numbers of its flags
+    and control messages."""
+    return replace(personality, messages=LINUX_MESSAGES)
 
 
 async def end_with(agency: Agency, tracee: Tracee, rundir: Path) -> None:

@@ -126,7 +126,7 @@ def _refuse_type(state: KtlsSocketState, record: Record, call: Call) -> None:
     stops = record.type == TLS_RLTYPE_ALERT or rules.app_data_stops == "control"
     if call.flags & call.abi.tls_app_data and stops:
         raise CallerError(f"a record of type {record.type} is next", errno.ENXIO)
-    if rules.control_needed and call.controllen < cmsg_len(TlsGetRecord.SIZE):
+    if rules.control_needed and call.controllen < cmsg_len(call.abi.get_record_size):
         raise CallerError(f"no room for the type of a record of type {record.type}", errno.EIO)
 
 
@@ -136,10 +136,11 @@ def _record_end(state: KtlsSocketState, record: Record) -> int:
 
 
 def _get_record(state: KtlsSocketState, record: Record) -> bytes:
-    """TLS_GET_RECORD for a record. The version is the wire's: 3.3, for TLS 1.3 too."""
+    """TLS_GET_RECORD for a record. The version is the wire's: 3.3, for TLS 1.3 too. Linux's has the
+    type alone."""
     header = TlsGetRecord(record.type, 3, state.wire_minor("rx"), len(record.payload)).pack()
     abi = state.personality.messages
-    return abi.layout.pack(*abi.get_record_type, header)
+    return abi.layout.pack(*abi.get_record_type, header[: abi.get_record_size])
 
 
 def _readable_freebsd(state: KtlsSocketState) -> bool:
@@ -149,7 +150,7 @@ def _readable_freebsd(state: KtlsSocketState) -> bool:
         return state.ended or rx.waiting_bytes() >= state.receive_low_water
     if rx.rules.decrypts_ahead:
         rx.open_ahead()
-        announced = cmsg_space(TlsGetRecord.SIZE)
+        announced = cmsg_space(state.personality.messages.get_record_size)
         available = sum(len(r.rest) + (0 if r.announced else announced) for r in rx.parked)
         ready = available >= state.receive_low_water
     else:
