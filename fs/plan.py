@@ -78,8 +78,16 @@ class MountPlan:
         )
 
     def agent(self) -> AgentCommand | None:
-        words = self.options.daemon
-        return AgentCommand("rpctlscd", (), words, self.directory) if words else None
+        """What daemon= says. Raises CallerError."""
+        options = self.options
+        if not options.daemon:
+            return None
+        if options.certname or options.crl or options.reverse_dns or options.tls1_2:
+            raise CallerError(
+                "tlscertname=, crl=, reversedns and tls1_2 are about rpctlscd: what daemon= starts "
+                "has a configuration of its own"
+            )
+        return AgentCommand("rpctlscd", (), options.daemon, self.directory)
 
     def port(self) -> int | None:
         """Of the source or of the options; None where neither says it. Raises CallerError if they

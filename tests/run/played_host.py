@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.conftest import patience
 from umktls.upcall import datagrams
 from umktls.upcall import syscalls as wire
 
@@ -76,6 +77,7 @@ class PlayedHost:
         self.asked: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self.calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.members: dict[int, socket.socket] = {}
+        self.joined = threading.Event()
         self.given: dict[int, socket.socket] = {}
         self.finished: set[int] = set()
         self._numbers = itertools.count(3)
@@ -107,7 +109,8 @@ class PlayedHost:
             each.close()
 
     def ready(self) -> None:
-        """READY, to each member."""
+        """READY, to each member, when there is one."""
+        assert self.joined.wait(patience(30))
         for sock in self.members.values():
             sock.send(message(FAMILY, 0, 0, generic(READY, u32(2, 1))))
 
@@ -156,8 +159,12 @@ class PlayedHost:
             if int.from_bytes(args.value, "little") != GROUP:
                 raise OSError(errno.EINVAL, "no such group")
             self.members[args.fd] = self._ends[args.fd]
-        elif isinstance(args, wire.SetsockoptArgs) and args.fd not in self.given:
-            raise OSError(errno.EBADF, "not open")
+            self.joined.set()
+        elif isinstance(args, wire.SetsockoptArgs):
+            if args.fd not in self.given:
+                raise OSError(errno.EBADF, "not open")
+            if args.level == 282 and args.name not in (1, 2):
+                raise OSError(errno.ENOPROTOOPT, "no such option")
         elif isinstance(args, wire.CloseArgs):
             self.members.pop(args.fd, None)
         elif isinstance(args, wire.GetsockoptArgs):

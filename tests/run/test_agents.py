@@ -41,6 +41,15 @@ EAGAIN
 end
 """
 
+TAKEN = """False 127.0.0.1 True
+b'hello'
+ENOPROTOOPT None
+b'tls\\x00' None
+6 2 EAGAIN
+ENOPROTOOPT
+end
+"""
+
 
 @pytest.fixture
 def played(tmp_path: Path) -> Iterator[PlayedHost]:
@@ -71,6 +80,30 @@ def test_netlink_sockets_are_as_linux_has_them(played: PlayedHost) -> None:
     counted = figures_of(done.stderr.decode())["agent"]
     assert counted["accepted"] == 0
     assert counted["requests"] == 7
+
+
+@pytest.mark.long
+def test_what_is_set_on_a_taken_socket_is_the_hosts(played: PlayedHost) -> None:
+    """In whichever process, under whichever number; other sockets stay what they are."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname())
+        peer, _ = server.accept()
+        peer.sendall(b"hello")
+        played.requests.append((ours, b""))
+        script = CALLS.with_name("taken_calls.py")
+        command = [*agent_of(played), "python3", "-u", str(script), str(FAMILY)]
+        with ours, peer:
+            done = subprocess.run(command, capture_output=True, timeout=patience(60), check=False)
+            assert peer.recv(100) == b"in clear"
+    assert done.stdout.decode() == TAKEN, done.stderr.decode()
+    (number,) = played.given
+    made = [played.calls.get_nowait() for _ in range(played.calls.qsize())]
+    set_there = [(each.level, each.name) for each in made if isinstance(each, wire.SetsockoptArgs)]
+    assert set_there == [(282, 99), (6, 31), (282, 1), (282, 2)]
+    sent = [each for each in made if isinstance(each, wire.SendmsgArgs)]
+    assert [bytes(each.data) for each in sent] == [b"sealed", b"\1\0"]
+    assert bytes(sent[1].control)[16:17] == b"\x15"
+    assert {each.fd for each in sent} == {number}
 
 
 @pytest.mark.long

@@ -72,6 +72,12 @@ def test_the_same_calls_pass_where_a_pair_does_as_well(
     assert passes(assemble(TLS_RULES), call, *arguments)
 
 
+@pytest.mark.parametrize("number", [248, 249, 250])
+def test_keyrings_are_the_machines(number: int) -> None:
+    """add_key(2), request_key(2), keyctl(2)."""
+    assert passes(assemble(AGENT_RULES), number)
+
+
 def test_a_handshake_agents_filter_has_one_rule_for_each_call() -> None:
     """The first rule for a call decides."""
     names = [rule.call for rule in AGENT_RULES]

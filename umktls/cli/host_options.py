@@ -110,6 +110,11 @@ class HostOptions:
         Raises CallerError for options that do not go together, UnsupportedError for an engine that
         cannot run here.
         """
+        if self.daemon is not None and "--certuser" in rpctlssd:
+            raise CallerError(
+                "-tlscertuser: an agent of Linux's handshake upcall tells the kernel no user; "
+                "leave out --daemon, or that option"
+            )
         from umktls.kernel.krpc.admission import Limits
         from umktls.kernel.krpc.serverhost import ServerConfig
 
@@ -173,7 +178,14 @@ class HostOptions:
         from umktls.kernel.krpc.mountconfig import check_agent
 
         check_agent(self.agent(), self.no_daemon, personality(self.personality))
-        if self.daemon is not None and not self.offer_tls:
+        if self.daemon is None:
+            return
+        if self.daemon_args or self.crl or self.daemons > 1:
+            raise CallerError(
+                "--daemon-args, --crl and --daemons are about rpctlssd: what --daemon starts has a "
+                "configuration of its own"
+            )
+        if not self.offer_tls:
             raise CallerError(
                 "--daemon is about handshakes, and --no-tls offers none: leave out one"
             )

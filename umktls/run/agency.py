@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import trio
 
+from umktls.abi.handshake import HANDSHAKE_FAMILY
 from umktls.abi.netlink import NLMSG_ERROR
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
@@ -30,7 +31,6 @@ from umktls.userland.libc import Kernel
 
 __all__ = ["Agency", "KernelOfHost", "Taken", "opened"]
 
-FAMILY = "handshake"
 FAMILY_SECONDS = 10.0
 
 
@@ -155,7 +155,7 @@ def family_of(kernel: KernelOfHost, rundir: Path) -> Family:
         number, sock = kernel.netlink_socket()
         with sock:
             sock.settimeout(FAMILY_SECONDS)
-            sock.send(wire.encode_get_family(1, FAMILY))
+            sock.send(wire.encode_get_family(1, HANDSHAKE_FAMILY))
             answer = wire.parse_untrusted(sock.recv(wire.MAX_DATAGRAM))
         kernel.call(CloseArgs(number))
         if answer.type != NLMSG_ERROR:
@@ -167,7 +167,7 @@ def family_of(kernel: KernelOfHost, rundir: Path) -> Family:
 
 def no_family(rundir: Path, why: str = "") -> WorldError:
     return WorldError(
-        f"the host at {rundir} has no netlink family {FAMILY}{why}; start it with a personality of "
-        "Linux (-o personality=linux, --personality linux) and without a daemon of its own "
-        "(--no-daemon)"
+        f"the host at {rundir} has no netlink family {HANDSHAKE_FAMILY}{why}; start it with a "
+        "personality of Linux (-o personality=linux, --personality linux) and without a daemon of "
+        "its own (--no-daemon)"
     )

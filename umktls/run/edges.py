@@ -31,7 +31,7 @@ class Edges:
 
     def remove(self, descriptor: int) -> None:
         """Before it is closed."""
-        if self._told.pop(descriptor, None) is not None:
+        if self._told.pop(descriptor, None) is not None and not self._epoll.closed:
             self._epoll.unregister(descriptor)
 
     async def run(self) -> None:

@@ -10,9 +10,16 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from umktls.abi.handshake import (
+    HANDSHAKE_A_DONE_SOCKFD,
+    HANDSHAKE_A_DONE_STATUS,
+    HANDSHAKE_CMD_DONE,
+    NLM_F_CAPPED,
+    NLMSG_DONE,
+    NLMSG_MIN_TYPE,
+)
 from umktls.abi.netlink import (
     GENLMSGHDR,
-    NLA_ALIGNTO,
     NLA_TYPE_MASK,
     NLATTR,
     NLM_F_ACK,
@@ -20,13 +27,9 @@ from umktls.abi.netlink import (
     NLMSG_ERROR,
     NLMSGHDR,
 )
+from umktls.upcall.netlink import aligned
 
 __all__ = [
-    "ACCEPT",
-    "ACCEPT_SOCKFD",
-    "DONE",
-    "DONE_SOCKFD",
-    "DONE_STATUS",
     "Message",
     "done_message",
     "error_message",
@@ -34,15 +37,6 @@ __all__ = [
     "sockfd_untrusted",
     "with_sockfd",
 ]
-
-NLMSG_DONE = 3
-NLMSG_MIN_TYPE = 0x10
-NLM_F_CAPPED = 0x100
-
-# linux/handshake.h
-ACCEPT, DONE = 2, 3
-ACCEPT_SOCKFD = 1
-DONE_STATUS, DONE_SOCKFD = 1, 2
 
 _INT = struct.Struct("<i")
 
@@ -109,7 +103,7 @@ def messages_untrusted(datagram: bytes) -> list[Message]:
         if not NLMSGHDR.size <= length <= len(datagram) - start:
             break
         found.append(Message(datagram[start : start + length]))
-        start += _aligned(length)
+        start += aligned(length)
     return found
 
 
@@ -126,10 +120,15 @@ def done_message(family: int, number: int, status: int) -> Message:
     """DONE with STATUS (an errno) about the socket with that number."""
     attributes = b"".join(
         NLATTR.pack(NLATTR.size + _INT.size, kind) + _INT.pack(value)
-        for kind, value in ((DONE_STATUS, status), (DONE_SOCKFD, number))
+        for kind, value in (
+            (HANDSHAKE_A_DONE_STATUS, status),
+            (HANDSHAKE_A_DONE_SOCKFD, number),
+        )
     )
     length = NLMSGHDR.size + GENLMSGHDR.size + len(attributes)
-    head = NLMSGHDR.pack(length, family, NLM_F_REQUEST, 0, 0) + GENLMSGHDR.pack(DONE, 0, 0)
+    head = NLMSGHDR.pack(length, family, NLM_F_REQUEST, 0, 0) + GENLMSGHDR.pack(
+        HANDSHAKE_CMD_DONE, 0, 0
+    )
     return Message(head + attributes)
 
 
@@ -157,9 +156,5 @@ def _place(message: Message, kind: int) -> int | None:
             break
         if type_ & NLA_TYPE_MASK == kind and length >= NLATTR.size + _INT.size:
             found = start + NLATTR.size
-        start += _aligned(length)
+        start += aligned(length)
     return found
-
-
-def _aligned(length: int) -> int:
-    return -(-length // NLA_ALIGNTO) * NLA_ALIGNTO

@@ -29,15 +29,17 @@ from contextlib import suppress
 
 import trio
 
+from umktls.abi.handshake import (
+    HANDSHAKE_A_ACCEPT_SOCKFD,
+    HANDSHAKE_A_DONE_SOCKFD,
+    HANDSHAKE_CMD_ACCEPT,
+    HANDSHAKE_CMD_DONE,
+)
 from umktls.abi.netlink import NLM_F_ACK, NLMSG_ERROR
 from umktls.errors import UmktlsError, WorldError
 from umktls.run.agency import Agency, Taken
 from umktls.run.edges import really_closed
 from umktls.run.genl import (
-    ACCEPT,
-    ACCEPT_SOCKFD,
-    DONE,
-    DONE_SOCKFD,
     Message,
     done_message,
     error_message,
@@ -214,9 +216,9 @@ class NetlinkSocket:
         its own."""
         self._agency.counts["requests"] += 1
         of_handshake = message.type == self._agency.family
-        if of_handshake and message.command == ACCEPT:
+        if of_handshake and message.command == HANDSHAKE_CMD_ACCEPT:
             return UNNOTIFIED if put is None else await self._accept(message, put)
-        if of_handshake and message.command == DONE:
+        if of_handshake and message.command == HANDSHAKE_CMD_DONE:
             return await self._done(message, thread)
         return await self._ask(message, self._hand_on)
 
@@ -225,7 +227,7 @@ class NetlinkSocket:
 
         def give(original: Message, reply: Message, descriptors: list[int]) -> None:
             nonlocal failed
-            number = sockfd_untrusted(reply, ACCEPT_SOCKFD)
+            number = sockfd_untrusted(reply, HANDSHAKE_A_ACCEPT_SOCKFD)
             if number is None or not descriptors:
                 self._hand_on(original, reply, descriptors)
                 return
@@ -237,7 +239,7 @@ class NetlinkSocket:
                 return
             self._agency.taken[inode] = Taken(number)
             self._agency.counts["accepted"] += 1
-            self._hand_on(original, with_sockfd(reply, ACCEPT_SOCKFD, theirs), [])
+            self._hand_on(original, with_sockfd(reply, HANDSHAKE_A_ACCEPT_SOCKFD, theirs), [])
 
         await self._agency.sweep()
         error = await self._ask(message, give)
@@ -248,13 +250,13 @@ class NetlinkSocket:
         return error
 
     async def _done(self, message: Message, thread: int) -> int:
-        number = sockfd_untrusted(message, DONE_SOCKFD)
+        number = sockfd_untrusted(message, HANDSHAKE_A_DONE_SOCKFD)
         taken = None
         if number is not None:
             inode = inode_of(thread, number) if number >= 0 else 0
             taken = self._agency.taken.get(inode)
             ours = taken.number if taken is not None else self.number if inode else -1
-            message_there = with_sockfd(message, DONE_SOCKFD, ours)
+            message_there = with_sockfd(message, HANDSHAKE_A_DONE_SOCKFD, ours)
         else:
             message_there = message
         error = await self._ask(message_there, self._hand_on)

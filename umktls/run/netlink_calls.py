@@ -15,7 +15,13 @@ from contextlib import suppress
 
 import trio
 
-from umktls.abi.netlink import NETLINK_ADD_MEMBERSHIP, NETLINK_DROP_MEMBERSHIP, SOL_NETLINK
+from umktls.abi.handshake import AF_NETLINK
+from umktls.abi.netlink import (
+    NETLINK_ADD_MEMBERSHIP,
+    NETLINK_DROP_MEMBERSHIP,
+    NETLINK_GENERIC,
+    SOL_NETLINK,
+)
 from umktls.errors import UmktlsError
 from umktls.run.agency import Agency
 from umktls.run.call import Answer, Call, Result, answer_later
@@ -29,7 +35,6 @@ from umktls.upcall.syscalls import SetsockoptArgs
 
 __all__ = ["NETLINK_TABLE", "NetlinkCalls"]
 
-AF_NETLINK, NETLINK_GENERIC = socket.AF_NETLINK, 16
 SOCKADDR_NL = struct.Struct("<HHII")
 TYPES = (socket.SOCK_RAW, socket.SOCK_DGRAM)
 TYPE_FLAGS = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
