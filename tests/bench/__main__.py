@@ -17,6 +17,7 @@ from tests.bench import (
     instructions,
     ktls,
     load,
+    looks,
     memory,
     quiet,
     records,
@@ -50,6 +51,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[Figure]]] = {
     "memory": memory.measure,
     "workers": workers.measure,
     "watched": watched.measure,
+    "looks": looks.measure,
     "run": unmodified.measure,
     "instructions": instructions.measure,
 }

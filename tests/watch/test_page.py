@@ -25,6 +25,18 @@ from umktls.watch.page import recorded
 from umktls.watch.recording import Recorder
 
 MANY = 50_000
+# The texts in boxes that do not end where their box does.
+TOO_WIDE = """() => {
+  const boxes = [...document.querySelectorAll('.host .box')].map((box) => box.getBBox());
+  const has = (box, x, y) => box.x <= x && x <= box.x + box.width
+    && box.y <= y && y <= box.y + box.height;
+  return [...document.querySelectorAll('.host text')].filter((text) => {
+    const { x, y, width } = text.getBBox();
+    const own = text.getCTM().e !== text.ownerSVGElement.getCTM().e;  // of a table of states
+    const box = !own && boxes.find((each) => has(each, x, y));
+    return box && x + width > box.x + box.width;
+  }).map((text) => text.textContent);
+}"""
 
 
 async def life(base: Path) -> dict[str, Any]:
@@ -117,6 +129,8 @@ def test_where_much_happens_rates_are_shown(
         for one in host["connections"]:
             one["rpc"]["calls"] += 1500
             one["tx"]["bytes"] += 1_000_000
+            for way in ("tx", "rx"):
+                one[way]["sequence"] = one[way]["records"] = 12_345_678
     events = [*recording["events"][:-1], {**recording["events"][-1], "skipped": 12_000}]
     path = tmp_path / "busy.html"
     path.write_text(recorded({**recording, "events": events, "stats": [before, now]}))
@@ -124,10 +138,13 @@ def test_where_much_happens_rates_are_shown(
         assert " 3000/s" not in page.locator(".host.client").text_content()
         go_to(page, len(events) - 1)
         page.wait_for_selector(".host.client text:has-text('replies · 3000/s')")
-        assert "sends 2.0 MB/s" in page.locator(".host.client").text_content()
+        assert "TLS · \u2191 2.0 MB/s" in page.locator(".host.client").text_content()
         assert "3000 calls in a second" in page.locator("#picture-words").inner_text()
         assert "12000 events" in page.locator(".notice").inner_text()
+        assert "next 12345678 · 12.3M records" in page.locator(".host.client").text_content()
         page.screenshot(path=tmp_path / "busy.png")
+        outside = page.evaluate(TOO_WIDE)
+    assert outside == []
 
 
 def test_a_record_opens_and_shows_its_bytes(

@@ -206,13 +206,14 @@ class HostBox {
     say(this._title, host ? `${side} ${host.name}` : `${side}: nobody watches it`);
     say(this._fs, host ? (this._side === "client" ? `${host.requests} requests seen` : end?.told?.backend ?? (c?.last ? `last: ${c.last}` : "")) : "");
     const rpc = end?.told?.rpc;
-    say(this._rpc[0], c ? `${Math.max(c.calls, rpc?.calls ?? 0)} calls, ${Math.max(c.replies, rpc?.replies ?? 0)} replies${perSecond(end.rates)}` : "");
-    say(this._rpc[1], c ? c.phase === "handshake" ? "waits for the daemon" : `has the socket: ${c.phase}${flow(end.rates)}` : "");
+    say(this._rpc[0], c ? `${few(Math.max(c.calls, rpc?.calls ?? 0))} calls, ${few(Math.max(c.replies, rpc?.replies ?? 0))} replies${perSecond(end.rates)}` : "");
+    say(this._rpc[1], c ? c.phase === "handshake" ? "waits for the daemon" : flow(c.phase, end.rates) : "");
     say(this._ktls, c?.name ?? "");
     for (const { way, states, lines } of this._halves) {
       const side_ = c ? numbers(c[way], end.told?.[way]) : null;
       states.light(side_?.state);
-      say(lines[0], side_ ? `next ${side_.sequence} · ${side_.records} records · ${bytesText(side_.bytes)}` : "");
+      say(lines[0], side_ ? `next ${side_.sequence} · ${few(side_.records)} records · ${bytesText(side_.bytes)}` : "");
+      lines[0].classList.toggle("tight", lines[0].textContent.length > 32);
       say(lines[1], side_ && side_.mode ? `${side_.mode} ${side_.engine} · ${short(side_.suite || end.told?.tls?.suite)}${side_.generation > 1 ? ` · key ${side_.generation}` : ""}` : "");
     }
     this._showDaemon(c, host);
@@ -247,10 +248,17 @@ class HostBox {
 }
 
 /** Rates, where there are any to speak of. */
-function perSecond(rates) { return rates && rates.calls >= 1 ? ` · ${Math.round(rates.calls)}/s` : ""; }
+function perSecond(rates) { return rates && rates.calls >= 1 ? ` · ${few(Math.round(rates.calls))}/s` : ""; }
 
-function flow(rates) {
-  return rates && rates.tx + rates.rx >= 1000 ? ` · sends ${bytesText(rates.tx)}/s` + (rates.rx >= 1000 ? `, gets ${bytesText(rates.rx)}/s` : "") : "";
+/** A count that has room in a box. */
+function few(count) {
+  if (count < 10_000) return String(count);
+  return count < 1_000_000 ? `${Math.round(count / 1000)}k` : `${(count / 1_000_000).toFixed(1)}M`;
+}
+
+function flow(phase, rates) {
+  if (!rates || rates.tx + rates.rx < 1000) return `has the socket: ${phase}`;
+  return `${phase} · ↑ ${bytesText(Math.round(rates.tx))}/s ↓ ${bytesText(Math.round(rates.rx))}/s`;
 }
 
 function short(suite = "") { return suite.replace(/^TLS_/, "").replace(/_SHA\d+$/, "").replace("CHACHA20_POLY1305", "CHACHA20"); }
