@@ -34,7 +34,7 @@ def _set_leftover(state: KtlsSocketState, value: bytes, copyin: Copyin) -> None:
     rx = state.rx
     if rx.state is State.BROKEN or state.dropped:
         raise WorldError("reception has ended; nothing can be given back", errno.ECONNRESET)
-    if rx.parked or rx.records:
+    if rx.records:
         raise CallerError("the kernel has opened records behind what is given back", errno.EBUSY)
     records = 0
     if rx.state is not State.CLEAR:
