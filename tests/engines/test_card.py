@@ -8,6 +8,7 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.sockets import calls, card
 from umktls.kernel.sockets.card import CardQueue, retransmitted_pct
 from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.kernel.sockets.stream import SEND_QUEUE_LIMIT
 from umktls.rpc.message import NULL_AUTH
 from umktls.rpc.xdr import Buffer
 from umktls.testing.echo import SAY
@@ -246,3 +248,31 @@ def test_a_system_that_does_not_tell() -> None:
 
     assert retransmitted_pct(Silent(OSError(errno.ENOPROTOOPT, "no"))) == 0.0  # type: ignore[arg-type]
     assert retransmitted_pct(Silent(b"short")) == 0.0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("beyond", "waits"), [(0, False), (1, True)])
+async def test_who_sends_waits_when_a_card_has_more_than_may_be_queued(
+    ends: tuple[socket.socket, socket.socket], beyond: int, waits: bool
+) -> None:
+    queue = card_of(ends[0], Gate())
+    queue.push_clear([bytes(SEND_QUEUE_LIMIT), bytes(beyond)])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(queue.drained)
+        await trio.testing.wait_all_tasks_blocked()
+        assert bool(nursery.child_tasks) is waits
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("less", "percent"), [(1, 0.0), (0, 25.0)])
+def test_a_connection_says_something_when_it_has_sent_enough(less: int, percent: float) -> None:
+    """The numbers are played, their place in what the system tells is not."""
+    sent = card.ENOUGH_SENT - less
+    with socket.socket() as real:
+
+        def getsockopt(level: int, name: int, size: int) -> bytes:
+            info = bytearray(real.getsockopt(level, name, size))
+            struct.pack_into("@QQ", info, card.BYTES_SENT_AT, sent, sent // 4)
+            return bytes(info)
+
+        played: Any = SimpleNamespace(getsockopt=getsockopt)
+        assert retransmitted_pct(played) == percent

@@ -195,3 +195,12 @@ def test_records_are_kept_within_bounds() -> None:
     bigger = store.keep(Kept("c1", "tx", 23, 0, bytes(9 << 20), b"", {}))
     assert store.get(big) is None
     assert store.get(bigger) is not None
+
+
+def test_as_many_bytes_are_kept_as_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("umktls.kernel.sockets.watching.KEPT_BYTES", 30)
+    store = RecordStore()
+    first, second = (store.keep(Kept("c1", "tx", 23, 0, bytes(10), bytes(5), {})) for _ in "12")
+    assert store.get(first) is not None
+    third = store.keep(Kept("c1", "tx", 23, 0, b"1", b"", {}))
+    assert [store.get(number) is None for number in (first, second, third)] == [True, False, False]

@@ -288,3 +288,14 @@ async def test_the_last_descriptors_are_not_for_silent_ones(tmp_path: Path) -> N
         await s.happened("closed")
         (closed,) = s.events("closed")
         assert "others need its place" in closed["reason"]
+
+
+async def test_that_others_have_to_go_is_said_once_a_minute(
+    stack: ExitStack, autojump_clock: Clock
+) -> None:
+    """Also when it is the first thing of all."""
+    here = present(stack, connections=9, startups=1)
+    for seconds, said in ((0, 1), (59, 1), (1, 2), (59, 2)):
+        await elapse(seconds)
+        here.come("192.0.2.1", "192.0.2.1")
+        assert len(list(here.trace.since())) == said

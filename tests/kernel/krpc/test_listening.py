@@ -116,6 +116,20 @@ async def test_a_free_port_is_free_everywhere(monkeypatch: pytest.MonkeyPatch) -
     assert refused
 
 
+async def test_no_port_is_free_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    async def taken(addresses: object, port: int) -> list[trio.socket.SocketType]:
+        await trio.lowlevel.checkpoint()
+        tried.append(port)
+        raise OSError(errno.EADDRINUSE, "taken")
+
+    monkeypatch.setattr(listening, "listen_on", taken)
+    with pytest.raises(WorldError, match=r"on 127\.0\.0\.1 port 0: Address already in use"):
+        await listen(("127.0.0.1",), 0)
+    assert tried == [0] * listening.ATTEMPTS
+
+
 @pytest.mark.parametrize("host", ["no.such.invalid", "a" * 70, "ä" * 70])
 async def test_a_name_that_is_none(host: str) -> None:
     with pytest.raises(CallerError, match="cannot listen on"):

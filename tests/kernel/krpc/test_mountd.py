@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from tests.kernel.krpc.mountworld import (
     HANDLE,
@@ -30,6 +31,7 @@ from umktls.kernel.krpc.mountconfig import MountConfig
 from umktls.kernel.krpc.mountd import MountService
 from umktls.kernel.krpc.plaincalls import Place, plain_calls
 from umktls.nfs.program import MOUNT3
+from umktls.rpc.message import NULL_AUTH
 from umktls.rpc.program import Program
 
 MOUNT1 = Program(MOUNT3.number, 1, "MOUNT", dict(MOUNT3.procedures))
@@ -206,3 +208,19 @@ async def test_an_older_mountd(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_not_a_mountd_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     async with world(monkeypatch, lambda call: b"SSH-2.0-nonsense") as one:
         assert f"127.0.0.1 TCP port {one.mount.port}: " in await failure(one.service())
+
+
+async def test_a_mountd_that_says_nothing_does_not_keep_a_mount_that_ends(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """UMNT is a courtesy."""
+
+    async def silent(*arguments: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(MountService, "ask", silent)
+    config = MountConfig("server", "/a", security="none")
+    service = MountService(config, Trace("h", "client"), Nfs(), None, no_tls)
+    with trio.move_on_after(20) as limit:
+        await service.unmounted(b"/a", NULL_AUTH)
+    assert not limit.cancelled_caught

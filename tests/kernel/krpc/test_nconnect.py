@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import trio
@@ -13,7 +14,9 @@ import trio.testing
 
 from tests.conftest import patience
 from tests.kernel.krpc.rpcworld import held, serving
+from tests.passing import elapse
 from umktls.errors import UmktlsError, WorldError
+from umktls.kernel.ground.events import Trace
 from umktls.kernel.host.boot import booted
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.host import Host
@@ -21,6 +24,7 @@ from umktls.kernel.krpc.client import MountConfig, calls_to
 from umktls.kernel.krpc.nconnect import Connections
 from umktls.kernel.krpc.rpc_client import RpcClient
 from umktls.kernel.krpc.server import Listening
+from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.tls import TlsRefused
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.echo import COUNT, ECHO, SAY, WAIT, Echo
@@ -141,6 +145,17 @@ async def test_who_gets_no_connection_hands_its_calls_on(
             (event,) = events(host, "handed-on")
             assert event["reason"] == "no place is left there"
             assert not events(host, "server-away")
+
+
+async def test_who_was_left_alone_is_tried_again(autojump_clock: trio.testing.MockClock) -> None:
+    none: Any = None
+    rpc = Connections(none, none, none, Trace("h", "client"), 60.0, "server", 2)
+    one, other = rpc.clients
+    other.socket = cast(KernelSocket, object())
+    assert rpc._relief(one) is other
+    assert {rpc._next() for _ in range(4)} == {other}
+    await elapse(60)
+    assert {rpc._next() for _ in range(4)} == {one, other}
 
 
 async def test_one_tries_while_the_server_is_away(tmp_path: Path) -> None:

@@ -27,10 +27,18 @@ async def answer_probe_with(data: Callable[[bytes], bytes], stream: trio.SocketS
 
 
 STARTTLS_ANSWER = encode_accepted(0, STARTTLS_VERIFIER, AcceptStat.SUCCESS)
+
+
+def long_answer(probe: bytes, length: int) -> bytes:
+    """STARTTLS, and results of which a NULL procedure has none."""
+    return mark(length) + (probe[4:8] + STARTTLS_ANSWER[4:]).ljust(length, b"\0")
+
+
 PROBE_ANSWERS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "no RPC": (lambda probe: b"HTTP/1.1 400 Bad Request\r\n\r\n", "not RPC"),
     "another xid": (lambda probe: mark(len(STARTTLS_ANSWER)) + STARTTLS_ANSWER, "something else"),
     "the probe itself": (lambda probe: probe, "something else"),
+    "one byte too many": (lambda probe: long_answer(probe, 513), "not RPC"),
     "no verifier": (
         lambda probe: mark(24) + probe[4:8] + b"\0\0\0\1" + bytes(16),
         "no STARTTLS verifier",
@@ -90,13 +98,15 @@ async def test_a_server_that_resets_the_connection_on_the_probe(
     assert "reset" in await against(certs, tmp_path, reset)
 
 
-async def test_a_server_that_hangs_up_in_the_handshake(certs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", [len(STARTTLS_ANSWER), 512])
+async def test_a_server_that_hangs_up_in_the_handshake(
+    certs: Path, tmp_path: Path, length: int
+) -> None:
     """A server that is being restarted does that: no reason for a mount to give up."""
 
     async def hang_up(stream: trio.SocketStream) -> None:
         probe = await stream.receive_some(4096)
-        answer = probe[4:8] + STARTTLS_ANSWER[4:]
-        await stream.send_all(mark(len(answer)) + answer)
+        await stream.send_all(long_answer(bytes(probe), length))
         await stream.receive_some(1)
         await stream.aclose()
 

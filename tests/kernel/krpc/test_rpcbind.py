@@ -132,6 +132,21 @@ async def test_an_rpcbind_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> 
         assert caught.value.errno == errno.ETIMEDOUT
 
 
+async def test_an_rpcbind_that_is_away_is_soon_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By each of the two ways: a mount asks it first of all."""
+    asked: list[float] = []
+
+    def away(place: Place, seconds: float) -> Any:
+        asked.append(seconds)
+        raise WorldError(f"{place}: Connection timed out", errno.ETIMEDOUT)
+
+    monkeypatch.setattr(rpcbind, "plain_calls", away)
+    with pytest.raises(WorldError, match=r"TCP port 111.*UDP port 111"):
+        await port_of(Place(socket.AF_INET, ("192.0.2.1", 1)), MOUNT3)
+    assert len(asked) == 2
+    assert max(asked) <= 15
+
+
 @pytest.mark.parametrize(
     ("reply", "text"),
     [

@@ -18,6 +18,7 @@ from umktls.abi.rpctls import RPCTLS_FLAGS_HANDSHAKE, RPCTLS_FLAGS_VERIFIED
 from umktls.errors import CallerError, PeerError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.owners.request import DaemonGone, Request, UpcallTimeout, connect_life, describe
+from umktls.kernel.owners.upcalls import DaemonHandle
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.registered import RegisteredDaemon
 from umktls.rpc.message import (
@@ -39,7 +40,7 @@ from umktls.upcall.rpctls import (
     rpctlscd_connect_res,
     rpctlssd_connect_res,
 )
-from umktls.upcall.states import UpcallAction
+from umktls.upcall.states import UpcallAction, UpcallEvent
 
 CONNECT = RPCTLSCD_V1["CONNECT"]
 HANDLERECORD = RPCTLSCD_V1["HANDLERECORD"]
@@ -232,3 +233,20 @@ async def test_a_daemon_that_may_still_come_for_a_socket_gets_no_other(
         assert [e["connection"] for e in handle.trace.since() if e["event"] == "late-answer"] == [
             "c1"
         ]
+
+
+async def test_so_many_upcalls_without_an_answer_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of an older one it is not known any more what is being answered."""
+    monkeypatch.setattr("umktls.kernel.owners.upcalls.REMEMBERED", 2)
+    handle = DaemonHandle("rpctlscd", 1, Trace("h", "client"), 1)
+    for xid in (1, 2, 3):
+        request = Request(HANDLERECORD, SESSION, 1.0)
+        for event in (UpcallEvent.START, UpcallEvent.DEADLINE):
+            request.upcall.on(event)
+        handle._remember(xid, request)
+    for xid in (1, 2, 3):
+        handle._answer(encode_accepted(xid, NULL_AUTH, AcceptStat.SUCCESS))
+    said = [event["procedure"] for event in handle.trace.since()]
+    assert said == ["an upcall", "HANDLERECORD", "HANDLERECORD"]

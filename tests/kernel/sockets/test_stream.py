@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import trio
@@ -131,3 +132,42 @@ async def test_everybody_who_waits_for_room_is_woken(
                 nursery.start_soon(queue.run)
                 await receive_exactly(theirs, 2_000_000)
             nursery.cancel_scope.cancel()
+
+
+async def test_more_buffers_than_one_system_call_takes(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """sendmsg(2) has EMSGSIZE for more than 1024 (UIO_MAXIOV)."""
+    ours, theirs = pair
+    SendQueue(ours).push([b"four"] * 1500)
+    with trio.fail_after(patience(10)):
+        assert await receive_exactly(theirs, 6000) == b"four" * 1500
+
+
+@pytest.mark.parametrize(
+    ("queue_of", "size", "waits"),
+    [
+        (lambda sock: SendQueue(sock, limit=1000), 1000, False),
+        (lambda sock: SendQueue(sock, limit=1000), 1001, True),
+        (SendQueue, 8 << 20, True),
+    ],
+)
+async def test_who_sends_waits_for_a_peer_that_reads_nothing(
+    pair: tuple[socket.socket, socket.socket],
+    queue_of: Callable[[socket.socket], SendQueue],
+    size: int,
+    waits: bool,
+) -> None:
+    """When more is queued than may be; by default no peer has 8 MiB kept for it."""
+    ours, _ = pair
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            ours.send(bytes(65536))
+    queue = queue_of(ours)
+    queue.push([bytes(size)])
+    assert queue.size == size
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(queue.drained)
+        await trio.testing.wait_all_tasks_blocked()
+        assert bool(nursery.child_tasks) is waits
+        nursery.cancel_scope.cancel()

@@ -15,10 +15,12 @@ import pytest
 import trio
 import trio.testing
 
+from umktls.cli import control
 from umktls.errors import WorldError
-from umktls.kernel.team import lives
+from umktls.kernel.team import lives, teamcontrol
 from umktls.kernel.team.gather import ask
 from umktls.kernel.team.team import Team
+from umktls.kernel.upcalls import renewal
 
 
 @asynccontextmanager
@@ -97,6 +99,30 @@ def test_a_worker_that_does_not_hear_is_killed(monkeypatch: pytest.MonkeyPatch) 
         assert process.stdout.readline() == b"ready\n"
         trio.run(lives.end_process, process)
         assert process.poll() == -signal.SIGKILL
+
+
+async def test_nobody_waits_for_a_process_that_cannot_be_ended(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It may be in a system call that nothing interrupts."""
+
+    async def never(process: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(lives, "ended", never)
+    sent: list[int] = []
+    process: Any = SimpleNamespace(poll=lambda: None, send_signal=sent.append)
+    with trio.move_on_after(60) as limit:
+        await lives.end_process(process)
+    assert not limit.cancelled_caught
+    assert sent == [signal.SIGTERM, signal.SIGKILL]
+
+
+def test_who_asks_a_team_gets_an_answer_though_a_worker_gives_none() -> None:
+    """The supervisor gives up first, and a worker before it: each has something to say then."""
+    assert teamcontrol.ANSWER_SECONDS < control.ANSWER_SECONDS
+    rekey = teamcontrol.SECONDS["rekey"]
+    assert renewal.ANSWER_SECONDS < rekey < control.REKEY_SECONDS
 
 
 async def test_a_run_directory_that_is_gone_has_its_old_door_closed(tmp_path: Path) -> None:

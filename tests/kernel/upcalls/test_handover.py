@@ -16,10 +16,11 @@ import trio.testing
 from tests.conftest import patience
 from umktls.abi import rpctls
 from umktls.errors import PeerError
+from umktls.kernel.ground.events import Trace
 from umktls.kernel.sockets import calls
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.sockets.stat import stat
-from umktls.kernel.upcalls import handover
+from umktls.kernel.upcalls import handover, tls
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.echo import COUNT, SAY
 from umktls.testing.joined import Joined
@@ -344,7 +345,7 @@ async def test_a_peer_that_reads_nothing_does_not_keep_a_session_that_is_cut(
     sock: Any = SimpleNamespace(
         detours=SimpleNamespace(shut=lambda: done.append("detours")), shutdown=done.append
     )
-    with trio.move_on_after(10 * handover.CUT_SECONDS) as limit:
+    with trio.move_on_after(30) as limit:
         await handover.cut(sock)
     assert not limit.cancelled_caught
     assert done == ["detours", 2]
@@ -355,8 +356,27 @@ async def test_a_daemon_that_hangs_up_and_lives_has_not_left(
 ) -> None:
     handle: Any = SimpleNamespace(gone=trio.Event())
     has_left: Any = handover.Handover.has_left
-    with trio.move_on_after(10 * handover.GOING_SECONDS) as limit:
+    with trio.move_on_after(30) as limit:
         assert not await has_left(None, handle)
     assert not limit.cancelled_caught
     handle.gone.set()
     assert await has_left(None, handle)
+
+
+async def test_a_daemon_that_says_nothing_does_not_keep_a_session_that_ends(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    closed: list[str] = []
+    sock: Any = SimpleNamespace(
+        name="c1",
+        closed=False,
+        phase="established",
+        session=object(),
+        detours=SimpleNamespace(finish_sending=trio.sleep_forever),
+        close=closed.append,
+    )
+    host: Any = SimpleNamespace(trace=Trace("h", "client"))
+    with trio.move_on_after(60) as limit:
+        await tls.disconnect(host, sock, "the mount ended")
+    assert not limit.cancelled_caught
+    assert closed == ["the mount ended"]

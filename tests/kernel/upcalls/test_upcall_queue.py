@@ -139,7 +139,9 @@ async def test_in_version_1_a_missing_answer_stops_the_queue(
         began = trio.current_time()
         second = await w.connect()
         await second.ended.wait()
-        assert trio.current_time() - began == pytest.approx(PATIENCE * SECONDS, abs=0.1)
+        waited = trio.current_time() - began
+        assert waited == pytest.approx(PATIENCE * SECONDS, abs=0.1)
+        assert SECONDS < waited < 2 * SECONDS  # a little more than an upcall's time
     assert "an answer to an earlier upcall is missing" in str(second.error)
 
 
@@ -177,6 +179,8 @@ async def test_a_certificates_name_that_is_too_long(tmp_path: Path) -> None:
             sock = w.host.adopt(near)
             with pytest.raises(CallerError, match="249 bytes; 248 is the limit"):
                 await tls.handshake_client(w.host, sock, 249 * "n")
+            with pytest.raises(DaemonGone, match="no rpctlscd is registered"):
+                await tls.handshake_client(w.host, sock, 248 * "n")
         assert sock.owner.upcalls["connect"] == 0
 
 
@@ -339,3 +343,15 @@ async def test_whose_socket_was_closed_here_costs_nobody_else_his_turn(
                 nursery.start_soon(wait)
                 await trio.testing.wait_all_tasks_blocked()
                 closed.sock.close()
+
+
+def test_of_so_many_addresses_it_is_known_who_has_the_tickets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("umktls.kernel.upcalls.daemons.REMEMBERED", 2)
+    daemons = Daemons("rpctlssd", Trace("h", "server"), "", lambda handle: None)
+    handle = DaemonHandle("rpctlssd", 1, daemons._trace, 1)
+    for host in (1, 2, 1, 3):
+        sock = cast(KernelSocket, SimpleNamespace(peer=f"192.0.2.{host}:1"))
+        daemons.made_session(sock, handle)
+    assert list(daemons._last_with) == ["192.0.2.1", "192.0.2.3"]
