@@ -193,6 +193,10 @@ async def test_done_names_the_hosts_number(tcp: socket.socket) -> None:
                 assert errors == ([] if wanted == HOSTS_NUMBER else [done])
         (taken,) = world.agency.taken.values()
         assert taken.done
+        with open("/dev/null", "rb") as file:  # noqa: ASYNC230
+            done = request(DONE, attribute(2, struct.pack("<i", file.fileno())))
+            await world.sock.sent(done, os.getpid(), world.putting)
+        assert [each.error for each in world.received()] == [errno.ENOTSOCK]
 
 
 async def test_what_no_program_has_any_more_is_closed_there(tcp: socket.socket) -> None:

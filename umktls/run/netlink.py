@@ -47,7 +47,7 @@ from umktls.run.genl import (
     sockfd_untrusted,
     with_sockfd,
 )
-from umktls.run.proc import inode_of
+from umktls.run.proc import inode_of, is_socket
 from umktls.run.system import refused
 from umktls.upcall.netlink import MAX_DATAGRAM
 from umktls.upcall.syscalls import CloseArgs
@@ -255,6 +255,8 @@ class NetlinkSocket:
         if number is not None:
             inode = inode_of(thread, number) if number >= 0 else 0
             taken = self._agency.taken.get(inode)
+            if inode and taken is None and not is_socket(thread, number):
+                return errno.ENOTSOCK
             ours = taken.number if taken is not None else self.number if inode else -1
             message_there = with_sockfd(message, HANDSHAKE_A_DONE_SOCKFD, ours)
         else:

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ __all__ = [
     "descriptors_of",
     "flags_of",
     "inode_of",
+    "is_socket",
     "nonblocking",
     "parse_epoll",
     "process_of",
@@ -58,6 +60,14 @@ def inode_of(thread: int, number: int) -> int:
         return os.stat(f"/proc/{thread}/fd/{number}").st_ino
     except OSError:
         return 0
+
+
+def is_socket(thread: int, number: int) -> bool:
+    """Whether there is one."""
+    try:
+        return stat.S_ISSOCK(os.stat(f"/proc/{thread}/fd/{number}").st_mode)
+    except OSError:
+        return False
 
 
 def flags_of(thread: int, number: int) -> int:

@@ -29,6 +29,7 @@ from umktls.kernel.krpc.rpc_client import RpcClient
 from umktls.kernel.krpc.server import Connection
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls import tls
+from umktls.kernel.upcalls.daemons import PATIENCE
 from umktls.kernel.upcalls.tls import TlsRefused
 from umktls.rpc import xdr
 from umktls.rpc.message import (
@@ -88,6 +89,11 @@ class Bench:
 
     def has(self, need: Need) -> bool:
         return need.met(self.host.personality, self.agent)
+
+    @property
+    def silence_seconds(self) -> float:
+        """How long a peer may say nothing: to a server a little longer than an upcall takes."""
+        return self.seconds * (PATIENCE if self.role == "server" else 1)
 
     @property
     def daemon(self) -> str:

@@ -22,8 +22,7 @@ from umktls.scenarios.tlspeer import (
     server_context,
 )
 
-# What a peer sends when it does not like something (RFC 8446 section 6.2).
-HANDSHAKE_FAILURE, BAD_CERTIFICATE = 40, 42
+HANDSHAKE_FAILURE, BAD_CERTIFICATE = 40, 42  # alerts, RFC 8446 section 6.2
 VERIFIED = 0x08  # RPCTLS_FLAGS_VERIFIED
 # What waits for nothing is there before this share of the upcall's time is over.
 AT_ONCE = 0.8
@@ -221,11 +220,10 @@ async def name_mismatch(bench: Bench) -> str:
         return await refused_handshake(bench, context=context_of(bench, "elsewhere"))
     async with bench.meeting() as meeting:
         await meeting.probe()
-
-        async def play() -> None:
-            await meeting.peer.handshake(context_of(bench), name="nfs.example.org")
-
-        seen = await what_the_peer_saw(meeting, play)
+        context = context_of(bench)
+        seen = await what_the_peer_saw(
+            meeting, lambda: meeting.peer.handshake(context, name="nfs.example.org")
+        )
         return f"{await meeting.refused(bench.seconds * AT_ONCE)}; {seen}"
 
 
@@ -243,11 +241,7 @@ async def no_alpn(bench: Bench) -> str:
 
 
 @scenario(
-    "other-alpn",
-    "refused",
-    ("server",),
-    needs=(ALPN,),
-    otherwise={ALPN: "a session: not looked at"},
+    "other-alpn", "refused", ("server",), needs=(ALPN,), otherwise={ALPN: "borne with: a session"}
 )
 async def other_alpn(bench: Bench) -> str:
     """The client offers another protocol by ALPN, and not `sunrpc`: it wants to talk to something
@@ -289,7 +283,7 @@ async def half_way_silent(bench: Bench) -> str:
         try:
             await shake_hands(meeting, half)
         except PeerStops:
-            return await meeting.refused(bench.seconds + 1)
+            return await meeting.refused(bench.silence_seconds + 1)
     raise Unexpected("the peer did not stop")
 
 
