@@ -47,11 +47,20 @@ BLOCKS = {
     ("mounting.md", "nfs  -fstype"): "test_options_are_taken",
     ("troubleshooting.md", "$ umktls doctor"): "test_the_first_session: behind it",
     ("unmodified.md", "$ cat ktls.cnf"): "tests/run/test_openssl.py: the same, on a free port",
+    (
+        "unmodified.md",
+        "# umktls serve /srv/export --no",
+    ): "tests/run/test_agents_of_hosts.py: agents of its own",
+    (
+        "unmodified.md",
+        "# umktls serve /srv/export --p",
+    ): "tests/run/test_agents_of_hosts.py: agents of its own",
     ("watch.md", "$ umktls watch"): "tests/watch/test_live.py: without --open",
     ("wire.md", "daemon: rpctls"): "test_vectors.py",
     ("writing-a-daemon.md", "$ umktls run-daemon"): "test_example.py",
     ("writing-a-daemon.md", "$ umktls mount"): "test_example.py",
     ("writing-a-daemon.md", "kernel = Kernel("): "test_example.py",
+    ("writing-a-daemon.md", "with HandshakeAgent("): "tests/system/test_agents.py: its program",
     ("writing-a-daemon.md", "import sys"): "tests/testing/test_own_daemon.py",
     ("writing-a-daemon.md", "from umktls.rpc"): "tests/testing/test_own_daemon.py",
 }
