@@ -66,6 +66,19 @@ async def test_a_daemon_replaces_the_one_before_it(tmp_path: Path) -> None:
         assert s.daemons == []
 
 
+async def test_a_process_is_a_daemon_as_long_as_its_last_connection(tmp_path: Path) -> None:
+    config = HostConfig("server", tmp_path / "h", personality=PERSONALITIES["freebsd14"])
+    async with booted(config) as host:
+        async with calls_to(host.rundir.path) as last:
+            async with calls_to(host.rundir.path) as first:
+                await Server(host, first).register("worker")
+            await trio.testing.wait_all_tasks_blocked()
+            assert Server(host, last).daemons == ["worker"]
+        await trio.testing.wait_all_tasks_blocked()
+        assert Server(host, last).daemons == []
+        assert host.syscalls.processes == []
+
+
 async def test_several_are_announced(tmp_path: Path) -> None:
     async with server(tmp_path) as s:
         await s.register("old")
