@@ -10,18 +10,19 @@ from typing import Any
 
 import trio
 
+from tests.kernel.clientworld import World
 from umktls.abi.personality import PERSONALITIES
 from umktls.kernel.host.boot import booted
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.krpc.client import MountConfig
 from umktls.rpc.server import Dispatcher
-from umktls.testing.agent import AgentStandIn
+from umktls.testing.agent import AgentEnd, AgentStandIn
 from umktls.testing.echo import Echo
 from umktls.testing.hosts import Pair
 from umktls.testing.joined import client_of
 from umktls.testing.wire import Wire
 
-__all__ = ["AgentPair", "agents"]
+__all__ = ["AgentPair", "agent_of", "agents"]
 
 
 @dataclass
@@ -58,3 +59,10 @@ async def agents(
         nursery.start_soon(rpc.run)
         yield AgentPair(client, server, rpc, wire, *played, nursery)
         nursery.cancel_scope.cancel()
+
+
+async def agent_of(w: World, *, member: bool = True) -> AgentEnd:
+    """A netlink socket of the world's process, a member of the group or not."""
+    end = await AgentEnd.create(w.calls, member=member)
+    w.cleanup.callback(end.close)
+    return end

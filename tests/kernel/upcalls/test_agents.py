@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ import trio
 import trio.testing
 from rich.console import Console
 
-from tests.kernel.clientworld import SECONDS, Clock, World, world
-from tests.kernel.upcalls.agentworld import agents
+from tests.kernel.clientworld import SECONDS, Clock, world
+from tests.kernel.upcalls.agentworld import agent_of, agents
 from umktls.abi import rpctls
 from umktls.abi.handshake import HANDSHAKE_PENDING_MAX
 from umktls.abi.personality import PERSONALITIES
@@ -24,7 +23,7 @@ from umktls.kernel.ground.events import Trace
 from umktls.kernel.host import process
 from umktls.kernel.owners.request import ConnectionGone, DaemonGone, UpcallTimeout
 from umktls.kernel.sockets.calls import send_alert
-from umktls.kernel.upcalls import linuxnetlink, tls
+from umktls.kernel.upcalls import tls
 from umktls.kernel.upcalls.agents import Handshakes
 from umktls.kernel.upcalls.tls import TlsRefused
 from umktls.rpc.message import NULL_AUTH
@@ -32,18 +31,10 @@ from umktls.testing.agent import AgentEnd
 from umktls.testing.echo import SAY
 from umktls.testing.joined import joined
 from umktls.testing.played import Refused, calls_to
-from umktls.upcall import genl
 from umktls.upcall import syscalls as wire
-from umktls.upcall.handshake import ACCEPT, DONE, HANDSHAKE
 
 VERIFIED = rpctls.RPCTLS_FLAGS_VERIFIED
 LINUXES = ["linux", "linux6.12", "umktls"]
-
-
-async def agent_of(w: World, *, member: bool = True) -> AgentEnd:
-    end = await AgentEnd.create(w.calls, member=member)
-    w.cleanup.callback(end.close)
-    return end
 
 
 def words(what: Any) -> str:
@@ -142,98 +133,6 @@ async def test_sessions_outlive_their_agent(tmp_path: Path, autojump_clock: Cloc
         (one,) = both.client.stat()["connections"]
     assert one["daemon"] == "none"
     assert not both.events("client", "cut-off", "orphaned")
-
-
-# ---- messages and errors
-
-
-async def test_what_nlctrl_says(tmp_path: Path) -> None:
-    """By name, by number, and all of them; what there is not is -ENOENT."""
-    getfamily = genl.NLCTRL.named("GETFAMILY")
-
-    def ask(flags: int = 0, **asked: Any) -> bytes:
-        return genl.encode(genl.NLCTRL, getfamily, asked, request=True, flags=flags, seq=3, pid=9)
-
-    async with world(tmp_path) as w:
-        agent = await agent_of(w, member=False)
-        await agent.end.send(ask(4, FAMILY_NAME="handshake"))
-        named = await agent.receive()
-        assert bytes(named.payload) == genl.encode_family(HANDSHAKE, 3, 9)[16:]
-        acknowledged = await agent.receive()
-        assert (acknowledged.type, acknowledged.flags, acknowledged.pid) == (2, 0x100, 9)
-        await agent.end.send(ask(FAMILY_ID=HANDSHAKE.number))
-        assert bytes((await agent.receive()).payload) == bytes(named.payload)
-        await agent.end.send(ask(0x300 | 4))
-        kinds = [(await agent.receive()).type for _ in range(4)]
-        assert kinds == [0x10, 0x10, 0x10, 3]
-        await agent.end.send(ask(FAMILY_NAME="nl80211") + b"\xff" * 9)
-        assert await agent.error() == errno.ENOENT
-
-
-# What an agent sends, with a socket that it has accepted as SOCKFD 77.
-ERRORS: list[tuple[Any, dict[str, Any], int]] = [
-    (ACCEPT, {}, errno.EINVAL),
-    (ACCEPT, {"HANDLER_CLASS": 0}, errno.EAGAIN),
-    (ACCEPT, {"HANDLER_CLASS": 1}, errno.EAGAIN),
-    (ACCEPT, {"HANDLER_CLASS": 3}, errno.ERANGE),
-    (DONE, {"STATUS": 0}, errno.EINVAL),
-    (DONE, {"STATUS": 0, "SOCKFD": -1}, errno.EBADF),
-    (DONE, {"STATUS": 0, "SOCKFD": 99}, errno.EBADF),
-]
-
-
-@pytest.mark.parametrize(("command", "values", "error"), ERRORS)
-async def test_errors(tmp_path: Path, command: Any, values: dict[str, Any], error: int) -> None:
-    async with world(tmp_path) as w:
-        agent = await agent_of(w)
-        await agent.send(command, values)
-        assert await agent.error() == error
-
-
-async def test_a_tag_is_unknown(tmp_path: Path) -> None:
-    """tlshd asks so at its start, and waits for exactly one answer to each."""
-    newer = replace(DONE, takes=(*DONE.takes, genl.Attribute("TAG", 4, "string", many=True)))
-    async with world(tmp_path) as w:
-        agent = await agent_of(w)
-        await agent.send(newer, {"STATUS": 0, "SOCKFD": -1, "TAG": ("__probe__",)}, 4)
-        assert await agent.error() == errno.EINVAL
-        await agent.send(DONE, {"STATUS": 0, "SOCKFD": -1, "REMOTE_AUTH": (0,)}, 4)
-        assert await agent.error() == errno.EBADF
-        await agent.send(DONE, {"STATUS": 0, "SOCKFD": -1})
-        assert await agent.error() == errno.EBADF
-
-
-async def test_who_may_not(
-    tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without CAP_NET_ADMIN families can be asked for, and nothing else."""
-    async with world(tmp_path) as w:
-        agent = await agent_of(w)
-        monkeypatch.setattr(linuxnetlink, "allowed", lambda uid: False)
-        assert await agent.accept() == errno.EPERM
-        assert await agent.done(STATUS=0, SOCKFD=3) == errno.EPERM
-        assert (await agent.end.family()).name == "rpc"
-
-
-async def test_a_socket_that_no_agent_accepted_is_busy(
-    tmp_path: Path, autojump_clock: Clock
-) -> None:
-    """It is version 2's: there is a handshake, and not one of this kind."""
-    async with world(tmp_path) as w:
-        daemon, attempt, asked = await w.asked()
-        number = await daemon.take(asked)
-        agent = await agent_of(w, member=False)
-        for other in (number, agent.end.number):
-            assert await agent.done(STATUS=0, SOCKFD=other) == errno.EBUSY
-        assert not attempt.ended.is_set()
-
-
-async def test_freebsd_has_no_such_family(tmp_path: Path) -> None:
-    async with world(tmp_path, "freebsd15") as w:
-        agent = await agent_of(w, member=False)
-        await agent.send(ACCEPT, {"HANDLER_CLASS": 1})
-        message = await agent.receive()
-        assert message.payload[0] > 0  # FreeBSD's sign
 
 
 # ---- who comes first

@@ -109,9 +109,7 @@ class Handshakes:
             task = {**task, "TIMEOUT": int(seconds * 1000)}
         handshake = Handshake(sock, task, life)
         began, event, outcome = trio.current_time(), UpcallEvent.ANSWER_FAILED, "no answer"
-        self._trace.emit(
-            "upcall", sock.name, procedure=NAME, daemon=HANDSHAKE_GROUP, xid=number, pid=0
-        )
+        self._tell(sock, "upcall", xid=number, daemon=HANDSHAKE_GROUP, pid=0)
         try:
             with trio.move_on_after(seconds), self._waiting(handshake, seconds):
                 await handshake.ended()
@@ -125,14 +123,11 @@ class Handshakes:
             raise
         finally:
             life.on(event)
-            self._trace.emit(
-                "upcall-answered",
-                sock.name,
-                procedure=NAME,
-                result=outcome,
-                seconds=trio.current_time() - began,
-                xid=number,
-            )
+            took = trio.current_time() - began
+            self._tell(sock, "upcall-answered", xid=number, result=outcome, seconds=took)
+
+    def _tell(self, sock: Offered, event: str, **fields: Any) -> None:
+        self._trace.emit(event, sock.name, procedure=NAME, **fields)
 
     def _tell_state(self, connection: str, number: int, state: UpcallState) -> None:
         if self._trace.close:
@@ -178,13 +173,7 @@ class Handshakes:
         """DONE; what comes after the end is taken, and means nothing."""
         if handshake.upcall.ended:
             handshake.upcall.on(UpcallEvent.ANSWER_OK)
-            self._trace.emit(
-                "late-answer",
-                handshake.sock.name,
-                daemon=HANDSHAKE_GROUP,
-                pid=handshake.pid,
-                procedure=NAME,
-            )
+            self._tell(handshake.sock, "late-answer", daemon=HANDSHAKE_GROUP, pid=handshake.pid)
         elif not handshake.done.is_set():
             handshake.end(outcome)
 
