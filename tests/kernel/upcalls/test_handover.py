@@ -376,7 +376,7 @@ async def test_a_daemon_that_says_nothing_does_not_keep_a_session_that_ends(
         close=closed.append,
     )
     host: Any = SimpleNamespace(trace=Trace("h", "client"))
-    with trio.move_on_after(60) as limit:
-        await tls.disconnect(host, sock, "the mount ended")
-    assert not limit.cancelled_caught
+    began = trio.current_time()
+    await tls.disconnect(host, sock, "the mount ended")  # which nothing cancels
+    assert trio.current_time() - began < 60
     assert closed == ["the mount ended"]
