@@ -83,6 +83,8 @@ async def test_the_first_byte_and_the_end_are_heard(
             far.send(said)
         else:
             far.close()
+    # Who reads next is woken by a single byte again.
+    assert near.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
 
 
 @pytest.mark.parametrize(

@@ -329,6 +329,8 @@ async def test_family_and_groups_have_to_be_asked_for(
         (stat,) = w.host.stat()["daemons"]
         await end.membership(family.groups["tlsclnt"], nl.NETLINK_DROP_MEMBERSHIP)
         assert not w.host.handles["rpctlscd"]
+        await end.membership(family.groups["tlsclnt"])  # once more
+        assert len(w.host.handles["rpctlscd"]) == 1
         await w.calls.call(wire.CloseArgs(end.number))
         assert await end.sock.recv(100) == b""
     assert (stat["version"], stat["path"]) == (2, "netlink group tlsclnt")

@@ -133,15 +133,22 @@ def handle_of(pid: int) -> RegisteredDaemon:
 
 
 async def test_members_of_the_group_are_not_replaced(tmp_path: Path) -> None:
-    """They add up; but who announces several wants no others."""
+    """They add up, and replace nobody; but who announces several wants no others."""
     async with server(tmp_path, "umktls") as s:
         member = await NetlinkEnd.create(s.calls)
         with member.sock:
             await member.membership(nl.RPC_GROUPS["tlsserv"])
             await s.register("first", "second")
             assert s.daemons == ["netlink group tlsserv", "second"]
-            await s.say("SRVSTARTUP")
-            assert s.daemons == []
+            another = await NetlinkEnd.create(s.calls)
+            with another.sock:
+                await another.membership(nl.RPC_GROUPS["tlsserv"])
+                assert s.daemons == ["netlink group tlsserv", "second", "netlink group tlsserv"]
+                await s.say("SRVSTARTUP")
+                assert s.daemons == []
+                await s.register(*(f"worker{number}" for number in range(RPCTLS_SRV_MAXNPROCS)))
+                await another.membership(nl.RPC_GROUPS["tlsserv"])  # has no place of theirs
+                assert len(s.daemons) == RPCTLS_SRV_MAXNPROCS + 1
 
 
 async def test_an_upcall_to_a_daemon_that_is_replaced_ends(

@@ -255,24 +255,47 @@ async def test_so_many_peers_are_remembered(certs: Path, tmp_path: Path) -> None
         assert not renewals.follows(sock)
 
 
-async def test_a_peer_that_takes_its_time_to_answer(
-    certs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It may, until it has something to send (RFC 8446 section 4.6.3): nobody waits for ever."""
-    monkeypatch.setattr(renewal, "ANSWER_SECONDS", 0.0)
-    hand_up, may_answer = tls.upcall_session, trio.Event()
+@pytest.fixture
+def may_answer(monkeypatch: pytest.MonkeyPatch) -> trio.Event:
+    """Servers answer no KeyUpdate before this event."""
+    hand_up, may = tls.upcall_session, trio.Event()
 
     async def in_its_time(
         host: tls.TlsHost, sock: KernelSocket, procedure: str, counter: str
     ) -> int:
         if procedure == "HANDLERECORD" and host.config.role == "server":
-            await may_answer.wait()
+            await may.wait()
         return await hand_up(host, sock, procedure, counter)
 
     monkeypatch.setattr(tls, "upcall_session", in_its_time)
+    return may
+
+
+async def test_a_peer_that_takes_its_time_to_answer(
+    certs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_answer: trio.Event
+) -> None:
+    """It may, until it has something to send (RFC 8446 section 4.6.3): nobody waits for ever."""
+    monkeypatch.setattr(renewal, "ANSWER_SECONDS", 0.0)
     async with hosts(certs, tmp_path, {}, {}) as both:
         unanswered = {"rekeyed": 1, "reconnected": 0, "unanswered": 1}
         assert await both.client.renew(None, "keyupdate") == unanswered
         may_answer.set()
         await both.event("client", "key-update", 2)
         await both.rpc.call(SAY, b"", NULL_AUTH)
+
+
+async def test_each_answer_is_waited_for(certs: Path, tmp_path: Path) -> None:
+    """The second one as the first, which has come already."""
+    async with hosts(certs, tmp_path, {}, {}) as both:
+        answered = {"rekeyed": 1, "reconnected": 0}
+        assert await both.client.renew(None, "keyupdate") == answered
+        (sock,) = both.client.sockets.values()
+        sock.update_unanswered = True
+
+        async def answer() -> None:
+            await trio.testing.wait_all_tasks_blocked()
+            both.client.renewals.update_received(sock)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer)
+            assert await both.client.renewals.outcomes([sock]) == {}

@@ -90,7 +90,6 @@ class NetlinkDaemon(DaemonHandle):
         return self._answer(body)
 
     def close(self) -> None:
-        self._owner.members.pop(self._group, None)
         self._end_all()
 
 
