@@ -173,6 +173,10 @@ def test_a_constant_is_as_if_it_was_imported(
     assert (copy.top / "imported").read_text() > "\n"
 
 
+def test_a_test_that_is_broken_hides_none_that_notices_a_constant(worker: Worker) -> None:
+    assert verdict(worker, CONSTANT, ["broken", "constant"]) == CAUGHT
+
+
 def test_a_damage_ends_with_its_job(worker: Worker) -> None:
     jobs = [Job(mutant, ["test_it.py::test_bad"]) for mutant in (REFUSAL, RAISING, REFUSAL)]
     assert [found for _, found in played([worker], jobs)] == [CAUGHT, LIVED, CAUGHT]

@@ -180,8 +180,13 @@ class _Play:
         return self._anew.play(job.mutant, job.tests)
 
     def _hint(self, job: Job) -> str | None:
-        """The test that fails first with the part of the damage that can be swapped."""
-        return self._quick.fails(job.mutant, self._quick.sound_so_far(job.tests))
+        """The test that fails first by the part of the damage that can be swapped."""
+        left = self._quick.sound_so_far(job.tests)
+        while failed := self._quick.fails(job.mutant, left):
+            if self._quick.sound(failed):
+                return failed
+            left.remove(failed)
+        return None
 
 
 class _Collected:
