@@ -97,6 +97,13 @@ class Program:
         assert isinstance(rest, bytes)
         return rest
 
+    def rest(self, seconds: float = 30) -> bytes:
+        """The rest of its output when it has ended by itself: it could still be told something."""
+        assert self.process.stdout is not None
+        rest: bytes = self.process.stdout.read()
+        self.process.wait(patience(seconds))
+        return rest
+
     @property
     def errors(self) -> str:
         return self._errors.read_text(errors="replace")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.ports import free_port
-from tests.run.programs import Program, make_certificate, started, under_run
+from tests.run.openssl import client, connection, server
+from tests.run.programs import make_certificate, started
 
 SIZE = 3_000_000
 RECORD = 16384
@@ -23,26 +23,6 @@ def place(tmp_path: Path) -> Path:
     make_certificate(tmp_path)
     (tmp_path / "file.bin").write_bytes(os.urandom(SIZE))
     return tmp_path
-
-
-def server(place: Path, port: int, version: str, *options: str, ktls: bool) -> Program:
-    command = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-naccept", "1"]
-    command += ["-cert", "cert.pem", "-key", "key.pem", f"-{version}", *options]
-    program = Program([*(under_run() if ktls else []), *command], place, ktls=ktls)
-    program.wait_for(b"ACCEPT")
-    return program
-
-
-def client(place: Path, port: int, version: str, *options: str, ktls: bool) -> Program:
-    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", f"-{version}", *options]
-    return Program([*(under_run() if ktls else []), *command], place, ktls=ktls)
-
-
-def connection(program: Program) -> dict[str, Any]:
-    """The only one that it has had."""
-    (found,) = program.figures["connections"]
-    assert isinstance(found, dict)
-    return found
 
 
 @pytest.mark.long
