@@ -44,6 +44,9 @@ def test_limits_that_cannot_be() -> None:
         Limits(connections=1 << 30).check()
     with pytest.raises(CallerError, match="--max-startups 9 is more than --max-connections 8"):
         Limits(connections=8, startups=9).check()
+    Limits(connections=2).check(workers=2)
+    with pytest.raises(CallerError, match="--max-connections 1 is less than --workers 2"):
+        Limits(connections=1).check(workers=2)
 
 
 @dataclass(eq=False)
@@ -109,6 +112,14 @@ async def test_the_longest_silent_one_ends(stack: ExitStack, autojump_clock: Clo
     assert here.ended() == [first, second]
     (event,) = here.trace.since()  # said once a minute
     assert "2 connections, of which 2 have shown nothing: the longest silent" in event["text"]
+
+
+async def test_who_has_gone_is_forgotten(stack: ExitStack, autojump_clock: Clock) -> None:
+    here = present(stack, connections=9, startups=1)
+    here.come(*["192.0.2.1"] * 3)
+    assert len(here.admission._leaving) == 2
+    stack.close()
+    assert (len(here.admission), here.admission._leaving) == (0, set())
 
 
 async def test_who_has_the_most_loses_one(stack: ExitStack, autojump_clock: Clock) -> None:

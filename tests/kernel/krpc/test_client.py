@@ -5,18 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 
-from umktls.errors import WorldError
+from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.krpc import client, connecting
 from umktls.kernel.krpc.mountconfig import MountConfig
 from umktls.kernel.krpc.probe import NotOffered
+from umktls.kernel.upcalls import tls
 from umktls.nfs.program import NFS3
 from umktls.nfs.types import FSINFO3resfail, nfsstat3
+from umktls.rpc.client import AuthRejected
+from umktls.rpc.message import AuthStat
 
 CONFIG = MountConfig("server", "/")
 
@@ -58,6 +63,85 @@ async def test_a_connection_that_is_gone_before_it_is_looked_at(
     with far, pytest.raises(WorldError, match="server port 2049 closed the connection at once"):
         await connecting.make_connection(host, CONFIG)
     assert near.fileno() == -1
+
+
+@dataclass
+class Closing:
+    """A connection that notes why it was closed."""
+
+    name: str = "c1"
+    reasons: list[str] = field(default_factory=list)
+
+    def close(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+
+@pytest.mark.parametrize("error", [None, NotOffered("no STARTTLS")])
+async def test_a_connection_for_a_probe_alone_ends_with_it(
+    error: NotOffered | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def probe(*of: object) -> None:
+        await trio.lowlevel.checkpoint()
+        if error is not None:
+            raise error
+
+    async def connect(config: MountConfig) -> None:
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(client, "connect_tcp", connect)
+    monkeypatch.setattr(client, "probe", probe)
+    sock = Closing()
+    host: Any = SimpleNamespace(adopt=lambda *of: sock)
+    with nullcontext() if error is None else pytest.raises(NotOffered):
+        assert await client.answers_probe(host, CONFIG)
+    assert sock.reasons == ["it was for a probe"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(WorldError("no answer"), "failed in probe"), (KeyboardInterrupt(), "interrupted")],
+)
+async def test_a_connection_that_gets_no_tls_is_closed(
+    error: BaseException, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever came of it: the mount may be given up, or ended by its user."""
+
+    async def probe(*of: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    monkeypatch.setattr(connecting, "probe", probe)
+    monkeypatch.setattr(tls, "note_failure", lambda host, sock, phase, error: f"failed in {phase}")
+    sock: Any = Closing()
+    host: Any = SimpleNamespace(totals={"handshakes_failed": 0})
+    with pytest.raises(type(error)):
+        await connecting.secure(host, sock, CONFIG)
+    assert sock.reasons == [reason]
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+async def test_a_refusal_by_another_mountd_has_no_levels_of_nfs_tried(
+    elsewhere: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where MOUNT is elsewhere, in clear, NFS's level of security is not what it refuses."""
+    refusal = AuthRejected("refused", AuthStat.AUTH_TOOWEAK)
+
+    async def refuse(*of: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise refusal
+
+    async def explained(*of: object, known_in_clear: bool) -> WorldError:
+        await trio.lowlevel.checkpoint()
+        assert not known_in_clear
+        return WorldError("the export wants more")
+
+    monkeypatch.setattr(client, "explained", explained)
+    host: Any = NoHost()
+    service: Any = SimpleNamespace(elsewhere=elsewhere, ask=refuse)
+    with pytest.raises(UmktlsError) as caught:
+        await client.root_handle(host, CONFIG, service, 0.0, connecting.ignore)
+    assert (caught.value is refusal) == elsewhere
+    assert elsewhere or str(caught.value) == "the export wants more"
 
 
 async def test_a_server_that_offers_no_tls_any_more_may_do_so_again(

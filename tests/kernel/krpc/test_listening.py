@@ -13,7 +13,7 @@ import trio
 from tests.conftest import KERNEL_LACKS, patience
 from umktls.errors import CallerError, WorldError
 from umktls.kernel.krpc import listening
-from umktls.kernel.krpc.listening import listen
+from umktls.kernel.krpc.listening import listen, mount_listeners
 
 
 def has_ipv6() -> bool:
@@ -134,3 +134,11 @@ async def test_no_port_is_free_everywhere(monkeypatch: pytest.MonkeyPatch) -> No
 async def test_a_name_that_is_none(host: str) -> None:
     with pytest.raises(CallerError, match="cannot listen on"):
         await listen((host,), 0)
+
+
+async def test_the_port_for_mount_ends_with_its_block() -> None:
+    async with mount_listeners(("127.0.0.1", "127.0.0.2"), 0) as listeners:
+        assert len(listeners) == 2
+    assert [listener.fileno() for listener in listeners] == [-1, -1]
+    async with mount_listeners(("127.0.0.1",), None) as none:
+        assert none == []

@@ -60,6 +60,15 @@ async def test_where_rpcbind_says(
         assert event["where"] == f"{host} TCP port {one.mount.port}"
 
 
+async def test_where_nfs_is_silent_nobody_else_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MOUNT may well be there: what it would say is not looked for elsewhere, in clear."""
+    async with world(monkeypatch) as one:
+        one.nfs.error = WorldError("no answer", errno.ETIMEDOUT)
+        with pytest.raises(WorldError, match="no answer"):
+            await one.service().ask(root)
+        assert one.rpcbind.calls == one.mount.calls == []
+
+
 async def test_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
     async with peer(gives(), host="::1") as there:
         one = World(there, there)

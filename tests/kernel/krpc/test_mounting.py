@@ -122,6 +122,31 @@ def test_tls_for_mount_alone(more: dict[str, Any], text: str, tmp_path: Path) ->
         check_config(MountConfig("server", "/", mount_tls=True, certs=tmp_path, **more))
 
 
+@pytest.mark.parametrize("protocol", [None, "tcp"])
+def test_tls_for_mount_that_can_be(protocol: str | None) -> None:
+    check_config(
+        MountConfig("server", "/", mount_tls=True, mount_protocol=protocol, no_daemon=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("security", "lacks"),
+    [("tls", "ca.pem"), ("mtls", "client/cert.pem"), ("mtls", "client/certkey.pem")],
+)
+def test_certificates_that_are_not_there(security: str, lacks: str, tmp_path: Path) -> None:
+    (tmp_path / "client").mkdir()
+    for name in ("ca.pem", "client/cert.pem", "client/certkey.pem"):
+        (tmp_path / name).touch()
+    config = MountConfig("server", "/", security=security, certs=tmp_path)
+    check_config(config)
+    (tmp_path / lacks).unlink()
+    with pytest.raises(CallerError, match=f"{lacks} is missing .make some with: umktls certs"):
+        check_config(config)
+    (tmp_path / lacks).mkdir()
+    with pytest.raises(CallerError, match=f"{lacks} cannot be read: Is a directory"):
+        check_config(config)
+
+
 @pytest.mark.parametrize("security", ["", "clear", "TLS", "mtls "])
 def test_a_security_that_there_is_not_is_not_clear_text(security: str, tmp_path: Path) -> None:
     with pytest.raises(CallerError, match="there are: tls, mtls, none"):

@@ -6,14 +6,20 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from tests.conftest import patience
 from umktls.errors import UmktlsError, WorldError
+from umktls.kernel.ground.events import Trace
 from umktls.kernel.krpc.client import boot_client
 from umktls.kernel.krpc.connecting import make_connection
+from umktls.kernel.krpc.probe import probe
+from umktls.nfs.program import NFS3
 from umktls.rpc.message import STARTTLS_VERIFIER, AcceptStat, encode_accepted
 from umktls.rpc.record import mark
 from umktls.testing.hosts import mount_config
@@ -112,3 +118,17 @@ async def test_a_server_that_hangs_up_in_the_handshake(
 
     with pytest.raises(WorldError, match="closed the connection in the handshake"):
         await raise_against(certs, tmp_path, hang_up)
+
+
+async def test_a_server_that_does_not_answer_the_probe(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    rpc = SimpleNamespace(send=lambda parts: None, tap=None)
+    trace = Trace("h", "client")
+    sock: Any = SimpleNamespace(sock=near, rpc=rpc, trace=trace, name="c1", peer="server")
+    with near, far, trio.fail_after(100):
+        with pytest.raises(WorldError, match="did not answer the AUTH_TLS probe within 7 s"):
+            await probe(sock, NFS3.number, NFS3.version, 7.0)
+        assert trio.current_time() == pytest.approx(7.0)

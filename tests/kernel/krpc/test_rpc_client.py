@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -88,3 +89,39 @@ async def test_what_is_never_answered_keeps_no_connection_that_is_to_be_replaced
     await elapse(100)
     client._leave()
     assert client._reading.cancel_called
+
+
+async def test_a_connection_that_cannot_be_sent_on_is_hung_up() -> None:
+    """So that what reads from it sees that it is broken, and makes another one."""
+
+    def broken(parts: object) -> None:
+        raise WorldError("cannot send: Broken pipe")
+
+    client, _ = waiting()
+    hung_up: list[bool] = []
+    sock = SimpleNamespace(
+        rpc=SimpleNamespace(send=broken, calls=0), hang_up=lambda: hung_up.append(True)
+    )
+    client.socket = cast(KernelSocket, sock)
+    client._send(client._table.waiting()[0])
+    assert hung_up == [True]
+    assert client.waiting == 1
+
+
+@pytest.mark.parametrize("gives_up", [False, True])
+async def test_a_call_that_has_ended_waits_no_more(
+    gives_up: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    """By its deadline, or with its task: it would be sent again on each new connection."""
+    none: Any = None
+    client = RpcClient(trio.sleep_forever, none, none, Trace("h", "client"), 10.0, "server")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.run)
+        if gives_up:
+            with trio.move_on_after(5):
+                await client.call(SAY, b"", NULL_AUTH)
+        else:
+            with pytest.raises(WorldError, match="no answer from server within 10 s"):
+                await client.call(SAY, b"", NULL_AUTH)
+        assert client.waiting == 0
+        nursery.cancel_scope.cancel()

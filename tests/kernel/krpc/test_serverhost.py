@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,10 +14,11 @@ import pytest
 import trio
 import trio.testing
 
-from umktls.errors import UnsupportedError
+from umktls.errors import UmktlsError, UnsupportedError
 from umktls.kernel.ground.events import Trace
-from umktls.kernel.krpc import incoming
-from umktls.kernel.krpc.serverhost import serve_client
+from umktls.kernel.krpc import incoming, serverhost
+from umktls.kernel.krpc.listening import listen
+from umktls.kernel.krpc.serverhost import ServerConfig, boot_listening, serve_client
 from umktls.kernel.upcalls import tls
 
 
@@ -81,3 +84,27 @@ async def test_a_connection_that_is_done_with_does_not_wait_for_a_client_that_re
     assert not limit.cancelled_caught
     assert trio.current_time() == pytest.approx(incoming.RETIRE_SECONDS)
     assert told == ["share", "reader", "a new key is wanted"]
+
+
+@pytest.mark.parametrize("comes_up", [True, False])
+async def test_nothing_listens_behind_a_server(
+    comes_up: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor where it could not come up."""
+    opened: list[trio.socket.SocketType] = []
+
+    async def noted(*of: Any) -> list[trio.socket.SocketType]:
+        opened.extend(await listen(*of))
+        return opened
+
+    monkeypatch.setattr(serverhost, "listen", noted)
+    place = tmp_path / "s"
+    if not comes_up:
+        place.write_text("in its place")
+    hosts = ("127.0.0.1", "127.0.0.2")
+    config = ServerConfig(hosts, 0, no_daemon=True, rundir=place)
+    with nullcontext() if comes_up else pytest.raises(UmktlsError):
+        async with boot_listening(config, attend) as listening:
+            assert comes_up
+            assert listening.listeners == opened
+    assert [listener.fileno() for listener in opened] == [-1, -1]

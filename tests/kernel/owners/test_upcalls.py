@@ -235,6 +235,37 @@ async def test_a_daemon_that_may_still_come_for_a_socket_gets_no_other(
         ]
 
 
+async def test_a_daemon_that_has_hung_up_comes_for_no_socket_any_more(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Connected to again, it may be offered others."""
+    sock = cast(KernelSocket, SimpleNamespace(name="c1", cookie=1, closed=False))
+    said: list[bytes] = []
+    async with daemon(tmp_path, lambda call: said) as handle:
+        connect = Request(CONNECT, rpctlscd_connect_arg(()), 1, sock, upcall=connect_life())
+        with pytest.raises(UpcallTimeout):
+            await handle.call(connect)
+        assert not handle.room
+        said.append(b"")
+        with pytest.raises(DaemonGone, match="went away"):
+            await ask(handle, 1)
+        assert handle.room
+
+
+@pytest.mark.parametrize("closed", [False, True])
+async def test_a_socket_that_is_closed_is_not_handed_over(closed: bool) -> None:
+    sock = cast(KernelSocket, SimpleNamespace(name="c1", cookie=1, closed=closed))
+    request = Request(CONNECT, rpctlscd_connect_arg(()), 1, sock, upcall=connect_life())
+    request.upcall.on(UpcallEvent.START)
+    if closed:
+        with pytest.raises(CallerError, match="the socket of c1 is not offered") as caught:
+            request.take()
+        assert caught.value.errno == errno.EPERM
+    else:
+        assert request.take() == "c1"
+    assert request.taken != closed
+
+
 async def test_so_many_upcalls_without_an_answer_are_remembered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
