@@ -16,9 +16,9 @@ import trio
 import trio.testing
 
 from umktls.cli import control
-from umktls.errors import WorldError
+from umktls.errors import CallerError, WorldError
 from umktls.kernel.team import lives, teamcontrol
-from umktls.kernel.team.gather import ask
+from umktls.kernel.team.gather import ask, checked
 from umktls.kernel.team.team import Team
 from umktls.kernel.upcalls import renewal
 
@@ -62,6 +62,20 @@ async def test_a_silent_worker(tmp_path: Path) -> None:
     async with worker(tmp_path, None):
         with pytest.raises(WorldError, match=r"has not answered within 0\.05 s"):
             await ask(tmp_path, {"op": "stat"}, 0.05)
+
+
+def test_nobody_is_there_to_be_asked() -> None:
+    """As when all workers have died at once."""
+    with pytest.raises(WorldError, match="no worker is up at present"):
+        checked([])
+
+
+async def test_each_worker_is_captured_by_itself() -> None:
+    workers = [SimpleNamespace(rundir=Path(f"/run/w{number}")) for number in (1, 2)]
+    team: Any = SimpleNamespace(workers=workers)
+    stream: Any = None
+    with pytest.raises(CallerError, match="name one of /run/w1, /run/w2"):
+        await teamcontrol.TeamControl(team)._operations["capture"](stream, {"op": "capture"})
 
 
 async def test_a_client_is_closed_when_the_team_ends_before_it_has_a_worker() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from umktls.kernel.team import sharedtable
 from umktls.kernel.team.shared import Shared
 from umktls.kernel.team.sharedtable import WAYS, Region, SharedTable, digest
 
@@ -76,6 +79,40 @@ def test_two_who_have_the_same_region_see_the_same() -> None:
     assert other.get(key(1)) == b"value"
     other.delete(key(1))
     assert one.get(key(1)) is None
+
+
+# Locks
+
+
+def test_each_time_other_processes_are_locked_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, however often it is nested: giving it back would give all of it back."""
+    taken: list[str] = []
+
+    @contextmanager
+    def byte_lock(fd: int, offset: int) -> Iterator[None]:
+        taken.append("taken")
+        yield
+        taken.append("back")
+
+    monkeypatch.setattr(sharedtable, "byte_lock", byte_lock)
+    shared = table()
+    for _ in range(2):
+        with shared.locked(key(1)):
+            shared.put(key(1), b"value")
+            assert shared.get(key(1)) == b"value"
+            assert taken.pop() == "taken"
+        assert taken == ["back"]
+        taken.clear()
+
+
+def test_a_stripe_is_one_thread_s_as_long_as_it_has_it() -> None:
+    stripe = Shared(life=1).stripe((1, 2))
+    with ThreadPoolExecutor(1) as pool:
+        with stripe:
+            with stripe:
+                pass
+            assert not pool.submit(stripe._threads.acquire, False).result(30)
+        assert pool.submit(stripe._threads.acquire, False).result(30)
 
 
 # Another process

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,17 @@ async def test_a_worker_that_does_not_come_up_says_why(tmp_path: Path) -> None:
     with pytest.raises(WorldError, match=r"^no luck today$"):
         async with team_of(tmp_path, told=told):
             raise AssertionError("it has come up")
+    assert not (tmp_path / "team").exists()
+
+
+async def test_nothing_is_left_of_a_team(tmp_path: Path) -> None:
+    """Nor where somebody listens in vain; workers have no part in it."""
+    config = config_of(tmp_path / "record", tmp_path / "team", mount_port=0)
+    async with boot_team(replace(config, count=0)) as team:
+        listeners = [*team.listeners, *team.mount_listeners]
+        assert len(listeners) == 2
+        assert team.rundir.control_socket.exists()
+    assert [listener.fileno() for listener in listeners] == [-1, -1]
     assert not (tmp_path / "team").exists()
 
 

@@ -1,7 +1,11 @@
-"""What an alert costs where the daemon makes nothing of it."""
+"""What an alert costs: where the daemon makes nothing of it, and where it ends the session."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -9,54 +13,96 @@ import trio
 
 from tests.conformance.world import ALERT, DATA, HANDSHAKE, TICKET
 from tests.conftest import patience
-from tests.kernel.clientworld import world
+from tests.kernel.clientworld import Asked, Daemon, world
 from tests.kernel.sockets.takensocket import SECONDS, Taken, received
 from umktls.abi.personality import PERSONALITIES
 from umktls.kernel.upcalls import tls
 from umktls.rpc.record import mark
+from umktls.upcall import syscalls as wire
 
 USER_CANCELED = b"\x01\x5a"  # RFC 8446 section 6.1: a warning
+BAD_CERTIFICATE = b"\x02\x2a"
 MESSAGE = mark(5) + b"reply"
 
 
-@pytest.mark.parametrize("name", ["freebsd15", "umktls", "linux"])
-async def test_an_alert_that_the_daemon_does_not_mind(tmp_path: Path, name: str) -> None:
-    """FreeBSD's client loses the connection, whatever the daemon says; the others go on."""
-    rules = PERSONALITIES[name].receiving
-    delivered: list[bytes] = []
-    ended: list[str] = []
-    done = trio.Event()
+@dataclass
+class Receiving(Taken):
+    """A session on which is received: what was delivered, and how it has ended."""
+
+    delivered: list[bytes] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    done: trio.Event = field(default_factory=trio.Event)
+
+    def deliver(self, message: bytes) -> None:
+        self.delivered.append(message)
+        self.done.set()
+
+    async def receive(self) -> None:
+        self.ended.append(await received(self, self.deliver))
+        self.done.set()
+
+    async def handed_up(self, daemon: Daemon, data: bytes) -> Asked:
+        """The daemon is asked about a control record, and has taken it."""
+        asked = await daemon.asked()
+        assert asked.name == "HANDLERECORD"
+        assert await self.recv() == data
+        return asked
+
+
+@asynccontextmanager
+async def receiving(
+    path: Path, name: str, role: str = "client"
+) -> AsyncIterator[tuple[Receiving, Daemon]]:
+    """`role`: the host's, once there is a session."""
     with trio.fail_after(patience(SECONDS)):
-        async with world(tmp_path, name) as w, trio.open_nursery() as nursery:
+        async with world(path, name) as w, trio.open_nursery() as nursery:
             daemon, attempt, asked = await w.asked()
             with trio.socket.from_stdlib_socket(attempt.far) as far:
-                t = Taken(w, attempt.sock, await daemon.take(asked), far)
+                t = Receiving(w, attempt.sock, await daemon.take(asked), far)
                 await t.enable("tx")
                 await t.enable("rx")
                 await daemon.answer(asked)
                 await attempt.ended.wait()
-
-                def deliver(message: bytes) -> None:
-                    delivered.append(message)
-                    done.set()
-
-                async def receive() -> None:
-                    ended.append(await received(t, deliver))
-                    done.set()
-
-                nursery.start_soon(receive)
-                records = {HANDSHAKE: TICKET, ALERT: USER_CANCELED}
-                for record_type, data in records.items():
-                    await t.arrive(data, record_type)
-                    if record_type == ALERT or rules.handed_up == "control":
-                        asked = await daemon.asked()
-                        assert asked.name == "HANDLERECORD"
-                        assert await t.recv() == data
-                        await daemon.answer(asked)
-                await t.arrive(MESSAGE, DATA)
-                await done.wait()
+                w.host.config = replace(w.host.config, role=role)
+                nursery.start_soon(t.receive)
+                yield t, daemon
                 nursery.cancel_scope.cancel()
-    if name == "freebsd15":
-        assert (delivered, ended) == ([], [tls.HANDED_UP])
-    else:
-        assert (delivered, ended) == ([b"reply"], [])
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "ends"),
+    [
+        ("freebsd15", "client", True),
+        ("freebsd15", "server", False),
+        ("umktls", "client", False),
+        ("linux", "client", False),
+    ],
+)
+async def test_an_alert_that_the_daemon_does_not_mind(
+    tmp_path: Path, name: str, role: str, ends: bool
+) -> None:
+    """FreeBSD's client loses the connection, whatever the daemon says; the others go on."""
+    async with receiving(tmp_path, name, role) as (t, daemon):
+        for record_type, data in {HANDSHAKE: TICKET, ALERT: USER_CANCELED}.items():
+            await t.arrive(data, record_type)
+            if record_type == ALERT or PERSONALITIES[name].receiving.handed_up == "control":
+                await daemon.answer(await t.handed_up(daemon, data))
+        await t.arrive(MESSAGE, DATA)
+        await t.done.wait()
+        assert (t.delivered, t.ended) == (([], [tls.HANDED_UP]) if ends else ([b"reply"], []))
+
+
+@pytest.mark.parametrize("name", ["umktls", "linux"])
+async def test_a_fatal_alert_ends_the_session(tmp_path: Path, name: str) -> None:
+    """Though the peer does not close the connection, and goes on under the same keys."""
+    async with receiving(tmp_path, name) as (t, daemon):
+        await t.arrive(BAD_CERTIFICATE, ALERT)
+        asked = await t.handed_up(daemon, BAD_CERTIFICATE)
+        told = {"level": "fatal", "description": "bad_certificate", "fd": t.number}
+        await t.call(wire.UtraceArgs(json.dumps({"event": "alert", **told}).encode()))
+        await daemon.answer(asked)
+        await t.arrive(MESSAGE, DATA)
+        await t.done.wait()
+        assert t.delivered == []
+        (reason,) = t.ended
+        assert "bad_certificate" in reason

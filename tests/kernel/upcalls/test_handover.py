@@ -311,6 +311,27 @@ async def test_an_adopter_that_cannot_go_on(umktls_joined: Boot, autojump_clock:
         assert both.client.totals["connections"] == 2
 
 
+async def test_an_upcall_does_not_wait_for_what_was_given_up(
+    umktls_joined: Boot, autojump_clock: Clock
+) -> None:
+    """It waited for the adoption."""
+    async with umktls_joined(deposits=True) as both:
+        await say(both)
+        await both.kill("client")
+        both.client_daemon.deposits = False
+        await both.restart("client")
+        left = await both.client_daemon._call(wire.AdoptArgs(rpctls.RPCTLSCD))
+        assert await both.server.rekey(None) == 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(say, both)
+            await both.event("client", "control-record")
+            await trio.testing.wait_all_tasks_blocked()
+            began = trio.current_time()
+            await both.client_daemon._call(wire.CloseArgs(left.fd))
+            await both.event("client", "closed")
+            assert trio.current_time() - began <= handover.CUT_SECONDS
+
+
 async def test_a_deposit_shows_nowhere(umktls_joined: Boot, autojump_clock: Clock) -> None:
     async with umktls_joined(deposits=True) as both:
         await say(both)

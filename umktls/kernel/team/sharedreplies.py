@@ -120,7 +120,6 @@ class SharedReplies:
         kept = b"".join(reply)
         name = digest_of(key)
         self._table.put(name, DONE + kept)
-        self._running.pop(name, None)
         running.finish(kept)
 
     def tidy(self) -> None:

@@ -173,9 +173,10 @@ class Team:
         """Wait until all workers are. Raises why one has ended before."""
         while not all(worker.up for worker in self.workers):
             await self._changed.wait()
-            failed = next((one for one in self.workers if one.failure and not one.up), None)
-            if failed is not None and failed.failure is not None:
-                raise failed.failure
+            ended = (one.failure for one in self.workers if not one.up)
+            failure = next(filter(None, ended), None)
+            if failure is not None:
+                raise failure
 
     async def reload(self, value: Any) -> list[str]:
         """Have the workers read their files again, and do what this value, pickled, says; what
