@@ -109,7 +109,6 @@ class ReadTurn(trio.abc.Instrument):
             trio.lowlevel.remove_instrument(self)
             pyfuse3.trio = before  # type: ignore[attr-defined]
             self._reader = None
-            self._idle.clear()
 
 
 READ_TURN = ReadTurn()

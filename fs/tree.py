@@ -163,8 +163,6 @@ class Tree:
     async def _step(self, directory: Node, name: bytes, path: bytes) -> Node:
         """One name of a path; errors name the whole path, as those of system calls do."""
         with naming(self.named(path)):
-            if not directory.is_directory:
-                raise NfsFailure("LOOKUP", nfsstat3.NFS3ERR_NOTDIR)
             return await self._look(directory, name)
 
     def _inside(self, target: bytes, path: bytes) -> bytes:
