@@ -98,6 +98,12 @@ async def test_a_file_is_removed_by_its_name_and_not_as_a_directory(
     ]
 
 
+async def test_a_directory_is_removed_with_a_slash_behind_its_name_too(place: Place) -> None:
+    (place.export / "d").mkdir()
+    await remove(place.tree, b"/d/", print, recursive=True, force=False)
+    assert list(place.export.iterdir()) == []
+
+
 async def test_a_source_that_changes_while_it_is_sent(place: Place) -> None:
     source = place.local / "file"
     source.write_text("before")
@@ -142,6 +148,14 @@ async def test_two_that_send_the_same_at_once(
     monkeypatch.setattr(upload, "remove", removed)
     with pytest.raises(WorldError, match="another copy of the same is under way"):
         await upload.open_part(place.tree, root, part, False)
+
+
+def test_a_local_file_is_closed_again(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with upload.opened(str(tmp_path / "file")) as file:
+        assert os.fstat(file)
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        os.fstat(file)
 
 
 def test_a_local_file_that_ends_before_it_should(tmp_path: Path) -> None:

@@ -155,6 +155,18 @@ async def test_a_slow_reader_does_not_get_old_attributes(
     await world.ops.releasedir(fh)
 
 
+@pytest.mark.parametrize("wanted", [0, (1 << 32) - 1])
+async def test_a_server_does_not_say_how_large_a_reply_may_be(world: World, wanted: int) -> None:
+    """`dtpref` is a wish (RFC 1813 section 3.3.19): none so large that it fills the memory."""
+    world.caller.fsinfo = dataclasses.replace(world.caller.fsinfo, dtpref=wanted)
+    world.remake()
+    with world.caller.watch() as seen:
+        await world.listdir()
+    sizes = [call.args.maxcount for call in seen if call.name == "READDIRPLUS"]
+    assert len(sizes) == 1
+    assert 4096 <= sizes[0] <= 1 << 20
+
+
 async def test_entries_without_attributes_are_names_that_bind_nothing(world: World) -> None:
     async def terse(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
         result: READDIRPLUS3resok = await proceed(args)

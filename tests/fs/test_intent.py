@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections.abc import Iterator
@@ -40,6 +41,17 @@ def test_a_name_is_made_and_nothing_else(
     paths: list[bytes], parents: list[bytes], expected: bool
 ) -> None:
     assert makes(Call(tuple(paths)), b"new", parents) is expected
+
+
+def test_a_path_ends_where_a_path_has_to() -> None:
+    """Else a program could have its whole memory read."""
+    me = os.getpid()
+    path = b"x" * (intent.PATH_MAX - 1)
+    assert intent._path(me, ctypes.addressof(kept := ctypes.create_string_buffer(path))) == path
+    long = ctypes.create_string_buffer(b"x" * 3 * 4096)
+    with pytest.raises(ValueError, match="not found"):
+        intent._path(me, ctypes.addressof(long))
+    assert kept.value == path
 
 
 @contextmanager

@@ -16,13 +16,15 @@ import pytest
 import trio
 from trio.testing import MockClock
 from umktls_fs import knownnames
+from umktls_fs.calls import Calls
 
 from tests.fs.conftest import MakeWorld
+from tests.fs.peer import ROOT as TESTER
 from tests.fs.peer import Proceed
 from tests.fs.world import ROOT, World, fails
 from tests.passing import elapse
 from umktls.errors import WorldError
-from umktls.nfs.types import createmode3, nfstime3
+from umktls.nfs.types import createmode3, nfstime3, wcc_attr, wcc_data
 from umktls.rpc.message import OpaqueAuth
 
 NAME = b"name"
@@ -337,3 +339,21 @@ async def test_too_many_names_are_forgotten(
         (world.export / f"file{number}").touch()
     await world.listdir()
     assert await asked(world, ROOT) == ["LOOKUP"]
+
+
+async def test_changes_that_do_not_follow_are_kept_up_to_a_limit(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attributes come from the server, which could have none ever follow."""
+    monkeypatch.setattr(knownnames, "WAITING_LIMIT", 2)
+    root, attributes = world.ops.inodes[ROOT], world.ops.attributes
+    names = knownnames.KnownNames(world.ops.inodes, attributes, trio.current_time, SECONDS)
+    now = await Calls(world.caller, 5.0).getattr(root.handle, TESTER)
+    names.listed(root, [], knownnames.version_of(now), trio.current_time())
+    for number in range(3):
+        assert root.known is not None
+        assert len(root.known.waiting) == number
+        before = wcc_attr(now.size, now.mtime, nfstime3(number, 1))
+        after = replace(now, ctime=nfstime3(number, 2))
+        names.changed(root, wcc_data(before, after), attributes.stamp())
+    assert root.known is None

@@ -47,8 +47,14 @@ def test_only_a_mount_of_umktls_and_only_by_root(
     with pytest.raises(CallerError, match="`umktls stat` lists the mounts"):
         remount(str(tmp_path), options)
     table = tmp_path / "mountinfo"
-    table.write_text(f"61 22 0:57 / {tmp_path}/m rw,nosuid - fuse.umktls host:/x rw\n")
+    table.write_text(
+        f"61 22 0:57 / {tmp_path}/m rw,nosuid - fuse.umktls host:/x rw\n"
+        f"62 22 0:58 / {tmp_path}/covered rw,nosuid - fuse.umktls host:/x rw\n"
+        f"63 62 0:59 / {tmp_path}/covered rw - tmpfs tmpfs rw\n"
+    )
     monkeypatch.setattr(mountinfo, "MOUNTINFO", table)
+    with pytest.raises(CallerError, match="no umktls is mounted"):
+        remount(f"{tmp_path}/covered", options)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(CallerError, match=rf"umktls umount {tmp_path}/m") as caught:
         remount(f"{tmp_path}/m", options)

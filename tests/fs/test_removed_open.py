@@ -75,6 +75,21 @@ async def test_the_name_that_keeps_a_file_alive_cannot_be_removed(made: World) -
     assert hidden(made) == []
 
 
+async def test_the_same_name_in_another_directory_can_be_removed(made: World) -> None:
+    """It is one more name of the file, and keeps nothing alive."""
+    (made.export / "dir").mkdir()
+    fh = await made.open("file")
+    await made.ops.unlink(ROOT, b"file", made.ctx)
+    (name,) = hidden(made)
+    number, parent = await made.number(name), await made.number("dir")
+    await made.ops.link(number, parent, name.encode(), made.ctx)
+    await made.ops.unlink(parent, name.encode(), made.ctx)
+    assert os.listdir(made.export / "dir") == []
+    assert bytes(await made.ops.read(fh, 0, 3)) == b"012"
+    await made.close(fh)
+    assert hidden(made) == []
+
+
 async def test_a_replaced_open_file_works_until_its_last_close(made: World) -> None:
     (made.export / "new").write_bytes(b"new")
     fh = await made.open("file")

@@ -14,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from umktls_fs import requests
 from umktls_fs.requests import YOUNG, doomed, process_of
 
+from tests.descriptors import descriptors
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
 from tests.fs.silence import Silence
@@ -240,8 +241,11 @@ def test_which_callers_are_to_die(
 
 
 def test_this_process_is_not_to_die() -> None:
+    """And looking leaves nothing open."""
+    before = descriptors()
     assert not doomed(os.getpid())
     assert process_of(os.getpid()) == os.getpid()
+    assert descriptors() <= before
     assert os.getpid() in requests.threads_of(os.getpid())
     assert list(requests.threads_of(2**22 + 1)) == []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from typing import Any
 
 import pyfuse3
@@ -9,8 +11,9 @@ import pytest
 import trio
 import trio.testing
 from umktls_fs import mount
-from umktls_fs.session import fuse_session
+from umktls_fs.session import captured_errors, fuse_session
 
+from tests.descriptors import descriptors
 from tests.passing import elapse
 from umktls.errors import WorldError
 
@@ -28,6 +31,31 @@ def test_what_libfuse_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
         fuse_session(operations, "/nowhere", set()),
     ):
         raise AssertionError("there is a session")
+
+
+def test_what_libfuse_says_is_caught_and_nothing_after_it(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    before = descriptors()
+    said: list[str] = []
+    with captured_errors(said):
+        os.write(2, b"fuse: bad mount point\nsecond line\n")
+    os.write(2, b"to be seen")
+    assert said == ["fuse: bad mount point", "second line"]
+    assert capfd.readouterr().err == "to be seen"
+    assert descriptors() <= before
+
+
+def test_a_session_is_closed_and_unmounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ends what is done with it."""
+    closed: list[bool] = []
+    monkeypatch.setattr(pyfuse3, "init", lambda *of: None)
+    monkeypatch.setattr(pyfuse3, "close", lambda unmount: closed.append(unmount))
+    operations: Any = None
+    with suppress(KeyError), fuse_session(operations, "/nowhere", set()):
+        assert closed == []
+        raise KeyError
+    assert closed == [True]
 
 
 class Operations:

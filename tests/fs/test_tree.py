@@ -7,7 +7,7 @@ import errno
 from typing import Any
 
 import pytest
-from umktls_fs.tree import MOST_DEPTH, Node, Tree
+from umktls_fs.tree import MOST_DEPTH, MOST_LINKS, Node, Tree
 
 from tests.fs.peer import Proceed
 from tests.fs.place import Place
@@ -58,6 +58,26 @@ async def test_links_are_followed_inside_the_export(place: Place) -> None:
         with pytest.raises(UmktlsError, match=text):
             await place.tree.find(path)
     assert await place.tree.there(b"/no/such") is None
+
+
+async def test_as_many_links_are_followed_as_linux_does(place: Place) -> None:
+    (place.export / "0").write_text("x")
+    for number in range(1, MOST_LINKS + 2):
+        (place.export / str(number)).symlink_to(str(number - 1))
+    assert (await place.tree.find(b"/%d" % MOST_LINKS)).path == b"/0"
+    with pytest.raises(CallerError, match="more than 40 links") as caught:
+        await place.tree.find(b"/%d" % (MOST_LINKS + 1))
+    assert caught.value.errno == errno.ELOOP
+
+
+@pytest.mark.parametrize("wanted", [0, (1 << 32) - 1])
+async def test_a_server_does_not_say_how_large_a_reply_may_be(place: Place, wanted: int) -> None:
+    """`dtpref` is a wish (RFC 1813 section 3.3.19): none so large that it fills the memory."""
+    place.caller.fsinfo = dataclasses.replace(place.caller.fsinfo, dtpref=wanted)
+    with place.caller.watch() as seen:
+        await names(place.tree)
+    (size,) = [call.args.maxcount for call in seen if call.name == "READDIRPLUS"]
+    assert 4096 <= size <= 1 << 20
 
 
 async def test_the_root_has_no_name(place: Place) -> None:

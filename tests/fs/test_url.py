@@ -53,6 +53,8 @@ def test_urls(text: str, host: str, port: int | None, path: bytes) -> None:
         ("nfs://h/50%", "say it as %25"),
         ("nfs://h/%00", "NUL"),
         ("nfs://h/a?certs=/etc", "behind -o"),
+        ("nfs://h/a?certs=etc", "behind -o"),
+        ("nfs://h/a?vers=", "behind -o"),
         ("nfs://h/a?keylog=/etc/passwd", "behind -o"),
         ("nfs://h/a?xprtsec=tls,keylog=x", "behind -o"),
     ],

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
+from umktls_fs import writer
 from umktls_fs.extents import OVERHEAD
 from umktls_fs.writeback import AGE_SECONDS, MEMORY, WRITES_IN_FLIGHT
 
@@ -167,6 +168,20 @@ async def test_writes_in_flight_are_limited(world: World) -> None:
         await world.ops.write(fh, number * MIB, bytes(MIB))
     await wait_all_tasks_blocked()
     assert gate.inside == WRITES_IN_FLIGHT
+    gate.opened.set()
+    await world.close(fh)
+
+
+async def test_writes_in_flight_of_one_file_are_limited(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "MAX_FLYING", 3)
+    fh = await world.create("file")
+    gate = Gate(world)
+    for number in range(6):
+        await world.ops.write(fh, number * MIB, bytes(MIB))
+    await wait_all_tasks_blocked()
+    assert gate.inside == 3
     gate.opened.set()
     await world.close(fh)
 

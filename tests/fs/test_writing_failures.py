@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
+from umktls_fs.writer import MAX_SENDS
 
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
@@ -304,5 +305,6 @@ async def test_a_server_that_always_loses_data_is_given_up(world: World) -> None
     for number in range(2):
         await world.ops.write(fh, number * MIB, bytes(MIB))
     assert await fails(world.ops.flush(fh)) == errno.EIO
+    assert world.caller.counts()["WRITE"] == 2 * MAX_SENDS
     assert world.ops.behind.held == 0
     await world.close(fh)
