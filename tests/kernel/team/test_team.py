@@ -25,6 +25,7 @@ from umktls.errors import PeerError, WorldError
 from umktls.kernel.host.boot import booted
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.krpc.client import MountConfig, calls_to
+from umktls.kernel.krpc.listening import listen
 from umktls.kernel.krpc.nconnect import Connections
 from umktls.kernel.krpc.plaincalls import Place, plain_calls
 from umktls.kernel.team import lives
@@ -249,7 +250,6 @@ async def test_a_worker_that_does_not_come_up_says_why(tmp_path: Path) -> None:
 
 
 async def test_nothing_is_left_of_a_team(tmp_path: Path) -> None:
-    """Nor where somebody listens in vain; workers have no part in it."""
     config = config_of(tmp_path / "record", tmp_path / "team", mount_port=0)
     async with boot_team(replace(config, count=0)) as team:
         listeners = [*team.listeners, *team.mount_listeners]
@@ -257,6 +257,23 @@ async def test_nothing_is_left_of_a_team(tmp_path: Path) -> None:
         assert team.rundir.control_socket.exists()
     assert [listener.fileno() for listener in listeners] == [-1, -1]
     assert not (tmp_path / "team").exists()
+
+
+async def test_a_team_that_cannot_come_up_does_not_listen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[trio.socket.SocketType] = []
+
+    async def kept(hosts: tuple[str, ...], port: int) -> list[trio.socket.SocketType]:
+        found.extend(await listen(hosts, port))
+        return found
+
+    monkeypatch.setattr("umktls.kernel.team.team.listen", kept)
+    (tmp_path / "file").touch()
+    with pytest.raises(WorldError, match="file"):
+        async with boot_team(config_of(tmp_path / "record", tmp_path / "file" / "team")):
+            raise AssertionError("it has come up")
+    assert [listener.fileno() for listener in found] == [-1]
 
 
 def test_workers_end_with_their_supervisor(tmp_path: Path) -> None:
