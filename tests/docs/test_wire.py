@@ -16,6 +16,7 @@ from umktls.abi.freebsd import ERRNO, TlsEnable
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.utrace import UTRACE_EVENTS
 from umktls.rpc import xdr
+from umktls.upcall.captured import CAPTURE_BYTES, CAPTURE_SECRETS
 from umktls.upcall.genl import Attribute
 from umktls.upcall.handshake import ACCEPT, DONE, READY
 from umktls.upcall.netlink import MAX_DATAGRAM
@@ -125,6 +126,8 @@ def test_only_file_descriptors_levels_names_and_how_are_signed() -> None:
         ("MSG_NOSIGNAL 0x{:x}; MSG_MORE", linux.MSG_NOSIGNAL),
         ("MSG_NOSIGNAL 0x{:x}.", freebsd.MSG_NOSIGNAL),
         ("MSG_MORE\n(0x{:x}) keeps", linux.MSG_MORE),
+        ("bit 1 (value {}), bytes", CAPTURE_BYTES),
+        ("bit 2 (value {}), the key log", CAPTURE_SECRETS),
     ],
 )
 def test_numbers_in_the_text(text: str, number: int) -> None:

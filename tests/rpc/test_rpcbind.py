@@ -22,6 +22,7 @@ from umktls.rpc.rpcbind import (
     rpcb,
     universal_address,
 )
+from umktls.rpc.xdr import XdrError
 
 CODECS: dict[str, xdr.Codec[Any]] = {
     f"{program.name}{program.version} {procedure.name} {side}": codec
@@ -65,6 +66,23 @@ def test_known_bytes() -> None:
     text = "000186a3 00000003 00000004 74637036 00000006 3a3a2e38 2e310000 00000000"
     assert encoded(RPCB4["SET"].args, entry) == bytes.fromhex(text)
     assert encoded(RPCB3["GETADDR"].result, b"::.8.1") == bytes.fromhex("00000006 3a3a2e382e310000")
+
+
+@pytest.mark.parametrize("field", [0, 1, 2])
+def test_a_string_has_a_kibibyte_at_most(field: int) -> None:
+    """Whoever can reach the port can register, so this is what he can have us keep."""
+    codec = RPCB4["SET"].args
+    longest, longer = (
+        rpcb(100003, 3, *(bytes(length) if at == field else b"" for at in range(3)))
+        for length in (1024, 1025)
+    )
+    data = encoded(codec, longest)
+    assert codec.decode_untrusted(data) == longest
+    with pytest.raises(CallerError, match="over the limit of 1024"):
+        encoded(codec, longer)
+    said = data.replace((1024).to_bytes(4, "big"), (1025).to_bytes(4, "big")) + bytes(4)
+    with pytest.raises(XdrError, match="over its limit of 1024"):
+        codec.decode_untrusted(said)
 
 
 @every_codec

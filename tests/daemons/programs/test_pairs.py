@@ -149,6 +149,20 @@ def test_fatal_alerts(ends: tuple[End, End], description: int) -> None:
     assert "the peer ended the session with the alert" in event["reason"]
 
 
+def test_warnings_that_are_too_many(ends: tuple[End, End]) -> None:
+    """OpenSSL takes four (MAX_WARN_ALERT_COUNT; it does not see the data between them), and what it
+    says of the fifth counts."""
+    client, server = ends
+    talk(client, server)
+    for _ in range(4):
+        forge(client, 21, b"\x01\x5a")  # user_canceled, which by itself ends nothing
+    talk(client, server)
+    assert "alert" in server.kernel.names()
+    forge(client, 21, b"\x01\x5a")
+    server.kernel.events.clear()
+    assert_refused(server, client, "unexpected_message")
+
+
 def test_nothing_is_parked(ends: tuple[End, End]) -> None:
     client, _ = ends
     assert client.kernel.about(client.sock, "HANDLERECORD") == rpctls.RPCTLSERR_OK

@@ -46,6 +46,16 @@ def test_a_good_handshake(server: Harness) -> None:
     assert event["client_certificate"] == "asked for, none shown"
 
 
+def test_the_daemon_does_not_hold_the_connection_open(server: Harness) -> None:
+    """The kernel has it: where that closes, the peer sees the end whatever the daemon does."""
+    sock, peer = server.connection()
+    client = peer.tls(client_context(), lambda tls: tls.recv(4), **NAME)
+    assert server.kernel.connect(sock).flags == ENCRYPTED
+    sock.sock.close()
+    with pytest.raises(ssl.SSLEOFError):
+        client.result(SECONDS)
+
+
 def test_a_mutual_handshake(server: Harness) -> None:
     sock, peer = server.connection(security="mtls")
     client = peer.tls(client_context("client"), exchange, **NAME)

@@ -142,11 +142,17 @@ def test_tickets_are_of_no_use(ends: tuple[End, End]) -> None:
     assert "ticket" not in client.kernel.names()
 
 
+@pytest.mark.parametrize("adopted", [False, True])
 @pytest.mark.parametrize("before", [0, 1])
-def test_a_message_that_was_half_there(ends: tuple[End, End], before: int) -> None:
-    """`before`: so many whole ones are in its record too."""
+def test_a_message_that_was_half_there(
+    ends: tuple[End, End], before: int, *, adopted: bool
+) -> None:
+    """`before`: so many whole ones are in its record too. `adopted`: its beginning, too, comes to a
+    daemon that has adopted the session."""
     client, server = ends
     talk(client, server)
+    if adopted:
+        restart(client)
     body = b"\0\0\1\0" + b"\0\0\0\0" + b"\x01\x09" + b"\0\x08" + b"t" * 8 + b"\0\0"
     ticket = bytes((4, 0, 0, len(body))) + body
     forge(server, 22, before * ticket + ticket[:9])

@@ -18,6 +18,7 @@ from umktls.nfs.program import MOUNT3
 from umktls.nfs.types import nfsstat3, sattr3
 from umktls.nfsd import Export
 from umktls.nfsd.exports.rules import Rules, name_pattern
+from umktls.nfsd.tree import handles
 from umktls.rpc.message import AuthStat, DeniedReply
 
 TLS = FakePeer(verified=False)
@@ -213,6 +214,18 @@ def test_handles_of_a_root_that_came_in_between_two_servers(serve: Serve, remade
     remade.remake()
     again = Client(serve(remade.export))
     assert again.status("GETATTR", remade.file) is nfsstat3.NFS3ERR_BADHANDLE
+
+
+def test_so_many_former_directories_are_known(
+    remade: Remade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may rename the directory would have the server remember one after the other."""
+    monkeypatch.setattr(handles, "FORMER_LIMIT", 2)
+    for status in (nfsstat3.NFS3ERR_STALE, nfsstat3.NFS3ERR_STALE, nfsstat3.NFS3ERR_BADHANDLE):
+        remade.root.rename(remade.root.with_name(f"away{len(os.listdir(remade.root.parent))}"))
+        remade.remake()
+        remade.client.mount()
+        assert remade.client.status("GETATTR", remade.file) is status
 
 
 def test_directories_that_are_not_exported_any_more_are_closed(remade: Remade) -> None:

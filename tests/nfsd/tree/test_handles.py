@@ -17,6 +17,7 @@ from tests.conftest import patience
 from tests.nfsd.client import Client, handles_of, tree
 from tests.nfsd.conftest import Serve
 from umktls.errors import CallerError
+from umktls.kernel.krpc.descriptors import Shares
 from umktls.nfs.program import MOUNT3
 from umktls.nfs.types import diropargs3, nfsstat3, sattr3
 from umktls.nfsd import Export
@@ -259,6 +260,15 @@ def test_a_root_that_was_replaced(serve: Serve, root: Path) -> None:
     again = Client(serve())
     assert again.status("GETATTR", handle) is not nfsstat3.NFS3_OK
     assert again.status("GETATTR", again.mount()) is nfsstat3.NFS3_OK
+
+
+@pytest.mark.parametrize(("files", "kept"), [(24, 16), (480, 240), (1 << 20, server.OPEN_FILES)])
+def test_files_that_are_kept_open_leave_descriptors_for_others(
+    files: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file may need two, and a server that can open none refuses everybody."""
+    monkeypatch.setattr(server, "shares", lambda: Shares(64, files, 64))
+    assert server._capacity() == kept
 
 
 def test_many_files_with_few_descriptors(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
