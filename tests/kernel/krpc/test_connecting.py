@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,6 +107,20 @@ async def test_a_name_server_that_is_away_may_come_back(monkeypatch: pytest.Monk
         with pytest.raises(WorldError, match="as getaddrinfo") as caught:
             await connect("server", 2049, None, False, SECONDS)
         assert may_pass(caught.value) is expected
+
+
+async def test_a_server_that_does_not_answer_is_given_up(autojump_clock: Clock) -> None:
+    """As where a firewall drops: by a listener whose backlog is full."""
+    with ExitStack() as stack, trio.fail_after(100):
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        port = full.getsockname()[1]
+        with pytest.raises(WorldError, match=f"port {port}: Connection timed out; no answer"):
+            await connect("127.0.0.1", port, None, False, 7.0)
+        assert trio.current_time() == pytest.approx(7.0)
 
 
 @pytest.mark.parametrize(
