@@ -195,7 +195,39 @@ def test_several_messages_in_one_datagram() -> None:
     datagram = padded + ASKED + b"\xff" * 8
     assert [message.seq for message in messages_untrusted(datagram)] == [1, 0x11223344]
     assert list(messages_untrusted(ASKED[:-1])) == []
+    assert not only(nl.NLMSGHDR.pack(16, 3, 0, 1, 0)).payload
     assert list(messages_untrusted(nl.NLMSGHDR.pack(15, 3, 0, 1, 0))) == []
+
+
+@pytest.mark.parametrize("length", [0, 1, 3])
+def test_a_message_without_its_header(length: int) -> None:
+    payload = memoryview(bytes([ACCEPT.number, 1, 0, 0]))
+    assert genl.command_untrusted(HANDSHAKE, Message(HANDSHAKE.number, 1, 0, payload)) is ACCEPT
+    cut = Message(HANDSHAKE.number, 1, 0, payload[:length])
+    with pytest.raises(CallerError, match="without its header"):
+        genl.command_untrusted(HANDSHAKE, cut)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        "0800 0100 05000000 0800 6300 01000000",  # one that nobody knows
+        "0800 0180 05000000",  # NLA_F_NESTED
+        "0800 0100 05000000 000000",  # bytes left over
+        "0c00 0100 05000000 01000000",  # a longer number
+    ],
+)
+def test_of_an_answer_what_is_known_is_read(attributes: str) -> None:
+    """As nla_parse of Linux does where it is not strict."""
+    assert genl.decode_untrusted(ACCEPT, request(ACCEPT, attributes)) == {"SOCKFD": 5}
+
+
+def test_a_nest_is_one_with_the_flag_and_without() -> None:
+    nest = genl.Attribute("NEST", 1, "nest", inside=(genl.Attribute("NUMBER", 2),))
+    command = genl.Command("TEST", 2, takes=(nest,))
+    for attributes in ("0c00 0100 0800 0200 05000000", "0c00 0180 0800 0200 05000000"):
+        read = genl.read_untrusted(command, request(command, attributes))
+        assert read == {"NEST": {"NUMBER": 5}}
 
 
 @given(st.binary(max_size=200), st.sampled_from([ACCEPT, DONE, GETFAMILY]))

@@ -20,14 +20,22 @@ import trio
 import trio.testing
 
 from tests.conftest import patience
-from umktls.errors import WorldError
+from umktls.abi.personality import PERSONALITIES
+from umktls.errors import CallerError, WorldError
 from umktls.kernel.ground import refusals
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.host import children
 from umktls.kernel.host.boot import booted
-from umktls.kernel.host.children import Child, DaemonCommand, describe_end
+from umktls.kernel.host.children import (
+    AgentCommand,
+    Child,
+    DaemonCommand,
+    agent_words,
+    describe_end,
+)
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.host import Host
+from umktls.kernel.krpc.mountconfig import check_agent
 
 NAME = "rpc-played"  # the program: it is there, and does nothing
 SECONDS = 20.0
@@ -305,3 +313,41 @@ async def test_a_log_that_is_lost_has_no_last_words(tmp_path: Path) -> None:
     async with host_with_daemon(tmp_path) as host:
         host.children[0].log.unlink()
         assert host.children[0].last_words() == ""
+
+
+@pytest.mark.parametrize("text", ["", "  ", "tlshd 'no end"])
+def test_a_command_that_is_none(text: str) -> None:
+    with pytest.raises(CallerError, match="--daemon"):
+        agent_words("--daemon", text)
+    assert agent_words("--daemon", "tlshd -c 'a b'") == ("tlshd", "-c", "a b")
+
+
+def test_an_agent_that_is_not_there(tmp_path: Path) -> None:
+    program = tmp_path / "agent"
+    program.touch(mode=0o755)
+    for word in ("agent", str(program), "./agent"):
+        agent = AgentCommand("rpctlscd", words=(word,), directory=tmp_path)
+        if "/" in word:
+            assert agent.line(tmp_path)[-2:] == ["--", word]
+        else:
+            with pytest.raises(WorldError, match="cannot start agent: no such program") as caught:
+                agent.line(tmp_path)
+            assert caught.value.errno == errno.ENOENT
+
+
+@pytest.mark.parametrize(
+    ("personality", "no_daemon", "refused"),
+    [
+        ("linux", False, ""),
+        ("linux", True, "by --no-daemon none"),
+        ("freebsd15", False, "no netlink family `handshake`"),
+    ],
+)
+def test_hosts_that_have_agents(personality: str, no_daemon: bool, refused: str) -> None:
+    agent = AgentCommand("rpctlscd", words=("tlshd",))
+    if not refused:
+        check_agent(agent, no_daemon, PERSONALITIES[personality])
+        return
+    check_agent(None, no_daemon, PERSONALITIES[personality])
+    with pytest.raises(CallerError, match=refused):
+        check_agent(agent, no_daemon, PERSONALITIES[personality])
