@@ -50,6 +50,17 @@ async def test_what_cannot_be_a_name_is_said(name: str) -> None:
         await look_up(name, 1, None)
 
 
+async def test_a_name_is_not_unknown_for_want_of_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", refuse)
+    with pytest.raises(WorldError, match="cannot look up host 'server' now") as caught:
+        await look_up("server", 1, None)
+    assert not isinstance(caught.value, UnknownHost)
+    assert caught.value.errno == errno.EAGAIN
+
+
 async def test_proto_tcp_means_ipv4() -> None:
     assert (await reached("localhost", "inet", False))[0] == "127.0.0.1"
     with pytest.raises(WorldError, match=r"port \d+: Connection refused|cannot find host"):

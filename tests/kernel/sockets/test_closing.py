@@ -102,6 +102,15 @@ async def test_who_cut_the_connection_off_is_why_it_ended(tmp_path: Path) -> Non
         assert await received(t, print) == "it was too slow"
 
 
+async def test_what_has_no_connection_any_more_cannot_be_shut(tmp_path: Path) -> None:
+    async with taken(tmp_path) as t:
+        await t.reset()
+        with pytest.raises(WorldError, match="shutdown: ") as caught:
+            t.sock.shutdown(socket.SHUT_WR)
+        assert caught.value.errno == errno.ENOTCONN
+        assert not t.sock.state.conditions.shut
+
+
 # ---- pairs in the place of TCP
 
 
