@@ -14,7 +14,7 @@ import pytest
 from umktls.cli import control
 from umktls.errors import CallerError, WorldError
 from umktls.kernel.host import kept, rundir
-from umktls.kernel.host.rundir import RunDirectory, checked_base, run_base
+from umktls.kernel.host.rundir import RunDirectory, checked_base, next_place, run_base
 
 
 def test_base_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -145,3 +145,13 @@ def test_says_why_it_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(WorldError, match="choose another with --rundir"):
         RunDirectory("server", tmp_path / "file" / "run").make()
+
+
+def test_the_next_place_where_none_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> Path:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(rundir, "own_base", refuse)
+    with pytest.raises(WorldError, match=r"run base .*: Read-only file system") as caught:
+        next_place("client")
+    assert caught.value.errno == errno.EROFS

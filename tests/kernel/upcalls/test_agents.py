@@ -240,7 +240,19 @@ async def test_who_hangs_up_is_taken_out(tmp_path: Path, autojump_clock: Clock) 
         attempt.far.close()
         await attempt.ended.wait()
         assert isinstance(attempt.error, ConnectionGone)
+        assert w.host.stat()["handshakes"]["pending"] == 0
         assert await agent.accept() == errno.EAGAIN
+
+
+async def test_an_agent_that_has_just_left_is_not_waited_for(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with world(tmp_path) as w:
+        await agent_of(w)
+        w.host.handshakes.members.clear()
+        attempt = await w.connect()
+        await attempt.ended.wait()
+    assert isinstance(attempt.error, DaemonGone)
 
 
 async def test_done_after_the_end_is_taken(tmp_path: Path, autojump_clock: Clock) -> None:
