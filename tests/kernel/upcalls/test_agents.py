@@ -32,6 +32,7 @@ from umktls.testing.echo import SAY
 from umktls.testing.joined import joined
 from umktls.testing.played import Refused, calls_to
 from umktls.upcall import syscalls as wire
+from umktls.upcall.handshake import ACCEPT
 
 VERIFIED = rpctls.RPCTLS_FLAGS_VERIFIED
 LINUXES = ["linux", "linux6.12", "umktls"]
@@ -242,6 +243,17 @@ async def test_who_hangs_up_is_taken_out(tmp_path: Path, autojump_clock: Clock) 
         assert isinstance(attempt.error, ConnectionGone)
         assert w.host.stat()["handshakes"]["pending"] == 0
         assert await agent.accept() == errno.EAGAIN
+
+
+async def test_agents_of_another_class_have_no_part_in_it(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with world(tmp_path) as w:
+        agent = await agent_of(w)
+        await w.connect()
+        await agent.send(ACCEPT, {"HANDLER_CLASS": 0})
+        assert await agent.error() == errno.EAGAIN
+        await agent.accepted()
 
 
 async def test_an_agent_that_has_just_left_is_not_waited_for(

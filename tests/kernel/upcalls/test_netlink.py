@@ -352,6 +352,14 @@ def test_sockets_that_there_are_not(domain: int, kind: int, protocol: int, error
     assert caught.value.errno == error
 
 
+def test_a_kernel_before_version_2_has_no_netlink() -> None:
+    host: Any = SimpleNamespace(personality=PERSONALITIES["freebsd14"])
+    process: Any = SimpleNamespace(pid=1)
+    with pytest.raises(UnsupportedError) as caught:
+        netlink_socket(host, process, nl.AF_NETLINK, nl.SOCK_RAW, nl.NETLINK_GENERIC)
+    assert caught.value.errno == errno.EAFNOSUPPORT
+
+
 @pytest.mark.parametrize(
     ("level", "name", "value", "error"),
     [
