@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from umktls_fs import upload
+from umktls_fs import download, upload
 from umktls_fs.removing import remove
 
 from tests.fs.copying import Copies
@@ -156,6 +156,19 @@ def test_a_local_file_is_closed_again(tmp_path: Path) -> None:
         assert os.fstat(file)
     with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
         os.fstat(file)
+
+
+def test_a_part_that_is_not_gone_on_with_is_closed_again(tmp_path: Path) -> None:
+    """Somebody else copies to it already; it has a second name, and may be another's."""
+    part = str(tmp_path / "part")
+    before = len(os.listdir("/proc/self/fd"))
+    held = download.open_part(part, resume=False)
+    with pytest.raises(WorldError, match="another copy of the same is under way"):
+        download.open_part(part, resume=True)
+    os.close(held)
+    os.link(part, tmp_path / "second")
+    assert download.open_own(part) is None
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_local_file_that_ends_before_it_should(tmp_path: Path) -> None:

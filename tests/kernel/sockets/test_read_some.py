@@ -1,13 +1,18 @@
-"""Reading that is cancelled between being woken and going on."""
+"""Reading that is cancelled between being woken and going on, or that fails."""
 
 from __future__ import annotations
 
+import errno
 import socket
+import struct
 
+import pytest
 import trio
 import trio.testing
 
 from tests.conftest import patience
+from tests.kernel.sockets.takensocket import tcp_ends
+from umktls.errors import WorldError
 from umktls.kernel.sockets.stream import read_some
 
 
@@ -42,3 +47,13 @@ async def test_nothing_is_taken_by_who_was_cancelled() -> None:
         trio.lowlevel.remove_instrument(instrument)
         assert instrument.scope.cancelled_caught
         assert near.recv(9) == b"ticket"
+
+
+async def test_a_reset_is_told_as_that() -> None:
+    near, far = tcp_ends()
+    near.setblocking(False)
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    far.close()
+    with near, trio.fail_after(patience(10)), pytest.raises(WorldError) as caught:
+        await read_some(near, memoryview(bytearray(10)))
+    assert caught.value.errno == errno.ECONNRESET

@@ -37,6 +37,10 @@ async def test_what_nlctrl_says(tmp_path: Path) -> None:
         assert kinds == [0x10, 0x10, 0x10, 3]
         await agent.end.send(ask(FAMILY_NAME="nl80211") + b"\xff" * 9)
         assert await agent.error() == errno.ENOENT
+        of_nobody = bytearray(ask(FAMILY_ID=HANDSHAKE.number))
+        of_nobody[4:6] = (0x777).to_bytes(2, "little")
+        await agent.end.send(bytes(of_nobody))
+        assert await agent.error() == errno.ENOENT
 
 
 # What an agent sends, with a socket that it has accepted as SOCKFD 77.

@@ -310,6 +310,7 @@ async def test_another_agent_comes_for_what_waits(tmp_path: Path, autojump_clock
         first = await agent_of(w)
         attempt = await w.connect()
         await w.calls.call(wire.CloseArgs(first.end.number))
+        assert w.host.stat()["handshakes"]["agents"] == []
         second = await agent_of(w)
         task = await second.accepted()
         assert await second.done(STATUS=0, SOCKFD=task["SOCKFD"]) == 0
