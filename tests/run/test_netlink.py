@@ -16,20 +16,16 @@ import pytest
 import trio
 
 from tests.run.played_host import ACCEPT, DONE, FAMILY, attribute, generic, message, u32
+from tests.run.played_host import error as error_about
 from umktls.kernel.ground.events import Trace
 from umktls.run import netlink
 from umktls.run.agency import Agency
 from umktls.run.edges import Edges
-from umktls.run.genl import (
-    Message,
-    done_message,
-    error_message,
-    messages_untrusted,
-    sockfd_untrusted,
-    with_sockfd,
-)
+from umktls.run.genl import command_of, done_message, sockfd_untrusted, with_sockfd
 from umktls.run.netlink import NetlinkSocket
-from umktls.upcall.netlink import Family
+from umktls.upcall import genl
+from umktls.upcall.genl import error_of_untrusted
+from umktls.upcall.netlink import Family, Message, encode_message
 from umktls.upcall.syscalls import CloseArgs
 
 REQUEST, ACK = 1, 4
@@ -83,19 +79,19 @@ class World:
     async def asked(self) -> Message:
         """The next request that has come to the host."""
         await trio.lowlevel.wait_readable(self.host)
-        return Message(self.host.recv(1 << 16))
+        return only(self.host.recv(1 << 16))
 
     def answer(self, about: Message, *replies: bytes, error: int = 0, beside: int = -1) -> None:
         for reply in replies:
-            body = message(FAMILY, about.seq, about.port, reply)
+            body = message(FAMILY, about.seq, about.pid, reply)
             socket.send_fds(self.host, [body], [beside] if beside >= 0 else [])
-        self.host.send(error_message(about, error, about.port, capped=False))
+        self.host.send(error_about(encode_message(about), error))
 
     def received(self) -> list[Message]:
         found = []
         while True:
             try:
-                found.append(Message(self.program.recv(1 << 16)))
+                found.append(only(self.program.recv(1 << 16)))
             except BlockingIOError:
                 return found
 
@@ -116,6 +112,11 @@ async def playing() -> AsyncIterator[World]:
             world.host.close()
 
 
+def only(datagram: bytes) -> Message:
+    (found,) = genl.messages_untrusted(datagram)
+    return found
+
+
 def request(command: int, *attributes: bytes, flags: int = REQUEST, seq: int = 9) -> bytes:
     return message(FAMILY, seq, 0, generic(command, *attributes), flags)
 
@@ -134,12 +135,12 @@ async def accept(world: World, tcp: socket.socket, put: Any, flags: int = REQUES
     async with trio.open_nursery() as nursery:
         nursery.start_soon(world.sock.sent, request(ACCEPT, u32(2, 1), flags=flags), 1, put)
         asked = await world.asked()
-        assert (asked.flags & (REQUEST | ACK), asked.port) == (REQUEST | ACK, 4711)
+        assert (asked.flags & (REQUEST | ACK), asked.pid) == (REQUEST | ACK, 4711)
         world.answer(asked, generic(ACCEPT, u32(1, HOSTS_NUMBER), u32(3, 1)), beside=tcp.fileno())
         if put is refusing:
             done = await world.asked()
             assert sockfd_untrusted(done, 2) == HOSTS_NUMBER
-            assert b"\x08\0\x01\0" + struct.pack("<I", errno.EIO) in done.raw
+            assert b"\x08\0\x01\0" + struct.pack("<I", errno.EIO) in encode_message(done)
             world.answer(done)
 
 
@@ -152,8 +153,8 @@ async def test_the_socket_of_accept_has_the_programs_number(tcp: socket.socket, 
     async with playing() as world:
         await accept(world, tcp, world.putting, flags)
         reply, *rest = world.received()
-        assert (reply.seq, reply.port, sockfd_untrusted(reply, 1)) == (9, 4711, 42)
-        assert [each.error for each in rest] == ([0] if flags & ACK else [])
+        assert (reply.seq, reply.pid, sockfd_untrusted(reply, 1)) == (9, 4711, 42)
+        assert [error_of_untrusted(each) for each in rest] == ([0] if flags & ACK else [])
         (taken,) = world.agency.taken.values()
         assert taken.number == HOSTS_NUMBER
         assert os.fstat(tcp.fileno()).st_ino in world.agency.taken
@@ -165,7 +166,7 @@ async def test_a_caller_that_may_open_nothing_ends_its_request(tcp: socket.socke
     async with playing() as world:
         await accept(world, tcp, refusing)
         (reply,) = world.received()
-        assert reply.error == errno.EMFILE
+        assert error_of_untrusted(reply) == errno.EMFILE
         assert not world.agency.taken
         assert CloseArgs(HOSTS_NUMBER) in world.kernel.calls
 
@@ -189,14 +190,14 @@ async def test_done_names_the_hosts_number(tcp: socket.socket) -> None:
                     assert sockfd_untrusted(asked, 2) == wanted
                     world.answer(asked, error=0 if wanted == HOSTS_NUMBER else errno.EBADF)
                 # The error quotes what the program has sent.
-                errors = [each.raw[20:] for each in world.received()]
+                errors = [bytes(each.payload[4:]) for each in world.received()]
                 assert errors == ([] if wanted == HOSTS_NUMBER else [done])
         (taken,) = world.agency.taken.values()
         assert taken.done
         with open("/dev/null", "rb") as file:  # noqa: ASYNC230
             done = request(DONE, attribute(2, struct.pack("<i", file.fileno())))
             await world.sock.sent(done, os.getpid(), world.putting)
-        assert [each.error for each in world.received()] == [errno.ENOTSOCK]
+        assert [error_of_untrusted(each) for each in world.received()] == [errno.ENOTSOCK]
 
 
 async def test_what_no_program_has_any_more_is_closed_there(tcp: socket.socket) -> None:
@@ -215,7 +216,7 @@ async def test_a_dump_ends_by_itself() -> None:
             nursery.start_soon(world.sock.sent, dump, 1, world.putting)
             asked = await world.asked()
             for kind in (0x10, 3):
-                world.host.send(message(kind, asked.seq, asked.port, bytes(4), 2))
+                world.host.send(message(kind, asked.seq, asked.pid, bytes(4), 2))
         assert [(each.type, each.seq) for each in world.received()] == [(0x10, 3), (3, 3)]
 
 
@@ -227,7 +228,7 @@ async def test_ready_comes_in_between() -> None:
             world.host.send(message(FAMILY, 0, 0, generic(1, u32(2, 1))))
             world.answer(asked, error=errno.EINVAL)
         ready, refused = world.received()
-        assert (ready.command, ready.seq, refused.error) == (1, 0, errno.EINVAL)
+        assert (command_of(ready), ready.seq, error_of_untrusted(refused)) == (1, 0, errno.EINVAL)
         assert world.agency.counts["notified"] == 1
 
 
@@ -255,21 +256,13 @@ async def test_a_host_that_goes_ends_the_socket() -> None:
         assert world.program.recv(10) == b""
 
 
-def test_messages_of_a_datagram() -> None:
-    """What does not fit is dropped, and so is what is behind it."""
-    one = request(ACCEPT, attribute(8, b"abc"))  # padded
-    assert [each.raw for each in messages_untrusted(one + one)] == [one, one]
-    for garbage in (b"x", bytes(16), struct.pack("<I", 15) + bytes(20), one[:-4]):
-        assert [each.raw for each in messages_untrusted(one + garbage)] == [one]
-
-
 def test_descriptors_in_messages() -> None:
     made = done_message(FAMILY, 7, errno.EIO)
     assert sockfd_untrusted(made, 2) == 7
     assert sockfd_untrusted(with_sockfd(made, 2, -1), 2) == -1
     # Of several the last counts; what is too short is none, and nothing behind garbage.
-    twice = Message(request(DONE, u32(2, 3), u32(2, 4)))
+    twice = only(request(DONE, u32(2, 3), u32(2, 4)))
     assert sockfd_untrusted(twice, 2) == 4
-    assert sockfd_untrusted(Message(request(DONE, attribute(2, b"x"))), 2) is None
-    assert sockfd_untrusted(Message(request(DONE) + b"\x03\0\x02\0" + u32(2, 4)), 2) is None
-    assert with_sockfd(Message(request(ACCEPT)), 2, 9).raw == request(ACCEPT)
+    assert sockfd_untrusted(only(request(DONE, attribute(2, b"x"))), 2) is None
+    assert sockfd_untrusted(only(request(DONE) + b"\x03\0\x02\0" + u32(2, 4)), 2) is None
+    assert encode_message(with_sockfd(only(request(ACCEPT)), 2, 9)) == request(ACCEPT)

@@ -15,7 +15,7 @@ from umktls.errors import CallerError
 from umktls.upcall import genl
 from umktls.upcall.genl import NLCTRL, encode, messages_untrusted
 from umktls.upcall.handshake import ACCEPT, DONE, HANDSHAKE, READY, encode_ready, task_of
-from umktls.upcall.netlink import Message
+from umktls.upcall.netlink import Message, encode_message
 
 GETFAMILY = NLCTRL.named("GETFAMILY")
 ASKED = encode(
@@ -93,8 +93,16 @@ def test_an_error_holds_the_request() -> None:
     assert made == bytes.fromhex("38000000 0200 0000 44332211 4d000000 feffffff") + ASKED
 
 
+def test_an_error_for_another_port_and_with_the_header_alone() -> None:
+    """NETLINK_CAP_ACK. The request says what its sender has written, whoever that is."""
+    made = genl.encode_error(only(ASKED), errno.EBADF, 4711, capped=True)
+    assert made == bytes.fromhex("24000000 0200 0001 44332211 67120000 f7ffffff") + ASKED[:16]
+    assert genl.error_of_untrusted(only(made)) == errno.EBADF
+
+
 def test_an_acknowledgement_holds_the_header() -> None:
     made = genl.acknowledge(only(ASKED))
+    assert genl.error_of_untrusted(only(made)) == 0
     assert made == bytes.fromhex("24000000 0200 0001 44332211 4d000000 00000000") + ASKED[:16]
 
 
@@ -193,6 +201,7 @@ def test_names_of_families_that_there_cannot_be(name: str) -> None:
 def test_several_messages_in_one_datagram() -> None:
     padded = nl.NLMSGHDR.pack(17, 3, 0, 1, 0) + b"x" + bytes(3)
     datagram = padded + ASKED + b"\xff" * 8
+    assert encode_message(only(ASKED)) == ASKED
     assert [message.seq for message in messages_untrusted(datagram)] == [1, 0x11223344]
     assert list(messages_untrusted(ASKED[:-1])) == []
     assert not only(nl.NLMSGHDR.pack(16, 3, 0, 1, 0)).payload

@@ -26,6 +26,7 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import trio
 
@@ -40,16 +41,17 @@ from umktls.errors import UmktlsError, WorldError
 from umktls.run.agency import Agency, Taken
 from umktls.run.edges import really_closed
 from umktls.run.genl import (
-    Message,
+    command_of,
     done_message,
-    error_message,
-    messages_untrusted,
+    ends_an_answer,
+    is_request,
     sockfd_untrusted,
     with_sockfd,
 )
 from umktls.run.proc import inode_of, is_socket
 from umktls.run.system import refused
-from umktls.upcall.netlink import MAX_DATAGRAM
+from umktls.upcall import genl
+from umktls.upcall.netlink import MAX_DATAGRAM, Message, encode_message
 from umktls.upcall.syscalls import CloseArgs
 from umktls.userland.failures import close_all
 
@@ -140,13 +142,13 @@ class NetlinkSocket:
                 return
             if not data:
                 return
-            for message in messages_untrusted(data):
+            for message in genl.messages_untrusted(data):
                 self._sort(message, descriptors)
                 descriptors = []
             close_all(descriptors)
 
     def _sort(self, message: Message, descriptors: list[int]) -> None:
-        if message.seq or message.port:
+        if message.seq or message.pid:
             try:
                 self._tell.send_nowait((message, descriptors))
                 return
@@ -154,7 +156,7 @@ class NetlinkSocket:
                 self._agency.counts["dropped"] += 1
         else:
             self._agency.counts["notified"] += 1
-            self.queue(message.raw)
+            self.queue(encode_message(message))
         close_all(descriptors)
 
     async def _written(self, scope: trio.CancelScope) -> None:
@@ -205,20 +207,22 @@ class NetlinkSocket:
         """Deal with all messages of a datagram: their answers are queued when this returns. `put`
         is for the caller's table, None where nothing can be put there. Raises `UmktlsError` where
         the host does not answer."""
-        for message in messages_untrusted(datagram):
-            error = await self._deal_with(message, thread, put) if message.is_request else 0
-            if error > 0 or (not error and message.wants_ack):
-                capped = bool(self.options.get(NETLINK_CAP_ACK))
-                self.queue(error_message(message, error, self.port, capped=capped))
+        capped = bool(self.options.get(NETLINK_CAP_ACK))
+        for message in genl.messages_untrusted(datagram):
+            error = await self._deal_with(message, thread, put) if is_request(message) else 0
+            if error > 0:
+                self.queue(genl.encode_error(message, error, self.port, capped=capped))
+            elif not error and message.flags & NLM_F_ACK:
+                self.queue(genl.acknowledge(message, self.port))
 
     async def _deal_with(self, message: Message, thread: int, put: Put | None) -> int:
         """One request; the errno that comes of it, 0 for none, ENDED where its answer has an end of
         its own."""
         self._agency.counts["requests"] += 1
         of_handshake = message.type == self._agency.family
-        if of_handshake and message.command == HANDSHAKE_CMD_ACCEPT:
+        if of_handshake and command_of(message) == HANDSHAKE_CMD_ACCEPT:
             return UNNOTIFIED if put is None else await self._accept(message, put)
-        if of_handshake and message.command == HANDSHAKE_CMD_DONE:
+        if of_handshake and command_of(message) == HANDSHAKE_CMD_DONE:
             return await self._done(message, thread)
         return await self._ask(message, self._hand_on)
 
@@ -269,7 +273,7 @@ class NetlinkSocket:
 
     def _hand_on(self, original: Message, reply: Message, descriptors: list[int]) -> None:
         """A reply as it is, but for the numbers of the socket."""
-        self.queue(reply.readdressed(original.seq, self.port))
+        self.queue(encode_message(replace(reply, seq=original.seq, pid=self.port)))
 
     async def _ask(
         self, message: Message, take: Callable[[Message, Message, list[int]], None]
@@ -277,18 +281,18 @@ class NetlinkSocket:
         """Have the host answer one request, and `take` get each reply; the errno of its end."""
         async with self._turn:
             seq = next(self._seqs)
-            there = message.readdressed(seq, self.port, message.flags | NLM_F_ACK)
+            there = replace(message, seq=seq, pid=self.port, flags=message.flags | NLM_F_ACK)
             with trio.move_on_after(ANSWER_SECONDS):
-                await self._send(there)
+                await self._send(encode_message(there))
                 while True:
                     reply, descriptors = await self._next_answer()
                     try:
                         if reply.seq != seq:
                             continue  # one that came too late
                         if reply.type == NLMSG_ERROR:
-                            return reply.error
+                            return genl.error_of_untrusted(reply)
                         take(message, reply, descriptors)
-                        if reply.ends_an_answer:
+                        if ends_an_answer(reply):
                             return ENDED
                     finally:
                         close_all(descriptors)

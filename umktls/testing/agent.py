@@ -29,7 +29,7 @@ from umktls.upcall.handshake import ACCEPT, DONE, HANDSHAKE, READY
 from umktls.upcall.netlink import Message
 from umktls.userland.ktls import LinuxKtls
 
-__all__ = ["TLSHD", "AgentEnd", "AgentStandIn", "error_of"]
+__all__ = ["TLSHD", "AgentEnd", "AgentStandIn"]
 
 TLSHD = HANDSHAKE.groups[linux.HANDSHAKE_GROUP]
 
@@ -102,7 +102,7 @@ class AgentEnd:
         """The kernel's answer, which is an NLMSG_ERROR: its errno, 0 for success."""
         message = await self.answer()
         assert message.type == nl.NLMSG_ERROR
-        return error_of(message)
+        return genl.error_of_untrusted(message)
 
     async def accept(self) -> dict[str, Any] | int:
         """ACCEPT: what is to be done, or the errno."""
@@ -110,7 +110,7 @@ class AgentEnd:
         message = await self.answer()
         assert (message.seq, message.pid) == (seq, 77)
         if message.type == nl.NLMSG_ERROR:
-            return error_of(message)
+            return genl.error_of_untrusted(message)
         return genl.decode_untrusted(ACCEPT, message)
 
     async def accepted(self) -> dict[str, Any]:
@@ -135,11 +135,6 @@ class AgentEnd:
                 except Refused as error:
                     if error.errno != option.harmless:
                         raise
-
-
-def error_of(message: Message) -> int:
-    """The errno of an NLMSG_ERROR: positive, 0 for success."""
-    return -int.from_bytes(message.payload[:4], "little", signed=True)
 
 
 @dataclass

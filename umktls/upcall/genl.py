@@ -29,11 +29,13 @@ __all__ = [
     "Command",
     "GenericFamily",
     "acknowledge",
+    "attributes_untrusted",
     "decode_untrusted",
     "encode",
     "encode_done",
     "encode_error",
     "encode_family",
+    "error_of_untrusted",
     "messages_untrusted",
     "read_untrusted",
     "text_of",
@@ -164,7 +166,7 @@ def decode_untrusted(command: Command, message: Message) -> dict[str, Any]:
 def _read_untrusted(policy: Sequence[Attribute], data: memoryview, strict: bool) -> dict[str, Any]:
     known = {attribute.number: attribute for attribute in policy}
     found: dict[str, Any] = {}
-    for kind, value in _cut_untrusted(data, strict):
+    for kind, value in attributes_untrusted(data, strict):
         attribute = known.get(kind & nl.NLA_TYPE_MASK)
         if attribute is None:
             if strict:
@@ -177,8 +179,11 @@ def _read_untrusted(policy: Sequence[Attribute], data: memoryview, strict: bool)
     return found
 
 
-def _cut_untrusted(data: memoryview, strict: bool) -> Iterator[tuple[int, memoryview]]:
-    """Type and value of each attribute."""
+def attributes_untrusted(
+    data: memoryview, strict: bool = False
+) -> Iterator[tuple[int, memoryview]]:
+    """Type and value of each attribute. Raises `CallerError` for bytes left over, where `strict`;
+    they are passed over otherwise."""
     while len(data) >= nl.NLATTR.size:
         length, kind = nl.NLATTR.unpack_from(data)
         if not nl.NLATTR.size <= length <= len(data):
@@ -329,22 +334,26 @@ def encode_done(seq: int, pid: int) -> bytes:
     return header + _ERROR.pack(0)
 
 
-def acknowledge(about: Message) -> bytes:
+def acknowledge(about: Message, pid: int | None = None) -> bytes:
     """NLMSG_ERROR with error 0: behind it, of the request there is the header only."""
-    return _error(about, 0, b"", linux.NLM_F_CAPPED)
+    return encode_error(about, 0, pid, capped=True)
 
 
-def encode_error(about: Message, error: int) -> bytes:
+def encode_error(
+    about: Message, error: int, pid: int | None = None, *, capped: bool = False
+) -> bytes:
     """NLMSG_ERROR: `error` is Linux's errno, positive here and negative in the message; behind it
-    is the whole request."""
-    return _error(about, -error, bytes(about.payload), 0)
-
-
-def _error(about: Message, error: int, payload: bytes, flags: int) -> bytes:
+    is the whole request, or its header (`capped`, NETLINK_CAP_ACK). `pid`: the port to which it
+    goes, where that is another one than the request says."""
     original = nl.NLMSGHDR.size + len(about.payload)
-    body = nl.NLMSGERR.pack(error, original, about.type, about.flags, about.seq, about.pid)
-    body += payload
-    head = nl.NLMSGHDR.pack(
-        nl.NLMSGHDR.size + len(body), nl.NLMSG_ERROR, flags, about.seq, about.pid
-    )
+    body = nl.NLMSGERR.pack(-error, original, about.type, about.flags, about.seq, about.pid)
+    if not capped:
+        body += about.payload
+    flags, to = linux.NLM_F_CAPPED if capped else 0, about.pid if pid is None else pid
+    head = nl.NLMSGHDR.pack(nl.NLMSGHDR.size + len(body), nl.NLMSG_ERROR, flags, about.seq, to)
     return head + body
+
+
+def error_of_untrusted(message: Message) -> int:
+    """The errno of an NLMSG_ERROR, positive as Linux has it, 0 for an acknowledgement."""
+    return -int.from_bytes(message.payload[: _ERROR.size], "little", signed=True)

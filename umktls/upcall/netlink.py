@@ -54,6 +54,7 @@ __all__ = [
     "encode_error",
     "encode_family",
     "encode_get_family",
+    "encode_message",
     "encode_rpc",
     "parse_error_untrusted",
     "parse_family_untrusted",
@@ -189,6 +190,13 @@ def parse_error_untrusted(message: Message) -> int:
 
 
 _NOTHING = memoryview(b"")
+
+
+def encode_message(message: Message) -> bytes:
+    """The message as it is on the wire, without padding behind it."""
+    length = NLMSGHDR.size + len(message.payload)
+    head = NLMSGHDR.pack(length, message.type, message.flags, message.seq, message.pid)
+    return head + bytes(message.payload)
 
 
 def encode_rpc(command: int, family: int, group: int, xid: int, body: Buffer) -> bytes:

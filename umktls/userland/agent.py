@@ -214,7 +214,7 @@ class HandshakeAgent:
     def _good(self, message: Message, name: str) -> Message:
         """The message, if it is no error. Raises `SystemCallError`."""
         if message.type == nl.NLMSG_ERROR:
-            number = abs(int.from_bytes(message.payload[:4], "little", signed=True))
+            number = abs(genl.error_of_untrusted(message))  # FreeBSD's is positive there
             if number:
                 raise SystemCallError(name, number)
         return message
