@@ -19,6 +19,8 @@ from umktls.run.agency import Agency
 from umktls.run.call import Answer, Call, Handler, Result
 from umktls.run.messages import ALLOWED_IN_SEND, MSG_CMSG_CLOEXEC, MessageCalls
 from umktls.run.netlink_calls import NETLINK_TABLE, NetlinkCalls
+from umktls.run.netlink_messages import NETLINK_MESSAGE_TABLE, NetlinkMessages
+from umktls.run.netlink_names import NetlinkNames
 from umktls.run.options import OptionCalls
 from umktls.run.registry import Registry
 from umktls.run.seccomp import Bits, In, Rule
@@ -83,7 +85,7 @@ def merged(*tables: Iterable[Rule]) -> tuple[Rule, ...]:
 
 
 # For the programs that are a host's handshake agent.
-AGENT_RULES = merged(TLS_RULES, NETLINK_TABLE, TAKEN_TABLE)
+AGENT_RULES = merged(TLS_RULES, NETLINK_TABLE, NETLINK_MESSAGE_TABLE, TAKEN_TABLE)
 
 
 def handlers_of(registry: Registry, later: Callable[..., None]) -> dict[str, Handler]:
@@ -99,10 +101,12 @@ def agent_handlers(
     agency: Agency, later: Callable[..., None], others: Mapping[str, Handler]
 ) -> dict[str, Handler]:
     """Those of a handshake agent's calls, in front of the others."""
-    netlink, taken = NetlinkCalls(agency, later), TakenCalls(agency, later)
+    names, taken = NetlinkNames(), TakenCalls(agency, later)
+    netlink, messages = NetlinkCalls(agency, names, later), NetlinkMessages(names, later)
     found = dict(others)
     for call, handler in (
         *((rule.call, partial(each, taken)) for rule, each in TAKEN_TABLE.items()),
+        *((rule.call, partial(each, messages)) for rule, each in NETLINK_MESSAGE_TABLE.items()),
         *((rule.call, partial(each, netlink)) for rule, each in NETLINK_TABLE.items()),
     ):
         found[call] = in_front(handler, found.get(call, go_on))

@@ -1,4 +1,5 @@
-"""System calls on generic netlink sockets: socket(2), bind(2), sendmsg(2) and so on, netlink(7).
+"""System calls on generic netlink sockets but for what is sent and received: socket(2), bind(2),
+options, netlink(7).
 
 Errors and their order are those of Linux's net/netlink/af_netlink.c. Each handler says None where
 the descriptor is no such socket: then the call is somebody else's.
@@ -25,46 +26,37 @@ from umktls.abi.netlink import (
 from umktls.errors import UmktlsError
 from umktls.run.agency import Agency
 from umktls.run.call import Answer, Call, Result, answer_later
-from umktls.run.memory import MessageHeader, scatter
-from umktls.run.messages import timeout_of
 from umktls.run.netlink import NetlinkSocket
-from umktls.run.proc import inode_of, nonblocking, process_of, waiting_in
+from umktls.run.netlink_names import SOCKADDR_NL, NetlinkNames, address_untrusted
+from umktls.run.proc import waiting_in
 from umktls.run.seccomp import In, Rule
 from umktls.run.system import NUMBERS, refused
 from umktls.upcall.syscalls import SetsockoptArgs
 
 __all__ = ["NETLINK_TABLE", "NetlinkCalls"]
 
-SOCKADDR_NL = struct.Struct("<HHII")
 TYPES = (socket.SOCK_RAW, socket.SOCK_DGRAM)
 TYPE_FLAGS = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 INT = struct.Struct("<i")
 # linux/netlink.h: those that are a number and nothing else here.
-NETLINK_PKTINFO, NETLINK_LIST_MEMBERSHIPS = 3, 9
+NETLINK_LIST_MEMBERSHIPS = 9
 SWITCHES = (3, 4, 5, 8, 10, 11, 12)
 MEMBERSHIP = (NETLINK_ADD_MEMBERSHIP, NETLINK_DROP_MEMBERSHIP)
 # Of SOL_SOCKET: what a pair would say otherwise.
 ABOUT_ITSELF = (socket.SO_DOMAIN, socket.SO_PROTOCOL, socket.SO_TYPE)
-# A port that nobody has, where the process's number is taken: below this, as Linux's.
-PORTS_BELOW = (1 << 32) - 4096
-MESSAGE_MAX = 1 << 18
 # Whoever has joined is looked at so often, until it waits.
 SETTLE_SECONDS = 0.05
-RECEIVING = ("recvmsg", "recvfrom")
+SENDING = ("sendmsg", "sendto")
 Handler = Callable[["NetlinkCalls", Call], Result | None]
 
 
 class NetlinkCalls:
     """The handlers; see `NETLINK_TABLE` for when they are called. `spawn` starts a task."""
 
-    def __init__(self, agency: Agency, spawn: Callable[..., None]) -> None:
+    def __init__(self, agency: Agency, names: NetlinkNames, spawn: Callable[..., None]) -> None:
         self._agency = agency
+        self._names = names
         self._spawn = spawn
-        self._sockets: dict[int, NetlinkSocket] = {}
-        self._ports: dict[int, NetlinkSocket] = {}
-
-    def _find(self, call: Call) -> NetlinkSocket | None:
-        return self._sockets.get(inode_of(call.thread, call.number(0))) if self._sockets else None
 
     # ---- socket(2)
 
@@ -81,7 +73,7 @@ class NetlinkCalls:
             far.setblocking(not kind & socket.SOCK_NONBLOCK)
             inode = os.fstat(far.fileno()).st_ino
             ours = NetlinkSocket(self._agency, number, sock, end, inode, kind & ~TYPE_FLAGS)
-            self._sockets[inode] = ours
+            self._names.add(ours)
             self._spawn(self._live, ours)
             flags = os.O_CLOEXEC if kind & socket.SOCK_CLOEXEC else 0
             return call.listener.add(call.notification.id, far.fileno(), flags)
@@ -90,22 +82,20 @@ class NetlinkCalls:
         try:
             await ours.run()
         finally:
-            del self._sockets[ours.inode]
-            if self._ports.get(ours.port) is ours:
-                del self._ports[ours.port]
+            self._names.remove(ours)
         await self._agency.sweep()
 
     # ---- names
 
     def bind(self, call: Call) -> Result | None:
-        ours = self._find(call)
+        ours = self._names.find(call)
         if ours is None:
             return None
-        port, groups = self._address(call, call.argument(1), call.number(2))
+        port, groups = address_untrusted(call, call.argument(1), call.number(2))
         if ours.bound and port != ours.port:
             raise refused(errno.EINVAL)
         if not ours.bound:
-            self._bind(ours, call.thread, port)
+            self._names.bind(ours, call.thread, port)
         if not groups:
             return 0
         numbers = {1 << bit for bit in range(32) if groups >> bit & 1}
@@ -119,45 +109,20 @@ class NetlinkCalls:
 
         return answer_later(call, self._spawn, join_all)
 
-    def _bind(self, ours: NetlinkSocket, thread: int, port: int) -> None:
-        """`port` 0: any, netlink_autobind. Raises OSError."""
-        if not port:
-            port = process_of(thread)
-            below = PORTS_BELOW
-            while port in self._ports:
-                below -= 1
-                port = below
-        if port in self._ports:
-            raise refused(errno.EADDRINUSE)
-        self._ports[port] = ours
-        ours.port, ours.bound = port, True
-
-    def _address(self, call: Call, where: int, length: int) -> tuple[int, int]:
-        """Port and groups of a sockaddr_nl of the program's. Raises OSError."""
-        if length < SOCKADDR_NL.size:
-            raise refused(errno.EINVAL)
-        raw = call.memory.read(where, SOCKADDR_NL.size)
-        if not call.valid:
-            raise refused(errno.EINTR)
-        family, _, port, groups = SOCKADDR_NL.unpack(raw)
-        if family != AF_NETLINK:
-            raise refused(errno.EINVAL)
-        return port, groups
-
     def connect(self, call: Call) -> Result | None:
-        ours = self._find(call)
+        ours = self._names.find(call)
         if ours is None:
             return None
         if call.number(2) >= 2 and call.memory.read(call.argument(1), 2) == bytes(2):  # AF_UNSPEC
             ours.peer = (0, 0)
             return 0
-        ours.peer = self._address(call, call.argument(1), call.number(2))
+        ours.peer = address_untrusted(call, call.argument(1), call.number(2))
         if not ours.bound:
-            self._bind(ours, call.thread, 0)
+            self._names.bind(ours, call.thread, 0)
         return 0
 
     def name(self, call: Call) -> Result | None:
-        ours = self._find(call)
+        ours = self._names.find(call)
         if ours is None:
             return None
         if call.notification.number == NUMBERS["getsockname"]:
@@ -174,7 +139,7 @@ class NetlinkCalls:
     # ---- options
 
     def setsockopt(self, call: Call) -> Result | None:
-        ours = self._find(call)
+        ours = self._names.find(call)
         if ours is None:
             return None
         level, name = call.number(1), call.number(2)
@@ -212,12 +177,12 @@ class NetlinkCalls:
         ask, and tlshd takes a READY that comes then for an answer. So it is a member, for the host,
         when it waits."""
         await settled(thread)
-        if group in ours.groups and ours.inode in self._sockets:
+        if group in ours.groups and ours in self._names:
             with suppress(UmktlsError):
                 await self._ask_membership(ours, NETLINK_ADD_MEMBERSHIP, group)
 
     def getsockopt(self, call: Call) -> Result | None:
-        ours = self._find(call)
+        ours = self._names.find(call)
         if ours is None:
             return None
         level, name = call.number(1), call.number(2)
@@ -243,111 +208,11 @@ class NetlinkCalls:
         call.memory.write(call.argument(4), INT.pack(told))
         return 0
 
-    # ---- messages
-
-    def sendmsg(self, call: Call) -> Result | None:
-        ours = self._find(call)
-        if ours is None:
-            return None
-        header = MessageHeader.read(call.memory, call.argument(1))
-        data = gathered(call, header)
-        return self._send(call, ours, data, header.name, header.name_length, call.number(2))
-
-    def sendto(self, call: Call) -> Result | None:
-        ours = self._find(call)
-        if ours is None:
-            return None
-        if call.argument(2) > MESSAGE_MAX:
-            raise refused(errno.EMSGSIZE)
-        data = call.memory.read(call.argument(1), call.argument(2))
-        return self._send(call, ours, data, call.argument(4), call.number(5), call.number(3))
-
-    def _send(
-        self, call: Call, ours: NetlinkSocket, data: bytes, name: int, length: int, flags: int
-    ) -> Result:
-        if flags & socket.MSG_OOB:
-            raise refused(errno.EOPNOTSUPP)
-        if not data:
-            raise refused(errno.ENODATA)
-        port, groups = self._address(call, name, length) if name and length else ours.peer
-        if not call.valid:
-            raise refused(errno.EINTR)
-        if not ours.bound:
-            self._bind(ours, call.thread, 0)
-        if groups:
-            raise refused(errno.EPERM)  # no family here takes what programs send to a group
-        if port:
-            raise refused(errno.ECONNREFUSED)  # programs do not talk to each other by these
-
-        def put(descriptor: int) -> int:
-            return call.listener.add(call.notification.id, descriptor, os.O_CLOEXEC)
-
-        async def deal_with() -> int:
-            await ours.sent(data, call.thread, put)
-            return len(data)
-
-        return answer_later(call, self._spawn, deal_with)
-
-    def recvmsg(self, call: Call) -> Result | None:
-        ours = self._find(call)
-        if ours is None:
-            return None
-        header = MessageHeader.read(call.memory, call.argument(1))
-
-        def deliver(data: bytes, source: bytes, control: bytes, flags: int) -> None:
-            header.received(call.memory, data, control[: header.control_length], flags)
-            if header.name:
-                call.memory.write(header.name, source[: header.name_length])
-                call.memory.write(header.address + 8, struct.pack("<I", len(source)))
-
-        return self._receive(call, ours, header.length, call.number(2), deliver)
-
-    def recvfrom(self, call: Call) -> Result | None:
-        ours = self._find(call)
-        if ours is None:
-            return None
-        length = min(call.argument(2), MESSAGE_MAX)
-
-        def deliver(data: bytes, source: bytes, control: bytes, flags: int) -> None:
-            scatter(call.memory, ((call.argument(1), length),), data)
-            if call.argument(4):
-                (room,) = INT.unpack(call.memory.read(call.argument(5), INT.size))
-                call.memory.write(call.argument(4), source[: max(room, 0)])
-                call.memory.write(call.argument(5), INT.pack(len(source)))
-
-        return self._receive(call, ours, length, call.number(3), deliver)
-
-    def _receive(
-        self, call: Call, ours: NetlinkSocket, length: int, flags: int, deliver: Deliver
-    ) -> Result:
-        if flags & socket.MSG_OOB:
-            raise refused(errno.EOPNOTSUPP)
-        try:
-            return receive_now(call, ours, length, flags, deliver)
-        except BlockingIOError:
-            with call.descriptor() as copy:
-                if flags & socket.MSG_DONTWAIT or nonblocking(copy.fileno()):
-                    raise
-                seconds = timeout_of(copy)
-        news = ours.arrived  # what comes before the task runs counts too
-
-        async def receive_later() -> int:
-            nonlocal news
-            with trio.move_on_after(seconds):
-                while True:
-                    await news.wait()
-                    news = ours.arrived
-                    with suppress(BlockingIOError):
-                        return receive_now(call, ours, length, flags, deliver)
-            raise refused(errno.EAGAIN)
-
-        return answer_later(call, self._spawn, receive_later)
-
 
 async def settled(thread: int) -> None:
     """Until a thread waits: it is seen twice at the same place in the same system call, which is
     none that is answered here (receiving apart, which waits for something to come)."""
-    busy = {NUMBERS[rule.call] for rule in NETLINK_TABLE} - {NUMBERS[name] for name in RECEIVING}
+    busy = {NUMBERS[rule.call] for rule in NETLINK_TABLE} | {NUMBERS[name] for name in SENDING}
     before: tuple[int, str] | None = None
     with suppress(OSError):  # it has gone, or may not be looked at
         while True:
@@ -356,39 +221,6 @@ async def settled(thread: int) -> None:
                 return
             before = now
             await trio.sleep(SETTLE_SECONDS)
-
-
-# Puts data, the source's address, control messages and flags where the program wants them.
-Deliver = Callable[[bytes, bytes, bytes, int], None]
-
-
-def receive_now(call: Call, ours: NetlinkSocket, length: int, flags: int, deliver: Deliver) -> int:
-    """One datagram. Raises OSError, BlockingIOError where there is none."""
-    if not call.valid:
-        raise refused(errno.EINTR)
-    with call.descriptor() as copy:
-        data = ours.receive(copy, flags)
-    group = group_of(ours, data)
-    mask = 1 << group - 1 if 0 < group <= 32 else 0
-    control = b""
-    if ours.options.get(NETLINK_PKTINFO):
-        control = struct.pack("<QiiI4x", 20, SOL_NETLINK, NETLINK_PKTINFO, group)
-    out = socket.MSG_TRUNC if len(data) > length else 0
-    deliver(data[:length], SOCKADDR_NL.pack(AF_NETLINK, 0, 0, mask), control, out)
-    return len(data) if flags & socket.MSG_TRUNC else min(len(data), length)
-
-
-def group_of(ours: NetlinkSocket, data: bytes) -> int:
-    """The group that a datagram was for: those to a group have neither a sequence number nor a
-    port, and of the host's groups one alone has any."""
-    return max(ours.groups, default=0) if data[8:16] == bytes(8) else 0
-
-
-def gathered(call: Call, header: MessageHeader) -> bytes:
-    """The data to send. Raises OSError."""
-    if header.length > MESSAGE_MAX:
-        raise refused(errno.EMSGSIZE)
-    return header.gather(call.memory)
 
 
 NETLINK_TABLE: Mapping[Rule, Handler] = {
@@ -405,8 +237,4 @@ NETLINK_TABLE: Mapping[Rule, Handler] = {
             (In(1, (socket.SOL_SOCKET,)), In(2, ABOUT_ITSELF)),
         ),
     ): NetlinkCalls.getsockopt,
-    Rule("sendmsg"): NetlinkCalls.sendmsg,
-    Rule("sendto"): NetlinkCalls.sendto,
-    Rule("recvmsg"): NetlinkCalls.recvmsg,
-    Rule("recvfrom"): NetlinkCalls.recvfrom,
 }
