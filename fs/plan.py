@@ -87,7 +87,7 @@ class MountPlan:
                 "tlscertname=, crl=, reversedns and tls1_2 are about rpctlscd: what daemon= starts "
                 "has a configuration of its own"
             )
-        return AgentCommand("rpctlscd", (), options.daemon, self.directory)
+        return AgentCommand("rpctlscd", words=options.daemon, directory=self.directory)
 
     def port(self) -> int | None:
         """Of the source or of the options; None where neither says it. Raises CallerError if they

@@ -86,6 +86,7 @@ class AuthMode(IntEnum):
 # handshake_net_init: so many requests wait at most (from 3 to 50, by memory).
 HANDSHAKE_PENDING_MAX = 50
 
-# Ours.
+# Ours: what stat and trace have for a version of the upcall, where 1 and 2 are FreeBSD's.
+HANDSHAKE_VERSION = 3
 HANDSHAKE_FAMILY_ID = 0x16
 HANDSHAKE_GROUPS = {"none": 0x23, "tlshd": 0x24}

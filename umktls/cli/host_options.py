@@ -156,7 +156,7 @@ class HostOptions:
         if self.daemon is None:
             return None
         words = agent_words("--daemon", self.daemon)
-        return AgentCommand("rpctlssd", (), words, Path.cwd())
+        return AgentCommand("rpctlssd", words=words, directory=Path.cwd())
 
     def check_tls(self) -> None:
         """Complain before anything is started. Raises CallerError."""
@@ -175,7 +175,7 @@ class HostOptions:
             )
 
     def _check_agent(self) -> None:
-        from umktls.kernel.krpc.mountconfig import check_agent
+        from umktls.kernel.host.children import check_agent
 
         check_agent(self.agent(), self.no_daemon, personality(self.personality))
         if self.daemon is None:

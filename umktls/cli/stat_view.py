@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from umktls.abi.handshake import HANDSHAKE_VERSION
 from umktls.cli.away import amount, server_words, waiting_words, work_words
 from umktls.printable import printable
 
@@ -73,12 +74,9 @@ def worker_words(worker: dict[str, Any]) -> str:
     return f"{worker.get('worker')} ({what}, {worker.get('connections')} connections)"
 
 
-OF_LINUX = 3  # what an agent has for a version (umktls.kernel.upcalls.agents)
-
-
 def daemon_words(daemon: dict[str, Any]) -> str:
     version = f", upcalls of version {daemon['version']}" if "version" in daemon else ""
-    if daemon.get("version") == OF_LINUX:
+    if daemon.get("version") == HANDSHAKE_VERSION:
         version = ", Linux's handshake upcall"
     return f"{daemon.get('name')} (process {daemon.get('pid')}{version})"
 

@@ -31,11 +31,11 @@ from umktls.kernel.host.children import (
     Child,
     DaemonCommand,
     agent_words,
+    check_agent,
     describe_end,
 )
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.host import Host
-from umktls.kernel.krpc.mountconfig import check_agent
 
 NAME = "rpc-played"  # the program: it is there, and does nothing
 SECONDS = 20.0

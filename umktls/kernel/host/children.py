@@ -26,12 +26,20 @@ from pathlib import Path
 
 import trio
 
+from umktls.abi.personality import Personality
 from umktls.errors import CallerError, UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.refusals import NoThread, in_thread, refusal_text
 from umktls.private import open_file
 
-__all__ = ["AgentCommand", "Child", "DaemonCommand", "agent_words", "program_path"]
+__all__ = [
+    "AgentCommand",
+    "Child",
+    "DaemonCommand",
+    "agent_words",
+    "check_agent",
+    "program_path",
+]
 
 # A daemon that dies is started again after these pauses (seconds), the last one from then on.
 PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -63,10 +71,12 @@ def program_path(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DaemonCommand:
-    """How to start a daemon: `name` is the program, `arguments` follow its run directory."""
+    """How to start a daemon: `name` is the program, `arguments` follow its run directory.
+    `directory`: in which it is started, None for the host's own."""
 
     name: str
     arguments: tuple[str, ...] = ()
+    directory: Path | None = None
 
     @property
     def program(self) -> str:
@@ -80,19 +90,19 @@ class DaemonCommand:
 @dataclass(frozen=True, slots=True)
 class AgentCommand(DaemonCommand):
     """How to start an unmodified handshake agent, for Linux's netlink family `handshake`, in the
-    place of the daemon `name`: by `umktls run`, in `directory`."""
+    place of the daemon `name`: by `umktls run`."""
 
     words: tuple[str, ...] = ()
-    directory: Path = Path("/")
 
     @property
     def program(self) -> str:
         return Path(self.words[0]).name
 
     def line(self, rundir: Path) -> Sequence[str]:
-        if shutil.which(self.directory / self.words[0] if "/" in self.words[0] else self.words[0]):
+        named = self.words[0]
+        if shutil.which((self.directory or Path()) / named if "/" in named else named):
             return [program_path("umktls"), "run", "--host", str(rundir), "--", *self.words]
-        raise WorldError(f"cannot start {self.words[0]}: no such program", errno.ENOENT)
+        raise WorldError(f"cannot start {named}: no such program", errno.ENOENT)
 
 
 def agent_words(name: str, text: str) -> tuple[str, ...]:
@@ -104,6 +114,21 @@ def agent_words(name: str, text: str) -> tuple[str, ...]:
     if not words:
         raise CallerError(f"{name} needs a command, such as: tlshd -s -c /etc/tlshd.conf")
     return words
+
+
+def check_agent(agent: AgentCommand | None, no_daemon: bool, personality: Personality) -> None:
+    """Raises CallerError where that host cannot have a handshake agent, or is to have none."""
+    if agent is None:
+        return
+    if no_daemon:
+        raise CallerError(
+            "a handshake agent is to be started, and by --no-daemon none: leave out one"
+        )
+    if not personality.handshake_family:
+        raise CallerError(
+            f"the kernel of {personality.name} has no netlink family `handshake`, and "
+            f"{agent.words[0]} is an agent for that: take personality=linux"
+        )
 
 
 @dataclass
@@ -188,11 +213,10 @@ class Child:
         self._log_begin = 0 if log == subprocess.DEVNULL else os.fstat(log).st_size
         try:
             # A session of its own: Ctrl-C on the terminal is for the host, which ends it in order.
-            command = self.command
             process = subprocess.Popen(
-                command.line(self.rundir.resolve()),
+                self.command.line(self.rundir.resolve()),
                 env=own_environment(),
-                cwd=command.directory if isinstance(command, AgentCommand) else None,
+                cwd=self.command.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -10,7 +10,7 @@ from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.abi.ports import NFS_PORT
 from umktls.errors import CallerError
 from umktls.kernel.captures.config import CaptureConfig
-from umktls.kernel.host.children import AgentCommand, DaemonCommand
+from umktls.kernel.host.children import AgentCommand, DaemonCommand, check_agent
 from umktls.kernel.host.config import OWN_DAEMON_SECONDS
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 
@@ -128,21 +128,6 @@ def check_config(config: MountConfig) -> None:
         wanted += [config.certs / "client" / f"{stem}{end}.pem" for end in ("", "key")]
     for path in wanted:
         check_certificate_file(path)
-
-
-def check_agent(agent: AgentCommand | None, no_daemon: bool, personality: Personality) -> None:
-    """Raises CallerError where that host cannot have a handshake agent, or is to have none."""
-    if agent is None:
-        return
-    if no_daemon:
-        raise CallerError(
-            "a handshake agent is to be started, and by --no-daemon none: leave out one"
-        )
-    if not personality.handshake_family:
-        raise CallerError(
-            f"the kernel of {personality.name} has no netlink family `handshake`, and "
-            f"{agent.words[0]} is an agent for that: take personality=linux"
-        )
 
 
 def check_certificate_file(path: Path) -> None:

@@ -39,7 +39,7 @@ from typing import Any, Protocol
 import trio
 
 from umktls.abi import rpctls
-from umktls.abi.handshake import HANDSHAKE_GROUP, HANDSHAKE_PENDING_MAX
+from umktls.abi.handshake import HANDSHAKE_GROUP, HANDSHAKE_PENDING_MAX, HANDSHAKE_VERSION
 from umktls.errors import CallerError, UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.owners.handshake import Handshake, Outcome
@@ -202,7 +202,7 @@ class Agent(DaemonHandle):
     """A membership in the group, as one of the daemons of its host. Which member comes for a
     connection is not for the kernel to choose: so all of them have room for all."""
 
-    version = 3
+    version = HANDSHAKE_VERSION
     attends = False
 
     def __init__(self, member: Member, handshakes: Handshakes, trace: Trace) -> None:
