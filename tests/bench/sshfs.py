@@ -6,13 +6,13 @@ import getpass
 import os
 import select
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.ports import free_port
 from umktls.errors import WorldError
 
 CIPHER = "aes128-gcm@openssh.com"
@@ -74,12 +74,6 @@ def sshd(top: Path) -> Iterator[int]:
     finally:
         server.terminate()
         server.communicate(timeout=SECONDS)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def wait_until_listening(server: subprocess.Popen[str]) -> None:

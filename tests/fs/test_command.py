@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from umktls_fs.source import Source
 
 from tests.conftest import patience
 from tests.fs.mounted import needs_fuse
+from tests.ports import silent_port
 from umktls.errors import CallerError
 from umktls.kernel.host.children import program_path
 
@@ -165,9 +165,7 @@ def test_a_missing_mount_point_is_code_32_and_one_line(tmp_path: Path) -> None:
 def test_a_closed_port_is_code_32_and_one_line(tmp_path: Path, where: list[str]) -> None:
     """Also from the background, where the reason has to come from another process."""
     needs_fuse()
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
+    with silent_port() as port:
         done = subprocess.run(
             [
                 program_path("umktls"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +18,7 @@ import trio.testing
 from tests.conftest import patience
 from tests.kernel.krpc.rpcpeer import answers, peer
 from tests.nfsd.client import Client
+from tests.ports import full_port, silent_port
 from umktls.errors import PeerError, UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.krpc import connecting, rpcbind, tcpconnect
@@ -121,14 +122,8 @@ async def test_a_name_server_that_is_away_may_come_back(monkeypatch: pytest.Monk
 
 
 async def test_a_server_that_does_not_answer_is_given_up(autojump_clock: Clock) -> None:
-    """As where a firewall drops: by a listener whose backlog is full."""
-    with ExitStack() as stack, trio.fail_after(100):
-        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(4):
-            waiting = stack.enter_context(socket.socket())
-            waiting.setblocking(False)
-            waiting.connect_ex(full.getsockname())
-        port = full.getsockname()[1]
+    """As where a firewall drops."""
+    with full_port() as port, trio.fail_after(100):
         with pytest.raises(WorldError, match=f"port {port}: Connection timed out; no answer"):
             await connect("127.0.0.1", port, None, False, 7.0)
         assert trio.current_time() == pytest.approx(7.0)
@@ -267,13 +262,10 @@ async def test_nfs_where_rpcbind_says(
         answer = answers(PMAP2, GETPORT=lambda wanted: server.port if found else 0)
         played = await stack.enter_async_context(peer(answer))
         monkeypatch.setattr(rpcbind, "RPCBIND_PORT", played.port)
-        nowhere = socket.socket()
-        nowhere.bind(("127.0.0.1", 0))
-        stack.enter_context(nowhere)
         mount = MountConfig(
             "127.0.0.1",
             str(tmp_path),
-            nowhere.getsockname()[1],
+            stack.enter_context(silent_port()),
             find_port=True,
             security="none",
             rundir=tmp_path / "c",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import socket
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from tests.kernel.krpc.mountworld import (
     world,
 )
 from tests.kernel.krpc.rpcpeer import peer
-from tests.ports import free_port
+from tests.ports import free_port, full_port
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.krpc import mountd, rpcbind, tcpconnect
@@ -139,17 +138,8 @@ async def silence(*arguments: object) -> int:
 
 
 async def test_a_firewall_that_drops(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a listener does whose backlog is full."""
     async with world(monkeypatch) as one:
-        with ExitStack() as stack:
-            full = stack.enter_context(socket.socket())
-            full.bind(("127.0.0.1", 0))
-            full.listen(0)
-            for _ in range(4):
-                waiting = stack.enter_context(socket.socket())
-                waiting.setblocking(False)
-                waiting.connect_ex(full.getsockname())
-            port = full.getsockname()[1]
+        with full_port() as port:
             service = one.service(mount_port=port, mount_protocol="tcp", connect_seconds=0.2)
             text = await failure(service)
         assert (

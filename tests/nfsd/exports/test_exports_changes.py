@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import needs_root
+from tests.descriptors import descriptors
 from tests.nfsd.callers import ANN, CERTUSER
 from tests.nfsd.client import Client, FakePeer, user
 from tests.nfsd.conftest import Serve
@@ -229,12 +230,12 @@ def test_so_many_former_directories_are_known(
 
 
 def test_directories_that_are_not_exported_any_more_are_closed(remade: Remade) -> None:
-    opened = len(os.listdir("/proc/self/fd"))
+    opened = descriptors()
     for number in range(3):
         remade.root.rename(remade.root.with_name(f"away{number}"))
         remade.remake()
         remade.client.mount()
-    assert len(os.listdir("/proc/self/fd")) <= opened
+    assert len(descriptors()) <= len(opened)
 
 
 @pytest.mark.parametrize("wrong", ["nothing", "twice"])
