@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from tests.bench.figures import Figure
-from tests.bench.underload import served, under_load
+from tests.bench.underload import Load, served, under_load
 from umktls.cli.control import Host as Remote
 from umktls.errors import WorldError
 from umktls.kernel.host.host import Host
@@ -25,7 +25,7 @@ __all__ = ["Outcome", "run"]
 
 CONNECTIONS = 200
 DAEMONS = 2  # rpctlssd; with the client's there are three to be killed
-LOOK_AGAIN_SECONDS = 0.05
+LOOK_AGAIN_CALLS = 100
 UNDISTURBED_CALLS = 20  # per connection
 # A daemon that was killed has to be there again after so many seconds.
 PATIENCE = 60.0
@@ -74,7 +74,7 @@ async def measure_restarts(config: MountConfig, server: Remote, connections: int
     async with under_load(config, connections) as (host, load):
         await load.until(UNDISTURBED_CALLS * connections)
         outcome.undisturbed = load.slowest_so_far()
-        await kill_all(host, server, outcome)
+        await kill_all(host, server, load, outcome)
         outcome.killing = load.slowest_so_far()
         outcome.renewed = await host.rekey(None)
         outcome.renewing = load.slowest_so_far()
@@ -83,7 +83,7 @@ async def measure_restarts(config: MountConfig, server: Remote, connections: int
     return outcome
 
 
-async def kill_all(host: Host, server: Remote, outcome: Outcome) -> None:
+async def kill_all(host: Host, server: Remote, load: Load, outcome: Outcome) -> None:
     """Kill each daemon of the client and of the server, and wait for the next one each time."""
 
     async def of_client() -> dict[str, Any]:
@@ -97,11 +97,11 @@ async def kill_all(host: Host, server: Remote, outcome: Outcome) -> None:
         for daemon in daemons:
             os.kill(daemon["pid"], signal.SIGKILL)
             outcome.killed += 1
-            await recovered(stat, daemon["pid"], len(daemons))
+            await recovered(stat, daemon["pid"], len(daemons), load)
 
 
-async def recovered(stat: Stat, killed: int, daemons: int) -> None:
-    """Wait until another daemon is there and all sessions have one."""
+async def recovered(stat: Stat, killed: int, daemons: int, load: Load) -> None:
+    """Wait until another daemon is there and all sessions have one: look after some calls each."""
     with trio.move_on_after(PATIENCE):
         while True:
             state = await stat()
@@ -109,5 +109,5 @@ async def recovered(stat: Stat, killed: int, daemons: int) -> None:
             orphans = [one for one in state["connections"] if one["daemon"] == "orphan"]
             if len(pids) == daemons and killed not in pids and not orphans:
                 return
-            await trio.sleep(LOOK_AGAIN_SECONDS)
+            await load.until(load.calls + LOOK_AGAIN_CALLS)
     raise WorldError(f"{len(orphans)} sessions have no daemon after {PATIENCE:g} s")

@@ -135,16 +135,11 @@ def prepare(where: Path) -> None:
 
 
 def reach(port: int) -> None:
-    """Wait until somebody listens. Raises WorldError."""
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except ConnectionRefusedError:
-            time.sleep(0.1)
-        else:
-            return
-    raise WorldError("nginx did not come up")
+    """Wait until a file can be had: curl tries again for about a minute. Raises WorldError."""
+    command = ["curl", "-skf", f"https://127.0.0.1:{port}/small", "-o", "/dev/null"]
+    done = subprocess.run([*command, "--retry", "6", "--retry-connrefused"], check=False)
+    if done.returncode:
+        raise WorldError(f"nginx did not come up: curl ended with {done.returncode}")
 
 
 def connected(port: int) -> ssl.SSLSocket:

@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import os
 import random
+import select
 import shutil
 import signal
 import subprocess
@@ -223,10 +224,14 @@ def start_tlshd(program: str, settings: dict[str, str]) -> int:
     config.write_text(f"[debug]\nloglevel=1\n{sections}")
     pid = os.spawnv(os.P_NOWAIT, program, [program, "-s", "-c", str(config)])
     ends = time.monotonic() + AGENT_SECONDS
-    while not listens(pid):
-        if time.monotonic() > ends or os.waitpid(pid, os.WNOHANG) != (0, 0):
-            raise OSError(f"{program} did not start")
-        time.sleep(LOOK_AGAIN_SECONDS)
+    process = os.pidfd_open(pid)  # readable when it has ended
+    try:
+        while not listens(pid):
+            ended, _, _ = select.select([process], [], [], LOOK_AGAIN_SECONDS)
+            if ended or time.monotonic() > ends:
+                raise OSError(f"{program} did not start")
+    finally:
+        os.close(process)
     return pid
 
 
