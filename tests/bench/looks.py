@@ -22,9 +22,8 @@ from pathlib import Path
 
 import trio
 
-from tests.bench.callgrind import START_SECONDS, Counter, program
+from tests.bench.callgrind import Counter, heard, program
 from tests.bench.figures import Figure
-from umktls.errors import WorldError
 from umktls.kernel.ground.pace import STEPS_PER_WINDOW
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.echo import SAY
@@ -56,7 +55,7 @@ def counted(place: Path) -> dict[str, float]:
     command = (sys.executable, "-m", "tests.bench.looks", str(place))
     with program(command, os.environ, place, counted=True) as process:
         counter = Counter(process.pid, place)
-        heard(process)
+        heard(process, "done")
         counter.start()
         return {how: one(process, counter, how) for how in ("alone", "untold", "told")}
 
@@ -68,18 +67,10 @@ def one(process: subprocess.Popen[str], counter: Counter, how: str) -> float:
         counter.take()
         process.stdin.write(f"{how} {times}\n")
         process.stdin.flush()
-        heard(process)
+        heard(process, "done")
         total = counter.take()
         least[times] = min(total, least.get(times, total))
     return (least[LONG] - least[SHORT]) / (LONG - SHORT)
-
-
-def heard(process: subprocess.Popen[str]) -> None:
-    """Wait until it has done what it was told."""
-    assert process.stdout is not None
-    readable, _, _ = select.select([process.stdout], [], [], START_SECONDS)
-    if not readable or process.stdout.readline() != "done\n":
-        raise WorldError("the hosts that are counted have ended")
 
 
 # ---- the process that is counted, and who watches it

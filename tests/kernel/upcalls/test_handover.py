@@ -6,7 +6,6 @@ import errno
 import json
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,11 +15,10 @@ import trio.testing
 from tests.conftest import patience
 from umktls.abi import rpctls
 from umktls.errors import PeerError
-from umktls.kernel.ground.events import Trace
 from umktls.kernel.sockets import calls
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.sockets.stat import stat
-from umktls.kernel.upcalls import handover, tls
+from umktls.kernel.upcalls import handover
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.echo import COUNT, SAY
 from umktls.testing.joined import Joined
@@ -282,13 +280,19 @@ async def test_who_may_adopt(umktls_joined: Boot, autojump_clock: Clock) -> None
         await say(both)
 
 
+async def adopted_by_one_that_forgets(both: Joined) -> Any:
+    """The client's session has a next daemon, which takes it and does nothing with it: the
+    answer."""
+    await both.kill("client")
+    both.client_daemon.deposits = False
+    await both.restart("client")
+    return await both.client_daemon._call(wire.AdoptArgs(rpctls.RPCTLSCD))
+
+
 async def test_an_adopter_that_goes_too(umktls_joined: Boot, autojump_clock: Clock) -> None:
     async with umktls_joined(deposits=True) as both:
         await say(both)
-        await both.kill("client")
-        both.client_daemon.deposits = False
-        await both.restart("client")
-        await both.client_daemon._call(wire.AdoptArgs(rpctls.RPCTLSCD))
+        await adopted_by_one_that_forgets(both)
         await both.kill("client")
         both.client_daemon.deposits = True
         await both.restart("client")
@@ -300,10 +304,7 @@ async def test_an_adopter_that_goes_too(umktls_joined: Boot, autojump_clock: Clo
 async def test_an_adopter_that_cannot_go_on(umktls_joined: Boot, autojump_clock: Clock) -> None:
     async with umktls_joined(deposits=True) as both:
         await say(both)
-        await both.kill("client")
-        both.client_daemon.deposits = False
-        await both.restart("client")
-        left = await both.client_daemon._call(wire.AdoptArgs(rpctls.RPCTLSCD))
+        left = await adopted_by_one_that_forgets(both)
         await both.client_daemon._call(wire.CloseArgs(left.fd))
         await both.event("client", "closed")
         await both.event("server", "closed")
@@ -317,10 +318,7 @@ async def test_an_upcall_does_not_wait_for_what_was_given_up(
     """It waited for the adoption."""
     async with umktls_joined(deposits=True) as both:
         await say(both)
-        await both.kill("client")
-        both.client_daemon.deposits = False
-        await both.restart("client")
-        left = await both.client_daemon._call(wire.AdoptArgs(rpctls.RPCTLSCD))
+        left = await adopted_by_one_that_forgets(both)
         assert await both.server.rekey(None) == 1
         async with trio.open_nursery() as nursery:
             nursery.start_soon(say, both)
@@ -350,54 +348,3 @@ async def test_a_deposit_shows_nowhere(umktls_joined: Boot, autojump_clock: Cloc
         sock.shutdown(2)
         await both.event("client", "closed")
         assert kept == b""
-
-
-# ---- nobody is waited for, for ever
-
-
-async def test_a_peer_that_reads_nothing_does_not_keep_a_session_that_is_cut(
-    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
-) -> None:
-    async def for_ever(sock: KernelSocket) -> None:
-        await trio.sleep_forever()
-
-    monkeypatch.setattr(handover, "say_goodbye", for_ever)
-    done: list[Any] = []
-    sock: Any = SimpleNamespace(
-        detours=SimpleNamespace(shut=lambda: done.append("detours")), shutdown=done.append
-    )
-    with trio.move_on_after(30) as limit:
-        await handover.cut(sock)
-    assert not limit.cancelled_caught
-    assert done == ["detours", 2]
-
-
-async def test_a_daemon_that_hangs_up_and_lives_has_not_left(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    handle: Any = SimpleNamespace(gone=trio.Event())
-    has_left: Any = handover.Handover.has_left
-    with trio.move_on_after(30) as limit:
-        assert not await has_left(None, handle)
-    assert not limit.cancelled_caught
-    handle.gone.set()
-    assert await has_left(None, handle)
-
-
-async def test_a_daemon_that_says_nothing_does_not_keep_a_session_that_ends(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    closed: list[str] = []
-    sock: Any = SimpleNamespace(
-        name="c1",
-        closed=False,
-        phase="established",
-        session=object(),
-        detours=SimpleNamespace(finish_sending=trio.sleep_forever),
-        close=closed.append,
-    )
-    host: Any = SimpleNamespace(trace=Trace("h", "client"))
-    began = trio.current_time()
-    await tls.disconnect(host, sock, "the mount ended")  # which nothing cancels
-    assert trio.current_time() - began < 60
-    assert closed == ["the mount ended"]
