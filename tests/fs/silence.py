@@ -1,13 +1,15 @@
-"""A server that does not answer."""
+"""A server that does not answer, and calls that got no answer."""
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import trio
 
-from tests.fs.peer import Proceed
+from tests.fs.peer import LocalCaller, Proceed
 from tests.fs.world import World
+from umktls.errors import WorldError
 from umktls.nfs.program import NFS3
 from umktls.rpc.message import OpaqueAuth
 
@@ -28,3 +30,12 @@ class Silence:
     def heal(self) -> None:
         self._healed.set()
         self._world.caller.between.clear()
+
+
+def unanswered(caller: LocalCaller, name: str, number: int = errno.ETIMEDOUT) -> None:
+    """Each call of this procedure fails, as one does whose time is over."""
+
+    async def silent(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        raise WorldError("no answer", number)
+
+    caller.between[name] = silent

@@ -12,6 +12,7 @@ from umktls_fs.calls import CALLS_IN_FLIGHT, Calls, NfsFailure
 from umktls_fs.slots import Slots
 
 from tests.fs.peer import ROOT, Proceed
+from tests.fs.silence import unanswered
 from tests.fs.world import World
 from umktls.errors import CallerError, WorldError
 from umktls.nfs.types import GETATTR3resfail, LOOKUP3resfail, nfsstat3
@@ -71,10 +72,7 @@ async def test_patience_with_a_busy_server_ends(world: World, autojump_clock: Mo
 async def test_a_call_without_answer_fails_as_the_options_say(
     world: World, number: int, reason: int
 ) -> None:
-    async def silent(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        raise WorldError("no answer", reason)
-
-    world.caller.between["GETATTR"] = silent
+    unanswered(world.caller, "GETATTR", reason)
     with pytest.raises(WorldError) as caught:
         await Calls(world.caller, timeout_errno=number).getattr(world.caller.root, ROOT)
     assert caught.value.errno == number

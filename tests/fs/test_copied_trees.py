@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from hashlib import sha256
@@ -16,6 +15,7 @@ from umktls_fs.removing import remove
 from tests.fs.copying import ODD, Copies
 from tests.fs.peer import Proceed
 from tests.fs.place import Place
+from tests.fs.silence import unanswered
 from umktls.errors import CallerError, UmktlsError, WorldError
 from umktls.nfs.types import REMOVE3resfail, nfsstat3, wcc_data
 from umktls.rpc.message import OpaqueAuth
@@ -78,11 +78,7 @@ async def test_a_server_that_is_silent_ends_the_whole(place: Place) -> None:
     (place.export / "d").mkdir()
     for number in range(30):
         (place.export / "d" / str(number)).write_text("x")
-
-    async def silent(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        raise WorldError("no answer", errno.ETIMEDOUT)
-
-    place.caller.between["READ"] = silent
+    unanswered(place.caller, "READ")
     copies = Copies(place)
     with place.caller.watch() as seen, pytest.raises(WorldError, match="no answer"):
         await copies.copier.fetch(await place.tree.find(b"/d"), str(place.local / "copy"))

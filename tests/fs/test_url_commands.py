@@ -6,7 +6,6 @@ import errno
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import click
 import pytest
@@ -18,10 +17,9 @@ from umktls_fs.url import Url
 from umktls_fs.urlcommands import cat, ls, nfs_stat
 from umktls_fs.urlcopies import cp, put, rm
 
-from tests.fs.peer import Proceed
 from tests.fs.place import Place
+from tests.fs.silence import unanswered
 from umktls.errors import WorldError
-from umktls.rpc.message import OpaqueAuth
 
 SERVER = "nfs://server"
 
@@ -116,14 +114,7 @@ def test_a_server_that_becomes_silent_ends_a_copy(servers: Servers, command: cli
     place = servers.place
     for source in ("one", "two"):
         (place.local / source).write_text(source)
-    created = 0
-
-    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        nonlocal created
-        created += 1
-        raise WorldError("the server does not answer", errno.ETIMEDOUT)
-
-    place.caller.between["CREATE"] = between
+    unanswered(place.caller, "CREATE")
     found = asked(command, place.local / "one", place.local / "two", f"{SERVER}/d/")
     assert isinstance(found.exception, WorldError)
-    assert created == 1
+    assert place.caller.counts()["CREATE"] == 1

@@ -16,8 +16,8 @@ from umktls_fs.writer import MAX_SENDS
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
 from tests.fs.restarting import Restarting
+from tests.fs.silence import unanswered
 from tests.fs.world import World, fails
-from umktls.errors import WorldError
 from umktls.nfs.types import (
     COMMIT3resfail,
     WRITE3args,
@@ -179,11 +179,8 @@ async def test_lost_data_no_longer_counts_for_the_size(world: World) -> None:
 
 
 async def test_no_answer_is_a_failure_too(world: World) -> None:
-    async def silent(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        raise WorldError("no answer", errno.ETIMEDOUT)
-
     fh = await world.create("file")
-    world.caller.between["WRITE"] = silent
+    unanswered(world.caller, "WRITE")
     await world.ops.write(fh, 0, b"data")
     assert await fails(world.ops.flush(fh)) == errno.ETIMEDOUT
     await world.close(fh)
