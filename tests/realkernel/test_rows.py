@@ -8,15 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.conformance import (
-    linux_options,
-    linux_receiving,
-    linux_rekeying,
-    linux_sending,
-    ours,
-    socket_level,
-)
-from tests.conformance.collection import ROWS
+from tests.conformance import linux_receiving, ours
+from tests.conformance.collection import LINUX_SOURCES, ROWS
 from tests.conformance.rows import LINUX, Row
 from tests.conftest import KERNEL_LACKS
 from tests.realkernel.realworld import NotAsked, RealWorld, close_all
@@ -39,7 +32,6 @@ if PROBLEM:
     pytest.skip(f"{KERNEL_LACKS} TLS: {PROBLEM}", allow_module_level=True)
 
 assert PERSONALITY in LINUX
-MODULES = (linux_options, linux_sending, linux_receiving, linux_rekeying, socket_level)
 RUNS = [
     pytest.param(row, variant, id=f"{row.name}-{variant}")
     for row in ROWS
@@ -54,7 +46,7 @@ def no_model(*_: object) -> None:
 
 @pytest.mark.parametrize(("row", "variant"), RUNS)
 def test_row(row: Row, variant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in MODULES:
+    for module in LINUX_SOURCES:
         # For rows that need another socket.
         monkeypatch.setattr(module, "World", RealWorld)
     monkeypatch.setattr(linux_receiving, "KtlsSocket", no_model)

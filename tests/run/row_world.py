@@ -15,21 +15,13 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.conformance import (
-    linux_options,
-    linux_receiving,
-    linux_rekeying,
-    linux_sending,
-    ours,
-    socket_level,
-)
+from tests.conformance import linux_receiving
 from tests.conformance.by_calls import Answer, answer, key
-from tests.conformance.collection import ROWS
+from tests.conformance.collection import LINUX_SOURCES, ROWS
 from tests.conformance.rows import Row
 from tests.realkernel.realworld import NotAsked, RealSocket, RealWorld, Told, close_all
 from umktls.abi.linux import CRYPTO_INFO_LAYOUTS, CryptoInfo
@@ -39,14 +31,6 @@ from umktls.errors import UmktlsError
 from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.session import Direction, Session
 
-MODULES: tuple[ModuleType, ...] = (
-    linux_options,
-    linux_sending,
-    linux_receiving,
-    linux_rekeying,
-    socket_level,
-    ours,
-)
 TLS_TX, TLS_RX = 1, 2
 SIOCINQ = 0x541B
 
@@ -136,7 +120,7 @@ def outcome(row: Row, personality: str, variant: Any) -> tuple[Answer, str]:
 
 
 def main(personality: str, wanted: Sequence[str]) -> None:
-    for module in MODULES:
+    for module in LINUX_SOURCES:
         # For rows that need another socket.
         vars(module)["World"] = CallsWorld
     vars(linux_receiving)["KtlsSocket"] = no_model

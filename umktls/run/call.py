@@ -14,6 +14,7 @@ from umktls.ktls.session.errors import WouldBlock
 from umktls.run.memory import Memory
 from umktls.run.proc import copy_of
 from umktls.run.seccomp import Listener, Notification
+from umktls.run.system import refused
 
 __all__ = ["Answer", "Call", "Handler", "Result", "answer_later", "finish"]
 
@@ -49,6 +50,16 @@ class Call:
     @property
     def valid(self) -> bool:
         return self.listener.valid(self.notification.id)
+
+    def option_value(self, most: int) -> bytes:
+        """The value of a setsockopt(2), of so many bytes at most. Raises OSError."""
+        length = self.number(4)
+        if not 0 <= length <= most:
+            raise refused(errno.EINVAL)
+        value = self.memory.read(self.argument(3), length)
+        if not self.valid:
+            raise refused(errno.EINTR)
+        return value
 
     def descriptor(self) -> socket.socket:
         """A copy of the socket that the call is about, for whoever calls to close. Raises OSError:

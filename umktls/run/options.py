@@ -34,7 +34,7 @@ class OptionCalls:
         about_tls = level == linux.SOL_TLS or (level, name) == ULP
         if ours is None and not about_tls:
             return Answer.GO_ON
-        value = self._option_value(call)
+        value = call.option_value(OPTION_MAX)
         if ours is not None:
             return self._set_on_replaced(call, ours, level, name, value)
         sock = call.descriptor()
@@ -42,15 +42,6 @@ class OptionCalls:
             sock.close()
             return Answer.GO_ON
         return self._set_first(call, sock, level, name, value)
-
-    def _option_value(self, call: Call) -> bytes:
-        length = call.number(4)
-        if not 0 <= length <= OPTION_MAX:
-            raise refused(errno.EINVAL)
-        value = call.memory.read(call.argument(3), length)
-        if not call.valid:
-            raise refused(errno.EINTR)
-        return value
 
     def _set_first(
         self, call: Call, sock: socket.socket, level: int, name: int, value: bytes

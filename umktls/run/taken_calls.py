@@ -50,12 +50,7 @@ class TakenCalls:
         taken = self._find(call) if of_tls(level, name) else None
         if taken is None:
             return None
-        length = call.number(4)
-        if not 0 <= length <= MAX_OPTION:
-            raise refused(errno.EINVAL)
-        value = call.memory.read(call.argument(3), length)
-        if not call.valid:
-            raise refused(errno.EINTR)
+        value = call.option_value(MAX_OPTION)
 
         async def set_there() -> int:
             await self._agency.call(SetsockoptArgs(taken.number, level, name, value, ()))
