@@ -11,7 +11,6 @@ browser costs the hosts nothing. With none open it is a look at a flag for each 
 
 from __future__ import annotations
 
-import select
 import subprocess
 import sys
 import time
@@ -23,10 +22,12 @@ from pathlib import Path
 
 import trio
 
+from tests.bench.callgrind import heard
 from tests.bench.figures import Figure, Median
 from tests.bench.underload import Load, served, under_load
 from umktls.cli.control import Host as Remote
 from umktls.errors import WorldError
+from umktls.kernel.ground.pace import WINDOW_SECONDS
 from umktls.kernel.krpc.client import MountConfig
 from umktls.watch.feed import Feed, Message
 
@@ -34,12 +35,12 @@ __all__ = ["measure"]
 
 CONNECTIONS = 4
 WARM_CALLS = 4000
-# A turn is several windows of the pace (umktls.kernel.ground.pace) long.
-TURN_SECONDS = 3.0
+# Whole windows of the pace, in each of which so many steps are told: a turn of so many calls would
+# have more of them in it, or fewer, by chance.
+TURN_SECONDS = 3 * WINDOW_SECONDS
 PAIRS = 9
 # A page has to leave so much of a host's speed.
 TARGET = 0.95
-START_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +119,11 @@ async def page_open(base: Path) -> AsyncIterator[None]:
     pipes = partial(subprocess.Popen, command, stdout=subprocess.PIPE, text=True)
     process = await trio.to_thread.run_sync(pipes)
     try:
-        if await trio.to_thread.run_sync(first_line, process) != "open\n":
-            raise WorldError("the page did not open")
+        await trio.to_thread.run_sync(heard, process, "open")
         yield
     finally:
         process.kill()
         process.communicate()
-
-
-def first_line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    readable, _, _ = select.select([process.stdout], [], [], START_SECONDS)
-    return process.stdout.readline() if readable else ""
 
 
 async def look(base: Path) -> None:
