@@ -5,10 +5,17 @@ from __future__ import annotations
 import os
 import select
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import BinaryIO
+
+import pytest
+import trio
+import trio.testing
 
 from tests.conftest import patience
+from umktls.cli.lesson_player import typed
 from umktls.kernel.host.children import program_path
 
 
@@ -64,3 +71,29 @@ def test_it_waits_asks_and_ends_with_ctrl_c() -> None:
         terminal.type(b"\x03")
         assert process.wait(patience(20)) == 1
         terminal.until("Aborted!")
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[BinaryIO]:
+    """What is written there comes in at standard input."""
+    reading, writing = os.pipe()
+    with open(reading) as stdin, open(writing, "wb", buffering=0) as keys:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        yield keys
+
+
+async def test_half_a_line_stops_nothing_else(keys: BinaryIO) -> None:
+    heard: list[str] = []
+
+    async def hear() -> None:
+        heard.append(await typed())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hear)
+        keys.write(b"half")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not heard
+        keys.write(b" a line\nand more")
+    assert heard == ["half a line\n"]
+    keys.close()
+    assert await typed() == "and more"

@@ -144,10 +144,13 @@ async def typed() -> str:
         descriptor = sys.stdin.fileno()
     except io.UnsupportedOperation:
         return sys.stdin.readline()
-    with suppress(OSError):  # a file is always readable, and cannot be waited for
-        await trio.lowlevel.wait_readable(descriptor)
     line = b""
     # No further than the line: what comes behind it would lie in a buffer, and not be waited for.
-    while (byte := os.read(descriptor, 1)) not in (b"", b"\n"):
+    while not line.endswith(b"\n"):
+        with suppress(OSError):  # a file is always readable, and cannot be waited for
+            await trio.lowlevel.wait_readable(descriptor)
+        byte = os.read(descriptor, 1)
+        if not byte:
+            break
         line += byte
     return line.decode(errors="replace")
