@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import trio
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +12,6 @@ from umktls.errors import PeerError
 from umktls.lessons.bytes478 import sum_up
 from umktls.lessons.pair import ByModel, Record, Ticket, pair
 from umktls.lessons.stage import split_records
-from umktls.lessons.table import load
 
 TICKET = bytes.fromhex("04 00001b 00001c20 01020304 02 aabb 000c") + b"twelve bytes" + bytes(2)
 TICKETS = 2
@@ -36,18 +34,6 @@ def test_the_pair_sees_the_same_bytes_in_three_ways() -> None:
     # The suite with which it was 478 in 2020; the pair asks for it.
     assert model.suite == "TLS_AES_128_GCM_SHA256"
     assert library.waiting == 478
-
-
-async def test_what_else_runs_in_the_loop_goes_on_while_the_pair_starts() -> None:
-    ran = trio.Event()
-
-    async def other() -> None:
-        ran.set()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(other)
-        async with load("478").stage():
-            assert ran.is_set()
 
 
 def test_the_lesson_says_how_many_what_and_why() -> None:
