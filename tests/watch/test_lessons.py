@@ -1,4 +1,4 @@
-"""Lessons on the page: played by the server in memory, and in a real browser."""
+"""Lessons on the page: by requests without a socket, and in a real browser."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from tests.watch.asking import OURS, PORT, TOKEN, request
 from tests.watch.browser import browser, opened
 from tests.watch.test_live import watching
 from umktls.cli.sandbox import Sandbox
+from umktls.errors import WorldError
 from umktls.kernel.host.children import program_path
 from umktls.lessons.table import LESSONS, load
 from umktls.watch.app import application
 from umktls.watch.feed import Feed
 from umktls.watch.lessons import MOST_RUNS
 from umktls.watch.recording import Recorder
+from umktls.watch.running import record_page
 
 APP_HEADERS = {"host": OURS, "x-umktls-watch": "1"}
 
@@ -102,6 +104,38 @@ async def test_who_goes_away_ends_the_lesson() -> None:
     status, body = await page.ask("/answer", {"run": "r", "text": "1"})
     assert status == 409
     assert "begin it again" in json.loads(body)["error"]
+
+
+@pytest.fixture
+def breaks_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No lesson can be played here."""
+    program = tmp_path / "umktls"
+    program.write_text("#!/bin/sh\necho 'umktls: no way' >&2\nexit 1\n")
+    program.chmod(0o700)
+    monkeypatch.setattr("umktls.watch.tours.program_path", lambda name: str(program))
+
+
+@pytest.mark.usefixtures("breaks_off")
+async def test_the_page_says_why_a_lesson_breaks_off() -> None:
+    _, body = await Page().ask("/lesson/toe", {"run": "r"})
+    assert json.loads(body.splitlines()[-1]) == {"part": "failed", "text": "no way"}
+
+
+async def test_the_page_says_that_there_is_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(name: str) -> str:
+        raise WorldError(f"no {name}")
+
+    monkeypatch.setattr("umktls.watch.tours.program_path", nowhere)
+    _, body = await Page().ask("/lesson/toe", {"run": "r"})
+    assert json.loads(body) == {"part": "failed", "text": "no umktls"}
+
+
+@pytest.mark.usefixtures("breaks_off")
+def test_a_lesson_that_breaks_off_is_not_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "toe.html"
+    with pytest.raises(WorldError, match="breaks off: no way"):
+        record_page(Feed(base=tmp_path), path, None, "toe")
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(

@@ -105,13 +105,10 @@ class Told(Response):
             del self._answers[self._run]
 
     async def _played(self) -> None:
-        failed = ""
         try:
             await tour(self._feed, self._name, self.hear, self.answer)
-        except* UmktlsError as group:
-            failed = first_words(group)
-        if failed:
-            await self.hear({"part": "failed", "text": failed})
+        except UmktlsError as error:
+            await self.hear({"part": "failed", "text": str(error)})
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def hear(self, part: Part) -> None:
@@ -123,12 +120,6 @@ class Told(Response):
 
 
 HEADERS = [(b"content-type", b"application/x-ndjson")]
-
-
-def first_words(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return str(error)
 
 
 async def until_gone(receive: Receive, scope: trio.CancelScope) -> None:

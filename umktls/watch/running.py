@@ -33,7 +33,7 @@ MISSING = (
 
 def record_page(feed: Feed, path: Path, seconds: float | None, lesson: str | None) -> None:
     """Record until interrupted, or for so long, or until the lesson of that name has been played;
-    then write the page. Raises WorldError."""
+    then write the page. Raises WorldError, also where that lesson breaks off."""
     trio.run(recording, feed, path, seconds, lesson)
 
 
@@ -57,7 +57,7 @@ async def recording(feed: Feed, path: Path, seconds: float | None, lesson: str |
     click.echo(f"Recording; Ctrl-C ends it and writes {path}.")
 
     async def taught(nursery: trio.Nursery, name: str) -> None:
-        await tour(feed, name, nobody_hears, nobody_answers)
+        await tour(feed, name, only_failure, nobody_answers)
         await trio.sleep(LAST_EVENTS_SECONDS)
         nursery.cancel_scope.cancel()
 
@@ -79,8 +79,10 @@ async def recording(feed: Feed, path: Path, seconds: float | None, lesson: str |
     click.echo(f"{len(found['events'])} events, {len(found['records'])} records: {path}")
 
 
-async def nobody_hears(part: Part) -> None:
-    """The texts are kept with the feed."""
+async def only_failure(part: Part) -> None:
+    """The texts are kept with the feed. One that breaks off is nothing to take along."""
+    if part["part"] == "failed":
+        raise WorldError(f"the lesson breaks off: {part['text']}")
 
 
 async def nobody_answers() -> None:

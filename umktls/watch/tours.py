@@ -38,7 +38,7 @@ async def tour(feed: Feed, name: str, hear: Hear, answer: Answer) -> None:
     was heard, None for none. `feed.tours` has what was heard, with the times. Raises `WorldError`
     where there is no such program."""
     command = [program_path("umktls"), "lesson", name, "--json", "--pause", "--solutions"]
-    kept: dict[str, Any] = {"name": name, "pid": 0, "parts": []}
+    kept: dict[str, Any] = {"name": name, "parts": []}
 
     async def tell(part: Part) -> None:
         kept["parts"].append({**part, "mono": feed.now()})
@@ -46,7 +46,6 @@ async def tour(feed: Feed, name: str, hear: Hear, answer: Answer) -> None:
 
     with tempfile.TemporaryFile() as log:
         async with playing(command, log) as process:
-            kept["pid"] = process.pid
             feed.tours.append(kept)
             with feed.showing(process.pid):
                 await tell({"part": "process", "pid": process.pid})
