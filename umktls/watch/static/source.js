@@ -20,22 +20,24 @@ function live(take, state) {
   };
   events.onmessage = (message) => take(JSON.parse(message.data));
   events.onerror = () => state("lost");
-  const ask = async (path, options) => {
-    const response = await fetch(path, options);
-    const answer = await response.json();
-    if (!response.ok) throw new Error(answer.error ?? response.statusText);
-    return answer;
-  };
   return {
     live: true,
-    tours: liveTours,
-    record: (host, number) => ask(`./record/${encodeURIComponent(host)}/${number}`),
-    post: (path, body) => ask(path, {
-      method: "POST",
-      headers: { "content-type": "application/json", "x-umktls-watch": "1" },
-      body: JSON.stringify(body),
-    }),
+    tours: liveTours(post),
+    record: async (host, number) => (await answered(`./record/${encodeURIComponent(host)}/${number}`)).json(),
+    post: async (path, body) => (await post(path, body)).json(),
   };
+}
+
+/** The response to a request. Throws what the server has against it. */
+async function answered(path, options) {
+  const response = await fetch(path, options);
+  if (!response.ok) throw new Error((await response.json()).error ?? response.statusText);
+  return response;
+}
+
+function post(path, body, signal) {
+  const headers = { "content-type": "application/json", "x-umktls-watch": "1" };
+  return answered(path, { method: "POST", headers, body: JSON.stringify(body), signal });
 }
 
 async function recorded(take) {

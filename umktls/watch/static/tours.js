@@ -3,15 +3,8 @@
 // Both have list(), which gives {name, about, minutes}, and begin(name, hear, signal), which calls
 // hear(part, answer) for each part (umktls/lessons/player.py); answer(text) answers a question.
 
-const HEADERS = { "content-type": "application/json", "x-umktls-watch": "1" };
-
-async function post(path, body, signal) {
-  const response = await fetch(path, { method: "POST", headers: HEADERS, body: JSON.stringify(body), signal });
-  if (!response.ok) throw new Error((await response.json()).error ?? response.statusText);
-  return response;
-}
-
-export const liveTours = {
+/** Those of the server, which is asked by `post(path, body, signal)`. */
+export const liveTours = (post) => ({
   words: "Choose a lesson. It runs on this machine as you go, and all its numbers are of that run. The picture shows its hosts.",
   list: async () => (await fetch("./lessons")).json(),
 
@@ -29,7 +22,7 @@ export const liveTours = {
       for (const piece of pieces) hear(JSON.parse(piece), answer);
     }
   },
-};
+});
 
 /** Those of a recording: each has its name and its parts, with the times at which they came. */
 export function recordedTours(kept) {
