@@ -111,8 +111,8 @@ def expected(rundir: Path, name: str, kind: str = ANNOUNCEMENTS) -> bool:
 
 
 def wants_untrusted(path: Path, ours: set[str]) -> bool:
-    """Whether who has announced himself there runs, and steps through a host with one of these
-    names. Of one that was killed the announcement is removed."""
+    """Whether who has announced himself there runs, and wants a host with one of these names. Of
+    one that was killed the announcement is removed."""
     try:
         told = json.loads(path.read_text())
         pid, wanted = int(told["pid"]), set(map(str, told["hosts"]))
