@@ -143,12 +143,11 @@ class Directories:
         return self._last
 
     async def _begin(self, directory: OpenDirectory) -> bool:
-        """Have the first entries; False if that is refused, which is for who reads to be told."""
+        """Have the first entries; False if that is refused: of a directory that is not there any
+        more GETATTR tells, of others who reads is to be told."""
         try:
             await self._fetch(directory, 0)
-        except NfsFailure as failure:
-            if failure.errno == errno.ESTALE:
-                raise
+        except NfsFailure:
             return False
         directory.begun = True
         return True
