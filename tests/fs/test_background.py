@@ -79,6 +79,14 @@ def test_what_is_worth_knowing_is_told_with_the_success(tmp_path: Path) -> None:
     assert run("report.ready()", tmp_path)["text"] is None
 
 
+def test_the_child_finishes_nothing_of_its_parents(tmp_path: Path) -> None:
+    """Neither what the parent has to clean up, nor what follows."""
+    child = f"import atexit\natexit.register(Path({str(tmp_path / 'left')!r}).touch)"
+    assert "pid" in run(f"{child}\nreport.ready()", tmp_path)
+    # The child has had the parent's output, so that it has ended by now.
+    assert not (tmp_path / "left").exists()
+
+
 def test_a_child_has_no_end_of_the_pipe_that_is_its_parents(tmp_path: Path) -> None:
     """Otherwise it would not be told that nobody listens any more."""
     pipes = """

@@ -229,6 +229,17 @@ async def test_a_directory_that_is_not_open_cannot_be_read(world: World) -> None
     assert await fails(world.ops.readdir(99, 0, Listing().token)) == errno.EBADF
 
 
+async def test_a_directory_is_known_as_long_as_it_is_open(world: World) -> None:
+    (world.export / "d").mkdir()
+    number = await world.number("d")
+    fh = await world.ops.opendir(number, world.ctx)
+    await world.ops.forget([(number, 1)])
+    assert world.ops.inodes[number].opens == 1
+    await world.ops.releasedir(fh)
+    assert len(world.ops.inodes) == 1
+    assert await fails(world.ops.readdir(fh, 0, Listing().token)) == errno.EBADF
+
+
 async def test_fsyncdir_has_nothing_to_do(world: World) -> None:
     fh = await world.ops.opendir(ROOT, world.ctx)
     with world.caller.watch() as seen:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyfuse3
@@ -13,13 +15,16 @@ import trio
 from trio.testing import MockClock
 from umktls_fs import mount
 from umktls_fs.calls import Calls
+from umktls_fs.mount import Control, MountPlan, News
 from umktls_fs.options import parse_options
+from umktls_fs.source import Source
 
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
 from tests.fs.silence import Silence
 from tests.fs.world import ROOT
 from umktls.errors import WorldError
+from umktls.kernel.krpc.client import MountConfig
 from umktls.nfs.types import LOOKUP3resfail, nfsstat3
 from umktls.rpc.message import OpaqueAuth
 
@@ -103,3 +108,38 @@ async def test_calls_that_wait_have_a_bound_together(
     with pytest.raises(WorldError, match="busy for 30 s"):
         await calls.lookup(world.caller.root, b"name", world.ops._credentials.of(world.me))
     assert trio.current_time() - started <= 30.1
+
+
+async def test_what_passes_the_sockets_is_remembered_until_the_mount_works(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Then nobody will ask why it did not, and it would go on as long as the mount does."""
+    heard: list[str] = []
+    capturing = SimpleNamespace(
+        remember=lambda: heard.append("remember"), forget=lambda: heard.append("forget")
+    )
+
+    @asynccontextmanager
+    async def boot_client(config: MountConfig) -> AsyncIterator[Any]:
+        steps = SimpleNamespace(leave=None)
+        yield SimpleNamespace(
+            capturing=capturing,
+            rundir=SimpleNamespace(path=tmp_path),
+            trace=SimpleNamespace(steps=steps),
+        )
+
+    @asynccontextmanager
+    async def mounted(*of: object) -> AsyncIterator[None]:
+        heard.append("mount")
+        yield
+
+    async def serve_fuse(*of: object, **named: object) -> None:
+        heard.append("serve")
+
+    for fake in (boot_client, mounted, serve_fuse):
+        monkeypatch.setattr(mount, fake.__name__, fake)
+    monkeypatch.setattr(mount, "remarks", lambda host: [])
+    plan = MountPlan(Source.parse("h:/e"), "/m", parse_options([]), foreground=True)
+    news = News(*[lambda *of: None] * 4)
+    await mount._run(plan, news, Control())
+    assert heard[: heard.index("serve")] == ["remember", "mount", "forget"]

@@ -78,6 +78,7 @@ def test_names_follow_binding_and_are_dropped_with_their_inode() -> None:
     table.bind(table.root, b"x", second)
     assert table.named(table.root, b"x") is second
     assert table.named(table.root, b"y") is first
+    assert first.names == [(1, b"y")]
     table.forget(5, 1)
     assert table.named(table.root, b"y") is None
     assert table.unbind(table.root, b"x") is second

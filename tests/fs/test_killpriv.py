@@ -9,9 +9,10 @@ import sys
 from typing import Any
 
 import pytest
+from pyfuse3 import EntryAttributes
 from umktls_fs.killpriv import in_chmod, takes_bits_only
 
-from tests.fs.changing import change
+from tests.fs.changing import change, fields
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
 from tests.fs.world import World, fails
@@ -70,6 +71,21 @@ async def test_other_modes_are_what_the_server_says(program: World, wanted: int)
     await program.close(fh)
 
 
+async def test_a_refusal_of_something_else_is_told(program: World) -> None:
+    """Whatever the mode is that FUSE does not ask for."""
+
+    async def strict(args: SETATTR3args, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        return SETATTR3resfail(nfsstat3.NFS3ERR_PERM)
+
+    fh = await program.open("file", os.O_WRONLY)
+    program.caller.between["SETATTR"] = strict
+    entry, number = EntryAttributes(), await program.number("file")
+    entry.st_mode = 0o100755
+    change_of_times = program.ops.setattr(number, entry, fields("mtime"), None, program.ctx)
+    assert await fails(change_of_times) == errno.EPERM
+    await program.close(fh)
+
+
 @pytest.mark.parametrize("flags", [None, os.O_RDONLY])
 async def test_who_does_not_write_is_refused(program: World, flags: int | None) -> None:
     fh = None if flags is None else await program.open("file", flags)
@@ -111,6 +127,9 @@ async def test_other_failures_are_told(make_world: MakeWorld) -> None:
     fh = await world.open("file", os.O_WRONLY)
     world.caller.between["SETATTR"] = stale
     assert await fails(change(world, "file", mode=0o100755)) == errno.ESTALE
+    with world.caller.watch():
+        assert await fails(change(world, "file", mode=0o100755, size=3)) == errno.ESTALE
+        assert world.caller.names().count("SETATTR") == 1
     del world.caller.between["SETATTR"]
     await world.close(fh)
 

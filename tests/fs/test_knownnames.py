@@ -24,7 +24,7 @@ from tests.fs.peer import Proceed
 from tests.fs.world import ROOT, World, fails
 from tests.passing import elapse
 from umktls.errors import WorldError
-from umktls.nfs.types import createmode3, nfstime3, wcc_attr, wcc_data
+from umktls.nfs.types import CREATE3resfail, createmode3, nfsstat3, nfstime3, wcc_attr, wcc_data
 from umktls.rpc.message import OpaqueAuth
 
 NAME = b"name"
@@ -141,6 +141,17 @@ async def test_an_open_finds_what_a_local_writer_made_meanwhile(world: World, fl
     with world.caller.watch() as seen:
         await create(world, parent)
         assert [call.args.how.mode for call in seen] == [createmode3.UNCHECKED]
+
+
+async def test_another_refusal_is_told_as_it_is(world: World) -> None:
+    parent = await made(world)
+
+    async def full(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        return CREATE3resfail(nfsstat3.NFS3ERR_NOSPC, wcc_data(None, None))
+
+    world.caller.between["CREATE"] = full
+    assert await asked(world, parent) == []
+    assert await fails(create(world, parent)) == errno.ENOSPC
 
 
 async def test_a_file_is_made_guarded_where_nobody_has_asked(world: World) -> None:

@@ -18,6 +18,8 @@ from umktls.nfs.types import (
     ACCESS3resok,
     PATHCONF3resfail,
     READDIRPLUS3resfail,
+    READDIRPLUS3resok,
+    dirlistplus3,
     nfsstat3,
 )
 from umktls.rpc.client import ProcedureUnavailable, SystemFailure
@@ -67,6 +69,15 @@ async def test_another_failure_of_readdirplus_is_none_of_these(world: World) -> 
     answer_with(world, "READDIRPLUS", lambda: READDIRPLUS3resfail(nfsstat3.NFS3ERR_ACCES, None))
     assert await fails(world.listdir()) == errno.EACCES
     assert called(world, "READDIR") == 0
+
+
+@pytest.mark.parametrize("eof", [True, False])
+async def test_a_listing_without_an_entry(world: World, eof: bool) -> None:
+    """Not even of the directory itself."""
+    reply = dirlistplus3([], eof)
+    answer_with(world, "READDIRPLUS", lambda: READDIRPLUS3resok(None, bytes(8), reply))
+    assert await world.listdir() == []
+    assert called(world, "READDIRPLUS") == 1
 
 
 @pytest.mark.parametrize("answer", LIMITS.values(), ids=LIMITS.keys())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,6 +18,7 @@ from umktls_fs.url import Url
 from umktls_fs.urlcommands import cat, ls, nfs_stat
 from umktls_fs.urlcopies import cp, put, rm
 
+from tests.conftest import patience
 from tests.fs.place import Place
 from tests.fs.silence import unanswered
 from umktls.errors import WorldError
@@ -118,3 +120,40 @@ def test_a_server_that_becomes_silent_ends_a_copy(servers: Servers, command: cli
     found = asked(command, place.local / "one", place.local / "two", f"{SERVER}/d/")
     assert isinstance(found.exception, WorldError)
     assert place.caller.counts()["CREATE"] == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (ls, ["/srv"]),
+        (cat, [f"{SERVER}/file", "file"]),
+        (cp, ["nfs://server:no/file", "."]),
+        (cp, ["file", "nfs://server:no/"]),
+        (put, ["/dev/null", "/srv"]),
+    ],
+)
+def test_what_is_no_url_is_wrong_usage(command: click.Command, arguments: list[str]) -> None:
+    found = asked(command, *arguments)
+    assert (found.exit_code, found.exception.__class__) == (2, SystemExit)
+    assert found.output.startswith("Usage: ")
+
+
+def test_a_signal_ends_a_command_and_is_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it has begun is cleaned up."""
+    cleaned = []
+
+    async def work() -> None:
+        try:
+            with trio.fail_after(patience(20)):
+                os.kill(os.getpid(), signal.SIGTERM)
+                await trio.sleep_forever()
+        finally:
+            cleaned.append("up")
+
+    monkeypatch.setattr(reach, "keep_memory_private", lambda: None)
+    with pytest.raises(click.exceptions.Exit) as caught:
+        reach.run(work)
+    assert (caught.value.exit_code, cleaned) == (128 + signal.SIGTERM, ["up"])
+    assert "ended by SIGTERM" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from umktls.abi.freebsd import ERRNO
 from umktls.abi.personality import PERSONALITIES
 from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.host import process, syscalls
-from umktls.kernel.owners.request import DaemonGone, UpcallTimeout
+from umktls.kernel.owners.request import DaemonGone, Request, UpcallTimeout
 from umktls.kernel.upcalls.linuxnetlink import netlink_socket
 from umktls.kernel.upcalls.netlink import NetlinkSocket
 from umktls.rpc.message import NULL_AUTH, AcceptStat, encode_accepted, parse_untrusted
@@ -171,6 +171,20 @@ async def test_a_daemon_that_dies_with_the_socket(tmp_path: Path, autojump_clock
         nobody = await w.connect()
         await nobody.ended.wait()
     assert "start one" in str(nobody.error)
+
+
+async def test_an_upcall_to_a_daemon_that_has_left_is_not_waited_for(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    """It was chosen while it was there."""
+    async with world(tmp_path) as w:
+        daemon = await w.daemon()
+        (handle,) = w.host.handles["rpctlscd"]
+        daemon.end.sock.close()
+        await handle.gone.wait()
+        argument = rpctls_socket_arg(1)
+        with pytest.raises(DaemonGone, match="hung up"):
+            await handle.call(Request(handle.procedure("HANDLERECORD"), argument, 60))
 
 
 async def test_a_process_that_ends_is_no_member(tmp_path: Path, autojump_clock: Clock) -> None:
