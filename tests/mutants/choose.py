@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["Mutant", "mutants_of"]
 
@@ -42,9 +43,8 @@ class Mutant:
     """`text` in the place of the source's characters from `start` to `end`, in `line` (from 1).
 
     `lines` are those that a test must reach to notice: of a refusal that is missing, what it does;
-    none where it is enough to import the file.
-    `function` is the qualified name of what it
-    is in, the constant's for a constant."""
+    none where it is enough to import the file. `function` is the qualified name of what it is in,
+    the constant's for a constant. `number`: which it is (from 1) of those that look the same."""
 
     path: str
     line: int
@@ -55,12 +55,14 @@ class Mutant:
     kind: str
     function: str
     before: str
+    number: int = 1
 
     @property
     def name(self) -> str:
         """The same as long as the place looks the same, wherever it moves to."""
         before, after = (" ".join(text.split()) for text in (self.before, self.text))
-        return f"{self.path}:{self.function}: {before} -> {after}"
+        behind = f" ({self.number})" if self.number > 1 else ""
+        return f"{self.path}:{self.function}: {before} -> {after}{behind}"
 
     def applied(self, source: str) -> str:
         """The source with the damage."""
@@ -68,9 +70,15 @@ class Mutant:
 
 
 def mutants_of(path: str, source: str) -> list[Mutant]:
-    """All mutants of a file, in the order of its lines; none that is the same as another."""
+    """All mutants of a file, in the order of its lines; none that is the same as another, and each
+    with a name of its own."""
     found = sorted(_Finder(path, source).all(), key=lambda one: (one.line, one.start))
-    return list({(one.start, one.end, one.text): one for one in found}.values())
+    seen: Counter[str] = Counter()
+    mutants = []
+    for one in {(one.start, one.end, one.text): one for one in found}.values():
+        seen[one.name] += 1
+        mutants.append(replace(one, number=seen[one.name]))
+    return mutants
 
 
 class _Finder:

@@ -57,3 +57,12 @@ def test_a_refusal_that_is_missing_is_noticed_by_who_was_refused() -> None:
 def test_characters_of_several_bytes_in_front_of_a_place() -> None:
     source = 'def f(a):\n    if "é" in a and not a:\n        raise ValueError("ü")\n'
     assert mutants_of("x.py", source)[1].applied(source).count("if True and not a:") == 1
+
+
+def test_places_that_look_the_same_have_names_of_their_own() -> None:
+    """Else what was found of one would count for the other."""
+    source = "def f(a, b):\n    if a:\n        a.close()\n    else:\n        a.close()\n"
+    first, second = mutants_of("x.py", source)
+    assert (first.line, second.line) == (3, 5)
+    assert first.name == "x.py:f: a.close() -> pass"
+    assert second.name == f"{first.name} (2)"
