@@ -3,13 +3,13 @@
 `make mutants` damages the code in one place at a time, as somebody might by mistake, and runs the
 tests that reach that place. A mutant that lives is a hole in the tests, or makes no difference.
 
-The first run measures which test reaches which line: all tests, half an hour. Then each mutant is
-played against the tests that are likeliest to notice it, the quick ones first, half a minute at
-most. The tests are collected once for this, and the damage is put into the functions in memory;
-where it is in code that is run by import, all is imported anew. Say which mutants
-(`make mutants ARGS="umktls/rpc daemons/sessions/handshake.py"`), or have a sample
-(`ARGS="--sample 30"`: of each folder so many, always the same). `ARGS=--list` says which there are.
-What was found is in bench-results/mutants; stopped and started again it goes on.
+The first run measures which test reaches which line: all tests but the long ones, twenty minutes or
+so on two cores. Then each mutant is played against the tests that are likeliest to notice it, about
+half a minute of them, the quick ones first. The tests are collected once for this, and the damage
+is put into the functions in memory; where it is in code that is run by import, all is imported
+anew. Say which mutants (`make mutants ARGS="umktls/rpc daemons/sessions/handshake.py"`), or have a
+sample (`ARGS="--sample 30"`: of each folder so many, always the same). `ARGS=--list` says which
+there are. What was found is in bench-results/mutants; stopped and started again it goes on.
 
 | it says | which means |
 |---|---|
@@ -28,7 +28,6 @@ What was found is in bench-results/mutants; stopped and started again it goes on
 | `__main__.py` | all of them, the results, the table |
 | `accepted.toml` | the mutants that may live, each with the reason |
 
-mutmut and cosmic-ray were tried on paper first: both mutate everything (names, texts, numbers),
-neither takes a refusal or a clean-up away as a whole, and neither finds the tests of code that runs
-in several processes, or is installed under another name than its folder has.
+mutmut and cosmic-ray were read about, not run: both mutate everything (names, texts, numbers), and
+neither takes a refusal or a clean-up away as a whole.
 """

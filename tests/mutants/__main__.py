@@ -26,14 +26,15 @@ from tests.mutants.worker import Job, Worker, played
 
 TOP = Path(__file__).parents[2]
 KEPT = TOP / "bench-results" / "mutants"
-FOLDERS: tuple[str, ...] = (
+FOLDERS = (
     "umktls/rpc",
     "umktls/upcall",
     "umktls/ktls",
     "umktls/kernel",
     "umktls/nfsd",
+    "daemons",
+    "fs",
 )
-FOLDERS += ("daemons", "fs")
 ACCEPTED = Path(__file__).with_name("accepted.toml")
 
 

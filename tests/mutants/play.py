@@ -7,7 +7,6 @@ about is gone afterwards. How a run goes about it is its own affair (`Run`): `wo
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import shutil
@@ -24,6 +23,7 @@ import psutil  # type: ignore[import-untyped]
 
 from tests.conftest import slowness
 from tests.mutants.choose import Mutant
+from umktls.run.system import become_subreaper
 
 __all__ = ["CAUGHT", "FORK", "LIVED", "UNREACHED", "UNSOUND", "Copy", "Player", "Tell"]
 
@@ -34,12 +34,9 @@ INSTALLED_AS = {"umktls_fs": "fs", "umktls_daemons": "daemons"}
 # some seconds more; on a machine that does much else, longer.
 SLOWER = 4.0
 PATIENCE = 20.0  # seconds for what was killed to end
-PR_SET_CHILD_SUBREAPER = 36
 FORK = multiprocessing.get_context("fork")
 
 Tell = Callable[[str], None]
-
-
 Run = Callable[[Mutant | None, Sequence[str], Tell], bool]
 """Runs tests in turn until one fails, and says of each that it begins: whether all have passed.
 
@@ -143,9 +140,8 @@ class Player:
         return found
 
     def _keep(self, mutant: Mutant | None, tests: Sequence[str], result: Connection) -> None:
-        """In a process of its own, whose children all become that a test leaves running: they
-        end."""
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        """In a process of its own, which ends all that a test leaves running."""
+        become_subreaper()
         directory = Path(tempfile.mkdtemp(prefix="m"))
         heard, told = FORK.Pipe(duplex=False)
         child = FORK.Process(target=self._run_tests, args=(mutant, tests, directory, told))

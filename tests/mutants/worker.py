@@ -32,8 +32,8 @@ __all__ = ["Job", "Worker", "played"]
 # set up for the first of them; anew, for the imports in front of it too.
 GRACE, GRACE_ANEW = 10.0, 20.0
 # What was imported before pytest began is not looked at for assertions: it has none of ours.
-OPTIONS: tuple[str, ...] = ("-x", "-q", "-W", "ignore::pytest.PytestAssertRewriteWarning")
-OPTIONS += ("-p", "no:cacheprovider", "-p", "no:xdist")
+WARNINGS = ("-W", "ignore::pytest.PytestAssertRewriteWarning")
+OPTIONS = ("-x", "-q", *WARNINGS, "-p", "no:cacheprovider", "-p", "no:xdist")
 
 
 class Job(NamedTuple):
