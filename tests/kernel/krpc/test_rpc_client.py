@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
 from tests.conftest import patience
+from tests.kernel.kernelsocket import kernel_socket
 from tests.kernel.krpc.rpcworld import calling
 from tests.passing import elapse
 from umktls.errors import WorldError
 from umktls.kernel.ground.events import Trace
-from umktls.kernel.krpc.pending import PendingCall
 from umktls.kernel.krpc.rpc_client import RpcClient
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.rpc.message import NULL_AUTH
@@ -25,17 +28,41 @@ from umktls.testing.echo import SAY
 MIB = 1 << 20
 
 
-def waiting() -> tuple[RpcClient, Trace]:
+@dataclass
+class Silent:
+    """A server that takes connections and answers nothing; the client's ends of them."""
+
+    trace: Trace = field(default_factory=lambda: Trace("h", "client"))
+    ends: list[socket.socket] = field(default_factory=list)
+
+    async def disconnect(self, sock: KernelSocket, reason: str) -> None:
+        await trio.lowlevel.checkpoint()
+        sock.close(reason)
+
+
+@asynccontextmanager
+async def waiting(deadline: float = 300.0) -> AsyncIterator[tuple[RpcClient, Silent]]:
     """A client with a connection, on which a call waits since now."""
     none: Any = None
-    trace = Trace("h", "client")
-    client = RpcClient(none, none, none, trace, 60.0, "server")
-    client.socket = cast(KernelSocket, object())
-    now, task = trio.current_time(), trio.lowlevel.current_task()
-    pending = PendingCall("SAY", [], task, now, now + 60.0, client._table)
-    pending.sent_on = client.socket
-    client._table.add(1, pending)
-    return client, trace
+    server = Silent()
+    with ExitStack() as stack:
+        async with trio.open_nursery() as nursery:
+
+            async def connect() -> KernelSocket:
+                await trio.lowlevel.checkpoint()
+                near, far = socket.socketpair()
+                stack.enter_context(far)
+                near.setblocking(False)
+                server.ends.append(near)
+                return kernel_socket(near, nursery.start_soon, trace=server.trace)
+
+            made = RpcClient(connect, server.disconnect, none, server.trace, deadline, "server")
+            nursery.start_soon(made.run)
+            nursery.start_soon(made.call, SAY, b"", NULL_AUTH)
+            while not made.socket:
+                await trio.lowlevel.checkpoint()
+            yield made, server
+            nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(
@@ -67,11 +94,11 @@ async def test_how_long_a_reply_may_be(tmp_path: Path, length: int, reason: str)
 async def test_a_server_that_says_nothing_is_away_after_five_seconds(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    client, trace = waiting()
-    client._watch_silence(trio.current_time() + 4.75)
-    assert list(trace.since()) == []
-    client._watch_silence(trio.current_time() + 5.0)
-    (event,) = trace.since()
+    async with waiting() as (_, server):
+        await elapse(4.75)
+        assert list(server.trace.since()) == []
+        await elapse(20)
+        (event,) = server.trace.since()
     assert (event["event"], event["reason"]) == (
         "server-away",
         "connected, and no answer for 5 s",
@@ -81,31 +108,27 @@ async def test_a_server_that_says_nothing_is_away_after_five_seconds(
 async def test_what_is_never_answered_keeps_no_connection_that_is_to_be_replaced(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    client, _ = waiting()
-    client.retire("its keys are to be renewed")
-    await elapse(1)
-    client._leave()
-    assert not client._reading.cancel_called
-    await elapse(100)
-    client._leave()
-    assert client._reading.cancel_called
+    async with waiting() as (client, server):
+        client.retire("its keys are to be renewed")
+        await elapse(1)
+        assert len(server.ends) == 1
+        await elapse(100)
+        assert len(server.ends) == 2
+        assert client.waiting == 1
 
 
-async def test_a_connection_that_cannot_be_sent_on_is_hung_up() -> None:
+async def test_a_connection_that_cannot_be_sent_on_is_hung_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     """So that what reads from it sees that it is broken, and makes another one."""
-
-    def broken(parts: object) -> None:
-        raise WorldError("cannot send: Broken pipe")
-
-    client, _ = waiting()
-    hung_up: list[bool] = []
-    sock = SimpleNamespace(
-        rpc=SimpleNamespace(send=broken, calls=0), hang_up=lambda: hung_up.append(True)
-    )
-    client.socket = cast(KernelSocket, sock)
-    client._send(client._table.waiting()[0])
-    assert hung_up == [True]
-    assert client.waiting == 1
+    async with waiting() as (client, server):
+        server.ends[0].shutdown(socket.SHUT_WR)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.call, SAY, b"", NULL_AUTH)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(server.ends) == 2
+            assert client.waiting == 2
+            nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("gives_up", [False, True])
