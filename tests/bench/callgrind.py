@@ -21,7 +21,7 @@ from pathlib import Path
 
 from umktls.errors import WorldError
 
-__all__ = ["PATIENT", "Counter", "asleep", "heard", "program", "valgrind_version"]
+__all__ = ["PATIENT", "Counter", "Least", "asleep", "heard", "program", "valgrind_version"]
 
 # Runs a program of this project without what it does by the clock.
 PATIENT = (sys.executable, "-m", "tests.bench.patient")
@@ -136,3 +136,21 @@ class Counter:
         )
         if done.returncode:
             raise WorldError(f"vgdb cannot reach process {self.pid}: {done.stderr.strip()}")
+
+
+class Least:
+    """What rows of two lengths cost at the least, by what is in them; more than that is not theirs.
+
+    What is in them costs the difference of a long row and a short one, divided by that of their
+    lengths: what each row costs once is in both."""
+
+    def __init__(self, short: int, long: int) -> None:
+        self.short, self.long = short, long
+        self._least: dict[tuple[str, int], int] = {}
+
+    def note(self, what: str, times: int, total: int) -> None:
+        self._least[what, times] = min(total, self._least.get((what, times), total))
+
+    def of_one(self, what: str) -> float:
+        more = self._least[what, self.long] - self._least[what, self.short]
+        return more / (self.long - self.short)

@@ -27,7 +27,15 @@ from typing import Any
 import cryptography
 import trio
 
-from tests.bench.callgrind import PATIENT, START_SECONDS, Counter, heard, program, valgrind_version
+from tests.bench.callgrind import (
+    PATIENT,
+    START_SECONDS,
+    Counter,
+    Least,
+    heard,
+    program,
+    valgrind_version,
+)
 from tests.bench.figures import Figure
 from tests.bench.files import MEMORY
 from tests.bench.throughfuse import count_mount
@@ -153,17 +161,14 @@ def count_one(it: Rig, security: str, what: str, where: tuple[str, ...]) -> Cost
     """Instructions of one call in the host, or of one handshake in the host and in the daemon."""
     warm, short, long = LENGTHS.get(what, CALL_LENGTHS)
     it.run(security, what, warm)
-    least: dict[tuple[str, int], int] = {}
+    least = Least(short, long)
     for times in (short, long) * REPETITIONS:
         for name in where:
             it.counters[name].take()
         it.run(security, what, times)
         for name in where:
-            total = it.counters[name].take()
-            least[name, times] = min(total, least.get((name, times), total))
-    return {
-        name: round((least[name, long] - least[name, short]) / (long - short)) for name in where
-    }
+            least.note(name, times, it.counters[name].take())
+    return {name: round(least.of_one(name)) for name in where}
 
 
 def count_all() -> Costs:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import trio
 
-from tests.bench.callgrind import Counter, heard, program
+from tests.bench.callgrind import Counter, Least, heard, program
 from tests.bench.figures import Figure
 from umktls.kernel.ground.pace import STEPS_PER_WINDOW
 from umktls.rpc.message import NULL_AUTH
@@ -62,15 +62,14 @@ def counted(place: Path) -> dict[str, float]:
 
 def one(process: subprocess.Popen[str], counter: Counter, how: str) -> float:
     assert process.stdin is not None
-    least: dict[int, int] = {}
+    least = Least(SHORT, LONG)
     for times in (SHORT, *(SHORT, LONG) * REPETITIONS):
         counter.take()
         process.stdin.write(f"{how} {times}\n")
         process.stdin.flush()
         heard(process, "done")
-        total = counter.take()
-        least[times] = min(total, least.get(times, total))
-    return (least[LONG] - least[SHORT]) / (LONG - SHORT)
+        least.note(how, times, counter.take())
+    return least.of_one(how)
 
 
 # ---- the process that is counted, and who watches it

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.bench.callgrind import PATIENT, Counter, heard, program
+from tests.bench.callgrind import PATIENT, Counter, Least, heard, program
 from tests.bench.files import MEMORY
 from umktls.cli.sandbox import Sandbox
 
@@ -76,7 +76,7 @@ def mounted() -> Iterator[tuple[Counter, Path]]:
 
 def count_mount() -> dict[str, int]:
     """Instructions of each operation, in the mount."""
-    least: dict[tuple[str, int], int] = {}
+    least = Least(SHORT, LONG)
     numbers = itertools.count()
     with mounted() as (counter, where):
         counter.start()
@@ -85,9 +85,5 @@ def count_mount() -> dict[str, int]:
             for what, operate in OPERATIONS.items():
                 counter.take()
                 operate(where, names)
-                total = counter.take()
-                least[what, times] = min(total, least.get((what, times), total))
-    return {
-        f"{what}, none, mount": round((least[what, LONG] - least[what, SHORT]) / (LONG - SHORT))
-        for what in OPERATIONS
-    }
+                least.note(what, times, counter.take())
+    return {f"{what}, none, mount": round(least.of_one(what)) for what in OPERATIONS}
