@@ -184,13 +184,14 @@ async def test_a_host_that_comes_up_says_why_it_cannot(
             await host.daemon_ready("rpctlssd")
 
 
-async def test_without_a_thread_to_wait_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any, **options: Any) -> None:
-        raise RuntimeError(refusals.NO_THREAD)
+def no_thread(*args: Any, **options: Any) -> None:
+    raise RuntimeError(refusals.NO_THREAD)
 
+
+async def test_without_a_thread_to_wait_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with host_with_daemon(tmp_path) as host:
         monkeypatch.setattr(children, "LOOK_SECONDS", 0.001)
-        monkeypatch.setattr(trio.to_thread, "run_sync", refuse)
+        monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
         kill(host)
         await happened(host, "daemon-started", 2)
         kill(host)
@@ -247,10 +248,7 @@ async def test_who_does_not_end_when_asked_is_killed(tmp_path: Path, autojump_cl
 async def test_who_ends_is_not_waited_for_where_no_thread_can_wait(
     tmp_path: Path, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*args: Any, **options: Any) -> None:
-        raise RuntimeError(refusals.NO_THREAD)
-
-    monkeypatch.setattr(trio.to_thread, "run_sync", refuse)
+    monkeypatch.setattr(trio.to_thread, "run_sync", no_thread)
     with ending(tmp_path, signal.SIGTERM) as (child, process):
         await child._end(process)
     assert process.signals == [signal.SIGTERM]

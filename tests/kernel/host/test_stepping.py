@@ -143,8 +143,8 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def announced(base: Path, pid: int, *names: str) -> None:
-    path = base / stepping.ANNOUNCEMENTS.format(pid)
+def announced(base: Path, pid: int, *names: str, name: str = stepping.ANNOUNCEMENTS) -> None:
+    path = base / name.format(pid)
     path.write_text(json.dumps({"pid": pid, "hosts": names}))
 
 
@@ -235,8 +235,7 @@ async def test_a_host_waits_for_who_wants_to_watch_it_from_its_beginning(
     base: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
     host = Booting(RunDirectory("client", base / "client-7"))
-    path = base / stepping.WATCHERS.format(os.getppid())
-    path.write_text(json.dumps({"pid": os.getppid(), "hosts": ["client-7"]}))
+    announced(base, os.getppid(), "client-7", name=stepping.WATCHERS)
     await viewer_comes(host)
     assert trio.current_time() == stepping.ARRIVAL_SECONDS  # he has not come
     assert trio.current_time() < HostConfig("client").daemon_seconds

@@ -21,6 +21,7 @@ from tests.nfsd.client import Client
 from tests.ports import full_port, silent_port
 from umktls.errors import PeerError, UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
+from umktls.kernel.ground.refusals import NO_THREAD
 from umktls.kernel.krpc import connecting, rpcbind, tcpconnect
 from umktls.kernel.krpc.client import MountConfig, boot_client, mounted
 from umktls.kernel.krpc.connecting import patiently
@@ -53,7 +54,7 @@ async def test_what_cannot_be_a_name_is_said(name: str) -> None:
 
 async def test_a_name_is_not_unknown_for_want_of_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     async def refuse(*_: object, **__: object) -> None:
-        raise RuntimeError("can't start new thread")
+        raise RuntimeError(NO_THREAD)
 
     monkeypatch.setattr(trio.socket, "getaddrinfo", refuse)
     with pytest.raises(WorldError, match="cannot look up host 'server' now") as caught:

@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from rich.console import Console
 
 from tests.kernel.clientworld import SECONDS, Clock, world
+from tests.kernel.krpc.test_client_certificates import words
 from tests.kernel.upcalls.agentworld import agent_of, agents
 from umktls.abi import rpctls
 from umktls.abi.handshake import HANDSHAKE_PENDING_MAX
 from umktls.abi.personality import PERSONALITIES
-from umktls.cli.stat_view import host_view
 from umktls.errors import WorldError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.host import process
@@ -36,14 +35,6 @@ from umktls.upcall.handshake import ACCEPT
 
 VERIFIED = rpctls.RPCTLS_FLAGS_VERIFIED
 LINUXES = ["linux", "linux6.12", "umktls"]
-
-
-def words(what: Any) -> str:
-    """As it is printed."""
-    console = Console(width=300)
-    with console.capture() as capture:
-        console.print(what)
-    return capture.get()
 
 
 # ---- a handshake
@@ -168,7 +159,7 @@ async def test_who_watches_sees_each_step(tmp_path: Path, autojump_clock: Clock)
         agent = await agent_of(w)
         with w.host.trace.watched(see):
             attempt = await w.connect()
-            text = words(host_view(w.host.stat()))
+            text = words(w.host.stat())
             number = (await agent.accepted())["SOCKFD"]
             assert await agent.done(STATUS=0, SOCKFD=number) == 0
             await attempt.ended.wait()
