@@ -1,10 +1,11 @@
 """What a page of `umktls watch` costs in instructions: `make bench ONLY=looks`.
 
 A client and a server host in one process, joined in memory, make calls of 100 bytes below
-callgrind, so that nothing else on the machine changes the counts: while nobody watches; while
-somebody does and no step has its turn (umktls.kernel.ground.pace); and while every step is told,
-made, encoded and sent. Where much happens a host tells STEPS_PER_WINDOW in a second, so what is
-told costs a share of a second, and what is not told a share of each call.
+callgrind: while nobody watches; while somebody does and no step has its turn
+(umktls.kernel.ground.pace); and while every step is told, made, encoded and sent. Counts change
+less with what else the machine does than times, but they do: by some percent of a call. Where much
+happens a host tells STEPS_PER_WINDOW in a second, so what is told costs a share of a second, and
+what is not told a share of each call.
 """
 
 from __future__ import annotations
