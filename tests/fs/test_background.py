@@ -24,12 +24,17 @@ from umktls_fs.background import in_background, send_output_to
 def child(report):
 {child}
 
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+before = descriptors()
 try:
     text = in_background(child)
 except WorldError as error:
     print(json.dumps({{"failed": str(error), "errno": error.errno}}))
 else:
-    print(json.dumps({{"pid": os.getpid(), "sid": os.getsid(0), "text": text}}))
+    left = descriptors() - before
+    print(json.dumps({{"pid": os.getpid(), "sid": os.getsid(0), "text": text, "left": left}}))
 """
 
 
@@ -76,7 +81,8 @@ def test_what_is_worth_knowing_is_told_with_the_success(tmp_path: Path) -> None:
     assert (
         run('report.remark("no certificate")\nreport.ready()', tmp_path)["text"] == "no certificate"
     )
-    assert run("report.ready()", tmp_path)["text"] is None
+    said = run("report.ready()", tmp_path)
+    assert (said["text"], said["left"]) == (None, 0)
 
 
 def test_the_child_finishes_nothing_of_its_parents(tmp_path: Path) -> None:

@@ -129,6 +129,11 @@ def test_tls_for_mount_that_can_be(protocol: str | None) -> None:
     )
 
 
+@pytest.mark.parametrize("more", [{"security": "none"}, {"mount_protocol": "udp"}])
+def test_mount_in_clear_text(more: dict[str, Any]) -> None:
+    check_config(MountConfig("server", "/", no_daemon=True, **more))
+
+
 @pytest.mark.parametrize(
     ("security", "lacks"),
     [("tls", "ca.pem"), ("mtls", "client/cert.pem"), ("mtls", "client/certkey.pem")],

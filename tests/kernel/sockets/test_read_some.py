@@ -13,7 +13,7 @@ import trio.testing
 from tests.conftest import patience
 from tests.kernel.sockets.takensocket import tcp_ends
 from umktls.errors import WorldError
-from umktls.kernel.sockets.stream import read_some
+from umktls.kernel.sockets.stream import read_some, readable
 
 
 class CancelWhenWoken(trio.abc.Instrument):
@@ -57,3 +57,18 @@ async def test_a_reset_is_told_as_that() -> None:
     with near, trio.fail_after(patience(10)), pytest.raises(WorldError) as caught:
         await read_some(near, memoryview(bytearray(10)))
     assert caught.value.errno == errno.ECONNRESET
+
+
+async def test_what_cannot_be_waited_for_is_not_tried_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """epoll_ctl(2) has ENOSPC where a user may not watch any more."""
+
+    async def refuse(sock: socket.socket) -> None:
+        raise OSError(errno.ENOSPC, "no more")
+
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", refuse)
+    near, far = socket.socketpair()
+    with near, far, pytest.raises(WorldError, match="cannot receive") as caught:
+        await readable(near)
+    assert caught.value.errno == errno.ENOSPC

@@ -13,6 +13,7 @@ from umktls.abi.leftover import Leftover
 from umktls.abi.rpctls import SOL_UMKTLS, UMKTLS_LEFTOVER
 from umktls.errors import UmktlsError
 from umktls.ktls.calls import KtlsSocket
+from umktls.ktls.engines import RECORD_HEADER_LENGTH
 from umktls.ktls.socket.states import State
 
 
@@ -71,4 +72,12 @@ def test_data_needs_a_key_first() -> None:
     socket = KtlsSocket(ENGINE, ENGINE)
     with pytest.raises(UmktlsError) as refused:
         give_back(socket, Leftover(0, b"data"))
+    assert refused.value.errno == errno.EINVAL
+
+
+def test_a_header_without_its_record_has_to_be_one() -> None:
+    socket = KtlsSocket(ENGINE, ENGINE)
+    enable_socket(socket, "rx", session())
+    with pytest.raises(UmktlsError, match="no row of records, at its byte 0") as refused:
+        give_back(socket, Leftover(0, wire=b"\xff" * RECORD_HEADER_LENGTH))
     assert refused.value.errno == errno.EINVAL
