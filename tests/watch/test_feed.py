@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from tests.conftest import patience
 from umktls.cli.control import Host
 from umktls.errors import CallerError, PeerError
 from umktls.kernel.ground.kinds import KINDS
+from umktls.kernel.host.stepping import WATCHERS
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.echo import SAY
 from umktls.testing.joined import Joined
@@ -179,6 +182,25 @@ async def test_hosts_are_found_and_followed(umktls_joined: Boot, umktls_rundir: 
                     break
         nursery.cancel_scope.cancel()
     assert {each["host"] for each in feed.events} == {both.client.name, both.server.name}
+
+
+async def test_hosts_of_a_lesson_are_shown_whatever_was_chosen(
+    umktls_joined: Boot, umktls_rundir: Path
+) -> None:
+    feed = Feed(("another",), base=umktls_rundir)
+    announced = umktls_rundir / WATCHERS.format(os.getpid())
+    async with umktls_joined() as both, trio.open_nursery() as nursery:
+        nursery.start_soon(feed.run)
+        with feed.showing(os.getpid()), trio.fail_after(patience(20)):
+            assert json.loads(announced.read_text())["hosts"] == [str(os.getpid())]
+            for host in (both.client, both.server):
+                await host.trace.seen.wait()
+        nursery.cancel_scope.cancel()
+    assert not announced.exists()
+    feed.flush()
+    assert {each["host"] for each in feed.events} == {both.client.name, both.server.name}
+    assert all(map(feed.is_guest, feed.events))
+    assert not feed.is_guest(event("probe", 1, 5.0, "another"))
 
 
 async def test_who_listens_too_slowly_is_left_behind() -> None:
