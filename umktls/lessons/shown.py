@@ -1,9 +1,9 @@
 """KTLS sockets that have no host, shown to who watches: two hosts that have nothing else.
 
-Most lessons work with `End`s (stage.py), between which there is no TCP. Where somebody waits to see
-the hosts of this process (umktls.watch), two come up, and each `End` that is made is one connection
-of the client's or the server's host from then on: keys, records, and what was refused. Else there
-are none, and nothing is done here.
+Some lessons have `End`s (stage.py) and no hosts, and no TCP between them. Where somebody waits to
+see the hosts of this process (umktls.watch), two come up, and each `End` that is made is one
+connection of the client's or the server's host from then on: keys, records, and what was refused.
+Else there are none, and nothing is done here.
 """
 
 from __future__ import annotations

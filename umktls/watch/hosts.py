@@ -25,7 +25,7 @@ from umktls.cli.control import (
 from umktls.errors import PeerError, WorldError
 from umktls.kernel.host.rundir import running
 
-__all__ = ["answer", "follow", "hosts_there"]
+__all__ = ["answer", "connected", "follow", "hosts_there", "lines"]
 
 LINE_LIMIT = 4 << 20
 PIECE = 1 << 16
