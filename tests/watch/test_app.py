@@ -20,11 +20,12 @@ async def ask(
     *,
     method: str = "GET",
     feed: Feed | None = None,
+    recorder: Recorder | None = None,
     enough: int = 1 << 30,
 ) -> Answer:
     """One request; `enough`: hang up after so many bytes."""
     feed = feed or Feed()
-    app = application(feed, Recorder(feed), TOKEN, PORT)
+    app = application(feed, recorder or Recorder(feed), TOKEN, PORT)
     gone = trio.Event()
     left = enough
 
@@ -113,6 +114,22 @@ async def test_events_from_the_beginning() -> None:
 async def test_a_record_of_nobody() -> None:
     answer = await ask(f"/{TOKEN}/record/client-1/3")
     assert (answer.status, json.loads(answer.body)["errno"]) == (409, "ENOENT")
+
+
+async def test_a_record_that_was_kept_is_there_when_its_host_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    feed, record = Feed(), {"wire": "AA==", "plain": ""}
+    recorder = Recorder(feed)
+
+    async def fetched(host: str, number: int) -> dict[str, str]:
+        return record
+
+    with monkeypatch.context() as there:
+        there.setattr(feed, "record", fetched)
+        await recorder.keep([{"host": "client-1", "record": 3}])
+    answer = await ask(f"/{TOKEN}/record/client-1/3", feed=feed, recorder=recorder)
+    assert json.loads(answer.body) == record
 
 
 async def test_a_recording_is_one_page_without_links_outside() -> None:

@@ -203,6 +203,28 @@ async def test_hosts_of_a_lesson_are_shown_whatever_was_chosen(
     assert not feed.is_guest(event("probe", 1, 5.0, "another"))
 
 
+async def test_a_recorder_that_is_left_behind_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    feed, asked = Feed(), set()
+
+    async def fetched(host: str, number: int) -> dict[str, str]:
+        asked.add((host, number))
+        return {"wire": "", "plain": ""}
+
+    monkeypatch.setattr(feed, "record", fetched)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Recorder(feed).run, lambda each: each["host"] == "client-1")
+        await trio.testing.wait_all_tasks_blocked()
+        for number in range(1, 600):
+            for host in ("client-1", "server-1"):
+                facts = {"connection": "c1", "record": number, "direction": "sent"}
+                facts |= {"generation": 1, "sequence": number}
+                feed.take(event("record-sealed", number, float(number), host, **facts))
+            feed.flush()
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert asked == {("client-1", number) for number in range(1, 600)}
+
+
 async def test_who_listens_too_slowly_is_left_behind() -> None:
     feed = Feed()
     with feed.listening() as messages:
