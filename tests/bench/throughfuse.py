@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,6 +23,11 @@ REPETITIONS = 4
 SHORT, LONG = 20, 60
 # Nothing is asked again because of the time that all this takes.
 OPTIONS = "notls,actimeo=3600"
+
+PAGE = 4096
+# Of a file that is not there yet when the machine's kernel is asked for one of its pages.
+READ_FILE = "to read"
+PLACES = random.Random(1).sample(range(PAGE), PAGE)
 
 Rows = Callable[[Path, list[str]], None]
 
@@ -41,11 +47,30 @@ def unlink(where: Path, names: list[str]) -> None:
         os.unlink(where / name)
 
 
-# In this order each row of names is created, opened and unlinked.
+def create_exclusively(where: Path, names: list[str]) -> None:
+    for name in names:
+        os.close(os.open(where / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+
+
+def read_randomly(where: Path, names: list[str]) -> None:
+    """As many pages, of which none has been read before."""
+    file = os.open(where / READ_FILE, os.O_RDONLY)
+    try:
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
+        for _ in names:
+            os.pread(file, PAGE, PLACES.pop() * PAGE)
+    finally:
+        os.close(file)
+
+
+# In this order each row of names is created, opened and unlinked, created again, and as many pages
+# are read.
 OPERATIONS: dict[str, Rows] = {
     "create and close": create,
     "open and close": open_close,
     "unlink": unlink,
+    "create with O_EXCL and close": create_exclusively,
+    "random read of 4 KiB": read_randomly,
 }
 
 
@@ -71,6 +96,7 @@ def mounted() -> Iterator[tuple[Counter, Path]]:
         place = sandbox.mountpoint
         pid = start("umktls", "mount", source, str(place), "-o", OPTIONS, "-f", counted=True)
         (place / "directory").mkdir()
+        (sandbox.export / "directory" / READ_FILE).write_bytes(bytes(PAGE * PAGE))
         yield Counter(pid, logs), place / "directory"
 
 
