@@ -6,6 +6,13 @@ request, although most of them are answered from what the mount knows (four of t
 every stat of a name that is known). Here a worker keeps the turn until its request really waits,
 and if that does not happen, reads the next one itself.
 
+A worker that has answered looks at once whether there is another request, and reads that: what is
+there already costs no turn of the loop. It looks whether it has the turn or not. Meanwhile whoever
+has the turn waits in the loop, so that nobody has to be woken for reading on when a request does
+wait. The request that woke that worker may be taken by then: it looks again before it reads, since
+reading would stop everything until there is a request. After STREAK requests that were found like
+that all others have a turn.
+
 pyfuse3 has its lock and its waiting from what stands as `trio` in it, which its own `asyncio` puts
 something else in place of in the same way. The lock is here a turn that is not given back behind
 the reading but when the request waits (`pass_on`) or the worker ends, whyever that is. Who waits
@@ -14,10 +21,11 @@ for the turn has it last in, first out: the buffers of a few workers are used, n
 
 from __future__ import annotations
 
+import select
 import types
-from collections.abc import Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pyfuse3
 import trio
@@ -25,6 +33,8 @@ import trio
 __all__ = ["READ_TURN", "ReadTurn", "begin"]
 
 T = TypeVar("T")
+
+STREAK = 8
 
 
 def begin(steps: Coroutine[Any, Any, T]) -> tuple[T | None, Coroutine[Any, Any, T] | None]:
@@ -53,32 +63,83 @@ def _rest(steps: Coroutine[Any, Any, T], wait: Any) -> Generator[Any, Any, T]:
         steps.close()
 
 
+class Ready:
+    """To be awaited where there is nothing to wait for: cheaper than a coroutine."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return cast(Generator[Any, Any, None], iter(()))
+
+
+READY = Ready()
+
+
 class ReadTurn(trio.abc.Instrument):
     """See the module. One for all mounts of the process, as what pyfuse3 has is."""
 
     def __init__(self) -> None:
         self._reader: trio.lowlevel.Task | None = None
         self._idle: list[trio.lowlevel.Task] = []
+        self._session: select.poll | None = None  # looks whether there is a request
+        self._streak = 0  # requests that were found by looking
+        self._found = False  # one by a worker that has no turn, and is about to read it
 
-    async def __aenter__(self) -> None:
-        """Wait for the turn, unless this worker has it still."""
+    def __aenter__(self) -> Awaitable[None]:
+        """Wait for the turn, unless this worker has it still, or there is a request to be read."""
         task = trio.lowlevel.current_task()
         if self._reader is None:
             self._reader = task
-        elif self._reader is not task:
-            self._idle.append(task)
+        if self._reader is task:
+            return READY
+        if self._finds():
+            self._found = True
+            return READY
+        return self._await_turn(task)
 
-            def abort(_: object) -> trio.lowlevel.Abort:
-                self._idle.remove(task)
-                return trio.lowlevel.Abort.SUCCEEDED
-
-            await trio.lowlevel.wait_task_rescheduled(abort)
-
-    async def __aexit__(self, *_: object) -> None:
+    def __aexit__(self, *_: object) -> Awaitable[None]:
         """The turn is kept."""
+        return READY
+
+    async def _await_turn(self, task: trio.lowlevel.Task) -> None:
+        self._idle.append(task)
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._idle.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def _finds(self) -> bool:
+        """Whether there is a request, and it is not time to let others do something."""
+        if self._session is None:
+            return False
+        if self._streak < STREAK and self._session.poll(0):
+            self._streak += 1
+            return True
+        self._streak = 0
+        return False
+
+    def wait_readable(self, session: int) -> Awaitable[None]:
+        """In place of trio's, for whoever reads next."""
+        if self._session is None:
+            self._session = select.poll()
+            self._session.register(session, select.POLLIN)
+        if self._found or self._finds():
+            self._found = False
+            return READY
+        return self._until_readable(session, self._session)
+
+    async def _until_readable(self, session: int, looking: select.poll) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(session)
+            self._streak = 0
+            if looking.poll(0):  # nobody else has taken it
+                return
 
     def pass_on(self) -> None:
         """The present task waits: if the turn is its, another worker reads."""
+        self._streak = 0
         if self._reader is trio.lowlevel.current_task():
             self._next()
 
@@ -99,7 +160,12 @@ class ReadTurn(trio.abc.Instrument):
         pyfuse3.trio = types.SimpleNamespace(  # type: ignore[attr-defined]
             Lock=lambda: self,
             open_nursery=trio.open_nursery,
-            lowlevel=trio.lowlevel,
+            lowlevel=types.SimpleNamespace(
+                current_task=trio.lowlevel.current_task,
+                current_trio_token=trio.lowlevel.current_trio_token,
+                notify_closing=trio.lowlevel.notify_closing,
+                wait_readable=self.wait_readable,
+            ),
             ClosedResourceError=trio.ClosedResourceError,
         )
         trio.lowlevel.add_instrument(self)
@@ -108,7 +174,8 @@ class ReadTurn(trio.abc.Instrument):
         finally:
             trio.lowlevel.remove_instrument(self)
             pyfuse3.trio = before  # type: ignore[attr-defined]
-            self._reader = None
+            self._reader = self._session = None
+            self._found = False
 
 
 READ_TURN = ReadTurn()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import pyfuse3
@@ -10,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from fs.readturn import ReadTurn, begin
+from fs.readturn import STREAK, ReadTurn, begin
 
 
 class Reading:
@@ -122,6 +123,95 @@ async def test_who_is_cancelled_leaves_the_turn(which: str) -> None:
         await world.come("end" if which == "waits for it" else "one")
         await world.come("two")
         assert world.read[-1] == ("z", "two")
+
+
+class Looking:
+    """The same with a pipe as the session: each byte is a request, and w waits."""
+
+    def __init__(self, turn: ReadTurn, session: int, requests: int) -> None:
+        os.set_blocking(session, False)  # reading what is not there is an error
+        self.turn, self.session, self.requests = turn, session, requests
+        self.go_on = trio.Event()
+        self.comes: bytes = b""  # meanwhile
+        self.read: list[str] = []
+
+    async def worker(self, name: str, times: int) -> None:
+        for _ in range(times):
+            async with self.turn:
+                await pyfuse3.trio.lowlevel.wait_readable(self.session)  # type: ignore[attr-defined]
+            request = os.read(self.session, 1).decode()
+            self.read.append(name + request)
+            if request == "w":
+                self.turn.pass_on()
+                await self.go_on.wait()
+                os.write(self.requests, self.comes)
+
+
+@pytest.fixture
+def looking() -> Iterator[Looking]:
+    turn, (session, requests) = ReadTurn(), os.pipe()
+    try:
+        yield Looking(turn, session, requests)
+    finally:
+        os.close(session)
+        os.close(requests)
+
+
+async def test_what_is_there_is_read_without_a_turn_of_the_loop(looking: Looking) -> None:
+    with looking.turn.installed():
+        os.write(looking.requests, b"x" * (STREAK - 1))
+        assert begin(looking.worker("a", STREAK - 1)) == (None, None)
+        assert len(looking.read) == STREAK - 1
+
+
+async def test_after_a_streak_all_others_have_a_turn(looking: Looking) -> None:
+    with looking.turn.installed():
+        os.write(looking.requests, b"x" * (2 * STREAK + 1))
+        _, rest = begin(looking.worker("a", 2 * STREAK + 1))
+        assert rest is not None
+        assert len(looking.read) == STREAK
+        await rest
+        assert len(looking.read) == 2 * STREAK + 1
+
+
+async def test_who_has_answered_reads_on_while_another_one_waits_for_requests(
+    looking: Looking,
+) -> None:
+    with looking.turn.installed():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(looking.worker, "a", 3)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(looking.worker, "b", 1)
+            await trio.testing.wait_all_tasks_blocked()
+            os.write(looking.requests, b"w")
+            await trio.testing.wait_all_tasks_blocked()
+            looking.comes = b"12"
+            looking.go_on.set()
+            await trio.testing.wait_all_tasks_blocked()
+            assert looking.read == ["aw", "a1", "a2"]
+            os.write(looking.requests, b"3")
+    assert looking.read[-1] == "b3"
+
+
+async def test_who_is_woken_for_what_has_been_taken_waits_on(looking: Looking) -> None:
+    """In which order the two run is trio's choice, so it is tried many times."""
+    for _ in range(20):
+        looking.read.clear()
+        looking.go_on = trio.Event()
+        with looking.turn.installed():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(looking.worker, "a", 2)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(looking.worker, "b", 1)
+                await trio.testing.wait_all_tasks_blocked()
+                os.write(looking.requests, b"w")
+                await trio.testing.wait_all_tasks_blocked()
+                os.write(looking.requests, b"1")
+                looking.go_on.set()
+                await trio.testing.wait_all_tasks_blocked()
+                assert len(looking.read) == 2
+                os.write(looking.requests, b"2")
+        assert sorted(looking.read) in (["a1", "aw", "b2"], ["a2", "aw", "b1"])
 
 
 async def test_pyfuse3_has_its_own_again() -> None:
