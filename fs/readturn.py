@@ -23,12 +23,14 @@ from __future__ import annotations
 
 import select
 import types
-from collections.abc import Awaitable, Coroutine, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar, cast
 
 import pyfuse3
 import trio
+
+from .scopes import kept_scope
 
 __all__ = ["READ_TURN", "ReadTurn", "begin"]
 
@@ -61,6 +63,28 @@ def _rest(steps: Coroutine[Any, Any, T], wait: Any) -> Generator[Any, Any, T]:
         return value
     finally:
         steps.close()
+
+
+class Workers:
+    """A nursery, as far as pyfuse3 uses one: each of its workers has a cancel scope (scopes.py)."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+
+    def start_soon(
+        self, loop: Callable[..., Awaitable[None]], *args: object, name: object = None
+    ) -> None:
+        self._nursery.start_soon(self._work, loop, *args, name=name)
+
+    async def _work(self, loop: Callable[..., Awaitable[None]], *args: object) -> None:
+        with kept_scope():
+            await loop(*args)
+
+
+@asynccontextmanager
+async def workers() -> AsyncIterator[Workers]:
+    async with trio.open_nursery() as nursery:
+        yield Workers(nursery)
 
 
 class Ready:
@@ -159,7 +183,7 @@ class ReadTurn(trio.abc.Instrument):
         before = pyfuse3.trio  # type: ignore[attr-defined]
         pyfuse3.trio = types.SimpleNamespace(  # type: ignore[attr-defined]
             Lock=lambda: self,
-            open_nursery=trio.open_nursery,
+            open_nursery=workers,
             lowlevel=types.SimpleNamespace(
                 current_task=trio.lowlevel.current_task,
                 current_trio_token=trio.lowlevel.current_trio_token,

@@ -34,10 +34,11 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
-import trio
 from pyfuse3 import FUSEError
 
 from umktls.kernel.ground.hostclock import real_pause, stands
+
+from .scopes import close_scope, open_scope
 
 __all__ = ["Request", "Requests", "doomed", "process_of"]
 
@@ -112,8 +113,14 @@ class Request:
         self.thread = thread
         self.process = process
         self.patient = patient
-        self.scope = trio.CancelScope()
         self.number = 0
+
+    def __enter__(self) -> None:
+        """Where `give_up` ends what the present task does."""
+        self.scope = open_scope()
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        return close_scope(self.scope, bool(self.number), error)
 
     def caller_dies(self) -> bool:
         """Whether who waits for the answer is to die."""
@@ -155,7 +162,7 @@ class Requests:
         """What the work for a request comes to. Raises FUSEError once the request is given up."""
         self._active[request] = None
         try:
-            with request.scope:
+            with request:
                 return await work
         finally:
             del self._active[request]
