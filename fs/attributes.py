@@ -24,6 +24,7 @@ from umktls.nfs.types import fattr3, ftype3, nfstime3, specdata3
 from umktls.rpc.message import OpaqueAuth
 
 from .inodes import Granted, Inode
+from .known import Version
 from .options import MountOptions
 from .owners import Owners
 
@@ -52,8 +53,17 @@ def device(number: specdata3) -> int:
     return os.makedev(number.specdata1, number.specdata2)
 
 
-def entry_attributes(attr: fattr3, number: int, block_size: int) -> EntryAttributes:
-    """The server's attributes as FUSE wants them; timeouts are not set."""
+def state_of(attr: fattr3) -> Version:
+    """What tells one state of a file from another."""
+    return time_ns(attr.ctime), file_size(attr), time_ns(attr.mtime)
+
+
+def entry_attributes(
+    attr: fattr3, number: int, block_size: int, state: Version | None = None
+) -> EntryAttributes:
+    """The server's attributes as FUSE wants them; timeouts are not set. state: theirs, if it is
+    known already."""
+    changed, size, modified = state or state_of(attr)
     entry = EntryAttributes()
     entry.st_ino = number
     entry.st_mode = MODE_TYPES[attr.type] | attr.mode & 0o7777
@@ -61,12 +71,12 @@ def entry_attributes(attr: fattr3, number: int, block_size: int) -> EntryAttribu
     entry.st_uid = attr.uid
     entry.st_gid = attr.gid
     entry.st_rdev = device(attr.rdev)
-    entry.st_size = file_size(attr)
+    entry.st_size = size
     entry.st_blksize = block_size
     entry.st_blocks = -(-attr.used // 512)
     entry.st_atime_ns = time_ns(attr.atime)
-    entry.st_mtime_ns = time_ns(attr.mtime)
-    entry.st_ctime_ns = time_ns(attr.ctime)
+    entry.st_mtime_ns = modified
+    entry.st_ctime_ns = changed
     return entry
 
 
@@ -105,7 +115,7 @@ class AttributeCache:
         """
         if attr is None:
             return
-        version = (time_ns(attr.ctime), file_size(attr), time_ns(attr.mtime))
+        version = state_of(attr)
         known = inode.version
         if started < inode.updated and known is not None and version[:2] <= known[:2]:
             return
@@ -116,7 +126,7 @@ class AttributeCache:
         self._serial += 1
         inode.updated = self._serial
         inode.version = version
-        inode.attributes = entry_attributes(attr, inode.number, self._block_size)
+        inode.attributes = entry_attributes(attr, inode.number, self._block_size, version)
         if self.owners.active:
             self.owners.show(inode.attributes)
 

@@ -15,7 +15,7 @@ from pyfuse3 import FUSEError
 
 from umktls.errors import UmktlsError
 
-__all__ = ["handler"]
+__all__ = ["answer", "handler"]
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -27,22 +27,25 @@ Handler = Callable[Concatenate[S, P], Coroutine[Any, Any, T]]
 
 
 def handler(method: Handler[S, P, T]) -> Handler[S, P, T]:
-    """Make a FUSE request handler of a coroutine that raises UmktlsError.
-
-    Anything else that it raises is a mistake of ours: logged with its traceback, EIO to the caller.
-    """
+    """Make a FUSE request handler of a coroutine that raises UmktlsError."""
 
     @functools.wraps(method)
     async def guarded(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await method(self, *args, **kwargs)
-        except FUSEError:
-            raise
-        except UmktlsError as error:
-            log.debug("%s: %s", method.__name__, error)
-            raise FUSEError(error.errno) from None
-        except Exception:
-            log.exception("%s failed", method.__name__)
-            raise FUSEError(errno.EIO) from None
+        except Exception as error:
+            raise answer(method.__name__, error) from None
 
     return guarded
+
+
+def answer(name: str, error: Exception) -> FUSEError:
+    """What FUSE is answered where a request has failed. Anything else than UmktlsError is a mistake
+    of ours: logged with its traceback, EIO to the caller."""
+    if isinstance(error, FUSEError):
+        return error
+    if isinstance(error, UmktlsError):
+        log.debug("%s: %s", name, error)
+        return FUSEError(error.errno)
+    log.error("%s failed", name, exc_info=error)
+    return FUSEError(errno.EIO)

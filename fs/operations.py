@@ -27,7 +27,7 @@ from .attributes import AttributeCache
 from .calls import Calls, NfsCaller, NfsFailure, transfer_size
 from .credentials import Credentials
 from .directories import Directories, Emit
-from .errors import handler
+from .errors import answer, handler
 from .files import Files
 from .foresight import Foresight
 from .inodes import Inode, InodeTable
@@ -61,28 +61,28 @@ def waited(of: Kind | None = None, patient: bool = False) -> Callable[[Method[P,
     """
 
     def make(method: Method[P, T]) -> Method[P, T]:
-        @handler
         @functools.wraps(method)
         async def tracked(self: NfsOperations, /, *args: P.args, **kwargs: P.kwargs) -> T:
-            told = tell_request(self.trace, method.__name__, args) if self.trace.close else None
             try:
-                value, rest = begin(method(self, *args, **kwargs))
-                if rest is None:
-                    return cast(T, value)
-                READ_TURN.pass_on()
-                request = Request(method.__name__, self.requests.clock(), patient=patient)
-                if of is None:
-                    request.thread = cast(RequestContext, args[-1]).pid
-                else:
-                    request.process = self.openers.get((of, cast(int, args[0])), 0)
-                return await self.requests.heeded(request, rest)
-            except UmktlsError as error:
-                if error.errno == errno.ESTALE:
+                told = tell_request(self.trace, method.__name__, args) if self.trace.close else None
+                try:
+                    value, rest = begin(method(self, *args, **kwargs))
+                    if rest is None:
+                        return cast(T, value)
+                    READ_TURN.pass_on()
+                    request = Request(method.__name__, self.requests.clock(), patient=patient)
+                    if of is None:
+                        request.thread = cast(RequestContext, args[-1]).pid
+                    else:
+                        request.process = self.openers.get((of, cast(int, args[0])), 0)
+                    return await self.requests.heeded(request, rest)
+                finally:
+                    if told is not None:
+                        told()
+            except Exception as error:
+                if isinstance(error, UmktlsError) and error.errno == errno.ESTALE:
                     self._foresight.doubt()
-                raise
-            finally:
-                if told is not None:
-                    told()
+                raise answer(method.__name__, error) from None
 
         return tracked
 
@@ -115,7 +115,7 @@ class NfsOperations(pyfuse3.Operations):
     ) -> None:
         super().__init__()
         self.trace = trace or Trace("", "client")
-        clock = trio.current_time
+        clock = trio.lowlevel.current_clock().current_time  # as trio.current_time, three steps less
         bound, error = options.deadline, options.timeout_errno
         calls = Calls(caller, bound, error)
         self.ready = trio.Event()
@@ -128,7 +128,7 @@ class NfsOperations(pyfuse3.Operations):
         self.openers: dict[tuple[Kind, int], int] = {}  # what is open: the process that did it
         self._credentials = credentials or Credentials(clock)
         self._credentials.owners = self.attributes.owners
-        known = self._known_names(options)
+        known = self._known_names(clock, options)
         self._intent = intent or Intent()
         self._foresight = Foresight(
             calls, self.attributes, known, start, clock, options.ahead_seconds
@@ -141,9 +141,9 @@ class NfsOperations(pyfuse3.Operations):
         ahead = ReadAhead(calls, self.attributes, start, rsize, options.readahead)
         self.files = self._open_files(calls, ahead, silly, options)
 
-    def _known_names(self, options: MountOptions) -> KnownNames:
+    def _known_names(self, clock: Callable[[], float], options: MountOptions) -> KnownNames:
         trust = 0.0 if options.noac else options.acdirmin
-        return KnownNames(self.inodes, self.attributes, trio.current_time, trust)
+        return KnownNames(self.inodes, self.attributes, clock, trust)
 
     def _open_namespace(
         self,
