@@ -27,6 +27,8 @@ def lies(codec: xdr.Codec[Any], value: Any) -> Iterator[tuple[str, Any]]:
             yield from _numbers("i")
         case xdr.Optional(item):
             yield from lies(item, value) if value is not None else ()
+        case xdr.Recurring(item):
+            yield from lies(item, value)
         case xdr.Choice(_, _, item):
             yield from lies(item, value) if isinstance(value, xdr.Struct) else ()
         case xdr.LinkedList(item):

@@ -83,6 +83,7 @@ STRATEGIES: dict[type, Callable[[Any], Strategy]] = {
     xdr.OpaqueView: _opaque,
     xdr.Void: lambda codec: st.none(),
     xdr.Optional: lambda codec: st.none() | values_of(codec.item),
+    xdr.Recurring: lambda codec: values_of(codec.item),
     xdr.Array: _array,
     xdr.FixedArray: _fixed_array,
     xdr.LinkedList: lambda codec: st.lists(values_of(codec.item), max_size=MOST),

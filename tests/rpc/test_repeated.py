@@ -234,6 +234,20 @@ def test_a_job_that_is_given_up_does_not_stand_in_the_way() -> None:
     assert counter.value == 5
 
 
+def test_a_call_that_is_being_executed_is_known_however_many_were_given_up() -> None:
+    keys = [call_key(call_of(message(ADD, 1, xid=n)), "peer", asker(TLS)) for n in range(20)]
+    cache = ReplyCache(entries=3)
+    kept = [(key, cache.begin(key)) for key in keys[:5]]
+    for key in keys[5:]:
+        assert cache.lookup(key) is None
+        cache.begin(key)  # and nobody keeps what this returns
+        gc.collect()
+        assert cache.lookup(key) is None
+    assert [cache.lookup(key) for key, _ in kept] == [running for _, running in kept]
+    cache.finish(*kept[0], [b"reply"])
+    assert cache.lookup(keys[0]) == [b"reply"]
+
+
 def test_the_cache_forgets_the_oldest() -> None:
     keys = [call_key(call_of(message(ADD, 1, xid=n)), "peer", asker(TLS)) for n in range(5)]
     few = ReplyCache(entries=2)

@@ -135,7 +135,7 @@ class nfstime3(xdr.Struct):
     nseconds: uint32
 
 
-@xdr.struct
+@xdr.ready_struct
 class fattr3(xdr.Struct):
     """Attributes of a file; `size` and `used` in bytes."""
 
@@ -169,7 +169,7 @@ class wcc_attr(xdr.Struct):
 pre_op_attr = wcc_attr | None
 
 
-@xdr.struct
+@xdr.ready_struct
 class wcc_data(xdr.Struct):
     """Weak cache consistency data."""
 

@@ -146,7 +146,7 @@ class createhow3(xdr.Struct):
 @xdr.struct
 class CREATE3args(xdr.Struct):
     where: diropargs3
-    how: createhow3
+    how: Annotated[createhow3, xdr.recurring(createhow3)]
 
 
 @xdr.struct

@@ -68,28 +68,31 @@ def holder(certificate: PeerCertificate) -> Holder:
 def call_key(call: Call, address: object, asker: Asker) -> CallKey:
     """What two copies of one call have in common."""
     host = address[0] if isinstance(address, tuple) and address else address
-    checksum = zlib.crc32(call.body[:CHECKED_BYTES], zlib.crc32(call.credential.wire))
-    procedure = call.program, call.version, call.procedure
-    return (host, asker, call.xid, *procedure, len(call.body), checksum)
+    body = call.body
+    length = len(body)
+    checked = body if length <= CHECKED_BYTES else body[:CHECKED_BYTES]
+    checksum = zlib.crc32(checked, zlib.crc32(call.credential.wire))
+    return (host, asker, call.xid, call.program, call.version, call.procedure, length, checksum)
 
 
 class Running:
     """A call that is being executed: where copies of it wait for the reply, in threads.
 
-    There is one for each call, and a copy of hardly any: so they wait for a lock that is held until
-    the reply is there, which costs less to make than an event."""
+    There is one for each call, and a copy of hardly any: so the lock that copies wait for, which
+    is held until the reply is there, is made by the first of them."""
 
     __slots__ = ("__weakref__", "_executed", "_reply")
 
     def __init__(self) -> None:
-        self._executed = threading.Lock()
-        self._executed.acquire()
+        self._executed: threading.Lock | None = None
         self._reply: bytes | None = None
 
     def finish(self, reply: bytes) -> None:
         """To be called once."""
         self._reply = reply
-        self._executed.release()
+        # In this order: a copy makes the lock before it looks for the reply.
+        if self._executed is not None:
+            self._executed.release()
 
     @property
     def finished(self) -> bool:
@@ -98,10 +101,19 @@ class Running:
     def wait(self, seconds: float) -> list[Buffer] | None:
         """The reply; nothing to be sent if it is not there after `seconds`; None if it will never
         be: then the copy is to be executed."""
-        if not self._executed.acquire(timeout=seconds):
-            return []
-        self._executed.release()  # for the next copy
+        with _making:
+            if self._executed is None:
+                executed = threading.Lock()
+                executed.acquire()
+                self._executed = executed
+        if self._reply is None:
+            if not self._executed.acquire(timeout=seconds):
+                return []
+            self._executed.release()  # for the next copy
         return [] if self._reply is None else [self._reply]
+
+
+_making = threading.Lock()
 
 
 class Replies(Protocol):
@@ -126,7 +138,10 @@ class ReplyCache:
         self._size = size
         self._bytes = 0
         self._lock = threading.Lock()
-        self._running: weakref.WeakValueDictionary[CallKey, Running] = weakref.WeakValueDictionary()
+        # By reference alone, since a WeakValueDictionary costs more than all else here: what was
+        # given up is swept out when there are many.
+        self._running: dict[CallKey, weakref.ref[Running]] = {}
+        self._sweep_at = entries
         self._replies: OrderedDict[CallKey, bytes] = OrderedDict()
 
     def __len__(self) -> int:
@@ -135,23 +150,33 @@ class ReplyCache:
     def lookup(self, key: CallKey) -> list[Buffer] | Running | None:
         with self._lock:
             reply = self._replies.get(key)
-            if reply is not None:
-                self._replies.move_to_end(key)
-                return [reply]
-            return self._running.get(key)
+            if reply is None:
+                running = self._running.get(key)
+                return None if running is None else running()
+            self._replies.move_to_end(key)
+            return [reply]
 
     def begin(self, key: CallKey) -> Running:
         running = Running()
         with self._lock:
-            self._running[key] = running
+            self._running[key] = weakref.ref(running)
+            if len(self._running) > self._sweep_at:
+                self._sweep()
         return running
+
+    def _sweep(self) -> None:
+        alive = {key: running for key, running in self._running.items() if running() is not None}
+        self._running = alive
+        self._sweep_at = max(self._entries, 2 * len(alive))
 
     def finish(self, key: CallKey, running: Running, reply: list[Buffer]) -> None:
         kept = b"".join(reply)
+        replies = self._replies
         with self._lock:
             self._running.pop(key, None)
-            self._bytes += len(kept) - len(self._replies.pop(key, b""))
-            self._replies[key] = kept
-            while len(self._replies) > self._entries or self._bytes > self._size:
-                self._bytes -= len(self._replies.popitem(last=False)[1])
+            before = replies.pop(key, None)
+            replies[key] = kept
+            self._bytes += len(kept) if before is None else len(kept) - len(before)
+            while self._bytes > self._size or len(replies) > self._entries:
+                self._bytes -= len(replies.popitem(last=False)[1])
         running.finish(kept)

@@ -180,7 +180,11 @@ def _nothing(args: None, context: CallContext) -> None:
     """The NULL procedure: what it does, and what it returns."""
 
 
-_SUCCESS = struct.Struct(">6I")
+_HEAD = struct.Struct(">6I")
+# Of every call, as plain numbers: to ask an enumeration for a member costs ten times as much.
+_AUTH_NONE, _AUTH_SYS = int(AuthFlavor.AUTH_NONE), int(AuthFlavor.AUTH_SYS)
+# Behind the transaction id of a call that was executed (RFC 5531 section 9).
+_EXECUTED = (int(MsgType.REPLY), 0, 0, 0, int(AcceptStat.SUCCESS))
 
 
 class Job:
@@ -218,14 +222,12 @@ class Job:
         reply: list[Buffer]
         try:
             result = self._handler(self._args, self._context)
-            parts = self.procedure.encode_result(result)
+            reply = self.procedure.encode_result(result, _HEAD.pack(self._xid, *_EXECUTED))
         except NotAuthentic as error:
             reply = [encode_denied(self._xid, RejectStat.AUTH_ERROR, error.status)]
         except Exception:
             logger.exception("procedure %s failed", self.procedure.name)
             reply = [encode_accepted(self._xid, NULL_AUTH, AcceptStat.SYSTEM_ERR)]
-        else:
-            reply = [_SUCCESS.pack(self._xid, MsgType.REPLY, 0, 0, 0, AcceptStat.SUCCESS), *parts]
         if self._keep is not None:
             self._keep(reply)
         return reply
@@ -261,7 +263,8 @@ class Dispatcher:
     """Finds out what a call asks for. One for all connections of a server."""
 
     def __init__(self, services: Iterable[Service], cache: Replies | None = None) -> None:
-        self._services: dict[tuple[int, int], tuple[Service, dict[int, Entry]]] = {}
+        self._services: set[tuple[int, int]] = set()
+        self._entries: dict[tuple[int, int, int], tuple[Service, Entry]] = {}
         self._versions: dict[int, list[int]] = {}
         self._cache: Replies = ReplyCache() if cache is None else cache
         for service in services:
@@ -271,7 +274,9 @@ class Dispatcher:
         program = service.program
         if (program.number, program.version) in self._services:
             raise CallerError(f"two services for program {program.name} {program.version}")
-        self._services[program.number, program.version] = (service, service.entries())
+        self._services.add((program.number, program.version))
+        for number, entry in service.entries().items():
+            self._entries[program.number, program.version, number] = service, entry
         self._versions.setdefault(program.number, []).append(program.version)
 
     def dispatch(self, call: Call, peer: Peer) -> list[Buffer] | Job:
@@ -281,21 +286,20 @@ class Dispatcher:
         context = _authenticate(call, peer)
         if isinstance(context, AuthStat):
             return _auth_error(call, context)
-        service, entries = self._services.get((call.program, call.version), (None, {}))
-        if service is None:
-            return self._without_program(call)
-        entry = entries.get(call.procedure)
-        if entry is None:
-            return _failed(call, AcceptStat.PROC_UNAVAIL)
-        refused = service.gate(entry[0], context) if service.gate is not None else None
+        found = self._entries.get((call.program, call.version, call.procedure))
+        if found is None:
+            return self._not_found(call)
+        service, entry = found
+        procedure = entry[0]
+        refused = service.gate(procedure, context) if service.gate is not None else None
         if refused is not None:
             return _auth_error(call, refused)
         try:
-            args = entry[0].decode_args_untrusted(call.body)
+            args = procedure.decode_args_untrusted(call.body)
         except XdrError:
             return _failed(call, AcceptStat.GARBAGE_ARGS)
         work: list[Buffer] | Job
-        if service.cache and not entry[0].idempotent:
+        if service.cache and not procedure.idempotent:
             work = self._dispatch_once(call, service, entry, args, context)
         else:
             work = Job(entry, call.xid, args, context, None)
@@ -321,7 +325,9 @@ class Dispatcher:
         keep = partial(self._cache.finish, key, running)
         return Job(entry, call.xid, args, context, keep)
 
-    def _without_program(self, call: Call) -> list[Buffer]:
+    def _not_found(self, call: Call) -> list[Buffer]:
+        if (call.program, call.version) in self._services:
+            return _failed(call, AcceptStat.PROC_UNAVAIL)
         versions = self._versions.get(call.program)
         if versions is None:
             return _failed(call, AcceptStat.PROG_UNAVAIL)
@@ -347,11 +353,11 @@ def _auth_error(call: Call, status: AuthStat) -> list[Buffer]:
 def _authenticate(call: Call, peer: Peer) -> CallContext | AuthStat:
     """Who calls, or why that cannot be believed (RFC 5531 sections 8.2 and 10, appendix A)."""
     flavor = call.credential.flavor
-    if flavor not in (AuthFlavor.AUTH_SYS, AuthFlavor.AUTH_NONE):
+    if flavor not in (_AUTH_SYS, _AUTH_NONE):
         return AuthStat.AUTH_REJECTEDCRED
-    if call.verifier.flavor != AuthFlavor.AUTH_NONE:
+    if call.verifier.flavor != _AUTH_NONE:
         return AuthStat.AUTH_BADVERF
-    if flavor == AuthFlavor.AUTH_NONE:
+    if flavor == _AUTH_NONE:
         return CallContext(None, flavor, peer)
     try:
         return _context(_known_credential(call.credential.body), flavor, peer)

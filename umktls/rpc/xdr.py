@@ -23,6 +23,7 @@ from umktls.rpc.xdr_codecs import (
     Opaque,
     OpaqueView,
     Optional,
+    Recurring,
     Void,
 )
 from umktls.rpc.xdr_coders import BOOL, Decoder, Encoder
@@ -33,6 +34,7 @@ from umktls.rpc.xdr_structs import (
     StructCodec,
     UnionCodec,
     codec_of,
+    ready_struct,
     struct,
     union,
 )
@@ -62,6 +64,7 @@ __all__ = [
     "Opaque",
     "OpaqueView",
     "Optional",
+    "Recurring",
     "ResultCodec",
     "Struct",
     "StructCodec",
@@ -78,6 +81,8 @@ __all__ = [
     "opaque",
     "opaque_view",
     "optional",
+    "ready_struct",
+    "recurring",
     "result",
     "string",
     "struct",
@@ -124,6 +129,11 @@ def string(limit: int = MAX_LENGTH) -> Opaque:
 def optional(item: Any) -> Optional[Any]:
     """item *: None or a value."""
     return Optional(codec_of(item))
+
+
+def recurring(item: Any) -> Recurring[Any]:
+    """item, at the end of a message, where the same few values recur."""
+    return Recurring(codec_of(item))
 
 
 def array(item: Any, limit: int = MAX_LENGTH) -> Array[Any]:

@@ -10,17 +10,20 @@ them, and some peers leave there what was in the buffer before.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from functools import cached_property, lru_cache
+from typing import Any, ClassVar, Generic, TypeVar
 
 from umktls.rpc.xdr_source import Buffer, DecodeSource, EncodeSource, Read, Write, XdrError
 
 T = TypeVar("T")
 MAX_LENGTH = 0xFFFFFFFF
 BULK = 4096  # from this many bytes on, variable data stays a part of its own and is not copied
+
+# What is remembered of a type whose values recur: so many, of so many bytes at most.
+RECURRING_VALUES, RECURRING_BYTES = 64, 128
 
 PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")  # by length modulo 4
 ZERO = bytes(4)
@@ -53,22 +56,20 @@ class Codec(Generic[T]):
         src = DecodeSource(str(self))
         return src.finish(self.emit_decode(src))
 
-    def encode(self, value: T) -> list[Buffer]:
-        """The encoding in parts; CallerError for a value that the type cannot hold."""
-        pieces: list[Buffer] = []
+    def encode(self, value: T, *head: Buffer) -> list[Buffer]:
+        """The encoding in parts, behind what is to come before it; CallerError for a value that the
+        type cannot hold."""
+        pieces = [*head]
         self.write(pieces.append, value)
         return coalesce(pieces)
 
     def decode_untrusted(self, data: Buffer) -> T:
         """The value that is encoded by all of `data`; raises XdrError only."""
-        value, pos = self.read(as_view(data), 0)
+        value: T
+        value, pos = self.read(data if type(data) is memoryview else memoryview(data), 0)
         if pos != len(data):
             raise XdrError(f"{len(data) - pos} bytes too many behind {self}")
-        return cast(T, value)
-
-
-def as_view(data: Buffer) -> memoryview:
-    return data if type(data) is memoryview else memoryview(data)
+        return value
 
 
 def coalesce(pieces: list[Buffer]) -> list[Buffer]:
@@ -354,6 +355,32 @@ class LinkedList(Codec[list[T]]):
                 src.line("break")
             _emit_append(src, result, self.item)
         return result
+
+
+@dataclass(frozen=True)
+class Recurring(Codec[T]):
+    """A type of which the same few values come again and again, at the end of a message: which one
+    it is, is told by the bytes that are left, without a look into them."""
+
+    item: Codec[T]
+
+    def emit_encode(self, out: EncodeSource, value: str) -> None:
+        self.item.emit_encode(out, value)
+
+    def emit_decode(self, src: DecodeSource) -> str:
+        src.flush()
+        result, count = src.fresh("known"), src.fresh("count")
+        read, known = src.bind(self.item.read, "read"), src.bind(self._known(), "recall")
+        with src.block(f"if len(data) - pos > {RECURRING_BYTES}:"):
+            src.line(f"{result}, pos = {read}(data, pos)")
+        with src.block("else:"):
+            src.line(f"{result}, {count} = {known}(data[pos:].tobytes())")
+            src.line(f"pos += {count}")
+        return result
+
+    def _known(self) -> Callable[[bytes], tuple[Any, int]]:
+        read = self.item.read
+        return lru_cache(RECURRING_VALUES)(lambda wire: read(memoryview(wire), 0))
 
 
 @dataclass(frozen=True)

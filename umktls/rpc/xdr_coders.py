@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct as _struct
 from typing import TypeVar
 
-from umktls.rpc.xdr_codecs import MAX_LENGTH, PADDING, ZERO, Boolean, Codec, as_view, coalesce
+from umktls.rpc.xdr_codecs import MAX_LENGTH, PADDING, ZERO, Boolean, Codec, coalesce
 from umktls.rpc.xdr_source import Buffer, XdrError, unencodable
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ class Decoder:
     __slots__ = ("_data", "_pos")
 
     def __init__(self, data: Buffer) -> None:
-        self._data = as_view(data)
+        self._data = memoryview(data)
         self._pos = 0
 
     @property

@@ -68,6 +68,15 @@ def struct(cls: type[S]) -> type[S]:
     return made
 
 
+@dataclass_transform(frozen_default=True)
+def ready_struct(cls: type[S]) -> type[S]:
+    """As `struct`. In the place of a value that is to be encoded its encoding may stand, as bytes:
+    for who makes so many that one pack in place of an object and its pack counts."""
+    made = frozen(cls)
+    made.xdr = StructCodec(made, may_be_ready=True)
+    return made
+
+
 Arms = Mapping[IntEnum, tuple[str, ...]]
 
 
@@ -133,6 +142,7 @@ class StructCodec(Codec[S]):
     """struct (section 4.14): the fields in their order."""
 
     cls: type[S]
+    may_be_ready: bool = False
 
     def __str__(self) -> str:
         return self.cls.__name__
@@ -143,6 +153,17 @@ class StructCodec(Codec[S]):
 
     def emit_encode(self, out: EncodeSource, value: str) -> None:
         local = _emit_local(out, value)
+        if not self.may_be_ready:
+            self._emit_encode_fields(out, local)
+            return
+        out.flush()
+        with out.block(f"if {local}.__class__ is {out.bind(bytes, 'bytes')}:"):
+            out.line(f"put({local})")
+        with out.block("else:"):
+            self._emit_encode_fields(out, local)
+            out.flush()
+
+    def _emit_encode_fields(self, out: EncodeSource, local: str) -> None:
         for name, codec in self.fields.items():
             codec.emit_encode(out, f"{local}.{name}")
 

@@ -161,7 +161,7 @@ class LevelGate:
 
     def __call__(self, procedure: Procedure[Any, Any], context: CallContext) -> AuthStat | None:
         """AUTH_TOOWEAK, or None to let the call through."""
-        if procedure.number == 0 or level_of(context.peer) >= self._needed:
+        if not self._needed or procedure.number == 0 or level_of(context.peer) >= self._needed:
             return None
         least = security_of(self._needed)
         why = f"all of them ask for {least} at least, and the connection has less"

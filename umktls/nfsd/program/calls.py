@@ -151,7 +151,7 @@ class Call:
     def _change(self, node: Node) -> Changed:
         changed = Changed(node)
         self._named.append(changed)
-        if changed.node.volume.export.read_only:
+        if node.volume.export.read_only:
             raise NfsError(nfsstat3.NFS3ERR_ROFS)
         return changed
 

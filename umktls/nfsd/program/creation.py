@@ -24,7 +24,7 @@ from umktls.nfsd.program.names import component, open_entry
 from umktls.nfsd.tree.attributes import MODE_BITS, fattr
 from umktls.nfsd.tree.descriptor import WRITE, Descriptor
 from umktls.nfsd.tree.errors import NfsError
-from umktls.nfsd.tree.handles import Node
+from umktls.nfsd.tree.handles import Node, living
 from umktls.nfsd.tree.locate import PATH_FLAGS
 
 __all__ = ["create", "mkdir", "mknod", "symlink"]
@@ -42,27 +42,24 @@ def _mode(wanted: sattr3, default: int) -> int:
     return default if wanted.mode is None else wanted.mode & MODE_BITS
 
 
-def _finish(call: Call, node: Node, wanted: sattr3, mode: int) -> fattr3:
+def _finish(call: Call, node: Node, now: os.stat_result, wanted: sattr3, mode: int) -> fattr3:
     """Give a new file what it was not created with. The umask of this process is no wish of the
     client's, who has used his own; other differences of the mode (access control lists, bits
     that a directory hands down) are the file system's."""
-    now = node.stat()
-    lost = mode & (call.site.umask | SPECIAL_BITS) & ~now.st_mode
-    rest = sattr3(
-        stat.S_IMODE(now.st_mode) | lost if lost else None,
-        wanted.uid,
-        wanted.gid,
-        None if wanted.size == now.st_size else wanted.size,
-        wanted.atime,
-        wanted.mtime,
-    )
-    if rest != NO_WISHES:
-        call.set_attributes(node, rest, now)
+    lost = mode & (call.site.umask | SPECIAL_BITS) & ~living(now).st_mode
+    size = None if wanted.size == now.st_size else wanted.size
+    times_and_owner = (wanted.uid, wanted.gid, wanted.atime, wanted.mtime)
+    if lost or size is not None or times_and_owner != AS_THEY_ARE:
+        new_mode = stat.S_IMODE(now.st_mode) | lost if lost else None
+        call.set_attributes(node, replace(wanted, mode=new_mode, size=size), now)
         now = node.stat()
     return fattr(now, node.volume)
 
 
-def _made(call: Call, directory: Node, name: bytes) -> Node:
+AS_THEY_ARE = (None, None, None, None)
+
+
+def _made(call: Call, directory: Node, name: bytes) -> tuple[Node, os.stat_result]:
     """What this call has just made: a question of rights no more."""
     fd = os.open(name, PATH_FLAGS, dir_fd=directory.fd)
     return call.site.handles.adopt(directory, name, Descriptor(fd))
@@ -83,8 +80,8 @@ def _create_new(call: Call, directory: Node, name: bytes, wanted: sattr3) -> Cre
     mode = _mode(wanted, FILE_MODE)
     with call.acting(directory.volume):
         fd = os.open(name, CREATE_FLAGS, mode, dir_fd=directory.fd)
-    node = call.site.handles.adopt(directory, name, Descriptor(fd, WRITE))
-    return node, _finish(call, node, wanted, mode)
+    node, now = call.site.handles.adopt(directory, name, Descriptor(fd, WRITE))
+    return node, _finish(call, node, now, wanted, mode)
 
 
 def _create_guarded(call: Call, directory: Node, name: bytes, how: types.createhow3) -> Created:
@@ -97,12 +94,13 @@ def _create_unchecked(call: Call, directory: Node, name: bytes, how: types.creat
     try:
         return _create_new(call, directory, name, wanted)
     except FileExistsError:
-        node = open_entry(call, directory, name)
+        node, now = open_entry(call, directory, name)
     if node.type == stat.S_IFDIR:
         raise NfsError(nfsstat3.NFS3ERR_ISDIR)
     if wanted.size is not None:
-        call.set_attributes(node, sattr3(size=wanted.size), node.stat())
-    return node, fattr(node.stat(), node.volume)
+        call.set_attributes(node, sattr3(size=wanted.size), now)
+        now = node.stat()
+    return node, fattr(living(now), node.volume)
 
 
 def _create_exclusive(call: Call, directory: Node, name: bytes, how: types.createhow3) -> Created:
@@ -111,13 +109,12 @@ def _create_exclusive(call: Call, directory: Node, name: bytes, how: types.creat
         with call.acting(directory.volume):
             fd = _open_exclusive(directory, name, times)
     except FileExistsError:
-        node = open_entry(call, directory, name)
-        status = node.stat()
+        node, status = open_entry(call, directory, name)
         if node.type != stat.S_IFREG or status.st_size or not _keeps(status, times):
             raise
-        return node, fattr(status, node.volume)
-    node = call.site.handles.adopt(directory, name, Descriptor(fd, WRITE))
-    return node, _finish(call, node, NO_WISHES, FILE_MODE)
+        return node, fattr(living(status), node.volume)
+    node, now = call.site.handles.adopt(directory, name, Descriptor(fd, WRITE))
+    return node, _finish(call, node, now, NO_WISHES, FILE_MODE)
 
 
 def _open_exclusive(directory: Node, name: bytes, times: tuple[int, int]) -> int:
@@ -182,8 +179,8 @@ def mkdir(call: Call, args: types.MKDIR3args) -> types.MKDIR3resok:
     mode = _mode(args.attributes, DIRECTORY_MODE)
     with call.acting(directory.node.volume):
         os.mkdir(name, mode, dir_fd=directory.node.fd)
-    node = _made(call, directory.node, name)
-    attributes = _finish(call, node, args.attributes, mode)
+    node, now = _made(call, directory.node, name)
+    attributes = _finish(call, node, now, args.attributes, mode)
     return types.MKDIR3resok(node.handle, attributes, directory.wcc())
 
 
@@ -195,9 +192,9 @@ def symlink(call: Call, args: types.SYMLINK3args) -> types.SYMLINK3resok:
         raise NfsError(nfsstat3.NFS3ERR_INVAL)
     with call.acting(directory.node.volume):
         os.symlink(target, name, dir_fd=directory.node.fd)
-    node = _made(call, directory.node, name)
+    node, now = _made(call, directory.node, name)
     wanted = replace(args.symlink.symlink_attributes, mode=None, size=None)  # a link has neither
-    attributes = _finish(call, node, wanted, 0)
+    attributes = _finish(call, node, now, wanted, 0)
     return types.SYMLINK3resok(node.handle, attributes, directory.wcc())
 
 
@@ -214,8 +211,8 @@ def mknod(call: Call, args: types.MKNOD3args) -> types.MKNOD3resok:
     mode = _mode(wanted, FILE_MODE)
     with call.acting(directory.node.volume):
         os.mknod(name, MODE_TYPES[kind] | mode, _device(args.what.spec), dir_fd=directory.node.fd)
-    node = _made(call, directory.node, name)
-    attributes = _finish(call, node, wanted, mode)
+    node, now = _made(call, directory.node, name)
+    attributes = _finish(call, node, now, wanted, mode)
     return types.MKNOD3resok(node.handle, attributes, directory.wcc())
 
 

@@ -127,18 +127,20 @@ def _entry_plus(call: Call, directory: Node, entry: Entry) -> entryplus3:
     if cookie == DOT_DOT_COOKIE:
         return entryplus3(inode, name, cookie, None, None)
     try:
-        attributes, handle = _glance(call, directory, name)
+        inode, attributes, handle = _glance(call, directory, name)
     except FileNotFoundError:
         raise
     except OSError:  # may not be searched, or is not served, or is broken: LOOKUP will say so
         return entryplus3(inode, name, cookie, None, None)
-    return entryplus3(attributes.fileid, name, cookie, attributes, handle)
+    return entryplus3(inode, name, cookie, attributes, handle)
 
 
-def _glance(call: Call, directory: Node, name: bytes) -> tuple[fattr3, bytes]:
+def _glance(call: Call, directory: Node, name: bytes) -> tuple[int, fattr3, bytes]:
+    """The number, the attributes and the handle of an entry."""
     fd = os.open(name, PATH_FLAGS, dir_fd=directory.fd)
     try:
         handle = call.site.handles.issue(directory, name, fd)
-        return fattr(os.fstat(fd), directory.volume), handle
+        status = os.fstat(fd)
+        return status.st_ino, fattr(status, directory.volume), handle
     finally:
         os.close(fd)

@@ -167,7 +167,7 @@ def _walk(call: Call, volume: Volume, names: Sequence[bytes]) -> Node:
             if not way:
                 raise NfsError(nfsstat3.NFS3ERR_ACCES)
             continue
-        node = open_entry(call, way[-1], component(name, nfsstat3.NFS3ERR_ACCES))
+        node, _ = open_entry(call, way[-1], component(name, nfsstat3.NFS3ERR_ACCES))
         if node.type != stat.S_IFLNK:
             way.append(node)
             continue

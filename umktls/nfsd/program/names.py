@@ -18,7 +18,7 @@ from umktls.nfs import types
 from umktls.nfs.types import nfsstat3
 from umktls.nfsd.program.calls import Call
 from umktls.nfsd.tree import hostcalls
-from umktls.nfsd.tree.attributes import post_op
+from umktls.nfsd.tree.attributes import fattr, post_op
 from umktls.nfsd.tree.descriptor import Descriptor
 from umktls.nfsd.tree.errors import NfsError
 from umktls.nfsd.tree.handles import Node
@@ -38,8 +38,9 @@ def component(name: bytes, dots: nfsstat3) -> bytes:
     return name
 
 
-def open_entry(call: Call, directory: Node, name: bytes) -> Node:
-    """The file that a directory has under a (proper) name; never what a link there points to."""
+def open_entry(call: Call, directory: Node, name: bytes) -> tuple[Node, os.stat_result]:
+    """The file that a directory has under a (proper) name, and what stat(2) says of it (see
+    `Handles.adopt`); never what a link there points to."""
     with call.acting(directory.volume):
         fd = os.open(name, PATH_FLAGS, dir_fd=directory.fd)
     return call.site.handles.adopt(directory, name, Descriptor(fd))
@@ -47,11 +48,12 @@ def open_entry(call: Call, directory: Node, name: bytes) -> Node:
 
 def lookup(call: Call, args: types.LOOKUP3args) -> types.LOOKUP3resok:
     directory = call.look(args.what.dir)
-    found = _found(call, directory, args.what.name)
-    return types.LOOKUP3resok(found.handle, post_op(found), post_op(directory))
+    found, status = _found(call, directory, args.what.name)
+    attributes = fattr(status, found.volume) if status.st_nlink else None
+    return types.LOOKUP3resok(found.handle, attributes, post_op(directory))
 
 
-def _found(call: Call, directory: Node, name: bytes) -> Node:
+def _found(call: Call, directory: Node, name: bytes) -> tuple[Node, os.stat_result]:
     if name not in DOTS:
         try:
             return open_entry(call, directory, component(name, nfsstat3.NFS3ERR_ACCES))
@@ -61,10 +63,11 @@ def _found(call: Call, directory: Node, name: bytes) -> Node:
     if directory.type != stat.S_IFDIR:
         raise NfsError(nfsstat3.NFS3ERR_NOTDIR)
     if name == b"." or directory.is_root:
-        return directory
+        return directory, directory.stat()
     with call.acting(directory.volume):
         fd = os.open("..", PATH_FLAGS, dir_fd=directory.fd)
-    return call.site.handles.adopt_above(directory.volume, Descriptor(fd))
+    above = call.site.handles.adopt_above(directory.volume, Descriptor(fd))
+    return above, above.stat()
 
 
 def remove(call: Call, args: types.REMOVE3args) -> types.REMOVE3resok:

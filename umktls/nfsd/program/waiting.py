@@ -36,7 +36,7 @@ def _always(lane: Lane) -> Callable[[Any], Lane]:
 
 
 def _written(args: types.WRITE3args) -> Lane:
-    return Lane.HERE if args.stable == types.stable_how.UNSTABLE else Lane.DISK
+    return Lane.DISK if args.stable else Lane.HERE  # UNSTABLE is 0
 
 
 def _looked_up(args: types.LOOKUP3args) -> Lane:
@@ -64,11 +64,11 @@ class Places(Protocol):
 
 def lane_of(procedure: str, places: Places) -> Callable[[Any], Lane]:
     """What tells the lane of a procedure's calls from their arguments."""
-    own = LANES.get(procedure, _always(Lane.HERE))
+    own, here = LANES.get(procedure), Lane.HERE
 
     def look(args: Any) -> Lane:
-        lane = own(args)
-        if not places.may_search or lane is not Lane.HERE:
+        lane = here if own is None else own(args)
+        if not places.may_search or lane is not here:
             return lane
         return Lane.SCAN if any(map(places.searches, handles_in(args))) else lane
 

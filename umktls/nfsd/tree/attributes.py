@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
+import struct
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import lru_cache
+from typing import cast
 
 from umktls.nfs.filetypes import FTYPES
 from umktls.nfs.types import (
@@ -14,43 +16,52 @@ from umktls.nfs.types import (
     ftype3,
     nfstime3,
     sattr3,
-    specdata3,
     time_how,
-    wcc_attr,
     wcc_data,
 )
 from umktls.nfsd.tree import hostcalls
 from umktls.nfsd.tree.descriptor import WRITE
-from umktls.nfsd.tree.handles import Node
+from umktls.nfsd.tree.handles import TYPE_BITS, Node
 from umktls.nfsd.tree.volume import Volume
-from umktls.rpc.frozen import maker
 
 __all__ = ["MODE_BITS", "OFFSET_MAX", "fattr", "nfstime", "post_op", "set_attributes", "wcc"]
 
-DEVICES = (ftype3.NF3BLK, ftype3.NF3CHR)
-NO_DEVICE = specdata3(0, 0)
-# Of those that each reply has.
-_fattr3, _wcc_attr, _wcc_data = maker(fattr3), maker(wcc_attr), maker(wcc_data)
 MODE_BITS = 0o7777
 BLOCK = 512  # the unit of st_blocks
 SECOND = 1_000_000_000
 LATEST = 0xFFFFFFFF
 OFFSET_MAX = (1 << 63) - 1
+U64 = (1 << 64) - 1
+# By the type's bits of st_mode; and which of those have a device's number.
+KINDS = {bits: int(kind) for bits, kind in FTYPES.items()}
+DEVICES = (int(ftype3.NF3BLK), int(ftype3.NF3CHR))
+
+# RFC 1813 section 2.6. Each reply has attributes, and nobody here looks into them: they are made as
+# they are sent (`xdr.ready_struct`).
+_fattr3 = cast(Callable[..., fattr3], struct.Struct(">5I2Q2I2Q8s8s8s").pack)
+_TIME = struct.Struct(">2I")
+_wcc_data = cast(Callable[..., wcc_data], struct.Struct(">IQ8s8sI84s").pack)
+_wcc_data_without = cast(Callable[..., wcc_data], struct.Struct(">IQ8s8sI").pack)
+
+
+def nfstime(nanoseconds: int) -> nfstime3:
+    """A time of stat(2) as NFS has it; what lies outside of 1970 to 2106 becomes the nearest."""
+    return nfstime3(*_TIME.unpack(_time(nanoseconds)))
 
 
 @lru_cache(maxsize=4096)  # the three times of a file are often one, and directories come again
-def nfstime(nanoseconds: int) -> nfstime3:
-    """A time of stat(2) as NFS has it; what lies outside of 1970 to 2106 becomes the nearest."""
+def _time(nanoseconds: int) -> bytes:
     seconds, rest = divmod(nanoseconds, SECOND)
     if seconds < 0:
-        return nfstime3(0, 0)
-    return nfstime3(seconds, rest) if seconds <= LATEST else nfstime3(LATEST, SECOND - 1)
+        return _TIME.pack(0, 0)
+    return _TIME.pack(seconds, rest) if seconds <= LATEST else _TIME.pack(LATEST, SECOND - 1)
 
 
 def fattr(status: os.stat_result, volume: Volume) -> fattr3:
-    """RFC 1813 section 2.6, fattr3."""
+    """fattr3, as it is sent."""
     mode = status.st_mode
-    kind = FTYPES[stat.S_IFMT(mode)]
+    kind = KINDS[mode & TYPE_BITS]
+    device = status.st_rdev if kind in DEVICES else 0
     return _fattr3(
         kind,
         mode & MODE_BITS,
@@ -59,17 +70,14 @@ def fattr(status: os.stat_result, volume: Volume) -> fattr3:
         status.st_gid,
         status.st_size,
         status.st_blocks * BLOCK,
-        _device(status.st_rdev) if kind in DEVICES else NO_DEVICE,
-        volume.fsid_of(status.st_dev),
+        device and os.major(device),
+        device and os.minor(device),
+        volume.fsid_shift + status.st_dev & U64,
         status.st_ino,
-        nfstime(status.st_atime_ns),
-        nfstime(status.st_mtime_ns),
-        nfstime(status.st_ctime_ns),
+        _time(status.st_atime_ns),
+        _time(status.st_mtime_ns),
+        _time(status.st_ctime_ns),
     )
-
-
-def _device(number: int) -> specdata3:
-    return specdata3(os.major(number), os.minor(number))
 
 
 def post_op(node: Node) -> fattr3 | None:
@@ -82,8 +90,9 @@ def post_op(node: Node) -> fattr3 | None:
 
 def wcc(before: os.stat_result, node: Node) -> wcc_data:
     """Weak cache consistency data: what the attributes were, and are now."""
-    was = _wcc_attr(before.st_size, nfstime(before.st_mtime_ns), nfstime(before.st_ctime_ns))
-    return _wcc_data(was, post_op(node))
+    was = 1, before.st_size, _time(before.st_mtime_ns), _time(before.st_ctime_ns)
+    after = post_op(node)
+    return _wcc_data_without(*was, 0) if after is None else _wcc_data(*was, 1, after)
 
 
 def set_attributes(

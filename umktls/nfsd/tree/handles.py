@@ -25,13 +25,23 @@ from umktls.nfsd.tree.descriptor import READ, WRITE, Descriptor
 from umktls.nfsd.tree.errors import NfsError
 from umktls.nfsd.tree.volume import HEAD_LENGTH, Seal, Volume
 
-__all__ = ["Handles", "Node"]
+__all__ = ["TYPE_BITS", "Handles", "Node", "living"]
 
 FORMER_LIMIT = 16  # directories that an export was before and is not any more
 OPEN_FLAGS = {
     READ: os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC,
     WRITE: os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC,
 }
+
+
+def living(status: os.stat_result) -> os.stat_result:
+    """The same; OSError ESTALE if it is of a file that has been removed."""
+    if not status.st_nlink:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+    return status
+
+
+TYPE_BITS = 0o170000  # what stat.S_IFMT leaves of a mode
 
 
 def has_names(fd: int) -> bool:
@@ -57,7 +67,7 @@ class Node:
         self._data = descriptor
         self.fd = descriptor.fd  # for fstat and *at() calls; good while the node is held
         self.file = status.st_dev, status.st_ino
-        self.type = stat.S_IFMT(status.st_mode)
+        self.type = status.st_mode & TYPE_BITS
         self.used = time.monotonic()
 
     @property
@@ -75,10 +85,7 @@ class Node:
 
     def stat(self) -> os.stat_result:
         """fstat; OSError ESTALE when the file has been removed."""
-        status = os.fstat(self.fd)
-        if not status.st_nlink:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        return status
+        return living(os.fstat(self.fd))
 
     def open(self, access: int) -> Descriptor:
         """A descriptor to READ or WRITE a regular file by, with the rights of the server itself."""
@@ -186,7 +193,8 @@ class Handles:
                 raise OSError(errno.ESTALE, "not exported any more")
             volume = self._looked_again(volume, handle)
         identity = volume.identity(handle)
-        return self._enter(volume, handle, Descriptor(volume.locator.open(identity)))
+        descriptor = Descriptor(volume.locator.open(identity))
+        return self._enter(volume, handle, descriptor, os.fstat(descriptor.fd))
 
     def _looked_again(self, volume: Volume | None, handle: bytes) -> Volume:
         """The volume of a handle that was made by another worker, for a directory that has come in
@@ -198,10 +206,14 @@ class Handles:
                     return volume
         raise NfsError(nfsstat3.NFS3ERR_BADHANDLE)
 
-    def adopt(self, directory: Node, name: bytes, descriptor: Descriptor) -> Node:
-        """The node of a file just opened by `name` in `directory`."""
-        handle = self.issue(directory, name, descriptor.fd)
-        return self._enter(directory.volume, handle, descriptor)
+    def adopt(
+        self, directory: Node, name: bytes, descriptor: Descriptor
+    ) -> tuple[Node, os.stat_result]:
+        """The node of a file just opened by `name` in `directory`, and what stat(2) says of it,
+        which may be that it has been removed since."""
+        handle = self.issue(directory, name, descriptor.fd)  # before a file system is asked
+        status = os.fstat(descriptor.fd)
+        return self._enter(directory.volume, handle, descriptor, status), status
 
     def issue(self, directory: Node, name: bytes, fd: int) -> bytes:
         """The handle of a file just opened by `name` in `directory`, without keeping it open."""
@@ -212,21 +224,28 @@ class Handles:
         """The node of a directory just opened by ".."; OSError ESTALE if that led outside."""
         inodes = volume.inodes_down_to(descriptor.fd)
         identity = volume.locator.identify_ancestor(descriptor.fd, inodes)
-        return self._enter(volume, volume.seal(identity), descriptor)
+        status = os.fstat(descriptor.fd)
+        return self._enter(volume, volume.seal(identity), descriptor, status)
 
-    def _enter(self, volume: Volume, handle: bytes, descriptor: Descriptor) -> Node:
+    def _enter(
+        self, volume: Volume, handle: bytes, descriptor: Descriptor, status: os.stat_result
+    ) -> Node:
+        nodes = self._nodes
         with self._lock:
             if self._volumes.get(volume.head) is not volume:
                 raise OSError(errno.ESTALE, "not exported any more")
-            node = self._nodes.get(handle)
-            if node is None:
-                node = Node(volume, handle, descriptor, os.fstat(descriptor.fd))
-                self._nodes[handle] = node
-                self._by_file.setdefault(node.file, []).append(node)
-                if len(self._nodes) > self._capacity:
-                    self._drop(next(iter(self._nodes.values())))
-            else:
+            node = nodes.get(handle)
+            if node is not None:
                 node.offer(descriptor)
+                return node
+            node = nodes[handle] = Node(volume, handle, descriptor, status)
+            same = self._by_file.get(node.file)
+            if same is None:
+                self._by_file[node.file] = [node]
+            else:
+                same.append(node)
+            if len(nodes) > self._capacity:
+                self._drop(next(iter(nodes.values())))
         return node
 
     def _drop(self, node: Node) -> None:

@@ -43,7 +43,6 @@ assert IDENTITY_START + IDENT_LIMIT == NFS3_FHSIZE
 DEPTH_LIMIT = 4096
 # Errors that say nothing of what a file system can do.
 PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
-U64 = (1 << 64) - 1
 
 
 def best_locator(path: str, places: MakePlaces = LocalPlaces) -> Locator:
@@ -102,6 +101,9 @@ class Volume:
         self.sealing = Seal(self.head, secret, place)
         self.root_handle = self.seal(locator.root)
         self.root_file = locator.root_file
+        # From st_dev to the fsid, modulo 2**64: a mount may have several devices (subvolumes), each
+        # with its own inodes.
+        self.fsid_shift = export.fsid - self.root_file[0]
 
     def is_of(self, export: Export) -> bool:
         """Whether an export is this directory, and not another that is at its path by now."""
@@ -118,10 +120,6 @@ class Volume:
     def identity(self, handle: bytes) -> bytes:
         """The identity in a handle that this volume has sealed."""
         return handle[IDENTITY_START:]
-
-    def fsid_of(self, device: int) -> int:
-        """The fsid for st_dev: a mount may have several (subvolumes), each with its own inodes."""
-        return (self.export.fsid + device - self.root_file[0]) & U64
 
     def inodes_down_to(self, fd: int) -> list[int]:
         """The inode numbers from below the root down to a directory, and with it.
