@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from logging.handlers import SysLogHandler
 from pathlib import Path
 
 from umktls.printable import PrintableFormatter
@@ -31,7 +30,9 @@ def set_up_logging(name: str, level: int, syslog: Path | None) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
-def _syslog_handler(path: Path) -> SysLogHandler:
+def _syslog_handler(path: Path) -> logging.Handler:
+    from logging.handlers import SysLogHandler  # which takes pickle along
+
     # The handler itself would say nothing, and try again with each line.
     if not path.is_socket():
         raise ConfigurationError(

@@ -5,7 +5,6 @@ The options are those of rpc.tlsclntd(8) and rpc.tlsservd(8), and a few of ours.
 
 from __future__ import annotations
 
-import getpass
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -61,6 +60,8 @@ class Passphrase:
                 "the private key is encrypted, and there is no terminal to ask for its "
                 f"passphrase: set {PASSPHRASE_VARIABLE}"
             )
+        import getpass
+
         return getpass.getpass("Passphrase of the private key: ").encode()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 from importlib.metadata import EntryPoint
 
 import click
@@ -17,7 +18,7 @@ from umktls.errors import CallerError, WorldError
 def add(monkeypatch: pytest.MonkeyPatch, **commands: str) -> None:
     """Pretend that these entry points are installed."""
     found = [EntryPoint(name, value, module.GROUP) for name, value in commands.items()]
-    monkeypatch.setattr(module, "entry_points", lambda group: found)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found)
 
 
 @click.command()
@@ -67,7 +68,7 @@ def test_error_is_one_line_and_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_source_in_place_of_a_command_is_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
-    add(monkeypatch, mount=f"{HERE}:mounting")
+    monkeypatch.setitem(module.ELSEWHERE, "mount", f"{HERE}:mounting")
     result = CliRunner().invoke(main, ["[::1]:2049:/srv", "/mnt", "-o", "rw,tls"])
     assert result.output == "[::1]:2049:/srv /mnt rw,tls True\n"
 
@@ -79,8 +80,10 @@ def test_command_from_outside_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_own_command_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    add(monkeypatch, certs=f"{HERE}:working")
-    assert module.found()["certs"].value == "umktls.cli.certs:certs"
+    add(monkeypatch, certs=f"{HERE}:working", mount=f"{HERE}:working")
+    for commands in (module.found(), module.own()):
+        assert commands["certs"].value == "umktls.cli.certs:certs"
+        assert commands["mount"].value == "umktls_fs.command:mount"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +97,7 @@ def test_own_command_cannot_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_part_that_is_missing_says_so(
     monkeypatch: pytest.MonkeyPatch, value: str, reason: str
 ) -> None:
-    add(monkeypatch, mount=value)
+    monkeypatch.setitem(module.ELSEWHERE, "mount", value)
     for arguments in (["mount"], ["mount", "a:/b", "/c", "-o", "tls", "--help"]):
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 1

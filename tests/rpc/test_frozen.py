@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, field, replace
 from typing import Any
 
@@ -42,6 +44,54 @@ def test_a_maker_makes_the_same() -> None:
         make(1).first = 2  # type: ignore[misc]
     with pytest.raises(TypeError):
         make()  # type: ignore[call-arg]
+
+
+@frozen
+class Own:
+    shown: int
+    secret: bytes = field(default=b"", repr=False)
+    note: str = field(default="", compare=False)
+
+    def __hash__(self) -> int:
+        return 7
+
+
+def functions_of(cls: type[Any]) -> list[Any]:
+    return [cls.__dict__[name] for name in ("__init__", "__eq__", "__hash__")]
+
+
+def test_its_functions_are_compiled_when_it_is_used() -> None:
+    @frozen
+    class Unused:
+        value: int
+        other: int
+
+    before = functions_of(Unused)
+    assert Unused(1, 2) == Unused(1, 2)
+    assert hash(Unused(1, 2)) == hash(Unused(1, 2))
+    assert not set(before) & set(functions_of(Unused))
+    assert Unused.__doc__ == "Unused"
+
+
+def test_many_threads_may_be_the_first_to_use_it() -> None:
+    @frozen
+    class Unused:
+        value: int
+
+    together = threading.Barrier(8)
+
+    def use(number: int) -> Unused:
+        together.wait(10)
+        return Unused(number)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(use, range(8))) == [Unused(number) for number in range(8)]
+
+
+def test_what_a_field_and_the_class_itself_say() -> None:
+    assert Own(1, note="a") == Own(1, note="b") != Own(1, b"x")
+    assert hash(Own(1)) == 7
+    assert repr(Own(1, b"key", "n")).endswith("Own(shown=1, note='n')")
 
 
 def test_it_cannot_be_changed() -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import difflib
 import io
 import sys
-from importlib.metadata import EntryPoint, entry_points
-from typing import IO, Any
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from typing import IO, Any, NamedTuple
 
 import click
 
@@ -47,7 +49,17 @@ OWN = (
     "txmode",
     "umount",
 )
-
+# Those that live outside umktls/cli: the file system is imported by nothing else.
+ELSEWHERE = {
+    "cat": "umktls_fs.urlcommands:cat",
+    "cp": "umktls_fs.urlcopies:cp",
+    "ls": "umktls_fs.urlcommands:ls",
+    "mount": "umktls_fs.command:mount",
+    "nfs-stat": "umktls_fs.urlcommands:nfs_stat",
+    "put": "umktls_fs.urlcopies:put",
+    "rm": "umktls_fs.urlcopies:rm",
+    "watch": "umktls.watch.command:watch",
+}
 
 # What other programs call it.
 HABITS = {
@@ -74,6 +86,14 @@ class Failure(click.ClickException):
         click.echo(f"umktls: {printable(self.message)}", err=file is None, file=file)
 
 
+class Entry(NamedTuple):
+    """Where a command is: `value` is its module and its name there; `load` imports it."""
+
+    name: str
+    value: str
+    load: Callable[[], Any]
+
+
 class Commands(click.Group):
     """The commands of this package, and those that others add by the entry points of `GROUP`."""
 
@@ -81,7 +101,8 @@ class Commands(click.Group):
         return sorted(found())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        entry = found().get(cmd_name)
+        # What others have installed need not be looked at for a command that is known.
+        entry = own().get(cmd_name) or found().get(cmd_name)
         return None if entry is None else load(entry)
 
     def resolve_command(
@@ -94,7 +115,7 @@ class Commands(click.Group):
             args = ["mount", "--by-mount-fuse", *args]
         elif name == "stat" and any(word.lower().startswith(URL_MARK) for word in args[1:]):
             args = ["nfs-stat", *args[1:]]
-        elif name not in found():
+        elif name not in own() and name not in found():
             ctx.fail(f"No such command {name!r}; {meant(name)}")
         return super().resolve_command(ctx, args)
 
@@ -132,20 +153,29 @@ def meant(name: str) -> str:
     return f"did you mean {word}?" if word else "`umktls --help` lists them"
 
 
-def found() -> dict[str, EntryPoint]:
+def found() -> dict[str, Entry]:
     """Where each command is, by name. Own commands cannot be replaced from outside."""
-    commands = {entry.name: entry for entry in entry_points(group=GROUP)}
-    own = {name: own_entry(name) for name in OWN}
-    return commands | own
+    from importlib.metadata import entry_points  # takes forty modules along
+
+    others = entry_points(group=GROUP)
+    return {one.name: Entry(one.name, one.value, one.load) for one in others} | own()
 
 
-def own_entry(name: str) -> EntryPoint:
-    """Where a command of this package is: a module and a function of its name."""
-    module = name.replace("-", "_")
-    return EntryPoint(name, f"umktls.cli.{module}:{module}", GROUP)
+def own() -> dict[str, Entry]:
+    """Where the commands of this project are: as a rule, a module and a function of their name."""
+    modules = {name: name.replace("-", "_") for name in OWN}
+    places = {name: f"umktls.cli.{module}:{module}" for name, module in modules.items()}
+    every = places | ELSEWHERE
+    return {name: Entry(name, value, partial(imported, value)) for name, value in every.items()}
 
 
-def load(entry: EntryPoint) -> click.Command:
+def imported(value: str) -> Any:
+    """The object of that name in that module. Raises ImportError, AttributeError."""
+    module, _, name = value.partition(":")
+    return getattr(import_module(module), name)
+
+
+def load(entry: Entry) -> click.Command:
     """The command, or one in its place that says why it cannot be used."""
     try:
         command = entry.load()

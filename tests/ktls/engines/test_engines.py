@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 from dataclasses import replace
 from importlib.metadata import EntryPoint, EntryPoints
 from typing import Literal
@@ -261,7 +262,7 @@ def test_sessions_hide_their_keys_and_check_them() -> None:
 
 def test_an_engine_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = EntryPoint("broken", "umktls.nowhere:Engine", engines.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(engines, "entry_points", lambda **query: EntryPoints((entry,)))
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **query: EntryPoints((entry,)))
     with pytest.raises(CallerError, match=r"'broken' \(umktls.nowhere:Engine\) cannot be loaded"):
         get_engine("broken")
 
@@ -280,7 +281,7 @@ def test_engines_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         "someone-s", "umktls.ktls.engines.software:SoftwareEngine", engines.ENTRY_POINT_GROUP
     )
     known = EntryPoints((entry,))
-    monkeypatch.setattr(engines, "entry_points", lambda **query: known.select(**query))
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **query: known.select(**query))
     assert {"software", "someone-s"} <= set(engine_names())
     assert get_engine("someone-s").name == "software"
     with pytest.raises(CallerError, match="software, someone-s"):

@@ -14,7 +14,7 @@ engine.py (what an engine is) and software.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 from umktls.errors import CallerError
 from umktls.ktls.engines.engine import DEST_SHORTER_BY as DEST_SHORTER_BY
@@ -28,6 +28,9 @@ from umktls.ktls.engines.engine import route_of as route_of
 from umktls.ktls.session.framing import MAX_PLAINTEXT as MAX_PLAINTEXT
 from umktls.ktls.session.framing import RECORD_HEADER_LENGTH as RECORD_HEADER_LENGTH
 from umktls.ktls.session.framing import Buffer as Buffer
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "umktls.engines"
 
@@ -80,6 +83,8 @@ BUILTIN_ENGINES: dict[str, Callable[[], Engine]] = {
 
 def others_engines() -> dict[str, EntryPoint]:
     """The engines of other packages, by name. None of them replaces one that is built in."""
+    from importlib.metadata import entry_points  # takes forty modules along
+
     found = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     return {name: entry for name, entry in found.items() if name not in BUILTIN_ENGINES}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 
 from umktls.abi.linux import CRYPTO_INFO_LAYOUTS, CryptoInfo
 from umktls.errors import UnsupportedError
@@ -25,9 +25,7 @@ def crypto_info(session: Session) -> CryptoInfo:
     salt, iv = session.iv[: layout.salt], session.iv[layout.salt :]
     if not iv:
         nonce = session.nonce
-        iv = (
-            secrets.token_bytes(EXPLICIT_NONCE) if nonce is None else nonce.to_bytes(EXPLICIT_NONCE)
-        )
+        iv = os.urandom(EXPLICIT_NONCE) if nonce is None else nonce.to_bytes(EXPLICIT_NONCE)
     return CryptoInfo(
         session.version,
         session.suite.cipher_type,
