@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import outcome
 import trio
 
 from umktls.errors import UmktlsError
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.rpc.client import CallTable
+from umktls.rpc.message import Reply
 from umktls.rpc.xdr import Buffer
 
 __all__ = ["PendingCall"]
 
 
 class PendingCall:
-    """The call `name`: its message, and the task that waits for the reply.
+    """The call `name` with the transaction id `xid`: its message, and the task that waits for the
+    reply.
 
     It waits since `since` until `expires` (trio's time), in `table`. It was sent `sends` times, the
     last time on `sent_on`; `denied_on` is the connection on which it was denied, empty for none.
+    While it `leads` its task reads for all (reading.py).
     """
 
     __slots__ = (
+        "_error",
+        "_reply",
         "denied_on",
         "expires",
+        "leads",
         "name",
         "parts",
         "sends",
@@ -30,10 +35,12 @@ class PendingCall:
         "since",
         "table",
         "task",
+        "xid",
     )
 
     def __init__(
         self,
+        xid: int,
         name: str,
         parts: list[Buffer],
         task: trio.lowlevel.Task,
@@ -41,6 +48,7 @@ class PendingCall:
         expires: float,
         table: CallTable[PendingCall],
     ):
+        self.xid = xid
         self.name = name
         self.parts = parts
         self.task = task
@@ -50,7 +58,39 @@ class PendingCall:
         self.sends = 0
         self.sent_on: KernelSocket | None = None
         self.denied_on = ""
+        self.leads = False
+        self._reply: Reply | None = None
+        self._error: UmktlsError | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has its reply, or has failed."""
+        return self._reply is not None or self._error is not None
+
+    def answer(self, reply: Reply) -> None:
+        """Have the call return `reply`. It must be out of its table."""
+        self._reply = reply
+        if not self.leads:
+            trio.lowlevel.reschedule(self.task)
 
     def fail(self, error: UmktlsError) -> None:
         """Have the call raise `error`. It must be out of its table."""
-        trio.lowlevel.reschedule(self.task, outcome.Error(error))
+        self._error = error
+        if not self.leads:
+            trio.lowlevel.reschedule(self.task)
+        elif self.sent_on is not None:
+            self.sent_on.rpc.interrupt()
+
+    async def outcome(self) -> Reply:
+        """The reply, when it is there; cancelled, the call is out of its table. Raises what it has
+        failed for."""
+        if not self.settled:
+            await trio.lowlevel.wait_task_rescheduled(self._give_up)
+        if self._reply is None:
+            assert self._error is not None
+            raise self._error
+        return self._reply
+
+    def _give_up(self, _: object) -> trio.lowlevel.Abort:
+        self.table.remove(self.xid)
+        return trio.lowlevel.Abort.SUCCEEDED

@@ -3,8 +3,9 @@
 Theory of operation. Calls are matched to replies by xid. A call is encoded once and kept until its
 reply is there, so when a connection breaks, the calls that were waiting are sent again on the next
 one, with the same xid: the server's duplicate request cache then answers what it has done already,
-and nothing is done twice. One task makes connections and reads from them; a second one looks after
-deadlines, because a cancel scope per call costs more than the rest of the call.
+and nothing is done twice. One task makes connections and reads from them, where no caller does
+(reading.py); a second one looks after deadlines, because a cancel scope per call costs more than
+the rest of the call, and after connections on which no call is out.
 
 A connection is made when a call needs one. Failures that may pass (refused, reset, timed out) are
 tried again with growing pauses as long as calls wait (reachable.py), and a call has a deadline,
@@ -20,42 +21,35 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
-import outcome
 import trio
 
-from umktls.errors import PeerError, UmktlsError, WorldError
+from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
+from umktls.kernel.ground.hostclock import real_pause
 from umktls.kernel.ground.refusals import refusal_text
 from umktls.kernel.krpc.pending import PendingCall
 from umktls.kernel.krpc.reachable import SILENT_SECONDS, Reachable
+from umktls.kernel.krpc.reading import Reading
 from umktls.kernel.krpc.telling import tell_answer, tell_call
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.tls import TlsRefused
 from umktls.ktls.session.errors import NULL_ON_ONE_SIDE
 from umktls.rpc.client import AuthRejected, CallTable, raise_for_reply
-from umktls.rpc.message import (
-    NULL_AUTH,
-    AcceptedReply,
-    DeniedReply,
-    OpaqueAuth,
-    encode_call,
-)
+from umktls.rpc.message import NULL_AUTH, DeniedReply, OpaqueAuth, encode_call
 from umktls.rpc.program import Procedure
-from umktls.rpc.record import RecordReader, mark
+from umktls.rpc.record import mark
 
 __all__ = ["Connector", "Control", "Disconnector", "RpcClient"]
 
 A = TypeVar("A")
 R = TypeVar("R")
 
-Reply = AcceptedReply | DeniedReply
 # So many connections may end before the first answer.
 FIRST_TRIES = 3
 DEADLINE_TICK = 0.25
-# READ and WRITE carry 1 MiB; the rest is headers and attributes.
-REPLY_LIMIT = 2 * 1024 * 1024
 # What was asked on a connection that is to be replaced has so long to be answered.
 RETIRE_SECONDS = 15.0
 
@@ -106,7 +100,8 @@ class RpcClient:
         self._offered: KernelSocket | None = None
         self._retiring = ""  # why the connection is to be replaced, if it is
         self._retire_by = 0.0
-        self._reading = trio.CancelScope()
+        self._reading: Reading | None = None
+        self._life = trio.CancelScope()  # of the reading
 
     async def call(self, procedure: Procedure[A, R], argument: A, credential: OpaqueAuth) -> R:
         """One call; returns the decoded result.
@@ -130,6 +125,7 @@ class RpcClient:
         arguments = procedure.encode_args(argument)
         length = len(header) + sum(map(len, arguments))
         pending = PendingCall(
+            xid,
             procedure.name,
             [mark(length) + header, *arguments],
             trio.lowlevel.current_task(),
@@ -140,12 +136,10 @@ class RpcClient:
         self._table.add(xid, pending)
         self.calls += 1
         self._send(pending)
-
-        def abort(_: object) -> trio.lowlevel.Abort:
-            pending.table.remove(xid)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        reply: Reply = await trio.lowlevel.wait_task_rescheduled(abort)
+        reading = self._reading
+        if pending.sends and reading is not None and reading.unattended:
+            await reading.lead(pending)
+        reply = await pending.outcome()
         try:
             body = raise_for_reply(reply)
         except AuthRejected as error:
@@ -186,6 +180,8 @@ class RpcClient:
             pending.table = self._table
             self._table.add(xid, pending)
             self._send(pending)
+        if self._reading is not None:
+            self._reading.attend()
 
     def _relieved(self, reason: str) -> bool:
         """Hand the calls on to a client that can do better, if there is one."""
@@ -245,6 +241,7 @@ class RpcClient:
         reason = "the mount ended"
         try:
             self.socket = sock
+            self._reading = Reading(sock, self._table, partial(self._answer, sock), self._control)
             self._sealed = sock.session is not None
             sock.rpc.retire = self.retire
             self._last_error = None
@@ -252,12 +249,12 @@ class RpcClient:
             self._reachable.connected()
             for pending in self._table.waiting():
                 self._send(pending)
-            with trio.CancelScope() as self._reading:
-                reason = await self._read(sock)
-            retired = self._reading.cancelled_caught
+            with trio.CancelScope() as self._life:
+                reason = await self._reading.run()
+            retired = self._life.cancelled_caught
             reason = self._retiring if retired else reason
         finally:
-            self.socket, self._retiring = None, ""
+            self.socket, self._reading, self._retiring = None, None, ""
             with trio.CancelScope(shield=True):
                 await self._disconnect(sock, reason)
         failure = sock.failure
@@ -281,7 +278,7 @@ class RpcClient:
         """End the connection that is to be replaced, if it is time."""
         asked = any(pending.sent_on is self.socket for pending in self._table.waiting())
         if not asked or trio.current_time() >= self._retire_by:
-            self._reading.cancel()
+            self._life.cancel()
 
     def _note_fruitless(self, sock: KernelSocket, reason: str) -> None:
         """Give up where no connection has brought an answer, and this was one more."""
@@ -297,24 +294,6 @@ class RpcClient:
         """A failure, and what may be its cause where TLS was made and nothing was ever answered."""
         known = self._answered or not self._sealed or NULL_ON_ONE_SIDE in what
         return what if known else f"{what}; {NULL_ON_ONE_SIDE}"
-
-    async def _read(self, sock: KernelSocket) -> str:
-        """Read replies until the connection ends; returns why it did."""
-        reader = RecordReader(REPLY_LIMIT)
-
-        async def deliver(message: memoryview) -> None:
-            self._answer(sock, message)
-
-        async def control() -> None:
-            await self._control(sock)
-
-        try:
-            await sock.rpc.pump(reader, deliver, control)
-        except (PeerError, WorldError, OSError, MemoryError) as error:
-            if isinstance(error, PeerError):
-                self._trace.emit("garbage", sock.name, where="the connection", reason=str(error))
-            return refusal_text(error)
-        return sock.why_it_ended("the server closed the connection")
 
     def _answer(self, sock: KernelSocket, message: memoryview) -> None:
         matched = self._table.match_untrusted(message)
@@ -333,7 +312,7 @@ class RpcClient:
         if isinstance(reply, DeniedReply):
             sock.rpc.rejected += 1
             pending.denied_on = sock.name
-        trio.lowlevel.reschedule(pending.task, outcome.Value(reply))
+        pending.answer(reply)
         if self._retiring:
             self._leave()
 
@@ -345,8 +324,10 @@ class RpcClient:
 
     async def _watch_deadlines(self) -> None:
         while True:
-            await trio.sleep(DEADLINE_TICK)
+            await real_pause(DEADLINE_TICK)
             now = trio.current_time()
+            if self._reading is not None:
+                self._reading.attend()
             self._watch_silence(now)
             if self._retiring:
                 self._leave()

@@ -16,13 +16,13 @@ from typing import Protocol
 
 import trio
 
-from umktls.errors import WorldError
+from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.captures.capture import Tap
 from umktls.kernel.ground.budget import LARGE
 from umktls.kernel.ground.turns import Turn
 from umktls.kernel.sockets.detours import Detoured, Detours
 from umktls.kernel.sockets.lanes import receive
-from umktls.kernel.sockets.stream import Start
+from umktls.kernel.sockets.stream import Start, broken
 from umktls.kernel.sockets.watching import RECORD_NAMES
 from umktls.ktls.session.errors import RecordError
 from umktls.ktls.socket.rx import PullResult
@@ -43,6 +43,11 @@ IDLE_SECONDS = 1.0
 Deliver = Callable[[memoryview], Awaitable[None]]
 Control = Callable[[], Awaitable[None]]
 Admit = Callable[[int], Awaitable[None]]
+
+
+def never() -> bool:
+    """Whether `pump` may rest where nobody else reads."""
+    return False
 
 
 class Carrier(Detoured, Protocol):
@@ -80,6 +85,8 @@ class RpcSide:
         self._early_records = 0
         self._early_bytes = 0
         self._reading_ended = False
+        self._resting: trio.lowlevel.Task | None = None
+        self._spoiled: Exception | None = None  # what `read_once` has come to
         self._reads = 0
         self._trimming = False
 
@@ -141,23 +148,26 @@ class RpcSide:
     # ---- receiving
 
     async def pump(
-        self, reader: RecordReader, deliver: Deliver, control: Control, admit: Admit | None = None
+        self,
+        reader: RecordReader,
+        deliver: Deliver,
+        control: Control,
+        admit: Admit | None = None,
+        idle: Callable[[], bool] = never,
     ) -> None:
         """Receive until the end of the stream: `deliver` gets each RPC message in order,
         `control` is called while a control record is parked at the head of the queue, `admit`
-        with the bytes that a large message may come to, before more of it is read.
+        with the bytes that a large message may come to, before more of it is read. When it is
+        `idle` it rests, and others may `read_once`, until somebody has it `wake`.
 
         Raises `PeerError` for bad records, `WorldError` when the connection broke.
         """
-        rx, turn = self._sock.state.rx, Turn()
+        rx, turn, rested = self._sock.state.rx, Turn(), False
         while not self._reading_ended:
             result = self._pull(reader)
             delivered = False
             for message in reader.messages():
-                if not self._data_received:
-                    self._first_data()
-                if self.tap is not None:
-                    self.tap.received([message])
+                self._note(message)
                 await deliver(message)
                 delivered = True
                 del message  # so that nobody keeps it while nothing comes
@@ -170,7 +180,11 @@ class RpcSide:
                 continue
             if result is PullResult.EOF:
                 break
-            count = 0
+            if result is PullResult.MORE_NEEDED and not rested and idle():
+                await self._rest()
+                rested = True
+                continue
+            count, rested = 0, False
             if reader.awaited > LARGE:
                 await self._make_room(reader, admit)
             if result is PullResult.MORE_NEEDED:
@@ -182,6 +196,73 @@ class RpcSide:
         if self.cut_off:
             raise WorldError(self.cut_off, errno.ECONNABORTED)
 
+    def _note(self, message: memoryview) -> None:
+        """A message has come, and somebody gets it now."""
+        if not self._data_received:
+            self._first_data()
+        if self.tap is not None:
+            self.tap.received([message])
+
+    @property
+    def resting(self) -> bool:
+        """Whether `pump` reads only when somebody has it `wake`."""
+        return self._resting is not None
+
+    async def _rest(self) -> None:
+        self._resting = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._rests_no_more)
+        if self._spoiled is not None:
+            raise self._spoiled
+
+    def _rests_no_more(self, _: object) -> trio.lowlevel.Abort:
+        self._resting = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def wake(self) -> None:
+        """Have `pump` read again if it rests, until it is idle the next time."""
+        task, self._resting = self._resting, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
+
+    async def read_once(self, reader: RecordReader, take: Callable[[memoryview], None]) -> bool:
+        """Read while `pump`, with the same `reader`, rests: wait for bytes, read what has come, and
+        have `take` get the messages. False: the rest is for `pump`, which goes on.
+
+        Cancelled, it has read nothing. Nothing is raised: what goes wrong `pump` raises.
+        """
+        try:
+            await trio.lowlevel.wait_readable(self._sock.sock)
+            if self._read_now(reader, take):
+                return True
+        except (UmktlsError, MemoryError) as error:
+            self._spoiled = error
+        except (trio.ClosedResourceError, OSError):  # of the wait; `pump` comes to the same
+            pass
+        self.wake()
+        return False
+
+    def _read_now(self, reader: RecordReader, take: Callable[[memoryview], None]) -> bool:
+        """One read, and the messages in it; whether that was all."""
+        sock = self._sock
+        rx = sock.state.rx
+        try:
+            rx.buffer_filled(sock.sock.recv_into(rx.get_buffer(1, reader)))
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            sock.state.connection_lost(broken("receive", error))
+            return False
+        self._count_read()
+        result = self._pull(reader)
+        for message in reader.messages():
+            self._note(message)
+            take(message)
+        return result is PullResult.MORE_NEEDED and rx.drained
+
+    def interrupt(self) -> None:
+        """Have whoever waits in `read_once` wait no more."""
+        trio.lowlevel.notify_closing(self._sock.sock)
+
     async def _make_room(self, reader: RecordReader, admit: Admit | None) -> None:
         """Reserve memory for the rest of a large message."""
         if admit is not None:
@@ -190,7 +271,9 @@ class RpcSide:
 
     def _pull(self, reader: RecordReader) -> PullResult:
         """Take from the receiver what it has. A bad record becomes `fault`: what came before it
-        counts."""
+        counts, and nothing behind it."""
+        if self.fault is not None:
+            return PullResult.EOF
         try:
             return self._sock.state.rx.pull(reader, RECORDS_PER_PULL)
         except RecordError as error:
@@ -211,11 +294,14 @@ class RpcSide:
             raise
         except WorldError as error:
             sock.state.connection_lost(error)
-        if rx.spacious and not self._trimming:
+        self._count_read()
+        return count
+
+    def _count_read(self) -> None:
+        self._reads += 1
+        if self._sock.state.rx.spacious and not self._trimming:
             self._trimming = True
             self._spawn(self._trim_when_idle)
-        self._reads += 1
-        return count
 
     async def _trim_when_idle(self) -> None:
         """Give the receive buffer's memory back as soon as nothing has come for a while.

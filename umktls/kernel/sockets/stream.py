@@ -139,8 +139,13 @@ class SendQueue:
         try:
             await trio.lowlevel.wait_writable(self._sock)
             self._waiting = deque(self._send(list(self._waiting)))
+        except trio.ClosedResourceError:
+            if self._sock.fileno() >= 0:  # a reader was interrupted (RpcSide.interrupt)
+                return
+            self.fail(closed_here())
+            return
         # epoll has a ValueError for a socket that was closed before.
-        except (WorldError, trio.ClosedResourceError, OSError, ValueError) as error:
+        except (WorldError, OSError, ValueError) as error:
             if not isinstance(error, WorldError):
                 error = closed_here()
             self.fail(error)

@@ -1,0 +1,101 @@
+"""Who reads the replies that come on one connection.
+
+Theory of operation. A task of the connection's own reads (`Reading.run`). That alone would cost two
+turns of the event loop for each reply: one to wake the task, which finds whose it is, and one to
+wake the caller. So while no call is out the task rests, and a call that is made then waits for the
+socket itself: it *leads*. What comes for others it gives to them, and its own it has without
+another turn. The task goes on where the leader has its reply and others have not, where it is
+cancelled, and where something else has come than whole replies: a control record, a large message
+in parts, bad bytes, the end. Received bytes are in the socket's receiver and in the record reader,
+which both ways use, so nothing is lost where one takes the other's place.
+
+Nobody looks at a connection on which no call is out. The client does so now and then (`attend`):
+then the task waits for what may come unasked, a KeyUpdate or the end, and reads the next reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from umktls.errors import PeerError, WorldError
+from umktls.kernel.ground.refusals import refusal_text
+from umktls.kernel.krpc.pending import PendingCall
+from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.rpc.client import CallTable
+from umktls.rpc.record import RecordReader
+
+__all__ = ["Reading"]
+
+# READ and WRITE carry 1 MiB; the rest is headers and attributes.
+REPLY_LIMIT = 2 * 1024 * 1024
+
+
+class Reading:
+    """Reads what comes on `sock`, and has `answer` take each message, for the calls in `calls`.
+    `control` is called when there is a control record at the head of the receive queue."""
+
+    def __init__(
+        self,
+        sock: KernelSocket,
+        calls: CallTable[PendingCall],
+        answer: Callable[[memoryview], None],
+        control: Callable[[KernelSocket], Awaitable[None]],
+    ) -> None:
+        self._sock = sock
+        self._calls = calls
+        self._answer = answer
+        self._control = control
+        self._reader = RecordReader(REPLY_LIMIT)
+        self._led = False
+
+    async def run(self) -> str:
+        """Read until the connection ends; returns why it did."""
+        sock = self._sock
+
+        async def deliver(message: memoryview) -> None:
+            self._answer(message)
+
+        async def control() -> None:
+            await self._control(sock)
+
+        try:
+            await sock.rpc.pump(self._reader, deliver, control, idle=self._idle)
+        except (PeerError, WorldError, OSError, MemoryError) as error:
+            if isinstance(error, PeerError):
+                sock.trace.emit("garbage", sock.name, where="the connection", reason=str(error))
+            return refusal_text(error)
+        finally:
+            if self._led:
+                sock.rpc.interrupt()
+        return sock.why_it_ended("the server closed the connection")
+
+    def _idle(self) -> bool:
+        """Whether the task may rest. Only TCP as it is can be read by others."""
+        return not len(self._calls) and self._sock.intake is None
+
+    @property
+    def unattended(self) -> bool:
+        """Nobody reads."""
+        return self._sock.rpc.resting and not self._led
+
+    def attend(self) -> None:
+        """Have the task read, if nobody else does."""
+        if not self._led:
+            self._sock.rpc.wake()
+
+    async def lead(self, call: PendingCall) -> None:
+        """Read until `call` is settled, or as far as a caller may: then it waits as others do.
+
+        Cancelled at any time: nothing is lost, and the call is out of its table."""
+        rpc = self._sock.rpc
+        self._led = call.leads = True
+        try:
+            while await rpc.read_once(self._reader, self._answer) and not call.settled:
+                pass
+        except BaseException:
+            call.table.remove(call.xid)
+            raise
+        finally:
+            self._led = call.leads = False
+            if len(self._calls):
+                rpc.wake()
