@@ -6,10 +6,11 @@ import ctypes
 import errno
 import os
 import struct
+from collections.abc import Sequence
 
 import pytest
 
-from umktls.run.memory import PIECE, MessageHeader, ProcessMemory, scatter
+from umktls.run.memory import PIECE, MessageHeader, ProcessMemory, scattered
 
 
 class FakeMemory:
@@ -29,6 +30,11 @@ class FakeMemory:
     def write(self, address: int, data: bytes) -> None:
         self.read(address, len(data))
         self.content[address - self.BASE : address - self.BASE + len(data)] = data
+
+    def write_all(self, parts: Sequence[tuple[int, bytes]]) -> None:
+        for address, data in parts:
+            if data:
+                self.write(address, data)
 
 
 def message(pieces: list[tuple[int, int]], control: int = 0, control_length: int = 0) -> FakeMemory:
@@ -77,7 +83,7 @@ def test_more_control_messages_than_there_may_be() -> None:
 
 def test_a_piece_that_is_not_there() -> None:
     with pytest.raises(OSError, match="no memory"):
-        scatter(FakeMemory(bytes(8)), ((FakeMemory.BASE, 8), (0, 8)), bytes(9))
+        FakeMemory(bytes(8)).write_all(scattered(((FakeMemory.BASE, 8), (0, 8)), bytes(9)))
 
 
 def test_a_process_that_is_there() -> None:
@@ -86,6 +92,18 @@ def test_a_process_that_is_there() -> None:
     assert memory.read(ctypes.addressof(block), 5) == b"hello"
     memory.write(ctypes.addressof(block), b"J")
     assert block.value == b"Jello"
+
+
+def test_many_pieces_are_written_up_to_the_first_that_is_not_there() -> None:
+    many = 3000  # more than go with one call
+    block = ctypes.create_string_buffer(many)
+    memory, start = ProcessMemory(os.getpid()), ctypes.addressof(block)
+    memory.write_all([(start + i, bytes([65 + i % 26])) for i in range(many)])
+    assert block.raw == bytes(65 + i % 26 for i in range(many))
+    with pytest.raises(OSError, match=r"Errno") as caught:
+        memory.write_all([(start, b"yes"), (0, b""), (8, b"no"), (start, b"not")])
+    assert caught.value.errno == errno.EFAULT
+    assert block.raw[:4] == b"yesD"
 
 
 def test_much_is_read_whole() -> None:

@@ -20,9 +20,9 @@ from tests.run.played_host import error as error_about
 from umktls.kernel.ground.events import Trace
 from umktls.run import netlink
 from umktls.run.agency import Agency
-from umktls.run.edges import Edges
 from umktls.run.genl import command_of, done_message, sockfd_untrusted, with_sockfd
 from umktls.run.netlink import NetlinkSocket
+from umktls.run.reactor import Reactor
 from umktls.upcall import genl
 from umktls.upcall.genl import error_of_untrusted
 from umktls.upcall.netlink import Family, Message, encode_message
@@ -58,10 +58,10 @@ class World:
     """A program's socket: `program` is its end, `host` the host's, which answers by hand."""
 
     def __init__(self) -> None:
-        self.edges = Edges()
+        self.reactor = Reactor()
         self.kernel = PlayedKernel()
         family = Family(FAMILY, "handshake", {"tlshd": 0x24})
-        self.agency = Agency(self.kernel, family, Trace("run-1", "run"), self.edges)
+        self.agency = Agency(self.kernel, family, Trace("run-1", "run"), self.reactor)
         self.host, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         end, self.program = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.host.setblocking(False)
@@ -100,7 +100,7 @@ class World:
 async def playing() -> AsyncIterator[World]:
     world = World()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(world.edges.run)
+        nursery.start_soon(world.reactor.run)
         nursery.start_soon(world.sock.run)
         try:
             with trio.fail_after(30):

@@ -22,8 +22,8 @@ from umktls.abi.netlink import NLMSG_ERROR
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
 from umktls.rpc.xdr import Struct
-from umktls.run.edges import Edges
 from umktls.run.proc import inode_of
+from umktls.run.reactor import CLOSED, READ_BY_PEER, Reactor
 from umktls.upcall import netlink as wire
 from umktls.upcall.netlink import Family
 from umktls.upcall.syscalls import CloseArgs
@@ -65,19 +65,21 @@ class Agency:
     when the host is no more.
     """
 
-    def __init__(self, kernel: KernelOfHost, family: Family, trace: Trace, edges: Edges) -> None:
+    def __init__(
+        self, kernel: KernelOfHost, family: Family, trace: Trace, reactor: Reactor
+    ) -> None:
         self.kernel = kernel
         self.family = family.number
         self.groups = frozenset(family.groups.values())
         self.trace = trace
-        self.edges = edges
+        self.reactor = reactor
         self.taken: dict[int, Taken] = {}
         self.counts = {"requests": 0, "accepted": 0, "done": 0, "notified": 0, "dropped": 0}
         self.gone = trio.Event()
-        edges.add(kernel.fileno(), self._noticed)
+        reactor.add(kernel.fileno(), READ_BY_PEER, self._noticed)
 
-    def _noticed(self, closed: bool) -> None:
-        if closed:
+    def _noticed(self, events: int) -> None:
+        if events & CLOSED:
             self.gone.set()
 
     async def call(self, args: Struct) -> Any:
@@ -107,7 +109,7 @@ class Agency:
                     await self.call(CloseArgs(taken.number))
 
     def close(self) -> None:
-        self.edges.remove(self.kernel.fileno())
+        self.reactor.remove(self.kernel.fileno())
         self.kernel.close()
 
     def view(self) -> dict[str, Any]:
@@ -137,7 +139,7 @@ def children_of(process: int) -> list[int]:
     return found
 
 
-async def opened(rundir: Path, trace: Trace, edges: Edges) -> Agency:
+async def opened(rundir: Path, trace: Trace, reactor: Reactor) -> Agency:
     """The agency for the host with that run directory. Raises `UmktlsError` where there is none, or
     where it has no such family."""
     kernel = await trio.to_thread.run_sync(Kernel, rundir)
@@ -146,7 +148,7 @@ async def opened(rundir: Path, trace: Trace, edges: Edges) -> Agency:
     except BaseException:
         kernel.close()
         raise
-    return Agency(kernel, family, trace, edges)
+    return Agency(kernel, family, trace, reactor)
 
 
 def family_of(kernel: KernelOfHost, rundir: Path) -> Family:

@@ -24,7 +24,7 @@ class Answer(Enum):
     LATER = auto()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """One system call that waits. `argument` is of registers: 64 bits, without a sign. `returns`
     makes what it returns of a handler's result, where that is something else; it may raise
@@ -70,6 +70,11 @@ class Call:
         except OSError:
             os.close(copy)
             raise
+
+    def pair_end(self) -> socket.socket:
+        """The same, of a socket that is known to be an end of a pair."""
+        copy = copy_of(self.thread, self.number(0))
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, copy)
 
     def finish(self, result: int | Answer) -> None:
         """Let it return, unless it is to be answered later. Raises OSError."""

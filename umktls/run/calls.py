@@ -36,7 +36,7 @@ BELOW = (socket.IPPROTO_IP, socket.IPPROTO_TCP, socket.IPPROTO_IPV6)
 OF_TCP = (socket.SO_KEEPALIVE, socket.SO_LINGER)
 ABOUT_ITSELF = (*OF_TCP, socket.SO_DOMAIN, socket.SO_PROTOCOL)
 # Flags that mean the same to a pair.
-SAME_IN_PAIR = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL | MSG_CMSG_CLOEXEC
+SAME_IN_PAIR = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL) | MSG_CMSG_CLOEXEC
 
 
 def of_socket(*names: int) -> tuple[In, In]:

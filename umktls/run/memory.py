@@ -10,12 +10,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from umktls.run.system import process_vm, refused
 
-__all__ = ["DATA_MAX", "Memory", "MessageHeader", "ProcessMemory", "scatter"]
+__all__ = ["DATA_MAX", "Memory", "MessageHeader", "ProcessMemory", "scattered"]
 
 IOV_MAX = 1024
 # One message's data and control messages at most; Linux has 2^31 and net.core.optmem_max.
@@ -24,14 +24,18 @@ PIECE = 1 << 20
 
 _IOVEC = struct.Struct("<QQ")
 _MSGHDR = struct.Struct("<QI4xQQQQI4x")
+_TOLD = struct.Struct("<QI")  # its msg_controllen and msg_flags
 
 
 class Memory(Protocol):
-    """Somebody's memory. Both raise OSError: EFAULT where it is not there."""
+    """Somebody's memory. All raise OSError: EFAULT where it is not there."""
 
     def read(self, address: int, length: int) -> bytes: ...
 
     def write(self, address: int, data: bytes) -> None: ...
+
+    def write_all(self, parts: Sequence[tuple[int, bytes]]) -> None:
+        """Each (address, data), in their order, up to the first that is not there."""
 
 
 class ProcessMemory:
@@ -41,29 +45,39 @@ class ProcessMemory:
         self._pid = pid
 
     def read(self, address: int, length: int) -> bytes:
-        found = []
-        for start in range(0, length, PIECE):  # what is not there takes no memory here
-            local = ctypes.create_string_buffer(min(PIECE, length - start))
-            self._move("process_vm_readv", local, address + start)
-            found.append(local.raw)
-        return b"".join(found)
+        if not length:
+            return b""
+        if length > PIECE:  # what is not there takes no memory here
+            starts = range(0, length, PIECE)
+            return b"".join([self.read(address + at, min(PIECE, length - at)) for at in starts])
+        local = (ctypes.c_char * length)()
+        self._move("process_vm_readv", local, [(address, length)])
+        return local.raw
 
     def write(self, address: int, data: bytes) -> None:
-        if data:
-            local = ctypes.create_string_buffer(data, len(data))
-            self._move("process_vm_writev", local, address)
+        self.write_all([(address, data)])
 
-    def _move(self, name: str, local: ctypes.Array[ctypes.c_char], address: int) -> None:
+    def write_all(self, parts: Sequence[tuple[int, bytes]]) -> None:
+        for start in range(0, len(parts), IOV_MAX):
+            some = parts[start : start + IOV_MAX]
+            data = b"".join([data for _, data in some])
+            if data:
+                local = (ctypes.c_char * len(data)).from_buffer_copy(data)
+                pieces = [(address, len(data)) for address, data in some]
+                self._move("process_vm_writev", local, pieces)
+
+    def _move(
+        self, name: str, local: ctypes.Array[ctypes.c_char], pieces: list[tuple[int, int]]
+    ) -> None:
         try:
-            moved = process_vm(name, self._pid, local, address)
-        except OverflowError:
+            moved = process_vm(name, self._pid, local, pieces)
+        except struct.error:  # no 64 bits hold such an address
             moved = -1
         if moved != len(local):
             raise refused(errno.EFAULT)
 
 
-@dataclass(frozen=True, slots=True)
-class MessageHeader:
+class MessageHeader(NamedTuple):
     """A `struct msghdr` (LP64) at `address`, with its `struct iovec`s."""
 
     address: int
@@ -83,8 +97,9 @@ class MessageHeader:
             raise refused(errno.EMSGSIZE)
         raw = memory.read(vectors, count * _IOVEC.size)
         pieces = tuple(_IOVEC.iter_unpack(raw))
-        if any(length >> 63 for _, length in pieces):
-            raise refused(errno.EINVAL)
+        for _, length in pieces:
+            if length >> 63:
+                raise refused(errno.EINVAL)
         return cls(address, name, name_length, pieces, control, control_length, flags)
 
     @property
@@ -108,18 +123,20 @@ class MessageHeader:
 
     def received(self, memory: Memory, data: bytes, control: bytes, flags: int) -> None:
         """Put there what a recvmsg has received. Raises OSError."""
-        scatter(memory, self.pieces, data)
-        memory.write(self.control, control)
+        parts = scattered(self.pieces, data)
+        parts.append((self.control, control))
         if self.name:
-            memory.write(self.address + 8, struct.pack("<I", 0))
-        memory.write(self.address + 40, struct.pack("<QI", len(control), flags))
+            parts.append((self.address + 8, struct.pack("<I", 0)))
+        parts.append((self.address + 40, _TOLD.pack(len(control), flags)))
+        memory.write_all(parts)
 
 
-def scatter(memory: Memory, pieces: tuple[tuple[int, int], ...], data: bytes) -> None:
-    """Fill the pieces, in their order, with `data`. Raises OSError."""
-    start = 0
+def scattered(pieces: tuple[tuple[int, int], ...], data: bytes) -> list[tuple[int, bytes]]:
+    """What comes to which address when the pieces are filled, in their order, with `data`."""
+    found, start = [], 0
     for address, length in pieces:
         if start >= len(data):
-            return
-        memory.write(address, data[start : start + length])
+            break
+        found.append((address, data[start : start + length]))
         start += length
+    return found

@@ -14,17 +14,20 @@ import trio
 from umktls.errors import UmktlsError
 from umktls.ktls.session.errors import WouldBlock
 from umktls.run.call import Answer, Call, Handler, Result, finish
-from umktls.run.memory import CONTROL_MAX, DATA_MAX, MessageHeader, scatter
+from umktls.run.memory import CONTROL_MAX, DATA_MAX, MessageHeader, scattered
+from umktls.run.outgoing import PIECE
 from umktls.run.proc import nonblocking, process_of
 from umktls.run.registry import Registry, look
 from umktls.run.seccomp import Notification
-from umktls.run.sockets import PIECE, Replaced
+from umktls.run.sockets import Replaced
 from umktls.run.system import refused, tgkill
 
 __all__ = ["ALLOWED_IN_SEND", "MSG_CMSG_CLOEXEC", "MessageCalls"]
 
 # What a pair makes the same of. MSG_MORE is the model's: it keeps a record open.
-ALLOWED_IN_SEND = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL | socket.MSG_EOR
+ALLOWED_IN_SEND = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL | socket.MSG_EOR)
+# Python's own are objects, which are slow to compute with.
+DONTWAIT, PEEK = int(socket.MSG_DONTWAIT), int(socket.MSG_PEEK)
 MSG_CMSG_CLOEXEC = 0x40000000
 MMSGHDR = 64  # struct mmsghdr, LP64; its last 8 bytes are msg_len
 
@@ -62,9 +65,9 @@ class MessageCalls:
     def _send(self, call: Call, ours: Replaced, data: bytes, control: bytes, flags: int) -> Result:
         if not call.valid:
             return Answer.LATER
-        if ours.crowded:
-            with call.descriptor() as copy:
-                if flags & socket.MSG_DONTWAIT or nonblocking(copy.fileno()):
+        if ours.outgoing.crowded:
+            with call.pair_end() as copy:
+                if flags & DONTWAIT or nonblocking(copy.fileno()):
                     raise refused(errno.EAGAIN)
             self._later(self._send_later, call, ours, data, control, flags)
             return Answer.LATER
@@ -73,7 +76,7 @@ class MessageCalls:
     def _send_now(self, call: Call, ours: Replaced, data: bytes, control: bytes, flags: int) -> int:
         look(ours.sock)
         try:
-            return ours.send(data, control, flags)
+            return ours.outgoing.send(data, control, flags)
         except UmktlsError as error:
             if error.errno == errno.EPIPE and not flags & socket.MSG_NOSIGNAL:
                 tgkill(process_of(call.thread), call.thread, signal.SIGPIPE)
@@ -109,18 +112,18 @@ class MessageCalls:
         pieces = ((call.argument(1), length),)
 
         def deliver(data: bytes, control: bytes, flags: int) -> None:
-            scatter(call.memory, pieces, data)
+            call.memory.write_all(scattered(pieces, data))
             if call.argument(5):
                 call.memory.write(call.argument(5), struct.pack("<I", 0))
 
         return self._receive(call, ours, Wanted(length, 0, call.number(3), deliver))
 
     def _receive(self, call: Call, ours: Replaced, wanted: Wanted) -> Result:
-        with call.descriptor() as copy:
+        with call.pair_end() as copy:
             try:
                 return self._receive_now(call, ours, wanted, copy)
             except WouldBlock:
-                if wanted.flags & socket.MSG_DONTWAIT or nonblocking(copy.fileno()):
+                if wanted.flags & DONTWAIT or nonblocking(copy.fileno()):
                     raise
                 seconds = timeout_of(copy)
         # What comes before the task runs counts too.
@@ -137,7 +140,7 @@ class MessageCalls:
         try:
             wanted.deliver(data, control, out)
         except OSError:
-            if data and not flags & socket.MSG_PEEK:
+            if data and not flags & PEEK:
                 ours.give_back(data, control)
             raise
         return len(data)
@@ -146,7 +149,7 @@ class MessageCalls:
         self, call: Call, ours: Replaced, wanted: Wanted, news: trio.Event, seconds: float
     ) -> None:
         def again() -> Result:
-            with call.descriptor() as copy:
+            with call.pair_end() as copy:
                 return self._receive_now(call, ours, wanted, copy)
 
         with trio.move_on_after(seconds) as scope:
@@ -183,7 +186,7 @@ class MessageCalls:
         return one_message(result) if isinstance(result, int) else result
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Wanted:
     """What a call wants to receive. `deliver` puts there data, control messages and flags."""
 

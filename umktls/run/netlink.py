@@ -39,7 +39,6 @@ from umktls.abi.handshake import (
 from umktls.abi.netlink import NLM_F_ACK, NLMSG_ERROR
 from umktls.errors import UmktlsError, WorldError
 from umktls.run.agency import Agency, Taken
-from umktls.run.edges import really_closed
 from umktls.run.genl import (
     command_of,
     done_message,
@@ -49,6 +48,7 @@ from umktls.run.genl import (
     with_sockfd,
 )
 from umktls.run.proc import inode_of, is_socket
+from umktls.run.reactor import CLOSED, READ_BY_PEER, really_closed
 from umktls.run.system import refused
 from umktls.upcall import genl
 from umktls.upcall.netlink import MAX_DATAGRAM, Message, encode_message
@@ -109,14 +109,14 @@ class NetlinkSocket:
 
     async def run(self) -> None:
         """Until no program has it any more, or the host has gone."""
-        self._agency.edges.add(self._end.fileno(), self._noticed)
+        self._agency.reactor.add(self._end.fileno(), READ_BY_PEER, self._noticed)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._written, nursery.cancel_scope)
                 await self._received()
                 nursery.cancel_scope.cancel()
         finally:
-            self._agency.edges.remove(self._end.fileno())
+            self._agency.reactor.remove(self._end.fileno())
             for each in (self._end, self._sock):
                 trio.lowlevel.notify_closing(each)
                 each.close()
@@ -125,9 +125,9 @@ class NetlinkSocket:
             with trio.CancelScope(shield=True), suppress(UmktlsError):
                 await self._agency.call(CloseArgs(self.number))
 
-    def _noticed(self, closed: bool) -> None:
+    def _noticed(self, events: int) -> None:
         """The program has read something, or closed its end."""
-        if not closed:
+        if not events & CLOSED:
             self._flush()
 
     async def _received(self) -> None:

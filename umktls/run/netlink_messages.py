@@ -18,7 +18,7 @@ import trio
 from umktls.abi.handshake import AF_NETLINK
 from umktls.abi.netlink import SOL_NETLINK
 from umktls.run.call import Call, Result, answer_later
-from umktls.run.memory import MessageHeader, scatter
+from umktls.run.memory import MessageHeader, scattered
 from umktls.run.messages import timeout_of
 from umktls.run.netlink import NetlinkSocket
 from umktls.run.netlink_names import SOCKADDR_NL, NetlinkNames, address_untrusted
@@ -105,7 +105,7 @@ class NetlinkMessages:
         length = min(call.argument(2), MESSAGE_MAX)
 
         def deliver(data: bytes, source: bytes, control: bytes, flags: int) -> None:
-            scatter(call.memory, ((call.argument(1), length),), data)
+            call.memory.write_all(scattered(((call.argument(1), length),), data))
             if call.argument(4):
                 (room,) = INT.unpack(call.memory.read(call.argument(5), INT.size))
                 call.memory.write(call.argument(4), source[: max(room, 0)])

@@ -77,13 +77,13 @@ class OptionCalls:
             look(ours.sock)
             self._set_key(call, ours, level, name, value)
         else:
-            ours.take_all_sent()  # TCP_CORK is for what was written before it, or behind it
+            ours.outgoing.take_all()  # TCP_CORK is for what was written before it, or behind it
             ours.sock.sock.setsockopt(level, name, value)
         return 0
 
     def _set_key(self, call: Call, ours: Replaced, level: int, name: int, value: bytes) -> None:
         if (level, name) == (linux.SOL_TLS, linux.TLS_TX):
-            ours.take_all_sent()  # it is under the key before
+            ours.outgoing.take_all()  # it is under the key before
         raw = None
         if (level, name) == (linux.SOL_TLS, linux.TLS_RX) and not ours.opens:
             with call.descriptor() as copy:
@@ -106,7 +106,7 @@ class OptionCalls:
         if room < 0:
             raise refused(errno.EINVAL)
         if ours is not None and not about_tls:
-            ours.take_all_sent()  # TCP_INFO counts it
+            ours.outgoing.take_all()  # TCP_INFO counts it
             value = real_option(ours.sock.sock, level, name, room)
         elif ours is not None:
             value = ours.state.getsockopt(level, name, room)

@@ -12,9 +12,9 @@ from umktls.kernel.host.host import Host
 from umktls.kernel.sockets.calls import look_below, rx_enabled, tx_enabled
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.ktls.calls import KtlsSocket
-from umktls.run.edges import Edges
 from umktls.run.epolls import EpollMover
 from umktls.run.proc import descriptors_of, flags_of, inode_of, process_of, registrations_of
+from umktls.run.reactor import Reactor
 from umktls.run.sockets import Replaced
 from umktls.run.system import refused
 
@@ -36,9 +36,9 @@ class Registry:
     """Sockets that have a ULP, by SO_COOKIE, and those behind a pair, by the inode of the program's
     end."""
 
-    def __init__(self, host: Host, edges: Edges, mover: EpollMover) -> None:
+    def __init__(self, host: Host, reactor: Reactor, mover: EpollMover) -> None:
         self._host = host
-        self._edges = edges
+        self._reactor = reactor
         self._mover = mover
         self._attached: dict[bytes, KtlsSocket] = {}
         self.replaced: dict[int, Replaced] = {}
@@ -92,7 +92,7 @@ class Registry:
             kernel_socket = self._host.adopt(sock, state=state)
             # A program's keys are its own business.
             state.tx.on_wants_rekey = state.rx.on_wants_rekey = None
-            replaced = Replaced(kernel_socket, end, os.fstat(far.fileno()).st_ino, self._edges)
+            replaced = Replaced(kernel_socket, end, os.fstat(far.fileno()).st_ino, self._reactor)
         except BaseException:
             end.close()
             raise

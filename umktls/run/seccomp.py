@@ -15,6 +15,7 @@ import struct
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from umktls.run.system import NUMBERS
 
@@ -113,8 +114,7 @@ def _test(test: In | Bits) -> bytes:
     return load + b"".join(op(EQUAL, value, count - i) for i, value in enumerate(test.values))
 
 
-@dataclass(frozen=True, slots=True)
-class Notification:
+class Notification(NamedTuple):
     """One system call that waits. `thread`: who makes it, as this process sees it."""
 
     id: int
@@ -144,8 +144,8 @@ class Listener:
             if error.errno in (errno.ENOENT, errno.EINTR):
                 return None
             raise
-        id_, thread, _, number, _, _, *arguments = _NOTIF.unpack(data)
-        return Notification(id_, thread, number, tuple(arguments))
+        fields = _NOTIF.unpack(data)
+        return Notification(fields[0], fields[1], fields[3], fields[6:])
 
     def valid(self, id_: int) -> bool:
         """Whether the call still waits: what was read of its thread was its own."""

@@ -43,15 +43,23 @@ import trio
 from umktls.abi.cmsg import LINUX_CMSG
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.sockets.ktls_socket import KernelSocket
-from umktls.kernel.sockets.stream import SEND_QUEUE_LIMIT, broken, readable
+from umktls.kernel.sockets.stream import broken
 from umktls.ktls.session.errors import WouldBlock
 from umktls.ktls.socket.received import APPLICATION_DATA
 from umktls.ktls.socket.states import State
-from umktls.run.edges import Edges, really_closed, unread_by_peer
+from umktls.run.outgoing import PIECE, SCRATCH, Outgoing
+from umktls.run.reactor import (
+    CLOSED,
+    ENDED,
+    READ_BY_PEER,
+    READABLE,
+    Reactor,
+    really_closed,
+    unread_by_peer,
+)
 
 __all__ = ["Replaced"]
 
-PIECE = 256 * 1024
 # With what fits a pair this fits the receive buffer of a half that gets its key.
 CLEAR_PIECE = 32 * 1024
 MARK = b"!"
@@ -62,36 +70,42 @@ RECEIVED_LIMIT = 128 * 1024
 class Replaced:
     """One TCP socket behind a pair. `end` is our end of it, `inode` tells the program's."""
 
-    def __init__(self, sock: KernelSocket, end: socket.socket, inode: int, edges: Edges) -> None:
+    def __init__(
+        self, sock: KernelSocket, end: socket.socket, inode: int, reactor: Reactor
+    ) -> None:
         end.setblocking(False)
         self.sock = sock
         self.state = sock.state
+        self.rx = sock.state.rx
         self.end = end
         self.inode = inode
-        self._edges = edges
-        self._buffer = memoryview(bytearray(PIECE))
+        self._reactor = reactor
+        self.outgoing = Outgoing(sock, end, reactor, self.break_off)
         self._unread = bytearray()  # received in clear, and not in the pair yet
         self._marked = False
         self._reads_plainly = False
+        self._watched = False  # whether the reactor has the TCP socket
         self._received_all = False
         self._gone = trio.Event()
         self.finished = trio.Event()
-        self._read = trio.Event()
         self.arrived = trio.Event()
 
     # ---- its life
 
     async def run(self) -> None:
-        """Carry data both ways until the program has closed its end and all of it was sent."""
-        self._edges.add(self.end.fileno(), self._noticed)
+        """Have data carried both ways until the program has closed its end and all of it was
+        sent."""
+        self._reactor.add(self.end.fileno(), READ_BY_PEER, self._noticed)
+        self._watch()
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._receive)
-                await self._send()
-                nursery.cancel_scope.cancel()
+            await self.outgoing.run()
+            if not really_closed(self.end.fileno()):
+                with suppress(OSError):
+                    self.sock.sock.shutdown(socket.SHUT_WR)
+                await self._gone.wait()
         finally:
-            self._edges.remove(self.end.fileno())
-            trio.lowlevel.notify_closing(self.end)
+            self._reactor.remove(self.end.fileno())
+            self._unwatch()
             self.end.close()
             self.sock.close("closed by the program")
             self.arrived.set()
@@ -102,17 +116,19 @@ class Replaced:
         """Whether no program has it any more."""
         return not self.finished.is_set() and really_closed(self.end.fileno())
 
-    def _noticed(self, closed: bool) -> None:
-        """The program has read something of the pair, or closed its end."""
-        if closed:
+    def _noticed(self, events: int) -> None:
+        """The program has read or written something of the pair, or closed its end."""
+        if events & CLOSED:
             self._gone.set()
         elif self._marked and not unread_by_peer(self.end.fileno()):
             self._marked = False
             self._mark_passed()
         elif self._unread or self._reads_plainly:
             self.hand_on()
-        self._read.set()
-        self._read = trio.Event()
+        if events & ENDED:
+            self.outgoing.expect_the_end()
+        elif events & READABLE:
+            self.outgoing.take()
 
     def news(self) -> None:
         """Something has come, or keys have, or the end: who waits in a recvmsg looks again."""
@@ -120,96 +136,37 @@ class Replaced:
         self.arrived.set()
         self.arrived = trio.Event()
 
-    # ---- the program sends
-
-    async def _send(self) -> None:
-        while True:
-            await readable(self.end)
-            if not self.take_sent():
-                break
-            await self.sock.queue.drained()
-        await self.sock.queue.emptied()
-        if not really_closed(self.end.fileno()):
-            with suppress(OSError):
-                self.sock.sock.shutdown(socket.SHUT_WR)
-            await self._gone.wait()
-
-    def take_sent(self) -> bool:
-        """Seal what the program has written, a piece of it; False where it will write no more.
-        Raises nothing: a connection that takes nothing any more ends."""
-        try:
-            count = self.end.recv_into(self._buffer)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        if not count:
-            self.state.conditions.shut = True
-            return False
-        try:
-            # In clear the parts themselves wait in the queue.
-            data = self._buffer[:count] if self.seals else bytes(self._buffer[:count])
-            if self.state.open_record:
-                self.sock.queue.push(self.state.send(data).wire)
-            else:
-                self.sock.queue.push(self.state.tx.seal_message([data]))
-        except UmktlsError as error:
-            self.break_off(error)
-        return True
-
-    @property
-    def seals(self) -> bool:
-        return self.state.tx.state is State.SEALED
-
     @property
     def opens(self) -> bool:
-        return self.state.rx.state is not State.CLEAR
-
-    def take_all_sent(self) -> None:
-        """Seal all that was written so far, and see whether that was the end."""
-        with suppress(OSError):  # there is no more
-            self.end.recv(1, socket.MSG_PEEK)
-            while self.take_sent():
-                self.end.recv(1, socket.MSG_PEEK)
-
-    def send(self, data: bytes, control: bytes, flags: int) -> int:
-        """One sendmsg(2) with all that it has. Raises `UmktlsError`."""
-        self.take_all_sent()
-        try:
-            sent = self.state.send(data, control, flags)
-        except UmktlsError:
-            self.sock.queue.push(self.state.take_pending())
-            raise
-        self.sock.queue.push(sent.wire)
-        return sent.count
-
-    @property
-    def crowded(self) -> bool:
-        """Whether TCP has enough to do."""
-        return self.sock.queue.size > SEND_QUEUE_LIMIT
+        return self.rx.state is not State.CLEAR
 
     # ---- the program receives
 
-    async def _receive(self) -> None:
-        while not self._received_all:
-            if self._full:
-                await self._read.wait()
-                continue
-            try:
-                await readable(self.sock.sock)
-            except WorldError as error:
-                self._lost(error)
-                self.news()
-            if self._receive_some():
-                self.news()
+    def _watch(self) -> None:
+        """Have the reactor tell of what TCP receives, where there is room for it."""
+        if not (self._watched or self._received_all or self._full):
+            self._watched = True
+            self._reactor.add(self.sock.sock.fileno(), READABLE, self._came)
 
-    def take_received(self) -> None:
-        """Take what TCP has, where nobody has looked yet."""
+    def _unwatch(self) -> None:
+        if self._watched:
+            self._watched = False
+            self._reactor.remove(self.sock.sock.fileno())
+
+    def _came(self, events: int) -> None:
+        if self._full:
+            self._unwatch()
+        elif self._receive_some():
+            self.news()
+
+    def take_received(self) -> bool:
+        """Take what TCP has, where nobody has looked yet; whether that was something."""
         came = False
         while not (self._received_all or self._full) and self._receive_some():
             came = True
         if came:
             self.news()
+        return came
 
     def _lost(self, error: WorldError) -> None:
         self._received_all = True
@@ -219,24 +176,25 @@ class Replaced:
     def _full(self) -> bool:
         if not self.opens:
             return bool(self._unread)
-        parked = sum(len(record.rest) for record in self.state.rx.parked)
-        return self.state.rx.waiting_bytes() + parked > RECEIVED_LIMIT
+        parked = sum(len(record.rest) for record in self.rx.parked)
+        return self.rx.waiting_bytes() + parked > RECEIVED_LIMIT
 
     def _receive_some(self) -> bool:
         """One piece, or the end; False where there is nothing."""
-        if self._received_all:
-            return False
-        room = self.state.rx.get_buffer() if self.opens else self._buffer[:CLEAR_PIECE]
+        room = self.rx.get_buffer() if self.opens else SCRATCH[:CLEAR_PIECE]
         try:
             count = self.sock.sock.recv_into(room)
         except BlockingIOError:
             return False
         except OSError as error:
+            self._unwatch()
             self._lost(broken("receive", error))
             return True
-        self._received_all = not count
+        if not count:
+            self._unwatch()
+            self._received_all = True
         if self.opens:
-            self.state.rx.buffer_filled(count)
+            self.rx.buffer_filled(count)
         else:
             self._unread += room[:count]
         return True
@@ -251,6 +209,7 @@ class Replaced:
             self._hand_on_opened()
         else:
             self._mark()
+        self._watch()
 
     def _hand_on_clear(self) -> None:
         sent = self._put(self._unread)
@@ -261,7 +220,7 @@ class Replaced:
             self._end(socket.SHUT_WR)
 
     def _hand_on_opened(self) -> None:
-        rx = self.state.rx
+        rx = self.rx
         try:
             while (record := rx.read_record()) is not None and record.type == APPLICATION_DATA:
                 count = self._put(record.rest)
@@ -274,7 +233,7 @@ class Replaced:
 
     def _mark(self) -> None:
         """Have the pair say that there is something to read, where there is."""
-        if self.state.rx.eof or (self.state.ended and not self._something()):
+        if self.rx.eof or (self.state.ended and not self._something()):
             self._end(socket.SHUT_WR)
         elif not self._marked and self.state.readable():
             with suppress(OSError):
@@ -282,12 +241,12 @@ class Replaced:
                 self._marked = True
 
     def _something(self) -> bool:
-        rx = self.state.rx
+        rx = self.rx
         return bool(rx.parked) or rx.record_ready() or rx.error is not None
 
     def _mark_passed(self) -> None:
         """Somebody reads by read(2)."""
-        rx = self.state.rx
+        rx = self.rx
         with suppress(UmktlsError):
             record = rx.read_record()
             if record is not None and record.type != APPLICATION_DATA:
@@ -316,6 +275,7 @@ class Replaced:
         self.sock.trace.emit("warning", self.sock.name, reason=f"the connection ends: {error}")
         self.sock.hang_up()
         self._end(socket.SHUT_RDWR)
+        self.outgoing.expect_the_end()
 
     # ---- inside a call of the program, which has `copy` open
 
@@ -323,34 +283,45 @@ class Replaced:
         self, copy: socket.socket, length: int, controllen: int, flags: int
     ) -> tuple[bytes, bytes, int]:
         """recvmsg(2) on a half with a key, never waiting. Raises `UmktlsError`."""
-        self._take_back(copy)
-        self._reads_plainly = False
+        was_read_plainly = self._reads_plainly
+        if was_read_plainly:
+            self._take_back(copy)
         try:
-            with suppress(WouldBlock):
-                return self.state.recvmsg(length, controllen, flags)
-            self.take_received()
-            return self.state.recvmsg(length, controllen, flags)
-        finally:
-            if self._marked and not self.state.readable():
-                self._unmark(copy)
-            self.hand_on()
-            self._read.set()
-            self._read = trio.Event()
+            try:
+                received = self.state.recvmsg(length, controllen, flags)
+            except WouldBlock:
+                if not self.take_received():
+                    raise
+                received = self.state.recvmsg(length, controllen, flags)
+        except WouldBlock:
+            if was_read_plainly:
+                self.hand_on()
+            raise
+        except UmktlsError:
+            self._was_read(copy)
+            raise
+        self._was_read(copy)
+        return received
+
+    def _was_read(self, copy: socket.socket) -> None:
+        """There may be nothing left to read now, and room for more."""
+        if self._marked and not self.state.readable():
+            self._unmark(copy)
+        self.hand_on()
 
     def give_back(self, data: bytes, control: bytes) -> None:
         """What `recvmsg` has returned could not be delivered."""
         told = LINUX_CMSG.parse_untrusted(control)
         type_ = told[0].data[0] if told else APPLICATION_DATA
-        self.state.rx.give_back_data(data, type_)
+        self.rx.give_back_data(data, type_)
         self.hand_on()
 
     def _take_back(self, copy: socket.socket) -> None:
         """Data that is in the pair and was not read is the head of the queue again."""
-        if not self._reads_plainly:
-            return
+        self._reads_plainly = False
         data = self._empty(copy)
         if data:
-            self.state.rx.give_back_data(data)
+            self.rx.give_back_data(data)
 
     def _empty(self, copy: socket.socket) -> bytes:
         """All that is in the pair for the program, the mark left out."""
@@ -386,7 +357,7 @@ class Replaced:
         if not self.opens:
             self._unread[:0] = raw
         else:
-            rx, start = self.state.rx, 0
+            rx, start = self.rx, 0
             while start < len(raw):
                 room = rx.get_buffer(len(raw) - start)
                 count = min(len(room), len(raw) - start)

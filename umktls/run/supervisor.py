@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -33,9 +32,9 @@ from umktls.run.calls import (
     agent_handlers,
     handlers_of,
 )
-from umktls.run.edges import Edges
 from umktls.run.epolls import EpollMover
 from umktls.run.memory import ProcessMemory
+from umktls.run.reactor import CLOSED, READABLE, Reactor
 from umktls.run.registry import Registry
 from umktls.run.seccomp import Listener, Notification, assemble
 from umktls.run.system import NUMBERS, refused
@@ -91,24 +90,28 @@ class Supervisor:
     trace: Trace
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
-    async def serve(self) -> None:
+    async def serve(self, reactor: Reactor) -> None:
         """Until no program is left."""
-        poll = select.poll()
-        poll.register(self.listener.descriptor, select.POLLIN)
-        while True:
-            await trio.lowlevel.wait_readable(self.listener.descriptor)
-            while events := poll.poll(0):
-                if not events[0][1] & select.POLLIN:
-                    return
+        ended = trio.Event()
+
+        def called(events: int) -> None:
+            if events & READABLE:
                 notification = self.listener.receive()
                 if notification is not None:
                     self.handle(notification)
-            await trio.lowlevel.checkpoint()
+            elif events & CLOSED:
+                reactor.remove(self.listener.descriptor)
+                ended.set()
+
+        reactor.add(self.listener.descriptor, READABLE, called)
+        await ended.wait()
 
     def handle(self, notification: Notification) -> None:
         """Answer one call, now or later."""
         name = NAMES[notification.number]
-        counts = self.counts.setdefault(name, {"answered": 0, "passed_on": 0, "failed": 0})
+        counts = self.counts.get(name)
+        if counts is None:
+            counts = self.counts[name] = {"answered": 0, "passed_on": 0, "failed": 0}
         call = Call(notification, self.listener, ProcessMemory(notification.thread))
         try:
             result = self.handlers[name](call)
@@ -135,13 +138,13 @@ async def supervise(config: RunConfig, tracee: Tracee, report: Report) -> None:
         facts={"command": list(config.command)},
     )
     async with booted(host_config) as host:
-        edges, mover = Edges(), EpollMover()
-        host.nursery.start_soon(edges.run)
-        registry = Registry(host, edges, mover)
+        reactor, mover = Reactor(), EpollMover()
+        host.nursery.start_soon(reactor.run)
+        registry = Registry(host, reactor, mover)
         handlers = handlers_of(registry, host.spawn)
         agency = None
         if config.agent_of is not None:
-            agency = await opened(config.agent_of, host.trace, edges)
+            agency = await opened(config.agent_of, host.trace, reactor)
             handlers = agent_handlers(agency, host.spawn, handlers)
             host.views["agent"] = agency.view
             host.spawn(end_with, agency, tracee, config.agent_of)
@@ -149,7 +152,7 @@ async def supervise(config: RunConfig, tracee: Tracee, report: Report) -> None:
         host.views["calls"] = lambda: supervisor.counts
         async with trio.open_nursery() as nursery:
             nursery.start_soon(reap, host, registry, tracee, report)
-            await supervisor.serve()
+            await supervisor.serve(reactor)
         if agency is not None:
             agency.close()
         supervisor.listener.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import struct
+from collections.abc import Sequence
 
 __all__ = [
     "NUMBERS",
@@ -45,8 +47,6 @@ NUMBERS_OF: dict[str, dict[str, int]] = {
         "tgkill": 234,
         "recvmmsg": 299,
         "sendmmsg": 307,
-        "process_vm_readv": 310,
-        "process_vm_writev": 311,
         "seccomp": 317,
         **BOTH,
     },
@@ -66,8 +66,6 @@ NUMBERS_OF: dict[str, dict[str, int]] = {
         "recvmsg": 212,
         "recvmmsg": 243,
         "sendmmsg": 269,
-        "process_vm_readv": 270,
-        "process_vm_writev": 271,
         "seccomp": 277,
         **BOTH,
     },
@@ -75,10 +73,16 @@ NUMBERS_OF: dict[str, dict[str, int]] = {
 NUMBERS = NUMBERS_OF.get(platform.machine(), {})
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _Iovec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+# Vectors are bytes that have been packed: objects of ctypes for them cost more than the call does.
+_MOVED_BY = {name: _libc[name] for name in ("process_vm_readv", "process_vm_writev")}
+for _function in _MOVED_BY.values():
+    _function.restype = ctypes.c_ssize_t
+    _function.argtypes = (
+        ctypes.c_int,
+        *(ctypes.c_char_p, ctypes.c_ulong) * 2,
+        ctypes.c_ulong,
+    )
+_IOVEC = struct.Struct("@QQ")
 
 
 class _SockFprog(ctypes.Structure):
@@ -97,8 +101,8 @@ def _checked(result: int, what: str) -> int:
 
 
 def _call(name: str, *arguments: object) -> int:
-    words = [ctypes.c_long(each) if isinstance(each, int) else each for each in arguments]
-    return _checked(_libc.syscall(ctypes.c_long(NUMBERS[name]), *words), name)
+    """All numbers are ints of 32 bits."""
+    return _checked(_libc.syscall(NUMBERS[name], *arguments), name)
 
 
 def no_new_privileges() -> None:
@@ -124,11 +128,14 @@ def pidfd_getfd(pidfd: int, descriptor: int) -> int:
     return _call("pidfd_getfd", pidfd, descriptor, 0)
 
 
-def process_vm(name: str, pid: int, local: ctypes.Array[ctypes.c_char], address: int) -> int:
-    """process_vm_readv(2) or process_vm_writev(2), `name`: how many bytes it has moved."""
-    here = _Iovec(ctypes.addressof(local), len(local))
-    there = _Iovec(address, len(local))
-    return _call(name, pid, ctypes.byref(here), 1, ctypes.byref(there), 1, 0)
+def process_vm(
+    name: str, pid: int, local: ctypes.Array[ctypes.c_char], pieces: Sequence[tuple[int, int]]
+) -> int:
+    """process_vm_readv(2) or process_vm_writev(2), `name`, of `local` and what is (address, length)
+    over there, 1,024 of them at most: how many bytes it has moved."""
+    here = _IOVEC.pack(ctypes.addressof(local), len(local))
+    there = b"".join([_IOVEC.pack(*piece) for piece in pieces])
+    return _checked(_MOVED_BY[name](pid, here, 1, there, len(pieces), 0), name)
 
 
 def tgkill(process: int, thread: int, signal: int) -> None:

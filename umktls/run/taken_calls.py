@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from umktls.abi import linux
 from umktls.run.agency import Agency, Taken
 from umktls.run.call import Call, Result, answer_later
-from umktls.run.memory import MessageHeader, scatter
+from umktls.run.memory import MessageHeader, scattered
 from umktls.run.seccomp import In, Rule
 from umktls.run.system import refused
 from umktls.upcall.syscalls import (
@@ -129,7 +129,7 @@ class TakenCalls:
         pieces = ((call.argument(1), call.argument(2)),)
 
         def deliver(data: bytes, control: bytes, flags: int) -> None:
-            scatter(call.memory, pieces, data)
+            call.memory.write_all(scattered(pieces, data))
 
         return self._receive(call, taken, (call.argument(2), 0), call.number(3), deliver)
 
