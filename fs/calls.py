@@ -8,6 +8,7 @@ take.
 from __future__ import annotations
 
 import errno
+from collections.abc import Coroutine
 from itertools import chain, repeat
 from typing import Any, Protocol, TypeVar, cast
 
@@ -98,6 +99,7 @@ __all__ = ["Calls", "NfsCaller", "NfsFailure"]
 
 A = TypeVar("A")
 R = TypeVar("R")
+Answer = Coroutine[Any, Any, R]
 
 CALLS_IN_FLIGHT = 64
 LEAST_TRANSFER = 512
@@ -143,7 +145,7 @@ def transfer_size(wanted: int, most: int) -> int:
 
 
 class Calls:
-    """One method per procedure: arguments in the RFC's order, the credential last.
+    """One method per procedure, to be awaited: arguments in the RFC's order, the credential last.
 
     patience: seconds that a call waits for a free slot, and for which it is tried again upon
     NFS3ERR_JUKEBOX. timeout_errno: what the caller of the system call gets when they are over.
@@ -225,79 +227,79 @@ class Calls:
         result = await self._call(NFSPROC3_GETATTR, GETATTR3args(handle), credential)
         return cast(fattr3, result.obj_attributes)
 
-    async def setattr(
+    def setattr(
         self, handle: bytes, attributes: sattr3, credential: OpaqueAuth
-    ) -> SETATTR3resok:
+    ) -> Answer[SETATTR3resok]:
         args = SETATTR3args(handle, attributes)
-        return cast(SETATTR3resok, await self._call(NFSPROC3_SETATTR, args, credential))
+        return self._call(NFSPROC3_SETATTR, args, credential)
 
-    async def lookup(self, directory: bytes, name: bytes, credential: OpaqueAuth) -> LOOKUP3resok:
+    def lookup(self, directory: bytes, name: bytes, credential: OpaqueAuth) -> Answer[LOOKUP3resok]:
         args = LOOKUP3args(diropargs3(directory, name))
-        return cast(LOOKUP3resok, await self._call(NFSPROC3_LOOKUP, args, credential))
+        return self._call(NFSPROC3_LOOKUP, args, credential)
 
-    async def access(self, handle: bytes, wanted: int, credential: OpaqueAuth) -> ACCESS3resok:
+    def access(self, handle: bytes, wanted: int, credential: OpaqueAuth) -> Answer[ACCESS3resok]:
         args = ACCESS3args(handle, wanted)
-        return cast(ACCESS3resok, await self._call(NFSPROC3_ACCESS, args, credential))
+        return self._call(NFSPROC3_ACCESS, args, credential)
 
-    async def readlink(self, handle: bytes, credential: OpaqueAuth) -> READLINK3resok:
+    def readlink(self, handle: bytes, credential: OpaqueAuth) -> Answer[READLINK3resok]:
         args = READLINK3args(handle)
-        return cast(READLINK3resok, await self._call(NFSPROC3_READLINK, args, credential))
+        return self._call(NFSPROC3_READLINK, args, credential)
 
-    async def read(
+    def read(
         self, handle: bytes, offset: int, count: int, credential: OpaqueAuth
-    ) -> READ3resok:
+    ) -> Answer[READ3resok]:
         args = READ3args(handle, offset, count)
-        return cast(READ3resok, await self._call(NFSPROC3_READ, args, credential))
+        return self._call(NFSPROC3_READ, args, credential)
 
-    async def write(
+    def write(
         self, handle: bytes, offset: int, data: Buffer, stable: stable_how, credential: OpaqueAuth
-    ) -> WRITE3resok:
+    ) -> Answer[WRITE3resok]:
         args = WRITE3args(handle, offset, len(data), stable, data)
-        return cast(WRITE3resok, await self._call(NFSPROC3_WRITE, args, credential))
+        return self._call(NFSPROC3_WRITE, args, credential)
 
-    async def create(
+    def create(
         self, directory: bytes, name: bytes, how: createhow3, credential: OpaqueAuth
-    ) -> CREATE3resok:
+    ) -> Answer[CREATE3resok]:
         args = CREATE3args(diropargs3(directory, name), how)
-        return cast(CREATE3resok, await self._call(NFSPROC3_CREATE, args, credential))
+        return self._call(NFSPROC3_CREATE, args, credential)
 
-    async def mkdir(
+    def mkdir(
         self, directory: bytes, name: bytes, attributes: sattr3, credential: OpaqueAuth
-    ) -> MKDIR3resok:
+    ) -> Answer[MKDIR3resok]:
         args = MKDIR3args(diropargs3(directory, name), attributes)
-        return cast(MKDIR3resok, await self._call(NFSPROC3_MKDIR, args, credential))
+        return self._call(NFSPROC3_MKDIR, args, credential)
 
-    async def symlink(
+    def symlink(
         self, directory: bytes, name: bytes, target: bytes, credential: OpaqueAuth
-    ) -> SYMLINK3resok:
+    ) -> Answer[SYMLINK3resok]:
         args = SYMLINK3args(diropargs3(directory, name), symlinkdata3(sattr3(), target))
-        return cast(SYMLINK3resok, await self._call(NFSPROC3_SYMLINK, args, credential))
+        return self._call(NFSPROC3_SYMLINK, args, credential)
 
-    async def mknod(
+    def mknod(
         self, directory: bytes, name: bytes, what: mknoddata3, credential: OpaqueAuth
-    ) -> MKNOD3resok:
+    ) -> Answer[MKNOD3resok]:
         args = MKNOD3args(diropargs3(directory, name), what)
-        return cast(MKNOD3resok, await self._call(NFSPROC3_MKNOD, args, credential))
+        return self._call(NFSPROC3_MKNOD, args, credential)
 
-    async def remove(self, directory: bytes, name: bytes, credential: OpaqueAuth) -> REMOVE3resok:
+    def remove(self, directory: bytes, name: bytes, credential: OpaqueAuth) -> Answer[REMOVE3resok]:
         args = REMOVE3args(diropargs3(directory, name))
-        return cast(REMOVE3resok, await self._call(NFSPROC3_REMOVE, args, credential))
+        return self._call(NFSPROC3_REMOVE, args, credential)
 
-    async def rmdir(self, directory: bytes, name: bytes, credential: OpaqueAuth) -> RMDIR3resok:
+    def rmdir(self, directory: bytes, name: bytes, credential: OpaqueAuth) -> Answer[RMDIR3resok]:
         args = RMDIR3args(diropargs3(directory, name))
-        return cast(RMDIR3resok, await self._call(NFSPROC3_RMDIR, args, credential))
+        return self._call(NFSPROC3_RMDIR, args, credential)
 
-    async def rename(
+    def rename(
         self, source: diropargs3, target: diropargs3, credential: OpaqueAuth
-    ) -> RENAME3resok:
+    ) -> Answer[RENAME3resok]:
         args = RENAME3args(source, target)
-        return cast(RENAME3resok, await self._call(NFSPROC3_RENAME, args, credential))
+        return self._call(NFSPROC3_RENAME, args, credential)
 
-    async def link(
+    def link(
         self, handle: bytes, directory: bytes, name: bytes, credential: OpaqueAuth
-    ) -> LINK3resok:
+    ) -> Answer[LINK3resok]:
         args = LINK3args(handle, diropargs3(directory, name))
-        return cast(LINK3resok, await self._call(NFSPROC3_LINK, args, credential))
+        return self._call(NFSPROC3_LINK, args, credential)
 
     async def readdirplus(
         self, args: READDIRPLUS3args, credential: OpaqueAuth
@@ -308,20 +310,16 @@ class Calls:
         except ProcedureUnavailable as error:
             raise NfsFailure("READDIRPLUS", nfsstat3.NFS3ERR_NOTSUPP) from error
 
-    async def readdir(self, args: READDIR3args, credential: OpaqueAuth) -> READDIR3resok:
-        return cast(READDIR3resok, await self._call(NFSPROC3_READDIR, args, credential))
+    def readdir(self, args: READDIR3args, credential: OpaqueAuth) -> Answer[READDIR3resok]:
+        return self._call(NFSPROC3_READDIR, args, credential)
 
-    async def fsstat(self, credential: OpaqueAuth) -> FSSTAT3resok:
-        return cast(
-            FSSTAT3resok, await self._call(NFSPROC3_FSSTAT, FSSTAT3args(self.root), credential)
-        )
+    def fsstat(self, credential: OpaqueAuth) -> Answer[FSSTAT3resok]:
+        return self._call(NFSPROC3_FSSTAT, FSSTAT3args(self.root), credential)
 
-    async def pathconf(self, credential: OpaqueAuth) -> PATHCONF3resok:
+    def pathconf(self, credential: OpaqueAuth) -> Answer[PATHCONF3resok]:
         args = PATHCONF3args(self.root)
-        return cast(PATHCONF3resok, await self._call(NFSPROC3_PATHCONF, args, credential))
+        return self._call(NFSPROC3_PATHCONF, args, credential)
 
-    async def commit(self, handle: bytes, credential: OpaqueAuth) -> COMMIT3resok:
+    def commit(self, handle: bytes, credential: OpaqueAuth) -> Answer[COMMIT3resok]:
         """Of the whole file."""
-        return cast(
-            COMMIT3resok, await self._call(NFSPROC3_COMMIT, COMMIT3args(handle, 0, 0), credential)
-        )
+        return self._call(NFSPROC3_COMMIT, COMMIT3args(handle, 0, 0), credential)

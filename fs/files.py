@@ -20,7 +20,9 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from umktls.errors import CallerError, UmktlsError, WorldError
 from umktls.nfs.types import (
@@ -36,7 +38,7 @@ from umktls.rpc.xdr import Buffer
 from .attributes import AttributeCache
 from .calls import Calls
 from .extents import overlay
-from .inodes import Inode, InodeTable
+from .inodes import Inode, InodeTable, Unstable
 from .kernelcache import KernelCache
 from .readahead import ReadAhead, Reader
 from .silly import SillyRenames
@@ -200,16 +202,17 @@ class Files:
     async def read(self, fh: int, offset: int, size: int) -> Buffer:
         """`size` bytes, fewer only at the end of the file."""
         file = self[fh]
-        data = await self._overlaid(file, offset, size)
+        writer = file.inode.writer
+        if writer is None or not writer.busy:
+            data = await self._read(file, offset, size)
+        else:
+            data = await self._overlaid(file, writer, offset, size)
         told = file.inode.told_size
         if len(data) < size and told is not None:  # the kernel concludes that the file ends there
             file.inode.told_size = min(told, offset + len(data))
         return data
 
-    async def _overlaid(self, file: OpenFile, offset: int, size: int) -> Buffer:
-        writer = file.inode.writer
-        if writer is None or not writer.busy:
-            return await self._read(file, offset, size)
+    async def _overlaid(self, file: OpenFile, writer: Unstable, offset: int, size: int) -> Buffer:
         if file.direct:
             await writer.flush()
             self._report(file)
@@ -217,10 +220,10 @@ class Files:
         extents = writer.behind(offset)  # before the server is asked: it may have them by then
         return overlay(await self._read(file, offset, size), offset, size, extents)
 
-    async def _read(self, file: OpenFile, offset: int, size: int) -> Buffer:
+    def _read(self, file: OpenFile, offset: int, size: int) -> Coroutine[Any, Any, Buffer]:
         if file.direct:
-            return await self._ahead.read(file.inode, offset, size, file.credential)
-        return await file.reader.read(offset, size)
+            return self._ahead.read(file.inode, offset, size, file.credential)
+        return file.reader.read(offset, size)
 
     async def write(self, fh: int, offset: int, data: Buffer) -> int:
         """Take data over, or report an earlier failure instead."""

@@ -16,12 +16,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection
+from functools import partial
 from typing import NamedTuple
 
 __all__ = ["Call", "Intent", "call_of", "makes"]
 
 PATH_MAX = 4096
 _SEPARATORS = re.compile(b"/+")
+_hexadecimal = partial(int, base=16)
 
 
 class Maker(NamedTuple):
@@ -125,7 +127,7 @@ def _number_and_arguments(pid: int) -> tuple[int, list[int]] | None:
         words = _read(f"/proc/{pid}/syscall", 256).split() if pid else []
         if len(words) < 7:
             return None
-        return int(words[0]), [int(word, 16) for word in words[1:7]]
+        return int(words[0]), list(map(_hexadecimal, words[1:7]))
     except (OSError, ValueError):
         return None
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import trio
@@ -142,15 +142,16 @@ class Reader:
         self._window = FIRST_WINDOW
         self._version = inode.data_version
 
-    async def read(self, offset: int, size: int) -> Buffer:
+    def read(self, offset: int, size: int) -> Coroutine[Any, Any, Buffer]:
         """`size` bytes, fewer only at the end of the file. Raises UmktlsError."""
         self._follow(offset, size)
-        end = offset + size
-        blocks = [block for block in self.blocks if block.offset < end and block.end > offset]
-        self._pass(end)
-        if not blocks or blocks[0].offset > offset:
-            return await self._shared.read(self._inode, offset, size, self._credential)
-        return await self._collect(blocks, offset, size)
+        if self.blocks:
+            end = offset + size
+            blocks = [block for block in self.blocks if block.offset < end and block.end > offset]
+            self._pass(end)
+            if blocks and blocks[0].offset <= offset:
+                return self._collect(blocks, offset, size)
+        return self._shared.read(self._inode, offset, size, self._credential)
 
     def drop(self) -> None:
         """Forget all blocks; what is on its way is thrown away when it comes."""
@@ -168,7 +169,9 @@ class Reader:
             self._version = self._inode.data_version
             self.drop()
         if offset != self._next:
-            self.drop()
+            if self.blocks:
+                self.drop()
+            self._window = FIRST_WINDOW
         elif size == self._size or self.blocks:
             self._extend(offset + size, size)
         self._next = offset + size

@@ -93,9 +93,10 @@ class Ready:
     __slots__ = ()
 
     def __await__(self) -> Generator[Any, Any, None]:
-        return cast(Generator[Any, Any, None], iter(()))
+        return NO_STEPS
 
 
+NO_STEPS = cast(Generator[Any, Any, None], iter(()))
 READY = Ready()
 
 
