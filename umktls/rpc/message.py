@@ -301,6 +301,9 @@ def _known_credential(wire: bytes) -> OpaqueAuth | None:
 def _parse_reply(view: memoryview, xid: int, reply_stat: int) -> Reply:
     if reply_stat != _ACCEPTED and ReplyStat(reply_stat):
         return _parse_denied(view, xid)
+    flavor, length, number = _WORDS3.unpack_from(view, 12)
+    if not (flavor or length or number):
+        return _make_accepted(xid, NULL_AUTH, _SUCCESS, 0, 0, view[24:])
     verifier, pos = _parse_auth(view, 12)
     (number,) = _WORD.unpack_from(view, pos)
     if number == _SUCCESS:

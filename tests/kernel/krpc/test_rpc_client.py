@@ -15,6 +15,7 @@ import trio.testing
 
 from tests.conftest import patience
 from tests.kernel.kernelsocket import kernel_socket
+from tests.kernel.krpc.replypeer import answered
 from tests.kernel.krpc.rpcworld import calling
 from tests.passing import elapse
 from umktls.errors import WorldError
@@ -103,6 +104,19 @@ async def test_a_server_that_says_nothing_is_away_after_five_seconds(
         "server-away",
         "connected, and no answer for 5 s",
     )
+
+
+async def test_a_server_is_silent_since_its_last_answer_and_not_since_the_oldest_call(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with answered() as peer:
+        await peer.asked(b"never answered")
+        await elapse(4)
+        await peer.answer(*await peer.asked(b"answered"))
+        await elapse(4.5)
+        assert list(peer.trace.since()) == []
+        await elapse(1)
+        assert [event["event"] for event in peer.trace.since()] == ["server-away"]
 
 
 async def test_what_is_never_answered_keeps_no_connection_that_is_to_be_replaced(

@@ -19,17 +19,17 @@ class PendingCall:
 
     It waits since `since` until `expires` (trio's time), in `table`. It was sent `sends` times, the
     last time on `sent_on`; `denied_on` is the connection on which it was denied, empty for none.
-    While it `leads` its task reads for all (reading.py).
+    `result` is its reply, or what it has failed for; None before that. While it `leads` its task
+    reads for all (reading.py).
     """
 
     __slots__ = (
-        "_error",
-        "_reply",
         "denied_on",
         "expires",
         "leads",
         "name",
         "parts",
+        "result",
         "sends",
         "sent_on",
         "since",
@@ -59,37 +59,27 @@ class PendingCall:
         self.sent_on: KernelSocket | None = None
         self.denied_on = ""
         self.leads = False
-        self._reply: Reply | None = None
-        self._error: UmktlsError | None = None
-
-    @property
-    def settled(self) -> bool:
-        """Whether it has its reply, or has failed."""
-        return self._reply is not None or self._error is not None
+        self.result: Reply | UmktlsError | None = None
 
     def answer(self, reply: Reply) -> None:
         """Have the call return `reply`. It must be out of its table."""
-        self._reply = reply
+        self.result = reply
         if not self.leads:
             trio.lowlevel.reschedule(self.task)
 
     def fail(self, error: UmktlsError) -> None:
         """Have the call raise `error`. It must be out of its table."""
-        self._error = error
+        self.result = error
         if not self.leads:
             trio.lowlevel.reschedule(self.task)
         elif self.sent_on is not None:
             self.sent_on.rpc.interrupt()
 
-    async def outcome(self) -> Reply:
-        """The reply, when it is there; cancelled, the call is out of its table. Raises what it has
-        failed for."""
-        if not self.settled:
-            await trio.lowlevel.wait_task_rescheduled(self._give_up)
-        if self._reply is None:
-            assert self._error is not None
-            raise self._error
-        return self._reply
+    async def settled(self) -> Reply | UmktlsError:
+        """Wait for the `result`; cancelled, the call is out of its table."""
+        await trio.lowlevel.wait_task_rescheduled(self._give_up)
+        assert self.result is not None
+        return self.result
 
     def _give_up(self, _: object) -> trio.lowlevel.Abort:
         self.table.remove(self.xid)

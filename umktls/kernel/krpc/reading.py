@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import trio
+
 from umktls.errors import PeerError, WorldError
 from umktls.kernel.ground.refusals import refusal_text
 from umktls.kernel.krpc.pending import PendingCall
@@ -87,15 +89,21 @@ class Reading:
         """Read until `call` is settled, or as far as a caller may: then it waits as others do.
 
         Cancelled at any time: nothing is lost, and the call is out of its table."""
-        rpc = self._sock.rpc
+        sock, rpc = self._sock.sock, self._sock.rpc
         self._led = call.leads = True
+        whole = False
         try:
-            while await rpc.read_once(self._reader, self._answer) and not call.settled:
-                pass
+            while call.result is None:
+                await trio.lowlevel.wait_readable(sock)
+                whole = rpc.read_now(self._reader, self._answer)
+                if not whole:
+                    break
+        except (trio.ClosedResourceError, OSError):
+            pass  # it is an interruption, or `run` comes to the same
         except BaseException:
             call.table.remove(call.xid)
             raise
         finally:
             self._led = call.leads = False
-            if len(self._calls):
+            if len(self._calls) or not whole:
                 rpc.wake()

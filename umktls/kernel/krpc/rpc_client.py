@@ -92,6 +92,7 @@ class RpcClient:
         self._wanted = trio.Event()
         self._last_error: UmktlsError | None = None
         self._answered = False
+        self._heard = False  # since the last tick
         self._sealed = False  # whether the last connection had TLS
         self._fruitless = 0  # connections, as long as nothing was answered
         self._reachable = reachable or Reachable(trace, server)
@@ -122,12 +123,12 @@ class RpcClient:
         header = encode_call(
             xid, procedure.program, procedure.version, procedure.number, credential, NULL_AUTH
         )
-        arguments = procedure.encode_args(argument)
-        length = len(header) + sum(map(len, arguments))
+        parts = procedure.args.encode(argument, header)
+        parts[0] = mark(len(parts[0]) if len(parts) == 1 else sum(map(len, parts))) + parts[0]
         pending = PendingCall(
             xid,
             procedure.name,
-            [mark(length) + header, *arguments],
+            parts,
             trio.lowlevel.current_task(),
             (now := trio.current_time()),
             now + self.deadline,
@@ -139,7 +140,9 @@ class RpcClient:
         reading = self._reading
         if pending.sends and reading is not None and reading.unattended:
             await reading.lead(pending)
-        reply = await pending.outcome()
+        reply = pending.result or await pending.settled()
+        if isinstance(reply, UmktlsError):
+            raise reply
         try:
             body = raise_for_reply(reply)
         except AuthRejected as error:
@@ -305,8 +308,7 @@ class RpcClient:
             what = pending.name, reply.xid, len(message), waited, pending.task
             tell_answer(self._trace, sock.name, *what)
         sock.rpc.replies += 1
-        self._answered = True
-        self._reachable.heard = trio.current_time()
+        self._answered = self._heard = True
         if self._reachable.since is not None:
             self._reachable.answered()
         if isinstance(reply, DeniedReply):
@@ -328,6 +330,8 @@ class RpcClient:
             now = trio.current_time()
             if self._reading is not None:
                 self._reading.attend()
+            if self._heard:
+                self._heard, self._reachable.heard = False, now
             self._watch_silence(now)
             if self._retiring:
                 self._leave()

@@ -35,6 +35,8 @@ __all__ = ["IDLE_SECONDS", "RECORDS_PER_PULL", "RpcSide"]
 RECORD_OVERHEAD = 5 + 1 + 16
 # So many records are opened before RPC gets what was in them.
 RECORDS_PER_PULL = 8
+# Looked at for every message: to ask an enumeration for a member costs ten times as much.
+MORE_NEEDED = PullResult.MORE_NEEDED
 # A connection on which so long nothing came is idle, and keeps no large buffer.
 IDLE_SECONDS = 1.0
 
@@ -86,7 +88,7 @@ class RpcSide:
         self._early_bytes = 0
         self._reading_ended = False
         self._resting: trio.lowlevel.Task | None = None
-        self._spoiled: Exception | None = None  # what `read_once` has come to
+        self._spoiled: Exception | None = None  # what `read_now` has come to
         self._reads = 0
         self._trimming = False
 
@@ -158,7 +160,7 @@ class RpcSide:
         """Receive until the end of the stream: `deliver` gets each RPC message in order,
         `control` is called while a control record is parked at the head of the queue, `admit`
         with the bytes that a large message may come to, before more of it is read. When it is
-        `idle` it rests, and others may `read_once`, until somebody has it `wake`.
+        `idle` it rests, and others may `read_now`, until somebody has it `wake`.
 
         Raises `PeerError` for bad records, `WorldError` when the connection broke.
         """
@@ -180,14 +182,14 @@ class RpcSide:
                 continue
             if result is PullResult.EOF:
                 break
-            if result is PullResult.MORE_NEEDED and not rested and idle():
+            if result is MORE_NEEDED and not rested and idle():
                 await self._rest()
                 rested = True
                 continue
             count, rested = 0, False
             if reader.awaited > LARGE:
                 await self._make_room(reader, admit)
-            if result is PullResult.MORE_NEEDED:
+            if result is MORE_NEEDED:
                 count = await self._receive(reader, turn)
             elif result is not PullResult.ENOUGH:
                 await control()
@@ -224,43 +226,31 @@ class RpcSide:
         if task is not None:
             trio.lowlevel.reschedule(task)
 
-    async def read_once(self, reader: RecordReader, take: Callable[[memoryview], None]) -> bool:
-        """Read while `pump`, with the same `reader`, rests: wait for bytes, read what has come, and
-        have `take` get the messages. False: the rest is for `pump`, which goes on.
+    def read_now(self, reader: RecordReader, take: Callable[[memoryview], None]) -> bool:
+        """Read what has come while `pump`, with the same `reader`, rests, and have `take` get the
+        messages. False: there is more to do than that, and `pump` has to `wake`.
 
-        Cancelled, it has read nothing. Nothing is raised: what goes wrong `pump` raises.
+        Nothing is raised: what goes wrong `pump` raises.
         """
+        rx = self._sock.state.rx
         try:
-            await trio.lowlevel.wait_readable(self._sock.sock)
-            if self._read_now(reader, take):
-                return True
-        except (UmktlsError, MemoryError) as error:
-            self._spoiled = error
-        except (trio.ClosedResourceError, OSError):  # of the wait; `pump` comes to the same
-            pass
-        self.wake()
-        return False
-
-    def _read_now(self, reader: RecordReader, take: Callable[[memoryview], None]) -> bool:
-        """One read, and the messages in it; whether that was all."""
-        sock = self._sock
-        rx = sock.state.rx
-        try:
-            rx.buffer_filled(sock.sock.recv_into(rx.get_buffer(1, reader)))
+            rx.buffer_filled(self._sock.sock.recv_into(rx.get_buffer(1, reader)))
+            self._count_read()
+            result = self._pull(reader)
+            for message in reader.messages():
+                self._note(message)
+                take(message)
+            return result is MORE_NEEDED and rx.drained
         except BlockingIOError:
             return True
         except OSError as error:
-            sock.state.connection_lost(broken("receive", error))
-            return False
-        self._count_read()
-        result = self._pull(reader)
-        for message in reader.messages():
-            self._note(message)
-            take(message)
-        return result is PullResult.MORE_NEEDED and rx.drained
+            self._sock.state.connection_lost(broken("receive", error))
+        except (UmktlsError, MemoryError) as error:
+            self._spoiled = error
+        return False
 
     def interrupt(self) -> None:
-        """Have whoever waits in `read_once` wait no more."""
+        """Have whoever waits for the socket in the place of `pump` wait no more."""
         trio.lowlevel.notify_closing(self._sock.sock)
 
     async def _make_room(self, reader: RecordReader, admit: Admit | None) -> None:
