@@ -55,8 +55,8 @@ def config_of(setup: dict[str, Any], security: str) -> MountConfig:
     )
 
 
-def calls(client: NfsClient, handle: bytes) -> dict[str, Arguments]:
-    """What is called, and with which arguments. `handle`: of the file "file"."""
+def calls(client: NfsClient, handle: bytes, export: str) -> dict[str, Arguments]:
+    """What is called, and with which arguments. `handle`: of the file "file" in `export`."""
     root, new = client.root, types.sattr3(mode=0o644)
     how = types.createhow3(types.createmode3.UNCHECKED, new)
     block = os.urandom(BLOCK)
@@ -68,12 +68,18 @@ def calls(client: NfsClient, handle: bytes) -> dict[str, Arguments]:
         stable = types.stable_how.UNSTABLE
         return types.WRITE3args(handle, place(number), BLOCK, stable, block)
 
+    def remove(number: int) -> types.REMOVE3args:
+        name = b"old%06d" % number
+        os.mknod(os.path.join(os.fsencode(export), name))
+        return types.REMOVE3args(types.diropargs3(root, name))
+
     return {
         "GETATTR": lambda _: types.GETATTR3args(root),
         "LOOKUP": lambda _: types.LOOKUP3args(types.diropargs3(root, b"file")),
         "READ": lambda number: types.READ3args(handle, place(number), BLOCK),
         "WRITE": write,
         "CREATE": lambda n: types.CREATE3args(types.diropargs3(root, b"new%06d" % n), how),
+        "REMOVE": remove,
     }
 
 
@@ -107,7 +113,7 @@ async def prepared(setup: dict[str, Any]) -> AsyncIterator[dict[tuple[str, str],
             client = await stack.enter_async_context(mounted(host, config))
             what = types.LOOKUP3args(types.diropargs3(client.root, b"file"))
             found: Any = await client.call(NFS3["LOOKUP"], what, credential)
-            for name, arguments in calls(client, found.object).items():
+            for name, arguments in calls(client, found.object, setup["export"]).items():
                 made = (client, NFS3[name], arguments, credential, numbers)
                 runs[security, name] = partial(call, *made)
             if security != "none":

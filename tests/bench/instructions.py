@@ -52,7 +52,7 @@ TOLERANCE = 1.02
 HANDSHAKE_TOLERANCE = 1.1
 # How many requests a mount finds when it looks depends on who else has the processors.
 MOUNT_TOLERANCE = 1.2
-CALLS = ("GETATTR", "LOOKUP", "READ", "WRITE", "CREATE")
+CALLS = ("GETATTR", "LOOKUP", "READ", "WRITE", "CREATE", "REMOVE")
 HANDSHAKE = "handshake"
 # So often each length is counted.
 REPETITIONS = 4
