@@ -244,7 +244,9 @@ def test_a_call_that_is_being_executed_is_known_however_many_were_given_up() -> 
         gc.collect()
         assert cache.lookup(key) is None
     assert [cache.lookup(key) for key, _ in kept] == [running for _, running in kept]
-    cache.finish(*kept[0], [b"reply"])
+    first = kept[0][1]
+    assert first is not None
+    cache.finish(keys[0], first, [b"reply"])
     assert cache.lookup(keys[0]) == [b"reply"]
 
 

@@ -35,10 +35,9 @@ class Procedure(Generic[A, R]):
         """Raises XdrError only."""
         return self.args.decode_untrusted(data)
 
-    def encode_result(self, result: R, *head: Buffer) -> list[Buffer]:
-        """The result in parts, behind the `head` of its reply; CallerError if it does not fit its
-        types."""
-        return self.result.encode(result, *head)
+    def encode_result(self, result: R) -> list[Buffer]:
+        """The result in parts; CallerError if it does not fit its types."""
+        return self.result.encode(result)
 
     def decode_result_untrusted(self, data: Buffer) -> R:
         """Raises XdrError only."""

@@ -50,6 +50,7 @@ FRAGMENT_LIMIT = 1024
 # So many complete messages wait at a time.
 APART = 64
 LAST_FRAGMENT = 0x80000000
+NOTHING = memoryview(b"")
 MAX_FRAGMENT = 0x7FFFFFFF
 
 
@@ -128,7 +129,7 @@ class RecordReader:
             self._unsplit = memoryview(bytes(self._unsplit) + bytes(data))
             return
         rest = self._split(memoryview(data))
-        self._unsplit = memoryview(bytes(rest))
+        self._unsplit = memoryview(bytes(rest)) if rest else NOTHING
 
     def messages(self) -> Iterator[memoryview]:
         """The complete messages that were not given out yet, each in a buffer of its own."""
@@ -137,7 +138,7 @@ class RecordReader:
                 yield self._complete.popleft()
             if not self._unsplit:
                 return
-            waiting, self._unsplit = self._unsplit, memoryview(b"")
+            waiting, self._unsplit = self._unsplit, NOTHING
             self._unsplit = self._split(waiting)
 
     def close(self) -> None:
@@ -172,6 +173,8 @@ class RecordReader:
             count = 0 if self._fragments or self._mark else self._take_whole(view)
             if not count:
                 count = self._take_content(view) if self._in_fragment else self._take_mark(view)
+            elif count == len(view):
+                return NOTHING
             view = view[count:]
         return view
 

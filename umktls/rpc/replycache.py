@@ -119,12 +119,13 @@ _making = threading.Lock()
 class Replies(Protocol):
     """What a dispatcher needs of a cache."""
 
-    def lookup(self, key: CallKey) -> list[Buffer] | Running | None:
-        """None for a new call; the reply to be sent again; what it waits for that is executed."""
-
     def begin(self, key: CallKey) -> Running | None:
         """The call is going to be executed, as long as the caller keeps what this returns; None
-        where it is not new any more."""
+        where it is not new: then `lookup` has more."""
+
+    def lookup(self, key: CallKey) -> list[Buffer] | Running | None:
+        """The reply to be sent again; what it waits for that is executed; None for a call that is
+        new, or is again."""
 
     def finish(self, key: CallKey, running: Running, reply: list[Buffer]) -> None:
         """Keep a reply, and forget the oldest ones beyond the limits."""
@@ -147,6 +148,19 @@ class ReplyCache:
     def __len__(self) -> int:
         return len(self._replies)
 
+    def begin(self, key: CallKey) -> Running | None:
+        running = Running()
+        with self._lock:
+            if key in self._replies:
+                return None
+            other = self._running.get(key)
+            if other is not None and other() is not None:
+                return None
+            self._running[key] = weakref.ref(running)
+            if len(self._running) > self._sweep_at:
+                self._sweep()
+        return running
+
     def lookup(self, key: CallKey) -> list[Buffer] | Running | None:
         with self._lock:
             reply = self._replies.get(key)
@@ -155,14 +169,6 @@ class ReplyCache:
                 return None if running is None else running()
             self._replies.move_to_end(key)
             return [reply]
-
-    def begin(self, key: CallKey) -> Running:
-        running = Running()
-        with self._lock:
-            self._running[key] = weakref.ref(running)
-            if len(self._running) > self._sweep_at:
-                self._sweep()
-        return running
 
     def _sweep(self) -> None:
         alive = {key: running for key, running in self._running.items() if running() is not None}

@@ -222,7 +222,7 @@ class Job:
         reply: list[Buffer]
         try:
             result = self._handler(self._args, self._context)
-            reply = self.procedure.encode_result(result, _HEAD.pack(self._xid, *_EXECUTED))
+            reply = self.procedure.result.encode(result, _HEAD.pack(self._xid, *_EXECUTED))
         except NotAuthentic as error:
             reply = [encode_denied(self._xid, RejectStat.AUTH_ERROR, error.status)]
         except Exception:
@@ -295,7 +295,7 @@ class Dispatcher:
         if refused is not None:
             return _auth_error(call, refused)
         try:
-            args = procedure.decode_args_untrusted(call.body)
+            args = procedure.args.decode_untrusted(call.body)
         except XdrError:
             return _failed(call, AcceptStat.GARBAGE_ARGS)
         work: list[Buffer] | Job
@@ -311,19 +311,17 @@ class Dispatcher:
         self, call: Call, service: Service, entry: Entry, args: Any, context: CallContext
     ) -> list[Buffer] | Job:
         key: CallKey = call_key(call, context.peer.address, asker(context.peer))
-        known = self._cache.lookup(key)
-        if known is not None and service.entitled and not service.entitled(args, context):
-            return Job(entry, call.xid, args, context, None)
-        if isinstance(known, Running):
-            again = partial(self._dispatch_once, call, service, entry, args, context)
-            return Copy(entry[0], known, again)
-        if known is not None:
-            return known
         running = self._cache.begin(key)
-        if running is None:  # it has come to another worker too, just now
-            return self._dispatch_once(call, service, entry, args, context)
-        keep = partial(self._cache.finish, key, running)
-        return Job(entry, call.xid, args, context, keep)
+        if running is not None:
+            keep = partial(self._cache.finish, key, running)
+            return Job(entry, call.xid, args, context, keep)
+        if service.entitled and not service.entitled(args, context):
+            return Job(entry, call.xid, args, context, None)
+        known = self._cache.lookup(key)
+        if isinstance(known, list):
+            return known
+        again = partial(self._dispatch_once, call, service, entry, args, context)
+        return again() if known is None else Copy(entry[0], known, again)
 
     def _not_found(self, call: Call) -> list[Buffer]:
         if (call.program, call.version) in self._services:

@@ -166,13 +166,12 @@ class _Variable(Codec[T]):
             out.line(f"put({out.bind(PADDING, 'padding')}[{length} & 3])")
 
     def emit_decode(self, src: DecodeSource) -> str:
-        start, result = src.fresh("start"), src.fresh("opaque")
+        result = src.fresh("opaque")
         length = _emit_decode_length(src, self.limit)
-        src.line(f"{start} = pos")
-        src.line(f"pos += ({length} + 3) & -4")
+        src.line(f"{result} = data[pos:pos + {length}]{self._take}")
+        src.line(f"pos += {length} + 3 & -4")
         with src.block("if pos > len(data):"):
             src.line("raise ended(what)")
-        src.line(f"{result} = data[{start}:{start} + {length}]{self._take}")
         return result
 
 

@@ -91,8 +91,11 @@ class EncodeSource(_Source):
     def flush(self) -> None:
         if not self._formats:
             return
-        packer = self.bind(struct.Struct(">" + "".join(self._formats)).pack, "pack")
-        self.line(f"put({packer}({', '.join(self._values)}))")
+        pack = struct.Struct(">" + "".join(self._formats)).pack
+        if all(map(str.isdecimal, self._values)):
+            self.line(f"put({self.bind(pack(*map(int, self._values)), 'constant')})")
+        else:
+            self.line(f"put({self.bind(pack, 'pack')}({', '.join(self._values)}))")
         self._formats.clear()
         self._values.clear()
 

@@ -72,7 +72,8 @@ class Incoming:
         self.address = address
         self.reserved_port = len(address) > 1 and address[1] < 1024
         self.who = who(str(address[0])) if address else who("")
-        self.last = trio.current_time()
+        self._now = trio.lowlevel.current_clock().current_time
+        self.last = self._now()
         self._proven = False
         self._under_way = 0
         self._life = trio.CancelScope()
@@ -192,8 +193,12 @@ class Incoming:
             return
         if self.host.trace.close:
             tell_reply(self.host.trace, self.sock.name, parts)
-        self.sock.rpc.replies += 1
-        self.sock.rpc.send([mark(sum(map(len, parts))), *parts])
+        rpc = self.sock.rpc
+        rpc.replies += 1
+        if len(parts) == 1:  # as short ones are: in one piece, which nobody has to join again
+            rpc.send([b"".join((mark(len(parts[0])), parts[0]))])
+        else:
+            rpc.send([mark(sum(map(len, parts))), *parts])
 
     # ---- TLS
 
@@ -232,7 +237,7 @@ class Incoming:
                 if self.host.trace.steps.kinds:
                     await self.host.trace.steps.stop("first record", self.sock.name, "received")
             self._under_way -= 1
-            self.last = trio.current_time()
+            self.last = self._now()
         except UmktlsError as error:
             text = tls.note_failure(self.host, self.sock, phase, error)
             raise WorldError(text, error.errno) from error

@@ -88,7 +88,6 @@ class SharedReplies:
         self._dropped: deque[tuple[bytes, bytes]] = deque()
 
     def lookup(self, key: CallKey) -> list[Buffer] | Running | None:
-        self.tidy()
         return self._known(digest_of(key))
 
     def _known(self, name: bytes) -> list[Buffer] | Running | None:
@@ -105,6 +104,7 @@ class SharedReplies:
         return None
 
     def begin(self, key: CallKey) -> Running | None:
+        self.tidy()
         name = digest_of(key)
         mark = RUNS + OWNER.pack(self._shared.life or 0, next(self._numbers))
         running = Begun(mark, name, self._dropped)

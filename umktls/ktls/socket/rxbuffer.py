@@ -61,9 +61,10 @@ class ReceiveBuffer:
             raise CallerError(f"{count} bytes cannot have gone where {self._offered} fit")
         self.end += count
         self._wants_more = count == self._offered
-        small = count * GROWTH < len(self.view)
-        self._small_reads = self._small_reads + 1 if small else 0
         self._offered = 0
+        size = len(self.view)
+        if size > INITIAL_SIZE:  # else there is nothing to shrink
+            self._small_reads = self._small_reads + 1 if count * GROWTH < size else 0
 
     def clear(self) -> None:
         """Drop what waits."""

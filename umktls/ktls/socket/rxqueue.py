@@ -45,6 +45,9 @@ from umktls.ktls.socket.tap import RxWatcher, watched_opener
 
 SEQUENCE_END = 2**64
 
+# Looked at for every message: to ask an enumeration for a member costs ten times as much.
+BROKEN = State.BROKEN
+
 LEND_AT_LEAST = 4096  # below this a copy is cheaper than a system call of its own
 
 
@@ -181,13 +184,14 @@ class RecordQueue(Half):
             CallerError: ENOBUFS, the buffer is full: somebody has to read first.
         """
         self._lender = None
-        if sink is not None and self._opener is None and not self._buffer:
+        buffer = self._buffer
+        if sink is not None and self._opener is None and buffer.start == buffer.end:
             space = sink.direct_space()
             if space >= LEND_AT_LEAST:
                 self._lender = sink
                 self._offered = space
                 return sink.get_buffer(space)[:space]
-        room = self._buffer.room(size_hint)
+        room = buffer.room(size_hint)
         self._offered = len(room)
         return room
 
@@ -200,7 +204,7 @@ class RecordQueue(Half):
             self._lender.advance(count)
         else:
             self._buffer.filled(count)
-            if self._state is State.BROKEN:
+            if self._state is BROKEN:
                 self._buffer.clear()
 
     def lost(self, error: UmktlsError) -> None:

@@ -92,13 +92,14 @@ class Changed:
 class Call:
     """See the head of this file."""
 
-    __slots__ = ("_context", "_held", "_named", "site")
+    __slots__ = ("_context", "_held", "_identity", "_named", "site")
 
     def __init__(self, site: Site, context: CallContext) -> None:
         self.site = site
         self._context = context
         self._named: list[Node | Changed] = []
         self._held: list[Stripe] = []
+        self._identity: tuple[Export, Identity] | None = None
 
     def node(self, handle: bytes) -> Node:
         """The file of a handle, if the client may use the export: see `check`."""
@@ -173,8 +174,14 @@ class Call:
         return resfail(status_of_error(error), *replies)
 
     def identity(self, volume: Volume) -> Identity:
+        """Who the caller is for an export; asked for several times by some calls."""
+        known, export = self._identity, volume.export
+        if known is not None and known[0] is export:
+            return known[1]
         context = self._context
-        return believed(volume.export, context.credential, context.peer, self.site.groups)
+        identity = believed(export, context.credential, context.peer, self.site.groups)
+        self._identity = export, identity
+        return identity
 
     def acting(self, volume: Volume) -> AbstractContextManager[None]:
         """`with call.acting(volume):` the thread has the caller's rights. Not to be nested."""

@@ -69,9 +69,10 @@ def _fail() -> OSError:
 
 
 _HANDLE_LIMIT = 128  # MAX_HANDLE_SZ
-_HANDLE_HEAD = struct.Struct("=Ii")  # struct file_handle: handle_bytes, handle_type
-_HANDLE_EMPTY = _HANDLE_HEAD.pack(_HANDLE_LIMIT, 0)
-_HANDLE_SPACE = _HANDLE_HEAD.size + _HANDLE_LIMIT
+_HANDLE_HEAD = 8  # struct file_handle: handle_bytes, handle_type
+# That structure, as ints, and behind it the int for the mount.
+_HandleAndMount = ctypes.c_int * ((_HANDLE_HEAD + _HANDLE_LIMIT) // 4 + 1)
+_MOUNT = len(_HandleAndMount()) - 1
 
 
 def file_handle(fd: int, flags: int = 0) -> tuple[bytes, int]:
@@ -81,13 +82,14 @@ def file_handle(fd: int, flags: int = 0) -> tuple[bytes, int]:
     6.5) asks for a handle that may only be compared, which more of them have. Nothing is asked from
     a remote or FUSE file system.
     """
-    buffer = ctypes.create_string_buffer(_HANDLE_EMPTY, _HANDLE_SPACE)
-    mount = ctypes.c_int()
-    flags |= _AT_EMPTY_PATH
-    if _short.name_to_handle_at(fd, b"", buffer, ctypes.byref(mount), flags) < 0:
+    space = _HandleAndMount(_HANDLE_LIMIT)
+    mount = ctypes.byref(space, 4 * _MOUNT)
+    if _name_to_handle_at(fd, b"", space, mount, flags | _AT_EMPTY_PATH) < 0:
         raise _fail()
-    raw = buffer.raw
-    return raw[4 : _HANDLE_HEAD.size + int.from_bytes(raw[:4], sys.byteorder)], mount.value
+    return bytes(space)[4 : _HANDLE_HEAD + space[0]], space[_MOUNT]
+
+
+_name_to_handle_at = _short["name_to_handle_at"]
 
 
 def open_file_handle(mount_fd: int, handle: bytes, flags: int) -> int:
@@ -103,15 +105,20 @@ def open_file_handle(mount_fd: int, handle: bytes, flags: int) -> int:
 
 
 _STATX_INO, _STATX_BTIME, _STATX_MNT_ID = 0x100, 0x800, 0x1000
-_STATX_SPACE = 256
+_StatxSpace = ctypes.c_char * 256
+_statx_call = _libc["statx"]
 
 
 def _statx(fd: int, name: bytes, flags: int, mask: int) -> bytes:
     """struct statx as it is; a remote or FUSE file system is not asked."""
-    buffer = ctypes.create_string_buffer(_STATX_SPACE)
-    if _libc.statx(fd, name, flags | _AT_STATX_DONT_SYNC, mask, buffer) < 0:
+    space = _StatxSpace()
+    if _statx_call(fd, name, flags | _AT_STATX_DONT_SYNC, mask, space) < 0:
         raise _fail()
-    return buffer.raw
+    return space.raw
+
+
+# Of struct statx: stx_ino, then stx_dev_major and stx_dev_minor.
+_FILE = struct.Struct("=32xQ96xII")
 
 
 def birth(fd: int) -> tuple[bytes, int]:
@@ -126,8 +133,7 @@ def birth(fd: int) -> tuple[bytes, int]:
 def device_and_inode(dir_fd: int, name: bytes) -> tuple[int, int]:
     """(st_dev, st_ino) of an entry, without following it and without asking a FUSE file system."""
     raw = _statx(dir_fd, name, _AT_SYMLINK_NOFOLLOW, _STATX_INO)
-    (inode,) = struct.unpack_from("=Q", raw, 32)
-    major, minor = struct.unpack_from("=II", raw, 136)
+    inode, major, minor = _FILE.unpack_from(raw)
     return os.makedev(major, minor), inode
 
 
