@@ -12,7 +12,7 @@ from enum import Enum, auto
 from umktls.errors import UmktlsError
 from umktls.ktls.session.errors import WouldBlock
 from umktls.run.memory import Memory
-from umktls.run.proc import copy_of
+from umktls.run.proc import copy_of, nonblocking
 from umktls.run.seccomp import Listener, Notification
 from umktls.run.system import refused
 
@@ -70,6 +70,14 @@ class Call:
         except OSError:
             os.close(copy)
             raise
+
+    def nonblocking(self) -> bool:
+        """Whether the descriptor that the call is about has O_NONBLOCK. Raises OSError."""
+        copy = copy_of(self.thread, self.number(0))
+        try:
+            return nonblocking(copy)
+        finally:
+            os.close(copy)
 
     def pair_end(self) -> socket.socket:
         """The same, of a socket that is known to be an end of a pair."""

@@ -16,10 +16,10 @@ from umktls.ktls.session.errors import WouldBlock
 from umktls.run.call import Answer, Call, Handler, Result, finish
 from umktls.run.memory import CONTROL_MAX, DATA_MAX, MessageHeader, scattered
 from umktls.run.outgoing import PIECE
-from umktls.run.proc import nonblocking, process_of
+from umktls.run.proc import process_of
 from umktls.run.registry import Registry, look
 from umktls.run.seccomp import Notification
-from umktls.run.sockets import Replaced
+from umktls.run.sockets import Replaced, Waiter
 from umktls.run.system import refused, tgkill
 
 __all__ = ["ALLOWED_IN_SEND", "MSG_CMSG_CLOEXEC", "MessageCalls"]
@@ -66,9 +66,8 @@ class MessageCalls:
         if not call.valid:
             return Answer.LATER
         if ours.outgoing.crowded:
-            with call.pair_end() as copy:
-                if flags & DONTWAIT or nonblocking(copy.fileno()):
-                    raise refused(errno.EAGAIN)
+            if flags & DONTWAIT or call.nonblocking():
+                raise refused(errno.EAGAIN)
             self._later(self._send_later, call, ours, data, control, flags)
             return Answer.LATER
         return self._send_now(call, ours, data, control, flags)
@@ -119,24 +118,29 @@ class MessageCalls:
         return self._receive(call, ours, Wanted(length, 0, call.number(3), deliver))
 
     def _receive(self, call: Call, ours: Replaced, wanted: Wanted) -> Result:
+        try:
+            return self._receive_now(call, ours, wanted)
+        except WouldBlock:
+            if wanted.flags & DONTWAIT or call.nonblocking():
+                raise
         with call.pair_end() as copy:
-            try:
-                return self._receive_now(call, ours, wanted, copy)
-            except WouldBlock:
-                if wanted.flags & DONTWAIT or nonblocking(copy.fileno()):
-                    raise
-                seconds = timeout_of(copy)
-        # What comes before the task runs counts too.
-        self._later(self._receive_later, call, ours, wanted, ours.arrived, seconds)
+            seconds = timeout_of(copy)
+
+        def look() -> bool:
+            return not call.valid or finish(call, lambda: self._receive_now(call, ours, wanted))
+
+        ours.waiting.append(look)
+        if seconds < float("inf"):
+            self._later(self._give_up, call, ours, look, seconds)
         return Answer.LATER
 
-    def _receive_now(
-        self, call: Call, ours: Replaced, wanted: Wanted, copy: socket.socket
-    ) -> Result:
+    def _receive_now(self, call: Call, ours: Replaced, wanted: Wanted) -> Result:
+        if wanted.length and ours.nothing_has_come():
+            raise WouldBlock("nothing has come")
         if not call.valid:
             return Answer.LATER
         flags = wanted.flags & ~MSG_CMSG_CLOEXEC
-        data, control, out = ours.recvmsg(copy, wanted.length, wanted.controllen, flags)
+        data, control, out = ours.recvmsg(call.pair_end, wanted.length, wanted.controllen, flags)
         try:
             wanted.deliver(data, control, out)
         except OSError:
@@ -145,20 +149,11 @@ class MessageCalls:
             raise
         return len(data)
 
-    async def _receive_later(
-        self, call: Call, ours: Replaced, wanted: Wanted, news: trio.Event, seconds: float
-    ) -> None:
-        def again() -> Result:
-            with call.pair_end() as copy:
-                return self._receive_now(call, ours, wanted, copy)
-
-        with trio.move_on_after(seconds) as scope:
-            while True:
-                await news.wait()
-                news = ours.arrived
-                if not call.valid or finish(call, again):
-                    return
-        if scope.cancelled_caught:
+    async def _give_up(self, call: Call, ours: Replaced, look: Waiter, seconds: float) -> None:
+        """SO_RCVTIMEO."""
+        await trio.sleep(seconds)
+        if look in ours.waiting:
+            ours.waiting.remove(look)
             call.fail(refused(errno.EAGAIN))
 
     # ---- many messages: the first alone, and the program comes again with the rest

@@ -35,6 +35,7 @@ connection when all that was in it has been sent.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -58,13 +59,19 @@ from umktls.run.reactor import (
     unread_by_peer,
 )
 
-__all__ = ["Replaced"]
+__all__ = ["Replaced", "Waiter"]
 
 # With what fits a pair this fits the receive buffer of a half that gets its key.
 CLEAR_PIECE = 32 * 1024
 MARK = b"!"
+# Python's own are objects, which are slow to compute with.
+DONTWAIT, OUT_OF_BAND = int(socket.MSG_DONTWAIT), int(socket.MSG_OOB)
 # So much may be opened or received and not read.
 RECEIVED_LIMIT = 128 * 1024
+
+Copy = Callable[[], socket.socket]
+# Looks whether a call that waits can be answered; True where it waits no more.
+Waiter = Callable[[], bool]
 
 
 class Replaced:
@@ -88,7 +95,7 @@ class Replaced:
         self._received_all = False
         self._gone = trio.Event()
         self.finished = trio.Event()
-        self.arrived = trio.Event()
+        self.waiting: list[Waiter] = []
 
     # ---- its life
 
@@ -108,7 +115,7 @@ class Replaced:
             self._unwatch()
             self.end.close()
             self.sock.close("closed by the program")
-            self.arrived.set()
+            self._tell_waiting()
             self.finished.set()
 
     @property
@@ -133,8 +140,13 @@ class Replaced:
     def news(self) -> None:
         """Something has come, or keys have, or the end: who waits in a recvmsg looks again."""
         self.hand_on()
-        self.arrived.set()
-        self.arrived = trio.Event()
+        if self.waiting:
+            self._tell_waiting()
+
+    def _tell_waiting(self) -> None:
+        # Whoever looks may find that more has come, which is news again.
+        waiting, self.waiting = self.waiting, []
+        self.waiting += [each for each in waiting if not each()]
 
     @property
     def opens(self) -> bool:
@@ -237,7 +249,7 @@ class Replaced:
             self._end(socket.SHUT_WR)
         elif not self._marked and self.state.readable():
             with suppress(OSError):
-                self.end.send(MARK, socket.MSG_OOB)
+                self.end.send(MARK, OUT_OF_BAND)
                 self._marked = True
 
     def _something(self) -> bool:
@@ -277,37 +289,32 @@ class Replaced:
         self._end(socket.SHUT_RDWR)
         self.outgoing.expect_the_end()
 
-    # ---- inside a call of the program, which has `copy` open
+    def nothing_has_come(self) -> bool:
+        """Whether a recvmsg on a half with a key has to wait, where that is plain to see."""
+        rx = self.rx
+        if rx.state is not State.SEALED or rx.parked or rx.waiting_bytes() or self._reads_plainly:
+            return False
+        return rx.error is None and not self.state.ended and not self.take_received()
+
+    # ---- inside a call of the program, of whose end `copy` makes a descriptor here
 
     def recvmsg(
-        self, copy: socket.socket, length: int, controllen: int, flags: int
+        self, copy: Copy, length: int, controllen: int, flags: int
     ) -> tuple[bytes, bytes, int]:
         """recvmsg(2) on a half with a key, never waiting. Raises `UmktlsError`."""
-        was_read_plainly = self._reads_plainly
-        if was_read_plainly:
+        if self._reads_plainly:
             self._take_back(copy)
         try:
             try:
-                received = self.state.recvmsg(length, controllen, flags)
+                return self.state.recvmsg(length, controllen, flags)
             except WouldBlock:
                 if not self.take_received():
                     raise
-                received = self.state.recvmsg(length, controllen, flags)
-        except WouldBlock:
-            if was_read_plainly:
-                self.hand_on()
-            raise
-        except UmktlsError:
-            self._was_read(copy)
-            raise
-        self._was_read(copy)
-        return received
-
-    def _was_read(self, copy: socket.socket) -> None:
-        """There may be nothing left to read now, and room for more."""
-        if self._marked and not self.state.readable():
-            self._unmark(copy)
-        self.hand_on()
+            return self.state.recvmsg(length, controllen, flags)
+        finally:
+            if self._marked and not self.state.readable():
+                self._unmark(copy)
+            self.hand_on()
 
     def give_back(self, data: bytes, control: bytes) -> None:
         """What `recvmsg` has returned could not be delivered."""
@@ -316,10 +323,11 @@ class Replaced:
         self.rx.give_back_data(data, type_)
         self.hand_on()
 
-    def _take_back(self, copy: socket.socket) -> None:
+    def _take_back(self, copy: Copy) -> None:
         """Data that is in the pair and was not read is the head of the queue again."""
         self._reads_plainly = False
-        data = self._empty(copy)
+        with copy() as end:
+            data = self._empty(end)
         if data:
             self.rx.give_back_data(data)
 
@@ -328,7 +336,7 @@ class Replaced:
         found = bytearray()
         while unread_by_peer(self.end.fileno()):
             try:
-                piece = copy.recv(PIECE, socket.MSG_DONTWAIT)
+                piece = copy.recv(PIECE, DONTWAIT)
             except BlockingIOError:  # there was a mark, and nothing behind it
                 continue
             if not piece:
@@ -337,10 +345,10 @@ class Replaced:
         self._marked = False
         return bytes(found)
 
-    def _unmark(self, copy: socket.socket) -> None:
+    def _unmark(self, copy: Copy) -> None:
         self._marked = False
-        with suppress(BlockingIOError):
-            copy.recv(1, socket.MSG_DONTWAIT)
+        with copy() as end, suppress(BlockingIOError):
+            end.recv(1, DONTWAIT)
 
     def unread(self) -> int:
         """Bytes from the peer that were neither opened nor, in clear, put into the pair."""
