@@ -53,7 +53,7 @@ class Reports:
         if said:
             event["remark"] = said
             logger.info("%s: %s", taken, said)
-        self._kernel.utrace_later(event, partial(_not_traced, "handshake"))
+        self.trace_later(event)
 
     def failure(self, taken: Taken, failure: HandshakeFailure) -> None:
         """Say why there is no session: in the log, and in the kernel's trace."""
@@ -72,6 +72,10 @@ class Reports:
             self._kernel.utrace(event)
         except UmktlsError as error:
             _not_traced(event.get("event"), error)
+
+    def trace_later(self, event: Mapping[str, Any]) -> None:
+        """The same, along with this thread's next system call; see `Kernel.later`."""
+        self._kernel.utrace_later(event, partial(_not_traced, event.get("event")))
 
 
 def _not_traced(event: object, error: UmktlsError) -> None:

@@ -127,7 +127,8 @@ class HandshakeService:
     def _adopt(self, sock: Socket, number: int, name: rpctls_session_arg) -> bool:
         """Go on with one session, whose peer has to be good for us too; whether it can be."""
         try:
-            session = adopt(sock, self._reports.trace, server=self.server, handover=self._handover)
+            trace = self._reports.trace_later
+            session = adopt(sock, trace, server=self.server, handover=self._handover)
             self.sessions.add(number, session)
             sock.adopted(name)
         except UmktlsError as error:
@@ -205,7 +206,7 @@ class HandshakeService:
                 sock,
                 endpoint,
                 keys,
-                self._reports.trace,
+                self._reports.trace_later,
                 attempt.keep,
                 taken.address,
                 pairs,

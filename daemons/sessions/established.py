@@ -16,7 +16,7 @@ import errno
 import logging
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -50,7 +50,8 @@ logger = logging.getLogger(__name__)
 CONNECTION_OVER = frozenset(
     {errno.EPIPE, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN, errno.EBADMSG}
 )
-# Puts an event into the kernel's trace; the session's descriptor is filled in here.
+# Puts an event into the kernel's trace, at the latest with this thread's next system call; the
+# session's descriptor is filled in here.
 Tracer = Callable[[dict[str, Any]], None]
 
 
@@ -170,7 +171,7 @@ class EstablishedSession:
         self.renew_deposit()
 
     def _try(self, work: Callable[[], None]) -> bool:
-        with self._lock:
+        with self._lock, self._settled():
             try:
                 work()
             except NoSecondKey as error:
@@ -188,6 +189,16 @@ class EstablishedSession:
                     self._fail(str(error), TlsAlert.INTERNAL_ERROR)
                 return False
             return True
+
+    @contextlib.contextmanager
+    def _settled(self) -> Iterator[None]:
+        """What was put off in the block is with the kernel behind it: last words, and what is told
+        of them, are one trip."""
+        try:
+            yield
+        finally:
+            with contextlib.suppress(UmktlsError):
+                self._sock.settle()
 
     def disconnect(self) -> None:
         """DISCONNECT: close_notify, shut down, close. Never fails."""
@@ -222,7 +233,7 @@ class EstablishedSession:
         """The peer's certificate is not good any more: say so, and have the kernel stop reading,
         since somebody who was revoked need not go by himself. Never fails."""
         subject = problem.certificate.subject.rfc4514_string()
-        with self._lock:
+        with self._lock, self._settled():
             self._fail(
                 f"the certificate {subject} is not good any more: {problem.text}", problem.alert
             )
@@ -326,7 +337,7 @@ class EstablishedSession:
     def _stop_reading(self) -> None:
         """Have the kernel take nothing more of what the peer sends."""
         with contextlib.suppress(UmktlsError):
-            self._sock.shutdown(socket.SHUT_RD)
+            self._sock.shutdown_later(socket.SHUT_RD)
 
     def _say_goodbye(self) -> None:
         """Our close_notify, and the end of sending."""
@@ -340,7 +351,7 @@ class EstablishedSession:
     def _shut_down(self) -> None:
         self._said_goodbye = True
         with contextlib.suppress(UmktlsError):
-            self._sock.shutdown(socket.SHUT_WR)
+            self._sock.shutdown_later(socket.SHUT_WR)
 
     def _lose(self, reason: str) -> None:
         """The connection is over, and TLS has nothing to do with it: the kernel may make a new one,
@@ -368,7 +379,8 @@ class EstablishedSession:
     def complain(self, reason: str) -> None:
         """Something is not as it should be, which is for the log and the trace; it ends nothing."""
         logger.warning("%s: %s", self, reason)
-        self._emit("warning", reason=reason)
+        with self._settled():
+            self._emit("warning", reason=reason)
 
     def _emit(self, event: str, **fields: Any) -> None:
         self._trace({"event": event, "fd": self.number, **fields})

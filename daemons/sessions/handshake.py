@@ -8,8 +8,11 @@ exactly one TLS record is read. So at the end not one byte has been read too far
 unread byte is the first one that kernel TLS will have to open (design case S5).
 
 At that moment some records may already have gone under the application keys: a server's tickets
-have. All protected records of both directions are kept until the end; those that open under the
-application keys are counted, and the counts are where the kernel's sequence numbers begin.
+have. They are what it sends when the object has finished; each is opened under its number, and the
+count is where the kernel's sequence numbers begin. Nothing else can have gone under these keys: a
+client says nothing behind its Finished, and the last record that was read is the one in which the
+peer's Finished ends, since no message may span a change of keys (RFC 8446 section 5.1). In TLS 1.2
+all records behind a ChangeCipherSpec are counted that way.
 
 What TLS itself does not insist on is checked afterwards: ALPN (RFC 9289 does not allow to leave it
 out, and real kernels' daemons do) and, for a resumed session, the peer's certificate: whether there
@@ -21,7 +24,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from umktls.abi.alerts import TlsAlert, alert_name
@@ -157,29 +160,32 @@ class _Attempt:
         self._expected = expected
         self.sent: list[bytes] = []
         self.received: list[bytes] = []
-        self._last_flight = 0  # the records that were sent last, together
+        self._behind: Sequence[bytes] = ()  # what was sent when the object had finished
 
     def run(self) -> None:
         while True:
             finished = self._endpoint.handshake()
-            self.flush()
+            flight = self.flush()
             if finished:
+                self._behind = flight
                 self._look_at_received()
                 return
             record = self._stream.read_record(self._deadline)
             self.received.append(record)
             self._endpoint.feed(record)
 
-    def flush(self) -> None:
+    def flush(self) -> Sequence[bytes]:
+        """Send what the object has to say; the records of it."""
         output = self._endpoint.output()
-        if output:
-            flight = split_records(output)
-            self.sent += flight
-            self._last_flight = len(flight)
-            self._look_at_received()
-            if self._look is not None:
-                self._look("sent", flight)
-            self._stream.write_all(output, self._deadline)
+        if not output:
+            return ()
+        flight = split_records(output)
+        self.sent += flight
+        self._look_at_received()
+        if self._look is not None:
+            self._look("sent", flight)
+        self._stream.write_all(output, self._deadline)
+        return flight
 
     def _look_at_received(self) -> None:
         """What has come since the last flight: now there are the secrets to open it with."""
@@ -214,7 +220,7 @@ class _Attempt:
             self._stream.write_all(data, self._deadline)
 
     def keys(self) -> TrafficKeys:
-        """The keys; both sequence numbers proven by opening what they count."""
+        """The keys; the sequence numbers proven by opening what they count."""
         if self._endpoint.version == "TLSv1.2":
             return self._keys_of_tls12()
         secrets = self._endpoint.findings.secrets
@@ -226,7 +232,8 @@ class _Attempt:
             raise self._no_secrets()
         tx = Session.from_secret(suite, secrets[ours])
         rx = Session.from_secret(suite, secrets[theirs])
-        keys = TrafficKeys(secrets[ours], secrets[theirs], *self._numbered(tx, rx))
+        sealed = self._behind if self._expected.server else ()
+        keys = TrafficKeys(secrets[ours], secrets[theirs], _numbered(tx, sealed), rx)
         secrets.clear()
         return keys
 
@@ -239,7 +246,7 @@ class _Attempt:
         client, server = tls12.sessions(suite, master, *self._endpoint.randoms)
         tx, rx = (server, client) if self._expected.server else (client, server)
         self._endpoint.findings.secrets.clear()
-        return TrafficKeys(b"", b"", *self._numbered(tx, rx))
+        return TrafficKeys(b"", b"", _numbered(tx, self.sent), _numbered(rx, self.received))
 
     def _no_secrets(self) -> HandshakeFailure:
         return HandshakeFailure(
@@ -248,24 +255,22 @@ class _Attempt:
             "choose another suite with -C of the daemon; or this pyOpenSSL has no usable key log",
         )
 
-    def _numbered(self, tx: Session, rx: Session) -> tuple[Session, Session]:
-        """The keys with the numbers of the next records."""
-        try:
-            return (
-                replace(tx, sequence=proven_count(self.sent, tx, self._last_flight)),
-                replace(rx, sequence=proven_count(self.received, rx)),
-            )
-        except PeerError as error:
-            raise HandshakeFailure(
-                "keys",
-                f"the sequence numbers cannot be proven: {error}",
-                "the peer sends records that no TLS library sends; look into its log",
-            ) from error
-
     def send_alert(self, keys: TrafficKeys, description: int) -> None:
         """Tell the peer, under the application keys, why we hang up."""
         alert = Record(ALERT, Alert.fatal(description).encode())
         self._write_quietly(seal_record(keys.tx, alert))
+
+
+def _numbered(keys: Session, records: Sequence[bytes]) -> Session:
+    """The keys with the number of the next record, behind `records`."""
+    try:
+        return keys.at(proven_count(records, keys)) if records else keys
+    except PeerError as error:
+        raise HandshakeFailure(
+            "keys",
+            f"the sequence numbers cannot be proven: {error}",
+            "the peer sends records that no TLS library sends; look into its log",
+        ) from error
 
 
 def refusal(endpoint: Endpoint, expected: Expectations) -> tuple[int, HandshakeFailure] | None:

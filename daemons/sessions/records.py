@@ -9,7 +9,6 @@ the object sealed is opened, to be sent as a typed record through the kernel (`S
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -96,34 +95,18 @@ def seal_record(session: Session, record: Record) -> bytes:
     return bytes(_ENGINE.sealer(session).seal(record.type, [record.data]))
 
 
-def proven_count(records: Sequence[bytes], keys: Session, likely: int = 0) -> int:
-    """How many of `records`, all that went one way, were sealed under `keys` from number 0 on.
+def proven_count(records: Sequence[bytes], keys: Session) -> int:
+    """How many of `records` were sealed under `keys` from number 0 on.
 
-    That is the sequence number of the next record. Each one counted has been opened under its
-    number, so the count is known and not assumed. No second record opens under number 0, so it does
-    not matter where the search for the first one begins: so many records before the end as are
-    `likely`. Raises `PeerError` when a record behind the first such record does not open.
+    That is the sequence number of the next record. `records` are, of TLS 1.3, what went behind the
+    change to these keys; of TLS 1.2, all that went one way. Each one counted has been opened under
+    its number, so the count is known and not assumed. Raises `PeerError` when one does not open.
     """
     if keys.version == TLS_1_2:
-        return _open_rest(_ENGINE.opener(keys), _behind_change_cipher_spec(records))
-    protected = [record for record in records if record[0] == APPLICATION_DATA]
+        records = _behind_change_cipher_spec(records)
+    if not records:
+        return 0
     opener = _ENGINE.opener(keys)
-    begin = max(0, len(protected) - likely)
-    for start in (*range(begin, len(protected)), *range(begin)):
-        opener.sequence = 0
-        with contextlib.suppress(RecordError):
-            open_record(opener, protected[start])
-            return _open_rest(opener, protected[start + 1 :])
-    return 0
-
-
-def _behind_change_cipher_spec(records: Sequence[bytes]) -> Sequence[bytes]:
-    """Of TLS 1.2: the records from which on all are protected (RFC 5246 section 7.1)."""
-    types = [record[0] for record in records]
-    return records[types.index(CHANGE_CIPHER_SPEC) + 1 :] if CHANGE_CIPHER_SPEC in types else ()
-
-
-def _open_rest(opener: Opener, records: Sequence[bytes]) -> int:
     for record in records:
         number = opener.sequence
         try:
@@ -131,6 +114,12 @@ def _open_rest(opener: Opener, records: Sequence[bytes]) -> int:
         except RecordError as error:
             raise PeerError(f"record {number} does not open under its number") from error
     return opener.sequence
+
+
+def _behind_change_cipher_spec(records: Sequence[bytes]) -> Sequence[bytes]:
+    """Of TLS 1.2: the records from which on all are protected (RFC 5246 section 7.1)."""
+    types = [record[0] for record in records]
+    return records[types.index(CHANGE_CIPHER_SPEC) + 1 :] if CHANGE_CIPHER_SPEC in types else ()
 
 
 class Ratchet:

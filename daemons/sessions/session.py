@@ -160,7 +160,7 @@ class LiveSession(EstablishedSession):
 
     def _send_close_notify(self) -> None:
         self._endpoint.close_notify()
-        self._flush()
+        self._sending.last(self._endpoint.output())
 
     def _shut_down(self) -> None:
         if self._relay is not None and self._relay.sends:

@@ -80,7 +80,11 @@ class Sending(Protocol):
         """The peer has asked for a KeyUpdate in return."""
 
     def alert(self, alert: bytes) -> None:
-        """An alert of our own, not the SSL object's."""
+        """An alert of our own, not the SSL object's. It goes at the latest with the next system
+        call, and whether it could does not matter: so do an object's `last` words."""
+
+    def last(self, output: bytes) -> None:
+        """What the SSL object has sealed as its last words."""
 
 
 class Receiving(Protocol):
@@ -112,6 +116,8 @@ class PlainSending:
     def flush(self, output: bytes) -> None:
         """There is nobody who could have sealed something."""
 
+    last = flush
+
     def renew(self, *, request: bool) -> None:
         """The kernel holds back everything between the two calls."""
         if not self.renewable:
@@ -128,7 +134,7 @@ class PlainSending:
         self.renew(request=False)
 
     def alert(self, alert: bytes) -> None:
-        self._sock.send_record(ALERT, alert)
+        self._sock.send_record_later(ALERT, alert)
 
 
 class KernelSending(PlainSending):
@@ -141,6 +147,10 @@ class KernelSending(PlainSending):
     def flush(self, output: bytes) -> None:
         for record in self._shadow.open_all(output):
             self._sock.send_record(record.type, record.data)
+
+    def last(self, output: bytes) -> None:
+        for record in self._shadow.open_all(output):
+            self._sock.send_record_later(record.type, record.data)
 
 
 class BounceSending:
@@ -175,6 +185,8 @@ class BounceSending:
                 bytes(sealer.seal(record.type, [record.data])) for record in shadow.open_all(output)
             )
         self._write(output)
+
+    last = flush
 
     def _count_records(self, output: bytes) -> None:
         for sealed in split_records(output):
@@ -230,6 +242,8 @@ class ClearSending:
 
     def flush(self, output: bytes) -> None:
         return
+
+    last = flush
 
     def renew(self, *, request: bool) -> None:
         raise UnsupportedError("nothing is sealed here: there is no key to renew")

@@ -92,7 +92,7 @@ class Trust:
 
 def load_crls(path: Path) -> list[x509.CertificateRevocationList]:
     """The revocation lists of a PEM file; `ConfigurationError` unless there is at least one."""
-    data = _read(path, "CRL file")
+    data = check_readable(path, "CRL file")
     try:
         lists = [x509.load_pem_x509_crl(block) for block in PEM_CRL.findall(data)]
     except ValueError as error:
@@ -102,12 +102,8 @@ def load_crls(path: Path) -> list[x509.CertificateRevocationList]:
     return lists
 
 
-def check_readable(path: Path, what: str) -> None:
-    """Raises `ConfigurationError` with the reason why `path` cannot be read."""
-    _read(path, what)
-
-
-def _read(path: Path, what: str) -> bytes:
+def check_readable(path: Path, what: str) -> bytes:
+    """What is in `path`. Raises `ConfigurationError` with the reason why it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -45,6 +45,14 @@ def _listen(path: Path) -> socket.socket:
     return sock
 
 
+def calls_of(data: bytes) -> list[str]:
+    """The names of the calls that a datagram makes."""
+    request = datagrams.decode_request_untrusted(data)
+    if isinstance(request.args, wire.TogetherArgs):
+        return [name for each in request.args.requests for name in calls_of(each)]
+    return [wire.SYSCALLS[request.number].name]
+
+
 class FakeKernel:
     """The kernel of the run directory `rundir`. `program` is the side's upcall program.
 
@@ -56,6 +64,7 @@ class FakeKernel:
         self.program = program
         self.personality = personality
         self.events: list[dict[str, Any]] = []
+        self.trips: list[list[str]] = []  # the calls that each of the daemons' datagrams made
         self.paths: dict[int, Path] = {}
         self.operations: list[int] = []
         self.registered = threading.Event()
@@ -126,6 +135,7 @@ class FakeKernel:
         self.gone.set()
 
     def _answer(self, process: socket.socket, data: bytes) -> None:
+        self.trips.append(calls_of(data))
         reply, descriptors = self._reply_to(data)
         if not self.silent:
             socket.send_fds(process, [reply], descriptors)

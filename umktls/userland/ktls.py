@@ -39,7 +39,13 @@ from umktls.abi.personality import Personality
 from umktls.errors import PeerError, UmktlsError, UnsupportedError
 from umktls.ktls.session import Direction, Session
 from umktls.ktls.session.crypto_info import crypto_info
-from umktls.upcall.syscalls import GetsockoptArgs, RecvmsgResult, Segment, SetsockoptArgs
+from umktls.upcall.syscalls import (
+    GetsockoptArgs,
+    RecvmsgResult,
+    Segment,
+    SendmsgArgs,
+    SetsockoptArgs,
+)
 from umktls.userland.failures import Outcome, SystemCallError
 
 __all__ = [
@@ -157,6 +163,10 @@ class KtlsInterface:
     def send_record(self, sock: SystemCalls, record_type: int, data: bytes) -> None:
         """Send one record of any type. Raises `SystemCallError`."""
         sock.sendmsg(data, self.record_type(record_type), self.messages.dontwait)
+
+    def record_args(self, fd: int, record_type: int, data: bytes) -> SendmsgArgs:
+        """The same as a system call that is still to be made."""
+        return SendmsgArgs(fd, data, self.record_type(record_type), self.messages.dontwait)
 
     def record_type(self, record_type: int) -> bytes:
         """The control message that gives what is sent its type."""

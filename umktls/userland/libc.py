@@ -172,20 +172,21 @@ class Kernel:
         """
         args = RpctlsSyscallArgs(op, path)
         if op in TAKING:
-            return self._taken(args)
+            return self._taken(args, named=op == RPCTLS_SYSC_CLSOCKET)
         self.call(args)
         return None
 
-    def take(self, socookie: int) -> Socket:
+    def take(self, socookie: int, *, named: bool = False) -> Socket:
         """rpctls_syscall(2) of FreeBSD 15: the socket with that cookie, which a CONNECT named.
+        `named`: it is a client's, and the server's name is asked for along with it.
 
         `SystemCallError` EMFILE as above, EPERM when no upcall is out for it (any more).
         """
-        return self._taken(SocketCookieArgs(socookie))
+        return self._taken(SocketCookieArgs(socookie), named=named)
 
-    def _taken(self, args: Struct) -> Socket:
+    def _taken(self, args: Struct, *, named: bool) -> Socket:
         """Take a socket, and ask in the same go what a handshake begins with."""
-        taken, *told = self.calls([args, *questions(TAKEN)])
+        taken, *told = self.calls([args, *questions(TAKEN, named=named)])
         number, descriptor = self._of_descriptor(args, taken, self._tell_of_no_descriptor)
         os.set_blocking(descriptor, False)
         return Socket(self, number, descriptor, told)

@@ -53,6 +53,8 @@ from umktls.userland.streams import Deadline, read_exact, read_record, write_all
 __all__ = ["About", "Socket", "questions"]
 
 OPTION_ROOM = 1024
+# What a handshake begins with.
+QUESTIONS = (UMKTLS_XPRTSEC, UMKTLS_CONNECTION, UMKTLS_DEADLINE)
 WORD = 4  # bytes of a u32
 # What getsockopt(2) gives for an option, or a level, that the kernel does not have.
 NO_SUCH_OPTION = (errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EINVAL)
@@ -75,6 +77,8 @@ class KernelCalls(Protocol):
     def calls(self, batch: Sequence[xdr.Struct]) -> list[Outcome]: ...
 
     def later(self, args: xdr.Struct, failed: Callable[[SystemCallError], None]) -> None: ...
+
+    def settle(self) -> None: ...
 
 
 class About(NamedTuple):
@@ -100,6 +104,7 @@ class Socket:
         self.number = number
         self.fd = fd
         self._told = told
+        self._peer_name: str | None = None
         wants = _captures(told) if told else 0
         self.reports = Reports(wants, partial(_setsockopt, kernel, number))
 
@@ -186,6 +191,15 @@ class Socket:
         self.reports.settle()
         self._kernel.call(ShutdownArgs(self.number, how))
 
+    def shutdown_later(self, how: int = socket.SHUT_WR) -> None:
+        """The same, along with the next system call, whatever comes of it; see `settle`."""
+        self.reports.settle()
+        self._kernel.later(ShutdownArgs(self.number, how), _forget)
+
+    def settle(self) -> None:
+        """Make the calls that this thread has put off. Raises `KernelGone`."""
+        self._kernel.settle()
+
     def close(self) -> None:
         """close(2), of the kernel's descriptor and of the real one."""
         self.release()
@@ -219,6 +233,11 @@ class Socket:
         """Send one record of any type through the kernel, which must have the TX keys."""
         self._kernel.ktls.send_record(self, record_type, data)
 
+    def send_record_later(self, record_type: int, data: bytes) -> None:
+        """The same, along with the next system call, whatever comes of it: last words."""
+        args = self._kernel.ktls.record_args(self.number, record_type, data)
+        self._kernel.later(args, _forget)
+
     def receive_record(self) -> Record | None:
         """The record at the head of the receive queue; None if there is none to be had.
 
@@ -240,7 +259,9 @@ class Socket:
 
     def peer_name(self) -> str:
         """UMKTLS_PEERNAME: the server's name as the user typed it, "" if the kernel has none."""
-        return self._own_option(UMKTLS_PEERNAME).decode("utf-8", "surrogateescape")
+        if self._peer_name is None:
+            self._peer_name = _text(self._own_option(UMKTLS_PEERNAME))
+        return self._peer_name
 
     def transport_security(self) -> str:
         """UMKTLS_XPRTSEC: "tls" or "mtls", "" if the kernel does not say."""
@@ -324,7 +345,9 @@ class Socket:
         """What a handshake begins with, in one go. To be asked at once: the first answer has come
         along with the socket."""
         answers, self._told = self._told or self.together(questions(self.number)), None
-        security, connection, deadline = map(_own_value, answers)
+        security, connection, deadline, *name = map(_own_value, answers)
+        if name:
+            self._peer_name = _text(name[0])
         return About(
             security.decode("ascii", "replace"),
             connection.decode("ascii", "replace"),
@@ -353,10 +376,19 @@ def _setsockopt(
     kernel.call(SetOption(level, name, value, memory).args(number))
 
 
-def questions(number: int) -> list[GetsockoptArgs]:
-    """The calls whose results make an `About`."""
-    names = (UMKTLS_XPRTSEC, UMKTLS_CONNECTION, UMKTLS_DEADLINE)
+def questions(number: int, *, named: bool = False) -> list[GetsockoptArgs]:
+    """The calls whose results make an `About`; `named`: a client's, which asks for the server's
+    name too."""
+    names = (*QUESTIONS, UMKTLS_PEERNAME) if named else QUESTIONS
     return [GetsockoptArgs(number, SOL_UMKTLS, name, OPTION_ROOM) for name in names]
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")
+
+
+def _forget(error: SystemCallError) -> None:
+    """Of a call whose failure changes nothing any more."""
 
 
 def _own_value(outcome: Outcome) -> bytes:
@@ -368,5 +400,5 @@ def _own_value(outcome: Outcome) -> bytes:
 
 def _captures(answers: Sequence[Outcome]) -> int:
     """What the kernel wants to be told of the connection: it says so behind the deadline."""
-    outcome = answers[-1]
+    outcome = answers[QUESTIONS.index(UMKTLS_DEADLINE)]
     return 0 if outcome.error else int.from_bytes(outcome.result[WORD:], "little")

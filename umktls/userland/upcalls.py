@@ -222,7 +222,7 @@ class NetlinkService:
     def _connect(self, argument: Any, _: CallContext) -> Any:
         cookie = argument.socookie
         certname = rpctlscd_connect_arg(getattr(argument, "certname", ())).name
-        take = partial(self._kernel.take, cookie)
+        take = partial(self._kernel.take, cookie, named=self._daemon == "rpctlscd")
         answer = self._handlers["CONNECT"](Connect(cookie, certname, take))
         return VERSIONS[2].connect_result[self._daemon](answer, _NO_NAME)
 

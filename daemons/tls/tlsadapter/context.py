@@ -67,6 +67,8 @@ class TlsContext:
         self._is_server = server
         self._keylog = keylog
         self.trust = str(trust)
+        # What is in a file is read once; in a directory, OpenSSL looks for what it lacks.
+        self._trust_is_fixed = trust.directory is None and not trust.is_system
         self.remarks: list[str] = []
         self._context = SSL.Context(SSL.TLS_METHOD)
         store = self._context.get_cert_store()
@@ -166,7 +168,7 @@ class TlsContext:
             logger.warning("%s", remark)
 
     def _load_identity(self, identity: Identity, passphrase: Callable[[], bytes]) -> None:
-        check_readable(identity.certificate, "certificate")
+        pem = check_readable(identity.certificate, "certificate")
         try:
             self._context.use_certificate_chain_file(os.fsencode(identity.certificate))
         except SSL.Error as error:
@@ -183,6 +185,20 @@ class TlsContext:
                 f"key {identity.key}: it does not belong to the certificate "
                 f"{identity.certificate} ({reasons(error)})"
             ) from error
+        if self._trust_is_fixed:
+            self._find_chain(crypto.load_certificate(crypto.FILETYPE_PEM, pem))
+
+    def _find_chain(self, certificate: crypto.X509) -> None:
+        """Find now which CAs go along with our certificate. OpenSSL would for each handshake, and
+        verify them, which is a tenth of one. What does not verify, or has its chain in its file, is
+        left to it."""
+        found = crypto.X509StoreContext(self._store, certificate)
+        try:
+            chain = [each.to_cryptography() for each in found.get_verified_chain()]
+        except (crypto.X509StoreContextError, ValueError):
+            return
+        for above in chain[1:]:
+            self._context.add_extra_chain_cert(above)
 
     def _on_keylog(self, connection: SSL.Connection, line: bytes) -> None:
         label, _, secret = line.split(b" ")

@@ -40,6 +40,37 @@ def test_sequence_numbers_and_tickets(ends: tuple[End, End]) -> None:
     assert client.kernel.names().count("ticket") == 2
 
 
+TOOK = ["rpctls_syscall", *["getsockopt"] * 3]  # with what was asked for, and the time left
+SET_KEYS = ["setsockopt", "getsockopt"] * 2
+ADDRESS = ["getsockopt"]  # which TCP has itself, and these sockets have not
+LAST_WORDS = ["sendmsg", "shutdown"]
+
+
+def test_how_often_the_daemons_go_to_the_kernel(ends: tuple[End, End]) -> None:
+    """Each trip is two wake-ups: what does not depend on an answer goes along."""
+    client, server = ends
+    assert client.kernel.trips[-3:] == [
+        [*TOOK, "getsockopt"],  # the server's name
+        ADDRESS,
+        ["utrace", "setsockopt", *SET_KEYS],  # what it leaves for the next daemon
+    ]
+    certificate = ["setsockopt"]
+    assert server.kernel.trips[-3:] == [
+        TOOK,
+        ADDRESS,
+        ["utrace", *certificate, "setsockopt", *SET_KEYS],
+    ]
+    talk(client, server)
+    for end in ends:
+        end.kernel.trips.clear()
+    assert client.kernel.about(client.sock, "DISCONNECT") == rpctls.RPCTLSERR_OK
+    assert client.kernel.trips == [[*LAST_WORDS, "close"]]
+    assert server.receive(1) == b""
+    assert server.kernel.about(server.sock, "DISCONNECT") == rpctls.RPCTLSERR_OK
+    assert server.kernel.trips == [["recvmsg"], ["utrace", *LAST_WORDS, "shutdown"], ["close"]]
+    assert server.kernel.event("alert")["description"] == "close_notify"
+
+
 @pytest.mark.parametrize("initiator", [0, 1])
 def test_a_key_update(ends: tuple[End, End], initiator: int) -> None:
     one, other = ends[initiator], ends[1 - initiator]

@@ -31,7 +31,9 @@ class Sock:
     def receive_record(self) -> Record:
         return self.records.pop(0)
 
-    def shutdown(self, how: int) -> None:
+    def settle(self) -> None: ...
+
+    def shutdown_later(self, how: int) -> None:
         self.shut.append(how)
 
     def connection_name(self) -> str:

@@ -181,10 +181,10 @@ def test_a_number_that_cannot_be_proven_is_not_assumed(monkeypatch: pytest.Monke
         raise PeerError("record 0 does not verify")
 
     monkeypatch.setattr("umktls_daemons.sessions.handshake.proven_count", fails)
-    ours = context(server=False).client("localhost")
-    peer = MemoryPeer(context(server=True).server(ClientCertificates.DEMAND))
+    ours = context(server=True).server(ClientCertificates.DEMAND)
+    peer = MemoryPeer(context(server=False).client("localhost"))
     with pytest.raises(HandshakeFailure, match="cannot be proven: record 0") as caught:
-        handshake(peer, ours, soon(), CLIENT)
+        handshake(peer, ours, soon(), SERVER)
     assert caught.value.phase == "keys"
 
 

@@ -46,9 +46,14 @@ def sealed(secret: bytes, count: int, first: int = 0, suite: Suite = SUITE) -> l
 @pytest.mark.parametrize("suite", SUITES.values(), ids=lambda suite: suite.name)
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
 def test_counts(suite: Suite, count: int) -> None:
-    before = sealed(HANDSHAKE_SECRET, 3, suite=suite)
-    records = [*CLEAR, *before, *sealed(SECRET, count, suite=suite)]
+    records = sealed(SECRET, count, suite=suite)
     assert proven_count(records, Session.from_secret(suite, SECRET)) == count
+
+
+@pytest.mark.parametrize("other", [*CLEAR, sealed(HANDSHAKE_SECRET, 1)[0]])
+def test_what_is_not_under_the_key_is_an_error(other: bytes) -> None:
+    with pytest.raises(PeerError, match="record 0 does not open"):
+        proven_count([other, *sealed(SECRET, 1)], KEYS)
 
 
 def test_a_flipped_byte_is_one_error() -> None:

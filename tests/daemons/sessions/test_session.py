@@ -48,7 +48,9 @@ class Sock:
     def owed_alert(self) -> int:
         return 0
 
-    def shutdown(self, how: int) -> None:
+    def settle(self) -> None: ...
+
+    def shutdown_later(self, how: int) -> None:
         assert how == socket.SHUT_RD, "sending ends behind what is on the wire"
 
     def connection_name(self) -> str:

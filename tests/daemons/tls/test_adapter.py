@@ -9,10 +9,19 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from OpenSSL import SSL
 from umktls_daemons.sessions.records import split_records
 from umktls_daemons.tls.facts import facts_of
 from umktls_daemons.tls.identity import ConfigurationError, load_private_key
-from umktls_daemons.tls.tlsadapter import ClientCertificates, Endpoint, TlsError, binding, endpoint
+from umktls_daemons.tls.tlsadapter import (
+    Chain,
+    ClientCertificates,
+    Endpoint,
+    TlsContext,
+    TlsError,
+    binding,
+    endpoint,
+)
 
 from tests.daemons.pki import context
 from tests.daemons.tls.handshakes import shake_hands
@@ -111,3 +120,30 @@ def test_names_that_are_too_long_are_left_out(length: int) -> None:
     long = Authority.create().leaf(Leaf("client", organization=subject.rpartition("=")[2]))
     found = facts_of((x509.load_pem_x509_certificate(long.certificate_pem()),)).subject
     assert found == (subject.encode() if length <= MAX_TEXT else b"")
+
+
+@pytest.mark.parametrize("name", ["server", "chained", "foreign", "selfsigned", "expired"])
+def test_the_cas_that_go_along_with_a_certificate_are_found_once_and_are_those_of_openssl(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """OpenSSL itself would find, and verify, them in each handshake."""
+
+    def shown() -> Chain:
+        client = context().client("localhost")
+        client.accept_any_certificate()
+        shake_hands(client, context(server=True, identity=name).server(ClientCertificates.IGNORE))
+        return client.shown
+
+    found: list[object] = []
+    add = SSL.Context.add_extra_chain_cert
+
+    def noting(context: SSL.Context, certificate: x509.Certificate) -> None:
+        found.append(certificate)
+        add(context, certificate)
+
+    monkeypatch.setattr(SSL.Context, "add_extra_chain_cert", noting)
+    once = shown()
+    assert len(found) == 1 + (name == "server")  # one is the client's
+    monkeypatch.setattr(TlsContext, "_find_chain", lambda *of: None)
+    assert once == shown()
+    assert len(once) == 1 + (name in ("server", "chained", "expired"))
