@@ -171,6 +171,11 @@ class Calls:
         return self._timeout_errno
 
     @property
+    def quiet(self) -> bool:
+        """Whether no call is under way."""
+        return self._slots.unused
+
+    @property
     def root(self) -> bytes:
         """The root's file handle."""
         return self._caller.root

@@ -216,7 +216,7 @@ async def serving(stop: trio.Event, operations: NfsOperations) -> AsyncIterator[
     async with trio.open_nursery() as nursery:
 
         async def answer() -> None:
-            with READ_TURN.installed():
+            with READ_TURN.installed(lambda: operations.calls.quiet):
                 await pyfuse3.main(min_tasks=MIN_TASKS, max_tasks=MAX_TASKS)
             nursery.cancel_scope.cancel()
 

@@ -118,6 +118,7 @@ class NfsOperations(pyfuse3.Operations):
         clock = trio.lowlevel.current_clock().current_time  # as trio.current_time, three steps less
         bound, error = options.deadline, options.timeout_errno
         calls = Calls(caller, bound, error)
+        self.calls = calls
         self.ready = trio.Event()
         self.inodes = InodeTable(caller.root)
         self.attributes = AttributeCache(options, clock)
@@ -128,7 +129,8 @@ class NfsOperations(pyfuse3.Operations):
         self.openers: dict[tuple[Kind, int], int] = {}  # what is open: the process that did it
         self._credentials = credentials or Credentials(clock)
         self._credentials.owners = self.attributes.owners
-        known = self._known_names(clock, options)
+        trust = 0.0 if options.noac else options.acdirmin
+        known = KnownNames(self.inodes, self.attributes, clock, trust)
         self._intent = intent or Intent()
         self._foresight = Foresight(
             calls, self.attributes, known, start, clock, options.ahead_seconds
@@ -140,10 +142,6 @@ class NfsOperations(pyfuse3.Operations):
         rsize = transfer_size(options.rsize, caller.fsinfo.rtmax)
         ahead = ReadAhead(calls, self.attributes, start, rsize, options.readahead)
         self.files = self._open_files(calls, ahead, silly, options)
-
-    def _known_names(self, clock: Callable[[], float], options: MountOptions) -> KnownNames:
-        trust = 0.0 if options.noac else options.acdirmin
-        return KnownNames(self.inodes, self.attributes, clock, trust)
 
     def _open_namespace(
         self,

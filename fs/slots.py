@@ -13,8 +13,13 @@ class Slots:
     """At most `count` holders at a time; others wait in line."""
 
     def __init__(self, count: int) -> None:
-        self._free = count
+        self._free = self._count = count
         self._waiting = ParkingLot()
+
+    @property
+    def unused(self) -> bool:
+        """Whether nobody holds one."""
+        return self._free == self._count
 
     def take(self) -> bool:
         """Take a slot if one is free."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pyfuse3
 import pytest
 import trio
 import trio.testing
 
-from fs.readturn import STREAK, ReadTurn, begin
+from fs import readturn
+from fs.readturn import LOOK_SECONDS, STREAK, ReadTurn, begin
 
 
 class Reading:
@@ -212,6 +215,69 @@ async def test_who_is_woken_for_what_has_been_taken_waits_on(looking: Looking) -
                 assert len(looking.read) == 2
                 os.write(looking.requests, b"2")
         assert sorted(looking.read) in (["a1", "aw", "b2"], ["a2", "aw", "b1"])
+
+
+class Selecting:
+    """In place of select(2): a request comes while it waits."""
+
+    def __init__(self, looking: Looking) -> None:
+        self.looking = looking
+        self.asked: list[tuple[tuple[int, ...], float]] = []
+
+    def __call__(
+        self, fds: tuple[int, ...], _: object, __: object, seconds: float
+    ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        self.asked.append((fds, seconds))
+        os.write(self.looking.requests, b"x")
+        return fds, (), ()
+
+
+@pytest.fixture
+def selecting(looking: Looking, monkeypatch: pytest.MonkeyPatch) -> Selecting:
+    selecting = Selecting(looking)
+    made = SimpleNamespace(select=selecting, poll=select.poll, POLLIN=select.POLLIN)
+    monkeypatch.setattr(readturn, "select", made)
+    return selecting
+
+
+async def test_where_nothing_else_can_be_done_a_request_is_waited_for(
+    looking: Looking, selecting: Selecting
+) -> None:
+    with looking.turn.installed(lambda: True):
+        assert begin(looking.worker("a", 3)) == (None, None)
+    assert selecting.asked == [((looking.session,), LOOK_SECONDS)] * 3
+
+
+async def test_where_a_call_is_under_way_it_is_not(looking: Looking, selecting: Selecting) -> None:
+    with looking.turn.installed(lambda: False):
+        _, rest = begin(looking.worker("a", 1))
+        assert rest is not None
+        rest.close()
+    assert not selecting.asked
+
+
+async def test_where_another_task_is_ready_it_is_not_but_behind_that(
+    looking: Looking, selecting: Selecting
+) -> None:
+    with looking.turn.installed(lambda: True):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.lowlevel.checkpoint)
+            _, rest = begin(looking.worker("a", 1))
+            assert rest is not None
+            rest.close()
+            assert not selecting.asked
+        assert begin(looking.worker("a", 1)) == (None, None)
+    assert len(selecting.asked) == 1
+
+
+async def test_a_session_that_select_cannot_have_is_looked_at_all_the_same(
+    looking: Looking, selecting: Selecting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readturn, "FD_SETSIZE", looking.session)
+    os.write(looking.requests, b"x")
+    with looking.turn.installed(lambda: True):
+        assert begin(looking.worker("a", 1)) == (None, None)
+    assert not selecting.asked
 
 
 async def test_pyfuse3_has_its_own_again() -> None:
