@@ -22,6 +22,7 @@ import threading
 import weakref
 import zlib
 from collections import OrderedDict
+from functools import lru_cache
 from typing import Protocol
 
 from umktls.rpc.certificate import PeerCertificate
@@ -36,7 +37,7 @@ __all__ = ["Asker", "CallKey", "Replies", "ReplyCache", "Running", "call_key", "
 Asker = tuple[str, bool] | tuple[str, "Holder | None", AuthSys | None]
 # Whose a certificate is (see `holder`); None: not known.
 Holder = bytes | tuple[tuple[bytes, ...], bytes, bytes, tuple[bytes, ...]]
-CallKey = tuple[object, Asker, int, int, int, int, int, int]
+CallKey = tuple[bytes, int, int, int, int, int, int]
 
 # Of the arguments of a WRITE it is the file and the offset that count, not all of the data.
 CHECKED_BYTES = 1024
@@ -72,7 +73,14 @@ def call_key(call: Call, address: object, asker: Asker) -> CallKey:
     length = len(body)
     checked = body if length <= CHECKED_BYTES else body[:CHECKED_BYTES]
     checksum = zlib.crc32(checked, zlib.crc32(call.credential.wire))
-    return (host, asker, call.xid, call.program, call.version, call.procedure, length, checksum)
+    who = _caller(host, asker)
+    return (who, call.xid, call.program, call.version, call.procedure, length, checksum)
+
+
+@lru_cache(maxsize=1024)
+def _caller(host: object, asker: Asker) -> bytes:
+    """Who calls, as one value whose hash is made once: a key is looked for again and again."""
+    return repr((host, asker)).encode()
 
 
 class Running:
@@ -81,11 +89,8 @@ class Running:
     There is one for each call, and a copy of hardly any: so the lock that copies wait for, which
     is held until the reply is there, is made by the first of them."""
 
-    __slots__ = ("__weakref__", "_executed", "_reply")
-
-    def __init__(self) -> None:
-        self._executed: threading.Lock | None = None
-        self._reply: bytes | None = None
+    _executed: threading.Lock | None = None
+    _reply: bytes | None = None
 
     def finish(self, reply: bytes) -> None:
         """To be called once."""

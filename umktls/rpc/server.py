@@ -334,10 +334,12 @@ class Dispatcher:
 
 def asker(peer: Peer) -> Asker:
     """Who asks, as far as the right to an answer depends on it."""
-    if not peer.verified:
-        return ("tls" if peer.tls else "clear", peer.reserved_port)
     certificate = peer.certificate
-    return ("mtls", None if certificate is None else holder(certificate), peer.user)
+    if certificate is not None:
+        return ("mtls", holder(certificate), peer.user)
+    if peer.verified:
+        return ("mtls", None, peer.user)
+    return ("tls" if peer.tls else "clear", peer.reserved_port)
 
 
 def _failed(call: Call, status: AcceptStat, low: int = 0, high: int = 0) -> list[Buffer]:

@@ -38,10 +38,7 @@ LOOKS = (0.001, 0.002, 0.005, 0.01, 0.02)
 class Begun(Running):
     """A call that this worker executes, or has dropped when nobody holds this any more."""
 
-    __slots__ = ("_dropped", "mark")
-
     def __init__(self, mark: bytes, key: bytes, dropped: deque[tuple[bytes, bytes]]) -> None:
-        super().__init__()
         self.mark = mark
         self._dropped = key, dropped
 
@@ -55,10 +52,7 @@ class Begun(Running):
 class Elsewhere(Running):
     """A call that another worker executes."""
 
-    __slots__ = ("_key", "_mark", "_shared")
-
     def __init__(self, shared: Shared, key: bytes, mark: bytes) -> None:
-        super().__init__()
         self._shared = shared
         self._key = key
         self._mark = mark

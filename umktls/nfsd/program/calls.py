@@ -135,14 +135,21 @@ class Call:
         self._named.append(node)
         return node
 
-    def change(self, handle: bytes, *others: bytes) -> tuple[Changed, ...]:
-        """Directories whose attributes, before and after, go into the reply, or a file whose
-        attributes are set. Nobody else changes them until the call is `over`: a client takes what
+    def change(self, handle: bytes) -> Changed:
+        """A directory whose attributes, before and after, go into the reply, or a file whose
+        attributes are set. Nobody else changes it until the call is `over`: a client takes what
         is between before and after for its own work (RFC 1813 section 2.6, wcc_data)."""
-        nodes = [self.node(each) for each in (handle, *others)]
+        node = self.node(handle)
         if self.site.stripe is not None:
-            self._hold({self.site.stripe(node.file) for node in nodes})
-        return tuple(map(self._change, nodes))
+            self._hold({self.site.stripe(node.file)})
+        return self._change(node)
+
+    def change_both(self, handle: bytes, other: bytes) -> tuple[Changed, Changed]:
+        """As `change`, two directories at the same time, which may be one."""
+        one, two = self.node(handle), self.node(other)
+        if self.site.stripe is not None:
+            self._hold({self.site.stripe(one.file), self.site.stripe(two.file)})
+        return self._change(one), self._change(two)
 
     def write(self, handle: bytes) -> Changed:
         """A file whose attributes, before and after, go into the reply, and whose data is changed:

@@ -66,7 +66,7 @@ def _made(call: Call, directory: Node, name: bytes) -> tuple[Node, os.stat_resul
 
 
 def create(call: Call, args: types.CREATE3args) -> types.CREATE3resok:
-    (directory,) = call.change(args.where.dir)
+    directory = call.change(args.where.dir)
     name = component(args.where.name, nfsstat3.NFS3ERR_EXIST)
     node, attributes = CREATE_MODES[args.how.mode](call, directory.node, name, args.how)
     return types.CREATE3resok(node.handle, attributes, directory.wcc())
@@ -174,7 +174,7 @@ CREATE_MODES: dict[createmode3, Callable[[Call, Node, bytes, types.createhow3], 
 
 
 def mkdir(call: Call, args: types.MKDIR3args) -> types.MKDIR3resok:
-    (directory,) = call.change(args.where.dir)
+    directory = call.change(args.where.dir)
     name = component(args.where.name, nfsstat3.NFS3ERR_EXIST)
     mode = _mode(args.attributes, DIRECTORY_MODE)
     with call.acting(directory.node.volume):
@@ -185,7 +185,7 @@ def mkdir(call: Call, args: types.MKDIR3args) -> types.MKDIR3resok:
 
 
 def symlink(call: Call, args: types.SYMLINK3args) -> types.SYMLINK3resok:
-    (directory,) = call.change(args.where.dir)
+    directory = call.change(args.where.dir)
     name = component(args.where.name, nfsstat3.NFS3ERR_EXIST)
     target = args.symlink.symlink_data
     if b"\0" in target:
@@ -202,7 +202,7 @@ MAJOR_MAX, MINOR_MAX = 0xFFF, 0xFFFFF  # Linux has 12 and 20 bits
 
 
 def mknod(call: Call, args: types.MKNOD3args) -> types.MKNOD3resok:
-    (directory,) = call.change(args.where.dir)
+    directory = call.change(args.where.dir)
     name = component(args.where.name, nfsstat3.NFS3ERR_EXIST)
     kind = args.what.type
     if kind not in SPECIAL:

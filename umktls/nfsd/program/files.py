@@ -49,7 +49,7 @@ def getattr_(call: Call, args: types.GETATTR3args) -> types.GETATTR3resok:
 
 
 def setattr_(call: Call, args: types.SETATTR3args) -> types.SETATTR3resok:
-    (changed,) = call.change(args.object)
+    changed = call.change(args.object)
     if args.guard not in (None, nfstime(changed.before.st_ctime_ns)):
         raise NfsError(nfsstat3.NFS3ERR_NOT_SYNC)
     call.set_attributes(changed.node, args.new_attributes, changed.before)

@@ -27,13 +27,15 @@ from umktls.nfsd.tree.locate import PATH_FLAGS
 __all__ = ["DOTS", "component", "link", "lookup", "open_entry", "remove", "rename", "rmdir"]
 
 DOTS = (b".", b"..")
+# As numbers: to look for bytes in bytes costs ten times as much.
+SLASH, NUL = ord("/"), 0
 
 
 def component(name: bytes, dots: nfsstat3) -> bytes:
     """A name that an entry may have (RFC 1813 section 3.2); `dots`: the answer to "." and ".."."""
     if name in DOTS:
         raise NfsError(dots)
-    if not name or b"/" in name or b"\0" in name:
+    if not name or SLASH in name or NUL in name:
         raise NfsError(nfsstat3.NFS3ERR_ACCES)
     return name
 
@@ -71,7 +73,7 @@ def _found(call: Call, directory: Node, name: bytes) -> tuple[Node, os.stat_resu
 
 
 def remove(call: Call, args: types.REMOVE3args) -> types.REMOVE3resok:
-    (directory,) = call.change(args.object.dir)
+    directory = call.change(args.object.dir)
     name = component(args.object.name, nfsstat3.NFS3ERR_ISDIR)
     with call.acting(directory.node.volume):
         file = hostcalls.device_and_inode(directory.node.fd, name)
@@ -84,7 +86,7 @@ RMDIR_DOTS = {b".": nfsstat3.NFS3ERR_INVAL, b"..": nfsstat3.NFS3ERR_EXIST}
 
 
 def rmdir(call: Call, args: types.RMDIR3args) -> types.RMDIR3resok:
-    (directory,) = call.change(args.object.dir)
+    directory = call.change(args.object.dir)
     name = args.object.name
     component(name, RMDIR_DOTS.get(name, nfsstat3.NFS3ERR_INVAL))
     with call.acting(directory.node.volume):
@@ -95,7 +97,7 @@ def rmdir(call: Call, args: types.RMDIR3args) -> types.RMDIR3resok:
 
 
 def rename(call: Call, args: types.RENAME3args) -> types.RENAME3resok:
-    source, target = call.change(args.from_.dir, args.to.dir)
+    source, target = call.change_both(args.from_.dir, args.to.dir)
     old = component(args.from_.name, nfsstat3.NFS3ERR_INVAL)
     new = component(args.to.name, nfsstat3.NFS3ERR_INVAL)
     volume = target.node.volume
@@ -116,7 +118,7 @@ def rename(call: Call, args: types.RENAME3args) -> types.RENAME3resok:
 
 def link(call: Call, args: types.LINK3args) -> types.LINK3resok:
     file = call.look(args.file)
-    (directory,) = call.change(args.link.dir)
+    directory = call.change(args.link.dir)
     name = component(args.link.name, nfsstat3.NFS3ERR_EXIST)
     if file.volume is not directory.node.volume:
         raise NfsError(nfsstat3.NFS3ERR_XDEV)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 
 __all__ = ["PATH", "READ", "WRITE", "Descriptor"]
 
@@ -23,9 +22,12 @@ class Descriptor:
     def close(self, close: Callable[[int], None] = os.close) -> None:
         """Close it now."""
         fd, self.fd = self.fd, -1
-        if fd >= 0:
+        if fd < 0:
+            return
+        try:
+            close(fd)
+        except OSError:
             # It is closed whatever close(2) says; what was written is asked for by COMMIT's fsync.
-            with suppress(OSError):
-                close(fd)
+            return
 
     __del__ = close

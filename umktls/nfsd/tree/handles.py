@@ -85,7 +85,8 @@ class Node:
 
     def stat(self) -> os.stat_result:
         """fstat; OSError ESTALE when the file has been removed."""
-        return living(os.fstat(self.fd))
+        status = os.fstat(self.fd)
+        return status if status.st_nlink else living(status)
 
     def open(self, access: int) -> Descriptor:
         """A descriptor to READ or WRITE a regular file by, with the rights of the server itself."""
@@ -257,6 +258,8 @@ class Handles:
 
     def removed(self, file: tuple[int, int]) -> None:
         """A name of this (device, inode) was removed: let it go if it was the last."""
+        if file not in self._by_file:
+            return
         with self._lock:
             for node in self._by_file.get(file, [])[:]:
                 if not has_names(node.fd):
