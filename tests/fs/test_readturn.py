@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from fs import readturn
-from fs.readturn import LOOK_SECONDS, STREAK, ReadTurn, begin
+from fs.readturn import LOOK_SECONDS, QUIET_STREAK, STREAK, ReadTurn, begin
 
 
 class Reading:
@@ -167,14 +167,17 @@ async def test_what_is_there_is_read_without_a_turn_of_the_loop(looking: Looking
         assert len(looking.read) == STREAK - 1
 
 
-async def test_after_a_streak_all_others_have_a_turn(looking: Looking) -> None:
-    with looking.turn.installed():
-        os.write(looking.requests, b"x" * (2 * STREAK + 1))
-        _, rest = begin(looking.worker("a", 2 * STREAK + 1))
+@pytest.mark.parametrize(("quiet", "streak"), [(False, STREAK), (True, QUIET_STREAK)])
+async def test_after_a_streak_all_others_have_a_turn(
+    looking: Looking, quiet: bool, streak: int
+) -> None:
+    with looking.turn.installed(lambda: quiet):
+        os.write(looking.requests, b"x" * (2 * streak + 1))
+        _, rest = begin(looking.worker("a", 2 * streak + 1))
         assert rest is not None
-        assert len(looking.read) == STREAK
+        assert len(looking.read) == streak
         await rest
-        assert len(looking.read) == 2 * STREAK + 1
+        assert len(looking.read) == 2 * streak + 1
 
 
 async def test_who_has_answered_reads_on_while_another_one_waits_for_requests(
