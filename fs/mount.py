@@ -23,6 +23,7 @@ import pyfuse3
 import trio
 
 from umktls.errors import UmktlsError
+from umktls.kernel.ground.dwelling import Dwell
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.groups import single_error
 from umktls.kernel.host.kept import keeping
@@ -159,6 +160,7 @@ async def _run(plan: MountPlan, news: News, control: Control) -> None:
                 await serve_fuse(
                     *(client, plan.mountpoint, plan.options, fuse, news.ready, control.stop, show),
                     trace=host.trace,
+                    dwell=client.dwell,
                 )
 
 
@@ -171,6 +173,7 @@ async def serve_fuse(
     stop: trio.Event,
     show: Callable[[Callable[[], dict[str, Any]]], None] = lambda facts: None,
     trace: Trace | None = None,
+    dwell: Dwell | None = None,
 ) -> None:
     """Serve FUSE requests until somebody unmounts or `stop` is set. Raises UmktlsError.
 
@@ -186,7 +189,7 @@ async def serve_fuse(
             operations.requests.connected = connected
             with trio.CancelScope() as life:
                 background.start_soon(_bounded, stop, life)
-                async with serving(stop, operations):
+                async with serving(stop, operations, dwell):
                     await operations.ready.wait()
                     await operations.check(_own_credential())
                     set_readahead(mountpoint, READAHEAD_KIB)
@@ -211,12 +214,14 @@ def _own_credential() -> OpaqueAuth:
 
 
 @asynccontextmanager
-async def serving(stop: trio.Event, operations: NfsOperations) -> AsyncIterator[None]:
+async def serving(
+    stop: trio.Event, operations: NfsOperations, dwell: Dwell | None = None
+) -> AsyncIterator[None]:
     """FUSE requests are answered inside the block, and behind it until the mount ends."""
     async with trio.open_nursery() as nursery:
 
         async def answer() -> None:
-            with READ_TURN.installed(lambda: operations.calls.quiet):
+            with READ_TURN.installed(lambda: operations.calls.quiet, dwell):
                 await pyfuse3.main(min_tasks=MIN_TASKS, max_tasks=MAX_TASKS)
             nursery.cancel_scope.cancel()
 

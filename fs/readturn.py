@@ -34,6 +34,8 @@ from typing import Any, TypeVar, cast
 import pyfuse3
 import trio
 
+from umktls.kernel.ground.dwelling import Dwell
+
 from .scopes import kept_scope
 
 __all__ = ["READ_TURN", "ReadTurn", "begin"]
@@ -118,6 +120,7 @@ class ReadTurn(trio.abc.Instrument):
         self._session: select.poll | None = None  # looks whether there is a request
         self._selected: tuple[int, ...] = ()  # the same for select
         self._quiet: Callable[[], bool] = lambda: False  # whether no call is under way
+        self._dwell: Dwell | None = None
         self._ready = 0  # how many other tasks can go on
         self._streak = 0  # requests that were found by looking
         self._found = False  # one by a worker that has no turn, and is about to read it
@@ -169,6 +172,8 @@ class ReadTurn(trio.abc.Instrument):
             self._session = select.poll()
             self._session.register(session, select.POLLIN)
             self._selected = (session,) if session < FD_SETSIZE else ()
+            if self._dwell is not None:
+                self._dwell.begin(session, lambda: not self._ready)
         if self._found or self._finds():
             self._found = False
             return READY
@@ -207,10 +212,12 @@ class ReadTurn(trio.abc.Instrument):
             trio.lowlevel.reschedule(self._reader)
 
     @contextmanager
-    def installed(self, quiet: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    def installed(
+        self, quiet: Callable[[], bool] = lambda: False, dwell: Dwell | None = None
+    ) -> Iterator[None]:
         """pyfuse3's workers take turns this way inside the block. quiet: whether no call of this
-        mount is under way."""
-        self._quiet, self._ready = quiet, 0
+        mount is under way. dwell: the short waits of whoever makes its calls."""
+        self._quiet, self._dwell, self._ready = quiet, dwell, 0
         before = pyfuse3.trio  # type: ignore[attr-defined]
         pyfuse3.trio = types.SimpleNamespace(  # type: ignore[attr-defined]
             Lock=lambda: self,
@@ -229,7 +236,9 @@ class ReadTurn(trio.abc.Instrument):
         finally:
             trio.lowlevel.remove_instrument(self)
             pyfuse3.trio = before  # type: ignore[attr-defined]
-            self._reader = self._session = None
+            if self._dwell is not None:
+                self._dwell.end()
+            self._reader = self._session = self._dwell = None
             self._found = False
 
 

@@ -15,6 +15,7 @@ import trio.testing
 
 from fs import readturn
 from fs.readturn import LOOK_SECONDS, QUIET_STREAK, STREAK, ReadTurn, begin
+from umktls.kernel.ground.dwelling import Dwell
 
 
 class Reading:
@@ -178,6 +179,27 @@ async def test_after_a_streak_all_others_have_a_turn(
         assert len(looking.read) == streak
         await rest
         assert len(looking.read) == 2 * streak + 1
+
+
+async def test_replies_are_waited_for_while_there_is_no_request(looking: Looking) -> None:
+    waits = []
+
+    def wait(reading: list[int], *_: object) -> tuple[list[int], list[int], list[int]]:
+        waits.append(reading)
+        return reading, [], []
+
+    dwell = Dwell(wait)
+    with looking.turn.installed(dwell=dwell):
+        assert not dwell.reply(0)
+        os.write(looking.requests, b"x")
+        await looking.worker("a", 1)
+        assert dwell.reply(0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.lowlevel.checkpoint)
+            assert not dwell.reply(0)  # somebody can go on
+        assert dwell.reply(0)
+    assert not dwell.reply(0)
+    assert waits == 2 * [[0, looking.session]]
 
 
 async def test_who_has_answered_reads_on_while_another_one_waits_for_requests(

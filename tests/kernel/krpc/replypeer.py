@@ -12,6 +12,7 @@ import trio.testing
 
 from tests.conformance.world import DATA, ENGINE, keys
 from tests.kernel.kernelsocket import kernel_socket
+from umktls.kernel.ground.dwelling import Dwell
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.krpc.rpc_client import RpcClient
 from umktls.kernel.sockets.ktls_socket import KernelSocket
@@ -93,13 +94,25 @@ class ReplyPeer:
 
     async def come(self) -> Call:
         """The next call."""
-        while True:
-            for message in self._reader.messages():
-                call = parse_untrusted(message)
-                assert isinstance(call, Call)
-                return call
+        while (call := self.has_come()) is None:
             await trio.lowlevel.wait_readable(self.ends[-1])
             self._reader.feed(self.ends[-1].recv(1 << 16))
+        return call
+
+    def has_come(self) -> Call | None:
+        """The next call, as far as the bytes of it were received."""
+        for message in self._reader.messages():
+            call = parse_untrusted(message)
+            assert isinstance(call, Call)
+            return call
+        return None
+
+    def answer_now(self) -> None:
+        """Answer the call that has just been sent."""
+        self._reader.feed(self.ends[-1].recv(1 << 16))
+        call = self.has_come()
+        assert call is not None
+        self.ends[-1].sendall(self.wire(call))
 
     def wire(self, call: Call) -> bytes:
         """The reply that says the same, as it goes over the connection."""
@@ -125,12 +138,15 @@ class ReplyPeer:
 
 
 @asynccontextmanager
-async def answered(sealed: bool = False, deadline: float = 300.0) -> AsyncIterator[ReplyPeer]:
+async def answered(
+    sealed: bool = False, deadline: float = 300.0, dwell: Dwell | None = None
+) -> AsyncIterator[ReplyPeer]:
     """A client whose connection is made, and on which no call is out."""
     peer = ReplyPeer(sealed)
     async with trio.open_nursery() as peer.nursery:
         peer.client = RpcClient(
-            *(peer.connect, peer.disconnect, peer.control, peer.trace, deadline, "server")
+            *(peer.connect, peer.disconnect, peer.control, peer.trace, deadline, "server"),
+            dwell=dwell,
         )
         peer.nursery.start_soon(peer.client.run)
         while not peer.ends:  # the first call has it made

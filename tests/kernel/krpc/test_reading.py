@@ -13,6 +13,7 @@ from tests.conformance.world import HANDSHAKE, KEY_UPDATE
 from tests.kernel.krpc.replypeer import answered
 from tests.passing import elapse
 from umktls.errors import WorldError
+from umktls.kernel.ground.dwelling import Dwell
 from umktls.kernel.ground.hostclock import HostClock
 from umktls.kernel.krpc import rpc_client
 from umktls.kernel.krpc.rpc_client import RpcClient
@@ -46,6 +47,47 @@ async def test_a_call_alone_wakes_nobody_but_its_caller(
         assert peer.answers == {b"alone": b"alone"}
         assert steps.names.count("ask") == 1
         assert "run" not in steps.names
+
+
+@both
+async def test_a_reply_that_comes_at_once_costs_no_turn(
+    sealed: bool, autojump_clock: Clock
+) -> None:
+    """The peer is the wait: whoever waits for it in the loop would wait for ever."""
+
+    def wait(reading: list[int], *_: object) -> tuple[list[int], list[int], list[int]]:
+        peer.answer_now()
+        return reading[:1], [], []
+
+    dwell = Dwell(wait)
+    async with answered(sealed, dwell=dwell) as peer:
+        await trio.testing.wait_all_tasks_blocked()
+        dwell.begin(peer.ends[-1].fileno(), lambda: True)
+        for what in (b"one", b"two"):
+            with pytest.raises(StopIteration):
+                peer.ask(what).send(None)
+        assert peer.answers == {b"one": b"one", b"two": b"two"}
+        dwell.end()
+        await peer.settle()
+
+
+@both
+async def test_a_reply_that_does_not_come_at_once_is_waited_for(
+    sealed: bool, autojump_clock: Clock
+) -> None:
+    waits = []
+
+    def wait(reading: list[int], *_: object) -> tuple[list[int], list[int], list[int]]:
+        waits.append(reading)
+        return [], [], []
+
+    dwell = Dwell(wait)
+    async with answered(sealed, dwell=dwell) as peer:
+        await trio.testing.wait_all_tasks_blocked()
+        dwell.begin(peer.ends[-1].fileno(), lambda: True)
+        await peer.answer(*await peer.asked(b"late"))
+        assert peer.answers == {b"late": b"late"}
+        assert len(waits) == 1
 
 
 @both

@@ -68,6 +68,7 @@ class NfsClient:
         self._rpc = rpc
         self.root = root
         self.fsinfo = fsinfo
+        self.dwell = rpc.dwell
 
     async def call(self, procedure: Procedure[A, R], args: A, credential: OpaqueAuth) -> R:
         """One RPC. See `RpcClient.call_counted` for what it raises."""

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import trio
 
 from umktls.errors import UmktlsError
+from umktls.kernel.ground.dwelling import Dwell
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.krpc.reachable import Reachable
 from umktls.kernel.krpc.rpc_client import Connector, Control, Disconnector, RpcClient
@@ -53,6 +54,7 @@ class Connections:
         count: int = 1,
     ) -> None:
         xids, reachable = new_xids(), Reachable(trace, server)
+        self.dwell = Dwell()
         self.clients: Sequence[RpcClient] = tuple(
             RpcClient(
                 connect,
@@ -64,6 +66,7 @@ class Connections:
                 xids=xids,
                 reachable=reachable,
                 relief=self._relief,
+                dwell=self.dwell,
             )
             for _ in range(count)
         )

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from umktls.errors import PeerError, WorldError
+from umktls.kernel.ground.dwelling import Dwell
 from umktls.kernel.ground.refusals import refusal_text
 from umktls.kernel.krpc.pending import PendingCall
 from umktls.kernel.sockets.ktls_socket import KernelSocket
@@ -42,7 +43,9 @@ class Reading:
         calls: CallTable[PendingCall],
         answer: Callable[[memoryview], None],
         control: Callable[[KernelSocket], Awaitable[None]],
+        dwell: Dwell,
     ) -> None:
+        self._dwell = dwell
         self._sock = sock
         self._calls = calls
         self._answer = answer
@@ -94,7 +97,8 @@ class Reading:
         whole = False
         try:
             while call.result is None:
-                await trio.lowlevel.wait_readable(sock)
+                if not self._dwell.reply(sock.fileno()):
+                    await trio.lowlevel.wait_readable(sock)
                 whole = rpc.read_now(self._reader, self._answer)
                 if not whole:
                     break

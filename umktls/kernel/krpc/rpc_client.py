@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 import trio
 
 from umktls.errors import UmktlsError, WorldError
+from umktls.kernel.ground.dwelling import Dwell
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.hostclock import real_pause
 from umktls.kernel.ground.refusals import refusal_text
@@ -80,6 +81,7 @@ class RpcClient:
         xids: Iterator[int] | None = None,
         reachable: Reachable | None = None,
         relief: Relief = nobody,
+        dwell: Dwell | None = None,
     ) -> None:
         self._connect = connect
         self._disconnect = disconnect
@@ -97,6 +99,7 @@ class RpcClient:
         self._fruitless = 0  # connections, as long as nothing was answered
         self._reachable = reachable or Reachable(trace, server)
         self._relief = relief
+        self._dwell = dwell or Dwell()
         self.socket: KernelSocket | None = None
         self._offered: KernelSocket | None = None
         self._retiring = ""  # why the connection is to be replaced, if it is
@@ -244,7 +247,8 @@ class RpcClient:
         reason = "the mount ended"
         try:
             self.socket = sock
-            self._reading = Reading(sock, self._table, partial(self._answer, sock), self._control)
+            answer = partial(self._answer, sock)
+            self._reading = Reading(sock, self._table, answer, self._control, self._dwell)
             self._sealed = sock.session is not None
             sock.rpc.retire = self.retire
             self._last_error = None
