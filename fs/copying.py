@@ -12,10 +12,11 @@ import os
 import stat
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import trio
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, UmktlsError, WorldError
 from umktls.nfs.types import sattr3
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 import errno
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from pyfuse3 import EntryAttributes, ReaddirToken
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, PeerError
 from umktls.nfs.types import (
     READDIR3args,

@@ -21,9 +21,9 @@ import errno
 import logging
 import os
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from typing import Any
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, UmktlsError, WorldError
 from umktls.nfs.types import (
     ACCESS3_EXECUTE,

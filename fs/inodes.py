@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from pyfuse3 import ROOT_INODE, EntryAttributes
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, UmktlsError
 from umktls.rpc.message import OpaqueAuth
 from umktls.rpc.xdr import Buffer

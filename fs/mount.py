@@ -15,13 +15,13 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyfuse3
 import trio
 
+from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError
 from umktls.kernel.ground.dwelling import Dwell
 from umktls.kernel.ground.events import Trace

@@ -12,12 +12,13 @@ import errno
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
 from umktls.abi.personality import DEFAULT_PERSONALITY
 from umktls.abi.rpctls import PROBE_TIMEOUT
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.ktls.engines.choice import DEFAULT_ENGINE, EngineChoice
 

@@ -11,11 +11,11 @@ import os
 import pwd
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from umktls.abi.rpctls import CERTNAME_MAX
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.ktls.engines import get_engine
 from umktls.ktls.engines.choice import named_engines

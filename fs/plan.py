@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from umktls.abi.personality import personality
 from umktls.abi.ports import NFS_PORT
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.kernel.captures.config import CaptureConfig
 from umktls.kernel.host.children import AgentCommand

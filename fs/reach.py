@@ -10,12 +10,13 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 import click
 import trio
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.kernel.ground import hostclock
 from umktls.kernel.host.host import Host

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 
 __all__ = ["Source"]

@@ -10,10 +10,10 @@ import errno
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import trio
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
 from umktls.nfs.types import (
     READDIR3args,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 
 __all__ = ["SCHEME", "Url", "is_url"]

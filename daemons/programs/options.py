@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, Self, get_args
 
 import click
+
+from umktls.dataclass import dataclass
 
 from ..sessions.handshake import Alpn
 from ..tls.hostnames import Wildcards

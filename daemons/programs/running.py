@@ -15,13 +15,14 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
 import click
 
+from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError, WorldError
 from umktls.limits import keep_memory_private, raise_descriptor_limit
 from umktls.printable import printable_lines

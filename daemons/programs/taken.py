@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from umktls.dataclass import dataclass
 from umktls.userland.libc import Socket
 from umktls.userland.streams import Deadline
 

@@ -26,10 +26,10 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from umktls.abi.rpctls import RpctlsSysc
+from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError, WorldError
 from umktls.userland.libc import Kernel
 from umktls.userland.notify import notify, reloading

@@ -24,10 +24,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, Protocol
 
 from umktls.abi.alerts import TlsAlert, alert_name
+from umktls.dataclass import dataclass
 from umktls.errors import PeerError, UmktlsError
 from umktls.ktls.session import Session
 from umktls.ktls.session.suites import SUITES

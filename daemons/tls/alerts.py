@@ -5,9 +5,8 @@ Their numbers and names are in `umktls.abi.alerts`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from umktls.abi.alerts import AlertLevel, TlsAlert, alert_name
+from umktls.dataclass import dataclass
 from umktls.errors import PeerError
 from umktls.ktls.session.errors import NULL_ON_ONE_SIDE
 from umktls.ktls.session.suites import TLS_1_3

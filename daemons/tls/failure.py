@@ -7,7 +7,6 @@ to do). The same three go to the daemon's log, to the kernel's trace and to the 
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from umktls.abi.alerts import TlsAlert, alert_name
+from umktls.dataclass import dataclass
 from umktls.errors import PeerError
 
 from .alerts import advice_for

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 
+from umktls.dataclass import dataclass
 from umktls.errors import PeerError
 
 from .failure import VerifyProblem

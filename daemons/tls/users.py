@@ -11,10 +11,10 @@ import os
 import pwd
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from cryptography import x509
 
+from umktls.dataclass import dataclass
 from umktls.upcall.rpctls import MAX_GROUPS
 
 from .identity import ConfigurationError

@@ -8,8 +8,8 @@ message: Linux stops where no header fits any more, FreeBSD takes it for a mista
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 
 DATA_OFFSET = 16

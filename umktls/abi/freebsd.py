@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import errno as _host_errno
 import struct
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import ClassVar
 
 from umktls.abi.cmsg import FREEBSD_CMSG
 from umktls.abi.cmsg import ControlMessage as ControlMessage
 from umktls.abi.cmsg import cmsg_len as cmsg_len
 from umktls.abi.cmsg import cmsg_space as cmsg_space
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 
 SOL_SOCKET = 0xFFFF

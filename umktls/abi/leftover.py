@@ -7,8 +7,9 @@ work on NFS over TLS wished for it.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 
 _HEADER = struct.Struct("<8sII")

@@ -8,9 +8,10 @@ are byte strings.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from umktls.abi.cmsg import LINUX_CMSG
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 
 SOL_SOCKET = 1

@@ -7,10 +7,11 @@ which FreeBSD has not given to a program's flag).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from umktls.abi import freebsd, linux
 from umktls.abi.cmsg import FREEBSD_CMSG, LINUX_CMSG, CmsgLayout
+from umktls.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from umktls.abi.freebsd import (
@@ -23,6 +23,7 @@ from umktls.abi.freebsd import (
 from umktls.abi.linux import TLS_STAT_NAMES, TLS_STAT_NAMES_6_12
 from umktls.abi.messages import FREEBSD_MESSAGES, LINUX_MESSAGES, UMKTLS_MESSAGES, MessageAbi
 from umktls.abi.rpctls import UPCALL_TIMEOUT
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 
 Kernel = Literal["freebsd", "linux"]

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from umktls.certs.layout import LOCAL_HOSTS, write_file
 from umktls.certs.pki import CLIENT_USAGE, Authority, Credential, Leaf, self_signed
+from umktls.dataclass import dataclass
 
 __all__ = ["KINDS", "Kind", "Wallet"]
 

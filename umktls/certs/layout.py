@@ -19,10 +19,10 @@ import os
 import re
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, WorldError
 from umktls.private import exposure, own_directory
 

@@ -13,10 +13,10 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, PeerError, WorldError
 from umktls.kernel.host.rundir import checked_base, run_base, running
 from umktls.private import peer_credentials

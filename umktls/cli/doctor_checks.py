@@ -10,11 +10,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from umktls.cli.system_packages import MOUNT_BUILD, command
+from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError
 from umktls.kernel.host.children import program_path
 from umktls.kernel.host.rundir import RunDirectory, run_base

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from umktls.cli.host_options import (
     with_options,
 )
 from umktls.cli.options import FILE, MTLS_REQUIRED, Decorator, tls_required
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 
 # What a front needs is imported where it is used: wrong usage is told at once, and help is too.

@@ -8,11 +8,12 @@ come and go at different moments could choose different ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from umktls.cli.front_options import FrontOptions
 from umktls.cli.serving import complain
 from umktls.cli.supervising import of_worker, supervised, until_told
+from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError
 from umktls.front.backends import Server
 from umktls.front.boot import Front, FrontConfig, boot_front

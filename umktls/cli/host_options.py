@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
@@ -18,6 +18,7 @@ from umktls.abi.rpctls import DEFAULT_CONNECTS, DEFAULT_IDLE_SECONDS
 from umktls.certs import layout
 from umktls.cli.capture_options import CAPTURE_OPTIONS, wanted_capture
 from umktls.cli.options import DIRECTORY, FILE, Decorator, personality_option
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.ktls.engines import Route, get_engine, route_of
 from umktls.ktls.engines.choice import parse_engines

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
 from umktls.abi.ports import NFS_PORT
+from umktls.dataclass import dataclass
 from umktls.kernel.krpc.mountconfig import MountConfig
 
 __all__ = ["EXIT_CODES", "Phase", "Report", "Target"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +18,7 @@ from umktls.cli.host_options import (
     with_options,
 )
 from umktls.cli.options import DIRECTORY, FILE, MTLS_REQUIRED, Decorator, tls_required
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 
 # What a server needs is imported where it is used: wrong usage is told at once, and help is too.

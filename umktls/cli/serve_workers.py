@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, closing
-from dataclasses import dataclass
 from functools import partial
 
 import trio
@@ -20,6 +19,7 @@ from umktls.cli.serving import (
     take_exports,
 )
 from umktls.cli.supervising import advise, of_worker, supervised, until_told
+from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError
 from umktls.kernel.ground.refusals import in_thread
 from umktls.kernel.krpc.listening import port_of

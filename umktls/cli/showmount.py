@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from umktls.cli.options import STEP_TIMEOUT
 from umktls.cli.probe import host_and_port
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.printable import printable
 

@@ -11,8 +11,9 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+
+from umktls.dataclass import dataclass
 
 __all__ = ["Entry", "copy", "differences", "digests", "survey"]
 

@@ -22,12 +22,13 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 import trio
 
 from umktls.abi.ports import NFS_PORT
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
 from umktls.front.proxyheader import proxy_header
 from umktls.kernel.ground.events import Trace

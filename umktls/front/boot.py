@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from umktls.dataclass import dataclass
 from umktls.front.backends import DEFAULT_POLICY, Backends, Connect, Policy, Server
 from umktls.front.carried import Carried
 from umktls.front.clients import Clients

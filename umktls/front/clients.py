@@ -15,10 +15,10 @@ are no directories here, and no users: those are the backend's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.nfsd.exports.exports import LEVELS, MUTUAL, Security, level_of, security_of
 from umktls.nfsd.exports.file import FLAGS as EXPORTS_FLAGS

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from dataclasses import dataclass
 from typing import Any
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 
 __all__ = ["VERSIONS", "Behind", "proxy_header"]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import trio
 
 from umktls.certs.pki import Authority
+from umktls.dataclass import dataclass
 from umktls.kernel.captures.config import CaptureConfig
 from umktls.kernel.host.children import program_path
 from umktls.kernel.host.host import Host

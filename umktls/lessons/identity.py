@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
+from umktls.dataclass import dataclass
 from umktls.kernel.captures.config import CaptureConfig
 from umktls.lessons.hosts import bench
 from umktls.lessons.lesson import Code, Exercise, Lesson, Question, Rfc, Seen, Step

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from umktls.dataclass import dataclass
 from umktls.kernel.captures.config import CaptureConfig
 
 __all__ = ["Code", "Exercise", "Lesson", "Question", "Rfc", "Seen", "Step"]

@@ -18,11 +18,12 @@ import tempfile
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from umktls.certs.layout import LOCAL_HOSTS, write_file
 from umktls.certs.pki import Authority, Leaf
+from umktls.dataclass import dataclass
 from umktls.errors import PeerError, WorldError
 from umktls.ktls.engines.tls13 import OVERHEAD
 from umktls.ktls.session import Direction, Session

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, Protocol
 
 from umktls.abi.freebsd import IPPROTO_TCP, TlsGetRecord, cmsg_space
 from umktls.abi.personality import personality
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, UmktlsError
 from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import get_engine

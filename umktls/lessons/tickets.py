@@ -6,8 +6,9 @@ import signal
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from umktls.dataclass import dataclass
 from umktls.kernel.captures.config import CaptureConfig
 from umktls.lessons.hosts import bench
 from umktls.lessons.lesson import Code, Exercise, Lesson, Question, Rfc, Seen, Step

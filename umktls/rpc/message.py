@@ -8,11 +8,12 @@ parts.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
 from functools import lru_cache
 from typing import Annotated
 
+from umktls.dataclass import dataclass
 from umktls.errors import PeerError
 from umktls.rpc import xdr
 from umktls.rpc.frozen import frozen, maker

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Generic, TypeVar
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.rpc.xdr import Buffer, Codec
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.frozen import frozen, maker

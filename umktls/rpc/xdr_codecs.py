@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, Generic, TypeVar
 
+from umktls.dataclass import dataclass
 from umktls.rpc.xdr_source import Buffer, DecodeSource, EncodeSource, Read, Write, XdrError
 
 T = TypeVar("T")

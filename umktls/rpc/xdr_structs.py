@@ -12,7 +12,7 @@ or `X | None` for optional data. They are read at the first use, so importing ma
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from enum import IntEnum
 from functools import cached_property
 from types import NoneType, UnionType
@@ -29,6 +29,7 @@ from typing import (
     get_type_hints,
 )
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.rpc.frozen import frozen, maker
 from umktls.rpc.xdr_codecs import Boolean, Codec, Enumeration, Optional, emit_assign

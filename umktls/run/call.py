@@ -6,9 +6,9 @@ import errno
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from enum import Enum, auto
 
+from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError
 from umktls.ktls.session.errors import WouldBlock
 from umktls.run.memory import Memory

@@ -14,8 +14,8 @@ import queue
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 
+from umktls.dataclass import dataclass
 from umktls.run.proc import Registration
 from umktls.run.system import pidfd_getfd, refused, unshare_descriptors
 

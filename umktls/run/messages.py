@@ -7,10 +7,10 @@ import signal
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import trio
 
+from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError
 from umktls.ktls.session.errors import WouldBlock
 from umktls.run.call import Answer, Call, Handler, Result, finish

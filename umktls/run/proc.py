@@ -11,8 +11,8 @@ import os
 import re
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
 
+from umktls.dataclass import dataclass
 from umktls.run.system import pidfd_getfd
 
 __all__ = [

@@ -14,9 +14,9 @@ import platform
 import struct
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from umktls.dataclass import dataclass
 from umktls.run.system import NUMBERS
 
 __all__ = ["Bits", "In", "Listener", "Notification", "Rule", "assemble"]

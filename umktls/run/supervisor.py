@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import trio
 
 from umktls.abi.messages import LINUX_MESSAGES
 from umktls.abi.personality import Personality
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.host.boot import booted

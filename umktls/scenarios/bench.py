@@ -12,7 +12,7 @@ import random
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -20,6 +20,7 @@ import trio
 
 from umktls.abi.personality import Personality
 from umktls.certs.kinds import Wallet
+from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.ground.events import Event
 from umktls.kernel.host.host import Host

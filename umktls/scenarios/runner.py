@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import trio
 
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.certs.kinds import Wallet
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.captures.config import CaptureConfig
 from umktls.kernel.host.boot import booted

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 
 from umktls.abi.freebsd import TLS_MINOR_VER_THREE
 from umktls.abi.personality import Personality
+from umktls.dataclass import dataclass
 from umktls.scenarios.bench import Bench, Role
 
 __all__ = [

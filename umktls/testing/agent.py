@@ -10,7 +10,7 @@ import array
 import errno
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import trio
 from umktls.abi import handshake as linux
 from umktls.abi import netlink as nl
 from umktls.abi.personality import PERSONALITIES
+from umktls.dataclass import dataclass
 from umktls.ktls.session import Direction, Session
 from umktls.testing.played import Calls, NetlinkEnd, Refused, calls_to
 from umktls.testing.standin import SECRETS, SUITE, Role

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import trio
 
+from umktls.dataclass import dataclass
 from umktls.kernel.host.config import OWN_DAEMON_SECONDS
 from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.client import MountConfig, boot_client

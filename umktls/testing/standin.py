@@ -12,7 +12,7 @@ import json
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ import trio
 
 from umktls.abi import netlink as nl
 from umktls.abi import rpctls
+from umktls.dataclass import dataclass
 from umktls.ktls.session import Session
 from umktls.ktls.session.schedule import next_traffic_secret
 from umktls.ktls.session.suites import SUITES, TLS_1_3

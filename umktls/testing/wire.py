@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 import trio
+
+from umktls.dataclass import dataclass
 
 __all__ = ["Action", "Way", "Wire", "alter", "byte_by_byte", "cut", "delay", "drop"]
 

@@ -9,9 +9,10 @@ follows. A daemon that does not tell costs the capture that, and nothing else.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 
 __all__ = ["CAPTURE_BYTES", "CAPTURE_SECRETS", "MAX_CAPTURED", "Captured", "Kind"]

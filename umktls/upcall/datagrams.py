@@ -11,9 +11,10 @@ name in all later calls.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from umktls.dataclass import dataclass
 from umktls.rpc import xdr
 from umktls.rpc.xdr import Buffer, Codec, Struct, XdrError
 from umktls.upcall.syscalls import SYSCALLS, number_of

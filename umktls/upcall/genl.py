@@ -14,11 +14,11 @@ from __future__ import annotations
 import errno
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from umktls.abi import handshake as linux
 from umktls.abi import netlink as nl
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.rpc.xdr import Buffer
 from umktls.upcall.netlink import Message, aligned, encode_attribute

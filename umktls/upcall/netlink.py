@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from umktls.abi.netlink import (
     CTRL_ATTR_FAMILY_ID,
@@ -40,6 +39,7 @@ from umktls.abi.netlink import (
     RPCNL_REPLY_GROUP,
 )
 from umktls.abi.rpctls import RPC_MAXDATASIZE
+from umktls.dataclass import dataclass
 from umktls.errors import PeerError
 from umktls.rpc.xdr import Buffer
 

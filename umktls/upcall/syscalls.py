@@ -7,7 +7,6 @@ of its syscalls.master. How a call and its answer travel is in datagrams.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from umktls.abi.rpctls import (
@@ -27,6 +26,7 @@ from umktls.abi.rpctls import (
     SYS_umktls_together,
     SYS_utrace,
 )
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.rpc import xdr
 from umktls.rpc.xdr import Codec, Int, Struct, Uhyper, Uint

@@ -8,9 +8,9 @@ version 2 by the cookie of its socket, which the kernel tells in CONNECT's argum
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from umktls.dataclass import dataclass
 from umktls.rpc.program import Program
 from umktls.rpc.xdr import Struct
 from umktls.upcall.rpctls import (

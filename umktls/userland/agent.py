@@ -26,7 +26,6 @@ import socket
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -34,6 +33,7 @@ from umktls.abi import handshake as linux
 from umktls.abi import netlink as nl
 from umktls.abi.handshake import AuthMode, MessageType
 from umktls.abi.personality import PERSONALITIES
+from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError, UnsupportedError
 from umktls.ktls.session import Direction, Session
 from umktls.upcall import genl

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 from typing import Any
 
+from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError, WorldError
 
 __all__ = ["KernelGone", "Outcome", "SystemCallError", "close_all"]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple, Protocol
 
 from umktls.abi import linux
@@ -36,6 +36,7 @@ from umktls.abi.freebsd import (
 )
 from umktls.abi.personality import Kernel as KernelName
 from umktls.abi.personality import Personality
+from umktls.dataclass import dataclass
 from umktls.errors import PeerError, UmktlsError, UnsupportedError
 from umktls.ktls.session import Direction, Session
 from umktls.ktls.session.crypto_info import crypto_info

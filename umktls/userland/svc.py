@@ -18,10 +18,10 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from umktls.dataclass import dataclass
 from umktls.errors import PeerError, WorldError
 from umktls.rpc.message import Call, parse_untrusted
 from umktls.rpc.program import Program

@@ -17,12 +17,12 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from umktls.abi.rpctls import RPCTLSERR_NOCLOSE, RPCTLSERR_NOSSL, RPCTLSERR_OK, RpctlsSysc
+from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError, UnsupportedError
 from umktls.rpc.server import CallContext, Handler
 from umktls.upcall.rpctls import rpctls_session_arg, rpctls_session_res, rpctlscd_connect_arg

@@ -12,8 +12,9 @@ other end is not known, the word is passed over.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Any
+
+from umktls.dataclass import dataclass
 
 __all__ = ["RULES", "Causes", "Rule"]
 

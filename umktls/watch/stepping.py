@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from umktls.cli.control import Host
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.ground.steps import STEPS
 from umktls.kernel.host.rundir import run_base

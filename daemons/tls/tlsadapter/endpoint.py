@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 
 from cryptography import x509
 from OpenSSL import SSL
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.ktls.engines import MAX_PLAINTEXT, Buffer
 

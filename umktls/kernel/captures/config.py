@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 
 __all__ = ["DEFAULT_SIZE", "LOUD", "CaptureConfig", "heading", "parse_size"]

@@ -12,8 +12,9 @@ over kinds and fields that they do not know.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
+
+from umktls.dataclass import dataclass
 
 __all__ = ["COMMON", "FIELDS", "LAYERS", "SCHEMA", "Field", "Kind", "field_of", "problems"]
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import trio
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.ground.hostclock import HostClock
 from umktls.standstill import STEPPED, ClockFile

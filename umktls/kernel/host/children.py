@@ -21,12 +21,13 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 import trio
 
 from umktls.abi.personality import Personality
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.refusals import NoThread, in_thread, refusal_text

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.abi.rpctls import DEFAULT_CONNECTS
+from umktls.dataclass import dataclass
 from umktls.kernel.captures.config import CaptureConfig
 from umktls.kernel.ground.budget import REQUEST_BYTES
 from umktls.kernel.host.children import DaemonCommand

@@ -6,9 +6,10 @@ import errno
 import itertools
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.kernel.host.state import HostState
 from umktls.kernel.sockets.engines import bound, chosen_engines

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from umktls.abi import rpctls
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.captures.capture import Capture
 from umktls.kernel.host import utrace

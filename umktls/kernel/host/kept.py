@@ -11,10 +11,10 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.ground.groups import single_error
 from umktls.kernel.host.rundir import RunDirectory, checked_base, own_base

@@ -6,8 +6,10 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
+
+from umktls.dataclass import dataclass
 
 __all__ = ["FSTYPE", "Mount", "holders", "mounts"]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import itertools
 import socket
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, WorldError
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.netlink import NetlinkSocket

@@ -25,12 +25,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import trio
 
 from umktls.abi.rpctls import DEFAULT_IDLE_SECONDS
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.peers import Crowd, Who

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from umktls.abi import rpctls
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.abi.ports import NFS_PORT
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.kernel.captures.config import CaptureConfig
 from umktls.kernel.host.children import AgentCommand, DaemonCommand, check_agent

@@ -18,11 +18,12 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import trio
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.krpc import rpcbind

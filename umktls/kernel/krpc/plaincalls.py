@@ -12,13 +12,13 @@ import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
 
+from umktls.dataclass import dataclass
 from umktls.errors import PeerError, WorldError
 from umktls.kernel.krpc import tcpconnect
 from umktls.rpc.client import raise_for_reply

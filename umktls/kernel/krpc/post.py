@@ -24,11 +24,12 @@ import os
 import pickle
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import trio
+
+from umktls.dataclass import dataclass
 
 __all__ = ["MESSAGE_LIMIT", "Inlet", "Post", "received_descriptors"]
 

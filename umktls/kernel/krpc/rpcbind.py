@@ -19,11 +19,11 @@ import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
 from umktls.kernel.krpc.plaincalls import Place, PlainCalls, plain_calls
 from umktls.rpc.client import GarbageArguments, ProcedureUnavailable, VersionMismatch

@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,6 +17,7 @@ import trio
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.abi.ports import NFS_PORT
 from umktls.abi.rpctls import DEFAULT_CONNECTS
+from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError
 from umktls.kernel.captures.config import CaptureConfig
 from umktls.kernel.ground.budget import REQUEST_BYTES

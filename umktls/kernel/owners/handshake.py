@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import trio
 
+from umktls.dataclass import dataclass
 from umktls.kernel.owners.request import Offered, Takeable
 from umktls.upcall.states import Upcall
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import trio
 
+from umktls.dataclass import dataclass
 from umktls.kernel.owners.upcalls import DaemonHandle
 
 __all__ = ["Orphan"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from umktls.dataclass import dataclass
 from umktls.kernel.owners.handshake import Handshake
 from umktls.kernel.owners.orphan import Orphan
 from umktls.kernel.owners.upcalls import DaemonHandle

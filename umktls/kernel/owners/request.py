@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 
 from umktls.abi import rpctls
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, WorldError
 from umktls.kernel.owners.hangup import hangs_up
 from umktls.rpc.message import NULL_AUTH, AcceptedReply, DeniedReply, encode_call

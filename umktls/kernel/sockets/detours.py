@@ -24,12 +24,12 @@ import contextlib
 import errno
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import trio
 
 from umktls.abi import freebsd, linux, rpctls
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.sockets.card import CardQueue

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from umktls.dataclass import dataclass
 from umktls.errors import UnsupportedError
 from umktls.kernel.sockets import hosttls
 from umktls.ktls.engines import Engine, Route, directions_of, problem_of, route_of

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from umktls.dataclass import dataclass
 from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.message import AuthSys
 

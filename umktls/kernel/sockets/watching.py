@@ -15,9 +15,9 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from umktls.dataclass import dataclass
 from umktls.kernel.ground.events import Trace
 from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import Buffer

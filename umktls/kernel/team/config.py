@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
+from umktls.dataclass import dataclass
 
 __all__ = ["TeamConfig"]
 

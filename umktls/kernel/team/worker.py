@@ -7,13 +7,14 @@ import pickle
 import socket
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import trio
 
+from umktls.dataclass import dataclass
 from umktls.errors import WorldError
 
 __all__ = ["Outgoing", "Reloads", "Worker", "pickled"]

@@ -29,12 +29,13 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 import trio
 
 from umktls.abi import rpctls
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.peers import Crowd, FairQueue, Who, who

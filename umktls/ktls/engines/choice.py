@@ -8,8 +8,8 @@ tx=software,rx=bounce    one for each; a direction that is not named gets the de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.ktls.engines import Engine, directions_of, get_engine
 from umktls.ktls.session import Direction

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from umktls.abi.freebsd import (
     CRYPTO_AES_128_NIST_GMAC,
@@ -32,6 +31,7 @@ from umktls.abi.freebsd import (
     TlsEnable,
 )
 from umktls.abi.personality import KeyRules
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, UmktlsError, UnsupportedError, WorldError
 from umktls.ktls.session import Direction, Session
 from umktls.ktls.session.counters import Sysctls as Sysctls

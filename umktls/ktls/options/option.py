@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from umktls.dataclass import dataclass
 from umktls.errors import UnsupportedError
 from umktls.ktls.socket.state import KtlsSocketState
 

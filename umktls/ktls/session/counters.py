@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from umktls.abi.freebsd import (
     TCP_TLS_MODE_IFNET,
@@ -19,6 +19,7 @@ from umktls.abi.freebsd import (
     TLS_MAX_MSG_SIZE_V10_2,
 )
 from umktls.abi.linux import TLS_STAT_NAMES
+from umktls.dataclass import dataclass
 from umktls.ktls.session.session import Direction, Session
 from umktls.ktls.session.suites import TLS_1_0, TLS_1_3, Suite
 

@@ -11,9 +11,9 @@ too short.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from umktls.abi.alerts import TlsAlert
+from umktls.dataclass import dataclass
 from umktls.ktls.session.errors import (
     NULL_ON_ONE_SIDE,
     RecordError,

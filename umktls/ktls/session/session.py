@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Literal
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.ktls.session.schedule import traffic_key_iv
 from umktls.ktls.session.suites import TLS_1_3, Suite

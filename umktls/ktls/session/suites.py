@@ -13,7 +13,7 @@ CBC nobody has named a number.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from umktls.abi import linux
 from umktls.abi.freebsd import (
@@ -25,6 +25,7 @@ from umktls.abi.freebsd import (
     CRYPTO_SHA2_256_HMAC,
     CRYPTO_SHA2_384_HMAC,
 )
+from umktls.dataclass import dataclass
 
 TLS_1_0 = 0x0301
 TLS_1_1 = 0x0302

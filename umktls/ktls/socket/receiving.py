@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from umktls.abi.cmsg import DATA_OFFSET, cmsg_len
 from umktls.abi.freebsd import TLS_RLTYPE_ALERT, TlsGetRecord, cmsg_space
 from umktls.abi.messages import MessageAbi
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, UmktlsError
 from umktls.ktls.session.errors import WouldBlock
 from umktls.ktls.socket.received import APPLICATION_DATA, Record

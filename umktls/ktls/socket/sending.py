@@ -23,9 +23,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from umktls.abi.cmsg import DATA_OFFSET
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError, UnsupportedError, WorldError
 from umktls.ktls.engines import Buffer
 from umktls.ktls.session.errors import KeyExhausted, SealFailed, WouldBlock

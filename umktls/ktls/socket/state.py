@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from umktls.abi.freebsd import TCP_TLS_MODE_IFNET, TCP_TLS_MODE_NONE, TCP_TLS_MODE_SW
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
+from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError, UnsupportedError, WorldError
 from umktls.ktls.engines import Buffer, Engine
 from umktls.ktls.session import Direction, Session

@@ -17,9 +17,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.ktls.engines.choice import EngineChoice
 from umktls.nfsd.exports.rules import ANYBODY, Rules

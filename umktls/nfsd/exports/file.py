@@ -27,10 +27,11 @@ import pwd
 import shlex
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.ktls.engines.choice import EngineChoice, named_engines
 from umktls.nfsd.exports.exports import LEVELS, NOBODY_ID, Export, Security, Squash

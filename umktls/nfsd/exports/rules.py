@@ -12,11 +12,11 @@ import hashlib
 import ipaddress
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.rpc.certificate import FINGERPRINT_LENGTH, PeerCertificate
 from umktls.rpc.server import Peer

@@ -12,9 +12,9 @@ import secrets
 import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from umktls.dataclass import dataclass
 from umktls.kernel.team.shared import Shared, Stripe
 from umktls.nfs.status import status_of
 from umktls.nfs.types import nfsstat3, sattr3, wcc_data

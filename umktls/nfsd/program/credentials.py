@@ -20,9 +20,9 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import lru_cache
 
+from umktls.dataclass import dataclass
 from umktls.errors import UnsupportedError
 from umktls.nfsd.exports.exports import NOBODY_ID, Export
 from umktls.nfsd.exports.managedgroups import ManagedGroups
