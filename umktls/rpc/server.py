@@ -353,10 +353,10 @@ def _auth_error(call: Call, status: AuthStat) -> list[Buffer]:
 
 def _authenticate(call: Call, peer: Peer) -> CallContext | AuthStat:
     """Who calls, or why that cannot be believed (RFC 5531 sections 8.2 and 10, appendix A)."""
-    flavor = call.credential.flavor
+    flavor, verifier = call.credential.flavor, call.verifier
     if flavor not in (_AUTH_SYS, _AUTH_NONE):
         return AuthStat.AUTH_REJECTEDCRED
-    if call.verifier.flavor != _AUTH_NONE:
+    if verifier is not NULL_AUTH and verifier.flavor != _AUTH_NONE:
         return AuthStat.AUTH_BADVERF
     if flavor == _AUTH_NONE:
         return CallContext(None, flavor, peer)
