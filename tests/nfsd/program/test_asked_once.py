@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.nfsd.client import Client
-from umktls.nfs.types import SERVER_TIME, createhow3, createmode3, diropargs3, sattr3
+from umktls.nfs.types import SERVER_TIME, createhow3, createmode3, diropargs3, sattr3, stable_how
 
 Prepared = tuple[str, tuple[Any, ...]]
 
@@ -37,6 +37,14 @@ def mkdir(client: Client, root: bytes) -> Prepared:
     return "MKDIR", (diropargs3(root, b"made"), sattr3(mode=0o755))
 
 
+def read(client: Client, root: bytes) -> Prepared:
+    return "READ", (client.lookup(root, b"new"), 0, 10)
+
+
+def write(client: Client, root: bytes) -> Prepared:
+    return "WRITE", (client.lookup(root, b"new"), 0, 1, stable_how.UNSTABLE, b"x")
+
+
 def remove(client: Client, root: bytes) -> Prepared:
     return "REMOVE", (diropargs3(root, b"new"),)
 
@@ -52,6 +60,8 @@ TIMES: dict[Callable[[Client, bytes], Prepared], int] = {
     create: 3,  # the directory, the file, the directory after that
     create_with_times: 4,  # and the file before they are set
     mkdir: 3,
+    read: 1,  # after that; root may read whoever the owner is
+    write: 2,
     remove: 2,  # the directory, before and after
     remove_what_is_known: 3,  # and whether the file has another name
 }

@@ -75,6 +75,7 @@ class Receiver(RecordQueue):
     def _pull_records(self, sink: Sink, opener: Opener, until: int) -> bool:
         """Whether a control record stopped it, rather than the lack of a whole record, or that
         there were enough."""
+        buffer = self._buffer
         while self.records < until and (size := self._next_size(opener)):
             space = sink.direct_space()
             if size - opener.overhead <= space and not self._updates.unfinished:
@@ -89,6 +90,8 @@ class Receiver(RecordQueue):
                     self._park(Record(type_, payload))
             if self._parked:
                 return True
+            if buffer.start == buffer.end:  # mostly there is no more
+                return False
         return False
 
     def _open_run(self, sink: Sink, opener: Opener, size: int, space: int, most: int) -> None:

@@ -207,7 +207,7 @@ class Call:
         """Whether a caller may read or write. The owner always may: he may have opened the file
         before its mode was changed. Who may execute may read, to be able to execute."""
         identity = self.identity(node.volume)
-        if identity.uid in (0, (status or node.stat()).st_uid):
+        if not identity.uid or identity.uid == (status or node.stat()).st_uid:
             return True
         with self.site.actor.acting(identity):
             return any(hostcalls.access(node.fd, mode) for mode in ACCESS_MODES[access])
