@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import socket
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,9 +19,15 @@ from umktls.kernel.ground.dwelling import Dwell
 from umktls.kernel.ground.hostclock import HostClock
 from umktls.kernel.krpc import rpc_client
 from umktls.kernel.krpc.rpc_client import RpcClient
+from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.rpc.record import mark
 
 Clock = trio.testing.MockClock
+ENDS: tuple[Callable[[KernelSocket], None], ...] = (
+    lambda sock: sock.close("by its daemon"),
+    KernelSocket.hang_up,
+    lambda sock: sock.shutdown(socket.SHUT_RDWR),
+)
 both = pytest.mark.parametrize("sealed", [False, True])
 
 
@@ -210,6 +218,42 @@ async def test_the_end_of_an_idle_connection_is_noticed(autojump_clock: Clock) -
         await trio.testing.wait_all_tasks_blocked()
         assert peer.ended == ["the server closed the connection"]
         assert peer.client.socket is None
+
+
+@pytest.mark.parametrize("end", ENDS, ids=["close", "hang_up", "shutdown"])
+async def test_what_ends_an_idle_connection_here_is_noticed_at_once(
+    end: Callable[[KernelSocket], None], autojump_clock: Clock
+) -> None:
+    async with answered() as peer:
+        assert peer.client.socket is not None
+        end(peer.client.socket)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(peer.ended) == 1
+
+
+@pytest.mark.parametrize("end", ENDS, ids=["close", "hang_up", "shutdown"])
+async def test_a_call_that_is_made_when_an_idle_connection_ends_here_goes_over_the_next_one(
+    end: Callable[[KernelSocket], None], autojump_clock: Clock
+) -> None:
+    async with answered() as peer:
+        assert peer.client.socket is not None
+        end(peer.client.socket)
+        peer.nursery.start_soon(peer.ask, b"one")
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(peer.ends) == 2
+        await peer.answer(await peer.come())
+        assert peer.answers == {b"one": b"one"}
+
+
+async def test_a_connection_that_is_closed_here_while_a_caller_reads(autojump_clock: Clock) -> None:
+    async with answered() as peer:
+        await peer.asked(b"one")
+        assert peer.client.socket is not None
+        peer.client.socket.close("by its daemon")
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(peer.ends) == 2
+        await peer.answer(await peer.come())
+        assert peer.answers == {b"one": b"one"}
 
 
 async def test_an_idle_connection_is_looked_at_again_behind_each_call(

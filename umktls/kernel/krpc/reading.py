@@ -9,8 +9,9 @@ cancelled, and where something else has come than whole replies: a control recor
 in parts, bad bytes, the end. Received bytes are in the socket's receiver and in the record reader,
 which both ways use, so nothing is lost where one takes the other's place.
 
-Nobody looks at a connection on which no call is out. The client does so now and then (`attend`):
-then the task waits for what may come unasked, a KeyUpdate or the end, and reads the next reply.
+Nobody looks at a connection on which no call is out. The client does so now and then, and so does
+who closes it here (`RpcSide.resume`): then the task waits for what may come unasked, a KeyUpdate
+or the end, and reads the next reply.
 """
 
 from __future__ import annotations
@@ -51,7 +52,6 @@ class Reading:
         self._answer = answer
         self._control = control
         self._reader = RecordReader(REPLY_LIMIT)
-        self._led = False
 
     async def run(self) -> str:
         """Read until the connection ends; returns why it did."""
@@ -70,7 +70,7 @@ class Reading:
                 sock.trace.emit("garbage", sock.name, where="the connection", reason=str(error))
             return refusal_text(error)
         finally:
-            if self._led:
+            if sock.rpc.lent:
                 sock.rpc.interrupt()
         return sock.why_it_ended("the server closed the connection")
 
@@ -78,22 +78,12 @@ class Reading:
         """Whether the task may rest. Only TCP as it is can be read by others."""
         return not len(self._calls) and self._sock.intake is None
 
-    @property
-    def unattended(self) -> bool:
-        """Nobody reads."""
-        return self._sock.rpc.resting and not self._led
-
-    def attend(self) -> None:
-        """Have the task read, if nobody else does."""
-        if not self._led:
-            self._sock.rpc.wake()
-
     async def lead(self, call: PendingCall) -> None:
         """Read until `call` is settled, or as far as a caller may: then it waits as others do.
 
         Cancelled at any time: nothing is lost, and the call is out of its table."""
         sock, rpc = self._sock.sock, self._sock.rpc
-        self._led = call.leads = True
+        rpc.lent = call.leads = True
         whole = False
         try:
             while call.result is None:
@@ -108,6 +98,6 @@ class Reading:
             call.table.remove(call.xid)
             raise
         finally:
-            self._led = call.leads = False
+            rpc.lent = call.leads = False
             if len(self._calls) or not whole:
-                rpc.wake()
+                rpc.resume()

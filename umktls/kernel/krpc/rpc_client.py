@@ -140,9 +140,9 @@ class RpcClient:
         self._table.add(xid, pending)
         self.calls += 1
         self._send(pending)
-        reading = self._reading
-        if pending.sends and reading is not None and reading.unattended:
-            await reading.lead(pending)
+        sock = pending.sent_on
+        if sock is not None and sock.rpc.unattended and self._reading is not None:
+            await self._reading.lead(pending)
         reply = pending.result or await pending.settled()
         if isinstance(reply, UmktlsError):
             raise reply
@@ -186,8 +186,8 @@ class RpcClient:
             pending.table = self._table
             self._table.add(xid, pending)
             self._send(pending)
-        if self._reading is not None:
-            self._reading.attend()
+        if self.socket is not None:
+            self.socket.rpc.resume()
 
     def _relieved(self, reason: str) -> bool:
         """Hand the calls on to a client that can do better, if there is one."""
@@ -332,8 +332,8 @@ class RpcClient:
         while True:
             await real_pause(DEADLINE_TICK)
             now = trio.current_time()
-            if self._reading is not None:
-                self._reading.attend()
+            if self.socket is not None:
+                self.socket.rpc.resume()
             if self._heard:
                 self._heard, self._reachable.heard = False, now
             self._watch_silence(now)

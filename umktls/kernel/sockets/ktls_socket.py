@@ -147,6 +147,7 @@ class KernelSocket:
         self.detours.flush()
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
+        self.rpc.resume()
 
     def close(self, reason: str) -> None:
         """Drop the kernel's reference. Bytes that the socket did not take yet are lost."""

@@ -87,6 +87,7 @@ class RpcSide:
         self._early_records = 0
         self._early_bytes = 0
         self._reading_ended = False
+        self.lent = False  # somebody reads in the place of `pump`
         self._resting: trio.lowlevel.Task | None = None
         self._spoiled: Exception | None = None  # what `read_now` has come to
         self._reads = 0
@@ -160,7 +161,7 @@ class RpcSide:
         """Receive until the end of the stream: `deliver` gets each RPC message in order,
         `control` is called while a control record is parked at the head of the queue, `admit`
         with the bytes that a large message may come to, before more of it is read. When it is
-        `idle` it rests, and others may `read_now`, until somebody has it `wake`.
+        `idle` it rests, and others may `read_now`, until somebody has it `resume`.
 
         Raises `PeerError` for bad records, `WorldError` when the connection broke.
         """
@@ -206,9 +207,9 @@ class RpcSide:
             self.tap.received([message])
 
     @property
-    def resting(self) -> bool:
-        """Whether `pump` reads only when somebody has it `wake`."""
-        return self._resting is not None
+    def unattended(self) -> bool:
+        """Whether nobody reads: `pump` rests, and nothing is `lent`."""
+        return self._resting is not None and not self.lent
 
     async def _rest(self) -> None:
         self._resting = trio.lowlevel.current_task()
@@ -220,15 +221,15 @@ class RpcSide:
         self._resting = None
         return trio.lowlevel.Abort.SUCCEEDED
 
-    def wake(self) -> None:
-        """Have `pump` read again if it rests, until it is idle the next time."""
-        task, self._resting = self._resting, None
-        if task is not None:
+    def resume(self) -> None:
+        """Have `pump` read again, until it is idle the next time, where nobody reads."""
+        if self._resting is not None and not self.lent:
+            task, self._resting = self._resting, None
             trio.lowlevel.reschedule(task)
 
     def read_now(self, reader: RecordReader, take: Callable[[memoryview], None]) -> bool:
         """Read what has come while `pump`, with the same `reader`, rests, and have `take` get the
-        messages. False: there is more to do than that, and `pump` has to `wake`.
+        messages. False: there is more to do than that, and `pump` has to `resume`.
 
         Nothing is raised: what goes wrong `pump` raises.
         """
@@ -308,6 +309,7 @@ class RpcSide:
     def end_reading(self) -> None:
         """Read nothing more, whatever is still to come."""
         self._reading_ended = True
+        self.resume()
 
     # ---- what comes besides messages
 
@@ -350,5 +352,6 @@ class RpcSide:
     # ---- the end
 
     def close(self) -> None:
-        """The socket is closed: who waits for a new key need not wait any more."""
+        """The socket is closed: who waits for a new key need not wait any more, nor who rests."""
         self._wake()
+        self.resume()
