@@ -16,14 +16,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection
-from functools import partial
 from typing import NamedTuple
 
 __all__ = ["Call", "Intent", "call_of", "makes"]
 
 PATH_MAX = 4096
 _SEPARATORS = re.compile(b"/+")
-_hexadecimal = partial(int, base=16)
 
 
 class Maker(NamedTuple):
@@ -106,28 +104,35 @@ class Call(NamedTuple):
     paths: tuple[bytes, ...]
 
 
+class Seen(NamedTuple):
+    """A system call as /proc/PID/syscall shows it: its number, and that with its arguments."""
+
+    number: int
+    words: list[bytes]
+
+    def argument(self, place: int) -> int:
+        return int(self.words[place + 1], 16)
+
+
 def call_of(pid: int) -> Call | None:
     """The call that a thread is in, if it makes a name; None also where that is not to be seen."""
-    found = _number_and_arguments(pid)
-    maker = MAKERS.get(found[0]) if found is not None else None
-    if found is None or maker is None:
+    seen = _seen(pid)
+    maker = MAKERS.get(seen.number) if seen is not None else None
+    if seen is None or maker is None:
         return None
-    values = found[1]
-    if maker.flags is not None and values[maker.flags] & maker.mask != maker.value:
+    if maker.flags is not None and seen.argument(maker.flags) & maker.mask != maker.value:
         return None
     try:
-        return Call(tuple(_path(pid, values[place]) for place in maker.paths))
+        return Call(tuple(_path(pid, seen.argument(place)) for place in maker.paths))
     except (OSError, ValueError, OverflowError):
         return None
 
 
-def _number_and_arguments(pid: int) -> tuple[int, list[int]] | None:
-    """Of the system call that a thread is in; None where that is not to be seen."""
+def _seen(pid: int) -> Seen | None:
+    """The system call that a thread is in; None where that is not to be seen."""
     try:
         words = _read(f"/proc/{pid}/syscall", 256).split() if pid else []
-        if len(words) < 7:
-            return None
-        return int(words[0]), list(map(_hexadecimal, words[1:7]))
+        return Seen(int(words[0]), words) if len(words) >= 7 else None
     except (OSError, ValueError):
         return None
 
@@ -170,18 +175,17 @@ class Intent:
     def lists(self, pid: int) -> bool:
         """Whether a thread is known to open a directory in order to list it: opendir(3), find and
         rm say so by O_DIRECTORY, and who opens it for fsync(2) does not."""
-        found = _number_and_arguments(pid)
-        if found is None or found[0] not in OPENERS:
+        seen = _seen(pid)
+        if seen is None or seen.number not in OPENERS:
             return False
-        return bool(found[1][MAKERS[found[0]].flags or 0] & os.O_DIRECTORY)
+        return bool(seen.argument(MAKERS[seen.number].flags or 0) & os.O_DIRECTORY)
 
     def only_looks(self, pid: int) -> bool:
         """Whether a thread is known to make no name: then what was there a moment ago will do as an
         answer."""
-        found = _number_and_arguments(pid)
-        if found is None:
+        seen = _seen(pid)
+        if seen is None:
             return False
-        number, arguments = found
-        if number in OPENERS:
-            return not arguments[MAKERS[number].flags or 0] & os.O_CREAT
-        return number in LOOKERS
+        if seen.number in OPENERS:
+            return not seen.argument(MAKERS[seen.number].flags or 0) & os.O_CREAT
+        return seen.number in LOOKERS
