@@ -149,6 +149,7 @@ class Calls:
 
     patience: seconds that a call waits for a free slot, and for which it is tried again upon
     NFS3ERR_JUKEBOX. timeout_errno: what the caller of the system call gets when they are over.
+    quiet: tells whether no call is under way.
     """
 
     def __init__(
@@ -158,6 +159,7 @@ class Calls:
         self._patience = patience
         self._timeout_errno = timeout_errno
         self._slots = Slots(CALLS_IN_FLIGHT)
+        self.quiet = self._slots.unused
 
     @property
     def patience(self) -> float:
@@ -169,11 +171,6 @@ class Calls:
     def timeout_errno(self) -> int:
         """What a program gets when that time is over."""
         return self._timeout_errno
-
-    @property
-    def quiet(self) -> bool:
-        """Whether no call is under way."""
-        return self._slots.unused
 
     @property
     def root(self) -> bytes:

@@ -221,7 +221,7 @@ async def serving(
     async with trio.open_nursery() as nursery:
 
         async def answer() -> None:
-            with READ_TURN.installed(lambda: operations.calls.quiet, dwell):
+            with READ_TURN.installed(operations.calls.quiet, dwell):
                 await pyfuse3.main(min_tasks=MIN_TASKS, max_tasks=MAX_TASKS)
             nursery.cancel_scope.cancel()
 

@@ -6,7 +6,6 @@ import errno
 import os
 import secrets
 import stat
-from dataclasses import replace
 
 from pyfuse3 import EntryAttributes
 
@@ -153,15 +152,15 @@ class Namespace:
     ) -> Inode:
         """A regular file for open(2) with O_CREAT; for O_EXCL it is known who has made it."""
         size = 0 if flags & os.O_TRUNC else None
-        wanted = sattr3(mode=mode & PERMISSIONS, size=size)
+        mark = self._marks.next() if flags & os.O_EXCL else None
+        wanted = sattr3(mode=mode & PERMISSIONS, size=size, atime=mark)
+        if mark is not None:
+            return await self._create_marked(parent, name, wanted, mark, credential)
         if not flags & os.O_EXCL:
             if self._known.lacks(parent, name):
                 return await self._create_unseen(parent, name, wanted, credential)
             how = createhow3(createmode3.UNCHECKED, wanted)
             return await self._create(parent, name, how, credential)
-        mark = self._marks.next()
-        if mark is not None:
-            return await self._create_marked(parent, name, wanted, mark, credential)
         try:
             return await self._create_exclusive(parent, name, wanted, credential)
         except NfsFailure as failure:
@@ -186,8 +185,8 @@ class Namespace:
     async def _create_marked(
         self, parent: Inode, name: bytes, wanted: sattr3, mark: nfstime3, credential: OpaqueAuth
     ) -> Inode:
-        """Exclusively by one call; see exclusive.py."""
-        how = createhow3(createmode3.GUARDED, replace(wanted, atime=mark))
+        """Exclusively by one call; see exclusive.py. wanted: with the mark."""
+        how = createhow3(createmode3.GUARDED, wanted)
         inode = await self._create(parent, name, how, credential)
         self._marks.see(mark, inode.attributes)
         return inode

@@ -76,6 +76,10 @@ def _rest(steps: Coroutine[Any, Any, T], wait: Any) -> Generator[Any, Any, T]:
         steps.close()
 
 
+def never() -> bool:
+    return False
+
+
 class Workers:
     """A nursery, as far as pyfuse3 uses one: each of its workers has a cancel scope (scopes.py)."""
 
@@ -119,7 +123,7 @@ class ReadTurn(trio.abc.Instrument):
         self._idle: list[trio.lowlevel.Task] = []
         self._session: select.poll | None = None  # looks whether there is a request
         self._selected: tuple[int, ...] = ()  # the same for select
-        self._quiet: Callable[[], bool] = lambda: False  # whether no call is under way
+        self._quiet = never  # whether no call is under way
         self._dwell: Dwell | None = None
         self._ready = 0  # how many other tasks can go on
         self._streak = 0  # requests that were found by looking
@@ -155,23 +159,24 @@ class ReadTurn(trio.abc.Instrument):
         if self._session is None:
             return False
         quiet = not self._ready and self._quiet()
-        if self._streak < (QUIET_STREAK if quiet else STREAK) and self._look(self._session, quiet):
-            self._streak += 1
-            return True
-        self._streak = 0
-        return False
-
-    def _look(self, session: select.poll, patiently: bool) -> bool:
-        if patiently and self._selected:
-            return bool(select.select(self._selected, (), (), LOOK_SECONDS)[0])
-        return bool(session.poll(0))
+        if self._streak >= (QUIET_STREAK if quiet else STREAK):
+            self._streak = 0
+            return False
+        if quiet:
+            found: object = select.select(self._selected, (), (), LOOK_SECONDS)[0]
+        else:
+            found = self._session.poll(0)
+        self._streak = self._streak + 1 if found else 0
+        return bool(found)
 
     def wait_readable(self, session: int) -> Awaitable[None]:
         """In place of trio's, for whoever reads next."""
         if self._session is None:
             self._session = select.poll()
             self._session.register(session, select.POLLIN)
-            self._selected = (session,) if session < FD_SETSIZE else ()
+            self._selected = (session,)
+            if session >= FD_SETSIZE:
+                self._quiet = never
             if self._dwell is not None:
                 self._dwell.begin(session, lambda: not self._ready)
         if self._found or self._finds():
@@ -213,7 +218,7 @@ class ReadTurn(trio.abc.Instrument):
 
     @contextmanager
     def installed(
-        self, quiet: Callable[[], bool] = lambda: False, dwell: Dwell | None = None
+        self, quiet: Callable[[], bool] = never, dwell: Dwell | None = None
     ) -> Iterator[None]:
         """pyfuse3's workers take turns this way inside the block. quiet: whether no call of this
         mount is under way. dwell: the short waits of whoever makes its calls."""

@@ -16,7 +16,6 @@ class Slots:
         self._free = self._count = count
         self._waiting = ParkingLot()
 
-    @property
     def unused(self) -> bool:
         """Whether nobody holds one."""
         return self._free == self._count
