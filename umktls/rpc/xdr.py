@@ -23,10 +23,10 @@ from umktls.rpc.xdr_codecs import (
     Opaque,
     OpaqueView,
     Optional,
-    Recurring,
     Void,
 )
 from umktls.rpc.xdr_coders import BOOL, Decoder, Encoder
+from umktls.rpc.xdr_recurring import Recurring
 from umktls.rpc.xdr_source import Buffer, XdrError
 from umktls.rpc.xdr_structs import (
     ResultCodec,

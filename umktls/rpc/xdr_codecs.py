@@ -10,9 +10,9 @@ them, and some peers leave there what was in the buffer before.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import IntEnum
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 from umktls.dataclass import dataclass
@@ -21,9 +21,6 @@ from umktls.rpc.xdr_source import Buffer, DecodeSource, EncodeSource, Read, Writ
 T = TypeVar("T")
 MAX_LENGTH = 0xFFFFFFFF
 BULK = 4096  # from this many bytes on, variable data stays a part of its own and is not copied
-
-# What is remembered of a type whose values recur: so many, of so many bytes at most.
-RECURRING_VALUES, RECURRING_BYTES = 64, 128
 
 PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")  # by length modulo 4
 ZERO = bytes(4)
@@ -354,32 +351,6 @@ class LinkedList(Codec[list[T]]):
                 src.line("break")
             _emit_append(src, result, self.item)
         return result
-
-
-@dataclass(frozen=True)
-class Recurring(Codec[T]):
-    """A type of which the same few values come again and again, at the end of a message: which one
-    it is, is told by the bytes that are left, without a look into them."""
-
-    item: Codec[T]
-
-    def emit_encode(self, out: EncodeSource, value: str) -> None:
-        self.item.emit_encode(out, value)
-
-    def emit_decode(self, src: DecodeSource) -> str:
-        src.flush()
-        result, count = src.fresh("known"), src.fresh("count")
-        read, known = src.bind(self.item.read, "read"), src.bind(self._known(), "recall")
-        with src.block(f"if len(data) - pos > {RECURRING_BYTES}:"):
-            src.line(f"{result}, pos = {read}(data, pos)")
-        with src.block("else:"):
-            src.line(f"{result}, {count} = {known}(data[pos:].tobytes())")
-            src.line(f"pos += {count}")
-        return result
-
-    def _known(self) -> Callable[[bytes], tuple[Any, int]]:
-        read = self.item.read
-        return lru_cache(RECURRING_VALUES)(lambda wire: read(memoryview(wire), 0))
 
 
 @dataclass(frozen=True)
