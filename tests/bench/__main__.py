@@ -16,6 +16,7 @@ from tests.bench import (
     growth,
     instructions,
     ktls,
+    layers,
     load,
     looks,
     memory,
@@ -53,6 +54,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[Figure]]] = {
     "watched": watched.measure,
     "looks": looks.measure,
     "run": unmodified.measure,
+    "layers": layers.measure,
     "instructions": instructions.measure,
 }
 RESULTS = Path("bench-results")
