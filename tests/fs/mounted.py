@@ -21,8 +21,9 @@ from typing import Any
 import pytest
 import trio
 from umktls_fs import foresight, kernelcache
-from umktls_fs.mount import fuse_options, serve_fuse
+from umktls_fs.mount import fuse_options
 from umktls_fs.options import parse_options
+from umktls_fs.serving import serve_fuse
 from umktls_fs.source import Source
 
 from tests.conftest import KERNEL_LACKS, patience

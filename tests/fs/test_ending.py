@@ -13,7 +13,7 @@ import pyfuse3
 import pytest
 import trio
 from trio.testing import MockClock
-from umktls_fs import mount
+from umktls_fs import mount, serving
 from umktls_fs.calls import Calls
 from umktls_fs.mount import Control, MountPlan, News
 from umktls_fs.options import parse_options
@@ -53,7 +53,7 @@ def fake_fuse(monkeypatch: pytest.MonkeyPatch) -> Any:
     fake = FakeFuse()
     for name in ("init", "main", "terminate", "close"):
         monkeypatch.setattr(pyfuse3, name, getattr(fake, name))
-    monkeypatch.setattr(mount, "set_readahead", lambda path, kib: None)
+    monkeypatch.setattr(serving, "set_readahead", lambda path, kib: None)
     yield fake
 
 
@@ -84,8 +84,8 @@ async def test_the_first_signal_ends_the_mount_whatever_the_server_does(
 
     with fake_fuse(monkeypatch):
         chosen = parse_options([options])
-        await mount.serve_fuse(world.caller, "/x", chosen, set(), ready, stop, shown.append)
-    limit = mount.FINISH_SECONDS + mount.GRACE_SECONDS
+        await serving.serve_fuse(world.caller, "/x", chosen, set(), ready, stop, shown.append)
+    limit = serving.FINISH_SECONDS + serving.GRACE_SECONDS
     assert trio.current_time() - stopped <= limit + 0.1
     assert "written bytes are lost" in caplog.text
 
@@ -129,15 +129,16 @@ async def test_what_passes_the_sockets_is_remembered_until_the_mount_works(
         )
 
     @asynccontextmanager
-    async def mounted(*of: object) -> AsyncIterator[None]:
+    async def mounted(*of: object) -> AsyncIterator[Any]:
         heard.append("mount")
-        yield
+        yield SimpleNamespace(dwell=None)
 
     async def serve_fuse(*of: object, **named: object) -> None:
         heard.append("serve")
 
-    for fake in (boot_client, mounted, serve_fuse):
+    for fake in (boot_client, mounted):
         monkeypatch.setattr(mount, fake.__name__, fake)
+    monkeypatch.setattr(serving, "serve_fuse", serve_fuse)
     monkeypatch.setattr(mount, "remarks", lambda host: [])
     plan = MountPlan(Source.parse("h:/e"), "/m", parse_options([]), foreground=True)
     news = News(*[lambda *of: None] * 4)

@@ -10,7 +10,7 @@ import pyfuse3
 import pytest
 import trio
 import trio.testing
-from umktls_fs import mount
+from umktls_fs import serving
 from umktls_fs.session import captured_errors, fuse_session
 
 from tests.descriptors import descriptors
@@ -61,7 +61,7 @@ def test_a_session_is_closed_and_unmounted(monkeypatch: pytest.MonkeyPatch) -> N
 class Operations:
     """Everything is written after so many seconds, and the kernel is at the other end."""
 
-    behind = requests = property(lambda self: self)
+    behind = requests = calls = property(lambda self: self)
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -72,8 +72,11 @@ class Operations:
     def connected(self) -> bool:
         return True
 
+    def quiet(self) -> bool:
+        return False
 
-@pytest.mark.parametrize(("flushing", "waited"), [(1.0, 1.0), (1000.0, mount.FINISH_SECONDS)])
+
+@pytest.mark.parametrize(("flushing", "waited"), [(1.0, 1.0), (1000.0, serving.FINISH_SECONDS)])
 async def test_requests_and_writes_that_do_not_end_keep_no_mount(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: Clock, flushing: float, waited: float
 ) -> None:
@@ -87,8 +90,8 @@ async def test_requests_and_writes_that_do_not_end_keep_no_mount(
     monkeypatch.setattr(pyfuse3, "terminate", lambda: ended.append(trio.current_time()))
     stop, operations = trio.Event(), Operations(flushing)
     with trio.move_on_after(900.0) as limit:
-        async with mount.serving(stop, operations):  # type: ignore[arg-type]
+        async with serving.serving(stop, operations):  # type: ignore[arg-type]
             stop.set()
     assert not limit.cancelled_caught
     assert ended[0] - began == pytest.approx(waited)
-    assert trio.current_time() - ended[0] == pytest.approx(mount.GRACE_SECONDS)
+    assert trio.current_time() - ended[0] == pytest.approx(serving.GRACE_SECONDS)

@@ -117,6 +117,7 @@ def test_the_defaults_are_the_same_whichever_way_it_is_mounted(sandbox: Sandbox,
 # Imported before the rights go: the project's files may be closed to other users.
 AS_SOMEBODY = """
 import os, sys
+import umktls_fs.serving
 import umktls_fs.mount
 from umktls_fs.command import mount
 os.setgroups([])
