@@ -93,7 +93,12 @@ class Workers:
 
     async def _work(self, loop: Callable[..., Awaitable[None]], *args: object) -> None:
         with kept_scope():
-            await loop(*args)
+            try:
+                await loop(*args)
+            except ConnectionAbortedError:
+                # The mount has ended while this worker took a request from it, mostly the RELEASE
+                # of the last file (Linux' fuse_dev_do_read; a moment later it would be ENODEV).
+                pyfuse3.terminate()
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -303,6 +304,24 @@ async def test_a_session_that_select_cannot_have_is_looked_at_all_the_same(
     with looking.turn.installed(lambda: True):
         assert begin(looking.worker("a", 1)) == (None, None)
     assert not selecting.asked
+
+
+async def test_a_mount_that_ends_while_a_request_is_taken_from_it_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended: list[bool] = []
+    monkeypatch.setattr(pyfuse3, "terminate", lambda: ended.append(True))
+
+    async def loop(number: int) -> None:
+        raise OSError(number, "fuse_session_receive_buf failed")
+
+    async with readturn.workers() as some:
+        some.start_soon(loop, errno.ECONNABORTED, name="aborted")
+    assert ended == [True]
+    with pytest.raises(ExceptionGroup):
+        async with readturn.workers() as some:
+            some.start_soon(loop, errno.EIO, name="failed")
+    assert ended == [True]
 
 
 async def test_pyfuse3_has_its_own_again() -> None:
