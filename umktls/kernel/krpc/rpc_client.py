@@ -99,7 +99,7 @@ class RpcClient:
         self._fruitless = 0  # connections, as long as nothing was answered
         self._reachable = reachable or Reachable(trace, server)
         self._relief = relief
-        self._dwell = dwell or Dwell()
+        self.dwell = dwell or Dwell()
         self.socket: KernelSocket | None = None
         self._offered: KernelSocket | None = None
         self._retiring = ""  # why the connection is to be replaced, if it is
@@ -248,7 +248,7 @@ class RpcClient:
         try:
             self.socket = sock
             answer = partial(self._answer, sock)
-            self._reading = Reading(sock, self._table, answer, self._control, self._dwell)
+            self._reading = Reading(sock, self._table, answer, self._control, self.dwell)
             self._sealed = sock.session is not None
             sock.rpc.retire = self.retire
             self._last_error = None
