@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from umktls.rpc import xdr_codecs as c
+from umktls.rpc.xdr_recurring import Recurring
 from umktls.rpc.xdr_source import XdrError
 from umktls.rpc.xdr_structs import ResultCodec, StructCodec, UnionCodec, codec_of
 
@@ -200,4 +201,5 @@ WALKERS: list[tuple[Any, Callable[[Any, bytes, int, str], Node]]] = [
     (StructCodec, _struct),
     (UnionCodec, _union),
     (ResultCodec, _result),
+    (Recurring, lambda codec, *where: walk(codec.item, *where)),
 ]
