@@ -40,8 +40,7 @@ def place(box: Sandbox, request: pytest.FixtureRequest) -> Iterator[Path]:
     name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
     path = box.directory(name)
     yield path
-    if path in mounts():
-        run("fusermount3", "-u", "-z", path)
+    box.unmount()  # its process has ended then, too
 
 
 # ---- begin and end
