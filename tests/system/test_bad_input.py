@@ -22,6 +22,8 @@ from umktls.certs.pki import Authority
 from umktls.cli.sandbox import Sandbox
 from umktls.testing.certificates import SERVER, directory, expired
 
+pytestmark = pytest.mark.long
+
 MOUNT_FAILURE = 32
 SECRET = "a line that must not go in clear"
 

@@ -28,6 +28,8 @@ from umktls.cli.sandbox import Sandbox
 from umktls.rpc.message import AuthFlavor, Call, parse_untrusted
 from umktls.rpc.record import RecordReader
 
+pytestmark = pytest.mark.long
+
 # Nothing else on this machine contains these. Each is many times in its file, so that some copies
 # lie in one record whole.
 WRITTEN = b"the marker 6a2f00c4, written where nobody may see it; "
