@@ -82,12 +82,19 @@ def heard(process: subprocess.Popen[str], word: str = "") -> str:
 
 
 def asleep(pid: int) -> None:
-    """Return when all threads of a process wait for something. WorldError if that takes long."""
+    """Return when all threads of a process wait for something. WorldError if that takes long, or
+    if it ends."""
     until = time.monotonic() + SECONDS
-    while not _sleeps(pid):
-        if time.monotonic() > until:
-            raise WorldError(f"process {pid} has been busy for more than {SECONDS:g} s")
-        time.sleep(LOOK_SECONDS)
+    process = os.pidfd_open(pid)  # readable when it has ended; that it waits is no event
+    try:
+        while not _sleeps(pid):
+            ended, _, _ = select.select([process], [], [], LOOK_SECONDS)
+            if ended:
+                raise WorldError(f"process {pid} has ended")
+            if time.monotonic() > until:
+                raise WorldError(f"process {pid} has been busy for more than {SECONDS:g} s")
+    finally:
+        os.close(process)
 
 
 def _sleeps(pid: int) -> bool:

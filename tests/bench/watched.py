@@ -101,7 +101,8 @@ async def compare(
 async def spent(load: Load, server: Remote) -> Spent:
     """What the calls of the next seconds take."""
     calls, ours, theirs = load.calls, time.process_time(), cpu_of(server.pid)
-    await trio.sleep(TURN_SECONDS)
+    with trio.move_on_after(TURN_SECONDS):
+        await load.until(sys.maxsize)
     client, server_, made = time.process_time(), cpu_of(server.pid), load.calls - calls
     return Spent((client - ours) / made, (server_ - theirs) / made)
 
