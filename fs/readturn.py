@@ -34,7 +34,7 @@ from typing import Any, TypeVar, cast
 import pyfuse3
 import trio
 
-from umktls.kernel.ground.dwelling import Dwell
+from umktls.kernel.ground.dwelling import FD_SETSIZE, Dwell
 
 from .scopes import kept_scope
 
@@ -47,7 +47,6 @@ T = TypeVar("T")
 STREAK, QUIET_STREAK = 8, 32
 # Found like that on a busy machine: 93 of 100 requests, and 36 to 50 without.
 LOOK_SECONDS = 0.0001
-FD_SETSIZE = 1024  # of select(2), which takes less than a millisecond if it is told so
 
 
 def begin(steps: Coroutine[Any, Any, T]) -> tuple[T | None, Coroutine[Any, Any, T] | None]:

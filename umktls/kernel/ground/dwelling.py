@@ -14,14 +14,14 @@ from __future__ import annotations
 import select
 from collections.abc import Callable
 
-__all__ = ["Dwell"]
+__all__ = ["FD_SETSIZE", "Dwell"]
 
 # Seconds. A server on this machine has replied in half of it.
 REPLY_SECONDS = 0.0005
 TURNS = 16
 # After so many waits that were in vain, so many are left out.
 VAIN, LEFT_OUT = 3, 200
-# select(2) takes no others.
+# Below this are the descriptors that select(2) takes. It can wait for less than a millisecond.
 FD_SETSIZE = 1024
 
 Select = Callable[[list[int], list[int], list[int], float], tuple[list[int], list[int], list[int]]]
