@@ -262,7 +262,7 @@ class Files:
     async def release(self, fh: int) -> None:
         """The last reference to an open file is gone."""
         file = self._open.pop(fh)
-        file.reader.drop()
+        file.reader.close()
         writer = file.inode.writer
         if writer is not None and writer.busy and file.writable:
             await writer.flush()  # pages of a mapping, written after close(2)

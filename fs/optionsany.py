@@ -46,7 +46,7 @@ TRANSFER = (
         convert=values.number(0, 1 << 26),
         takes="BYTES",
     ),
-    Option("no_readahead", "read nothing ahead", ("readahead",), 0),
+    Option("no_readahead", "read nothing but what is asked for", ("readahead",), 0),
     Option("sync", "write at once, not behind", ("sync",), True),
     Option("sshfs_sync", "the same as sync", ("sync",), True),
     Option("async", "write behind (the default)", ("sync",), False),

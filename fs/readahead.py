@@ -8,13 +8,14 @@ it, without a copy; that is why reading ahead waits for two requests of the same
 
 The number of blocks grows as they prove useful, up to what the mount option allows; a seek, or any
 change of the file (`Inode.data_version`), drops them. Requests that are not sequential pass
-straight to the server with exactly the bytes that were asked for.
+straight to the server with exactly the bytes that were asked for; around.py has what is fetched
+beside them.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -24,36 +25,18 @@ from umktls.errors import UmktlsError, WorldError
 from umktls.rpc.message import OpaqueAuth
 from umktls.rpc.xdr import Buffer
 
+from .around import Around
 from .attributes import AttributeCache
+from .blocks import Block, Memory
 from .calls import Calls
 from .inodes import Inode
 
 __all__ = ["ReadAhead", "Reader"]
 
-MEMORY = 16 << 20
+MEMORY = 64 << 20
 FIRST_WINDOW = 2
 
 log = logging.getLogger(__name__)
-
-
-class Block:
-    """One READ's worth of data, perhaps still on its way. Shorter than `length`: the file ended.
-
-    data: None when `ready` if the READ failed or was not made, because it was not `wanted` by then.
-    """
-
-    __slots__ = ("data", "length", "offset", "ready", "wanted")
-
-    def __init__(self, offset: int, length: int) -> None:
-        self.offset = offset
-        self.length = length
-        self.data: Buffer | None = None
-        self.wanted = True
-        self.ready = trio.Event()
-
-    @property
-    def end(self) -> int:
-        return self.offset + self.length
 
 
 class ReadAhead:
@@ -76,8 +59,7 @@ class ReadAhead:
         self.start = start
         self.rsize = rsize
         self.window = min(window, memory) // rsize
-        self._free = memory
-        self._holders: OrderedDict[Reader, None] = OrderedDict()
+        self.memory = Memory(memory)
 
     async def read(self, inode: Inode, offset: int, count: int, credential: OpaqueAuth) -> Buffer:
         """`count` bytes, fewer only at the end of the file."""
@@ -106,27 +88,26 @@ class ReadAhead:
         data = result.data if len(result.data) <= count else result.data[:count]
         return data, result.eof or not data
 
-    def reserve(self, reader: Reader, count: int) -> bool:
-        """Memory for a block, if need be taken from the reader that has been idle longest."""
-        self.touch(reader)
-        while self._free < count:
-            idlest = next(iter(self._holders))
-            if idlest is reader:
-                return False
-            idlest.drop()
-        self._free -= count
-        return True
+    def believed(self, inode: Inode) -> bool:
+        """Whether the file is known to be as it was."""
+        return self._attributes.fresh(inode)
 
-    def touch(self, reader: Reader) -> None:
-        """This reader is in use."""
-        self._holders[reader] = None
-        self._holders.move_to_end(reader)
+    def fetch(self, inode: Inode, block: Block, credential: OpaqueAuth) -> None:
+        """Have a block filled, in a task of its own."""
+        self.start(self._fetch, inode, block, credential)
 
-    def give_back(self, reader: Reader, count: int) -> None:
-        """Memory of a block is free again; `reader` holds no more if it has none left."""
-        self._free += count
-        if not reader.blocks:
-            self._holders.pop(reader, None)
+    async def _fetch(self, inode: Inode, block: Block, credential: OpaqueAuth) -> None:
+        """Fill one block. Runs as a task, so nothing but Cancelled may leave it."""
+        try:
+            if block.wanted:
+                block.data = await self.read(inode, block.offset, block.length, credential)
+        except UmktlsError as error:
+            # Whoever needs these bytes asks for them again and gets the error of that.
+            log.debug("reading ahead: %s", error)
+        except Exception:
+            log.exception("reading ahead failed")
+        finally:
+            block.ready.set()
 
 
 class Reader:
@@ -141,16 +122,28 @@ class Reader:
         self._size = 0  # of the last request
         self._window = FIRST_WINDOW
         self._version = inode.data_version
+        self._around: Around | None = None  # once it is of use
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is anything to drop."""
+        return bool(self.blocks)
 
     def read(self, offset: int, size: int) -> Coroutine[Any, Any, Buffer]:
         """`size` bytes, fewer only at the end of the file. Raises UmktlsError."""
-        self._follow(offset, size)
+        astray = self._follow(offset, size)
         if self.blocks:
             end = offset + size
             blocks = [block for block in self.blocks if block.offset < end and block.end > offset]
             self._pass(end)
             if blocks and blocks[0].offset <= offset:
                 return self._collect(blocks, offset, size)
+        if self._around is not None:
+            block = self._around.find(offset, size)
+            if block is not None:
+                return self._collect([block], offset, size)
+        if astray:
+            self._stray(offset, size)
         return self._shared.read(self._inode, offset, size, self._credential)
 
     def drop(self) -> None:
@@ -161,14 +154,22 @@ class Reader:
             freed += block.length
         self.blocks.clear()
         self._window = FIRST_WINDOW
-        self._shared.give_back(self, freed)
+        self._shared.memory.give_back(self, freed)
 
-    def _follow(self, offset: int, size: int) -> None:
-        """Notice what kind of reading this is, and read ahead if it is sequential."""
+    def close(self) -> None:
+        """Nobody reads here any more."""
+        self.drop()
+        if self._around is not None:
+            self._around.drop()
+
+    def _follow(self, offset: int, size: int) -> bool:
+        """Notice what kind of reading this is, and read ahead if it is sequential. True: it is
+        not."""
         if self._version != self._inode.data_version:
             self._version = self._inode.data_version
-            self.drop()
-        if offset != self._next:
+            self.close()
+        astray = offset != self._next
+        if astray:
             if self.blocks:
                 self.drop()
             self._window = FIRST_WINDOW
@@ -176,6 +177,15 @@ class Reader:
             self._extend(offset + size, size)
         self._next = offset + size
         self._size = size
+        return astray
+
+    def _stray(self, offset: int, size: int) -> None:
+        """The server is asked for bytes here and there."""
+        if self._around is None:
+            if not self._shared.window:
+                return
+            self._around = Around(self._inode, self._credential, self._shared)
+        self._around.asked(offset, size)
 
     def _extend(self, start: int, size: int) -> None:
         """Have blocks on their way from `start` on, as many as the window says."""
@@ -186,33 +196,19 @@ class Reader:
         offset = ahead[-1].end if ahead else start
         file_size = inode.version[1] if inode.version is not None else 0
         for _ in range(window - len(ahead)):
-            if offset >= file_size or not shared.reserve(self, length):
+            if offset >= file_size or not shared.memory.reserve(self, length):
                 return
             block = Block(offset, length)
             self.blocks.append(block)
-            shared.start(self._fetch, block)
+            shared.fetch(inode, block, self._credential)
             offset = block.end
-
-    async def _fetch(self, block: Block) -> None:
-        """Fill one block. Runs as a task, so nothing but Cancelled may leave it."""
-        args = (self._inode, block.offset, block.length, self._credential)
-        try:
-            if block.wanted:
-                block.data = await self._shared.read(*args)
-        except UmktlsError as error:
-            # Whoever needs these bytes asks for them again and gets the error of that.
-            log.debug("reading ahead: %s", error)
-        except Exception:
-            log.exception("reading ahead failed")
-        finally:
-            block.ready.set()
 
     def _pass(self, end: int) -> None:
         """Let go of the blocks that end before `end`: they were useful, so the window grows."""
         while self.blocks and self.blocks[0].end <= end:
             block = self.blocks.popleft()
             self._window = min(self._window * 2, max(self._shared.window, FIRST_WINDOW))
-            self._shared.give_back(self, block.length)
+            self._shared.memory.give_back(self, block.length)
 
     async def _collect(self, blocks: list[Block], offset: int, size: int) -> Buffer:
         """The bytes from `offset` on: out of blocks that cover it, and from the server."""

@@ -28,6 +28,7 @@ MIB = 1 << 20
 BLOCK = os.urandom(MIB)
 SEQUENTIAL = 512 * MIB
 RANDOM_FILE, RANDOM_READ, RANDOM_READS = 64 * MIB, 4096, 2000
+WIDE_FILE = 16 << 30
 FILES = 2000
 REPETITIONS = 5
 MTLS, CLEAR, SSHFS = "mtls", "notls", "sshfs"
@@ -151,7 +152,12 @@ def small() -> Iterator[Figure]:
             (f"creates of {FILES} files with O_EXCL, mtls", exclusive_creates, None),
             (f"stats of {FILES} files, mtls", stats, None),
             (f"unlinks of {FILES} files, mtls", unlinks, None),
-            (f"random reads of {RANDOM_READ} B, mtls", random_reads, None),
+            (
+                f"random reads of {RANDOM_READ} B in {RANDOM_FILE // MIB} MiB, mtls",
+                random_reads,
+                None,
+            ),
+            (f"random reads of {RANDOM_READ} B in {WIDE_FILE // MIB} MiB, mtls", wide_reads, None),
         ):
             medians = each(it, run)
             yield Figure(what, medians[MTLS], "/s", SSHFS, medians[SSHFS], target)
@@ -211,9 +217,22 @@ def unlinks(it: Rig, directory: Path) -> float:
 
 
 def random_reads(it: Rig, directory: Path) -> float:
+    """In a file of which an eighth is read."""
     name = it.name()
     fill(it.export / name, RANDOM_FILE)
-    places = random.Random(1).sample(range(RANDOM_FILE // RANDOM_READ), RANDOM_READS)
+    return read_at_random(it, directory, name, RANDOM_FILE)
+
+
+def wide_reads(it: Rig, directory: Path) -> float:
+    """In a file so large that nothing is read near to anything: a hole, to take no memory."""
+    name = it.name()
+    (it.export / name).touch()
+    os.truncate(it.export / name, WIDE_FILE)
+    return read_at_random(it, directory, name, WIDE_FILE)
+
+
+def read_at_random(it: Rig, directory: Path, name: str, size: int) -> float:
+    places = random.Random(1).sample(range(size // RANDOM_READ), RANDOM_READS)
     descriptor = os.open(directory / name, os.O_RDONLY)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
     began = time.perf_counter()

@@ -59,7 +59,7 @@ def measure() -> Iterator[Figure]:
         processes = {what: of_command(it.export, what) for what in ("mount", "serve")}
         for what, run, times in (
             ("create and close", files.creates, files.FILES),
-            ("random read of 4 KiB", files.random_reads, files.RANDOM_READS),
+            ("random read of 4 KiB", files.wide_reads, files.RANDOM_READS),
         ):
             run(it, it.shown[files.MTLS])
             look = Look(processes)

@@ -28,6 +28,7 @@ PAGE = 4096
 # Of a file that is not there yet when the machine's kernel is asked for one of its pages.
 READ_FILE = "to read"
 PLACES = random.Random(1).sample(range(PAGE), PAGE)
+APART = 1 << 20
 
 Rows = Callable[[Path, list[str]], None]
 
@@ -53,12 +54,12 @@ def create_exclusively(where: Path, names: list[str]) -> None:
 
 
 def read_randomly(where: Path, names: list[str]) -> None:
-    """As many pages, of which none has been read before."""
+    """As many pages, so far from each other that nothing beside them is fetched (fs/around.py)."""
     file = os.open(where / READ_FILE, os.O_RDONLY)
     try:
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_RANDOM)
         for _ in names:
-            os.pread(file, PAGE, PLACES.pop() * PAGE)
+            os.pread(file, PAGE, PLACES.pop() * APART)
     finally:
         os.close(file)
 
@@ -96,7 +97,8 @@ def mounted() -> Iterator[tuple[Counter, Path]]:
         place = sandbox.mountpoint
         pid = start("umktls", "mount", source, str(place), "-o", OPTIONS, "-f", counted=True)
         (place / "directory").mkdir()
-        (sandbox.export / "directory" / READ_FILE).write_bytes(bytes(PAGE * PAGE))
+        (sandbox.export / "directory" / READ_FILE).touch()
+        os.truncate(sandbox.export / "directory" / READ_FILE, PAGE * APART)
         yield Counter(pid, logs), place / "directory"
 
 
