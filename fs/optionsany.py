@@ -91,6 +91,7 @@ OWNERS = (
         ("allow_other",),
         True,
     ),
+    Option("noallow_other", "who mounts alone may use it, root too", ("allow_other",), False),
     *to_fuse("root may use the mount, too", "allow_root"),
     Option(
         "default_permissions",

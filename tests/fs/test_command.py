@@ -200,6 +200,7 @@ def test_roots_mount_is_for_everybody_and_others_are_not() -> None:
     assert told("", root=True) == {"fsname=host:/x", "subtype=umktls"} | everybody
     assert told("", root=False) == {"fsname=host:/x", "subtype=umktls"}
     assert "allow_other" in told("allow_other", root=False)
+    assert told("noallow_other", root=True) == told("", root=True) - everybody
 
 
 @pytest.mark.parametrize(

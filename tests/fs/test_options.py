@@ -56,6 +56,7 @@ def test_nothing_said_means_the_defaults() -> None:
         ("ro", "read_only", True),
         ("rw", "read_only", False),
         ("allow_other", "allow_other", True),
+        ("noallow_other", "allow_other", False),
         ("readahead=0", "readahead", 0),
         ("personality=linux", "personality", "linux"),
         ("proto=tcp", "family", "inet"),
