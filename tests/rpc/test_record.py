@@ -295,3 +295,25 @@ def test_arbitrary_bytes_raise_only_the_one_error(chunks: list[bytes]) -> None:
     except RecordLimitError:
         pass
     assert all(len(message) <= 64 for message in reader.messages())
+
+
+@given(
+    st.lists(st.binary(max_size=20), min_size=1, max_size=5),
+    st.lists(st.integers(0, 20), max_size=3),
+    st.integers(1, 6),
+)
+def test_what_is_missing_is_never_of_the_next_message(
+    messages: list[bytes], cuts: list[int], most: int
+) -> None:
+    """Who reads no more than that has nothing of what is behind the message."""
+    stream = b"".join(framed(message, cuts) for message in messages)
+    for message in messages:
+        reader, got = RecordReader(LIMIT), list[memoryview]()
+        while not got:
+            count = min(most, reader.missing)
+            assert count
+            reader.feed(stream[:count])
+            stream = stream[count:]
+            got = list(reader.messages())
+        assert [bytes(one) for one in got] == [message]
+    assert stream == b""

@@ -93,6 +93,11 @@ class RecordReader:
             return 0
         return min(self._end, self._room) - self._filled
 
+    @property
+    def missing(self) -> int:
+        """How many bytes of the current fragment have not come yet, or of the mark before it."""
+        return self._end - self._filled if self._in_fragment else MARK_BYTES - len(self._mark)
+
     def get_buffer(self, size_hint: int = 1) -> memoryview:
         """Where the next bytes of the stream may be written; at least `size_hint` bytes long.
 

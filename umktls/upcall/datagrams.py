@@ -14,8 +14,8 @@ import struct
 from dataclasses import field
 from typing import Any
 
-from umktls.dataclass import dataclass
 from umktls.rpc import xdr
+from umktls.rpc.frozen import frozen, maker
 from umktls.rpc.xdr import Buffer, Codec, Struct, XdrError
 from umktls.upcall.syscalls import SYSCALLS, number_of
 
@@ -31,7 +31,7 @@ __all__ = [
 _HEAD = struct.Struct(">II")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Request:
     """A call. `args` is None where there is no system call of this number: ENOSYS."""
 
@@ -40,13 +40,17 @@ class Request:
     args: Struct | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reply:
     """An answer. `result` is None if errno is not 0, and where the call has no result."""
 
     sequence: int
     errno: int
     result: Any = field(repr=False)
+
+
+_request = maker(Request)
+_reply = maker(Reply)
 
 
 def encode_request(sequence: int, args: Struct) -> bytes:
@@ -61,8 +65,8 @@ def decode_request_untrusted(data: Buffer) -> Request:
     sequence, number = _head_untrusted(data)
     call = SYSCALLS.get(number)
     if call is None:
-        return Request(sequence, number, None)
-    return Request(sequence, number, _rest_untrusted(data, call.arguments.xdr))
+        return _request(sequence, number, None)
+    return _request(sequence, number, _rest_untrusted(data, call.arguments.xdr))
 
 
 def encode_reply(sequence: int, errno: int, result: Any, number: int) -> bytes:
@@ -77,7 +81,7 @@ def decode_reply_untrusted(data: Buffer, number: int) -> Reply:
     """The kernel's answer to a call of `number`; raises `XdrError` only."""
     sequence, errno = _head_untrusted(data)
     result = _rest_untrusted(data, xdr.VOID if errno else SYSCALLS[number].result)
-    return Reply(sequence, errno, result)
+    return _reply(sequence, errno, result)
 
 
 def _head_untrusted(data: Buffer) -> tuple[int, int]:
@@ -90,4 +94,7 @@ def _head_untrusted(data: Buffer) -> tuple[int, int]:
 
 def _rest_untrusted(data: Buffer, codec: Codec[Any]) -> Any:
     """What follows them, to the end; raises `XdrError` only."""
-    return codec.decode_untrusted(memoryview(data)[_HEAD.size :])
+    value, end = codec.read(memoryview(data), _HEAD.size)
+    if end != len(data):
+        raise XdrError(f"{len(data) - end} bytes too many behind {codec}")
+    return value

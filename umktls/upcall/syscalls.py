@@ -325,17 +325,24 @@ SYSCALLS: Mapping[int, Syscall] = {
 _NUMBERS = {call.arguments: call.number for call in SYSCALLS.values()}
 
 
+_LEADING = frozenset(call.arguments for call in SYSCALLS.values() if call.leads)
+_LONELY = frozenset(call.arguments for call in SYSCALLS.values() if call.alone)
+
+
 def leads(args: Struct) -> bool:
     """Whether this call can only be the first that umktls_together makes."""
-    return SYSCALLS[number_of(args)].leads
+    return type(args) in _LEADING
 
 
 def goes_alone(args: Struct) -> bool:
     """Whether this call cannot be made by umktls_together: a descriptor may come beside its reply,
     or more data than there is room for."""
-    if isinstance(args, GetsockoptArgs) and args.level == SOL_UMKTLS and args.name in BOUNCE:
-        return True
-    return SYSCALLS[number_of(args)].alone or getattr(args, "length", 0) > MAX_ROOM
+    if isinstance(args, GetsockoptArgs):
+        gives_descriptor = args.level == SOL_UMKTLS and args.name in BOUNCE
+        return gives_descriptor or args.length > MAX_ROOM
+    if isinstance(args, RecvmsgArgs):
+        return args.length > MAX_ROOM
+    return type(args) in _LONELY
 
 
 def number_of(args: Struct) -> int:

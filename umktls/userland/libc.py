@@ -25,7 +25,6 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,6 @@ from umktls.abi import netlink
 from umktls.abi.freebsd import from_freebsd
 from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, Personality
 from umktls.abi.rpctls import RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET, SYS_umktls_together
-from umktls.dataclass import dataclass
 from umktls.errors import WorldError
 from umktls.rpc.xdr import Struct, XdrError
 from umktls.standstill import KernelClock
@@ -82,12 +80,14 @@ _UCRED = struct.Struct("3i")
 TAKING = (RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET)
 
 
-@dataclass(slots=True)
 class Group:
     """Calls that one datagram makes, and the request for each."""
 
-    calls: list[Struct] = field(default_factory=list)
-    requests: list[bytes] = field(default_factory=list)
+    __slots__ = ("calls", "requests")
+
+    def __init__(self) -> None:
+        self.calls: list[Struct] = []
+        self.requests: list[bytes] = []
 
     def datagram(self, sequence: int) -> bytes:
         if len(self.calls) == 1:
@@ -321,9 +321,10 @@ class Kernel:
             close_all(descriptors)
             raise KernelGone("the kernel does not take system calls that are made together")
         # A descriptor is the first call's.
-        first = self._outcome(group[0], replies.result[0], descriptors)
-        others = zip(group[1:], replies.result[1:], strict=True)
-        return [first, *(self._outcome(args, reply, []) for args, reply in others)]
+        return [
+            self._outcome(args, reply, [] if place else descriptors)
+            for place, (args, reply) in enumerate(zip(group, replies.result, strict=True))
+        ]
 
     def _outcome(self, args: Struct, data: bytes, descriptors: list[int]) -> Outcome:
         number = number_of(args)

@@ -10,6 +10,8 @@ from OpenSSL._util import ffi, lib
 __all__ = ["ffi", "lib", "missing_features", "pointer", "reasons"]
 
 _NEEDED = (
+    "BIO_get_mem_data",
+    "SSL_CTX_set_info_callback",
     "SSL_get0_param",
     "SSL_session_reused",
     "X509_VERIFY_PARAM_set1_host",

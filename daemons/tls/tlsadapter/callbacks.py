@@ -20,17 +20,29 @@ _ASKED_STATE = b"SSLv3/TLS read server certificate request"
 _SHOWN_STATE = b"SSLv3/TLS write certificate verify"
 
 
-def on_info(connection: SSL.Connection, where: int, value: int) -> None:
-    if where == SSL.SSL_CB_READ_ALERT:
-        connection.get_app_data().alert_received = value & 0xFF
-    elif where == SSL.SSL_CB_WRITE_ALERT:
-        connection.get_app_data().alert_sent = value & 0xFF
-    elif where == SSL.SSL_CB_CONNECT_LOOP:
-        state = connection.get_state_string()
+READ_ALERT, WRITE_ALERT = SSL.SSL_CB_READ_ALERT, SSL.SSL_CB_WRITE_ALERT
+CONNECT_LOOP = SSL.SSL_CB_CONNECT_LOOP
+
+
+# pyOpenSSL's own looks the connection up each time, thirty times in a handshake.
+@ffi.callback("void (*)(const SSL *, int, int)")  # type: ignore[untyped-decorator]
+def on_info(ssl: Any, where: int, value: int) -> None:
+    if where == READ_ALERT:
+        _findings(ssl).alert_received = value & 0xFF
+    elif where == WRITE_ALERT:
+        _findings(ssl).alert_sent = value & 0xFF
+    elif where == CONNECT_LOOP:
+        state = ffi.string(lib.SSL_state_string_long(ssl))
         if state == _ASKED_STATE:
-            connection.get_app_data().certificate_asked = True
+            _findings(ssl).certificate_asked = True
         elif state == _SHOWN_STATE:
-            connection.get_app_data().certificate_shown = True
+            _findings(ssl).certificate_shown = True
+
+
+def _findings(ssl: Any) -> Findings:
+    """Those of the connection with this `SSL *`."""
+    found: Findings = SSL.Connection._reverse_mapping[ssl].get_app_data()
+    return found
 
 
 _VERIFY_CALLBACK = "int (*)(int, X509_STORE_CTX *)"
@@ -39,7 +51,7 @@ _VERIFY_CALLBACK = "int (*)(int, X509_STORE_CTX *)"
 def _note_problem(store: Any) -> int:
     """Put what verification has found into the connection's findings; its code."""
     ssl = lib.X509_STORE_CTX_get_ex_data(store, lib.SSL_get_ex_data_X509_STORE_CTX_idx())
-    findings: Findings = SSL.Connection._reverse_mapping[ssl].get_app_data()
+    findings = _findings(ssl)
     shown = lib.X509_STORE_CTX_get_current_cert(store)
     lib.X509_up_ref(shown)
     certificate = crypto.X509._from_raw_x509_ptr(shown).to_cryptography()

@@ -113,7 +113,7 @@ class TlsContext:
         # Kernel TLS cannot follow a renegotiation (of TLS 1.2).
         context.set_options(SSL.OP_NO_RENEGOTIATION)
         context.set_keylog_callback(self._on_keylog)
-        context.set_info_callback(on_info)
+        lib.SSL_CTX_set_info_callback(context._context, on_info)
         lib.SSL_CTX_set_verify(context._context, SSL.VERIFY_PEER, on_verify)
         # Session tickets are stateless; a cache of sessions would only fill memory.
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)

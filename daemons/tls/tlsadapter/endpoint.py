@@ -16,7 +16,7 @@ from umktls.ktls.engines import MAX_PLAINTEXT, Buffer
 from ..failure import VerifyProblem
 from ..hostnames import dns_name
 from ..tlsfindings import Findings, Progress, TlsError
-from .binding import lib, pointer, reasons
+from .binding import ffi, lib, pointer, reasons
 from .callbacks import on_verify_leniently
 from .chains import Chain, Chains
 
@@ -30,8 +30,6 @@ CERTIFICATE_NOT_ASKED = "not asked for"
 # A ticket has the client's certificate in it. OpenSSL (tls_construct_new_session_ticket) ends the
 # handshake with internal_error where that, with the rest of the session, is more than 0xff00 bytes.
 TICKET_LIMIT = 0xFF00 - 1024
-# What is read from a memory BIO at once: a flight of messages, as a rule.
-OUTPUT_SIZE = 16384
 
 # x509v3.h. RFC 9289 section 5.2.1 wants the subjectAltName and no wildcards.
 _X509_CHECK_FLAG_NO_WILDCARDS = 0x2
@@ -119,13 +117,8 @@ class Endpoint:
 
     def output(self) -> bytes:
         """The bytes for the peer that have come together; empties the BIO."""
-        output = b""
-        while len(output) % OUTPUT_SIZE == 0:
-            try:
-                output += self.connection.bio_read(OUTPUT_SIZE)
-            except SSL.WantReadError:
-                break
-        return output
+        length = lib.BIO_get_mem_data(self.connection._from_ssl, ffi.NULL)
+        return self.connection.bio_read(length) if length else b""
 
     def process(self) -> Progress:
         """Process what was fed after the handshake: tickets, key updates, alerts.

@@ -98,7 +98,7 @@ async def test_resvport_is_kept_or_refused(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: uid)
 
-    async def none_is_free(sock: object, family: int) -> bool:
+    def none_is_free(sock: object, family: int) -> bool:
         return False
 
     monkeypatch.setattr(tcpconnect, "bind_reserved", none_is_free)
@@ -106,6 +106,32 @@ async def test_resvport_is_kept_or_refused(
         await reached("127.0.0.1", None, True)
     assert caught.value.errno == number
     await reached("127.0.0.1", None, None)
+
+
+def test_the_reserved_port_that_was_given_up_last_is_tried_last() -> None:
+    ports = tcpconnect.ReservedPorts()
+    first = [next(ports.each()) for _ in tcpconnect.RESERVED_PORTS]
+    assert sorted(first, reverse=True) == list(tcpconnect.RESERVED_PORTS)
+    assert list(ports.each()) == first
+
+
+def test_where_no_reserved_port_is_free_none_is_looked_for_each_time() -> None:
+    now = 100.0
+    ports = tcpconnect.ReservedPorts(lambda: now)
+    hopes = [ports.hopeful]
+    for _ in range(2):
+        assert len(list(ports.each())) == len(tcpconnect.RESERVED_PORTS)
+        hopes.append(ports.hopeful)
+        now += tcpconnect.FRUITLESS_SECONDS
+        hopes.append(ports.hopeful)
+    next(ports.each())
+    assert [*hopes, ports.hopeful] == [True, False, True, False, True, True]
+
+
+async def test_an_address_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trio.socket, "getaddrinfo", None)
+    assert (await look_up("127.0.0.1", 2049, None))[0][1] == ("127.0.0.1", 2049)
+    assert (await look_up("::1", 2049, "inet6"))[0][1][:2] == ("::1", 2049)
 
 
 async def test_a_name_server_that_is_away_may_come_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,3 +132,22 @@ async def test_a_server_that_does_not_answer_the_probe(
         with pytest.raises(WorldError, match="did not answer the AUTH_TLS probe within 7 s"):
             await probe(sock, NFS3.number, NFS3.version, 7.0)
         assert trio.current_time() == pytest.approx(7.0)
+
+
+@pytest.mark.parametrize("fragments", [1, 3])
+async def test_what_is_behind_the_answer_is_left_to_the_daemon(fragments: int) -> None:
+    near, far = socket.socketpair()
+    near.setblocking(False)
+
+    def answer(parts: list[bytes]) -> None:
+        whole = parts[0][4:8] + STARTTLS_ANSWER[4:]
+        pieces = [whole[:2], whole[2:9], whole[9:]] if fragments == 3 else [whole]
+        framed = [mark(len(p), n == len(pieces) - 1) + p for n, p in enumerate(pieces)]
+        far.send(b"".join(framed) + b"hello")
+
+    rpc = SimpleNamespace(send=answer, tap=None)
+    trace = Trace("h", "client")
+    sock: Any = SimpleNamespace(sock=near, rpc=rpc, trace=trace, name="c1", peer="server")
+    with near, far, trio.fail_after(patience(10)):
+        await probe(sock, NFS3.number, NFS3.version, 7.0)
+        assert near.recv(100) == b"hello"

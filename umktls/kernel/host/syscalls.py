@@ -35,6 +35,8 @@ DATAGRAM_LIMIT = 128 * 1024
 # it is asked.
 PASSING = (errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)
 SEND_TRIES, SEND_PAUSE = 20, 0.1
+# Of a call that has failed.
+NOTHING = Answer(None)
 # Calls of which nothing is told: of one, what it does is; of the other, those that it holds.
 UNTOLD = (rpctls.SYS_utrace, rpctls.SYS_umktls_together)
 
@@ -91,15 +93,17 @@ class SyscallServer:
 
     async def _answer(self, process: Process, request: datagrams.Request) -> None:
         answer, reply = await self._carry_out(process, request)
-        with answer.give_away or contextlib.nullcontext() as given:
-            descriptor = answer.pass_descriptor if given is None else given.fileno()
-            await send_with_descriptor(process.sock, reply, descriptor)
+        if answer.give_away is None:
+            await send_with_descriptor(process.sock, reply, answer.pass_descriptor)
+            return
+        with answer.give_away as given:
+            await send_with_descriptor(process.sock, reply, given.fileno())
 
     async def _carry_out(
         self, process: Process, request: datagrams.Request
     ) -> tuple[Answer, bytes]:
         """One call, and its reply."""
-        answer, number, began, outcome = Answer(None), 0, time.monotonic(), "ok"
+        answer, number, began, outcome = NOTHING, 0, time.monotonic(), "ok"
         try:
             if request.args is None:
                 raise UnsupportedError(f"no system call {request.number}", errno.ENOSYS)

@@ -77,15 +77,14 @@ async def probe(sock: KernelSocket, program: int, version: int, seconds: float) 
 
 
 async def one_reply(sock: KernelSocket) -> Call | AcceptedReply | DeniedReply:
-    """The reply, read byte by byte where a byte too many would be the daemon's."""
+    """The reply, and nothing of what is behind it, which would be the daemon's."""
     reader = RecordReader(PROBE_REPLY_LIMIT)
     while True:
-        await readable(sock.sock)
-        # The mark says how long the reply is: byte by byte up to there, then what it says.
-        wanted = reader.direct_space() or 1
+        # The mark says how long the reply is: first the mark, then what it says.
         try:
-            data = sock.sock.recv(wanted)
+            data = sock.sock.recv(reader.missing)
         except BlockingIOError:
+            await readable(sock.sock)
             continue
         except OSError as error:
             raise broken("receive the answer to the AUTH_TLS probe", error) from error

@@ -5,18 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import trio
 
 from umktls.errors import UmktlsError, WorldError
-from umktls.kernel.host.accepting import taken_from_trio
 from umktls.kernel.upcalls.tls import TlsRefused
 
 __all__ = ["FAMILIES", "UnknownHost", "connect", "may_pass"]
 
 # Ports below 1024 are root's; a server may want one as a weak proof that root sends (RFC 2623).
 RESERVED_PORTS = range(1023, 664, -1)
+# Where none was free, and one is only wished for, none is looked for again for so long (seconds).
+FRUITLESS_SECONDS = 1.0
 KEEPALIVE_SECONDS, KEEPALIVE_TRIES = 30, 3
 # By the mount option: the family, and what the option is called in messages.
 FAMILIES = {
@@ -80,7 +83,9 @@ async def look_up(
     """The server's addresses of that family, in the order in which to try them."""
     wanted, name = FAMILIES[family]
     try:
-        found = await trio.socket.getaddrinfo(server, port, family=wanted, type=socket.SOCK_STREAM)
+        found = by_number(server, port, wanted) or await trio.socket.getaddrinfo(
+            server, port, family=wanted, type=socket.SOCK_STREAM
+        )
     except OSError as error:
         if error.errno == socket.EAI_AGAIN:
             text = f"cannot look up host {server!r} now: {error.strerror}"
@@ -96,6 +101,16 @@ async def look_up(
     return [(one, address) for one, _, _, _, address in found]
 
 
+def by_number(server: str, port: int, family: int) -> list[Any]:
+    """As getaddrinfo(3), of an address: it needs no thread. Empty for a name."""
+    try:
+        return socket.getaddrinfo(
+            server, port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+        )
+    except (OSError, UnicodeError):
+        return []
+
+
 async def connect_address(
     family: socket.AddressFamily,
     address: Any,
@@ -104,25 +119,39 @@ async def connect_address(
     kind: socket.SocketKind = socket.SOCK_STREAM,
 ) -> socket.socket:
     """A socket, of TCP as a rule, whose other end is that address. Raises OSError."""
-    sock = trio.socket.socket(family, kind)
+    sock = socket.socket(family, kind)
     try:
-        if reserved or (reserved is None and os.geteuid() == 0):
-            bound = await bind_reserved(sock, family)
+        sock.setblocking(False)
+        if reserved or (reserved is None and os.geteuid() == 0 and ports.hopeful):
+            bound = bind_reserved(sock, family)
             if reserved and not bound:
                 raise no_reserved_port()
         if kind == socket.SOCK_STREAM and family != socket.AF_UNIX:
             notice_silence(sock)
         with trio.move_on_after(seconds) as scope:
-            await sock.connect(address)
+            await reach(sock, address)
         if scope.cancelled_caught:
             raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-        return taken_from_trio(sock)
+        return sock
     except BaseException:
         sock.close()
         raise
 
 
-def notice_silence(sock: trio.socket.SocketType) -> None:
+async def reach(sock: socket.socket, address: Any) -> None:
+    """connect(2). Raises OSError."""
+    number = sock.connect_ex(address)
+    if number == errno.EINPROGRESS:
+        # Where the other end is on this machine, it has answered by now.
+        number = sock.connect_ex(address)
+    if number == errno.EALREADY:
+        await trio.lowlevel.wait_writable(sock)
+        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if number:
+        raise OSError(number, os.strerror(number))
+
+
+def notice_silence(sock: socket.socket) -> None:
     """Have TCP end a connection whose other end is gone without a word, as Linux's NFS client does
     (net/sunrpc/xprtsock.c, xs_tcp_set_socket_timeouts): else calls might wait on it for ever."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -140,15 +169,43 @@ def no_reserved_port() -> WorldError:
     return WorldError(text, errno.EACCES)
 
 
-async def bind_reserved(sock: trio.socket.SocketType, family: int) -> bool:
+class ReservedPorts:
+    """In which order they are tried. `now` gives seconds.
+
+    Each search begins behind the port that the last one has found: TCP keeps one for a minute after
+    its connection, so the one that was given up last is tried last. Where the first begins differs
+    between processes, so that two mounts seldom try the same ports.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._begin: int | None = None
+        self._fruitless = -FRUITLESS_SECONDS
+
+    @property
+    def hopeful(self) -> bool:
+        """Whether it is some time ago that no port was free."""
+        return self._now() - self._fruitless >= FRUITLESS_SECONDS
+
+    def each(self) -> Iterator[int]:
+        """All ports, each once; whoever has bound to one takes no more."""
+        count = len(RESERVED_PORTS)
+        begin = os.getpid() if self._begin is None else self._begin
+        for step in range(count):
+            self._begin = begin + step + 1
+            yield RESERVED_PORTS[(begin + step) % count]
+        self._fruitless = self._now()
+
+
+ports = ReservedPorts()
+
+
+def bind_reserved(sock: socket.socket, family: int) -> bool:
     """Bind to a free reserved port; whether there was one."""
     anywhere = "::" if family == socket.AF_INET6 else "0.0.0.0"
-    # Where to begin differs between processes, so that two mounts seldom try the same ports.
-    ports = list(RESERVED_PORTS)
-    start = os.getpid() % len(ports)
-    for port in ports[start:] + ports[:start]:
+    for port in ports.each():
         try:
-            await sock.bind((anywhere, port))
+            sock.bind((anywhere, port))
         except OSError:
             continue
         return True

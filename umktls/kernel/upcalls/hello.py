@@ -43,6 +43,10 @@ from umktls.ktls.engines.toe import record_size
 
 __all__ = ["Clients"]
 
+# What is looked at once: the record of most ClientHellos is shorter, and has come with its header.
+HELLO = 2048
+PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+
 
 class Clients:
     """Whoever has been answered by STARTTLS, by address."""
@@ -104,11 +108,11 @@ async def first_record(sock: socket.socket) -> None:
     wanted = RECORD_HEADER_LENGTH
     while True:
         await waiting(sock, wanted)
-        head = peek(sock, wanted)
-        if len(head) < wanted:  # the end, or a socket that does not wait for so much (AF_UNIX)
+        there = peek(sock, max(wanted, HELLO))
+        if len(there) < wanted:  # the end, or a socket that does not wait for so much (AF_UNIX)
             return
-        size = record_size(head)
-        if size is None or size <= wanted:
+        size = record_size(there[:RECORD_HEADER_LENGTH])
+        if size is None or size <= len(there):
             return
         wanted = size
 
@@ -132,7 +136,7 @@ def set_low_water(sock: socket.socket, count: int) -> None:
 
 def peek(sock: socket.socket, count: int) -> bytes:
     try:
-        return sock.recv(count, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return sock.recv(count, PEEK)
     except BlockingIOError:
         return b""
     except OSError as error:
