@@ -33,8 +33,8 @@ __all__ = ["IDLE_SECONDS", "RECORDS_PER_PULL", "RpcSide"]
 
 # What a TLS 1.3 record adds to its content: header, inner type, tag (RFC 8446 section 5.2).
 RECORD_OVERHEAD = 5 + 1 + 16
-# So many records are opened before RPC gets what was in them.
-RECORDS_PER_PULL = 8
+# So many records are opened before RPC gets what was in them: a receive buffer's.
+RECORDS_PER_PULL = 16
 # Looked at for every message: to ask an enumeration for a member costs ten times as much.
 MORE_NEEDED = PullResult.MORE_NEEDED
 # A connection on which so long nothing came is idle, and keeps no large buffer.

@@ -35,6 +35,9 @@ class Opener(Protocol):
 
     `overhead` is how much longer than its payload a record is at least, header included. What may
     stand in a header is `framing_of(session)`'s to say.
+
+    An opener may also have `open_run`, a `RunOpener`, for which much data comes in long records
+    of one size.
     """
 
     sequence: int
@@ -57,6 +60,20 @@ class Opener(Protocol):
             BadRecord, RecordMisfit: it does not open. The sequence number is used up all the same.
             RecordVersion, RecordSize, RecordTooShort: as `check_header`.
         """
+
+
+class RunOpener(Protocol):
+    """Opens records of application data that stand one behind the other, as far as nothing is
+    special about them.
+
+    `records` begins with the first. Each is `size` bytes long, of which the opener's `overhead` is
+    no payload; their payloads go into `dest` without gaps, which has room for `most` of them as
+    `open` wants it. Returns how many were opened. In front of any other record (another header or
+    type, padding, one that does not verify) it stops, as if it had not looked at that one: it is
+    for `open`. Raises nothing.
+    """
+
+    def __call__(self, records: memoryview, size: int, dest: memoryview, most: int) -> int: ...
 
 
 class Route(Enum):
@@ -90,6 +107,12 @@ class Engine(Protocol):
     def sealer(self, session: Session) -> Sealer: ...
 
     def opener(self, session: Session) -> Opener: ...
+
+
+def run_opener_of(opener: Opener) -> RunOpener | None:
+    """The opener's way to open several records at a time, if it has one."""
+    opens: RunOpener | None = getattr(opener, "open_run", None)
+    return opens
 
 
 def route_of(engine: Engine) -> Route:

@@ -30,6 +30,7 @@ from umktls.ktls.socket.states import State
 
 # Looked at for every message: to ask an enumeration for a member costs ten times as much.
 SEALED, PAUSED, MORE_NEEDED = State.SEALED, State.PAUSED, PullResult.MORE_NEEDED
+LONG_RECORD = 4096  # several of these and more are opened at a time
 CLEAR_RECORD = 4096  # what counts as a record where there are none
 
 
@@ -107,6 +108,12 @@ class Receiver(RecordQueue):
         view = buffer.view
         landed = records = 0
         try:
+            if size >= LONG_RECORD:
+                payload = size - opener.overhead
+                records = self._open_alike(size, dest, min(most, space // payload))
+                landed = records * payload
+                if records:
+                    size = self._next_size(opener)
             while size and landed + size <= limit and records < most:
                 start = buffer.start
                 buffer.start = end = start + size
@@ -116,9 +123,9 @@ class Receiver(RecordQueue):
                     self._fault(error, size)
                     raise
                 if type_ != APPLICATION_DATA:
-                    payload = memoryview(dest[landed : landed + length].tobytes())
+                    content = memoryview(dest[landed : landed + length].tobytes())
                     self._count(1, length)
-                    self._park(Record(type_, payload))
+                    self._park(Record(type_, content))
                     break
                 records += 1
                 landed += length
@@ -126,6 +133,18 @@ class Receiver(RecordQueue):
         finally:
             self._count(records, landed)
             sink.advance(landed)
+
+    def _open_alike(self, size: int, dest: memoryview, most: int) -> int:
+        """Open records of that size, as many as there are, `most` at most; how many. None of them
+        is special, and what stopped it is for `_open_run` to find."""
+        buffer = self._buffer
+        start, end = buffer.start, buffer.end
+        most = min(most, (end - start) // size)
+        if self._open_many is None or most < 2:
+            return 0
+        records = self._open_many(buffer.view[start:end], size, dest, most)
+        buffer.start = start + records * size
+        return records
 
     # One record at a time
 

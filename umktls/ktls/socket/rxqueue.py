@@ -32,7 +32,13 @@ from collections import deque
 
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.errors import CallerError, UmktlsError
-from umktls.ktls.engines import RECORD_HEADER_LENGTH, Buffer, Opener
+from umktls.ktls.engines import (
+    RECORD_HEADER_LENGTH,
+    Buffer,
+    Opener,
+    RunOpener,
+    run_opener_of,
+)
 from umktls.ktls.session.counters import Counters
 from umktls.ktls.session.errors import RecordError, RecordInterleaved, RecordTruncated
 from umktls.ktls.session.suites import Suite
@@ -87,6 +93,7 @@ class RecordQueue(Half):
         self._buffer = ReceiveBuffer(max_buffer)
         self._updates = KeyUpdates(first_byte=self.rules.key_update == "first byte")
         self._opener: Opener | None = None
+        self._open_many: RunOpener | None = None
         self._watcher: RxWatcher | None = None
         self._header_length = RECORD_HEADER_LENGTH
         self._early_header = self.rules.early_header
@@ -103,7 +110,7 @@ class RecordQueue(Half):
         """Have `watcher` look on from now on; None: nobody."""
         self._watcher = self._looks_on = watcher
         if self._opener is not None:
-            self._opener = watched_opener(self._opener, watcher)
+            self._use(self._opener)
 
     @property
     def sequence(self) -> int:
@@ -166,12 +173,16 @@ class RecordQueue(Half):
 
     def _set(self, opener: Opener, suite: Suite, header_length: int, event: Event) -> None:
         self._go(event)
-        self._opener = watched_opener(opener, self._watcher)
+        self._use(opener)
         self._header_length = header_length
         self.suite = suite
         self.wants_rekey = False
         if self._keys.limits:
             self._wanted_from = min(opener.sequence + suite.record_limit * 3 // 4, SEQUENCE_END)
+
+    def _use(self, opener: Opener) -> None:
+        self._opener = watched_opener(opener, self._watcher)
+        self._open_many = run_opener_of(self._opener)
 
     # TCP's bytes in
 
