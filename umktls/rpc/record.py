@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from umktls.errors import CallerError, PeerError
+from umktls.memory import uncleared
 from umktls.rpc.xdr import Buffer
 
 __all__ = [
@@ -235,7 +236,7 @@ class RecordReader:
         if room <= self._room:
             return
         self._room = room
-        larger = memoryview(bytearray(self._room + SLACK))
+        larger = memoryview(uncleared(self._room + SLACK))
         larger[: self._filled] = self._message[: self._filled]
         self._message = larger
 
