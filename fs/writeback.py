@@ -16,10 +16,11 @@ from .slots import Slots
 __all__ = ["WriteBehind"]
 
 MEBIBYTE = 1 << 20
-MEMORY = 16 * MEBIBYTE
+MEMORY = 32 * MEBIBYTE
 WRITES_IN_FLIGHT = 8
-# A file with this much unstable data is committed in the background.
-COMMIT_AT = MEMORY // 2
+# A file with this part of it unstable is committed in the background. With half of it, a server
+# that is slower than who writes had nothing to do each time until more came.
+UNSTABLE_PART = 4
 AGE_SECONDS = 1.0
 
 
@@ -85,7 +86,7 @@ class WriteBehind:
 
     def wants_commit(self, unstable: int) -> bool:
         """Whether a file with so much unstable data should be committed now."""
-        return unstable >= min(COMMIT_AT, self._memory // 2) or (unstable > 0 and bool(self._short))
+        return unstable >= self._memory // UNSTABLE_PART or (unstable > 0 and bool(self._short))
 
     async def run(self) -> None:
         """Send data that nobody waits for when it has become old. Runs as long as the mount."""

@@ -224,12 +224,12 @@ async def test_memory_held_by_an_idle_file_is_freed_for_another(world: World) ->
 async def test_unstable_data_of_several_files_is_freed_when_memory_is_short(world: World) -> None:
     """No file has enough of it to be committed for its own sake."""
     gate = Gate(world)
-    files = [await world.create(f"file-{number}") for number in range(5)]
-    for fh in files[:4]:
+    files = [await world.create(f"file-{number}") for number in range(MEMORY // MIB // 4 + 1)]
+    for fh in files[:-1]:
         for number in range(4):
             await world.ops.write(fh, number * 2 * MIB, bytes(MIB - OVERHEAD))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(world.ops.write, files[4], 0, bytes(MIB))
+        nursery.start_soon(world.ops.write, files[-1], 0, bytes(MIB))
         await wait_all_tasks_blocked()
         assert world.ops.behind.held == MEMORY
         gate.opened.set()
