@@ -4,8 +4,10 @@ Theory of operation
 ===================
 
 The SSL object lives in memory. What it puts out is written to the socket; when it wants input,
-exactly one TLS record is read. So at the end not one byte has been read too far, and the first
-unread byte is the first one that kernel TLS will have to open (design case S5).
+exactly one TLS record is read. Others that have come with it are shown to the object, and those
+that it has used are read then (a flight of seven records costs one step of the object in place of
+seven). So at the end not one byte has been read too far, and the first unread byte is the first one
+that kernel TLS will have to open (design case S5).
 
 At that moment some records may already have gone under the application keys: a server's tickets
 have. They are what it sends when the object has finished; each is opened under its number, and the
@@ -43,7 +45,13 @@ from umktls.userland.streams import (
 
 from ..tls import tls12
 from ..tls.alerts import OLDER_TLS, Alert
-from ..tls.failure import HandshakeFailure, VerifyProblem, alert_received, verify_failure
+from ..tls.failure import (
+    HandshakeFailure,
+    VerifyProblem,
+    alert_received,
+    lost,
+    verify_failure,
+)
 from ..tls.tlsadapter import ALPN, Endpoint, TlsError
 from .records import ALERT, proven_count, seal_record, split_records
 
@@ -79,6 +87,10 @@ class RecordStream(Protocol):
     """The connection, as `umktls.userland.libc.Socket` has it."""
 
     def read_record(self, deadline: Deadline) -> bytes: ...
+
+    def records_ahead(self) -> bytes: ...
+
+    def take_ahead(self, records: bytes) -> None: ...
 
     def write_all(self, data: bytes, deadline: Deadline) -> None: ...
 
@@ -132,7 +144,7 @@ def handshake(
     except (EndOfStream, DeadlinePassed, NotTls) as error:
         if isinstance(error, NotTls):
             attempt.answer(error.head)
-        raise _lost(error, len(attempt.received)) from error
+        raise lost(error, len(attempt.received)) from error
     keys = attempt.keys()
     found = refusal(endpoint, expected)
     if found is not None:
@@ -161,11 +173,15 @@ class _Attempt:
         self._expected = expected
         self.sent: list[bytes] = []
         self.received: list[bytes] = []
+        self._ahead = b""  # records that were shown to the object and are in the socket still
         self._behind: Sequence[bytes] = ()  # what was sent when the object had finished
 
     def run(self) -> None:
         while True:
-            finished = self._endpoint.handshake()
+            try:
+                finished = self._endpoint.handshake()
+            finally:
+                self._take_what_was_used()
             flight = self.flush()
             if finished:
                 self._behind = flight
@@ -173,7 +189,15 @@ class _Attempt:
                 return
             record = self._stream.read_record(self._deadline)
             self.received.append(record)
-            self._endpoint.feed(record)
+            self._ahead = self._stream.records_ahead()
+            self._endpoint.feed(record + self._ahead)
+
+    def _take_what_was_used(self) -> None:
+        """Read those of the records ahead that the object has used."""
+        ahead, self._ahead = self._ahead, b""
+        if ahead and (used := ahead[: len(ahead) - self._endpoint.take_back()]):
+            self._stream.take_ahead(used)
+            self.received += split_records(used)
 
     def flush(self) -> Sequence[bytes]:
         """Send what the object has to say; the records of it."""
@@ -367,25 +391,3 @@ def _explain(error: TlsError, endpoint: Endpoint, expected: Expectations) -> Han
     if findings.alert_sent is not None:
         reason += f" (alert {alert_name(findings.alert_sent)} sent)"
     return HandshakeFailure("tls", reason, "look into the peer's log for its side of it")
-
-
-def _lost(error: UmktlsError, records: int) -> HandshakeFailure:
-    """The connection ended, or went silent, before the handshake did."""
-    when = f"after {records} records of its own" if records else "before its first record"
-    if isinstance(error, DeadlinePassed):
-        return HandshakeFailure(
-            "connection",
-            f"the peer fell silent {when}, and the time for the handshake is over",
-            "check that the peer's handshake daemon runs, and look into its log",
-        )
-    if isinstance(error, NotTls):
-        return HandshakeFailure(
-            "tls",
-            f"the peer sent {error} ({when})",
-            "something else than TLS answers there: check the address and the port",
-        )
-    return HandshakeFailure(
-        "connection",
-        f"the peer closed the connection in the handshake, {when}",
-        "check that the peer's handshake daemon runs, and look into its log",
-    )

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives import hashes
 
 from umktls.abi.alerts import TlsAlert, alert_name
 from umktls.dataclass import dataclass
-from umktls.errors import PeerError
+from umktls.errors import PeerError, UmktlsError
+from umktls.userland.streams import DeadlinePassed, NotTls
 
 from .alerts import advice_for
 
@@ -25,6 +26,7 @@ __all__ = [
     "VerifyProblem",
     "alert_received",
     "certificate_names",
+    "lost",
     "verify_failure",
 ]
 
@@ -263,3 +265,25 @@ def certificate_names(certificate: x509.Certificate) -> str:
         *map(str, extension.value.get_values_for_type(x509.IPAddress)),
     ]
     return ", ".join(names) if names else "no DNS name and no address"
+
+
+def lost(error: UmktlsError, records: int) -> HandshakeFailure:
+    """The connection ended, or went silent, before the handshake did."""
+    when = f"after {records} records of its own" if records else "before its first record"
+    if isinstance(error, DeadlinePassed):
+        return HandshakeFailure(
+            "connection",
+            f"the peer fell silent {when}, and the time for the handshake is over",
+            "check that the peer's handshake daemon runs, and look into its log",
+        )
+    if isinstance(error, NotTls):
+        return HandshakeFailure(
+            "tls",
+            f"the peer sent {error} ({when})",
+            "something else than TLS answers there: check the address and the port",
+        )
+    return HandshakeFailure(
+        "connection",
+        f"the peer closed the connection in the handshake, {when}",
+        "check that the peer's handshake daemon runs, and look into its log",
+    )

@@ -21,6 +21,8 @@ from umktls.userland.streams import (
     read_exact,
     read_record,
     record_length_untrusted,
+    records_ahead,
+    skip,
     write_all,
 )
 
@@ -44,6 +46,34 @@ def test_one_record_and_not_a_byte_more(pair: tuple[socket.socket, socket.socket
     far.sendall(RECORD + b"rest")
     assert read_record(near.fileno(), soon()) == RECORD
     assert near.recv(100) == b"rest"
+
+
+@pytest.mark.parametrize("behind", [b"", RECORD[:3], RECORD[:-1], b"GET / HTTP/1.1", b"\x16"])
+def test_records_ahead_are_whole_and_stay_in_the_socket(
+    pair: tuple[socket.socket, socket.socket], behind: bytes
+) -> None:
+    near, far = pair
+    assert records_ahead(near) == b""
+    far.sendall(RECORD * 2 + behind)
+    assert records_ahead(near) == records_ahead(near) == RECORD * 2
+    skip(near, len(RECORD))
+    assert records_ahead(near) == RECORD
+    skip(near, len(RECORD))
+    assert records_ahead(near) == b""
+    far.close()
+    assert near.recv(100) == behind
+
+
+def test_no_records_are_ahead_on_a_connection_that_has_ended(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    near, far = pair
+    far.close()
+    assert records_ahead(near) == b""
+    skip(near, 9)
+    near.close()
+    assert records_ahead(near) == b""
+    skip(near, 9)
 
 
 def test_a_record_in_single_bytes(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -60,7 +60,8 @@ from umktls.upcall.syscalls import (
 from umktls.userland.exchange import Exchange
 from umktls.userland.failures import KernelGone, Outcome, SystemCallError, close_all
 from umktls.userland.ktls import Record, interface_of
-from umktls.userland.sockets import Socket, questions
+from umktls.userland.questions import questions
+from umktls.userland.sockets import Socket
 
 __all__ = [
     "Kernel",

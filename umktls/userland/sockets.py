@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from umktls.abi.leftover import Leftover
 from umktls.abi.rpctls import (
@@ -47,17 +46,27 @@ from umktls.upcall.syscalls import (
 )
 from umktls.userland.failures import Outcome, SystemCallError
 from umktls.userland.ktls import KtlsInterface, Modes, Record, SetOption
+from umktls.userland.questions import (
+    OPTION_ROOM,
+    WORD,
+    About,
+    captures,
+    own_value,
+    questions,
+    text,
+)
 from umktls.userland.reports import Reports
-from umktls.userland.streams import Deadline, read_exact, read_record, write_all
+from umktls.userland.streams import (
+    Deadline,
+    read_exact,
+    read_record,
+    records_ahead,
+    skip,
+    write_all,
+)
 
-__all__ = ["About", "Socket", "questions"]
+__all__ = ["Socket"]
 
-OPTION_ROOM = 1024
-# What a handshake begins with.
-QUESTIONS = (UMKTLS_XPRTSEC, UMKTLS_CONNECTION, UMKTLS_DEADLINE)
-WORD = 4  # bytes of a u32
-# What getsockopt(2) gives for an option, or a level, that the kernel does not have.
-NO_SUCH_OPTION = (errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EINVAL)
 _session_name = xdr.codec(rpctls_session_arg)
 _FALLBACK: Mapping[Direction, int] = {"tx": UMKTLS_TX_FALLBACK, "rx": UMKTLS_RX_FALLBACK}
 _BOUNCE: Mapping[Direction, int] = {"tx": UMKTLS_TX_BOUNCE, "rx": UMKTLS_RX_BOUNCE}
@@ -81,14 +90,6 @@ class KernelCalls(Protocol):
     def settle(self) -> None: ...
 
 
-class About(NamedTuple):
-    """`Socket.transport_security`, `Socket.connection_name` and `Socket.deadline`."""
-
-    security: str
-    connection: str
-    deadline: Deadline
-
-
 class Socket:
     """A kernel socket that this process has taken.
 
@@ -104,8 +105,9 @@ class Socket:
         self.number = number
         self.fd = fd
         self._told = told
+        self._plain: socket.socket | None = None
         self._peer_name: str | None = None
-        wants = _captures(told) if told else 0
+        wants = captures(told) if told else 0
         self.reports = Reports(wants, partial(_setsockopt, kernel, number))
 
     @property
@@ -129,6 +131,23 @@ class Socket:
             self.reports.keep(record)
         return record
 
+    def records_ahead(self) -> bytes:
+        """See `streams.records_ahead`."""
+        return records_ahead(self._borrowed()) if self.fd >= 0 else b""
+
+    def take_ahead(self, records: bytes) -> None:
+        """Read these, with which `records_ahead` begins; see `streams.skip`."""
+        skip(self._borrowed(), len(records))
+        if self.reports.wants:
+            self.reports.keep(records)
+
+    def _borrowed(self) -> socket.socket:
+        """The real descriptor as Python's socket, which does not own it."""
+        if self._plain is None:
+            # The family only keeps Python from looking for it; the address is what it is.
+            self._plain = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=self.fd)
+        return self._plain
+
     def write_all(self, data: bytes, deadline: Deadline) -> None:
         """See `streams.write_all`."""
         write_all(self.fd, data, deadline)
@@ -142,14 +161,10 @@ class Socket:
         """
         if self.fd < 0:
             return None
-        # The family only keeps Python from looking for it; the address is what it is.
-        borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=self.fd)
         try:
-            address = borrowed.getpeername()
+            address = self._borrowed().getpeername()
         except OSError:
             return None
-        finally:
-            borrowed.detach()
         if isinstance(address, tuple):
             return address[0], address[1]
         host, _, port = self._own_option(UMKTLS_PEERADDR).decode("ascii", "replace").partition(" ")
@@ -158,6 +173,9 @@ class Socket:
     def release(self) -> None:
         """Give up the real descriptor; the kernel's socket stays open."""
         self.reports.settle()
+        if self._plain is not None:
+            self._plain.detach()
+            self._plain = None
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -260,7 +278,7 @@ class Socket:
     def peer_name(self) -> str:
         """UMKTLS_PEERNAME: the server's name as the user typed it, "" if the kernel has none."""
         if self._peer_name is None:
-            self._peer_name = _text(self._own_option(UMKTLS_PEERNAME))
+            self._peer_name = text(self._own_option(UMKTLS_PEERNAME))
         return self._peer_name
 
     def transport_security(self) -> str:
@@ -345,9 +363,9 @@ class Socket:
         """What a handshake begins with, in one go. To be asked at once: the first answer has come
         along with the socket."""
         answers, self._told = self._told or self.together(questions(self.number)), None
-        security, connection, deadline, *name = map(_own_value, answers)
+        security, connection, deadline, *name = map(own_value, answers)
         if name:
-            self._peer_name = _text(name[0])
+            self._peer_name = text(name[0])
         return About(
             security.decode("ascii", "replace"),
             connection.decode("ascii", "replace"),
@@ -362,7 +380,7 @@ class Socket:
     def _own_option(self, name: int) -> bytes:
         args = GetsockoptArgs(self.number, SOL_UMKTLS, name, OPTION_ROOM)
         (outcome,) = self.together([args])
-        return _own_value(outcome)
+        return own_value(outcome)
 
 
 def _setsockopt(
@@ -376,29 +394,5 @@ def _setsockopt(
     kernel.call(SetOption(level, name, value, memory).args(number))
 
 
-def questions(number: int, *, named: bool = False) -> list[GetsockoptArgs]:
-    """The calls whose results make an `About`; `named`: a client's, which asks for the server's
-    name too."""
-    names = (*QUESTIONS, UMKTLS_PEERNAME) if named else QUESTIONS
-    return [GetsockoptArgs(number, SOL_UMKTLS, name, OPTION_ROOM) for name in names]
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "surrogateescape")
-
-
 def _forget(error: SystemCallError) -> None:
     """Of a call whose failure changes nothing any more."""
-
-
-def _own_value(outcome: Outcome) -> bytes:
-    """An option of level SOL_UMKTLS; b"" where the kernel does not have it."""
-    if outcome.error is not None and outcome.error.errno in NO_SUCH_OPTION:
-        return b""
-    return bytes(outcome.get())
-
-
-def _captures(answers: Sequence[Outcome]) -> int:
-    """What the kernel wants to be told of the connection: it says so behind the deadline."""
-    outcome = answers[QUESTIONS.index(UMKTLS_DEADLINE)]
-    return 0 if outcome.error else int.from_bytes(outcome.result[WORD:], "little")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import socket
 import time
 from collections.abc import Callable
 
@@ -25,6 +26,8 @@ __all__ = [
     "read_exact",
     "read_record",
     "record_length_untrusted",
+    "records_ahead",
+    "skip",
     "write_all",
 ]
 
@@ -33,6 +36,9 @@ RECORD_HEADER = 5
 STANDING_SECONDS = 0.05
 # RFC 8446 section 5.2: 2^14 bytes of payload and 256 for type, padding and tag.
 MAX_RECORD = 16384 + 256
+# So much is looked at ahead: a flight, unless its certificates are long.
+AHEAD = 8192
+PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 # change_cipher_spec, alert, handshake, application_data
 CONTENT_TYPES = range(20, 24)
 
@@ -133,6 +139,38 @@ def read_record(fd: int, deadline: Deadline) -> bytes:
     """
     header = read_exact(fd, RECORD_HEADER, deadline)
     return header + read_exact(fd, record_length_untrusted(header), deadline)
+
+
+def records_ahead(sock: socket.socket) -> bytes:
+    """The whole TLS records that have come already; they stay in the socket (see `skip`).
+
+    Empty where there is none, or none is to be had: who reads next is told why.
+    """
+    try:
+        there = sock.recv(AHEAD, PEEK)
+    except OSError:
+        return b""
+    end = 0
+    while len(header := there[end : end + RECORD_HEADER]) == RECORD_HEADER:
+        try:
+            behind = end + RECORD_HEADER + record_length_untrusted(header)
+        except NotTls:
+            break
+        if behind > len(there):
+            break
+        end = behind
+    return there[:end]
+
+
+def skip(sock: socket.socket, count: int) -> None:
+    """Take bytes out of the socket that were seen by `records_ahead`. Where the connection broke
+    meanwhile, who reads next is told."""
+    while count > 0:
+        try:
+            taken = len(sock.recv(count))
+        except OSError:
+            return
+        count -= taken or count
 
 
 def write_all(fd: int, data: bytes, deadline: Deadline) -> None:

@@ -115,6 +115,15 @@ class Endpoint:
             # In TLS 1.3 OpenSSL sends tickets without anything in them then, which resume nothing.
             lib.SSL_set_options(pointer(self.connection), SSL.OP_NO_TICKET)
 
+    def take_back(self) -> int:
+        """Take what was fed and not used out again; how many bytes that is."""
+        fed = self.connection._into_ssl
+        unused: int = lib.BIO_get_mem_data(fed, ffi.NULL)
+        if unused:
+            lib.BIO_read(fed, ffi.new("char[]", unused), unused)
+            self._fed -= unused
+        return unused
+
     def output(self) -> bytes:
         """The bytes for the peer that have come together; empties the BIO."""
         length = lib.BIO_get_mem_data(self.connection._from_ssl, ffi.NULL)

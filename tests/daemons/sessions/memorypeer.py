@@ -45,7 +45,7 @@ class MemoryPeer:
             changed = self._damage(self._count, record)
             self._count += 1
             if changed is not None:
-                self._queue.append(changed)
+                self._queue += split_records(changed)
 
     def read_record(self, deadline: Deadline) -> bytes:
         if not self._queue:
@@ -53,6 +53,13 @@ class MemoryPeer:
         if not self._queue:
             raise EndOfStream("the end") if self.error else DeadlinePassed("nothing more")
         return self._queue.popleft()
+
+    def records_ahead(self) -> bytes:
+        return b"".join(self._queue)
+
+    def take_ahead(self, records: bytes) -> None:
+        for record in split_records(records):
+            assert record == self._queue.popleft()
 
     def drain(self) -> list[bytes]:
         """What was sent and not read."""

@@ -33,6 +33,22 @@ def test_both_sides_have_the_same_keys(suite: str) -> None:
     assert proven_count(tickets, keys.rx) == len(tickets) == 2
 
 
+def test_what_has_come_behind_the_flight_is_left_in_the_socket() -> None:
+    """A server may send before it has heard the client's Finished: that is for the kernel."""
+    early = b"\x17\x03\x03\x00\x13" + bytes(19)
+    ours = context(server=False).client("localhost")
+    peer = MemoryPeer(
+        context(server=True).server(ClientCertificates.DEMAND),
+        lambda number, record: record + early if number == SERVER_FLIGHT - 1 else record,
+    )
+    keys = handshake(peer, ours, soon(), CLIENT)
+    assert keys.rx.sequence == 0
+    assert peer.drain()[0] == early
+    # The object has nothing of it either: it goes on with what the kernel hands up.
+    assert ours.take_back() == 0
+    assert ours.output() == b""
+
+
 def test_the_server_has_used_two_numbers() -> None:
     ours = context(server=True).server(ClientCertificates.DEMAND)
     peer = MemoryPeer(context(server=False).client("localhost"))
