@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import pytest
 
@@ -17,8 +18,6 @@ from tests.system.live import daemon_pid, kill, until
 from tests.system.test_capture import capturing
 
 AT = "/mnt/a"
-MEGABYTES = 12
-PAUSE = 0.25
 IDLE_SECONDS = 304
 
 
@@ -61,23 +60,23 @@ def test_new_keys_while_it_writes(guest: Guest, server: Served) -> None:
     """As `auto` does it: this kernel's client would not bear a KeyUpdate (nor do later ones)."""
     mount(guest, server)
     before = guest.call("read", path="/proc/net/tls_stat")
-    writing = guest.start("fill", path=f"{AT}/file", megabytes=MEGABYTES, pause=PAUSE)
+    writing = guest.start("fill", path=f"{AT}/file")
     for size in (2 << 20, 5 << 20, 8 << 20):
         reached(server, size)
         assert server.server.renew()[:2] == (0, 1)
-    assert_written(server, writing.result(300))
+    assert_written(guest, server, writing)
     assert errors(guest.call("read", path="/proc/net/tls_stat")) == errors(before)
 
 
 def test_the_daemon_is_killed(guest: Guest, server: Served) -> None:
     """rpctlssd: its sessions go on, and the next one takes them."""
     mount(guest, server)
-    writing = guest.start("fill", path=f"{AT}/file", megabytes=MEGABYTES, pause=PAUSE)
+    writing = guest.start("fill", path=f"{AT}/file")
     reached(server, 3 << 20)
     killed = daemon_pid(server.server, "rpctlssd")
     kill(killed)
     until(lambda: other_daemon(server, killed), "another daemon", 60)
-    assert_written(server, writing.result(300))
+    assert_written(guest, server, writing)
 
 
 def other_daemon(server: Served, killed: int) -> bool:
@@ -87,10 +86,10 @@ def other_daemon(server: Served, killed: int) -> bool:
 def test_the_server_is_restarted(guest: Guest, server: Served) -> None:
     """A hard mount waits, shakes hands anew and loses nothing."""
     mount(guest, server)
-    writing = guest.start("fill", path=f"{AT}/file", megabytes=MEGABYTES, pause=PAUSE)
+    writing = guest.start("fill", path=f"{AT}/file")
     reached(server, 3 << 20)
     server.restart()
-    assert_written(server, writing.result(300))
+    assert_written(guest, server, writing)
 
 
 def test_the_agent_is_killed(guest: Guest, pki: Pki, server: Served) -> None:
@@ -141,7 +140,11 @@ def reached(server: Served, size: int) -> None:
     until(lambda: file.exists() and file.stat().st_size >= size, f"{size} bytes of {file}", 120)
 
 
-def assert_written(server: Served, digest: str) -> None:
+def assert_written(guest: Guest, server: Served, writing: Future[str]) -> None:
+    """All that was written is there; it was being written until now."""
+    assert not writing.done()
+    guest.call("enough")
+    digest = writing.result(300)
     assert hashlib.sha256((server.path("mtls") / "file").read_bytes()).hexdigest() == digest
 
 

@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -28,10 +29,12 @@ __all__ = ["COMMANDS"]
 MNT_FORCE, MNT_DETACH = 1, 2
 BLOCK = 1 << 20
 FILES, LARGEST = 135, 200_000
+MOST_BLOCKS = 1024
 AGENT_SECONDS, LOOK_AGAIN_SECONDS = 30.0, 0.05
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _agents: list[int] = []
+_enough = threading.Event()
 
 
 def run(command: list[str], seconds: float) -> dict[str, Any]:
@@ -141,18 +144,24 @@ def remove(path: str) -> None:
     shutil.rmtree(path)
 
 
-def fill(path: str, megabytes: int, pause: float = 0.0) -> str:
-    """Write a file of so much, synchronised at its end; its SHA-256."""
+def fill(path: str) -> str:
+    """Write a file, each MiB synchronised, until somebody says `enough`; its SHA-256."""
+    _enough.clear()
     whole = hashlib.sha256()
     with open(path, "wb", buffering=0) as file:
-        for count in range(megabytes):
+        for count in range(MOST_BLOCKS):
             block = hashlib.sha256(str(count).encode()).digest() * (BLOCK // 32)
             whole.update(block)
             file.write(block)
             os.fsync(file.fileno())
-            # So slow on purpose that something can happen meanwhile.
-            time.sleep(pause)
-    return whole.hexdigest()
+            if _enough.is_set():
+                return whole.hexdigest()
+    raise OSError(f"{path}: {MOST_BLOCKS} MiB are written, and nobody has said that it is enough")
+
+
+def enough() -> None:
+    """Have `fill` end."""
+    _enough.set()
 
 
 def stat(path: str) -> dict[str, int]:
@@ -258,7 +267,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     for one in (
         *(run, read, write, files, kernel_log),
         *(mount, unmount, unmount_all),
-        *(tree, hashes, copy, remove, fill, stat),
+        *(tree, hashes, copy, remove, fill, enough, stat),
         *(serve, stop_serving, start_agent, stop_agent),
     )
 }
