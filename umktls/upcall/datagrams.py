@@ -14,9 +14,8 @@ import struct
 from dataclasses import field
 from typing import Any
 
-from umktls.rpc import xdr
 from umktls.rpc.frozen import frozen, maker
-from umktls.rpc.xdr import Buffer, Codec, Struct, XdrError
+from umktls.rpc.xdr import Buffer, Struct, XdrError
 from umktls.upcall.syscalls import SYSCALLS, number_of
 
 __all__ = [
@@ -28,7 +27,10 @@ __all__ = [
     "encode_request",
 ]
 
+# The two numbers that every datagram begins with.
 _HEAD = struct.Struct(">II")
+HEAD_SIZE = _HEAD.size
+_split_head = _HEAD.unpack_from
 
 
 @frozen
@@ -62,11 +64,16 @@ def encode_request(sequence: int, args: Struct) -> bytes:
 
 def decode_request_untrusted(data: Buffer) -> Request:
     """A daemon's datagram; raises `XdrError` only."""
-    sequence, number = _head_untrusted(data)
+    if len(data) < HEAD_SIZE:
+        raise _too_short(data)
+    sequence, number = _split_head(data)
     call = SYSCALLS.get(number)
     if call is None:
         return _request(sequence, number, None)
-    return _request(sequence, number, _rest_untrusted(data, call.arguments.xdr))
+    args, end = call.arguments.xdr.read(memoryview(data), HEAD_SIZE)
+    if end != len(data):
+        raise _too_long(data, end)
+    return _request(sequence, number, args)
 
 
 def encode_reply(sequence: int, errno: int, result: Any, number: int) -> bytes:
@@ -79,22 +86,20 @@ def encode_reply(sequence: int, errno: int, result: Any, number: int) -> bytes:
 
 def decode_reply_untrusted(data: Buffer, number: int) -> Reply:
     """The kernel's answer to a call of `number`; raises `XdrError` only."""
-    sequence, errno = _head_untrusted(data)
-    result = _rest_untrusted(data, xdr.VOID if errno else SYSCALLS[number].result)
+    if len(data) < HEAD_SIZE:
+        raise _too_short(data)
+    sequence, errno = _split_head(data)
+    result, end = None, HEAD_SIZE
+    if not errno:
+        result, end = SYSCALLS[number].result.read(memoryview(data), HEAD_SIZE)
+    if end != len(data):
+        raise _too_long(data, end)
     return _reply(sequence, errno, result)
 
 
-def _head_untrusted(data: Buffer) -> tuple[int, int]:
-    """The two numbers that every datagram begins with; raises `XdrError` only."""
-    if len(data) < _HEAD.size:
-        raise XdrError(f"a system call of {len(data)} bytes")
-    first, second = _HEAD.unpack_from(data)
-    return first, second
+def _too_short(data: Buffer) -> XdrError:
+    return XdrError(f"a system call of {len(data)} bytes")
 
 
-def _rest_untrusted(data: Buffer, codec: Codec[Any]) -> Any:
-    """What follows them, to the end; raises `XdrError` only."""
-    value, end = codec.read(memoryview(data), _HEAD.size)
-    if end != len(data):
-        raise XdrError(f"{len(data) - end} bytes too many behind {codec}")
-    return value
+def _too_long(data: Buffer, end: int) -> XdrError:
+    return XdrError(f"{len(data) - end} bytes too many behind a system call")

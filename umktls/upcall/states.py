@@ -50,6 +50,8 @@ __all__ = [
 class UpcallState(Enum):
     """Where an upcall is in its life."""
 
+    __hash__ = object.__hash__  # a member's own asks for its name, in Python
+
     QUEUED = "queued"  # waits for a slot or for a daemon
     OFFERED = "offered"  # sent; CONNECT's socket is published as pending
     TAKEN = "taken"  # the daemon has the socket, and with it the duty to close it
@@ -59,6 +61,8 @@ class UpcallState(Enum):
 
 class UpcallEvent(Enum):
     """What can happen to an upcall."""
+
+    __hash__ = object.__hash__
 
     START = "start"  # the request goes to the daemon
     TAKE = "take"  # CLSOCKET or SRVSOCKET

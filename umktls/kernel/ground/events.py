@@ -35,6 +35,8 @@ Event = dict[str, Any]
 RING_EVENTS = 4096
 
 TEXTS = {name: kind.line for name, kind in KINDS.items()} | LEVELS
+# Events whose line depends on their level.
+LEVELED = frozenset(name.split()[0] for name in LEVELS)
 
 
 class _Question(dict[str, Any]):
@@ -46,13 +48,22 @@ class _Question(dict[str, Any]):
 
 def describe(event: str, fields: dict[str, Any]) -> str:
     """The line for people of `event`; an event without a line of its own lists its fields."""
-    template = TEXTS.get(f"{event} {fields.get('level')}") or TEXTS.get(event)
+    template = TEXTS.get(event)
+    if event in LEVELED:
+        template = TEXTS.get(f"{event} {fields.get('level')}") or template
     if template is None:
         return event + "".join(f" {key}={value}" for key, value in fields.items())
     try:
-        return template.format_map(_Question(fields))
+        return _filled(template, fields)
     except (ValueError, TypeError):
         return f"{event} {fields}"
+
+
+def _filled(template: str, fields: dict[str, Any]) -> str:
+    try:
+        return template.format(**fields)
+    except KeyError:
+        return template.format_map(_Question(fields))
 
 
 class Trace:
@@ -103,7 +114,8 @@ class Trace:
         """
         record = self._event(event, connection, fields, self._mono())
         self._ring.append(record)
-        logger.info("%s %s", connection or "-", record["text"])
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("%s %s", connection or "-", record["text"])
         for subscriber in (*self._subscribers, *self._watchers):
             subscriber(record)
         return record

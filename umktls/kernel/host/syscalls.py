@@ -25,6 +25,7 @@ from umktls.kernel.host.gates import stand_before
 from umktls.kernel.host.handlers import Answer, CalledHost, Handler, Handlers
 from umktls.kernel.host.process import Process
 from umktls.private import allowed, peer_credentials
+from umktls.rpc.xdr import Struct
 from umktls.upcall import datagrams
 from umktls.upcall import syscalls as wire
 
@@ -152,7 +153,10 @@ class SyscallServer:
         them, or does not decode."""
         requests = [datagrams.decode_request_untrusted(request) for request in args.requests]
         for place, request in enumerate(requests):
-            check_company(request, place)
+            if request.args is not None and is_bad_company(request.args, place):
+                name = wire.SYSCALLS[request.number].name
+                text = f"{name} cannot go together with other calls, or not behind them"
+                raise CallerError(text)
         replies, descriptor = [], None
         try:
             for request in requests:
@@ -175,13 +179,9 @@ def is_told(request: datagrams.Request) -> bool:
     return args.name != rpctls.UMKTLS_CAPTURED
 
 
-def check_company(request: datagrams.Request, place: int) -> None:
-    """Raises `CallerError` for a call that cannot be made with others, at this place among them."""
-    if request.args is None:
-        return
-    if wire.goes_alone(request.args) or (place > 0 and wire.leads(request.args)):
-        name = wire.SYSCALLS[request.number].name
-        raise CallerError(f"{name} cannot go together with other calls, or not behind them")
+def is_bad_company(args: Struct, place: int) -> bool:
+    """Whether this call cannot be made with others, at this place among them."""
+    return wire.goes_alone(args) or (place > 0 and wire.leads(args))
 
 
 async def send_with_descriptor(sock: socket.socket, data: bytes, descriptor: int | None) -> None:

@@ -128,25 +128,24 @@ async def connect_address(
                 raise no_reserved_port()
         if kind == socket.SOCK_STREAM and family != socket.AF_UNIX:
             notice_silence(sock)
-        with trio.move_on_after(seconds) as scope:
-            await reach(sock, address)
-        if scope.cancelled_caught:
-            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        await reach(sock, address, seconds)
         return sock
     except BaseException:
         sock.close()
         raise
 
 
-async def reach(sock: socket.socket, address: Any) -> None:
-    """connect(2). Raises OSError."""
+async def reach(sock: socket.socket, address: Any, seconds: float) -> None:
+    """connect(2), which may take so long. Raises OSError."""
     number = sock.connect_ex(address)
     if number == errno.EINPROGRESS:
         # Where the other end is on this machine, it has answered by now.
         number = sock.connect_ex(address)
     if number == errno.EALREADY:
-        await trio.lowlevel.wait_writable(sock)
-        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        number = errno.ETIMEDOUT
+        with trio.move_on_after(seconds):
+            await trio.lowlevel.wait_writable(sock)
+            number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if number:
         raise OSError(number, os.strerror(number))
 

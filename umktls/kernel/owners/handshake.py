@@ -43,7 +43,7 @@ class Handshake(Takeable):
     pid: int = 0
     outcome: Outcome | None = None
     done: trio.Event = field(default_factory=trio.Event)
-    watch: trio.CancelScope = field(default_factory=trio.CancelScope)
+    watch: trio.CancelScope | None = None
 
     @property
     def offers(self) -> bool:

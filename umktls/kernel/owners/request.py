@@ -72,6 +72,14 @@ EVENT_OF: dict[type[BaseException], UpcallEvent] = {
 }
 
 
+RETERR_NAMES: dict[int | None, str] = {
+    int(error): error.name.removeprefix("RPCTLSERR_") for error in rpctls.RpctlsErr
+}
+FLAG_NAMES = {
+    int(flag): str(flag.name).removeprefix("RPCTLS_FLAGS_") for flag in rpctls.RpctlsFlags
+}
+
+
 def connect_life() -> Upcall:
     """The life of a new CONNECT."""
     return Upcall(CONNECT_TRANSITIONS)
@@ -104,7 +112,7 @@ class Takeable:
     upcall: Upcall
     taken: bool
     done: trio.Event
-    watch: trio.CancelScope
+    watch: trio.CancelScope | None
 
     @property
     def offers(self) -> bool:
@@ -114,7 +122,8 @@ class Takeable:
     def finish(self) -> None:
         """It is over, with an answer or without."""
         self.done.set()
-        self.watch.cancel()
+        if self.watch is not None:
+            self.watch.cancel()
 
     async def ended(self) -> None:
         """Wait for that. Raises `ConnectionGone` when it is no use: see the head of upcalls.py."""
@@ -122,8 +131,10 @@ class Takeable:
             with trio.move_on_after(UNTAKEN_SECONDS):
                 await self.done.wait()
                 return
-            with self.watch:
-                await self._abandoned()
+            if not self.done.is_set():
+                self.watch = trio.CancelScope()
+                with self.watch:
+                    await self._abandoned()
         await self.done.wait()
 
     async def _abandoned(self) -> None:
@@ -153,7 +164,7 @@ class Request(Takeable, Generic[R]):
     """One upcall about `sock`: what is asked, and where it is in its life.
 
     A CONNECT offers `sock` to the daemon. `worked` judges the result. `watch` is around what is
-    waited for besides the answer.
+    waited for besides the answer, if anything is.
     """
 
     procedure: Procedure[Any, R]
@@ -165,7 +176,7 @@ class Request(Takeable, Generic[R]):
     taken: bool = False
     done: trio.Event = field(default_factory=trio.Event)
     reply: AcceptedReply | DeniedReply | None = None
-    watch: trio.CancelScope = field(default_factory=trio.CancelScope)
+    watch: trio.CancelScope | None = None
 
     @property
     def offers(self) -> bool:
@@ -200,8 +211,6 @@ def describe(result: object) -> str:
     """An upcall's answer for people, by the names of its numbers."""
     flags = getattr(result, "flags", None)
     if flags is not None:
-        names = [flag.name or "" for flag in rpctls.RpctlsFlags(flags)]
-        return " ".join(name.removeprefix("RPCTLS_FLAGS_") for name in names) or "no session"
-    reterr = getattr(result, "reterr", None)
-    known = [error for error in rpctls.RpctlsErr if error == reterr]
-    return known[0].name.removeprefix("RPCTLSERR_") if known else str(result)
+        names = [name for flag, name in FLAG_NAMES.items() if flags & flag]
+        return " ".join(names) or "no session"
+    return RETERR_NAMES.get(getattr(result, "reterr", None)) or str(result)

@@ -43,6 +43,10 @@ def prepare(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+# Sealing where nobody else does.
+NOBODY_ELSE: AbstractAsyncContextManager[None] = nullcontext()
+
+
 class KernelSocket:
     """One connected TCP socket. `name` is what the trace calls the connection.
 
@@ -92,7 +96,7 @@ class KernelSocket:
 
     def sealing(self) -> AbstractAsyncContextManager[None]:
         """Inside the block nobody else seals: the caller can set a key or send a record."""
-        return nullcontext() if self.card is None else self.card.lock
+        return NOBODY_ELSE if self.card is None else self.card.lock
 
     def check_kernel_tls(self) -> None:
         """The kernel's own look at whether KTLS works, per direction.

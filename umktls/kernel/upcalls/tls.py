@@ -371,7 +371,8 @@ async def _closed(host: TlsHost, sock: KernelSocket, reason: str) -> None:
     """The same behind the gate, whoever gives up waiting."""
     if sock.session is not None:
         host.trace.emit("disconnect", sock.name, reason=reason)
-        with trio.CancelScope(shield=True), trio.move_on_after(DISCONNECT_SECONDS):
+        until = trio.current_time() + DISCONNECT_SECONDS
+        with trio.CancelScope(deadline=until, shield=True):
             await sock.detours.finish_sending()
             await tell_fault(host, sock)
             # An orphan need not be adopted for its last moment.

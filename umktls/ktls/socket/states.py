@@ -30,6 +30,8 @@ from umktls.errors import CallerError
 
 
 class State(Enum):
+    __hash__ = object.__hash__  # a member's own asks for its name, in Python
+
     CLEAR = auto()
     SEALED = auto()
     PAUSED = auto()
@@ -37,6 +39,8 @@ class State(Enum):
 
 
 class Event(Enum):
+    __hash__ = object.__hash__
+
     ENABLE = auto()
     KEY_UPDATE = auto()
     NEW_KEY = auto()
