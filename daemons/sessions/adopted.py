@@ -122,4 +122,5 @@ def adopt(sock: Socket, trace: Tracer, *, server: bool, handover: bool) -> Adopt
         adopted.renew_deposit()
     else:
         sock.take_back()
+    sock.settle()
     return adopted

@@ -22,7 +22,7 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from umktls.abi.alerts import TlsAlert, alert_name
-from umktls.errors import UmktlsError
+from umktls.errors import CallerError, UmktlsError
 from umktls.ktls.session.suites import TLS_1_3
 from umktls.upcall.deposit import LAYOUT, Deposit
 from umktls.userland.libc import Record, Socket, SystemCallError
@@ -128,7 +128,8 @@ class EstablishedSession:
         self._deposits = True
 
     def renew_deposit(self) -> None:
-        """Tell the kernel how the session is now, if it has been told before."""
+        """Tell the kernel how the session is now, along with the next system call, if it has been
+        told before."""
         sending, receiving = self._sending, self._receiving
         if not self._deposits or not isinstance(sending, PlainSending):
             return
@@ -145,10 +146,14 @@ class EstablishedSession:
             chain=in_der(self.chain),
             unfinished=self._messages.unfinished,
         )
-        try:
-            self._sock.deposit(session)
-        except UmktlsError as error:
+
+        def failed(error: UmktlsError) -> None:
             logger.info("%s: what the kernel has of it is out of date: %s", self, error)
+
+        try:
+            self._sock.deposit_later(session, failed)
+        except CallerError as error:
+            failed(error)
 
     # The upcalls.
 
@@ -174,6 +179,7 @@ class EstablishedSession:
         with self._lock, self._settled():
             try:
                 work()
+                self._sock.settle()
             except NoSecondKey as error:
                 # Nobody's fault: in a new session everything is as it was.
                 self.complain(f"{error}; the session ends")
@@ -340,7 +346,7 @@ class EstablishedSession:
             self._sock.shutdown_later(socket.SHUT_RD)
 
     def _say_goodbye(self) -> None:
-        """Our close_notify, and the end of sending."""
+        """close_notify, and the end of sending."""
         with contextlib.suppress(UmktlsError):
             self._send_close_notify()
         self._shut_down()

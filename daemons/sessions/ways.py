@@ -74,7 +74,8 @@ class Sending(Protocol):
         """What the SSL object has sealed goes to the peer."""
 
     def renew(self, *, request: bool) -> None:
-        """Send a KeyUpdate and go on under the next key. Raises `UmktlsError`."""
+        """Send a KeyUpdate and go on under the next key: with the next system call, where the
+        kernel seals (`Socket.settle`). Raises `UmktlsError`."""
 
     def answer_update(self) -> None:
         """The peer has asked for a KeyUpdate in return."""
@@ -91,7 +92,8 @@ class Receiving(Protocol):
     """The receiving direction."""
 
     def update(self) -> None:
-        """The peer has changed its key."""
+        """The peer has changed its key; where the kernel opens, it has the next one with the next
+        system call (`Socket.settle`)."""
 
 
 class FeedingReceiving(Receiving, Protocol):
@@ -119,16 +121,17 @@ class PlainSending:
     last = flush
 
     def renew(self, *, request: bool) -> None:
-        """The kernel holds back everything between the two calls."""
+        """The kernel holds back everything between the two calls, which are one trip: nobody has to
+        wait for it."""
         if not self.renewable:
             raise NoSecondKey("this kernel takes no second key, so no KeyUpdate can be sent")
-        self._sock.send_record(HANDSHAKE, key_update_message(request))
+        self._sock.post_record(HANDSHAKE, key_update_message(request))
         self.set_next()
         self._updated(request)
 
     def set_next(self) -> None:
         """A KeyUpdate of ours is on its way: go on under the next key."""
-        self._sock.enable_tls("tx", self.ratchet.turn())
+        self._sock.post_key("tx", self.ratchet.turn())
 
     def answer_update(self) -> None:
         self.renew(request=False)
@@ -263,7 +266,8 @@ class PlainReceiving:
         self.ratchet = ratchet
 
     def update(self) -> None:
-        self._sock.enable_tls("rx", self._next())
+        session = self._next()
+        self._sock.post_key("rx", session)
 
     def _next(self) -> Session:
         """The peer's next key. Raises NoSecondKey."""
@@ -286,7 +290,7 @@ class KernelReceiving(PlainReceiving):
     def update(self) -> None:
         session = self._next()
         self._shadow.update(session)
-        self._sock.enable_tls("rx", session)
+        self._sock.post_key("rx", session)
 
 
 class BounceReceiving:

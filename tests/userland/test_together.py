@@ -102,6 +102,19 @@ def test_a_failure_of_what_was_put_off_is_nobody_elses(kernel: Kernel) -> None:
     assert len(failures) == 1
 
 
+def test_who_settles_hears_of_what_was_needed_and_failed(kernel: Kernel) -> None:
+    kernel.needed_later(ShutdownArgs(99, 1), harmless=errno.EBADF)
+    kernel.settle()
+    for args in (ShutdownArgs(99, 1), NOWHERE):
+        kernel.needed_later(args)
+    # Whatever it goes along with has not failed.
+    assert kernel.rpctls_syscall(rpctls.RPCTLS_SYSC_CLSETPATH, b"/some/path") is None
+    with pytest.raises(SystemCallError) as caught:
+        kernel.settle()
+    assert caught.value.name == "shutdown"
+    kernel.settle()
+
+
 def test_a_socket_comes_along_with_other_answers(
     fake: FakeKernel, kernel: Kernel, near: FakeSocket
 ) -> None:

@@ -43,7 +43,6 @@ from umktls.upcall.datagrams import (
 from umktls.upcall.syscalls import (
     MAX_PART,
     MAX_TOGETHER,
-    MAX_UTRACE,
     SYSCALLS,
     TAKEN,
     AdoptArgs,
@@ -52,7 +51,6 @@ from umktls.upcall.syscalls import (
     SocketArgs,
     SocketCookieArgs,
     TogetherArgs,
-    UtraceArgs,
     goes_alone,
     leads,
     number_of,
@@ -62,6 +60,7 @@ from umktls.userland.failures import KernelGone, Outcome, SystemCallError, close
 from umktls.userland.ktls import Record, interface_of
 from umktls.userland.questions import questions
 from umktls.userland.sockets import Socket
+from umktls.userland.utrace import utrace_args
 
 __all__ = [
     "Kernel",
@@ -115,10 +114,15 @@ def in_groups(calls: Sequence[Struct]) -> Iterator[Group]:
 
 
 class _Posted(threading.local):
-    """The calls that a thread has put off, and whom to tell of a failure."""
+    """The calls that a thread has put off, and whom to tell of a failure; and the first failure of
+    one that was needed."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Struct, Callable[[SystemCallError], None]]] = []
+        self.error: SystemCallError | None = None
+
+    def fail(self, error: SystemCallError) -> None:
+        self.error = self.error or error
 
 
 class Kernel:
@@ -291,10 +295,27 @@ class Kernel:
         `failed` is told if the kernel did not do it."""
         self._posted.calls.append((args, failed))
 
+    def needed_later(self, args: Struct, harmless: int | None = None) -> None:
+        """The same, and `settle` raises what it failed with, unless that is the errno `harmless`.
+
+        A key for sending is not set (ECANCELED) where a sendmsg of the same trip has failed: so a
+        KeyUpdate and the key that follows it can be one.
+        """
+
+        def failed(error: SystemCallError) -> None:
+            if error.errno != harmless:
+                self._posted.fail(error)
+
+        self.later(args, failed)
+
     def settle(self) -> None:
-        """Make the calls that this thread has put off. Raises `KernelGone`."""
+        """Make the calls that this thread has put off. Raises `KernelGone`, and the first failure
+        of those that are `needed_later` since the last time."""
         if self._posted.calls:
             self.calls([])
+        error, self._posted.error = self._posted.error, None
+        if error is not None:
+            raise error
 
     def _together(self, batch: Sequence[Struct]) -> list[Outcome]:
         """One trip."""
@@ -341,15 +362,6 @@ class Kernel:
         return from_freebsd(number) if self._freebsd_errnos else number
 
 
-def utrace_args(event: Mapping[str, Any]) -> UtraceArgs:
-    data = json.dumps(event).encode()
-    limit = MAX_UTRACE // 4
-    while len(data) > MAX_UTRACE:
-        data = json.dumps({key: _cut(value, limit) for key, value in event.items()}).encode()
-        limit //= 2
-    return UtraceArgs(data)
-
-
 def personality_of(rundir: Path) -> Personality:
     """Which kernel the host with that run directory emulates, as its host.json tells."""
     return PERSONALITIES.get(str(facts_of(rundir).get("personality")), DEFAULT_PERSONALITY)
@@ -378,7 +390,3 @@ def _check_owner(sock: socket.socket, path: Path) -> None:
     uid = _UCRED.unpack(credentials)[1]
     if uid not in (0, os.geteuid()):
         raise KernelGone(f"{path} belongs to user {uid}, not to this one")
-
-
-def _cut(value: Any, limit: int) -> Any:
-    return value[:limit] + "..." if isinstance(value, str) and len(value) > limit else value

@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
 
 from umktls.abi.leftover import Leftover
 from umktls.abi.rpctls import (
@@ -32,7 +31,6 @@ from umktls.errors import PeerError
 from umktls.ktls.session import Direction, Session
 from umktls.rpc import xdr
 from umktls.rpc.certificate import PeerCertificate
-from umktls.standstill import KernelClock
 from umktls.upcall.deposit import MAX_DEPOSIT, Deposit, KeyState
 from umktls.upcall.rpctls import rpctls_session_arg
 from umktls.upcall.syscalls import (
@@ -45,7 +43,8 @@ from umktls.upcall.syscalls import (
     ShutdownArgs,
 )
 from umktls.userland.failures import Outcome, SystemCallError
-from umktls.userland.ktls import KtlsInterface, Modes, Record, SetOption
+from umktls.userland.kernelcalls import KernelCalls
+from umktls.userland.ktls import Modes, Record, SetOption
 from umktls.userland.questions import (
     OPTION_ROOM,
     WORD,
@@ -70,24 +69,6 @@ __all__ = ["Socket"]
 _session_name = xdr.codec(rpctls_session_arg)
 _FALLBACK: Mapping[Direction, int] = {"tx": UMKTLS_TX_FALLBACK, "rx": UMKTLS_RX_FALLBACK}
 _BOUNCE: Mapping[Direction, int] = {"tx": UMKTLS_TX_BOUNCE, "rx": UMKTLS_RX_BOUNCE}
-
-
-class KernelCalls(Protocol):
-    """What a socket needs of its kernel; see `umktls.userland.libc.Kernel`."""
-
-    @property
-    def ktls(self) -> KtlsInterface: ...
-
-    @property
-    def clock(self) -> KernelClock: ...
-
-    def call(self, args: xdr.Struct) -> tuple[Any, list[int]]: ...
-
-    def calls(self, batch: Sequence[xdr.Struct]) -> list[Outcome]: ...
-
-    def later(self, args: xdr.Struct, failed: Callable[[SystemCallError], None]) -> None: ...
-
-    def settle(self) -> None: ...
 
 
 class Socket:
@@ -215,7 +196,8 @@ class Socket:
         self._kernel.later(ShutdownArgs(self.number, how), _forget)
 
     def settle(self) -> None:
-        """Make the calls that this thread has put off. Raises `KernelGone`."""
+        """Make the calls that this thread has put off. Raises `KernelGone`, and `SystemCallError`
+        for those of which it is said."""
         self._kernel.settle()
 
     def close(self) -> None:
@@ -255,6 +237,15 @@ class Socket:
         """The same, along with the next system call, whatever comes of it: last words."""
         args = self._kernel.ktls.record_args(self.number, record_type, data)
         self._kernel.later(args, _forget)
+
+    def post_record(self, record_type: int, data: bytes) -> None:
+        """As `send_record`, along with the next system call; `settle` raises what it raises."""
+        self._kernel.needed_later(self._kernel.ktls.record_args(self.number, record_type, data))
+
+    def post_key(self, direction: Direction, session: Session) -> None:
+        """As `enable_tls`, along with the next system call; `settle` raises what it raises."""
+        for option in self._kernel.ktls.key_options(direction, session):
+            self._kernel.needed_later(option.args(self.number), option.harmless)
 
     def receive_record(self) -> Record | None:
         """The record at the head of the receive queue; None if there is none to be had.

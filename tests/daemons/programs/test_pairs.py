@@ -85,6 +85,24 @@ def test_a_key_update(ends: tuple[End, End], initiator: int) -> None:
     talk(other, one)
 
 
+UPDATED = ["sendmsg", "setsockopt", "utrace"]  # nobody waits for the key behind the KeyUpdate
+
+
+def test_new_keys_take_one_trip_where_they_are_asked_for_and_two_where_they_are_answered(
+    ends: tuple[End, End],
+) -> None:
+    one, other = ends
+    talk(one, other)
+    for end in ends:
+        end.kernel.trips.clear()
+    assert one.rekey() == rpctls.RPCTLSERR_OK
+    asked = [*UPDATED, "setsockopt"]  # the last is what it leaves for the next daemon
+    assert one.kernel.trips == [asked]
+    talk(one, other)
+    assert other.kernel.trips == [["recvmsg"], ["setsockopt", "utrace", *UPDATED, "setsockopt"]]
+    assert one.kernel.trips == [asked, ["recvmsg"], ["setsockopt", "utrace", "setsockopt"]]
+
+
 def test_key_updates_that_cross(ends: tuple[End, End]) -> None:
     one, other = ends
     assert one.rekey() == rpctls.RPCTLSERR_OK

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.clientworld import Clock, world
+from umktls.abi.freebsd import IPPROTO_TCP, TCP_RXTLS_ENABLE, TCP_TXTLS_ENABLE
 from umktls.abi.rpctls import (
     RPCTLS_SYSC_CLSOCKET,
     RPCTLSCD,
@@ -32,6 +33,8 @@ from umktls.upcall.syscalls import (
     CloseArgs,
     GetsockoptArgs,
     RpctlsSyscallArgs,
+    SendmsgArgs,
+    SetsockoptArgs,
     SocketCookieArgs,
     TogetherArgs,
     UtraceArgs,
@@ -103,3 +106,21 @@ async def test_nothing_is_done_where_one_cannot_be_among_them(
             await w.calls.call(TogetherArgs((EVENT, bad)))
         assert refused.value.errno == number
         assert w.events("warning") == []
+
+
+async def test_no_key_for_sending_is_set_behind_a_sendmsg_that_has_failed(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    """The peer would not know of it: the KeyUpdate has not gone."""
+    send = encode_request(1, SendmsgArgs(99, b"", b"", 0))
+    tx, rx = (
+        encode_request(2, SetsockoptArgs(99, IPPROTO_TCP, name, b"", ()))
+        for name in (TCP_TXTLS_ENABLE, TCP_RXTLS_ENABLE)
+    )
+    async with world(tmp_path) as w:
+        for requests, expected in (
+            ((send, rx, EVENT, tx), [errno.EBADF, errno.EBADF, 0, errno.ECANCELED]),
+            ((tx, send), [errno.EBADF, errno.EBADF]),
+        ):
+            replies = await w.calls.call(TogetherArgs(requests))
+            assert [int.from_bytes(reply[4:8], "big") for reply in replies] == expected

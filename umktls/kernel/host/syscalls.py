@@ -24,6 +24,7 @@ from umktls.kernel.host.callnames import call_name, describe_call
 from umktls.kernel.host.gates import stand_before
 from umktls.kernel.host.handlers import Answer, CalledHost, Handler, Handlers
 from umktls.kernel.host.process import Process
+from umktls.kernel.sockets.calls import TX_KEYS
 from umktls.private import allowed, peer_credentials
 from umktls.rpc.xdr import Struct
 from umktls.upcall import datagrams
@@ -124,6 +125,11 @@ class SyscallServer:
             request.sequence, number, answer.result, request.number
         )
 
+    def _failed(self, request: datagrams.Request, number: int) -> bytes:
+        """The reply to a call that has failed with this machine's errno `number`."""
+        mapped = self._host.personality.errno(number)
+        return datagrams.encode_reply(request.sequence, mapped, None, request.number)
+
     def _tell(
         self, process: Process, request: datagrams.Request, result: Any, outcome: str, began: float
     ) -> None:
@@ -150,17 +156,22 @@ class SyscallServer:
 
     async def _together(self, process: Process, args: wire.TogetherArgs) -> Answer:
         """umktls_together: the replies to all of them. Nothing is done if one cannot be among
-        them, or does not decode."""
+        them, or does not decode. Behind a sendmsg that has failed no key for sending is set: the
+        peer knows nothing of it."""
         requests = [datagrams.decode_request_untrusted(request) for request in args.requests]
         for place, request in enumerate(requests):
             if request.args is not None and is_bad_company(request.args, place):
                 name = wire.SYSCALLS[request.number].name
                 text = f"{name} cannot go together with other calls, or not behind them"
                 raise CallerError(text)
-        replies, descriptor = [], None
+        replies, descriptor, unsent = [], None, False
         try:
             for request in requests:
+                if unsent and sets_key_for_sending(request.args):
+                    replies.append(self._failed(request, errno.ECANCELED))
+                    continue
                 answer, reply = await self._carry_out(process, request)
+                unsent = unsent or (answer is NOTHING and request.number == rpctls.SYS_sendmsg)
                 replies.append(reply)
                 if answer.pass_descriptor is not None:
                     process.taken, descriptor = answer.result, answer.pass_descriptor
@@ -177,6 +188,11 @@ def is_told(request: datagrams.Request) -> bool:
     if not isinstance(args, wire.SetsockoptArgs) or args.level != rpctls.SOL_UMKTLS:
         return True
     return args.name != rpctls.UMKTLS_CAPTURED
+
+
+def sets_key_for_sending(args: Struct | None) -> bool:
+    """Whether this is a setsockopt(2) with a key for sending."""
+    return isinstance(args, wire.SetsockoptArgs) and (args.level, args.name) in TX_KEYS
 
 
 def is_bad_company(args: Struct, place: int) -> bool:
