@@ -16,7 +16,7 @@ from .slots import Slots
 __all__ = ["WriteBehind"]
 
 MEBIBYTE = 1 << 20
-MEMORY = 32 * MEBIBYTE
+MEMORY = 24 * MEBIBYTE
 WRITES_IN_FLIGHT = 8
 # A file with this part of it unstable is committed in the background. With half of it, a server
 # that is slower than who writes had nothing to do each time until more came.

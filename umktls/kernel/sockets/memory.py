@@ -14,6 +14,8 @@ __all__ = ["give_back", "keep_large_buffers"]
 # malloc.h of glibc; mmap(2) from 32 MiB on is the highest limit it takes.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 MMAP_FROM = 32 * 1024 * 1024
+# What a mount holds of written data (fs/writeback.py) comes and goes in less than this.
+TRIM_FROM = 24 * 1024 * 1024
 KEEP_FREE = 16 * 1024 * 1024
 
 
@@ -23,7 +25,7 @@ def keep_large_buffers() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False  # not glibc: slower, and right all the same
-    return bool(mallopt(M_MMAP_THRESHOLD, MMAP_FROM) and mallopt(M_TRIM_THRESHOLD, KEEP_FREE))
+    return bool(mallopt(M_MMAP_THRESHOLD, MMAP_FROM) and mallopt(M_TRIM_THRESHOLD, TRIM_FROM))
 
 
 def give_back() -> bool:
