@@ -30,10 +30,16 @@ smoke: $(STAMPS)/packages-mount ## Try another Python (PYTHON=python3.13): insta
 # have few.
 TOGETHER := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
+# Tests start some hundred programs. Where Python is told to write no bytecode, each of them would
+# compile all that it imports.
+COMPILE = @$(BIN)/python -m compileall -q umktls fs daemons tests
+
 test: $(VENV)/.project-test ## Run the tests, but for those that take long
+	$(COMPILE)
 	$(BIN)/python -m pytest $(TOGETHER) -m "not long" $(ARGS)
 
 test-long: $(VENV)/.project-test ## Run the tests that take long
+	$(COMPILE)
 	$(BIN)/python -m pytest $(TOGETHER) -m long $(ARGS)
 
 lint: $(VENV)/.project-test ## Check style, types and layers
@@ -43,6 +49,7 @@ lint: $(VENV)/.project-test ## Check style, types and layers
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.project-test ## Measure, side by side with sshfs (ONLY=name for one measurement)
+	$(COMPILE)
 	@$(BIN)/python -m tests.bench $(ONLY)
 
 fuzz: $(VENV)/.project-test ## Feed the receiving path any bytes for SECONDS=600 (needs atheris, installed into .venv)
