@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Iterator
+
 import pytest
 
+from umktls import memory
 from umktls.memory import LARGE, uncleared
+
+
+@pytest.fixture
+def another_python(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One without CPython's C API."""
+    monkeypatch.setattr(ctypes, "pythonapi", object())
+    memory._maker.cache_clear()
+    yield
+    memory._maker.cache_clear()
 
 
 @pytest.mark.parametrize("size", [0, 1, LARGE - 1, LARGE, 1 << 20])
@@ -17,5 +30,12 @@ def test_a_buffer_of_that_size_to_be_written(size: int) -> None:
 
 
 def test_more_than_there_is() -> None:
+    with pytest.raises(MemoryError):
+        uncleared(1 << 62)
+
+
+@pytest.mark.usefixtures("another_python")
+def test_another_python_has_buffers_too() -> None:
+    assert uncleared(LARGE) == bytearray(LARGE)
     with pytest.raises(MemoryError):
         uncleared(1 << 62)

@@ -6,8 +6,8 @@ records takes. CPython's C API makes one whose bytes are whatever was there befo
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
+from functools import cache
 
 __all__ = ["uncleared"]
 
@@ -15,15 +15,19 @@ __all__ = ["uncleared"]
 LARGE = 16 * 1024
 
 
+def uncleared(size: int) -> bytearray:
+    """A bytearray of that size. Nobody may be shown what was not written. Raises MemoryError."""
+    return bytearray(size) if size < LARGE else _maker()(size)
+
+
+@cache
 def _maker() -> Callable[[int], bytearray]:
+    import ctypes  # programs without large messages need none
+
     try:
         make = ctypes.pythonapi.PyByteArray_FromStringAndSize
     except AttributeError:  # another Python
         return bytearray
     make.restype = ctypes.py_object
     make.argtypes = (ctypes.c_char_p, ctypes.c_ssize_t)
-    return lambda size: bytearray(size) if size < LARGE else make(None, size)
-
-
-uncleared = _maker()
-"""A bytearray of that size. Nobody may be shown what was not written. Raises MemoryError."""
+    return lambda size: make(None, size)
