@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -236,20 +237,8 @@ def _mount(plan: MountPlan) -> None:
     plan = _check(plan)
     _check_fuse()
 
-    from umktls.kernel.ground import hostclock
-    from umktls.limits import keep_memory_private
-
-    from .mount import News, run_mount
-
     if plan.foreground:
-        keep_memory_private()
-        news = News(
-            booted=lambda rundir: None,
-            ready=partial(click.echo, "mounted"),
-            delayed=partial(_say_later, plan),
-            remark=lambda text: click.echo(printable(_warning(text)), err=True),
-        )
-        hostclock.run(run_mount, plan, news)
+        _mount_in_foreground(plan)
         return
     sys.stdout.flush()
     sys.stderr.flush()
@@ -258,11 +247,33 @@ def _mount(plan: MountPlan) -> None:
         click.echo(printable(later), err=True)
 
 
-def _mount_in_background(plan: MountPlan, report: Report) -> None:
-    from umktls.kernel.ground import hostclock
+def _daemon_first(plan: MountPlan) -> AbstractContextManager[None]:
+    """Inside the block is the life of the mount: its daemon starts while the rest is imported."""
+    from umktls.kernel.host.early import starting_early
+
+    return starting_early("client", plan.rundir, plan.config().daemon())
+
+
+def _mount_in_foreground(plan: MountPlan) -> None:
     from umktls.limits import keep_memory_private
 
-    from .mount import News, run_mount
+    keep_memory_private()
+    with _daemon_first(plan):
+        from umktls.kernel.ground import hostclock
+
+        from .mount import News, run_mount
+
+        news = News(
+            booted=lambda rundir: None,
+            ready=partial(click.echo, "mounted"),
+            delayed=partial(_say_later, plan),
+            remark=lambda text: click.echo(printable(_warning(text)), err=True),
+        )
+        hostclock.run(run_mount, plan, news)
+
+
+def _mount_in_background(plan: MountPlan, report: Report) -> None:
+    from umktls.limits import keep_memory_private
 
     keep_memory_private()
     # The terminal is the caller's; what is worth saying before there is a log goes to `report`.
@@ -279,8 +290,13 @@ def _mount_in_background(plan: MountPlan, report: Report) -> None:
             report.later(f"{_later(plan, error)} in the background ({end})")
 
     os.umask(0o077)
-    news = News(booted, report.ready, delayed, lambda text: report.remark(_warning(text)))
-    hostclock.run(run_mount, plan, news)
+    with _daemon_first(plan):
+        from umktls.kernel.ground import hostclock
+
+        from .mount import News, run_mount
+
+        news = News(booted, report.ready, delayed, lambda text: report.remark(_warning(text)))
+        hostclock.run(run_mount, plan, news)
 
 
 def _warning(text: str) -> str:

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import click
 
+from umktls.abi.rpctls import HOST_PIPE
 from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError, WorldError
 from umktls.limits import keep_memory_private, raise_descriptor_limit
@@ -177,7 +178,21 @@ def begin(
         if pidfile is not None:
             pidfile.write()
         raise_descriptor_limit()
+        await_host()
         work(launch)
+
+
+def await_host() -> None:
+    """Wait for the host that has started this daemon before it was there itself, if one has.
+
+    Raises `KernelGone` when it has ended.
+    """
+    pipe = os.environ.pop(HOST_PIPE, None)
+    if pipe is None:
+        return
+    with open(int(pipe), "rb") as host:
+        if not host.read(1):
+            raise KernelGone("the host that has started this daemon has ended")
 
 
 def serve(

@@ -144,6 +144,9 @@ UMKTLS_CAPTURED = 20
 # Ours: rpctls_syscall(2) of FreeBSD 15, which takes the cookie of a socket and nothing else. There
 # its number is 576 too; here a host can have both, so this one has another.
 SYS_rpctls_syscall_15 = 1002
+# In a daemon's environment: the descriptor of a pipe in which there will be a byte when its host is
+# there. At its end there will be none.
+HOST_PIPE = "UMKTLS_HOST_PIPE"
 SYS_umktls_together = 1003  # ours: several system calls with one datagram each way
 
 # Ours: the kernel asks the daemon to renew a session's keys by KeyUpdate.

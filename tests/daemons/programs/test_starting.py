@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from umktls_daemons.programs import rpctlscd, rpctlssd
 from umktls_daemons.programs.logs import set_up_logging
+from umktls_daemons.programs.running import await_host
 from umktls_daemons.tls.identity import ConfigurationError
 
 from tests.conftest import patience
@@ -25,7 +26,9 @@ from tests.daemons.fakesocket import SECONDS
 from tests.daemons.harness import at_a_terminal
 from tests.daemons.pki import PASSPHRASE, certificates
 from tests.daemons.programs.processes import Process, host, program
+from umktls.abi.rpctls import HOST_PIPE
 from umktls.upcall.rpctls import RPCTLSCD_V1, RPCTLSSD_V1
+from umktls.userland.failures import KernelGone
 from umktls.userland.notify import notify
 
 
@@ -40,6 +43,24 @@ def refused(name: str, *arguments: str | Path, **environment: str) -> tuple[int,
     assert output.startswith(f"{name}: ")
     assert output.count("\n") == 1
     return code, output
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_daemon_waits_for_the_host_that_has_started_it_early(
+    monkeypatch: pytest.MonkeyPatch, comes: bool
+) -> None:
+    reading, writing = os.pipe()
+    monkeypatch.setenv(HOST_PIPE, str(reading))
+    if comes:
+        os.write(writing, b"\n")
+    os.close(writing)
+    with contextlib.nullcontext() if comes else pytest.raises(KernelGone, match="has ended"):
+        await_host()
+    # What it starts itself waits for nobody.
+    assert HOST_PIPE not in os.environ
+    await_host()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(reading)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import field
 from pathlib import Path
+from typing import ClassVar
 
 import trio
 
@@ -31,7 +32,7 @@ from umktls.dataclass import dataclass
 from umktls.errors import CallerError, UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.refusals import NoThread, in_thread, refusal_text
-from umktls.private import open_file
+from umktls.kernel.host.early import claim, launched, open_log
 
 __all__ = [
     "AgentCommand",
@@ -78,6 +79,7 @@ class DaemonCommand:
     name: str
     arguments: tuple[str, ...] = ()
     directory: Path | None = None
+    waits: ClassVar[bool] = True  # for its host (early.py)
 
     @property
     def program(self) -> str:
@@ -94,6 +96,7 @@ class AgentCommand(DaemonCommand):
     place of the daemon `name`: by `umktls run`."""
 
     words: tuple[str, ...] = ()
+    waits: ClassVar[bool] = False
 
     @property
     def program(self) -> str:
@@ -210,33 +213,28 @@ class Child:
         return ""
 
     def _start(self) -> subprocess.Popen[bytes]:
-        log = self._open_log()
-        self._log_begin = 0 if log == subprocess.DEVNULL else os.fstat(log).st_size
-        try:
-            # A session of its own: Ctrl-C on the terminal is for the host, which ends it in order.
-            process = subprocess.Popen(
-                self.command.line(self.rundir.resolve()),
-                env=own_environment(),
-                cwd=self.command.directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        finally:
-            if log != subprocess.DEVNULL:
-                os.close(log)
+        process = claim(self.command.line(self.rundir.resolve())) or self._launch()
         self.pid = process.pid
         self._process = process
         self.starts += 1
         self.trace.emit("daemon-started", daemon=self.command.program, pid=process.pid)
         return process
 
+    def _launch(self) -> subprocess.Popen[bytes]:
+        log = self._open_log()
+        self._log_begin = 0 if log == subprocess.DEVNULL else os.fstat(log).st_size
+        try:
+            # A session of its own: Ctrl-C on the terminal is for the host, which ends it in order.
+            return launched(self.command, self.rundir, log)
+        finally:
+            if log != subprocess.DEVNULL:
+                os.close(log)
+
     def _open_log(self) -> int:
         """A descriptor for the daemon's output: of its log, or of nothing where there can be no
         log."""
         try:
-            return open_file(self.log, os.O_WRONLY | os.O_APPEND, "log")
+            return open_log(self.rundir, self.command)
         except (OSError, CallerError) as error:
             why = refusal_text(error) if isinstance(error, OSError) else str(error)
             reason = f"what {self.command.program} says is lost: {why}"
@@ -299,12 +297,6 @@ async def ended(process: subprocess.Popen[bytes]) -> None:
             if process.poll() is not None:
                 return
             await trio.sleep(LOOK_SECONDS)
-
-
-def own_environment() -> dict[str, str]:
-    """Ours without what is for us alone: a service manager waits for the host's word, and not for
-    its daemons'."""
-    return {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
 
 
 def describe_end(returncode: int) -> str:

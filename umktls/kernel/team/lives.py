@@ -20,7 +20,8 @@ import trio
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.refusals import refusal_text
-from umktls.kernel.host.children import PAUSES, STEADY, describe_end, ended, own_environment
+from umktls.kernel.host.children import PAUSES, STEADY, describe_end, ended
+from umktls.kernel.host.early import own_environment
 from umktls.kernel.krpc.post import MESSAGE_LIMIT, Post
 from umktls.kernel.team import gather
 from umktls.kernel.team.config import TeamConfig
