@@ -23,6 +23,7 @@ __all__ = [
     "Request",
     "decode_reply_untrusted",
     "decode_request_untrusted",
+    "decode_result_untrusted",
     "encode_reply",
     "encode_request",
 ]
@@ -86,15 +87,20 @@ def encode_reply(sequence: int, errno: int, result: Any, number: int) -> bytes:
 
 def decode_reply_untrusted(data: Buffer, number: int) -> Reply:
     """The kernel's answer to a call of `number`; raises `XdrError` only."""
+    return _reply(int.from_bytes(data[:4], "big"), *decode_result_untrusted(data, number))
+
+
+def decode_result_untrusted(data: Buffer, number: int) -> tuple[int, Any]:
+    """The same without the sequence: errno and result."""
     if len(data) < HEAD_SIZE:
         raise _too_short(data)
-    sequence, errno = _split_head(data)
+    _, errno = _split_head(data)
     result, end = None, HEAD_SIZE
     if not errno:
         result, end = SYSCALLS[number].result.read(memoryview(data), HEAD_SIZE)
     if end != len(data):
         raise _too_long(data, end)
-    return _reply(sequence, errno, result)
+    return errno, result
 
 
 def _too_short(data: Buffer) -> XdrError:

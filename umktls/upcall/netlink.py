@@ -41,6 +41,7 @@ from umktls.abi.netlink import (
 from umktls.abi.rpctls import RPC_MAXDATASIZE
 from umktls.dataclass import dataclass
 from umktls.errors import PeerError
+from umktls.rpc.frozen import frozen, maker
 from umktls.rpc.xdr import Buffer
 
 __all__ = [
@@ -75,7 +76,7 @@ class NetlinkFormatError(PeerError):
     """Bytes that are no netlink message."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Message:
     """A netlink message, its payload not looked at."""
 
@@ -86,7 +87,7 @@ class Message:
     pid: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RpcPart:
     """A message of the family `rpc`: `command` is RPCNL_REQUEST or RPCNL_REPLY (or unknown)."""
 
@@ -104,6 +105,10 @@ class Family:
     groups: Mapping[str, int]
 
 
+_message = maker(Message)
+_rpc_part = maker(RpcPart)
+
+
 def parse_untrusted(datagram: Buffer) -> Message:
     """Raises `NetlinkFormatError` only."""
     view = memoryview(datagram)
@@ -112,7 +117,7 @@ def parse_untrusted(datagram: Buffer) -> Message:
     length, kind, flags, seq, pid = NLMSGHDR.unpack_from(view)
     if length != len(view):
         raise NetlinkFormatError(f"a netlink message of {len(view)} bytes says it has {length}")
-    return Message(kind, flags, seq, view[NLMSGHDR.size :], pid)
+    return _message(kind, flags, seq, view[NLMSGHDR.size :], pid)
 
 
 def _generic_untrusted(payload: memoryview) -> tuple[int, dict[int, memoryview]]:
@@ -131,7 +136,7 @@ def _attributes_untrusted(data: memoryview) -> dict[int, memoryview]:
         if not NLATTR.size <= length <= len(data):
             raise NetlinkFormatError(f"a netlink attribute of {length} bytes in {len(data)}")
         found[kind & NLA_TYPE_MASK] = data[NLATTR.size : length]
-        data = data[aligned(length) :]
+        data = data[length + -length % NLA_ALIGNTO :]
     return found
 
 
@@ -152,7 +157,7 @@ def parse_rpc_untrusted(message: Message) -> RpcPart:
     """A message of the family `rpc`. Raises `NetlinkFormatError` only."""
     command, attributes = _generic_untrusted(message.payload)
     group = _u32_untrusted(attributes.get(RPCNL_REPLY_GROUP))
-    return RpcPart(command, group, attributes.get(RPCNL_REPLY_BODY))
+    return _rpc_part(command, group, attributes.get(RPCNL_REPLY_BODY))
 
 
 def parse_get_family_untrusted(message: Message) -> str | None:
@@ -266,4 +271,4 @@ def encode_attribute(kind: int, data: bytes) -> bytes:
 
 def aligned(length: int) -> int:
     """A length with the padding behind it."""
-    return -(-length // NLA_ALIGNTO) * NLA_ALIGNTO
+    return length + -length % NLA_ALIGNTO

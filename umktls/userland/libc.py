@@ -37,7 +37,7 @@ from umktls.errors import WorldError
 from umktls.rpc.xdr import Struct, XdrError
 from umktls.standstill import KernelClock
 from umktls.upcall.datagrams import (
-    decode_reply_untrusted,
+    decode_result_untrusted,
     encode_request,
 )
 from umktls.upcall.syscalls import (
@@ -338,25 +338,23 @@ class Kernel:
         """What became of the calls that one datagram made."""
         if len(group) == 1:
             return [self._outcome(group[0], data, descriptors)]
-        replies = decode_reply_untrusted(data, SYS_umktls_together)
-        if replies.errno or len(replies.result) != len(group):
+        error, replies = decode_result_untrusted(data, SYS_umktls_together)
+        if error or len(replies) != len(group):
             close_all(descriptors)
             raise KernelGone("the kernel does not take system calls that are made together")
         # A descriptor is the first call's.
         return [
             self._outcome(args, reply, [] if place else descriptors)
-            for place, (args, reply) in enumerate(zip(group, replies.result, strict=True))
+            for place, (args, reply) in enumerate(zip(group, replies, strict=True))
         ]
 
     def _outcome(self, args: Struct, data: bytes, descriptors: list[int]) -> Outcome:
         number = number_of(args)
-        reply = decode_reply_untrusted(data, number)
-        if not reply.errno:
-            return Outcome(reply.result, descriptors)
+        error, result = decode_result_untrusted(data, number)
+        if not error:
+            return Outcome(result, descriptors)
         close_all(descriptors)
-        return Outcome(
-            None, [], SystemCallError(SYSCALLS[number].name, self._host_errno(reply.errno))
-        )
+        return Outcome(None, [], SystemCallError(SYSCALLS[number].name, self._host_errno(error)))
 
     def _host_errno(self, number: int) -> int:
         return from_freebsd(number) if self._freebsd_errnos else number

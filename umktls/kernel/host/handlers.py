@@ -15,6 +15,7 @@ from umktls.kernel.host import utrace
 from umktls.kernel.host.process import Process
 from umktls.kernel.owners.request import Request
 from umktls.kernel.sockets import calls
+from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.handover import Handover
 from umktls.kernel.upcalls.linuxnetlink import HandshakeHost, netlink_socket
 from umktls.kernel.upcalls.registered import RegisteredDaemon
@@ -186,7 +187,9 @@ class Handlers:
         self._host.handover.given_up(process, sock)
         return Answer(None)
 
-    async def _setsockopt(self, process: Process, args: wire.SetsockoptArgs) -> Answer:
+    def _setsockopt(
+        self, process: Process, args: wire.SetsockoptArgs
+    ) -> Answer | Awaitable[Answer]:
         memory = {segment.address: bytes(segment.data) for segment in args.memory}
 
         def copyin(address: int, length: int) -> bytes:
@@ -205,9 +208,12 @@ class Handlers:
         if (args.level, args.name) == (rpctls.SOL_UMKTLS, rpctls.UMKTLS_ADOPTED):
             self._host.handover.adopted(process, sock, bytes(args.value))
             return Answer(None)
-        async with sock.sealing():
+
+        def set_option() -> Answer:
             calls.setsockopt(sock, args.level, args.name, bytes(args.value), copyin)
-        return Answer(None)
+            return Answer(None)
+
+        return set_option() if sock.card is None else done_alone(sock, set_option)
 
     def _getsockopt(self, process: Process, args: wire.GetsockoptArgs) -> Answer:
         sock = process.descriptor(args.fd)
@@ -236,3 +242,9 @@ class Handlers:
         sock = process.descriptors.get(fd) if fd is not None else None
         utrace.take_note(self._host, sock, event, fields)
         return Answer(None)
+
+
+async def done_alone(sock: KernelSocket, work: Callable[[], Answer]) -> Answer:
+    """What comes of `work` where nobody else seals meanwhile."""
+    async with sock.sealing():
+        return work()

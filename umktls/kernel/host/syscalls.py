@@ -88,7 +88,8 @@ class SyscallServer:
                 self._garbage(f"process {process.pid}: {error}")
                 return
             await self._answer(process, request)
-            await turn.did(len(datagram))
+            if turn.over(len(datagram)):
+                await turn.give_way()
 
     def _garbage(self, reason: str) -> None:
         self._host.trace.emit("garbage", None, where="the system-call socket", reason=reason)

@@ -110,12 +110,13 @@ class Detours:
     def __init__(self, sock: Detoured, means: Means) -> None:
         self._sock = sock
         self._means = means
+        self._routes = {way: route_of(engine) for way, engine in means.engines.items()}
         self._bounced: dict[Direction, socket.socket] = {}
         self._offload: Offload | None = None
         self._server = False
 
     def _route(self, direction: Direction) -> Route:
-        return route_of(self._means.engines[direction])
+        return self._routes[direction]
 
     def route(self, direction: Direction) -> Route:
         """How the direction's data goes."""

@@ -26,7 +26,7 @@ from umktls.kernel.upcalls.netlink import FAMILY, NetlinkHost, NetlinkSocket
 from umktls.private import allowed
 from umktls.upcall import genl
 from umktls.upcall.handshake import ACCEPT, DONE, HANDSHAKE, encode_ready
-from umktls.upcall.netlink import Message, encode_error, parse_rpc_untrusted
+from umktls.upcall.netlink import Message, encode_error
 
 __all__ = ["LinuxNetlinkSocket", "netlink_socket"]
 
@@ -81,7 +81,6 @@ class LinuxNetlinkSocket(NetlinkSocket):
 
     async def _deal_with_rpc(self, message: Message) -> None:
         """Version 2's family, with FreeBSD's errors."""
-        parse_rpc_untrusted(message)
         error = self._rpc(message)
         if error or message.flags & nl.NLM_F_ACK:
             await self.send(encode_error(message, error))

@@ -131,7 +131,8 @@ class NetlinkSocket:
                 if not datagram:
                     return
                 await self._deal_with(datagram)
-                await turn.did(len(datagram))
+                if turn.over(len(datagram)):
+                    await turn.give_way()
         except PeerError as error:
             reason = f"process {self.pid}: {error}"
             self._host.trace.emit("garbage", None, where="the netlink socket", reason=reason)
