@@ -91,7 +91,7 @@ from umktls.nfs.types import (
 from umktls.rpc.client import ProcedureUnavailable
 from umktls.rpc.message import OpaqueAuth
 from umktls.rpc.program import Procedure
-from umktls.rpc.xdr import Buffer
+from umktls.rpc.xdr import Buffer, Pieces
 
 from .slots import Slots
 
@@ -254,9 +254,15 @@ class Calls:
         return self._call(NFSPROC3_READ, args, credential)
 
     def write(
-        self, handle: bytes, offset: int, data: Buffer, stable: stable_how, credential: OpaqueAuth
+        self,
+        handle: bytes,
+        offset: int,
+        data: Buffer | Pieces,
+        stable: stable_how,
+        credential: OpaqueAuth,
     ) -> Answer[WRITE3resok]:
-        args = WRITE3args(handle, offset, len(data), stable, data)
+        # What is decoded is a view; pieces are for encoding.
+        args = WRITE3args(handle, offset, len(data), stable, cast(Buffer, data))
         return self._call(NFSPROC3_WRITE, args, credential)
 
     def create(

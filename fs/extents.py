@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 from umktls.nfs.types import stable_how
 from umktls.rpc.message import OpaqueAuth
-from umktls.rpc.xdr import Buffer
+from umktls.rpc.xdr import Buffer, Pieces
 
 __all__ = ["OVERHEAD", "Extent", "overlay"]
 
 # What an extent costs beside its bytes, so that a million tiny ones are not counted as nothing.
 OVERHEAD = 512
+# Shorter pieces than these are better joined before they are sent.
+LONG_PIECE = 16 * 1024
 
 
 class Extent:
@@ -71,6 +73,13 @@ class Extent:
         if len(self._parts) > 1:
             self._parts = [b"".join(self._parts)]
         return self._parts[0]
+
+    def content(self) -> Buffer | Pieces:
+        """All its bytes for a WRITE; as they came, where that was in long pieces."""
+        count = len(self._parts)
+        if count == 1 or self.length < count * LONG_PIECE:
+            return self.data()
+        return Pieces(self._parts)
 
     def split(self, length: int) -> Extent:
         """Cut off everything behind the first `length` bytes, as an extent of the same age."""

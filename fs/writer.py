@@ -228,7 +228,7 @@ class Writer:
                 result = await behind.calls.write(
                     self.inode.handle,
                     extent.offset,
-                    extent.data(),
+                    extent.content(),
                     extent.stable,
                     extent.credential,
                 )

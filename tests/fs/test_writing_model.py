@@ -7,11 +7,12 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
-from umktls_fs.extents import Extent
+from umktls_fs.extents import LONG_PIECE, Extent
 
 from tests.fs.peer import ROOT as ROOT_USER
 from tests.fs.restarting import Restarting
 from tests.fs.world import World
+from umktls.rpc.xdr import Pieces
 
 
 class Step:
@@ -98,9 +99,30 @@ def test_extents_keep_their_bytes_when_joined_and_split(
     for part in parts[1:]:
         extent.append(part)
     whole = b"".join(parts)
-    assert bytes(extent.data()) == whole
+    assert bytes(extent.content()) == bytes(extent.data()) == whole
     if len(whole) > 1:
         cut = data.draw(st.integers(1, len(whole) - 1))
         rest = extent.split(cut)
         assert bytes(extent.data()) + bytes(rest.data()) == whole
         assert (extent.end, rest.offset, rest.end) == (100 + cut, 100 + cut, 100 + len(whole))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "joined"),
+    [
+        ([LONG_PIECE, LONG_PIECE], False),
+        ([2 * LONG_PIECE - 1, 1], False),
+        ([LONG_PIECE, LONG_PIECE - 1], True),
+        ([4 * LONG_PIECE], True),
+    ],
+)
+def test_long_pieces_are_not_joined_to_be_sent(lengths: list[int], joined: bool) -> None:
+    parts = [bytes([number]) * length for number, length in enumerate(lengths)]
+    extent = Extent(1, 0, parts[0], ROOT_USER, 0.0)
+    for part in parts[1:]:
+        extent.append(part)
+    content = extent.content()
+    assert isinstance(content, Pieces) is not joined
+    assert bytes(content) == b"".join(parts)
+    assert bytes(extent.data()) == b"".join(parts)  # for a read, and from then on
+    assert not isinstance(extent.content(), Pieces)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import pytest
 from hypothesis import given, settings
@@ -265,6 +265,17 @@ def test_bulk_data_is_not_copied(size: int) -> None:
     assert view.obj is message
     data[0] = message[4] = 9
     assert parts[1][0] == view[0] == 9
+
+
+@pytest.mark.parametrize("lengths", [(), (5,), (4096, 4096), (5000, 1, 7000), (0, 4097, 2)])
+def test_bulk_data_in_pieces_is_encoded_as_if_it_were_joined(lengths: tuple[int, ...]) -> None:
+    parts = [bytes([number]) * length for number, length in enumerate(lengths, 1)]
+    codec, pieces = xdr.opaque_view(), xdr.Pieces(parts)
+    assert len(pieces) == sum(lengths)
+    encoded = codec.encode(cast(bytes, pieces))
+    assert b"".join(encoded) == b"".join(codec.encode(bytes(pieces)))
+    long = [part for part in parts if len(part) >= 4096]
+    assert [part for part in encoded if any(part is one for one in long)] == long
 
 
 def test_small_data_is_joined_and_copied() -> None:

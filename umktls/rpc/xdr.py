@@ -27,7 +27,7 @@ from umktls.rpc.xdr_codecs import (
 )
 from umktls.rpc.xdr_coders import BOOL, Decoder, Encoder
 from umktls.rpc.xdr_recurring import Recurring
-from umktls.rpc.xdr_source import Buffer, XdrError
+from umktls.rpc.xdr_source import Buffer, Pieces, XdrError
 from umktls.rpc.xdr_structs import (
     ResultCodec,
     Struct,
@@ -64,6 +64,7 @@ __all__ = [
     "Opaque",
     "OpaqueView",
     "Optional",
+    "Pieces",
     "Recurring",
     "ResultCodec",
     "Struct",

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 from umktls.dataclass import dataclass
-from umktls.rpc.xdr_source import Buffer, DecodeSource, EncodeSource, Read, Write, XdrError
+from umktls.rpc.xdr_source import Buffer, DecodeSource, EncodeSource, Pieces, Read, Write, XdrError
 
 T = TypeVar("T")
 MAX_LENGTH = 0xFFFFFFFF
@@ -158,9 +158,12 @@ class _Variable(Codec[T]):
         _emit_encode_limit(out, length, self.limit)
         out.pack("I", length)
         out.flush()
-        out.line(f"put({value})")
+        self._emit_put(out, value)
         with out.block(f"if {length} & 3:"):
             out.line(f"put({out.bind(PADDING, 'padding')}[{length} & 3])")
+
+    def _emit_put(self, out: EncodeSource, value: str) -> None:
+        out.line(f"put({value})")
 
     def emit_decode(self, src: DecodeSource) -> str:
         result = src.fresh("opaque")
@@ -182,10 +185,17 @@ class Opaque(_Variable[bytes]):
 
 @dataclass(frozen=True)
 class OpaqueView(_Variable[Buffer]):
-    """opaque identifier<limit>; reading gives a memoryview into the data, not a copy."""
+    """opaque identifier<limit>; reading gives a memoryview into the data, not a copy. What is
+    written may be `Pieces` too."""
 
     limit: int = MAX_LENGTH
     _take: ClassVar[str] = ""
+
+    def _emit_put(self, out: EncodeSource, value: str) -> None:
+        with out.block(f"if type({value}) is {out.bind(Pieces, 'Pieces')}:"):
+            out.line(f"for piece in {value}.parts: put(piece)")
+        with out.block("else:"):
+            out.line(f"put({value})")
 
 
 def _emit_encode_limit(out: EncodeSource, length: str, limit: int) -> None:

@@ -18,18 +18,34 @@ flushed.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from umktls.errors import CallerError, PeerError
 
-__all__ = ["Buffer", "DecodeSource", "EncodeSource", "Put", "Read", "Write", "XdrError"]
+__all__ = ["Buffer", "DecodeSource", "EncodeSource", "Pieces", "Put", "Read", "Write", "XdrError"]
 
 Buffer = bytes | bytearray | memoryview
 Put = Callable[[Buffer], object]
 Write = Callable[[Put, Any], None]
 Read = Callable[[memoryview, int], tuple[Any, int]]
+
+
+class Pieces:
+    """Bulk data in several buffers, in their order: it is encoded without being joined before."""
+
+    __slots__ = ("_length", "parts")
+
+    def __init__(self, parts: Sequence[Buffer]) -> None:
+        self.parts = parts
+        self._length = sum(map(len, parts))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.parts)
 
 
 class XdrError(PeerError):
