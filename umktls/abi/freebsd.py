@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno as _host_errno
 import struct
-from dataclasses import field, replace
+from dataclasses import field
 from typing import ClassVar
 
 from umktls.abi.cmsg import FREEBSD_CMSG
@@ -169,14 +169,19 @@ class TlsEnableRequest:
         """Lay the keys out at made-up addresses and fill in pointers and lengths."""
         base = 0x10000
         addresses = (base, base + len(key), base + len(key) + len(iv))
-        filled = replace(
-            template,
+        filled = TlsEnable(
             cipher_key=addresses[0],
             iv=addresses[1],
             auth_key=addresses[2] if auth_key else 0,
+            cipher_algorithm=template.cipher_algorithm,
             cipher_key_len=len(key),
             iv_len=len(iv),
+            auth_algorithm=template.auth_algorithm,
             auth_key_len=len(auth_key),
+            flags=template.flags,
+            tls_vmajor=template.tls_vmajor,
+            tls_vminor=template.tls_vminor,
+            rec_seq=template.rec_seq,
         )
         segments = tuple(
             (address, data)

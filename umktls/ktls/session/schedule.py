@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from functools import cache
 
 from umktls.ktls.session.suites import Suite
 
@@ -28,11 +29,15 @@ def hkdf_expand_label(
     hash_name: str, secret: bytes | bytearray, label: str, context: bytes, length: int
 ) -> bytes:
     """HKDF-Expand-Label, RFC 8446 section 7.1; `label` without its prefix ``tls13``."""
-    full_label = b"tls13 " + label.encode("ascii")
-    info = length.to_bytes(2, "big")
-    info += bytes([len(full_label)]) + full_label
-    info += bytes([len(context)]) + context
+    info = _head_of_label(label, length) + bytes([len(context)]) + context
     return hkdf_expand(hash_name, secret, info, length)
+
+
+@cache
+def _head_of_label(label: str, length: int) -> bytes:
+    """What an HkdfLabel begins with; there is a handful of them."""
+    full_label = b"tls13 " + label.encode("ascii")
+    return length.to_bytes(2, "big") + bytes([len(full_label)]) + full_label
 
 
 def derive_secret(hash_name: str, secret: bytes | bytearray, label: str, messages: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field, replace
+from dataclasses import field
 from typing import Any, Literal
 
 from umktls.dataclass import dataclass
@@ -60,12 +60,17 @@ class Session:
         nonce = self.nonce
         if nonce is not None:
             nonce = (nonce + sequence - self.sequence) % NONCES
-        return replace(self, sequence=sequence, nonce=nonce)
+        return self._copy(self.key, self.iv, self.mac_key, sequence, nonce)
 
     def kept(self) -> Session:
         """The same, with keys of its own that can be wiped."""
-        secrets: dict[str, Any] = {name: bytearray(getattr(self, name)) for name in SECRETS}
-        return replace(self, **secrets)
+        key, iv, mac_key = map(bytearray, (self.key, self.iv, self.mac_key))
+        return self._copy(key, iv, mac_key, self.sequence, self.nonce)
+
+    def _copy(self, key: Any, iv: Any, mac_key: Any, sequence: int, nonce: int | None) -> Session:
+        # dataclasses.replace costs several times as much, and each handshake needs some.
+        kind, framing = (self.version, self.suite), self.framing
+        return Session(*kind, key, iv, sequence, mac_key, nonce, framing, self.wraps)
 
     def wipe(self) -> None:
         """Overwrite the keys of a session that `kept` has made, and of those made of it by `at`."""
