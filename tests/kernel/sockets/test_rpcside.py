@@ -13,6 +13,8 @@ from tests.conformance.world import DATA, ENGINE, keys
 from tests.conftest import patience
 from tests.kernel.kernelsocket import kernel_socket
 from umktls.kernel.ground.budget import LARGE
+from umktls.kernel.ground.turns import SECONDS_PER_TURN, Turn
+from umktls.kernel.sockets import rpcside
 from umktls.kernel.sockets.rpcside import RpcSide
 from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.socket.rx import Receiver
@@ -67,3 +69,41 @@ async def test_rpc_gets_what_was_in_a_few_records_before_more_are_opened() -> No
             nursery.cancel_scope.cancel()
     assert len(opened) == 50
     assert opened[0] <= 16
+
+
+@pytest.mark.parametrize(("waits", "given"), [(True, 0), (False, 3)])
+async def test_who_has_waited_for_a_daemon_has_given_way(
+    monkeypatch: pytest.MonkeyPatch, waits: bool, given: int
+) -> None:
+    """A handshake takes longer than a turn may, and most of that is waiting."""
+    now, gave_way = [0.0], []
+
+    class Counted(Turn):
+        def __init__(self) -> None:
+            super().__init__(lambda: now[0])
+
+        async def give_way(self) -> None:
+            gave_way.append(now[0])
+            await super().give_way()
+
+    monkeypatch.setattr(rpcside, "Turn", Counted)
+    ours, theirs = socket.socketpair()
+
+    async def deliver(message: memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        now[0] += 2 * SECONDS_PER_TURN
+        if waits:
+            sock.rpc.waited()
+
+    async def control() -> None:
+        raise AssertionError("there is no control record")
+
+    with ours, theirs, trio.fail_after(patience(10)):
+        ours.setblocking(False)
+        theirs.sendall((mark(4) + b"call") * 3)
+        theirs.shutdown(socket.SHUT_WR)
+        async with trio.open_nursery() as nursery:
+            sock = kernel_socket(ours, nursery.start_soon)
+            await sock.rpc.pump(RecordReader(1000), deliver, control)
+            nursery.cancel_scope.cancel()
+    assert len(gave_way) == given

@@ -88,6 +88,7 @@ class RpcSide:
         self._early_bytes = 0
         self._reading_ended = False
         self.lent = False  # somebody reads in the place of `pump`
+        self._turn: Turn | None = None  # of `pump`
         self._resting: trio.lowlevel.Task | None = None
         self._spoiled: Exception | None = None  # what `read_now` has come to
         self._reads = 0
@@ -165,7 +166,8 @@ class RpcSide:
 
         Raises `PeerError` for bad records, `WorldError` when the connection broke.
         """
-        rx, turn, rested = self._sock.state.rx, Turn(), False
+        rx, rested = self._sock.state.rx, False
+        turn = self._turn = Turn()
         while not self._reading_ended:
             result = self._pull(reader)
             delivered = False
@@ -198,6 +200,11 @@ class RpcSide:
                 await turn.give_way()
         if self.cut_off:
             raise WorldError(self.cut_off, errno.ECONNABORTED)
+
+    def waited(self) -> None:
+        """Whoever is called by `pump` has waited, for a daemon: so it has given way to others."""
+        if self._turn is not None:
+            self._turn.begin()
 
     def _note(self, message: memoryview) -> None:
         """A message has come, and somebody gets it now."""

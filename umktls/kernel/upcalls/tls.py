@@ -180,6 +180,7 @@ async def connect_upcall(
         sock.owner.upcalls["connect"] += 1
         try:
             result = await handle.connect(sock, certname, seconds, life, worked)
+            sock.rpc.waited()
         except UmktlsError as error:
             if sock.failure is not None:
                 raise refused(sock, "") from error
@@ -309,6 +310,7 @@ async def upcall_session(host: TlsHost, sock: KernelSocket, procedure: str, coun
             host.trace.emit("warning", sock.name, reason=f"{procedure}: {error}")
             break
         else:
+            sock.rpc.waited()
             return int(result.reterr)
     return rpctls.RPCTLSERR_NOSSL
 
