@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from trio.testing import wait_all_tasks_blocked
 
 from tests.conftest import patience
 from tests.kernel.krpc.rpcworld import calling, held, serving
@@ -135,6 +136,7 @@ async def fails_at_the_deadline(
     async def let_it_pass() -> None:
         while not when():
             await trio.lowlevel.checkpoint()
+        await wait_all_tasks_blocked()  # the call, and whoever looks after deadlines
         clock.jump(rpc.deadline)
 
     async with trio.open_nursery() as nursery:
