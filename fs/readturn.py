@@ -35,6 +35,7 @@ import pyfuse3
 import trio
 
 from umktls.kernel.ground.dwelling import FD_SETSIZE, Dwell
+from umktls.kernel.ground.wakeful import Wakeful
 
 from .scopes import kept_scope
 
@@ -47,6 +48,10 @@ T = TypeVar("T")
 STREAK, QUIET_STREAK = 8, 32
 # Found like that on a busy machine: 93 of 100 requests, and 36 to 50 without.
 LOOK_SECONDS = 0.0001
+# Before that it is awake for so long (wakeful.py).
+AWAKE_SECONDS = 0.00006
+
+look = Wakeful(AWAKE_SECONDS)
 
 
 def begin(steps: Coroutine[Any, Any, T]) -> tuple[T | None, Coroutine[Any, Any, T] | None]:
@@ -167,7 +172,7 @@ class ReadTurn(trio.abc.Instrument):
             self._streak = 0
             return False
         if quiet:
-            found: object = select.select(self._selected, (), (), LOOK_SECONDS)[0]
+            found: object = look(self._selected, (), (), LOOK_SECONDS)[0]
         else:
             found = self._session.poll(0)
         self._streak = self._streak + 1 if found else 0

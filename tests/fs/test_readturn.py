@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
 
 import pyfuse3
 import pytest
@@ -261,8 +259,7 @@ class Selecting:
 @pytest.fixture
 def selecting(looking: Looking, monkeypatch: pytest.MonkeyPatch) -> Selecting:
     selecting = Selecting(looking)
-    made = SimpleNamespace(select=selecting, poll=select.poll, POLLIN=select.POLLIN)
-    monkeypatch.setattr(readturn, "select", made)
+    monkeypatch.setattr(readturn, "look", selecting)
     return selecting
 
 

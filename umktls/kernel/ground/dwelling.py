@@ -11,27 +11,28 @@ that way too.
 
 from __future__ import annotations
 
-import select
 from collections.abc import Callable
+
+from umktls.kernel.ground.wakeful import Select, Wakeful
 
 __all__ = ["FD_SETSIZE", "Dwell"]
 
 # Seconds. A server on this machine has replied in half of it.
 REPLY_SECONDS = 0.0005
+# Of these it is awake for so long (wakeful.py).
+AWAKE_SECONDS = 0.0004
 TURNS = 16
 # After so many waits that were in vain, so many are left out.
 VAIN, LEFT_OUT = 3, 200
 # Below this are the descriptors that select(2) takes. It can wait for less than a millisecond.
 FD_SETSIZE = 1024
 
-Select = Callable[[list[int], list[int], list[int], float], tuple[list[int], list[int], list[int]]]
-
 
 class Dwell:
     """The short waits of one process. There are none before `begin`."""
 
-    def __init__(self, select: Select = select.select) -> None:
-        self._select = select
+    def __init__(self, select: Select | None = None) -> None:
+        self._select = select or Wakeful(AWAKE_SECONDS)
         self._requests = -1
         self._idle: Callable[[], bool] = lambda: False
         self._row = 0
