@@ -15,6 +15,7 @@ from typing import TypeVar, TypeVarTuple
 
 import trio
 
+from umktls.memory import seldom_collected
 from umktls.standstill import ClockFile
 
 __all__ = ["HostClock", "real_pause", "run", "stands"]
@@ -97,4 +98,5 @@ async def real_pause(seconds: float) -> None:
 
 def run(function: Callable[[*Args], Awaitable[T]], *args: *Args) -> T:
     """`trio.run` by such a clock: for whatever has a host in it."""
-    return trio.run(function, *args, clock=HostClock())
+    with seldom_collected():
+        return trio.run(function, *args, clock=HostClock())
