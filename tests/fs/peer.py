@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import trio
 
 from umktls.nfs.program import NFS3
-from umktls.nfs.types import FSINFO3args, FSINFO3resok
+from umktls.nfs.types import FSINFO3args, FSINFO3resok, READ3args, READ3resfail, nfsstat3
 from umktls.nfsd.exports.exports import Export
 from umktls.nfsd.program.server import NfsServer
 from umktls.rpc.client import raise_for_reply
@@ -129,3 +129,14 @@ class LocalCaller:
         """The calls made inside the block."""
         self.seen.clear()
         yield self.seen
+
+
+def bad_sector(place: int) -> Between:
+    """Of READ: a file that cannot be read at a place."""
+
+    async def between(args: READ3args, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        if args.offset <= place < args.offset + args.count:
+            return READ3resfail(nfsstat3.NFS3ERR_IO)
+        return await proceed(args)
+
+    return between

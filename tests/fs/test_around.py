@@ -13,9 +13,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from umktls_fs.around import COUNTED, CREDIT, Around
 
 from tests.fs.conftest import MakeWorld
-from tests.fs.peer import Proceed
+from tests.fs.peer import Proceed, bad_sector
 from tests.fs.world import World, fails
-from umktls.nfs.types import READ3args, READ3resfail, nfsstat3
+from umktls.nfs.types import READ3args
 from umktls.rpc.message import OpaqueAuth
 
 PAGE, MIB = 4096, 1 << 20
@@ -275,12 +275,7 @@ async def test_another_file_takes_the_memory_of_the_idle(world: World) -> None:
 async def test_a_region_that_cannot_be_read_keeps_nobody_from_the_rest(world: World) -> None:
     data = content(world, MIB)
 
-    async def bad_sector(args: READ3args, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        if args.offset <= 40 * PAGE < args.offset + args.count:
-            return READ3resfail(nfsstat3.NFS3ERR_IO)
-        return await proceed(args)
-
-    world.caller.between["READ"] = bad_sector
+    world.caller.between["READ"] = bad_sector(40 * PAGE)
     fh = await world.open("file")
     places = scattered(12)
     assert await read(world, fh, places) == [data[place : place + PAGE] for place in places]

@@ -20,9 +20,9 @@ from umktls_fs.options import parse_options
 from umktls_fs.readahead import ReadAhead, Reader
 
 from tests.fs.conftest import MakeWorld
-from tests.fs.peer import ROOT, Proceed
+from tests.fs.peer import ROOT, Proceed, bad_sector
 from tests.fs.world import World, fails
-from umktls.nfs.types import NO_WCC, READ3args, READ3resfail, READ3resok, nfsstat3
+from umktls.nfs.types import NO_WCC, READ3args, READ3resok
 from umktls.rpc.message import OpaqueAuth
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -232,12 +232,7 @@ async def test_memory_is_shared_and_taken_from_the_idle(world: World) -> None:
 async def test_a_failure_ahead_is_told_to_who_reads_there(world: World) -> None:
     data = content(world, 16 * MIB)
 
-    async def bad_sector(args: READ3args, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        if args.offset <= 3 * MIB < args.offset + args.count:
-            return READ3resfail(nfsstat3.NFS3ERR_IO)
-        return await proceed(args)
-
-    world.caller.between["READ"] = bad_sector
+    world.caller.between["READ"] = bad_sector(3 * MIB)
     fh = await world.open("file")
     for start in range(0, 3 * MIB, MIB):
         assert bytes(await world.ops.read(fh, start, MIB)) == data[start : start + MIB]

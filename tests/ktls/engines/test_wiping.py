@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from umktls_daemons.sessions.records import Ratchet
 
@@ -29,6 +31,24 @@ def test_what_is_kept_is_a_copy_and_can_be_wiped() -> None:
     assert is_wiped(kept.at(7))
     assert not is_wiped(given)
     assert len(kept.key) == SUITE.key_length
+
+
+def test_a_copy_has_all_that_the_session_has() -> None:
+    given = {
+        "version": "1.2",
+        "suite": SUITE,
+        "key": b"k" * 16,
+        "iv": b"i" * 4,
+        "sequence": 5,
+        "mac_key": b"m" * 20,
+        "nonce": 9,
+        "framing": "linux",
+        "wraps": True,
+    }
+    assert given.keys() == {field.name for field in dataclasses.fields(Session)}
+    session = Session(**given)  # type: ignore[arg-type]
+    assert session.kept() == session
+    assert session.at(7) == dataclasses.replace(session, sequence=7, nonce=11)
 
 
 @pytest.mark.parametrize("which", ["tx", "rx"])

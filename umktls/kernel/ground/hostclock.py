@@ -15,7 +15,7 @@ from typing import TypeVar, TypeVarTuple
 
 import trio
 
-from umktls.memory import seldom_collected
+from umktls.cycles import seldom_collected
 from umktls.standstill import ClockFile
 
 __all__ = ["HostClock", "real_pause", "run", "stands"]
