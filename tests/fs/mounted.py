@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from umktls_fs import foresight, kernelcache
 from umktls_fs.mount import fuse_options
 from umktls_fs.options import parse_options
@@ -67,7 +68,8 @@ class Mounted:
     @contextmanager
     def calls(self) -> Iterator[Counter[str]]:
         """The calls made inside the block, by procedure, once it has ended: without FSSTAT and
-        PATHCONF, by which it is known here that FUSE has asked for all that it wants."""
+        PATHCONF, by which it is known here that FUSE has asked for all that it wants, and that the
+        mount has fetched all that it wants."""
         log = self.export.parent / CALLS
         os.statvfs(self.path)
         before = log.stat().st_size
@@ -144,6 +146,12 @@ def failing_on_order(order: Path) -> Between:
     return between
 
 
+async def once_all_is_done(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+    """What the mount does of its own accord ends first, so that it is counted where it began."""
+    await trio.testing.wait_all_tasks_blocked()
+    return await proceed(args)
+
+
 async def serve(top: Path, options: list[str]) -> None:
     """The program: mount `top`/export on `top`/mnt until SIGTERM or an unmount."""
     # So that a slow machine counts and sees what a fast one does.
@@ -157,6 +165,7 @@ async def serve(top: Path, options: list[str]) -> None:
 
     caller = LocalCaller(top / "export", top / "state", remember=False, tell=tell)
     caller.between["WRITE"] = failing_on_order(top / FAILURE)
+    caller.between["FSSTAT"] = once_all_is_done
     stop = trio.Event()
 
     async def wait_for_signal() -> None:
