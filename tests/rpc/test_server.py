@@ -160,6 +160,24 @@ def test_jobs_say_whether_they_block() -> None:
     ]
 
 
+def test_what_turns_out_to_be_short_is_done_on_the_spot() -> None:
+    def add_little(number: int, context: CallContext) -> int | None:
+        return 7 if number < 10 else None
+
+    service = Counter().service(blocking={"ADD": lambda number: True}, brief={"ADD": add_little})
+    dispatcher = Dispatcher([service])
+    for number, short in ((3, True), (30, False)):
+        job = dispatcher.dispatch(call_of(message(ADD, number)), FakePeer())
+        assert isinstance(job, Job)
+        assert job.lane is Lane.DISK
+        reply = job.run_briefly()
+        assert (reply is not None) is short
+        if reply is not None:
+            assert b"".join(reply).endswith(b"\0\0\0\7")
+        job.wait()
+        assert job.run_briefly() is None
+
+
 @pytest.mark.parametrize(
     "services",
     [

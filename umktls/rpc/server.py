@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
 from enum import IntEnum
 from functools import lru_cache, partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from umktls.dataclass import dataclass
 from umktls.errors import CallerError
@@ -118,7 +118,7 @@ Handler = Callable[[Any, CallContext], Any]
 Gate = Callable[[Procedure[Any, Any], CallContext], AuthStat | None]
 Entitled = Callable[[Any, CallContext], bool]
 Blocking = Callable[[Any], int]
-Entry = tuple[Procedure[Any, Any], Handler, Blocking]
+Entry = tuple[Procedure[Any, Any], Handler, Blocking, Handler | None]
 
 
 class Lane(IntEnum):
@@ -142,7 +142,8 @@ class Service:
 
     NULL needs no handler; another procedure without one is PROC_UNAVAIL. `blocking` names those
     that may take long, each with a look at the arguments that says so, and in which `Lane` (True is
-    DISK). `gate` may reject a call
+    DISK). `brief` has for some of them what is tried before that, on the spot: it does little, and
+    returns None where more would be needed. `gate` may reject a call
     before its arguments are looked at. With `cache`, replies of procedures that are not idempotent
     are kept and given again to a repeated call, unless `entitled` says of its arguments that the
     caller has no right to a reply any more: then it is executed, and refused. `slow` says of a
@@ -151,6 +152,7 @@ class Service:
     program: Program
     handlers: Mapping[str, Handler]
     blocking: Mapping[str, Blocking] = field(default_factory=dict)
+    brief: Mapping[str, Handler] = field(default_factory=dict)
     gate: Gate | None = None
     cache: bool = False
     entitled: Entitled | None = None
@@ -162,13 +164,18 @@ class Service:
             if name not in self.handlers:
                 raise CallerError(f"blocking procedure {name} has no handler")
         procedures = {name: self.program[name] for name in self.handlers}
-        table = {
-            procedure.number: (procedure, self.handlers[name], self.blocking.get(name, _never))
+        table: dict[int, Entry] = {
+            procedure.number: (
+                procedure,
+                self.handlers[name],
+                self.blocking.get(name, _never),
+                self.brief.get(name),
+            )
             for name, procedure in procedures.items()
         }
         null = self.program.procedures.get(0)
         if null is not None:
-            table.setdefault(0, (null, _nothing, _never))
+            table.setdefault(0, (null, _nothing, _never, None))
         return table
 
 
@@ -194,6 +201,7 @@ class Job:
     __slots__ = (
         "__weakref__",
         "_args",
+        "_brief",
         "_context",
         "_handler",
         "_keep",
@@ -210,19 +218,34 @@ class Job:
         context: CallContext,
         keep: Callable[[list[Buffer]], None] | None,
     ) -> None:
-        self.procedure, self._handler, blocking = entry
+        self.procedure, self._handler, blocking, self._brief = entry
         self.lane = LANES[blocking(args)]
         self._xid = xid
         self._args = args
         self._context = context
         self._keep = keep
 
+    def wait(self) -> None:
+        """The call waits for something before it is executed: it has its lane whatever it is."""
+        self.lane = max(self.lane, Lane.DISK)
+        self._brief = None
+
+    def run_briefly(self) -> list[Buffer] | None:
+        """Execute a call that has a lane on the spot; None if it would take long, or may."""
+        brief = self._brief
+        return None if brief is None else self._run(brief)
+
     def run(self) -> list[Buffer]:
         """Execute the call; the reply, ready to be sent. Whatever the handler raises, except
         `NotAuthentic`, is logged and answered with SYSTEM_ERR."""
+        return cast(list[Buffer], self._run(self._handler))
+
+    def _run(self, handler: Handler) -> list[Buffer] | None:
         reply: list[Buffer]
         try:
-            result = self._handler(self._args, self._context)
+            result = handler(self._args, self._context)
+            if result is None and handler is self._brief:
+                return None
             reply = self.procedure.result.encode(result, _HEAD.pack(self._xid, *_EXECUTED))
         except NotAuthentic as error:
             reply = [encode_denied(self._xid, RejectStat.AUTH_ERROR, error.status)]
@@ -248,6 +271,7 @@ class Copy(Job):
     ) -> None:
         self.procedure = procedure
         self.lane = Lane.COPY
+        self._brief = None
         self._running = running
         self._again = again
 
@@ -305,7 +329,7 @@ class Dispatcher:
         else:
             work = Job(entry, call.xid, args, context, None)
         if service.slow is not None and isinstance(work, Job) and service.slow(context):
-            work.lane = max(work.lane, Lane.DISK)
+            work.wait()
         return work
 
     def _dispatch_once(

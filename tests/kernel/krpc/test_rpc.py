@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import socket
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -19,7 +21,8 @@ from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.krpc.rpc_client import RpcClient
 from umktls.rpc.message import NULL_AUTH
 from umktls.rpc.record import mark
-from umktls.testing.echo import BREAK, COUNT, SAY, SLOW, Echo
+from umktls.rpc.server import CallContext, Service
+from umktls.testing.echo import BREAK, COUNT, SAY, SLOW, WAIT, Echo
 
 
 async def test_calls_of_all_sizes_and_many_at_once(tmp_path: Path) -> None:
@@ -42,6 +45,34 @@ async def test_blocking_jobs_run_beside_others(tmp_path: Path) -> None:
     with trio.fail_after(patience(20)):
         async with serving(tmp_path, Echo()) as server, calling(tmp_path, server.port) as rpc:
             assert await rpc.call(SLOW, 7, NULL_AUTH) == 7
+
+
+class Hasty(Echo):
+    """Has threads for its larger numbers only. `threads`: of whom who was called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[int] = []
+
+    def wait(self, number: int, context: CallContext) -> int:
+        self.threads.append(threading.get_ident())
+        return number
+
+    def service(self) -> Service:
+        def brief(number: int, context: CallContext) -> int | None:
+            return self.wait(number, context) if number < 10 else None
+
+        return dataclasses.replace(super().service(), brief={"WAIT": brief})
+
+
+async def test_what_may_block_and_is_short_has_no_thread(tmp_path: Path) -> None:
+    hasty = Hasty()
+    with trio.fail_after(patience(20)):
+        async with serving(tmp_path, hasty) as server, calling(tmp_path, server.port) as rpc:
+            assert await rpc.call(WAIT, 7, NULL_AUTH) == 7
+            assert await rpc.call(WAIT, 70, NULL_AUTH) == 70
+    short, long = hasty.threads
+    assert short == threading.get_ident() != long
 
 
 async def test_a_handler_that_fails_costs_one_call(tmp_path: Path) -> None:

@@ -143,4 +143,8 @@ def test_a_lookup_is_not_waited_for_on_the_spot(
             work = client.job(program, name, args)
             assert isinstance(work, Job)
             assert work.lane is lane
+        listing = types.READDIRPLUS3args(handle, 0, bytes(8), 8192, 8192)
+        work = client.job(NFS3, "READDIRPLUS", listing)
+        assert isinstance(work, Job)
+        assert (work.run_briefly() is None) is (lane is Lane.DISK)
         groups.of(user(1000))

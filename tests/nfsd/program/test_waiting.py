@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,9 @@ from tests.nfsd.conftest import Serve
 from umktls.nfs import types
 from umktls.nfs.program import NFS3
 from umktls.nfs.types import diropargs3, nfsstat3, sattr3
+from umktls.nfsd.program.listing import BRIEF_ENTRIES
 from umktls.nfsd.tree import index
+from umktls.nfsd.tree.directory import FIRST_COOKIE
 from umktls.nfsd.tree.index import REST, IndexLocator
 from umktls.rpc.server import Job, Lane
 
@@ -42,6 +46,63 @@ def test_listings_and_the_way_up_are_for_threads(client: Client) -> None:
     ]
     for name, args in quick:
         assert lane(client, name, *args) is Lane.HERE
+
+
+@pytest.mark.parametrize("name", ["READDIR", "READDIRPLUS"])
+def test_a_small_directory_is_listed_on_the_spot(client: Client, root: Path, name: str) -> None:
+    sizes = (8192,) if name == "READDIR" else (8192, 8192)
+
+    def made_here(cookie: int = 0) -> bool:
+        args = getattr(types, f"{name}3args")(client.mount(), cookie, bytes(8), *sizes)
+        job = client.job(NFS3, name, args)
+        assert isinstance(job, Job)
+        reply = job.run_briefly()
+        assert reply is None or b"".join(reply)[4:] == b"".join(job.run())[4:]
+        return reply is not None
+
+    for number in range(BRIEF_ENTRIES):
+        (root / str(number)).touch()
+    assert made_here()
+    assert made_here(FIRST_COOKIE)
+    (root / "more").touch()
+    assert not made_here()
+    client.nfs(name, client.mount(), 0, bytes(8), *sizes)
+    assert not made_here(FIRST_COOKIE)
+
+
+def test_a_large_directory_is_not_read_to_its_end_on_the_spot(
+    client: Client, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    scandir = os.scandir
+
+    @contextmanager
+    def counted(fd: int) -> Iterator[Iterator[os.DirEntry[str]]]:
+        with scandir(fd) as found:
+            yield (read.append(entry.name) or entry for entry in found)  # type: ignore[func-returns-value]
+
+    for number in range(3 * BRIEF_ENTRIES):
+        (root / str(number)).touch()
+    job = client.job(
+        NFS3, "READDIRPLUS", types.READDIRPLUS3args(client.mount(), 0, bytes(8), 8192, 8192)
+    )
+    assert isinstance(job, Job)
+    monkeypatch.setattr(os, "scandir", counted)
+    assert job.run_briefly() is None
+    assert len(read) == BRIEF_ENTRIES + 1
+
+
+def test_a_directory_that_may_have_to_be_searched_for_is_not_listed_on_the_spot(
+    client: Client, root: Path
+) -> None:
+    (root / "d").mkdir()
+    handle = client.walk(b"d")
+    client.server.expire(0)
+    searched = client.server._volume(client.server.exports[0]).locator.needs_places
+    args = types.READDIRPLUS3args(handle, 0, bytes(8), 8192, 8192)
+    job = client.job(NFS3, "READDIRPLUS", args)
+    assert isinstance(job, Job)
+    assert (job.run_briefly() is None) is searched
 
 
 def test_a_handle_whose_file_may_have_to_be_searched_for(client: Client, root: Path) -> None:

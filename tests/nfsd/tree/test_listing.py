@@ -283,10 +283,10 @@ def test_once_each(at_first: set[int], changes: list[list[Change]], size: int, k
     present = {b"%d" % number for number in at_first}
     always = set(present)
     listings = Listings(bytes(32))
-    listings._read = lambda fd: sorted(  # type: ignore[method-assign]
+    listings._read = lambda fd, most=None: sorted(  # type: ignore[method-assign]
         Entry(listings._cookie(name), name, 0) for name in present
     )
-    listings._fresh = lambda fd, kept: _Listing(  # type: ignore[method-assign]
+    listings._fresh = lambda fd, kept, most: _Listing(  # type: ignore[method-assign]
         0.0, listings._read(fd), None
     )
     seen: list[bytes] = []
@@ -325,9 +325,9 @@ class Reads:
         self.listings, self.count, self._root = Listings(bytes(32)), 0, root
         read = self.listings._read
 
-        def counted(fd: int) -> list[Entry]:
+        def counted(fd: int, most: int | None) -> list[Entry]:
             self.count += 1
-            return read(fd)
+            return read(fd, most)
 
         monkeypatch.setattr(self.listings, "_read", counted)
 

@@ -108,9 +108,10 @@ class Connection(Incoming):
             self._send(work)
             return None
         self._proven = self._proven or flavor == AUTH_SYS
-        if work.lane:
+        reply = work.run_briefly() if work.lane else work.run()
+        if reply is None:
             return work
-        self._send(work.run())
+        self._send(reply)
         return None
 
     async def _run_in_thread(self, job: Job, held: int) -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import chain
+from typing import Any
 
 from umktls.nfs import types
 from umktls.nfs.types import entry3, entryplus3, fattr3, nfsstat3
-from umktls.nfsd.program.calls import Call
+from umktls.nfsd.program.calls import Call, Operation
 from umktls.nfsd.tree.attributes import fattr, post_op
-from umktls.nfsd.tree.directory import DOT_COOKIE, DOT_DOT_COOKIE, Entry
+from umktls.nfsd.tree.directory import DOT_COOKIE, DOT_DOT_COOKIE, Entry, MoreEntries
 from umktls.nfsd.tree.errors import NfsError
 from umktls.nfsd.tree.handles import Node
 from umktls.nfsd.tree.locate import DIRECTORY_FLAGS, PATH_FLAGS
 
-__all__ = ["LISTING_LIMIT", "readdir", "readdirplus"]
+__all__ = ["LISTING_LIMIT", "briefly", "readdir", "readdirplus"]
 
+# So many entries are as much work as some calls: LOOKUPs of them all would be more.
+BRIEF_ENTRIES = 64
 LISTING_LIMIT = 1 << 18  # bytes of a reply: more would keep other calls waiting
 
 # Sizes in XDR, in bytes.
@@ -43,8 +46,10 @@ def _padded(length: int) -> int:
     return length + 3 & ~3
 
 
-def _entries(call: Call, directory: Node, cookie: int, verifier: bytes) -> Iterable[Entry]:
-    """What comes behind a cookie, "." and ".." first."""
+def _entries(
+    call: Call, directory: Node, cookie: int, verifier: bytes, most: int | None
+) -> Iterable[Entry]:
+    """What comes behind a cookie, "." and ".." first. MoreEntries: see `Listings.behind`."""
     listings = call.site.listings
     if cookie and verifier not in (listings.verifier, NO_VERIFIER):
         raise NfsError(nfsstat3.NFS3ERR_BAD_COOKIE)
@@ -52,7 +57,7 @@ def _entries(call: Call, directory: Node, cookie: int, verifier: bytes) -> Itera
     with call.acting(directory.volume):
         fd = os.open(directory.path, DIRECTORY_FLAGS)  # "." would have to be searched too
     try:
-        behind = listings.behind(directory.handle, fd, cookie)
+        behind = listings.behind(directory.handle, fd, cookie, most)
     finally:
         os.close(fd)
     if cookie >= DOT_DOT_COOKIE:
@@ -72,12 +77,27 @@ def _inode_above(directory: Node, status: os.stat_result) -> int:
     return status.st_ino
 
 
-def readdir(call: Call, args: types.READDIR3args) -> types.READDIR3resok:
+def briefly(operation: Callable[[Call, Any, int | None], Any]) -> Operation:
+    """READDIR or READDIRPLUS of a small directory, None for any other, and where to find it may
+    take long."""
+
+    def attempt(call: Call, args: Any) -> Any:
+        if call.site.handles.searches(args.dir):
+            return None
+        try:
+            return operation(call, args, BRIEF_ENTRIES)
+        except MoreEntries:
+            return None
+
+    return attempt
+
+
+def readdir(call: Call, args: types.READDIR3args, most: int | None = None) -> types.READDIR3resok:
     directory = call.look(args.dir)
     room = min(args.count, LISTING_LIMIT) - FRAME
     page: list[entry3] = []
     eof = True
-    for cookie, name, inode in _entries(call, directory, args.cookie, args.cookieverf):
+    for cookie, name, inode in _entries(call, directory, args.cookie, args.cookieverf, most):
         room -= _entry_size(name)
         if room < 0:
             eof = False
@@ -89,9 +109,11 @@ def readdir(call: Call, args: types.READDIR3args) -> types.READDIR3resok:
     return types.READDIR3resok(post_op(directory), call.site.listings.verifier, reply)
 
 
-def readdirplus(call: Call, args: types.READDIRPLUS3args) -> types.READDIRPLUS3resok:
+def readdirplus(
+    call: Call, args: types.READDIRPLUS3args, most: int | None = None
+) -> types.READDIRPLUS3resok:
     directory = call.look(args.dir)
-    entries = _entries(call, directory, args.cookie, args.cookieverf)
+    entries = _entries(call, directory, args.cookie, args.cookieverf, most)
     room = min(args.maxcount, LISTING_LIMIT) - FRAME
     with call.acting(directory.volume):
         reply = _page_plus(call, directory, entries, room, args.dircount)

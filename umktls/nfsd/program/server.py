@@ -63,6 +63,10 @@ OPERATIONS: dict[str, _Row] = {
     "PATHCONF": _Row(files.pathconf, types.PATHCONF3resfail),
     "COMMIT": _Row(files.commit, types.COMMIT3resfail),
 }
+BRIEF = {
+    "READDIR": _Row(listing.briefly(listing.readdir), types.READDIR3resfail),
+    "READDIRPLUS": _Row(listing.briefly(listing.readdirplus), types.READDIRPLUS3resfail),
+}
 OPEN_FILES = 4096
 DESCRIPTORS_PER_FILE = 2
 IDLE_SECONDS = 5.0
@@ -175,6 +179,7 @@ class NfsServer:
                 NFS3,
                 handlers,
                 blocking=self._lanes(),
+                brief={name: _handler(self._site, row) for name, row in BRIEF.items()},
                 gate=self._gate,
                 cache=True,
                 entitled=self._entitled,

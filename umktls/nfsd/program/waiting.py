@@ -2,7 +2,8 @@
 
 What changes the disk for good waits for it. What looks at many files, for a few bytes that a client
 has sent, computes for long: listings, the way down from the root to what ".." leads to, and, where
-files are found again without the kernel's help, every handle whose file is not open.
+files are found again without the kernel's help, every handle whose file is not open. Most
+directories are small: their listings are made on the spot (`listing.briefly`).
 """
 
 from __future__ import annotations

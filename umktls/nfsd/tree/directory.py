@@ -28,15 +28,20 @@ import time
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import islice
 from operator import itemgetter
 from threading import Lock
 from typing import NamedTuple
 
-__all__ = ["DOT_COOKIE", "DOT_DOT_COOKIE", "Entry", "Listings"]
+__all__ = ["DOT_COOKIE", "DOT_DOT_COOKIE", "Entry", "Listings", "MoreEntries"]
 
 DOT_COOKIE, DOT_DOT_COOKIE = 1, 2
 FIRST_COOKIE = 3  # of the other entries
 KEPT_ENTRIES = 50_000  # some 10 MB
+
+
+class MoreEntries(Exception):
+    """A directory has more entries than are wanted."""
 
 
 class Entry(NamedTuple):
@@ -64,26 +69,34 @@ class Listings:
         self._kept: OrderedDict[bytes, _Listing] = OrderedDict()
         self._count = 0
 
-    def behind(self, handle: bytes, fd: int, cookie: int) -> Sequence[Entry]:
-        """The entries (without the dots) that come behind a cookie; `fd`: open for reading."""
+    def behind(
+        self, handle: bytes, fd: int, cookie: int, most: int | None = None
+    ) -> Sequence[Entry]:
+        """The entries (without the dots) that come behind a cookie; `fd`: open for reading. Of a
+        directory that has more than `most`, MoreEntries; no more than these are looked at."""
         with self._lock:
             kept = self._kept.get(handle)
         if kept is None or not cookie:
-            kept = self._fresh(fd, kept)
+            kept = self._fresh(fd, kept, most)
+        if most is not None and len(kept.entries) > most:
+            raise MoreEntries
         self._keep(handle, kept._replace(used=time.monotonic()))
         entries = kept.entries
         return entries[bisect_right(entries, cookie, key=itemgetter(0)) :]
 
-    def _fresh(self, fd: int, kept: _Listing | None) -> _Listing:
+    def _fresh(self, fd: int, kept: _Listing | None, most: int | None) -> _Listing:
         """The directory as it is now: what is kept, if that is known to be so."""
         version = _version(fd)
         if kept is not None and version is not None and version == kept.version:
             return kept
-        return _Listing(0.0, self._read(fd), version)
+        return _Listing(0.0, self._read(fd, most), version)
 
-    def _read(self, fd: int) -> list[Entry]:
+    def _read(self, fd: int, most: int | None = None) -> list[Entry]:
         with os.scandir(fd) as found:
-            pairs = [(os.fsencode(entry.name), entry.inode()) for entry in found]
+            some = found if most is None else islice(found, most + 1)
+            pairs = [(os.fsencode(entry.name), entry.inode()) for entry in some]
+        if most is not None and len(pairs) > most:
+            raise MoreEntries
         entries = sorted(Entry(self._cookie(name), name, inode) for name, inode in pairs)
         for index in range(1, len(entries)):
             if entries[index].cookie <= entries[index - 1].cookie:
