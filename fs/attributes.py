@@ -31,7 +31,11 @@ from .owners import Owners
 __all__ = ["AttributeCache", "entry_attributes", "time_ns"]
 
 _NANOSECONDS = 1_000_000_000
+NF3DIR = int(ftype3.NF3DIR)
 LAST_OFFSET = (1 << 63) - 1
+# What opendir(3) reads at a time is a directory's st_blksize. FUSE and pyfuse3 clear as much memory
+# for each request, whatever comes of it; this is what one READDIRPLUS brings.
+DIRECTORY_BLOCK = 128 << 10
 # include/linux/kdev_t.h
 LAST_MAJOR, LAST_MINOR = (1 << 12) - 1, (1 << 20) - 1
 
@@ -72,7 +76,8 @@ def entry_attributes(
     entry.st_gid = attr.gid
     entry.st_rdev = device(attr.rdev)
     entry.st_size = size
-    entry.st_blksize = block_size
+    directory = attr.type == NF3DIR
+    entry.st_blksize = min(block_size, DIRECTORY_BLOCK) if directory else block_size
     entry.st_blocks = -(-attr.used // 512)
     entry.st_atime_ns = time_ns(attr.atime)
     entry.st_mtime_ns = modified
@@ -122,7 +127,7 @@ class AttributeCache:
         if known is not None and version[1:] != known[1:]:
             inode.data_version += 1
         now = self._clock() if asked is None else asked
-        self._lend(inode, version == known, attr.type == ftype3.NF3DIR, now)
+        self._lend(inode, version == known, attr.type == NF3DIR, now)
         self._serial += 1
         inode.updated = self._serial
         inode.version = version

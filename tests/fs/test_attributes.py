@@ -64,6 +64,12 @@ def test_attributes_are_translated() -> None:
     assert entry.st_ctime_ns == 30_000_000_003
 
 
+def test_directories_are_read_in_smaller_blocks() -> None:
+    directory = dataclasses.replace(FILE, type=ftype3.NF3DIR)
+    sizes = [entry_attributes(directory, 5, size).st_blksize for size in (1 << 20, 4096)]
+    assert sizes == [128 << 10, 4096]
+
+
 @pytest.mark.parametrize(
     ("kind", "bits"),
     [
