@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.nfsd.client import Client
 from tests.nfsd.conftest import Serve
+from umktls.kernel.host import mountinfo
 from umktls.nfs import types
 from umktls.nfs.program import NFS3
-from umktls.nfs.types import diropargs3, nfsstat3, sattr3
+from umktls.nfs.types import diropargs3, nfsstat3, sattr3, stable_how
 from umktls.nfsd.program.listing import BRIEF_ENTRIES
-from umktls.nfsd.tree import index
+from umktls.nfsd.tree import index, volume
 from umktls.nfsd.tree.directory import FIRST_COOKIE
 from umktls.nfsd.tree.index import REST, IndexLocator
 from umktls.rpc.server import Job, Lane
@@ -116,6 +118,76 @@ def test_a_handle_whose_file_may_have_to_be_searched_for(client: Client, root: P
     assert lane(client, "COMMIT", handle, 0, 0) is Lane.DISK
     assert lane(client, "GETATTR", client.mount()) is Lane.HERE
     assert lane(client, "GETATTR", b"no handle at all") is Lane.HERE
+
+
+def file_on(client: Client, path: Path) -> bytes:
+    """A new file of an export that is at this path by now."""
+    return client.create(client.mount(os.fsencode(path)), b"f")
+
+
+def synced(client: Client, handle: bytes) -> set[Lane]:
+    """Where what is to be stable at once is made so; it is."""
+    data = b"data"
+    written = (handle, 0, len(data), stable_how.FILE_SYNC, data)
+    lanes = {lane(client, "COMMIT", handle, 0, 0), lane(client, "WRITE", *written)}
+    assert client.ok("WRITE", *written).committed == stable_how.FILE_SYNC
+    client.ok("COMMIT", handle, 0, 0)
+    return lanes
+
+
+@pytest.mark.parametrize("memory", ["tmpfs", "ramfs"])
+def test_what_is_on_no_disk_does_not_wait_for_one(
+    serve: Serve, root: Path, monkeypatch: pytest.MonkeyPatch, memory: str
+) -> None:
+    kinds = {"of all": memory}
+    monkeypatch.setattr(volume, "file_system", lambda device: kinds["of all"])
+    in_memory = Client(serve())
+    assert synced(in_memory, file_on(in_memory, root)) == {Lane.HERE}
+    kinds["of all"] = "ext4"
+    on_disk = Client(serve())
+    assert synced(on_disk, on_disk.lookup(on_disk.mount(), b"f")) == {Lane.DISK}
+
+
+def test_where_it_cannot_be_known_there_may_be_a_disk(
+    serve: Serve, root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(mountinfo, "MOUNTINFO", tmp_path / "nowhere")
+    client = Client(serve())
+    assert synced(client, file_on(client, root)) == {Lane.DISK}
+
+
+@pytest.fixture
+def covered(root: Path) -> Iterator[Callable[[], None]]:
+    """Mounts a tmpfs over the export."""
+    stack = ExitStack()
+
+    def cover() -> None:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "umktls-test", str(root)], capture_output=True, check=False
+        )
+        if done.returncode:
+            pytest.skip("may not mount here")
+        stack.callback(subprocess.run, ["umount", "-l", str(root)], check=True)
+
+    with stack:
+        yield cover
+
+
+def test_a_mount_over_an_export_is_another_export(
+    serve: Serve, root: Path, covered: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Handles from before go on leading to the disk below, and those from then on to memory."""
+    kind = mountinfo.file_system(root.stat().st_dev)
+    monkeypatch.setattr(volume, "IN_MEMORY", {"tmpfs"} - {kind})  # tests may be in memory too
+    client = Client(serve())
+    below = file_on(client, root)
+    assert synced(client, below) == {Lane.DISK}
+    if kind == "tmpfs":
+        pytest.skip("all is in memory here")
+    covered()
+    over = file_on(client, root)
+    assert synced(client, over) == {Lane.HERE}
+    assert client.status("GETATTR", below) is nfsstat3.NFS3ERR_STALE
 
 
 class Walks:

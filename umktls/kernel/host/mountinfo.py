@@ -11,7 +11,7 @@ from pathlib import Path
 
 from umktls.dataclass import dataclass
 
-__all__ = ["FSTYPE", "Mount", "holders", "mounts"]
+__all__ = ["FSTYPE", "Mount", "file_system", "holders", "mounts"]
 
 FSTYPE = "fuse.umktls"
 
@@ -43,6 +43,13 @@ def mounts(text: str | None = None) -> Iterator[Mount]:
             source = _plain("".join(others[:1]))
             options = ",".join([*words[5:6], *others[1:2]]).split(",")
             yield Mount(words[2], _plain(words[4]), kind, source, frozenset(options))
+
+
+def file_system(device: int) -> str:
+    """The type of the file system whose files have this st_dev, empty where no mount shows it. It
+    is not asked itself: it may be one that waits for whoever asks."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    return next((mount.kind for mount in mounts() if mount.device == number), "")
 
 
 def holders(device: str) -> Iterator[int]:

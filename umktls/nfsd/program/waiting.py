@@ -1,9 +1,10 @@
 """Which calls do not go through the event loop, and where else they are executed.
 
-What changes the disk for good waits for it. What looks at many files, for a few bytes that a client
-has sent, computes for long: listings, the way down from the root to what ".." leads to, and, where
-files are found again without the kernel's help, every handle whose file is not open. Most
-directories are small: their listings are made on the spot (`listing.briefly`).
+What changes the disk for good waits for it, unless the export is on none (tmpfs). What looks at
+many files, for a few bytes that a client has sent, computes for long: listings, the way down from
+the root to what ".." leads to, and, where files are found again without the kernel's help, every
+handle whose file is not open. Most directories are small: their listings are made on the
+spot (`listing.briefly`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ HANDLE_FIELDS = (
 
 
 # Of most calls: to ask an enumeration for a member costs ten times as much.
-HERE = Lane.HERE
+HERE, DISK = Lane.HERE, Lane.DISK
 
 
 def _always(lane: Lane) -> Callable[[Any], Lane]:
@@ -41,7 +42,7 @@ def _always(lane: Lane) -> Callable[[Any], Lane]:
 
 
 def _written(args: types.WRITE3args) -> Lane:
-    return Lane.DISK if args.stable else HERE  # UNSTABLE is 0
+    return DISK if args.stable else HERE  # UNSTABLE is 0
 
 
 def _looked_up(args: types.LOOKUP3args) -> Lane:
@@ -49,7 +50,7 @@ def _looked_up(args: types.LOOKUP3args) -> Lane:
 
 
 LANES: dict[str, Callable[[Any], Lane]] = {
-    "COMMIT": _always(Lane.DISK),
+    "COMMIT": _always(DISK),
     "WRITE": _written,
     "LOOKUP": _looked_up,
     "READDIR": _always(Lane.SCAN),
@@ -63,6 +64,9 @@ class Places(Protocol):
     may_search: bool
     """Whether there is any file that may have to be searched for."""
 
+    def in_memory(self, handle: bytes) -> bool:
+        """Whether this one's is on no disk."""
+
     def searches(self, handle: bytes) -> bool:
         """Whether this one's may have to be."""
 
@@ -73,6 +77,8 @@ def lane_of(procedure: str, places: Places) -> Callable[[Any], Lane]:
 
     def look(args: Any) -> Lane:
         lane = HERE if own is None else own(args)
+        if lane is DISK and places.in_memory(args.file):
+            lane = HERE
         if not places.may_search or lane is not HERE:
             return lane
         return Lane.SCAN if any(map(places.searches, handles_in(args))) else lane

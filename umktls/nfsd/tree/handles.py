@@ -166,6 +166,11 @@ class Handles:
         """The volume that a handle from a client says it is of; None if that is not exported."""
         return self._volumes.get(handle[:HEAD_LENGTH])
 
+    def in_memory(self, handle: bytes) -> bool:
+        """Whether the file of a handle is on no disk."""
+        volume = self._volumes.get(handle[:HEAD_LENGTH])
+        return volume is not None and volume.in_memory
+
     def searches(self, handle: bytes) -> bool:
         """Whether to find the file of a handle may take a search of the whole export."""
         volume = self._volumes.get(handle[:HEAD_LENGTH])

@@ -18,8 +18,9 @@ import errno
 import hashlib
 import hmac
 import os
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 
+from umktls.kernel.host.mountinfo import file_system
 from umktls.nfs.basic import NFS3_FHSIZE
 from umktls.nfsd.exports.exports import Export
 from umktls.nfsd.tree.index import IndexLocator
@@ -41,6 +42,8 @@ IDENTITY_START = HEAD_LENGTH + AUTHENTICATOR_LENGTH
 assert IDENTITY_START + IDENT_LIMIT == NFS3_FHSIZE
 
 DEPTH_LIMIT = 4096
+# File systems that have nothing but memory: there fsync(2) has nothing to do.
+IN_MEMORY = ("tmpfs", "ramfs")
 # Errors that say nothing of what a file system can do.
 PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 
@@ -56,6 +59,13 @@ def best_locator(path: str, places: MakePlaces = LocalPlaces) -> Locator:
         if error.errno in PASSING:
             raise
         return IndexLocator(path, places)
+
+
+def in_memory(device: int) -> bool:
+    """Whether files with this st_dev are on no disk, as far as that can be found out."""
+    with suppress(OSError):
+        return file_system(device) in IN_MEMORY
+    return False
 
 
 class Seal:
@@ -84,7 +94,8 @@ class Seal:
 
 class Volume:
     """See the head of this file. `secret`: at least 16 bytes, the same for handles to stay good.
-    `opening`: held while a mode is changed to open a file, or by SETATTR."""
+    `opening`: held while a mode is changed to open a file, or by SETATTR. `in_memory`: it is on no
+    disk, and with the root, which is kept open, neither are its files: others are not served."""
 
     def __init__(
         self,
@@ -101,6 +112,7 @@ class Volume:
         self.sealing = Seal(self.head, secret, place)
         self.root_handle = self.seal(locator.root)
         self.root_file = locator.root_file
+        self.in_memory = in_memory(self.root_file[0])
         # From st_dev to the fsid, modulo 2**64: a mount may have several devices (subvolumes), each
         # with its own inodes.
         self.fsid_shift = export.fsid - self.root_file[0]
