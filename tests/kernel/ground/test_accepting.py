@@ -5,19 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import trio
 import trio.lowlevel
 import trio.testing
 
+from tests.conftest import patience
 from tests.descriptors import descriptors
 from umktls.errors import WorldError
 from umktls.kernel.ground.events import Trace
-from umktls.kernel.ground.refusals import NO_THREAD, NoThread, in_thread
+from umktls.kernel.ground.refusals import NO_THREAD, NoThread, in_own_thread, in_thread
 from umktls.kernel.host.accepting import (
     OF_THE_CONNECTION,
     PAUSES,
@@ -77,21 +79,45 @@ async def test_a_path_at_which_nothing_can_listen(tmp_path: Path) -> None:
     assert descriptors() <= before
 
 
-async def test_a_thread_s_own_error_is_its_own() -> None:
+@pytest.mark.parametrize("somewhere", [in_thread, in_own_thread])
+async def test_a_thread_s_own_error_is_its_own(somewhere: Any) -> None:
     """Only of a lack of threads is it said that there are none, upon which others try again."""
 
     def fails() -> None:
         raise RuntimeError("what the function did")
 
     with pytest.raises(RuntimeError, match="what the function did") as caught:
-        await in_thread(fails)
+        await somewhere(fails)
     assert not isinstance(caught.value, NoThread)
+    here = threading.get_ident()
+    assert await somewhere(threading.get_ident) != here
 
-    def lacks() -> None:
+
+async def test_a_lack_of_threads_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks(*_: object) -> None:
         raise RuntimeError(NO_THREAD)
 
     with pytest.raises(NoThread):
         await in_thread(lacks)
+    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", lacks)
+    with pytest.raises(NoThread):
+        await in_own_thread(threading.get_ident)
+
+
+async def test_whoever_waits_for_a_thread_of_his_own_waits_for_its_end() -> None:
+    """Cancelled or not: what it does is done, and he has to know."""
+    go_on, ended = threading.Event(), []
+
+    async def wait() -> None:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            ended.append(await in_own_thread(lambda: go_on.wait(patience(20))))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+    assert ended == [True]
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, 999])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import trio
@@ -18,7 +19,7 @@ import trio
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
 
-__all__ = ["NoThread", "first_text", "in_thread", "outlived", "refusal_text"]
+__all__ = ["NoThread", "first_text", "in_own_thread", "in_thread", "outlived", "refusal_text"]
 
 R = TypeVar("R")
 
@@ -55,7 +56,28 @@ async def in_thread(
     except RuntimeError as error:
         if str(error) != NO_THREAD:
             raise
-        raise NoThread(f"cannot start a thread: {ADVICE[errno.EAGAIN]}") from error
+        raise no_thread() from error
+
+
+def no_thread() -> NoThread:
+    return NoThread(f"cannot start a thread: {ADVICE[errno.EAGAIN]}")
+
+
+async def in_own_thread(function: Callable[[], R]) -> R:
+    """`in_thread` at two thirds of its cost, for those who count their threads: they are not named
+    for each call, and have nothing of the task's context. Whoever waits cannot be cancelled."""
+    task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
+
+    def deliver(result: Any) -> None:
+        with suppress(trio.RunFinishedError):
+            token.run_sync_soon(trio.lowlevel.reschedule, task, result)
+
+    try:
+        trio.lowlevel.start_thread_soon(function, deliver)
+    except RuntimeError as error:
+        raise no_thread() from error
+    result: R = await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+    return result
 
 
 async def outlived(trace: Trace, function: Callable[..., Awaitable[object]], *args: Any) -> None:

@@ -16,7 +16,7 @@ from typing import TypeVar
 import trio
 
 from umktls.kernel.ground.peers import Crowd, FairQueue, Who
-from umktls.kernel.ground.refusals import in_thread
+from umktls.kernel.ground.refusals import in_own_thread
 from umktls.rpc.server import Lane
 
 __all__ = ["LANE_PLACES", "Places", "Workers"]
@@ -83,13 +83,12 @@ class Workers:
 
     def __init__(self, places: Mapping[Lane, int] = LANE_PLACES) -> None:
         self._places = {lane: Places(number) for lane, number in places.items()}
-        self._threads = trio.CapacityLimiter(sum(places.values()))
 
     async def run(self, who: Who, lane: Lane, function: Callable[[], R]) -> R:
         """Execute a call in a thread, when its turn comes. Raises `NoThread`."""
         places = self._places[lane]
         await places.take(who)
         try:
-            return await in_thread(function, limiter=self._threads)
+            return await in_own_thread(function)
         finally:
             places.give(who)

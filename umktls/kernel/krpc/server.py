@@ -74,7 +74,10 @@ class Connection(Incoming):
             else:
                 job = self._answer(dispatcher, call)
                 if job is not None:
-                    await self._jobs.acquire()
+                    if self._jobs.value:  # no turn of the loop for it
+                        self._jobs.acquire_nowait()
+                    else:
+                        await self._jobs.acquire()
                     held = held or await self.host.requests.take(len(message) + JOB_BYTES)
                     nursery.start_soon(self._run_in_thread, job, held)
                     held = 0
