@@ -5,19 +5,24 @@ signed 64-bit number of our choice; NFS cookies are unsigned and may not fit. So
 count of entries before it, and the cookies are kept in an array (8 bytes an entry). FUSE often goes
 back a few entries, when the reader's buffer took fewer than it was given; those are still there.
 Going back to the beginning (rewinddir) lists the directory anew.
+
+While a page (what one call brings) is given to FUSE, the next one is asked for already, so that
+the server lists while this mount and its user work on what there is. At most one page is ahead.
+What comes of it is as old as its call, and no more used than what was read and waits: for
+KEEP_SECONDS.
 """
 
 from __future__ import annotations
 
 import errno
-from array import array
+import logging
 from collections.abc import Callable
-from dataclasses import field
+from typing import Any
 
+import trio
 from pyfuse3 import EntryAttributes, ReaddirToken
 
-from umktls.dataclass import dataclass
-from umktls.errors import CallerError, PeerError
+from umktls.errors import CallerError, UmktlsError
 from umktls.nfs.types import (
     READDIR3args,
     READDIRPLUS3args,
@@ -32,12 +37,13 @@ from umktls.rpc.message import OpaqueAuth
 from .attributes import AttributeCache, entry_attributes
 from .calls import Calls, NfsFailure
 from .inodes import Inode, InodeTable
-from .known import Version
 from .knownnames import NAMES_LIMIT, KnownNames, version_of
+from .opendirectory import Coming, OpenDirectory, Page
 
 __all__ = ["Directories", "Emit"]
 
-NO_VERIFIER = bytes(8)
+log = logging.getLogger(__name__)
+
 REPLY_BYTES = 128 << 10
 LEAST_REPLY_BYTES = 8 << 10
 # Entries that a slow reader has not fetched by then are fetched anew, for their attributes.
@@ -48,56 +54,11 @@ NO_INODE = 3 << 62  # numbers from here on are given to no inode
 Emit = Callable[[ReaddirToken, bytes, EntryAttributes, int], bool]
 
 
-@dataclass(slots=True, eq=False)
-class OpenDirectory:
-    """One open of a directory. `entries` are those from place `base` on, fetched by a call that
-    was `started` (see AttributeCache.stamp) and answered at the time `fetched`. `ends`: the cookies
-    with which answers ended, and the places behind them. `names`: all before `ends`, as long as the
-    directory has the `version` that it had at the time `began`; None where that is not so."""
-
-    inode: Inode
-    credential: OpaqueAuth
-    entries: list[entryplus3] = field(default_factory=list)
-    base: int = 0
-    complete: bool = False  # nothing comes behind `entries`
-    cookies: array[int] = field(default_factory=lambda: array("Q"))
-    ends: dict[int, int] = field(default_factory=dict)
-    verifier: bytes = NO_VERIFIER
-    started: int = 0
-    fetched: float = 0.0
-    names: set[bytes] | None = None
-    version: Version | None = None
-    began: float = 0.0
-    begun: bool = False  # the first entries are there, and nobody has read them
-
-    def rewind(self) -> None:
-        self.entries = []
-        self.base = 0
-        self.complete = False
-        self.cookies = array("Q")
-        self.ends = {}
-        self.verifier = NO_VERIFIER
-
-    def cut(self, place: int) -> None:
-        """Forget what is known of the entries from a place on."""
-        if place < len(self.cookies):
-            del self.cookies[place:]
-            self.ends = {cookie: end for cookie, end in self.ends.items() if end <= place}
-
-    def goes_round(self, entries: list[entryplus3]) -> bool:
-        """Whether these, which come next, end where others before them have ended: then a server
-        would have us go through the same entries for ever."""
-        place = len(self.cookies) + len(entries)
-        return self.ends.setdefault(entries[-1].cookie, place) != place
-
-    def holds(self, place: int) -> bool:
-        """Whether the entry at a place is here, or is known not to exist."""
-        behind = place - self.base
-        return 0 <= behind < len(self.entries) or (behind >= len(self.entries) and self.complete)
-
-
 class Directories:
-    """All open directories of a mount, by the number (fh) that FUSE has for them."""
+    """All open directories of a mount, by the number (fh) that FUSE has for them.
+
+    start: starts a background task. clock: seconds, monotonic.
+    """
 
     def __init__(
         self,
@@ -106,6 +67,7 @@ class Directories:
         attributes: AttributeCache,
         known: KnownNames,
         emit: Emit,
+        start: Callable[..., Any],
         clock: Callable[[], float],
         *,
         plus: bool = True,
@@ -116,6 +78,7 @@ class Directories:
         self._attributes = attributes
         self._known = known
         self._emit = emit
+        self._start = start
         self._clock = clock
         self._plus = plus
         self._cto = cto
@@ -147,14 +110,16 @@ class Directories:
         """Have the first entries; False if that is refused: of a directory that is not there any
         more GETATTR tells, of others who reads is to be told."""
         try:
-            await self._fetch(directory, 0)
+            await self._turn(directory, 0)
         except NfsFailure:
             return False
         directory.begun = True
         return True
 
     def release(self, fh: int) -> None:
-        inode = self._open.pop(fh).inode
+        directory = self._open.pop(fh)
+        directory.close()
+        inode = directory.inode
         inode.opens -= 1
         self._inodes.drop_if_unused(inode)
 
@@ -167,46 +132,116 @@ class Directories:
         if place == 0 and directory.cookies and not directory.begun:
             directory.rewind()
         directory.begun = False
-        old = self._clock() - directory.fetched > KEEP_SECONDS
-        if old or not directory.holds(place):
-            await self._fetch(directory, place)
-        for entry in directory.entries[place - directory.base :]:
-            place += 1
-            if not self._offer(directory, entry, place, token):
+        while True:
+            page = await self._page_at(directory, place)
+            if self._give(directory, page, place, token) or page.complete:
                 return
+            place = page.end  # all that was left of this page is gone: it is not the end
 
-    async def _fetch(self, directory: OpenDirectory, place: int) -> None:
+    async def _page_at(self, directory: OpenDirectory, place: int) -> Page:
+        """The page with the entry at a place, and the next one on its way."""
+        page = directory.page
+        if page is None or self._old(page) or not page.holds(place):
+            page = await self._turn(directory, place)
+        if not (page.complete or directory.coming or directory.slow):
+            await self._look_ahead(directory, page)
+        return page
+
+    def _give(self, directory: OpenDirectory, page: Page, place: int, token: ReaddirToken) -> bool:
+        """Give FUSE entries of a page, until it has enough; False if there was none to give."""
+        given = False
+        for entry in page.entries[place - page.place :]:
+            place += 1
+            there = page.touched.get(entry.name) if page.touched else None
+            if there is False:
+                continue
+            given = True
+            if not self._offer(directory, page, entry, place, token, bare=bool(there)):
+                break
+        return given
+
+    def _old(self, page: Page) -> bool:
+        return self._clock() - page.fetched > KEEP_SECONDS
+
+    async def _turn(self, directory: OpenDirectory, place: int) -> Page:
         """Have the entries from a place on, as many as one call brings."""
         if place > len(directory.cookies):
             raise CallerError(f"no place {place} in the listing", errno.EINVAL)
-        cookie = directory.cookies[place - 1] if place else 0
-        verifier = directory.verifier if place else NO_VERIFIER
-        started = self._attributes.stamp()
-        began = self._clock()
-        result = await self._list(directory, cookie, verifier)
-        self._attributes.update(directory.inode, result.dir_attributes, started)
-        directory.cut(place)
-        if result.reply.entries and directory.goes_round(result.reply.entries):
-            raise PeerError("READDIR: the server's listing goes round in a circle", errno.ELOOP)
-        directory.base = place
-        directory.entries = result.reply.entries
-        directory.complete = result.reply.eof or not result.reply.entries
-        directory.verifier = result.cookieverf
-        directory.started = started
-        directory.fetched = self._clock()
-        directory.cookies.extend(entry.cookie for entry in result.reply.entries)
+        page = await self._came(directory, place)
+        if page is None:
+            page = self._new_page(directory, place)
+            await self._ask(directory, page)
+        try:
+            directory.turn_to(page)
+        except UmktlsError:
+            directory.unwatch(page)
+            raise
         if place == 0:
-            directory.names, directory.version, directory.began = set(), None, began
+            directory.names, directory.version, directory.began = set(), None, page.began
         if directory.names is not None:
-            self._note(directory, directory.names, result.dir_attributes)
+            self._note(directory, directory.names, page)
+        return page
 
-    def _note(self, directory: OpenDirectory, names: set[bytes], attr: fattr3 | None) -> None:
+    async def _came(self, directory: OpenDirectory, place: int) -> Page | None:
+        """The page that was asked for ahead, if that is it, and good."""
+        coming = directory.coming
+        if coming is None or coming.page.place != place:
+            directory.give_up()
+            return None
+        await coming.done.wait()
+        if not coming.good or self._old(coming.page):
+            directory.slow = coming.good
+            directory.give_up()
+            return None
+        directory.coming = None
+        return coming.page
+
+    async def _look_ahead(self, directory: OpenDirectory, page: Page) -> None:
+        """Ask for the page behind this one, which is about to be read."""
+        directory.coming = Coming(self._new_page(directory, page.end))
+        self._start(self._bring, directory, directory.coming)
+        # The call is made in the next turn of the loop; in the one behind that it has been made.
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+
+    async def _bring(self, directory: OpenDirectory, coming: Coming) -> None:
+        """Runs as a task of its own, so nothing but Cancelled may leave it."""
+        try:
+            await self._ask(directory, coming.page)
+            coming.good = True
+        except UmktlsError:
+            pass  # who wants to have the page asks for it, and is told
+        except Exception:
+            log.exception("listing ahead failed")
+        finally:
+            coming.done.set()
+
+    def _new_page(self, directory: OpenDirectory, place: int) -> Page:
+        """To be asked for."""
+        page = Page(place, self._attributes.stamp(), self._clock())
+        before = directory.page
+        if place and before is not None:
+            page.cookie, page.verifier = directory.cookies[place - 1], before.verifier
+        directory.watch(page)
+        return page
+
+    async def _ask(self, directory: OpenDirectory, page: Page) -> None:
+        """Have a page by one call. Who has asked for it in vain does not watch it any more."""
+        try:
+            result = await self._list(directory, page.cookie, page.verifier)
+        except BaseException:
+            directory.unwatch(page)
+            raise
+        self._attributes.update(directory.inode, result.dir_attributes, page.started)
+        page.take(result, self._clock())
+
+    def _note(self, directory: OpenDirectory, names: set[bytes], page: Page) -> None:
         """Add what was fetched to the names of the whole directory, if it has not changed."""
-        version = None if attr is None else version_of(attr)
-        names.update(entry.name for entry in directory.entries)
+        version = None if page.directory is None else version_of(page.directory)
+        names.update([entry.name for entry in page.entries])
         if version is None or directory.version not in (None, version) or len(names) > NAMES_LIMIT:
             directory.names = None
-        elif directory.complete:
+        elif page.complete:
             self._known.listed(directory.inode, names, version, directory.began)
             directory.names = None
         else:
@@ -238,23 +273,30 @@ class Directories:
         return READDIRPLUS3resok(names.dir_attributes, names.cookieverf, listed)
 
     def _offer(
-        self, directory: OpenDirectory, entry: entryplus3, place: int, token: ReaddirToken
+        self,
+        directory: OpenDirectory,
+        page: Page,
+        entry: entryplus3,
+        place: int,
+        token: ReaddirToken,
+        bare: bool,
     ) -> bool:
-        """Give FUSE one entry; it remembers the inode of what it takes. False: it is full."""
-        handle, attr = entry.name_handle, entry.name_attributes
+        """Give FUSE one entry; it remembers the inode of what it takes. False: it is full. bare:
+        by its name alone."""
+        handle, attr = (None, None) if bare else (entry.name_handle, entry.name_attributes)
         if handle is None or attr is None or entry.name in (b".", b".."):
             number = directory.inode.number if entry.name == b"." else entry.fileid
             return self._emit(token, entry.name, _unlinked(number, attr), place)
         inode = self._inodes.of_handle(handle, attr.fileid)
-        self._attributes.update(inode, attr, directory.started, directory.fetched)
+        self._attributes.update(inode, attr, page.started, page.fetched)
         told = inode.told_size, inode.told_version, inode.told
-        told_now = self._attributes.reply(inode, asked=directory.fetched)
+        told_now = self._attributes.reply(inode, asked=page.fetched)
         if not self._emit(token, entry.name, told_now, place):
             inode.told_size, inode.told_version, inode.told = told
             self._inodes.drop_if_unused(inode)
             return False
         inode.lookups += 1
-        self._inodes.bind(directory.inode, entry.name, inode)
+        self._inodes.bind(directory.inode, entry.name, inode, listed=True)
         return True
 
 

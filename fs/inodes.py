@@ -78,7 +78,9 @@ class Inode:
     granted: what the server has permitted to whom (ACCESS3_*), of this version.
     told_size, told_version: what FUSE was told last, or has concluded from our answers; told: when
     (AttributeCache.stamp). known, distrusted: of a directory, see knownnames.py;
-    ahead: see foresight.py.
+    ahead: see foresight.py. pages: of a directory that is being listed, for each page that is there
+    or on its way, the names that this mount has found since it asked for it to lead elsewhere
+    (True), or has removed (False).
     """
 
     __slots__ = (
@@ -95,6 +97,7 @@ class Inode:
         "names",
         "number",
         "opens",
+        "pages",
         "pages_version",
         "silly",
         "told",
@@ -115,6 +118,7 @@ class Inode:
         self.writer: Unstable | None = None
         self.known: Known | None = None
         self.ahead: Ahead | None = None
+        self.pages: tuple[dict[bytes, bool], ...] = ()
         self.distrusted = 0.0
         self.attributes: EntryAttributes | None = None
         self.expires = 0.0
@@ -200,8 +204,8 @@ class InodeTable:
                 _touch(parent, name[1])
         inode.names.clear()
 
-    def bind(self, parent: Inode, name: bytes, inode: Inode) -> None:
-        """A name has been seen to lead to an inode."""
+    def bind(self, parent: Inode, name: bytes, inode: Inode, listed: bool = False) -> None:
+        """A name has been seen to lead to an inode. listed: by a page of a listing."""
         _touch(parent, name)
         key = (parent.number, name)
         known = self._names.get(key)
@@ -209,12 +213,17 @@ class InodeTable:
             return
         if known is not None:
             known.names.remove(key)
+        if not listed:
+            for touched in parent.pages:
+                touched[name] = True
         self._names[key] = inode
         inode.names.append(key)
 
     def unbind(self, parent: Inode, name: bytes) -> Inode | None:
         """A name is gone: the inode that it led to, if known."""
         _touch(parent, name)
+        for touched in parent.pages:
+            touched[name] = False
         key = (parent.number, name)
         inode = self._names.pop(key, None)
         if inode is not None:

@@ -138,7 +138,7 @@ class NfsOperations(pyfuse3.Operations):
         silly = SillyRenames(calls, self.attributes, known, self.kernel)
         self._names = self._open_namespace(calls, known, silly, options, mountpoint)
         self._metadata = Metadata(calls, self.attributes, known)
-        self._directories = self._open_directories(calls, known, emit, options)
+        self._directories = self._open_directories(calls, known, emit, start, options)
         rsize = transfer_size(options.rsize, caller.fsinfo.rtmax)
         ahead = ReadAhead(calls, self.attributes, start, rsize, options.readahead)
         self.files = self._open_files(calls, ahead, silly, options)
@@ -164,7 +164,12 @@ class NfsOperations(pyfuse3.Operations):
         )
 
     def _open_directories(
-        self, calls: Calls, known: KnownNames, emit: Emit, options: MountOptions
+        self,
+        calls: Calls,
+        known: KnownNames,
+        emit: Emit,
+        start: Callable[..., Any],
+        options: MountOptions,
     ) -> Directories:
         return Directories(
             calls,
@@ -172,7 +177,8 @@ class NfsOperations(pyfuse3.Operations):
             self.attributes,
             known,
             emit,
-            trio.current_time,
+            start,
+            trio.lowlevel.current_clock().current_time,
             plus=options.rdirplus,
             cto=options.cto,
         )
