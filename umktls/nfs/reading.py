@@ -239,7 +239,7 @@ class entryplus3(xdr.Struct):
     name_handle: post_op_fh3
 
 
-@xdr.struct
+@xdr.ready_struct
 class dirlistplus3(xdr.Struct):
     entries: Annotated[list[entryplus3], xdr.linked(entryplus3)]
     eof: bool

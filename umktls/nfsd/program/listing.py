@@ -9,8 +9,9 @@ from itertools import chain
 from typing import Any
 
 from umktls.nfs import types
-from umktls.nfs.types import entry3, entryplus3, fattr3, nfsstat3
+from umktls.nfs.types import entry3, nfsstat3
 from umktls.nfsd.program.calls import Call, Operation
+from umktls.nfsd.program.entries import bare_entry, full_entry, list_of
 from umktls.nfsd.tree.attributes import fattr, post_op
 from umktls.nfsd.tree.directory import DOT_COOKIE, DOT_DOT_COOKIE, Entry, MoreEntries
 from umktls.nfsd.tree.errors import NfsError
@@ -34,12 +35,6 @@ FRAME = ATTRIBUTES + 8 + 4 + 4  # all that is not entries: cookieverf, the end o
 
 def _entry_size(name: bytes) -> int:
     return ENTRY + _padded(len(name))
-
-
-def _entry_plus_size(entry: entryplus3) -> int:
-    attributes = ATTRIBUTES if entry.name_attributes is not None else 4
-    handle = 8 + _padded(len(entry.name_handle)) if entry.name_handle is not None else 4
-    return _entry_size(entry.name) + attributes + handle
 
 
 def _padded(length: int) -> int:
@@ -116,53 +111,49 @@ def readdirplus(
     entries = _entries(call, directory, args.cookie, args.cookieverf, most)
     room = min(args.maxcount, LISTING_LIMIT) - FRAME
     with call.acting(directory.volume):
-        reply = _page_plus(call, directory, entries, room, args.dircount)
-    if not reply.entries and not reply.eof:
+        page, eof = _page_plus(call, directory, entries, room, args.dircount)
+    if not page and not eof:
         raise NfsError(nfsstat3.NFS3ERR_TOOSMALL)
-    return types.READDIRPLUS3resok(post_op(directory), call.site.listings.verifier, reply)
+    verifier = call.site.listings.verifier
+    return types.READDIRPLUS3resok(post_op(directory), verifier, list_of(page, eof))
 
 
 def _page_plus(
     call: Call, directory: Node, entries: Iterable[Entry], room: int, names_room: int
-) -> types.dirlistplus3:
-    """As many entries as fit: `room` is for all of them, `names_room` for what READDIR would have
-    of them, in bytes."""
-    page: list[entryplus3] = []
+) -> tuple[list[bytes], bool]:
+    """As many entries as fit, and whether these are the last: `room` is for all of them,
+    `names_room` for what READDIR would have of them, in bytes."""
+    page: list[bytes] = []
     for found in entries:
         try:
             entry = _entry_plus(call, directory, found)
         except FileNotFoundError:  # removed since the directory was read
             continue
-        names_room -= _entry_size(entry.name)
-        room -= _entry_plus_size(entry)
+        names_room -= ENTRY + (len(found[1]) + 3 & ~3)
+        room -= len(entry)
         if room < 0 or (names_room < 0 and page):
-            return types.dirlistplus3(page, False)
+            return page, False
         page.append(entry)
-    return types.dirlistplus3(page, True)
+    return page, True
 
 
-def _entry_plus(call: Call, directory: Node, entry: Entry) -> entryplus3:
+def _entry_plus(call: Call, directory: Node, entry: Entry) -> bytes:
     """The directory above is named alone: it may lie outside the export."""
     cookie, name, inode = entry
-    if cookie == DOT_COOKIE:
-        return entryplus3(inode, name, cookie, post_op(directory), directory.handle)
-    if cookie == DOT_DOT_COOKIE:
-        return entryplus3(inode, name, cookie, None, None)
+    if cookie <= DOT_DOT_COOKIE:
+        attributes = post_op(directory) if cookie == DOT_COOKIE else None
+        if attributes is None:
+            return bare_entry(inode, name, cookie)
+        return full_entry(inode, name, cookie, attributes, directory.handle)
     try:
-        inode, attributes, handle = _glance(call, directory, name)
+        fd = os.open(name, PATH_FLAGS, dir_fd=directory.fd)
+        try:
+            handle = call.site.handles.issue(directory, name, fd)
+            status = os.fstat(fd)
+        finally:
+            os.close(fd)
     except FileNotFoundError:
         raise
     except OSError:  # may not be searched, or is not served, or is broken: LOOKUP will say so
-        return entryplus3(inode, name, cookie, None, None)
-    return entryplus3(inode, name, cookie, attributes, handle)
-
-
-def _glance(call: Call, directory: Node, name: bytes) -> tuple[int, fattr3, bytes]:
-    """The number, the attributes and the handle of an entry."""
-    fd = os.open(name, PATH_FLAGS, dir_fd=directory.fd)
-    try:
-        handle = call.site.handles.issue(directory, name, fd)
-        status = os.fstat(fd)
-        return status.st_ino, fattr(status, directory.volume), handle
-    finally:
-        os.close(fd)
+        return bare_entry(inode, name, cookie)
+    return full_entry(status.st_ino, name, cookie, fattr(status, directory.volume), handle)

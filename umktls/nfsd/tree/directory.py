@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import time
 from bisect import bisect_right
 from collections import OrderedDict
@@ -50,6 +51,8 @@ class Entry(NamedTuple):
     inode: int
 
 
+# As os.fsencode has it, which looks at more than that.
+ENCODING = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 SETTLED_NS = 2_000_000_000
 
 
@@ -94,7 +97,7 @@ class Listings:
     def _read(self, fd: int, most: int | None = None) -> list[Entry]:
         with os.scandir(fd) as found:
             some = found if most is None else islice(found, most + 1)
-            pairs = [(os.fsencode(entry.name), entry.inode()) for entry in some]
+            pairs = [(entry.name.encode(*ENCODING), entry.inode()) for entry in some]
         if most is not None and len(pairs) > most:
             raise MoreEntries
         entries = sorted(Entry(self._cookie(name), name, inode) for name, inode in pairs)

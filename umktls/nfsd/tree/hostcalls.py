@@ -13,6 +13,7 @@ import os
 import platform
 import struct
 import sys
+import threading
 from collections.abc import Sequence
 from typing import cast
 
@@ -82,13 +83,22 @@ def file_handle(fd: int, flags: int = 0) -> tuple[bytes, int]:
     6.5) asks for a handle that may only be compared, which more of them have. Nothing is asked from
     a remote or FUSE file system.
     """
-    space = _HandleAndMount(_HANDLE_LIMIT)
-    mount = ctypes.byref(space, 4 * _MOUNT)
+    space, mount, content = _own.parts
+    space[0] = _HANDLE_LIMIT
     if _name_to_handle_at(fd, b"", space, mount, flags | _AT_EMPTY_PATH) < 0:
         raise _fail()
-    return bytes(space)[4 : _HANDLE_HEAD + space[0]], space[_MOUNT]
+    return content[4 : _HANDLE_HEAD + space[0]].tobytes(), space[_MOUNT]
 
 
+class _Space(threading.local):
+    """Where the kernel writes a handle: made once for each thread."""
+
+    def __init__(self) -> None:
+        space = _HandleAndMount()
+        self.parts = space, ctypes.byref(space, 4 * _MOUNT), memoryview(space).cast("B")
+
+
+_own = _Space()
 _name_to_handle_at = _short["name_to_handle_at"]
 
 
