@@ -70,6 +70,7 @@ def serve(**values: Any) -> None:
     import trio
 
     from umktls.kernel.ground import hostclock
+    from umktls.kernel.ground.expecting import Expecting
     from umktls.nfsd.program.server import NfsServer
 
     warn_of(options, config, exports)
@@ -77,7 +78,7 @@ def serve(**values: Any) -> None:
     state = options.state_dir or default_state()
     nfsd = NfsServer(exports, state, mount_tls=options.mount_tls, manage_gids=options.manage_gids)
     if options.workers == 1:
-        hostclock.run(run, options, config, nfsd)
+        hostclock.run(run, options, config, nfsd, instruments=[Expecting()])
         return
     from umktls.cli.serve_workers import supervise
 

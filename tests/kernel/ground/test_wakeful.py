@@ -7,17 +7,19 @@ import socket
 
 import pytest
 
-from umktls.kernel.ground.wakeful import LEFT_OUT, VAIN, Wakeful
+from umktls.kernel.ground.wakeful import LEFT_OUT, VAIN, WANTED_LEFT_OUT, Wakeful
 
-AWAKE, SLEEP = 0.25, 3.0
+AWAKE, SLEEP, WANTED = 0.25, 3.0, 0.15
 NEAR = 7
 
 
 class Played:
-    """select(2) and a clock: `there` from the so-manyth look on. Each look takes 0.1 s."""
+    """select(2) and a clock: `there` from the so-manyth look on. Each look takes 0.1 s; others take
+    `away` seconds when they may have the processor."""
 
     def __init__(self, there: int = 1 << 30, processors: int = 2) -> None:
         self.there = there
+        self.away = 0.0
         self.now = 0.0
         self.seen: list[float] = []
         self.given_way = 0
@@ -27,6 +29,7 @@ class Played:
             now=lambda: self.now,
             give_way=self.give_way,
             processors=lambda: processors,
+            wanted=WANTED,
         )
 
     def select(
@@ -38,6 +41,7 @@ class Played:
 
     def give_way(self) -> None:
         self.given_way += 1
+        self.now += self.away
 
     def ready(self) -> list[int]:
         return self.wait([NEAR], (), (), SLEEP)[0]
@@ -83,6 +87,20 @@ def test_what_was_not_in_vain_begins_to_count_anew() -> None:
             played.seen.clear()
             played.ready()
     assert played.seen == [0]
+
+
+def test_it_sleeps_where_others_want_the_processor() -> None:
+    played = Played()
+    played.ready()
+    assert played.seen == [0, 0, 0, SLEEP]
+    played.away = 0.1
+    played.seen.clear()
+    for _ in range(1 + WANTED_LEFT_OUT):
+        played.ready()
+    assert played.seen == [0, 0, *[SLEEP] * (1 + WANTED_LEFT_OUT)]
+    played.seen.clear()
+    played.ready()
+    assert played.seen == [0, 0, SLEEP]
 
 
 def test_real_descriptors() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar, TypeVarTuple
 
 import trio
@@ -96,7 +96,11 @@ async def real_pause(seconds: float) -> None:
         await trio.to_thread.run_sync(time.sleep, seconds, abandon_on_cancel=True)
 
 
-def run(function: Callable[[*Args], Awaitable[T]], *args: *Args) -> T:
+def run(
+    function: Callable[[*Args], Awaitable[T]],
+    *args: *Args,
+    instruments: Sequence[trio.abc.Instrument] = (),
+) -> T:
     """`trio.run` by such a clock: for whatever has a host in it."""
     with seldom_collected():
-        return trio.run(function, *args, clock=HostClock())
+        return trio.run(function, *args, clock=HostClock(), instruments=instruments)
