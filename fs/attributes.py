@@ -20,7 +20,8 @@ from collections.abc import Callable
 from pyfuse3 import EntryAttributes
 
 from umktls.nfs.filetypes import MODE_TYPES
-from umktls.nfs.types import fattr3, ftype3, nfstime3, specdata3
+from umktls.nfs.listed import CTIME, MTIME, SIZE, Facts, facts_of
+from umktls.nfs.types import fattr3, ftype3, nfstime3
 from umktls.rpc.message import OpaqueAuth
 
 from .inodes import Granted, Inode
@@ -45,41 +46,42 @@ def time_ns(time: nfstime3) -> int:
     return time.seconds * _NANOSECONDS + time.nseconds
 
 
-def file_size(attr: fattr3) -> int:
-    """Bytes, at most what off_t can say, as Linux has it (nfs_size_to_loff_t)."""
-    return min(attr.size, LAST_OFFSET)
-
-
-def device(number: specdata3) -> int:
+def device(major: int, minor: int) -> int:
     """A device number, or 0 for one that Linux cannot have (fs/nfs/nfs3xdr.c, decode_fattr3)."""
-    if number.specdata1 > LAST_MAJOR or number.specdata2 > LAST_MINOR:
+    if major > LAST_MAJOR or minor > LAST_MINOR:
         return 0
-    return os.makedev(number.specdata1, number.specdata2)
+    return os.makedev(major, minor)
 
 
-def state_of(attr: fattr3) -> Version:
-    """What tells one state of a file from another."""
-    return time_ns(attr.ctime), file_size(attr), time_ns(attr.mtime)
+def state_of(facts: Facts) -> Version:
+    """What tells one state of a file from another. The size is at most what off_t can say, as Linux
+    has it (nfs_size_to_loff_t)."""
+    size = facts[SIZE]
+    changed = facts[CTIME] * _NANOSECONDS + facts[CTIME + 1]
+    modified = facts[MTIME] * _NANOSECONDS + facts[MTIME + 1]
+    return changed, size if size <= LAST_OFFSET else LAST_OFFSET, modified
 
 
 def entry_attributes(
-    attr: fattr3, number: int, block_size: int, state: Version | None = None
+    facts: Facts, number: int, block_size: int, state: Version | None = None
 ) -> EntryAttributes:
     """The server's attributes as FUSE wants them; timeouts are not set. state: theirs, if it is
     known already."""
-    changed, size, modified = state or state_of(attr)
+    changed, size, modified = state or state_of(facts)
+    kind, mode, nlink, uid, gid, _, used, major, minor, _, _, seconds, nseconds, *_ = facts
     entry = EntryAttributes()
     entry.st_ino = number
-    entry.st_mode = MODE_TYPES[attr.type] | attr.mode & 0o7777
-    entry.st_nlink = attr.nlink
-    entry.st_uid = attr.uid
-    entry.st_gid = attr.gid
-    entry.st_rdev = device(attr.rdev)
+    entry.st_mode = MODE_TYPES[kind] | mode & 0o7777
+    entry.st_nlink = nlink
+    entry.st_uid = uid
+    entry.st_gid = gid
+    entry.st_rdev = device(major, minor) if major or minor else 0
     entry.st_size = size
-    directory = attr.type == NF3DIR
-    entry.st_blksize = min(block_size, DIRECTORY_BLOCK) if directory else block_size
-    entry.st_blocks = -(-attr.used // 512)
-    entry.st_atime_ns = time_ns(attr.atime)
+    entry.st_blksize = block_size
+    if kind == NF3DIR and block_size > DIRECTORY_BLOCK:
+        entry.st_blksize = DIRECTORY_BLOCK
+    entry.st_blocks = -(-used // 512)
+    entry.st_atime_ns = seconds * _NANOSECONDS + nseconds
     entry.st_mtime_ns = modified
     entry.st_ctime_ns = changed
     return entry
@@ -118,20 +120,23 @@ class AttributeCache:
 
         asked: from when on they may be believed, if not from now on.
         """
-        if attr is None:
-            return
-        version = state_of(attr)
+        if attr is not None:
+            self.learn(inode, facts_of(attr), started, asked)
+
+    def learn(self, inode: Inode, facts: Facts, started: int, asked: float | None = None) -> None:
+        """The same with what certainly came."""
+        version = state_of(facts)
         known = inode.version
         if started < inode.updated and known is not None and version[:2] <= known[:2]:
             return
         if known is not None and version[1:] != known[1:]:
             inode.data_version += 1
         now = self._clock() if asked is None else asked
-        self._lend(inode, version == known, attr.type == NF3DIR, now)
+        self._lend(inode, version == known, facts[0] == NF3DIR, now)
         self._serial += 1
         inode.updated = self._serial
         inode.version = version
-        inode.attributes = entry_attributes(attr, inode.number, self._block_size, version)
+        inode.attributes = entry_attributes(facts, inode.number, self._block_size, version)
         if self.owners.active:
             self.owners.show(inode.attributes)
 

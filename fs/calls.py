@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar, cast
 import trio
 
 from umktls.errors import UmktlsError, WorldError
+from umktls.nfs.listed import LIST, Listed
 from umktls.nfs.program import (
     NFSPROC3_ACCESS,
     NFSPROC3_COMMIT,
@@ -315,6 +316,13 @@ class Calls:
         """NfsFailure NOTSUPP also where the server does not have the procedure at all."""
         try:
             return cast(READDIRPLUS3resok, await self._call(NFSPROC3_READDIRPLUS, args, credential))
+        except ProcedureUnavailable as error:
+            raise NfsFailure("READDIRPLUS", nfsstat3.NFS3ERR_NOTSUPP) from error
+
+    async def list(self, args: READDIRPLUS3args, credential: OpaqueAuth) -> Listed:
+        """READDIRPLUS with plain tuples in its result. As for `readdirplus`."""
+        try:
+            return cast(Listed, await self._call(LIST, args, credential))
         except ProcedureUnavailable as error:
             raise NfsFailure("READDIRPLUS", nfsstat3.NFS3ERR_NOTSUPP) from error
 

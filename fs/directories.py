@@ -23,15 +23,8 @@ import trio
 from pyfuse3 import EntryAttributes, ReaddirToken
 
 from umktls.errors import CallerError, UmktlsError
-from umktls.nfs.types import (
-    READDIR3args,
-    READDIRPLUS3args,
-    READDIRPLUS3resok,
-    dirlistplus3,
-    entryplus3,
-    fattr3,
-    nfsstat3,
-)
+from umktls.nfs.listed import FILEID, Facts, Listed, ListedEntry, ListedPage
+from umktls.nfs.types import READDIR3args, READDIRPLUS3args, nfsstat3
 from umktls.rpc.message import OpaqueAuth
 
 from .attributes import AttributeCache, entry_attributes
@@ -152,7 +145,7 @@ class Directories:
         given = False
         for entry in page.entries[place - page.place :]:
             place += 1
-            there = page.touched.get(entry.name) if page.touched else None
+            there = page.touched.get(entry[1]) if page.touched else None
             if there is False:
                 continue
             given = True
@@ -238,7 +231,7 @@ class Directories:
     def _note(self, directory: OpenDirectory, names: set[bytes], page: Page) -> None:
         """Add what was fetched to the names of the whole directory, if it has not changed."""
         version = None if page.directory is None else version_of(page.directory)
-        names.update([entry.name for entry in page.entries])
+        names.update([entry[1] for entry in page.entries])
         if version is None or directory.version not in (None, version) or len(names) > NAMES_LIMIT:
             directory.names = None
         elif page.complete:
@@ -247,16 +240,14 @@ class Directories:
         else:
             directory.version = version
 
-    async def _list(
-        self, directory: OpenDirectory, cookie: int, verifier: bytes
-    ) -> READDIRPLUS3resok:
+    async def _list(self, directory: OpenDirectory, cookie: int, verifier: bytes) -> Listed:
         """One call: READDIRPLUS, or with nordirplus, or where the server has no other, READDIR,
         whose entries are names alone."""
         handle, size = directory.inode.handle, self._maxcount
         if self._plus:
             args = READDIRPLUS3args(handle, cookie, verifier, size // 4, size)
             try:
-                return await self._calls.readdirplus(args, directory.credential)
+                return await self._calls.list(args, directory.credential)
             except NfsFailure as failure:
                 # As Linux has it (fs/nfs/dir.c, nfs_readdir_xdr_filler): never again.
                 if failure.status is not nfsstat3.NFS3ERR_NOTSUPP:
@@ -265,47 +256,46 @@ class Directories:
         names = await self._calls.readdir(
             READDIR3args(handle, cookie, verifier, size), directory.credential
         )
-        entries = [
-            entryplus3(entry.fileid, entry.name, entry.cookie, None, None)
-            for entry in names.reply.entries
+        entries: list[ListedEntry] = [
+            (entry.fileid, entry.name, entry.cookie, None, None) for entry in names.reply.entries
         ]
-        listed = dirlistplus3(entries, names.reply.eof)
-        return READDIRPLUS3resok(names.dir_attributes, names.cookieverf, listed)
+        page = ListedPage(entries, names.reply.eof)
+        return Listed(names.dir_attributes, names.cookieverf, page)
 
     def _offer(
         self,
         directory: OpenDirectory,
         page: Page,
-        entry: entryplus3,
+        entry: ListedEntry,
         place: int,
         token: ReaddirToken,
         bare: bool,
     ) -> bool:
         """Give FUSE one entry; it remembers the inode of what it takes. False: it is full. bare:
         by its name alone."""
-        handle, attr = (None, None) if bare else (entry.name_handle, entry.name_attributes)
-        if handle is None or attr is None or entry.name in (b".", b".."):
-            number = directory.inode.number if entry.name == b"." else entry.fileid
-            return self._emit(token, entry.name, _unlinked(number, attr), place)
-        inode = self._inodes.of_handle(handle, attr.fileid)
-        self._attributes.update(inode, attr, page.started, page.fetched)
+        fileid, name, _, facts, handle = entry
+        if bare or handle is None or facts is None or name in (b".", b".."):
+            number = directory.inode.number if name == b"." else fileid
+            return self._emit(token, name, _unlinked(number, None if bare else facts), place)
+        inode = self._inodes.of_handle(handle, facts[FILEID])
+        self._attributes.learn(inode, facts, page.started, page.fetched)
         told = inode.told_size, inode.told_version, inode.told
         told_now = self._attributes.reply(inode, asked=page.fetched)
-        if not self._emit(token, entry.name, told_now, place):
+        if not self._emit(token, name, told_now, place):
             inode.told_size, inode.told_version, inode.told = told
             self._inodes.drop_if_unused(inode)
             return False
         inode.lookups += 1
-        self._inodes.bind(directory.inode, entry.name, inode, listed=True)
+        self._inodes.bind(directory.inode, name, inode, listed=True)
         return True
 
 
-def _unlinked(number: int, attr: fattr3 | None) -> EntryAttributes:
+def _unlinked(number: int, facts: Facts | None) -> EntryAttributes:
     """An entry that FUSE only passes on: the directory itself, its parent, or one of which the
     server tells the name alone. For the last FUSE must get a number that no inode has, and mode 0,
     which makes it forget that number at once and look the name up when somebody needs it."""
-    if attr is not None:
-        return entry_attributes(attr, number, 0)
+    if facts is not None:
+        return entry_attributes(facts, number, 0)
     bare = EntryAttributes()
     bare.st_mode = 0
     bare.st_ino = NO_INODE | number & NO_INODE - 1

@@ -45,6 +45,9 @@ class Granted(NamedTuple):
     access: dict[OpaqueAuth, int]
 
 
+NOTHING = Granted(None, 0.0, {})  # nobody adds anything to this one
+
+
 class Unstable(Protocol):
     """Written data of a file that is not yet stable on the server; see writer.py."""
 
@@ -122,7 +125,7 @@ class Inode:
         self.distrusted = 0.0
         self.attributes: EntryAttributes | None = None
         self.expires = 0.0
-        self.granted = Granted(None, 0.0, {})
+        self.granted = NOTHING
         self.lease = 0.0
         self.updated = 0
         self.version: tuple[int, int, int] | None = None

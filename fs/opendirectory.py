@@ -15,7 +15,7 @@ import trio
 
 from umktls.dataclass import dataclass
 from umktls.errors import PeerError
-from umktls.nfs.types import READDIRPLUS3resok, entryplus3
+from umktls.nfs.listed import Listed, ListedEntry
 from umktls.rpc.message import OpaqueAuth
 
 from .inodes import Inode
@@ -52,11 +52,11 @@ class Page:
         self.cookie = 0
         self.verifier = NO_VERIFIER
 
-    def take(self, result: READDIRPLUS3resok, fetched: float) -> None:
+    def take(self, result: Listed, fetched: float) -> None:
         self.fetched = fetched
         self.directory = result.dir_attributes
         self.verifier = result.cookieverf
-        self.entries: list[entryplus3] = result.reply.entries
+        self.entries: list[ListedEntry] = result.reply.entries
         self.complete = result.reply.eof or not self.entries  # nothing comes behind them
 
     @property
@@ -133,7 +133,7 @@ class OpenDirectory:
         if self.page is not None:
             self.unwatch(self.page)
         self.page = page
-        self.cookies.extend([entry.cookie for entry in entries])
+        self.cookies.extend([entry[2] for entry in entries])
 
     def _cut(self, place: int) -> None:
         """Forget what is known of the entries from a place on."""
@@ -141,8 +141,8 @@ class OpenDirectory:
             del self.cookies[place:]
             self.ends = {cookie: end for cookie, end in self.ends.items() if end <= place}
 
-    def _goes_round(self, entries: list[entryplus3]) -> bool:
+    def _goes_round(self, entries: list[ListedEntry]) -> bool:
         """Whether these, which come next, end where others before them have ended: then a server
         would have us go through the same entries for ever."""
         place = len(self.cookies) + len(entries)
-        return self.ends.setdefault(entries[-1].cookie, place) != place
+        return self.ends.setdefault(entries[-1][2], place) != place

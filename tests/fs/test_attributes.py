@@ -11,6 +11,7 @@ from umktls_fs.attributes import AttributeCache, entry_attributes
 from umktls_fs.inodes import Inode
 from umktls_fs.options import MountOptions, parse_options
 
+from umktls.nfs.listed import facts_of
 from umktls.nfs.types import fattr3, ftype3, nfstime3, specdata3
 
 FILE = fattr3(
@@ -54,7 +55,7 @@ def grown(attr: fattr3, size: int, ctime: int) -> fattr3:
 
 
 def test_attributes_are_translated() -> None:
-    entry = entry_attributes(FILE, 5, 1 << 20)
+    entry = entry_attributes(facts_of(FILE), 5, 1 << 20)
     assert entry.st_ino == 5
     assert entry.st_mode == stat.S_IFREG | 0o640
     assert (entry.st_nlink, entry.st_uid, entry.st_gid) == (2, 1000, 100)
@@ -66,7 +67,7 @@ def test_attributes_are_translated() -> None:
 
 def test_directories_are_read_in_smaller_blocks() -> None:
     directory = dataclasses.replace(FILE, type=ftype3.NF3DIR)
-    sizes = [entry_attributes(directory, 5, size).st_blksize for size in (1 << 20, 4096)]
+    sizes = [entry_attributes(facts_of(directory), 5, size).st_blksize for size in (1 << 20, 4096)]
     assert sizes == [128 << 10, 4096]
 
 
@@ -84,7 +85,7 @@ def test_directories_are_read_in_smaller_blocks() -> None:
 )
 def test_every_type_has_its_bits(kind: ftype3, bits: int) -> None:
     attr = dataclasses.replace(FILE, type=kind, rdev=specdata3(8, 300))
-    entry = entry_attributes(attr, 5, 4096)
+    entry = entry_attributes(facts_of(attr), 5, 4096)
     assert stat.S_IFMT(entry.st_mode) == bits
     assert entry.st_rdev == os.makedev(8, 300)
 

@@ -61,7 +61,7 @@ async def behind(world: World, reader: Reader) -> list[bytes]:
     page = world.ops._directories._open[reader.fh].coming
     assert page is not None
     await page.done.wait()
-    return [entry.name for entry in page.page.entries]
+    return [entry[1] for entry in page.page.entries]
 
 
 def watched(world: World) -> int:

@@ -26,6 +26,7 @@ from tests.fs.peer import Proceed
 from tests.fs.place import Place
 from tests.fs.world import ROOT, World, fails
 from tests.nfs.numbers import lies
+from umktls.nfs.listed import facts_of
 from umktls.nfs.program import NFS3
 from umktls.nfs.types import (
     fattr3,
@@ -275,7 +276,7 @@ def attributes(size: int = 5, rdev: specdata3 = NO_DEVICE) -> fattr3:
 )
 def test_a_size_is_as_much_as_this_machine_can_say(sent: int, shown: int) -> None:
     """As Linux does (include/linux/nfs_fs.h, nfs_size_to_loff_t)."""
-    assert entry_attributes(attributes(sent), 7, 4096).st_size == shown
+    assert entry_attributes(facts_of(attributes(sent)), 7, 4096).st_size == shown
 
 
 @pytest.mark.parametrize(
@@ -290,7 +291,7 @@ def test_a_size_is_as_much_as_this_machine_can_say(sent: int, shown: int) -> Non
 )
 def test_a_device_that_this_machine_cannot_have_is_none(sent: specdata3, shown: int) -> None:
     """As Linux does (fs/nfs/nfs3xdr.c, decode_fattr3)."""
-    assert entry_attributes(attributes(rdev=sent), 7, 4096).st_rdev == shown
+    assert entry_attributes(facts_of(attributes(rdev=sent)), 7, 4096).st_rdev == shown
 
 
 @pytest.mark.parametrize("options", ["rdirplus", "nordirplus"])

@@ -26,6 +26,7 @@ from umktls.rpc.xdr_codecs import (
     Void,
 )
 from umktls.rpc.xdr_coders import BOOL, Decoder, Encoder
+from umktls.rpc.xdr_flat import Flat
 from umktls.rpc.xdr_recurring import Recurring
 from umktls.rpc.xdr_source import Buffer, Pieces, XdrError
 from umktls.rpc.xdr_structs import (
@@ -57,6 +58,7 @@ __all__ = [
     "Enumeration",
     "FixedArray",
     "FixedOpaque",
+    "Flat",
     "Hyper",
     "Int",
     "Integer",
