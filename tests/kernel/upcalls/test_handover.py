@@ -125,6 +125,7 @@ async def relieved_in_an_upcall(both: Joined, meanwhile: Callable[[], object]) -
     async with trio.open_nursery() as nursery:
         nursery.start_soon(say, both, b"under the new key")
         await both.event("client", "upcall", 2)
+        await trio.testing.wait_all_tasks_blocked()  # until it has come there
         meanwhile()
         await both.kill("client")
         both.client_daemon.silent = False

@@ -91,6 +91,7 @@ def tx_enabled(sock: KernelSocket) -> None:
     if sock.card is not None:
         sock.card.resume()
     sock.rpc.release()
+    look_at_keys(sock)
 
 
 def rx_enabled(sock: KernelSocket) -> None:
@@ -100,6 +101,13 @@ def rx_enabled(sock: KernelSocket) -> None:
         "rx-keys", sock.name, suite=suite_name(rx.suite), sequence=rx.sequence, waiting=waiting
     )
     sock.detours.rx_enabled()
+    look_at_keys(sock)
+
+
+def look_at_keys(sock: KernelSocket) -> None:
+    """Whether the key that was set is what the peer's KeyUpdate needs."""
+    if sock.following is not None:
+        sock.following.look()
 
 
 # ---- getsockopt(2)

@@ -26,6 +26,7 @@ from umktls.kernel.ground.peers import format_address
 from umktls.kernel.owners.owner import Owner
 from umktls.kernel.sockets.detours import WORDS, Detours, Means
 from umktls.kernel.sockets.facts import Failure, Identity, TlsFacts
+from umktls.kernel.sockets.following import Following
 from umktls.kernel.sockets.lanes import Intake
 from umktls.kernel.sockets.rpcside import RpcSide
 from umktls.kernel.sockets.stream import SendQueue
@@ -87,6 +88,7 @@ class KernelSocket:
         self.closed = False
         self.on_close: Callable[[KernelSocket], None] = lambda sock: None
         self.update_unanswered = False  # a KeyUpdate of ours that asks for the peer's
+        self.following: Following | None = None  # a KeyUpdate of the peer's that is handed up
         # Where data comes from and goes to; `detours` may change it.
         self.intake: Intake | None = None  # None: from TCP as it is
         self.detours = Detours(self, means)

@@ -17,7 +17,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import trio
@@ -30,9 +30,12 @@ from umktls.kernel.ground.events import Trace
 from umktls.kernel.owners.request import DaemonGone, Request, connect_life
 from umktls.kernel.sockets.calls import seals_alerts, send_alert
 from umktls.kernel.sockets.facts import Failure, TlsFacts
+from umktls.kernel.sockets.following import Following
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.daemons import Daemons
 from umktls.kernel.upcalls.handover import Handover, say_goodbye
+from umktls.kernel.upcalls.unattended import hear_alert, unattended
+from umktls.ktls.socket.received import Record
 from umktls.ktls.socket.states import State
 from umktls.rpc.message import AuthSys
 from umktls.upcall.states import UpcallAction
@@ -84,6 +87,8 @@ class TlsHost(Protocol):
 
     @property
     def upcall_seconds(self) -> float: ...
+
+    def spawn(self, function: Callable[..., Awaitable[object]], *args: Any) -> None: ...
 
 
 class TlsRefused(PeerError):
@@ -238,6 +243,9 @@ async def handle_control(host: TlsHost, sock: KernelSocket) -> None:
     set no new key, or this kernel leaves a client no connection on which it had to ask.
     """
     rx = sock.state.rx
+    if sock.following is not None:
+        await sock.following.answered.wait()
+        sock.following = None
     head = rx.control_head
     if head is not None:
         handed_up = head.type == ALERT or rx.rules.handed_up == "control"
@@ -245,9 +253,9 @@ async def handle_control(host: TlsHost, sock: KernelSocket) -> None:
             await host.trace.steps.stop("KeyUpdate", sock.name, "received")
         sock.rpc.count_control(head.type, len(head.payload), handed_up=handed_up)
         if head.type == ALERT and sock.session is not None and unattended(sock):
-            hear_alert(host, sock, bytes(head.payload))
+            hear_alert(host.trace, sock, bytes(head.payload))
         elif handed_up:
-            await upcall_session(host, sock, "HANDLERECORD", "handlerecord")
+            await hand_up(host, sock, head)
         elif head.key_update:
             host.trace.emit("warning", sock.name, reason=KEY_UPDATE_DROPPED)
         if rx.control is not None:
@@ -263,27 +271,22 @@ async def handle_control(host: TlsHost, sock: KernelSocket) -> None:
         )
 
 
-def unattended(sock: KernelSocket) -> bool:
-    """Whether the session is of Linux's upcall: whoever made it hears nothing more of it."""
-    return sock.owner.handshake is not None
+async def hand_up(host: TlsHost, sock: KernelSocket, head: Record) -> None:
+    """HANDLERECORD. Behind a KeyUpdate nobody waits for more than what it asks for."""
+    if not head.key_update or not host.personality.keys.rekey:
+        await upcall_session(host, sock, "HANDLERECORD", "handlerecord")
+        return
+    following = sock.following = Following(sock.state, head)
+    host.spawn(hear_update, host, sock, following)
+    await following.over.wait()
 
 
-def hear_alert(host: TlsHost, sock: KernelSocket, alert: bytes) -> None:
-    """An alert that no daemon hears: a fatal one ends the connection, a warning does not
-    (xs_sock_process_cmsg of Linux)."""
-    level, number = (alert + bytes(2))[:2]
-    description, fatal = alert_name(number), level == AlertLevel.FATAL
-    fields = {"phase": "alert"} if fatal else {}
-    host.trace.emit(
-        "alert",
-        sock.name,
-        level="fatal" if fatal else "warning",
-        description=description,
-        reason="the peer has sent it",
-        **fields,
-    )
-    if fatal:
-        sock.fail(Failure("alert", f"the peer has sent the alert {description}"))
+async def hear_update(host: TlsHost, sock: KernelSocket, following: Following) -> None:
+    """HANDLERECORD of a KeyUpdate, until the daemon's answer."""
+    try:
+        await upcall_session(host, sock, "HANDLERECORD", "handlerecord")
+    finally:
+        following.end()
 
 
 async def upcall_session(host: TlsHost, sock: KernelSocket, procedure: str, counter: str) -> int:

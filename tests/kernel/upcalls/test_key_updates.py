@@ -1,0 +1,114 @@
+"""A KeyUpdate of the peer's: for how long data waits, and that nothing overtakes the answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from tests.conformance.world import ALERT, DATA, HANDSHAKE, KEY_UPDATE, TICKET, Peer, keys
+from tests.kernel.clientworld import Asked, Daemon
+from tests.kernel.upcalls.receivingworld import MESSAGE, Receiving, receiving
+
+ASKING = KEY_UPDATE[:-1] + b"\1"
+NEXT = keys(epoch=1)
+
+
+async def update(t: Receiving, daemon: Daemon, message: bytes) -> Asked:
+    """The peer has new keys, and has sent a message under them; the daemon has taken the record."""
+    await t.arrive(message, HANDSHAKE)
+    t.peers = {**t.peers, "rx": Peer(NEXT)}
+    await t.arrive(MESSAGE, DATA)
+    return await t.handed_up(daemon, message)
+
+
+@pytest.mark.parametrize("name", ["umktls", "linux"])
+async def test_data_waits_for_the_key_and_not_for_the_daemon(tmp_path: Path, name: str) -> None:
+    async with receiving(tmp_path, name) as (t, daemon):
+        asked = await update(t, daemon, KEY_UPDATE)
+        await t.enable("rx", NEXT)
+        await t.done.wait()
+        assert (t.delivered, t.ended) == ([b"reply"], [])
+        await daemon.answer(asked)
+
+
+async def test_data_waits_for_the_answer_that_the_peer_has_asked_for(tmp_path: Path) -> None:
+    """Whoever reads it may answer it, and before that comes our KeyUpdate (RFC 8446, 4.6.3)."""
+    async with receiving(tmp_path, "umktls") as (t, daemon):
+        asked = await update(t, daemon, ASKING)
+        await t.enable("rx", NEXT)
+        await trio.testing.wait_all_tasks_blocked()
+        assert t.delivered == []
+        await t.send(KEY_UPDATE, HANDSHAKE)
+        await trio.testing.wait_all_tasks_blocked()
+        assert t.delivered == []
+        await t.enable("tx", NEXT)
+        await t.done.wait()
+        assert t.delivered == [b"reply"]
+        await daemon.answer(asked)
+
+
+async def test_the_answer_counts_behind_the_key_for_receiving(tmp_path: Path) -> None:
+    """A key that was set for sending before may be that of a KeyUpdate of our own."""
+    async with receiving(tmp_path, "umktls") as (t, daemon):
+        asked = await update(t, daemon, ASKING)
+        await t.send(KEY_UPDATE, HANDSHAKE)
+        await t.enable("tx", NEXT)
+        await t.enable("rx", NEXT)
+        await trio.testing.wait_all_tasks_blocked()
+        assert t.delivered == []
+        await daemon.answer(asked)
+        await t.done.wait()
+        assert t.delivered == [b"reply"]
+
+
+async def test_what_is_more_than_a_key_update_waits_for_the_daemon(tmp_path: Path) -> None:
+    async with receiving(tmp_path, "umktls") as (t, daemon):
+        asked = await update(t, daemon, TICKET + KEY_UPDATE)
+        await t.enable("rx", NEXT)
+        await trio.testing.wait_all_tasks_blocked()
+        assert t.delivered == []
+        await daemon.answer(asked)
+        await t.done.wait()
+        assert t.delivered == [b"reply"]
+
+
+async def test_a_key_alone_is_not_enough(tmp_path: Path) -> None:
+    """The daemon has still to take the record: what is not taken by its answer is dropped."""
+    async with receiving(tmp_path, "umktls") as (t, daemon):
+        await t.arrive(KEY_UPDATE, HANDSHAKE)
+        t.peers = {**t.peers, "rx": Peer(NEXT)}
+        await t.arrive(MESSAGE, DATA)
+        asked = await daemon.asked()
+        await t.enable("rx", NEXT)
+        await trio.testing.wait_all_tasks_blocked()
+        assert t.delivered == []
+        assert await t.recv() == KEY_UPDATE
+        await daemon.answer(asked)
+        await t.done.wait()
+        assert t.delivered == [b"reply"]
+
+
+async def test_the_next_record_for_the_daemon_waits_for_its_answer(tmp_path: Path) -> None:
+    """One upcall about records is out at a time; what is in front of the record goes on."""
+    async with receiving(tmp_path, "umktls") as (t, daemon):
+        asked = await update(t, daemon, KEY_UPDATE)
+        await t.arrive(b"\1\0", ALERT)
+        await t.enable("rx", NEXT)
+        await t.done.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert t.delivered == [b"reply"]
+        assert t.sock.owner.upcalls["handlerecord"] == 1
+        await daemon.answer(asked)
+        await daemon.answer(await t.handed_up(daemon, b"\1\0"))
+        assert t.sock.owner.upcalls["handlerecord"] == 2
+
+
+async def test_a_daemon_that_sets_no_key(tmp_path: Path) -> None:
+    async with receiving(tmp_path, "umktls") as (t, daemon):
+        await daemon.answer(await update(t, daemon, KEY_UPDATE))
+        await t.done.wait()
+        (reason,) = t.ended
+        assert "set no new ones" in reason
