@@ -17,6 +17,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -122,6 +123,10 @@ class EstablishedSession:
 
     # What a successor needs.
 
+    @cached_property
+    def _chain_in_der(self) -> tuple[bytes, ...]:
+        return in_der(self.chain)
+
     def deposited(self) -> None:
         """The session is with the kernel, for a daemon that comes after this one; so it is renewed
         there whenever it changes."""
@@ -143,7 +148,7 @@ class EstablishedSession:
             rx_secret=receiving.ratchet.secret,
             rx_generation=self._generation["received"],
             address=self.address.encode(),
-            chain=in_der(self.chain),
+            chain=self._chain_in_der,
             unfinished=self._messages.unfinished,
         )
 

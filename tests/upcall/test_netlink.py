@@ -38,6 +38,9 @@ def test_a_request_byte_by_byte() -> None:
         "08000100 21000000 "  # the group
         "07000200 52504300"  # the body and its padding
     )
+    assert wire.encode_rpc(nl.RPCNL_REQUEST, 1, 2, 3, b"RPC", b"\x16X")[36:] == bytes.fromhex(
+        "06000001 16580000"  # the record that it is about
+    )
 
 
 @given(
@@ -45,16 +48,20 @@ def test_a_request_byte_by_byte() -> None:
     st.integers(0, 2**16 - 1),
     st.integers(0, 2**32 - 1),
     st.integers(0, 2**32 - 1),
-    st.binary(max_size=9000),
+    st.binary(max_size=4800),
+    st.binary(max_size=4097),
 )
-def test_rpc_round_trip(command: int, family: int, group: int, xid: int, body: bytes) -> None:
-    made = wire.encode_rpc(command, family, group, xid, body)
+def test_rpc_round_trip(
+    command: int, family: int, group: int, xid: int, body: bytes, record: bytes
+) -> None:
+    made = wire.encode_rpc(command, family, group, xid, body, record)
     assert len(made) <= wire.MAX_DATAGRAM
     message = wire.parse_untrusted(made)
     assert (message.type, message.seq) == (family, xid)
     assert message.flags == (nl.NLM_F_REQUEST if command == nl.RPCNL_REPLY else 0)
     part = wire.parse_rpc_untrusted(message)
     assert (part.command, part.group, bytes(part.body or b"")) == (command, group, body)
+    assert bytes(part.record or b"") == record
 
 
 def test_a_family_and_its_groups() -> None:

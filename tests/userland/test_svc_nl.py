@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from queue import SimpleQueue
 from typing import Any, cast
 
@@ -39,6 +40,7 @@ class Host:
         # The kernel answers before it is asked: the service has one question only.
         self.end.send(answer)
         self.calls: list[Struct] = []
+        self.records: list[bytes] = []
 
     def netlink_socket(self) -> tuple[int, socket.socket]:
         return 5, self._theirs
@@ -47,11 +49,15 @@ class Host:
         self.calls.append(args)
         return None, []
 
-    def ask(self, procedure: str, cookie: int, xid: int) -> None:
+    def told_of(self, record: memoryview | None) -> AbstractContextManager[None]:
+        self.records.append(bytes(record or b""))
+        return nullcontext()
+
+    def ask(self, procedure: str, cookie: int, xid: int, record: bytes = b"") -> None:
         known = RPCTLSCD_V2[procedure]
         call = encode_call(xid, known.program, 2, known.number, NULL_AUTH, NULL_AUTH)
         call += b"".join(known.encode_args(rpctls_socket_arg(cookie)))
-        self.end.send(wire.encode_rpc(nl.RPCNL_REQUEST, FAMILY.number, 7, xid, call))
+        self.end.send(wire.encode_rpc(nl.RPCNL_REQUEST, FAMILY.number, 7, xid, call, record))
 
     def answer(self) -> tuple[int, int, AcceptedReply]:
         """The next reply: its sequence number, its group, and what it says."""
@@ -107,6 +113,13 @@ def test_answers_carry_sequence_and_group(host: Host) -> None:
         for seq, group, reply in answers
     }
     assert results == {(41, 7): 0x11, (42, 7): 0x22}
+
+
+def test_a_record_comes_with_the_upcall_about_it(host: Host) -> None:
+    for record in (b"\x16\x18\0\0\1\0", b""):
+        host.ask("DISCONNECT", 1, 42, record)
+        host.answer()
+    assert host.records == [b"\x16\x18\0\0\1\0", b""]
 
 
 def test_a_procedure_that_is_not_there(host: Host) -> None:

@@ -30,7 +30,8 @@ from umktls.upcall.syscalls import (
     SendmsgArgs,
     ShutdownArgs,
 )
-from umktls.userland.libc import Kernel, KernelGone, SystemCallError, in_groups
+from umktls.userland.grouping import in_groups
+from umktls.userland.libc import Kernel, KernelGone, Record, SystemCallError
 
 SESSION = Session.from_secret(SUITES["TLS_AES_128_GCM_SHA256"], b"s" * 32, 7)
 THREADS, ROUNDS = 24, 40
@@ -232,3 +233,30 @@ def test_closing_ends_calls_that_wait(fake: FakeKernel, kernel: Kernel) -> None:
     kernel.close()
     thread.join(patience(20))
     assert failures.qsize() == 1
+
+
+def test_a_record_that_the_upcall_has_brought_is_taken_along(
+    fake: FakeKernel, kernel: Kernel, near: FakeSocket
+) -> None:
+    """With the next call, or at the latest at the upcall's end; and if it is gone, no harm is
+    done."""
+    fake.offer(near)
+    sock = kernel.rpctls_syscall(rpctls.RPCTLS_SYSC_CLSOCKET)
+    assert sock is not None
+    fake.trips.clear()
+    with kernel.told_of(memoryview(b"\x16update")):
+        assert sock.receive_record() == Record(22, b"update")
+        assert fake.trips == []
+        kernel.utrace({"event": "ticket"})
+        assert fake.trips == [["recvmsg", "utrace"]]
+        kernel.settle()
+        sock.receive_record()  # there may be another one
+        assert len(fake.trips) == 2
+    with kernel.told_of(memoryview(b"\x15\1\0")):
+        assert sock.receive_record() == Record(21, b"\1\0")
+    assert fake.trips[2:] == [["recvmsg"]]
+    with kernel.told_of(memoryview(b"\x15\1\0")), kernel.told_of(None):
+        pass
+    sock.receive_record()
+    assert len(fake.trips) == 4
+    sock.close()

@@ -54,3 +54,5 @@ RPCNL_REQUEST_BODY = RPCNL_REPLY_BODY = 2
 # Ours.
 RPC_FAMILY_ID = 0x15
 RPC_GROUPS = {"tlsclnt": 0x21, "tlsserv": 0x22}
+# Of an upcall: the control record that it is about.
+UMKTLS_REQUEST_RECORD = 0x100

@@ -6,6 +6,7 @@
     genlmsghdr  RPCNL_REQUEST or RPCNL_REPLY, version 1
     nlattr 1    u32: the group, that is the kernel's RPC client for which this is
     nlattr 2    the RPC message in XDR, without a record mark
+    nlattr 256  ours, of a call: the type and the content of the record that it is about
 
 A daemon finds the family's and its group's number by CTRL_CMD_GETFAMILY. What the kernel does not
 take it answers with NLMSG_ERROR and an errno in FreeBSD's numbers (positive, as FreeBSD has it).
@@ -37,6 +38,7 @@ from umktls.abi.netlink import (
     RPCNL_REPLY,
     RPCNL_REPLY_BODY,
     RPCNL_REPLY_GROUP,
+    UMKTLS_REQUEST_RECORD,
 )
 from umktls.abi.rpctls import RPC_MAXDATASIZE
 from umktls.dataclass import dataclass
@@ -94,6 +96,7 @@ class RpcPart:
     command: int
     group: int
     body: memoryview | None
+    record: memoryview | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,8 @@ def parse_rpc_untrusted(message: Message) -> RpcPart:
     """A message of the family `rpc`. Raises `NetlinkFormatError` only."""
     command, attributes = _generic_untrusted(message.payload)
     group = _u32_untrusted(attributes.get(RPCNL_REPLY_GROUP))
-    return _rpc_part(command, group, attributes.get(RPCNL_REPLY_BODY))
+    record = attributes.get(UMKTLS_REQUEST_RECORD)
+    return _rpc_part(command, group, attributes.get(RPCNL_REPLY_BODY), record)
 
 
 def parse_get_family_untrusted(message: Message) -> str | None:
@@ -204,12 +208,15 @@ def encode_message(message: Message) -> bytes:
     return head + bytes(message.payload)
 
 
-def encode_rpc(command: int, family: int, group: int, xid: int, body: Buffer) -> bytes:
-    """A call (RPCNL_REQUEST) or an answer to it (RPCNL_REPLY)."""
+def encode_rpc(
+    command: int, family: int, group: int, xid: int, body: Buffer, record: bytes = b""
+) -> bytes:
+    """A call (RPCNL_REQUEST), with the record that it is about, or an answer (RPCNL_REPLY)."""
     length = len(body)
+    behind = encode_attribute(UMKTLS_REQUEST_RECORD, record) if record else b""
     padding = aligned(length) - length
     head = _RPC_HEAD.pack(
-        _RPC_HEAD.size + length + padding,
+        _RPC_HEAD.size + length + padding + len(behind),
         family,
         NLM_F_REQUEST if command == RPCNL_REPLY else 0,
         xid,
@@ -223,7 +230,7 @@ def encode_rpc(command: int, family: int, group: int, xid: int, body: Buffer) ->
         NLATTR.size + length,
         RPCNL_REPLY_BODY,
     )
-    return b"".join((head, body, bytes(padding)))
+    return b"".join((head, body, bytes(padding), behind))
 
 
 def encode_get_family(seq: int, name: str) -> bytes:

@@ -38,6 +38,7 @@ __all__ = [
     "MAX_OPTION",
     "MAX_PART",
     "MAX_PATH",
+    "MAX_ROOM",
     "MAX_TOGETHER",
     "MAX_UTRACE",
     "SYSCALLS",

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from umktls.rpc.xdr import Struct
 from umktls.standstill import KernelClock
 from umktls.userland.failures import Outcome, SystemCallError
-from umktls.userland.ktls import KtlsInterface
+from umktls.userland.ktls import KtlsInterface, Record
 
 __all__ = ["KernelCalls"]
 
@@ -31,3 +31,5 @@ class KernelCalls(Protocol):
     def needed_later(self, args: Struct, harmless: int | None = None) -> None: ...
 
     def settle(self) -> None: ...
+
+    def record_told_of(self) -> Record | None: ...

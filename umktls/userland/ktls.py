@@ -41,7 +41,9 @@ from umktls.errors import PeerError, UmktlsError, UnsupportedError
 from umktls.ktls.session import Direction, Session
 from umktls.ktls.session.crypto_info import crypto_info
 from umktls.upcall.syscalls import (
+    MAX_ROOM,
     GetsockoptArgs,
+    RecvmsgArgs,
     RecvmsgResult,
     Segment,
     SendmsgArgs,
@@ -173,6 +175,10 @@ class KtlsInterface:
         """The control message that gives what is sent its type."""
         abi = self.messages
         return abi.layout.pack(*abi.set_record_type, bytes((record_type,)))
+
+    def taking(self, fd: int) -> RecvmsgArgs:
+        """What takes a record from the head that is known already, and not a long one."""
+        return RecvmsgArgs(fd, MAX_ROOM, CONTROL_ROOM, self.messages.dontwait)
 
     def receive_record(self, sock: SystemCalls) -> Record | None:
         """The record at the head of the receive queue; None if there is none to be had.

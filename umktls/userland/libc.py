@@ -18,6 +18,7 @@ one of which only the failure would matter goes along with whatever comes next (
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -33,15 +34,13 @@ from umktls.abi import netlink
 from umktls.abi.freebsd import from_freebsd
 from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, Personality
 from umktls.abi.rpctls import RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET, SYS_umktls_together
-from umktls.errors import WorldError
+from umktls.errors import UmktlsError, WorldError
 from umktls.rpc.xdr import Struct, XdrError
 from umktls.standstill import KernelClock
 from umktls.upcall.datagrams import (
     decode_result_untrusted,
-    encode_request,
 )
 from umktls.upcall.syscalls import (
-    MAX_PART,
     MAX_TOGETHER,
     SYSCALLS,
     TAKEN,
@@ -50,13 +49,11 @@ from umktls.upcall.syscalls import (
     RpctlsSyscallArgs,
     SocketArgs,
     SocketCookieArgs,
-    TogetherArgs,
-    goes_alone,
-    leads,
     number_of,
 )
 from umktls.userland.exchange import Exchange
 from umktls.userland.failures import KernelGone, Outcome, SystemCallError, close_all
+from umktls.userland.grouping import in_groups
 from umktls.userland.ktls import Record, interface_of
 from umktls.userland.questions import questions
 from umktls.userland.sockets import Socket
@@ -80,46 +77,14 @@ _UCRED = struct.Struct("3i")
 TAKING = (RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET)
 
 
-class Group:
-    """Calls that one datagram makes, and the request for each."""
-
-    __slots__ = ("calls", "requests")
-
-    def __init__(self) -> None:
-        self.calls: list[Struct] = []
-        self.requests: list[bytes] = []
-
-    def datagram(self, sequence: int) -> bytes:
-        if len(self.calls) == 1:
-            return sequence.to_bytes(4, "big") + self.requests[0][4:]
-        return encode_request(sequence, TogetherArgs(tuple(self.requests)))
-
-
-def in_groups(calls: Sequence[Struct]) -> Iterator[Group]:
-    """The calls in their order, with those in one group that can go with one datagram."""
-    group = Group()
-    for args in calls:
-        request = encode_request(len(group.calls), args)
-        alone = goes_alone(args) or len(request) > MAX_PART
-        if group.calls and (alone or leads(args)):
-            yield group
-            group = Group()
-        group.calls.append(args)
-        group.requests.append(request)
-        if alone:
-            yield group
-            group = Group()
-    if group.calls:
-        yield group
-
-
 class _Posted(threading.local):
-    """The calls that a thread has put off, and whom to tell of a failure; and the first failure of
-    one that was needed."""
+    """The calls that a thread has put off, and whom to tell of a failure; the first failure of
+    one that was needed; and the record that its upcall has told of."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Struct, Callable[[SystemCallError], None]]] = []
         self.error: SystemCallError | None = None
+        self.record: Record | None = None
 
     def fail(self, error: SystemCallError) -> None:
         self.error = self.error or error
@@ -316,6 +281,27 @@ class Kernel:
         error, self._posted.error = self._posted.error, None
         if error is not None:
             raise error
+
+    @contextlib.contextmanager
+    def told_of(self, record: memoryview | None) -> Iterator[None]:
+        """Inside the block this thread works on an upcall that has brought a record, its type in
+        front, which `Socket.receive_record` does not have to ask for. Behind it the record was
+        taken, if somebody wanted it."""
+        if not record:
+            yield
+            return
+        self._posted.record = Record(record[0], bytes(record[1:]))
+        try:
+            yield
+        finally:
+            self._posted.record = None
+            with contextlib.suppress(UmktlsError):
+                self.settle()
+
+    def record_told_of(self) -> Record | None:
+        """That record, once."""
+        record, self._posted.record = self._posted.record, None
+        return record
 
     def _together(self, batch: Sequence[Struct]) -> list[Outcome]:
         """One trip."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -250,9 +251,15 @@ class Socket:
     def receive_record(self) -> Record | None:
         """The record at the head of the receive queue; None if there is none to be had.
 
+        Where the upcall has brought it, it is taken along with the next system call.
+
         Raises `PeerError` for a record without a type, `SystemCallError`.
         """
-        return self._kernel.ktls.receive_record(self)
+        record = self._kernel.record_told_of()
+        if record is None:
+            return self._kernel.ktls.receive_record(self)
+        self._kernel.needed_later(self._kernel.ktls.taking(self.number), errno.EAGAIN)
+        return record
 
     def give_back(self, sequence: int, records: bytes, data: bytes = b"") -> None:
         """UMKTLS_LEFTOVER: what a TLS library that reads ahead has, and the kernel should have.

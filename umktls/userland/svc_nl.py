@@ -126,8 +126,10 @@ class NetlinkServer:
         call = parse_untrusted(part.body)
         if not isinstance(call, Call):
             raise PeerError("a reply where a call was expected")
-        job = self._dispatcher.dispatch(call, self._peer)
-        self._reply(message.seq, job.run() if isinstance(job, Job) else job)
+        with self._kernel.told_of(part.record):
+            job = self._dispatcher.dispatch(call, self._peer)
+            reply = job.run() if isinstance(job, Job) else job
+        self._reply(message.seq, reply)
 
     def _reply(self, xid: int, parts: list[Buffer]) -> None:
         body = b"".join(parts)

@@ -11,6 +11,8 @@ import trio.testing
 from tests.conformance.world import ALERT, DATA, HANDSHAKE, KEY_UPDATE, TICKET, Peer, keys
 from tests.kernel.clientworld import Asked, Daemon
 from tests.kernel.upcalls.receivingworld import MESSAGE, Receiving, receiving
+from umktls.kernel.upcalls.handedup import at_the_head
+from umktls.upcall.netlink import parse_rpc_untrusted
 
 ASKING = KEY_UPDATE[:-1] + b"\1"
 NEXT = keys(epoch=1)
@@ -112,3 +114,25 @@ async def test_a_daemon_that_sets_no_key(tmp_path: Path) -> None:
         await t.done.wait()
         (reason,) = t.ended
         assert "set no new ones" in reason
+
+
+@pytest.mark.parametrize("length", [4096, 4097])
+async def test_a_record_goes_along_with_the_upcall(tmp_path: Path, length: int) -> None:
+    """Unless it is longer than what may be received together with other calls."""
+    ticket = b"\4" + (length - 4).to_bytes(3, "big") + bytes(length - 4)
+    async with receiving(tmp_path, "umktls") as (t, daemon):
+        await t.arrive(ticket, HANDSHAKE)
+        asked = await t.handed_up(daemon, ticket)
+        told = parse_rpc_untrusted(asked.message).record
+        assert bytes(told or b"") == (b"\x16" + ticket if length == 4096 else b"")
+        await daemon.answer(asked)
+
+
+async def test_what_is_left_of_a_record_does_not(tmp_path: Path) -> None:
+    async with receiving(tmp_path, "umktls") as (t, daemon):
+        await t.arrive(TICKET, HANDSHAKE)
+        asked = await daemon.asked()
+        assert bytes(parse_rpc_untrusted(asked.message).record or b"") == b"\x16" + TICKET
+        assert await t.recv(2) == TICKET[:2]
+        assert at_the_head(t.sock) == b""
+        await daemon.answer(asked)

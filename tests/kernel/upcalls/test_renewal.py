@@ -260,12 +260,10 @@ def may_answer(monkeypatch: pytest.MonkeyPatch) -> trio.Event:
     """Servers answer no KeyUpdate before this event."""
     hand_up, may = tls.upcall_session, trio.Event()
 
-    async def in_its_time(
-        host: tls.TlsHost, sock: KernelSocket, procedure: str, counter: str
-    ) -> int:
+    async def in_its_time(host: tls.TlsHost, sock: KernelSocket, procedure: str, *rest: Any) -> int:
         if procedure == "HANDLERECORD" and host.config.role == "server":
             await may.wait()
-        return await hand_up(host, sock, procedure, counter)
+        return await hand_up(host, sock, procedure, *rest)
 
     monkeypatch.setattr(tls, "upcall_session", in_its_time)
     return may

@@ -164,7 +164,8 @@ class Request(Takeable, Generic[R]):
     """One upcall about `sock`: what is asked, and where it is in its life.
 
     A CONNECT offers `sock` to the daemon. `worked` judges the result. `watch` is around what is
-    waited for besides the answer, if anything is.
+    waited for besides the answer, if anything is. `record` is the control record that it is about,
+    its type in front; b"" for none, or a long one.
     """
 
     procedure: Procedure[Any, R]
@@ -177,6 +178,7 @@ class Request(Takeable, Generic[R]):
     done: trio.Event = field(default_factory=trio.Event)
     reply: AcceptedReply | DeniedReply | None = None
     watch: trio.CancelScope | None = None
+    record: bytes = field(default=b"", repr=False)
 
     @property
     def offers(self) -> bool:

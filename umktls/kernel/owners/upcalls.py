@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import trio
 
@@ -56,7 +56,7 @@ from umktls.upcall.states import (
 )
 from umktls.upcall.versions import VERSIONS
 
-__all__ = ["DaemonHandle", "Worked"]
+__all__ = ["DaemonHandle", "UnderWay", "Worked"]
 
 R = TypeVar("R")
 # Whether the result of a CONNECT is a session.
@@ -64,6 +64,19 @@ Worked = Callable[[Any], bool]
 
 # Upcalls without an answer that are remembered, per daemon.
 REMEMBERED = 1024
+
+
+class UnderWay(Generic[R]):
+    """An upcall between `DaemonHandle.send` and `answer`: since when, and until when."""
+
+    __slots__ = ("began", "request", "sent", "until", "xid")
+
+    def __init__(self, request: Request[R], xid: int, began: float) -> None:
+        self.request = request
+        self.xid = xid
+        self.began = began
+        self.until = began + request.seconds
+        self.sent = False
 
 
 class DaemonHandle:
@@ -121,20 +134,42 @@ class DaemonHandle:
         answer is a rejection or makes no sense. What raises `CallerError` has no message, and was
         no upcall.
         """
+        return await self.answer(await self.send(request))
+
+    async def send(self, request: Request[R]) -> UnderWay[R]:
+        """The first half of `call`; `answer` is to follow, also for who is cancelled in between."""
         name = request.procedure.name
         if self.trace.steps.kinds:
             await self.trace.steps.stop("upcall", request.connection, name)
         xid = self._calls.new_xid()
         message = encoded(request, xid)
-        began = trio.current_time()
+        way = UnderWay(request, xid, trio.current_time())
         self.trace.emit(
             "upcall", request.connection, procedure=name, daemon=self.name, xid=xid, pid=self.pid
         )
         if self.trace.close:
             request.upcall.watcher = partial(self._tell_state, request, xid)
+        request.upcall.on(UpcallEvent.START)
+        self._calls.add(xid, request)
+        self._offer(request)
+        try:
+            with trio.move_on_at(way.until):
+                await self._send(xid, message, request.record)
+                way.sent = True
+        except (UmktlsError, trio.Cancelled) as error:
+            self._over(way, EVENT_OF.get(type(error), UpcallEvent.ANSWER_FAILED), str(error))
+            raise
+        return way
+
+    async def answer(self, way: UnderWay[R]) -> R:
+        """The second half: wait for the result."""
+        request = way.request
         event, outcome = UpcallEvent.ANSWER_FAILED, "no answer"
         try:
-            reply = await self._exchange(request, xid, message)
+            if way.sent:
+                with trio.move_on_at(way.until):
+                    await request.ended()
+            reply = self._reply_of(request)
             result = request.procedure.decode_result_untrusted(raise_for_reply(reply))
             if request.worked(result):
                 event = UpcallEvent.ANSWER_OK
@@ -144,9 +179,18 @@ class DaemonHandle:
             outcome = str(error)
             raise
         finally:
-            request.upcall.on(event)
-            self._tell_answer(request, xid, outcome, trio.current_time() - began)
+            self._over(way, event, outcome)
         return result
+
+    def _over(self, way: UnderWay[Any], event: UpcallEvent, outcome: str) -> None:
+        """The upcall is over, however that has come."""
+        request = way.request
+        self._calls.remove(way.xid)
+        if way.sent and not request.done.is_set():
+            self._remember(way.xid, request)
+        self._withdraw(request)
+        request.upcall.on(event)
+        self._tell_answer(request, way.xid, outcome, trio.current_time() - way.began)
 
     def _tell_answer(self, request: Request[Any], xid: int, result: str, seconds: float) -> None:
         name = request.procedure.name
@@ -164,25 +208,18 @@ class DaemonHandle:
             name, step = request.procedure.name, state.value
             self.trace.step("upcall-state", request.connection, procedure=name, xid=xid, state=step)
 
-    async def _exchange(
-        self, request: Request[Any], xid: int, message: bytes
-    ) -> AcceptedReply | DeniedReply:
-        request.upcall.on(UpcallEvent.START)
-        self._calls.add(xid, request)
-        sent = False
-        try:
-            with trio.move_on_after(request.seconds), self._offering(request):
-                await self._send(xid, message)
-                sent = True
-                await request.ended()
-        finally:
-            self._calls.remove(xid)
-            if sent and not request.done.is_set():
-                self._remember(xid, request)
-        return self._reply_of(request)
+    def _offer(self, request: Request[Any]) -> None:
+        """From now on the daemon may take the socket of `request`, if it is a CONNECT, and ask how
+        much of the upcall's time is left."""
+        sock = request.sock
+        if sock is not None and request.offers:
+            sock.deadline = trio.current_time() + request.seconds
+            self.offers[sock.cookie] = request
 
-    def _offering(self, request: Request[Any]) -> _Offering:
-        return _Offering(self.offers, request)
+    def _withdraw(self, request: Request[Any]) -> None:
+        """It may no more."""
+        if request.sock is not None and request.offers:
+            del self.offers[request.sock.cookie]
 
     def _reply_of(self, request: Request[Any]) -> AcceptedReply | DeniedReply:
         name = request.procedure.name
@@ -233,32 +270,11 @@ class DaemonHandle:
         for request in self._calls.drain():
             request.end(None)
 
-    async def _send(self, xid: int, message: bytes) -> None:
-        """Send a call to the daemon. Raises `DaemonGone`."""
+    async def _send(self, xid: int, message: bytes, record: bytes) -> None:
+        """Send a call to the daemon, with the record that it is about where the transport can.
+        Raises `DaemonGone`."""
         raise NotImplementedError
 
     def close(self) -> None:
         """Stop calling this daemon; upcalls under way end with `DaemonGone`."""
         raise NotImplementedError
-
-
-class _Offering:
-    """Inside the block, the daemon may take the socket of `request`, if it is a CONNECT, and ask
-    how much of the upcall's time is left."""
-
-    __slots__ = ("_offers", "_request")
-
-    def __init__(self, offers: dict[int, Request[Any]], request: Request[Any]) -> None:
-        self._offers = offers
-        self._request = request
-
-    def __enter__(self) -> None:
-        sock = self._request.sock
-        if sock is not None and self._request.offers:
-            sock.deadline = trio.current_time() + self._request.seconds
-            self._offers[sock.cookie] = self._request
-
-    def __exit__(self, *exc: object) -> None:
-        sock = self._request.sock
-        if sock is not None and self._request.offers:
-            del self._offers[sock.cookie]

@@ -25,11 +25,13 @@ class Following:
     Attributes:
         over: nobody has to wait any more: what it asks for is done, or the daemon has answered.
         answered: the daemon has.
+        left: nobody who was to wait has waited for that.
     """
 
     def __init__(self, state: KtlsSocket, head: Record) -> None:
         self.over = trio.Event()
         self.answered = trio.Event()
+        self.left = False
         self._state = state
         self._head = head
         self._whole = bytes(head.payload) in (QUIET, ASKING)

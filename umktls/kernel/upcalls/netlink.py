@@ -78,8 +78,8 @@ class NetlinkDaemon(DaemonHandle):
         self._owner = owner
         self._group = group
 
-    async def _send(self, xid: int, message: bytes) -> None:
-        request = encode_rpc(nl.RPCNL_REQUEST, nl.RPC_FAMILY_ID, self._group, xid, message)
+    async def _send(self, xid: int, message: bytes, record: bytes) -> None:
+        request = encode_rpc(nl.RPCNL_REQUEST, nl.RPC_FAMILY_ID, self._group, xid, message, record)
         try:
             await self._owner.send(request)
         except (OSError, trio.ClosedResourceError) as error:

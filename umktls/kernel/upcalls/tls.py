@@ -33,6 +33,7 @@ from umktls.kernel.sockets.facts import Failure, TlsFacts
 from umktls.kernel.sockets.following import Following
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.daemons import Daemons
+from umktls.kernel.upcalls.handedup import at_the_head, follow
 from umktls.kernel.upcalls.handover import Handover, say_goodbye
 from umktls.kernel.upcalls.unattended import hear_alert, unattended
 from umktls.ktls.socket.received import Record
@@ -277,20 +278,22 @@ async def hand_up(host: TlsHost, sock: KernelSocket, head: Record) -> None:
         await upcall_session(host, sock, "HANDLERECORD", "handlerecord")
         return
     following = sock.following = Following(sock.state, head)
-    host.spawn(hear_update, host, sock, following)
-    await following.over.wait()
-
-
-async def hear_update(host: TlsHost, sock: KernelSocket, following: Following) -> None:
-    """HANDLERECORD of a KeyUpdate, until the daemon's answer."""
     try:
-        await upcall_session(host, sock, "HANDLERECORD", "handlerecord")
+        await upcall_session(host, sock, "HANDLERECORD", "handlerecord", following)
     finally:
-        following.end()
+        if not following.left:
+            following.end()
 
 
-async def upcall_session(host: TlsHost, sock: KernelSocket, procedure: str, counter: str) -> int:
-    """An upcall about an established session; returns its reterr.
+async def upcall_session(
+    host: TlsHost,
+    sock: KernelSocket,
+    procedure: str,
+    counter: str,
+    following: Following | None = None,
+) -> int:
+    """An upcall about an established session; returns its reterr. With `following` it may be under
+    way still, and counts as well done.
 
     A daemon that is gone, or does not know the session, is NOSSL, as FreeBSD has it. Where the
     session waits for another daemon, so does the upcall; that daemon is asked once more what the
@@ -304,7 +307,12 @@ async def upcall_session(host: TlsHost, sock: KernelSocket, procedure: str, coun
         sock.owner.upcalls[counter] += 1
         seconds = max(0.0, until - trio.current_time())
         try:
-            result = await handle.call(Request(handle.procedure(procedure), session, seconds, sock))
+            record = at_the_head(sock) if procedure == "HANDLERECORD" else b""
+            request = Request(handle.procedure(procedure), session, seconds, sock, record=record)
+            if following is None:
+                result = await handle.call(request)
+            else:
+                result = await follow(host, handle, request, following)
         except DaemonGone as error:
             host.trace.emit("warning", sock.name, reason=f"{procedure}: {error}")
             if procedure == "DISCONNECT" or not await host.handover.has_left(handle):
@@ -314,7 +322,7 @@ async def upcall_session(host: TlsHost, sock: KernelSocket, procedure: str, coun
             break
         else:
             sock.rpc.waited()
-            return int(result.reterr)
+            return rpctls.RPCTLSERR_OK if result is None else int(result.reterr)
     return rpctls.RPCTLSERR_NOSSL
 
 
