@@ -63,6 +63,13 @@ TABLE: tuple[Row, ...] = (
         "",
     ),
     Row("ls -lR", "LOOKUP, 4 READDIRPLUS", "4 READDIRPLUS", ""),
+    Row("find", "GETATTR, LOOKUP, 4 READDIRPLUS", "GETATTR, 4 READDIRPLUS", ""),
+    Row(
+        "rm -r",
+        "LOOKUP, 30 REMOVE, 4 RMDIR, 8 READDIRPLUS",
+        "30 REMOVE, 4 RMDIR, 8 READDIRPLUS",
+        "",
+    ),
 )
 
 

@@ -63,6 +63,12 @@ class Column:
         seen.stat()
         return seen
 
+    def trees(self) -> Path:
+        """A new one with a tree in it."""
+        made = self.directory()
+        tree(self._top / made.name / "tree")
+        return made
+
     def file(self) -> Path:
         return self.directory("file") / "file"
 
@@ -151,6 +157,10 @@ def programs(cold: Column, warm: Column, top: Path) -> None:
         seen = column.mount.path
         column.of("git status", partial(run, *git, "status", at=seen / "repository"))
         column.of("ls -lR", partial(run, "ls", "-lR", seen / "listed", at=Path("/")))
+    for column in (cold, warm):
+        sought = partial(run, "find", "tree", "-size", "+0", at=column.trees())
+        column.of("find", sought)
+        column.of("rm -r", partial(run, "rm", "-r", column.trees() / "tree", at=Path("/")))
 
 
 def measured(mount: Mounted, top: Path) -> tuple[Row, ...]:
