@@ -174,11 +174,18 @@ class Intent:
 
     def lists(self, pid: int) -> bool:
         """Whether a thread is known to open a directory in order to list it: opendir(3), find and
-        rm say so by O_DIRECTORY, and who opens it for fsync(2) does not."""
+        rm say so by O_DIRECTORY, and who opens it for fsync(2) does not. These open ".." in the
+        same way, where they come up from far below and have read it before."""
         seen = _seen(pid)
         if seen is None or seen.number not in OPENERS:
             return False
-        return bool(seen.argument(MAKERS[seen.number].flags or 0) & os.O_DIRECTORY)
+        maker = MAKERS[seen.number]
+        if not seen.argument(maker.flags or 0) & os.O_DIRECTORY:
+            return False
+        try:
+            return _read(f"/proc/{pid}/mem", 3, seen.argument(maker.paths[0])) != b"..\0"
+        except (OSError, OverflowError):
+            return True
 
     def only_looks(self, pid: int) -> bool:
         """Whether a thread is known to make no name: then what was there a moment ago will do as an

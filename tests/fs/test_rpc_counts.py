@@ -184,5 +184,16 @@ def test_each_operation_makes_the_calls_of_the_table(tmp_path: Path) -> None:
     assert rows == TABLE
 
 
+def test_who_comes_up_again_has_nothing_listed(tmp_path: Path) -> None:
+    """find(1) and rm(1) hold a few directories open, and open those above by ".." again."""
+    depth = 12
+    with mounted(tmp_path, "actimeo=600") as mount:
+        (mount.export / "/".join("abcdefghijkl"[:depth])).mkdir(parents=True)
+        with mount.calls() as calls:
+            run("find", "a", "-size", "+0", at=mount.path)
+    assert calls["READDIRPLUS"] == depth
+    assert calls["GETATTR"] > 1
+
+
 def test_the_documentation_shows_the_table() -> None:
     assert markdown() in PERFORMANCE.read_text()
