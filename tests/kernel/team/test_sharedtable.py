@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umktls.kernel.team import sharedtable
+from umktls.kernel.team import mutexes
+from umktls.kernel.team.mutexes import MUTEX_SIZE, Mutex
 from umktls.kernel.team.shared import Shared
 from umktls.kernel.team.sharedtable import WAYS, Region, SharedTable, digest
 
@@ -84,35 +87,43 @@ def test_two_who_have_the_same_region_see_the_same() -> None:
 # Locks
 
 
-def test_each_time_other_processes_are_locked_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once, however often it is nested: giving it back would give all of it back."""
-    taken: list[str] = []
-
-    @contextmanager
-    def byte_lock(fd: int, offset: int) -> Iterator[None]:
-        taken.append("taken")
-        yield
-        taken.append("back")
-
-    monkeypatch.setattr(sharedtable, "byte_lock", byte_lock)
-    shared = table()
-    for _ in range(2):
-        with shared.locked(key(1)):
-            shared.put(key(1), b"value")
-            assert shared.get(key(1)) == b"value"
-            assert taken.pop() == "taken"
-        assert taken == ["back"]
-        taken.clear()
+def others_are_locked_out(pool: ThreadPoolExecutor, mutex: Mutex) -> bool:
+    """Whether another thread could not have the lock now."""
+    if pool.submit(mutexes._try, mutex._space).result(30) == errno.EBUSY:
+        return True
+    pool.submit(mutex.release).result(30)
+    return False
 
 
-def test_a_stripe_is_one_thread_s_as_long_as_it_has_it() -> None:
-    stripe = Shared(life=1).stripe((1, 2))
+@pytest.mark.parametrize("what", ["stripe", "opening", "replies"])
+def test_a_lock_is_one_thread_s_as_long_as_it_has_it(what: str) -> None:
+    shared = Shared(life=1)
+    mutex = shared.replies.locked(key(1)) if what == "replies" else getattr(shared, what)((1, 2))
     with ThreadPoolExecutor(1) as pool:
-        with stripe:
-            with stripe:
-                pass
-            assert not pool.submit(stripe._threads.acquire, False).result(30)
-        assert pool.submit(stripe._threads.acquire, False).result(30)
+        with mutex:
+            with mutex:
+                shared.replies.put(key(1), b"value")
+                assert shared.replies.get(key(1)) == b"value"
+            assert others_are_locked_out(pool, mutex)
+        assert not others_are_locked_out(pool, mutex)
+
+
+def test_what_is_not_held_cannot_be_given_back() -> None:
+    with pytest.raises(PermissionError):
+        Shared(life=1).stripe((1, 2)).release()
+
+
+def test_no_two_locks_are_one() -> None:
+    """Nor have they memory in common with anything else."""
+    shared = Shared(life=1)
+    tables = (shared.replies, shared.places, shared.mounts)
+    locks = [lock for table in tables for lock in table._locks]
+    locks += [*shared._stripes, *shared._openings]
+    places = sorted(lock.order for lock in locks)
+    assert all(after - before >= MUTEX_SIZE for before, after in pairwise(places))
+    for each in tables:
+        assert max(lock.order for lock in each._locks) + MUTEX_SIZE <= each._begin
+    assert places[-1] + MUTEX_SIZE == len(shared._region.memory)
 
 
 # Another process
@@ -163,8 +174,9 @@ def test_a_process_that_dies_gives_everything_back() -> None:
         assert shared.lives(8)
         assert not shared.lives(9)
         child.kill()
-        with shared.replies.locked(b"k" * 16), shared.stripe((1, 2)):
-            pass
+        for _ in range(2):  # the second time as if nobody had died
+            with shared.replies.locked(b"k" * 16), shared.stripe((1, 2)):
+                pass
         child.wait(30)
     assert not shared.lives(8)
     assert shared.lives(1)

@@ -18,7 +18,7 @@ from tests.nfsd.client import Client
 from umktls.kernel.team.shared import Shared
 from umktls.kernel.team.sharedreplies import SharedReplies
 from umktls.nfs.program import MOUNT3
-from umktls.nfs.types import diropargs3, nfsstat3, sattr3
+from umktls.nfs.types import diropargs3, nfsstat3, nfstime3, sattr3
 from umktls.nfsd import Export, NfsServer
 from umktls.nfsd.program.server import write_verifier
 from umktls.nfsd.tree.index import IndexLocator
@@ -202,5 +202,9 @@ def test_no_lock_is_kept(pair: tuple[Client, Client]) -> None:
     one.status("MKDIR", diropargs3(top, b"d"), sattr3())
     one.status("RENAME", diropargs3(top, b"d"), diropargs3(one.walk(b"d"), b"x"))
     one.status("REMOVE", diropargs3(top, b"missing"))
+    one.status("SETATTR", top, sattr3(mode=0o700), nfstime3(1, 1))
     assert one.server._site.stripe is not None
-    assert all(stripe._depth == 0 for stripe in one.server._site.stripe.__self__._stripes)  # type: ignore[attr-defined]
+    shared = one.server._site.stripe.__self__  # type: ignore[attr-defined]
+    for lock in (*shared._stripes, *shared._openings):
+        with pytest.raises(PermissionError):  # it is not this thread's
+            lock.release()

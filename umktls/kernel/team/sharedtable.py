@@ -6,26 +6,23 @@ set, the slot that was written the longest ago makes room for a new key. A set i
 
     WAYS digests | WAYS stamps (u64) | WAYS lengths (u32) | WAYS values
 
-Each set has a lock: an advisory one on a byte of the file (fcntl_locking(2)), since the system
-gives it back when its holder dies, whatever that one was doing. (One lock for all would have
-workers wait for each other, and for the processor when its holder has lost that.) A slot that is
-being written has no digest until all of it is there, so half a value is never seen. Within a
-process such a lock excludes nobody; for its threads there is one of Python's beside it. The last
-stamp belongs to no set: two that write at once may have the same.
+Each set has a lock (mutexes.py), which the system gives back when its holder dies, whatever that
+one was doing; of many sets some have one in common. (One for all would have workers wait for each
+other, and for the processor when its holder has lost that.) A slot that is being written has no
+digest until all of it is there, so half a value is never seen. The last stamp belongs to no set:
+two that write at once may have the same.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import mmap
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import RLock
 
-__all__ = ["Region", "SharedTable", "byte_lock", "digest"]
+from umktls.kernel.team.mutexes import MUTEX_SIZE, Mutex, mutexes
+
+__all__ = ["Region", "SharedTable", "digest"]
 
 WAYS = 16
 KEY = 16
@@ -34,6 +31,8 @@ LENGTHS = STAMPS + WAYS * 8
 VALUES = LENGTHS + WAYS * 4
 NOTHING = bytes(KEY)
 STAMP = struct.Struct("<Q")
+HEAD = 64  # for the last stamp
+LOCKS_LIMIT = 512
 LENGTH = struct.Struct("<I")
 ALL_STAMPS = struct.Struct(f"<{WAYS}Q")
 
@@ -47,22 +46,13 @@ def digest(*parts: bytes) -> bytes:
     return made.digest()
 
 
-@contextmanager
-def byte_lock(fd: int, offset: int) -> Iterator[None]:
-    """Inside the block no other process has that byte of the file."""
-    fcntl.lockf(fd, fcntl.LOCK_EX, 1, offset)
-    try:
-        yield
-    finally:
-        fcntl.lockf(fd, fcntl.LOCK_UN, 1, offset)
-
-
 class Region:
     """A file in memory, mapped. It is not closed before the process ends: closing any descriptor
-    of a file gives all the process's locks on it back."""
+    of a file gives all the process's locks on it back. new: this process has made it."""
 
     def __init__(self, size: int, fd: int | None = None) -> None:
         """`fd`: one that another process has made, of the same size; None: a new one, of zeros."""
+        self.new = fd is None
         if fd is None:
             fd = os.memfd_create("umktls")
             os.ftruncate(fd, size)
@@ -70,44 +60,35 @@ class Region:
         self.memory = mmap.mmap(fd, size)
 
 
+def locks_of(sets: int) -> int:
+    return min(sets, LOCKS_LIMIT)
+
+
 class SharedTable:
     """`sets` times WAYS values of at most `longest` bytes, in a region from `offset` on."""
 
     def __init__(self, region: Region, offset: int, sets: int, longest: int) -> None:
-        self._region = region
         self._memory = region.memory
-        self._begin = offset + STAMP.size  # behind the last stamp that was given
         self._offset = offset
         self._sets = sets
         self._longest = longest
         self._set_size = VALUES + WAYS * longest
-        self._threads = RLock()
-        self._depth = 0
+        locks, at = locks_of(sets), offset + HEAD
+        self._locks = mutexes(region.memory, at, locks, new=region.new)
+        self._begin = at + locks * MUTEX_SIZE
 
     @staticmethod
     def size(sets: int, longest: int) -> int:
         """What a table takes of a region, in bytes."""
-        return STAMP.size + sets * (VALUES + WAYS * longest)
+        return HEAD + locks_of(sets) * MUTEX_SIZE + sets * (VALUES + WAYS * longest)
 
-    @contextmanager
-    def locked(self, key: bytes) -> Iterator[None]:
-        """Inside the block nobody else reads or changes what the key has. May be nested, for the
-        same key."""
-        with self._locked_at(self._base(key)):
-            yield
+    def locked(self, key: bytes) -> Mutex:
+        """`with table.locked(key):` nobody else reads or changes what the key has. May be nested,
+        for the same key."""
+        return self._lock(self._set(key))
 
-    @contextmanager
-    def _locked_at(self, base: int) -> Iterator[None]:
-        with self._threads:
-            if self._depth:
-                yield
-                return
-            self._depth = 1
-            try:
-                with byte_lock(self._region.fd, base):
-                    yield
-            finally:
-                self._depth = 0
+    def _lock(self, number: int) -> Mutex:
+        return self._locks[number % len(self._locks)]
 
     def get(self, key: bytes) -> bytes | None:
         """The value; None if there is none (any more)."""
@@ -141,20 +122,20 @@ class SharedTable:
         found = []
         for number in range(self._sets):
             base = self._begin + number * self._set_size
-            with self._locked_at(base):
+            with self._lock(number):
                 for way in range(WAYS):
                     if self._memory[base + way * KEY : base + (way + 1) * KEY] != NOTHING:
                         (stamp,) = STAMP.unpack_from(self._memory, base + STAMPS + way * 8)
                         found.append((stamp, self._value(base, way)))
         return [value for _, value in sorted(found)]
 
-    def _base(self, key: bytes) -> int:
-        """Where the key's set begins."""
-        return self._begin + int.from_bytes(key[:8], "little") % self._sets * self._set_size
+    def _set(self, key: bytes) -> int:
+        """Which one is the key's."""
+        return int.from_bytes(key[:8], "little") % self._sets
 
     def _find(self, key: bytes) -> tuple[int, int | None]:
         """Where the key's set begins, and its slot."""
-        at = base = self._base(key)
+        at = base = self._begin + self._set(key) * self._set_size
         while (at := self._memory.find(key, at, base + STAMPS)) >= 0:
             if not (at - base) % KEY:
                 return base, (at - base) // KEY

@@ -15,7 +15,8 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from umktls.dataclass import dataclass
-from umktls.kernel.team.shared import Shared, Stripe
+from umktls.kernel.team.mutexes import Mutex
+from umktls.kernel.team.shared import Shared
 from umktls.nfs.status import status_of
 from umktls.nfs.types import nfsstat3, sattr3, wcc_data
 from umktls.nfsd.exports.exports import Export
@@ -72,7 +73,7 @@ class Site:
     actor: Actor
     write_verifier: WriteVerifier
     umask: int
-    stripe: Callable[[tuple[int, int]], Stripe] | None = None
+    stripe: Callable[[tuple[int, int]], Mutex] | None = None
     groups: ManagedGroups | None = None
 
 
@@ -98,7 +99,7 @@ class Call:
         self.site = site
         self._context = context
         self._named: list[Node | Changed] = []
-        self._held: list[Stripe] = []
+        self._held: list[Mutex] = []
         self._identity: tuple[Export, Identity] | None = None
 
     def node(self, handle: bytes) -> Node:
@@ -163,7 +164,7 @@ class Call:
             raise NfsError(nfsstat3.NFS3ERR_ROFS)
         return changed
 
-    def _hold(self, stripes: set[Stripe]) -> None:
+    def _hold(self, stripes: set[Mutex]) -> None:
         for stripe in sorted(stripes, key=lambda each: each.order):
             stripe.acquire()
             self._held.append(stripe)
@@ -214,7 +215,7 @@ class Call:
 
     def set_attributes(self, node: Node, wanted: sattr3, now: os.stat_result) -> None:
         """SETATTR's work; `now` is the file's status."""
-        with node.volume.opening:
+        with node.volume.opening(node.file):
             if wanted.size is not None:
                 self.open(node, WRITE, now)
             set_attributes(node, wanted, now, self.acting(node.volume))

@@ -106,7 +106,8 @@ class NfsServer:
         self._listings = Listings(secret)
         self._secret = secret
         self._locate = locate
-        self._opening = RLock() if shared is None else shared.opening
+        alone = RLock()
+        self._opening = (lambda file: alone) if shared is None else shared.opening
         self._known: list[Volume] = []
         self._gate = LevelGate(exports)
         with ExitStack() as stack:

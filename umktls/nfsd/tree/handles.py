@@ -105,7 +105,7 @@ class Node:
         try:
             return os.open(self.path, OPEN_FLAGS[access])
         except PermissionError:
-            with self.volume.opening:
+            with self.volume.opening(self.file):
                 status = self.stat()
                 if status.st_uid != os.geteuid():
                     raise

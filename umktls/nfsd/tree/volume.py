@@ -18,6 +18,7 @@ import errno
 import hashlib
 import hmac
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 
 from umktls.kernel.host.mountinfo import file_system
@@ -92,17 +93,22 @@ class Seal:
         return hmac.compare_digest(given, self._authenticate(handle[IDENTITY_START:]))
 
 
+# From a file's (device, inode) to a lock.
+Opening = Callable[[tuple[int, int]], AbstractContextManager[object]]
+
+
 class Volume:
     """See the head of this file. `secret`: at least 16 bytes, the same for handles to stay good.
-    `opening`: held while a mode is changed to open a file, or by SETATTR. `in_memory`: it is on no
-    disk, and with the root, which is kept open, neither are its files: others are not served."""
+    `opening` gives a file's lock, held while its mode is changed to open it, or by SETATTR.
+    `in_memory`: it is on no disk, and with the root, which is kept open, neither are its files:
+    others are not served."""
 
     def __init__(
         self,
         export: Export,
         secret: bytes,
         locator: Locator,
-        opening: AbstractContextManager[object],
+        opening: Opening,
     ) -> None:
         self.export = export
         self.opening = opening
