@@ -23,8 +23,7 @@ Workers = Callable[[Service], list[tuple[Dispatcher, SharedReplies]]]
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Workers:
-    """Makes two of a service. In one process their locks exclude nobody; nothing here is at the
-    same time."""
+    """Makes two of a service."""
     return lambda service: two(service, monkeypatch)
 
 
