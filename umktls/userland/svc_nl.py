@@ -13,7 +13,7 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from umktls.abi.freebsd import ERRNO_NAMES
 from umktls.abi.netlink import (
@@ -44,7 +44,8 @@ _UCRED = struct.Struct("3i")
 
 
 class NetlinkServer:
-    """Serves `handlers` (by procedure name) of `program` as a member of `group`.
+    """Serves `handlers` (by procedure name) of `program` as a member of `group`. `prepare` is
+    called once, behind the first answer: for what need not be ready before that.
 
     Raises `UmktlsError` when the kernel has no such sockets or no such group.
     """
@@ -56,7 +57,9 @@ class NetlinkServer:
         program: Program,
         handlers: Mapping[str, Handler],
         threads: int = MAX_THREADS,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
+        self._prepare = prepare
         self._kernel = kernel
         self._dispatcher = Dispatcher([Service(program, handlers)])
         self._readers = Readers(
@@ -130,6 +133,9 @@ class NetlinkServer:
             job = self._dispatcher.dispatch(call, self._peer)
             reply = job.run() if isinstance(job, Job) else job
         self._reply(message.seq, reply)
+        prepare, self._prepare = self._prepare, None
+        if prepare is not None:
+            prepare()
 
     def _reply(self, xid: int, parts: list[Buffer]) -> None:
         body = b"".join(parts)

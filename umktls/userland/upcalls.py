@@ -25,6 +25,7 @@ from umktls.abi.rpctls import RPCTLSERR_NOCLOSE, RPCTLSERR_NOSSL, RPCTLSERR_OK, 
 from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError, UnsupportedError
 from umktls.rpc.server import CallContext, Handler
+from umktls.upcall.ready import ready_to_call
 from umktls.upcall.rpctls import rpctls_session_arg, rpctls_session_res, rpctlscd_connect_arg
 from umktls.upcall.versions import VERSIONS, Connected
 from umktls.userland.libc import Kernel, Socket
@@ -208,7 +209,9 @@ class NetlinkService:
             name: partial(self._about, handler) for name, handler in handlers.items()
         }
         table |= {"CONNECT": self._connect, **_null(handlers)}
-        self._server = NetlinkServer(kernel, group, VERSIONS[2].programs[daemon], table)
+        prepare = partial(ready_to_call, daemon)
+        program = VERSIONS[2].programs[daemon]
+        self._server = NetlinkServer(kernel, group, program, table, prepare=prepare)
 
     def start(self) -> None:
         self._server.start()

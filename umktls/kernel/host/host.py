@@ -33,6 +33,7 @@ from umktls.kernel.upcalls.registered import RegisteredDaemon
 from umktls.kernel.upcalls.renewal import Renewals
 from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines.choice import EngineChoice
+from umktls.upcall.ready import ready_to_answer
 
 __all__ = ["STAT_SCHEMA", "Host"]
 
@@ -146,6 +147,8 @@ class Host(HostState):
         time.
         """
         with trio.move_on_after(self.config.daemon_seconds):
+            if not self.handles[name]:
+                ready_to_answer(name)  # there is time now
             while not self.handles[name]:
                 came = self.daemons[name].came
                 await first_of([came, *(child.failed for child in self.children)])
