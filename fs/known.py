@@ -8,14 +8,16 @@ Version = tuple[int, int, int]  # ctime, size, mtime, as in Inode.version
 
 
 class Known:
-    """All names of a directory when it had this version, and perhaps some more. waiting: changes of
-    our own from one version to another, none of which is this version."""
+    """All names of a directory when it had this version, and perhaps some more. began: when they
+    were asked for. until: when they are believed no more. waiting: changes of our own from one
+    version to another, none of which is this version."""
 
-    __slots__ = ("names", "until", "version", "waiting")
+    __slots__ = ("began", "names", "until", "version", "waiting")
 
-    def __init__(self, names: set[bytes], version: Version, until: float) -> None:
+    def __init__(self, names: set[bytes], version: Version, began: float, until: float) -> None:
         self.names = names
         self.version = version
+        self.began = began
         self.until = until
         self.waiting: dict[Version, Version] = {}
 

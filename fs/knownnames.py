@@ -17,6 +17,7 @@ Whoever asks whether a name exists gets no answer from here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 from umktls.nfs.types import fattr3, wcc_attr, wcc_data
@@ -54,6 +55,7 @@ class KnownNames:
         self._clock = clock
         self._seconds = seconds
         self._kept = 0  # at most so many names: none is counted off
+        self._doubted = -math.inf  # what was asked for up to then is not believed
 
     def made(self, directory: Inode) -> None:
         """This client has just made it: it is empty."""
@@ -71,7 +73,7 @@ class KnownNames:
             return
         self._make_room(len(names))
         if len(names) <= NAMES_LIMIT:
-            directory.known = Known(names, version, began + self._seconds)
+            directory.known = Known(names, version, began, began + self._seconds)
 
     def _make_room(self, count: int) -> None:
         self._kept += count
@@ -83,7 +85,14 @@ class KnownNames:
     def lacks(self, directory: Inode, name: bytes) -> bool:
         """Whether, as far as is known, a directory has no such name."""
         known = directory.known
-        return known is not None and name not in known.names and self._clock() < known.until
+        if known is None or name in known.names or known.began <= self._doubted:
+            return False
+        return self._clock() < known.until
+
+    def doubt(self) -> None:
+        """Something was stale: the machine's kernel looks names up again, and has to be told what
+        is so now. It does that once, and nothing may be stale again."""
+        self._doubted = self._clock()
 
     def expect(self, directory: Inode, name: bytes) -> None:
         """A call that makes this name is on its way, and may fail."""

@@ -143,6 +143,19 @@ async def test_an_open_finds_what_a_local_writer_made_meanwhile(world: World, fl
         assert [call.args.how.mode for call in seen] == [createmode3.UNCHECKED]
 
 
+async def test_after_estale_nothing_is_known(world: World) -> None:
+    """An open that finds its file stale is made once more, and ends if something is stale then."""
+    (world.export / "theirs").write_bytes(b"theirs")
+    number = await world.number("theirs")
+    world.making.add(NAME)
+    await world.listdir()
+    assert await asked(world, ROOT) == []
+    (world.export / "theirs").unlink()
+    (world.export / "name").write_bytes(b"another")
+    assert await fails(world.ops.open(number, os.O_RDONLY, world.ctx)) == errno.ESTALE
+    assert (await world.ops.lookup(ROOT, NAME, world.ctx)).st_size == len(b"another")
+
+
 async def test_another_refusal_is_told_as_it_is(world: World) -> None:
     parent = await made(world)
 
