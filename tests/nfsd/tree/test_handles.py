@@ -19,7 +19,17 @@ from tests.nfsd.conftest import Serve
 from umktls.errors import CallerError
 from umktls.kernel.krpc.descriptors import Shares
 from umktls.nfs.program import MOUNT3
-from umktls.nfs.types import diropargs3, nfsstat3, sattr3
+from umktls.nfs.types import (
+    createhow3,
+    createmode3,
+    diropargs3,
+    ftype3,
+    mknoddata3,
+    nfsstat3,
+    sattr3,
+    stable_how,
+    symlinkdata3,
+)
 from umktls.nfsd import Export
 from umktls.nfsd.program import server
 from umktls.nfsd.tree import volume
@@ -94,6 +104,44 @@ def test_the_handle_of_a_removed_file_is_stale(client: Client, root: Path, expir
     assert client.status("MKDIR", where, sattr3()) is nfsstat3.NFS3ERR_STALE
     assert client.status("LOOKUP", where) is nfsstat3.NFS3ERR_STALE
     assert client.status("READDIR", handles[2], 0, bytes(8), 4096) is nfsstat3.NFS3ERR_STALE
+
+
+@pytest.mark.parametrize("locate", [best_locator, IndexLocator])
+def test_no_call_does_anything_by_what_is_removed(serve: Serve, root: Path) -> None:
+    """The server has both open still."""
+    client = Client(serve())
+    top = client.mount()
+    kept = client.create(top, b"kept")
+    file = client.create(top, b"f")
+    directory = client.mkdir(top, b"d")
+    client.write(file, 0, b"written")
+    (root / "f").unlink()
+    (root / "d").rmdir()
+    there, there_too = diropargs3(directory, b"x"), diropargs3(top, b"kept")
+    calls: list[tuple[Any, ...]] = [
+        *(("GETATTR", gone) for gone in (file, directory)),
+        *(("SETATTR", gone, sattr3(mode=0o600)) for gone in (file, directory)),
+        *(("ACCESS", gone, 1) for gone in (file, directory)),
+        ("READ", file, 0, 10),
+        ("WRITE", file, 0, 1, stable_how.UNSTABLE, b"x"),
+        ("COMMIT", file, 0, 0),
+        ("LOOKUP", there),
+        ("CREATE", there, createhow3(createmode3.UNCHECKED, sattr3())),
+        ("MKDIR", there, sattr3()),
+        ("SYMLINK", there, symlinkdata3(sattr3(), b"x")),
+        ("MKNOD", there, mknoddata3(ftype3.NF3FIFO, sattr3(), None)),
+        ("REMOVE", there),
+        ("RMDIR", there),
+        ("RENAME", there, there_too),
+        ("RENAME", there_too, there),
+        ("LINK", file, diropargs3(top, b"new")),
+        ("LINK", kept, there),
+        ("READDIR", directory, 0, bytes(8), 4096),
+        ("READDIRPLUS", directory, 0, bytes(8), 4096, 4096),
+    ]
+    told = {(name, client.status(name, *args)) for name, *args in calls}
+    assert told == {(name, nfsstat3.NFS3ERR_STALE) for name, *_ in calls}
+    assert os.listdir(root) == ["kept"]
 
 
 @pytest.mark.parametrize("locate", [best_locator, IndexLocator])  # births have a coarse clock

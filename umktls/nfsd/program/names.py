@@ -123,5 +123,9 @@ def link(call: Call, args: types.LINK3args) -> types.LINK3resok:
     if file.volume is not directory.node.volume:
         raise NfsError(nfsstat3.NFS3ERR_XDEV)
     with call.acting(file.volume):
-        os.link(file.path, name, dst_dir_fd=directory.node.fd, follow_symlinks=True)
+        try:
+            os.link(file.path, name, dst_dir_fd=directory.node.fd, follow_symlinks=True)
+        except FileNotFoundError:
+            file.stat()  # ESTALE if it is the file that is gone
+            raise
     return types.LINK3resok(post_op(file), directory.wcc())
