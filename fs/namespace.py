@@ -351,8 +351,7 @@ class Namespace:
             return False
         if not self._silly.wanted(replaced):
             return False
-        await self._silly.link(replaced, parent, name, credential)
-        return True
+        return await self._silly.keep(replaced, parent, name, credential)
 
     def _rebind(self, old_parent: Inode, old_name: bytes, parent: Inode, name: bytes) -> None:
         moved = self._inodes.unbind(old_parent, old_name)

@@ -29,6 +29,7 @@ __all__ = ["SillyRenames"]
 log = logging.getLogger(__name__)
 
 _NO_LINKS = (nfsstat3.NFS3ERR_NOTSUPP, nfsstat3.NFS3ERR_MLINK, nfsstat3.NFS3ERR_PERM)
+_GONE = (nfsstat3.NFS3ERR_STALE, nfsstat3.NFS3ERR_NOENT)
 
 
 class SillyRenames:
@@ -68,8 +69,18 @@ class SillyRenames:
         # The kernel takes a link off its own count, and the server has as many as before.
         self._kernel.drop_attributes(inode)
 
-    async def link(self, inode: Inode, parent: Inode, name: bytes, credential: OpaqueAuth) -> None:
-        """Before `name` is replaced."""
+    async def keep(self, inode: Inode, parent: Inode, name: bytes, credential: OpaqueAuth) -> bool:
+        """Before `name` is replaced; whether there was anything to keep. Others may have removed
+        the file, and then nothing can."""
+        try:
+            await self._link(inode, parent, name, credential)
+        except NfsFailure as failure:
+            if failure.status in _GONE:
+                return False
+            raise
+        return True
+
+    async def _link(self, inode: Inode, parent: Inode, name: bytes, credential: OpaqueAuth) -> None:
         silly = _silly_name(inode, parent, credential)
         self._known.expect(parent, silly.name)
         started = self._attributes.stamp()

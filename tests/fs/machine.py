@@ -32,6 +32,7 @@ class Machine:
         self._names: dict[bytes, tuple[int, float]] = {}  # inode number, and until when
         self._attributes: dict[int, float] = {}  # until when they are believed
         self._sizes: dict[int, int] = {}  # the last that was told (i_size)
+        world.listed = self._listed
 
     async def does(self, call: Callable[[bool], Awaitable[T]]) -> T:
         """A system call: it is made once more, with all names looked up anew, upon ESTALE. The call
@@ -100,10 +101,10 @@ class Machine:
                 return
             old_name, new_name = old.encode(), new.encode()
             await self.world.ops.rename(ROOT, old_name, ROOT, new_name, 0, self.world.ctx)
-            moved = self._names.pop(old_name, None)
+            # Linux has the new name lead to what it thought was behind the old one. Here it is
+            # looked up, since no mount can do anything about that.
+            self._names.pop(old_name, None)
             self._names.pop(new_name, None)
-            if moved is not None:
-                self._names[new_name] = moved
 
         await self.does(call)
 
@@ -200,6 +201,10 @@ class Machine:
         if entry.st_ino:
             self._entered(name, entry)
         return entry.st_ino or None
+
+    def _listed(self, name: bytes, entry: EntryAttributes) -> None:
+        if name not in (b".", b".."):
+            self._entered(os.fsdecode(name), entry)
 
     def _entered(self, name: str, entry: EntryAttributes) -> None:
         until = trio.current_time() + entry.entry_timeout

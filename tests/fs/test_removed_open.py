@@ -116,6 +116,29 @@ async def test_without_links_on_the_server_a_rename_keeps_the_replaced_file(made
     assert os.listdir(made.export) == ["file"]
 
 
+@pytest.mark.parametrize("again", [True, False], ids=["made anew", "missing"])
+@pytest.mark.parametrize("told", [None, nfsstat3.NFS3ERR_NOENT, nfsstat3.NFS3ERR_NOTSUPP], ids=str)
+async def test_an_open_file_that_others_have_removed_is_in_no_ones_way(
+    made: World, told: nfsstat3 | None, again: bool
+) -> None:
+    """told: what the server says of a link to what is gone; None: as ours does."""
+
+    async def failing(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        return LINK3resfail(told)
+
+    if told is not None:
+        made.caller.between["LINK"] = failing
+    (made.export / "new").write_bytes(b"new")
+    fh = await made.open("file")
+    (made.export / "file").unlink()
+    if again:
+        (made.export / "file").write_bytes(b"theirs")
+    await made.ops.rename(ROOT, b"new", ROOT, b"file", 0, made.ctx)
+    assert (made.export / "file").read_bytes() == b"new"
+    await made.close(fh)
+    assert os.listdir(made.export) == ["file"]
+
+
 async def test_a_rename_that_fails_leaves_no_second_name(made: World) -> None:
     async def failing(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
         return RENAME3resfail(nfsstat3.NFS3ERR_NOSPC)

@@ -268,6 +268,8 @@ class Play:
         before = self.now.names
         refused, _ = await tried(machine.rename(step.name, step.other))
         self.look()
+        if refused == 0 and before.get(step.other) in self.led_to(step.name):
+            return  # two names of one file, as far as the kernel knows: it does nothing
         if step.name not in before:
             assert refused == errno.ENOENT
         else:

@@ -92,6 +92,8 @@ class World:
         self.me = Somebody()
         self.dropped: list[tuple[int, bool]] = []  # what FUSE was told to drop
         self.dropping: Callable[[], object] = lambda: None  # waits in its place while it does
+        # Is told what a listing tells FUSE of each name.
+        self.listed: Callable[[bytes, EntryAttributes], object] = lambda name, attr: None
         self.making: set[bytes] = set()  # names that whoever asks is about to make
         self.foretold = Foretold(self.making)
         self._options = options
@@ -104,7 +106,7 @@ class World:
             self._options,
             self.nursery.start_soon,
             credentials=Credentials(trio.current_time, lambda pid: self.groups.get(pid, ())),
-            emit=emit,
+            emit=self._emit,
             invalidate=self._invalidate,
             intent=self.foretold,
         )
@@ -112,6 +114,12 @@ class World:
     @property
     def ctx(self) -> RequestContext:
         return self.me.ctx
+
+    def _emit(self, token: ReaddirToken, name: bytes, attr: EntryAttributes, place: int) -> bool:
+        taken = emit(token, name, attr, place)
+        if taken:
+            self.listed(name, attr)
+        return taken
 
     def _invalidate(self, number: int, attributes_only: bool) -> None:
         """In the place of pyfuse3.invalidate_inode."""
