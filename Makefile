@@ -13,7 +13,7 @@ STAMPS := .make
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up demo smoke test test-long lint man docs bench fuzz mutants kernel clean
+.PHONY: help set-up demo smoke test test-long lint man docs bench fuzz soak mutants kernel clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -55,6 +55,9 @@ bench: $(VENV)/.project-test ## Measure, side by side with sshfs (ONLY=name for 
 fuzz: $(VENV)/.project-test ## Feed the receiving path any bytes for SECONDS=600 (needs atheris, installed into .venv)
 	@$(BIN)/python -m pip install --disable-pip-version-check -q atheris
 	$(BIN)/python -m tests.fuzz -max_total_time=$(or $(SECONDS),600)
+
+soak: $(VENV)/.project-test ## Have two clients and a local writer do anything for SECONDS=600 (SEED=1: what begins)
+	@$(BIN)/python -m tests.fs.soak $(or $(SECONDS),600) $(or $(SEED),1)
 
 man: $(VENV)/.project-test ## Write the manual pages in docs/man from the texts of --help
 	@$(BIN)/python -m tests.manual
