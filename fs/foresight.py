@@ -79,8 +79,8 @@ class Foresight:
         self._holding: dict[Inode, None] = {}  # directories with names that were fetched
 
     def doubt(self) -> None:
-        """A handle was stale: nothing that was fetched or listed up to now is used, names are looked
-        up again."""
+        """A handle was stale: nothing that was fetched or listed up to now is used, names are
+        looked up again."""
         self._floor = self._attributes.stamp()
         self._known.doubt()
 
