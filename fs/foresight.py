@@ -9,6 +9,10 @@ fetched, so that fetching never costs much more than asking did. All pages are k
 may look in another order than the server's. A look-up that comes while a page is on its way waits
 for it, for a moment.
 
+Programs that look so often look into the next directory in the same way. So a directory of which
+many names were used gives credit for others, which are fetched after their first look-up. Whoever
+looks at one name in each of many directories soon has none left.
+
 What was fetched is as good as a LOOKUP made at the moment of the READDIRPLUS. It is good for
 `seconds` from then on (the shorter of acregmin and acdirmin), for the user who was asked for, and
 once: after that FUSE remembers it. It is not used
@@ -45,6 +49,8 @@ __all__ = ["Foresight"]
 log = logging.getLogger(__name__)
 
 MISSES = 4  # so many look-ups are a pattern
+# So many names of a directory that were used are worth credit for so many others, up to a limit.
+USES, CREDIT, MOST_CREDIT = 4, 2, 4
 # Names that are fetched for each look-up that was asked for, and for each that was not.
 NAMES_PER_MISS = 16
 NAMES_PER_USE = 4
@@ -77,6 +83,7 @@ class Foresight:
         self._seconds = seconds
         self._floor = 0  # of calls that were started before nothing is used
         self._holding: dict[Inode, None] = {}  # directories with names that were fetched
+        self._credit = 0  # so many directories are fetched after their first look-up
 
     def doubt(self) -> None:
         """A handle was stale: nothing that was fetched or listed up to now is used, names are
@@ -98,6 +105,8 @@ class Foresight:
         if seen is None or seen.started < self._floor or self._old(seen.asked):
             return None
         ahead.used += 1
+        if ahead.used == USES:
+            self._credit = min(self._credit + CREDIT, MOST_CREDIT)
         self._go_on(directory, ahead)
         return seen
 
@@ -119,6 +128,9 @@ class Foresight:
 
     def _go_on(self, directory: Inode, ahead: Ahead) -> None:
         """Fetch more if that is worth while."""
+        if self._credit and ahead.missed < MISSES:
+            self._credit -= 1
+            ahead.missed = MISSES
         earned = NAMES_PER_MISS * ahead.missed + NAMES_PER_USE * ahead.used
         if ahead.fetching is not None or ahead.complete or len(ahead.entries) >= NAMES_LIMIT:
             return

@@ -14,7 +14,7 @@ import pytest
 import trio
 from pyfuse3 import FUSEError
 from trio.testing import MockClock, wait_all_tasks_blocked
-from umktls_fs.foresight import MISSES, WAIT_SECONDS
+from umktls_fs.foresight import CREDIT, MISSES, MOST_CREDIT, WAIT_SECONDS
 
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
@@ -91,6 +91,55 @@ async def test_few_look_ups_in_a_large_directory_fetch_little(
     ahead = world.ops.inodes.root.ahead
     assert ahead is not None
     assert 0 < ahead.fetched < 300
+
+
+async def directories(world: World, count: int) -> list[int]:
+    """So many of 10 files each."""
+    numbers = []
+    for number in range(count):
+        made = world.export / f"directory{number}"
+        made.mkdir()
+        for name in range(10):
+            (made / f"f{name}").touch()
+        numbers.append(await world.number(made.name))
+    await elapse(2 * SECONDS)  # what was fetched of the root is forgotten
+    return numbers
+
+
+async def walk(world: World, directory: int, names: int) -> list[str]:
+    """Look at so many of its files; the calls that this takes."""
+    with world.caller.watch() as seen:
+        for name in range(names):
+            await world.lookup(f"f{name}", directory)
+            await wait_all_tasks_blocked()
+        return [call.name for call in seen]
+
+
+async def test_who_walks_through_directories_waits_for_one_name_in_each(
+    world: World, autojump_clock: MockClock
+) -> None:
+    first, *others = await directories(world, 6)
+    world.ops._foresight._credit = 0
+    assert await walk(world, first, 10) == [*["LOOKUP"] * MISSES, "READDIRPLUS"]
+    for other in others:
+        assert await walk(world, other, 10) == ["LOOKUP", "READDIRPLUS"]
+
+
+async def test_who_looks_at_one_name_in_each_directory_has_little_fetched(
+    world: World, autojump_clock: MockClock
+) -> None:
+    used, *others = await directories(world, 20)
+    world.ops._foresight._credit = 0
+    await walk(world, used, 10)
+    calls = [name for other in others for name in await walk(world, other, 1)]
+    assert calls.count("LOOKUP") == len(others)
+    assert calls.count("READDIRPLUS") == CREDIT
+
+
+async def test_credit_has_a_limit(world: World, autojump_clock: MockClock) -> None:
+    for number in await directories(world, 8):
+        await walk(world, number, 10)
+    assert world.ops._foresight._credit == MOST_CREDIT
 
 
 # ---- what others do
