@@ -3,8 +3,7 @@
 The standard library's `dataclass` compiles up to six functions for each class, two million
 instructions, when a module is imported. A mount imports two hundred of them and uses half, each
 half of its functions: that was a quarter of what it did until it was up. What is declared here
-behaves the same, and has the same functions once they were called: `__init__` comes alone, since
-most objects are neither shown nor compared.
+behaves the same, and has the same functions once the first of them was called.
 """
 
 from __future__ import annotations
@@ -49,20 +48,17 @@ def _declare(cls: type[Any], *, eq: bool, frozen: bool, how: Mapping[str, bool])
 
 
 def _until_used(cls: type[Any], name: str, late: list[str], frozen: bool) -> Callable[..., Any]:
-    """What stands in the place of one of the class's functions until it is called: `__init__`, or
-    one of the others, which most classes never need and which come together."""
-    making = name == "__init__"
-    wanted = [one for one in late if (one == "__init__") == making]
+    """What stands in the place of one of the class's functions until one of them is called."""
 
     def complete_and_call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        _complete(cls, wanted, frozen and making)
+        _complete(cls, late, frozen)
         return getattr(cls, name)(self, *args, **kwargs)
 
     return complete_and_call
 
 
-def _complete(cls: type[Any], wanted: list[str], frozen: bool) -> None:
-    """Give a class these functions. It does not matter if two threads do so."""
+def _complete(cls: type[Any], late: list[str], frozen: bool) -> None:
+    """Give a class its functions. It does not matter if two threads do so."""
     declared = [
         (
             each.name,
@@ -80,17 +76,8 @@ def _complete(cls: type[Any], wanted: list[str], frozen: bool) -> None:
         for each in fields(cls)
     ]
     prepared = {"__post_init__": None} if hasattr(cls, "__post_init__") else {}
-    twin = dataclasses.make_dataclass(
-        cls.__name__,
-        declared,
-        namespace=prepared,
-        frozen=frozen,
-        init="__init__" in wanted,
-        repr="__repr__" in wanted,
-        eq="__eq__" in wanted,
-        unsafe_hash="__hash__" in wanted,
-    )
-    for name in wanted:
+    twin = dataclasses.make_dataclass(cls.__name__, declared, namespace=prepared, frozen=frozen)
+    for name in late:
         setattr(cls, name, twin.__dict__[name])
 
 
