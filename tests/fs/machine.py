@@ -65,7 +65,7 @@ class Machine:
 
     async def names(self) -> list[str]:
         async def call(anew: bool) -> list[str]:
-            return [os.fsdecode(name) for name in await self.world.listdir()]
+            return [os.fsdecode(name) for name in await self.world.listdir(room=3)]
 
         return await self.does(call)
 
