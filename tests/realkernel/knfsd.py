@@ -22,13 +22,16 @@ TOP = "/run/exports"
 EXPORTS = {"none": ("none",), "any": LEVELS, "tls": ("tls", "mtls"), "mtls": ("mtls",)}
 """What each export asks for, and which levels of a mount have that."""
 
-MEGABYTES = 12
-PAUSE = 0.25
 WRITE_SECONDS = 300.0
-WRITE = f"""
-import sys
-from tests.realkernel.inside.work import fill
-print(fill(sys.argv[1], {MEGABYTES}, {PAUSE}))
+# Until its standard input ends.
+WRITE = """
+import sys, threading
+from tests.realkernel.inside.work import enough, fill
+def wait():
+    sys.stdin.read()
+    enough()
+threading.Thread(target=wait, daemon=True).start()
+print(fill(sys.argv[1]))
 """
 
 
@@ -60,7 +63,7 @@ class Writing:
         self.process = subprocess.Popen(
             command,
             cwd=PROJECT,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -76,7 +79,8 @@ class Writing:
         assert self.process.poll() is None, self.end()
 
     def end(self) -> str:
-        """What it says at its end: the SHA-256 of what it has written, or how it has failed."""
+        """Let it end. What it says then: the SHA-256 of what it has written, or how it has
+        failed."""
         return self.process.communicate(timeout=WRITE_SECONDS)[0].strip()
 
 
