@@ -12,18 +12,19 @@ handler; one that is there gets None and answers with None.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from umktls.abi.rpctls import RPCTLSERR_NOCLOSE, RPCTLSERR_NOSSL, RPCTLSERR_OK, RpctlsSysc
 from umktls.dataclass import dataclass
-from umktls.errors import UmktlsError, UnsupportedError
+from umktls.errors import UmktlsError, UnsupportedError, WorldError
 from umktls.rpc.server import CallContext, Handler
 from umktls.upcall.ready import ready_to_call
 from umktls.upcall.rpctls import rpctls_session_arg, rpctls_session_res, rpctlscd_connect_arg
@@ -145,13 +146,16 @@ class RegisteredService:
         self._side = SIDES[daemon]
         self._handlers = handlers
         program = VERSIONS[1].programs[daemon]
-        self.path = socket_path(kernel.rundir, f"{daemon}.sock", number)
-        self.where = str(self.path)
         table: dict[str, Handler] = {
             name: partial(self._about, name, handler) for name, handler in handlers.items()
         }
         own = {"CONNECT": self._connect, **_null(handlers)}
-        self._server = UpcallServer(self.path, program, {**table, **own})
+        # A path that another daemon has chosen, and does not listen at yet, looks like one that a
+        # daemon has left behind.
+        with alone_in(kernel.rundir):
+            self.path = socket_path(kernel.rundir, f"{daemon}.sock", number)
+            self._server = UpcallServer(self.path, program, {**table, **own})
+        self.where = str(self.path)
 
     def start(self) -> None:
         self._server.start()
@@ -240,6 +244,20 @@ _NO_NAME = rpctls_session_arg(0, 0, 0)
 def _null(handlers: SessionHandlers) -> dict[str, Handler]:
     handler = handlers.get("NULL")
     return {} if handler is None else {"NULL": lambda argument, context: handler(argument)}
+
+
+@contextlib.contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """No other process is in such a block about this directory meanwhile. Raises WorldError."""
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise WorldError(f"run directory {directory}: {error.strerror}", error.errno) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def socket_path(rundir: Path, name: str, number: int | None) -> Path:
