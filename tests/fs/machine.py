@@ -70,17 +70,15 @@ class Machine:
         return await self.does(call)
 
     async def unlink(self, name: str) -> None:
-        async def call(anew: bool) -> None:
-            await self._find(name, anew)
-            await self.world.ops.unlink(ROOT, name.encode(), self.world.ctx)
-            self._names.pop(name.encode(), None)
-
-        await self.does(call)
+        await self._remove(name, self.world.ops.unlink)
 
     async def rmdir(self, name: str) -> None:
+        await self._remove(name, self.world.ops.rmdir)
+
+    async def _remove(self, name: str, request: Callable[..., Awaitable[None]]) -> None:
         async def call(anew: bool) -> None:
             await self._find(name, anew)
-            await self.world.ops.rmdir(ROOT, name.encode(), self.world.ctx)
+            await request(ROOT, name.encode(), self.world.ctx)
             self._names.pop(name.encode(), None)
 
         await self.does(call)

@@ -64,6 +64,19 @@ async def behind(world: World, reader: Reader) -> list[bytes]:
     return [entry[1] for entry in page.page.entries]
 
 
+def stopped(world: World) -> trio.Event:
+    """Pages but the first of a listing come when this is set."""
+    go_on = trio.Event()
+
+    async def slowly(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        if args.cookie:
+            await go_on.wait()
+        return await proceed(args)
+
+    world.caller.between["READDIRPLUS"] = slowly
+    return go_on
+
+
 def watched(world: World) -> int:
     return len(world.ops.inodes.root.pages)
 
@@ -211,15 +224,8 @@ async def test_a_failure_ahead_is_nobodys(world: World, status: nfsstat3) -> Non
 
 
 async def test_who_closes_meanwhile_leaves_nothing(world: World) -> None:
-    go_on = trio.Event()
-
-    async def slowly(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        if args.cookie:
-            await go_on.wait()
-        return await proceed(args)
-
+    go_on = stopped(world)
     fill(world)
-    world.caller.between["READDIRPLUS"] = slowly
     async with Reader(world) as reader:
         await reader.read(5)
         assert watched(world) == 2
@@ -230,15 +236,8 @@ async def test_who_closes_meanwhile_leaves_nothing(world: World) -> None:
 
 
 async def test_who_is_killed_while_the_page_comes_leaves_it_to_the_next_read(world: World) -> None:
-    go_on = trio.Event()
-
-    async def slowly(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        if args.cookie:
-            await go_on.wait()
-        return await proceed(args)
-
+    go_on = stopped(world)
     names = fill(world)
-    world.caller.between["READDIRPLUS"] = slowly
     async with Reader(world) as reader:
         await reader.read()
         async with trio.open_nursery() as nursery:

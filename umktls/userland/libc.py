@@ -37,9 +37,7 @@ from umktls.abi.rpctls import RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET, SYS_u
 from umktls.errors import UmktlsError, WorldError
 from umktls.rpc.xdr import Struct, XdrError
 from umktls.standstill import KernelClock
-from umktls.upcall.datagrams import (
-    decode_result_untrusted,
-)
+from umktls.upcall.datagrams import decode_result_untrusted
 from umktls.upcall.syscalls import (
     MAX_TOGETHER,
     SYSCALLS,

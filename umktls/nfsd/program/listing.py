@@ -129,7 +129,7 @@ def _page_plus(
             entry = _entry_plus(call, directory, found)
         except FileNotFoundError:  # removed since the directory was read
             continue
-        names_room -= ENTRY + (len(found[1]) + 3 & ~3)
+        names_room -= _entry_size(found.name)
         room -= len(entry)
         if room < 0 or (names_room < 0 and page):
             return page, False
