@@ -17,6 +17,11 @@ LUA = Path(str(files("umktls.capture") / "umktls.lua"))
 WRONG = "_ws.malformed || _ws.expert.severity == error || _ws.lua.error"
 
 
+# A client's reserved port may be another protocol's by its number (988: Lustre), which would have
+# the first look.
+BY_CONTENT = ("-o", "tcp.try_heuristic_first:TRUE")
+
+
 def tshark(path: Path, *arguments: str, lua: bool = True) -> str:
     """What tshark says of a file. It may complain of nothing."""
     program = shutil.which("tshark")
@@ -24,7 +29,7 @@ def tshark(path: Path, *arguments: str, lua: bool = True) -> str:
         pytest.skip("tshark is not installed (Debian: apt-get install tshark)")
     script = ["-X", f"lua_script:{LUA}"] if lua else []
     done = subprocess.run(
-        [program, "-n", "-r", str(path), *script, *arguments],
+        [program, "-n", *BY_CONTENT, "-r", str(path), *script, *arguments],
         capture_output=True,
         text=True,
         timeout=patience(50),
