@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import gc
 import weakref
+from unittest.mock import MagicMock
+
+import pytest
+from umktls_daemons.programs import running
 
 from umktls.cycles import NEW_OBJECTS, seldom_collected
 from umktls.kernel.ground import hostclock
@@ -30,6 +34,14 @@ def test_new_cycles_are_found_all_the_same() -> None:
             [] for _ in most if gone() is not None
         ]  # new ones until it is found
         assert len(kept) < len(most)
+
+
+def test_so_is_a_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(running, "_attend", lambda *_: seen.append(gc.get_threshold()[0]))
+    monkeypatch.setattr(running, "upcalls_of", lambda *_: MagicMock())
+    running.serve(MagicMock(), "rpctlscd", MagicMock(), lambda: None)
+    assert seen == [NEW_OBJECTS]
 
 
 def test_a_host_is_seldom_collected() -> None:

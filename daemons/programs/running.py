@@ -23,6 +23,7 @@ from typing import Any, Literal
 import click
 
 from umktls.abi.rpctls import HOST_PIPE
+from umktls.cycles import seldom_collected
 from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError, WorldError
 from umktls.limits import keep_memory_private, raise_descriptor_limit
@@ -218,7 +219,8 @@ def serve(
             service.adopt_orphans(upcalls)
             logger.info("serving %s at %s", kernel.rundir, upcalls.where)
             ready()
-            _attend(kernel, service, wakeup, lifeline)
+            with seldom_collected():
+                _attend(kernel, service, wakeup, lifeline)
         finally:
             if number is None:
                 notify("STOPPING=1")
