@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -236,6 +235,8 @@ def _mount(plan: MountPlan) -> None:
         remount(plan.mountpoint, plan.options)
         return
     plan = _check(plan)
+    _check_fuse()
+
     if plan.foreground:
         _mount_in_foreground(plan)
         return
@@ -246,14 +247,11 @@ def _mount(plan: MountPlan) -> None:
         click.echo(printable(later), err=True)
 
 
-@contextmanager
-def _daemon_first(plan: MountPlan) -> Iterator[None]:
+def _daemon_first(plan: MountPlan) -> AbstractContextManager[None]:
     """Inside the block is the life of the mount: its daemon starts while the rest is imported."""
     from umktls.kernel.host.early import starting_early
 
-    with starting_early("client", plan.rundir, plan.config().daemon()):
-        _check_fuse()
-        yield
+    return starting_early("client", plan.rundir, plan.config().daemon())
 
 
 def _mount_in_foreground(plan: MountPlan) -> None:

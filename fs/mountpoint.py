@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -47,8 +48,6 @@ def check_may_mount(options: MountOptions) -> None:
     """
     if os.geteuid() == 0:
         return
-    import shutil
-
     for word in ("suid", "dev"):
         if word in options.fuse:
             raise CallerError(f"-o {word}: only root may ask for it; leave it out", errno.EPERM)

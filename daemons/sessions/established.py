@@ -212,7 +212,8 @@ class EstablishedSession:
                 self._sock.settle()
 
     def disconnect(self) -> None:
-        """DISCONNECT: close_notify, shut down, close. Never fails."""
+        """DISCONNECT: close_notify, shut down, close, along with the next system call. Never
+        fails."""
         with self._lock:
             if not self._said_goodbye:
                 self._say_last_words()
@@ -221,7 +222,7 @@ class EstablishedSession:
             if isinstance(half, PlainSending | PlainReceiving):
                 half.ratchet.wipe()
         with contextlib.suppress(UmktlsError):
-            self._sock.close()
+            self._sock.close_later()
 
     def _say_last_words(self) -> None:
         """close_notify, or the alert that the kernel wants said where it cannot do so itself."""

@@ -162,6 +162,8 @@ class FakeKernel:
         if isinstance(args, wire.UtraceArgs):
             self.events.append(json.loads(args.data))
             return None, []
+        if isinstance(args, wire.SocketCookieArgs):
+            raise CallerError("cookies are for version 2 of the upcall", errno.EPERM)
         taken = getattr(self._last_taken, "number", 0)
         sock = self._sockets.get(taken if args.fd == wire.TAKEN else args.fd)
         if sock is None or sock.closed_by_daemon:

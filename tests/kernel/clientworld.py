@@ -65,7 +65,11 @@ class Daemon:
 
     async def asked(self) -> Asked:
         """The next upcall."""
-        message = await self.end.receive()
+        return self.understood(await self.end.receive())
+
+    @staticmethod
+    def understood(message: messages.Message) -> Asked:
+        """What a message asks."""
         part = messages.parse_rpc_untrusted(message)
         assert part.body is not None
         call = parse_untrusted(part.body)
@@ -80,7 +84,11 @@ class Daemon:
         return number
 
     async def answer(self, asked: Asked, reterr: int = 0, group: int = CLIENTS) -> None:
-        await self.end.send(reply(asked.message.seq, reterr, group))
+        await self.end.send(self.reply(asked, reterr, group))
+
+    @staticmethod
+    def reply(asked: Asked, reterr: int = 0, group: int = CLIENTS) -> bytes:
+        return reply(asked.message.seq, reterr, group)
 
     async def error(self) -> int:
         """The kernel's next message, which is an error."""

@@ -38,8 +38,10 @@ def test_a_request_byte_by_byte() -> None:
         "08000100 21000000 "  # the group
         "07000200 52504300"  # the body and its padding
     )
-    assert wire.encode_rpc(nl.RPCNL_REQUEST, 1, 2, 3, b"RPC", b"\x16X")[36:] == bytes.fromhex(
+    brings = wire.encode_rpc(nl.RPCNL_REQUEST, 1, 2, 3, b"RPC", record=b"\x16X", replies=b"12345")
+    assert brings[36:] == bytes.fromhex(
         "06000001 16580000"  # the record that it is about
+        "09000101 31323334 35000000"  # the replies to the daemon's first calls
     )
 
 
@@ -48,13 +50,14 @@ def test_a_request_byte_by_byte() -> None:
     st.integers(0, 2**16 - 1),
     st.integers(0, 2**32 - 1),
     st.integers(0, 2**32 - 1),
-    st.binary(max_size=4800),
+    st.binary(max_size=2400),
+    st.binary(max_size=2400),
     st.binary(max_size=4097),
 )
 def test_rpc_round_trip(
-    command: int, family: int, group: int, xid: int, body: bytes, record: bytes
+    command: int, family: int, group: int, xid: int, body: bytes, replies: bytes, record: bytes
 ) -> None:
-    made = wire.encode_rpc(command, family, group, xid, body, record)
+    made = wire.encode_rpc(command, family, group, xid, body, record=record, replies=replies)
     assert len(made) <= wire.MAX_DATAGRAM
     message = wire.parse_untrusted(made)
     assert (message.type, message.seq) == (family, xid)
@@ -62,6 +65,7 @@ def test_rpc_round_trip(
     part = wire.parse_rpc_untrusted(message)
     assert (part.command, part.group, bytes(part.body or b"")) == (command, group, body)
     assert bytes(part.record or b"") == record
+    assert bytes(part.replies or b"") == replies
 
 
 def test_a_family_and_its_groups() -> None:

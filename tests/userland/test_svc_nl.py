@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import Any, cast
 
@@ -14,6 +16,7 @@ import pytest
 
 from umktls.abi import netlink as nl
 from umktls.abi.freebsd import ERRNO
+from umktls.abi.rpctls import SOL_UMKTLS, UMKTLS_FIRST_CALLS
 from umktls.errors import UmktlsError, UnsupportedError
 from umktls.rpc.message import NULL_AUTH, AcceptedReply, AcceptStat, encode_call, parse_untrusted
 from umktls.rpc.server import CallContext
@@ -21,7 +24,8 @@ from umktls.rpc.xdr import Struct
 from umktls.upcall import netlink as wire
 from umktls.upcall.rpctls import rpctls_session_res
 from umktls.upcall.rpctls2 import RPCTLSCD_V2, rpctls_socket_arg
-from umktls.upcall.syscalls import CloseArgs, SetsockoptArgs
+from umktls.upcall.syscalls import CloseArgs, SendmsgArgs, SetsockoptArgs
+from umktls.userland.failures import SystemCallError
 from umktls.userland.libc import Kernel
 from umktls.userland.svc_nl import NetlinkServer
 from umktls.userland.threads import Threads
@@ -40,24 +44,53 @@ class Host:
         # The kernel answers before it is asked: the service has one question only.
         self.end.send(answer)
         self.calls: list[Struct] = []
+        self.called = threading.Event()
         self.records: list[bytes] = []
+        self.brings: list[bytes] = []
+        self.put_off = False
+        self.refuses = 0  # an option
 
     def netlink_socket(self) -> tuple[int, socket.socket]:
         return 5, self._theirs
 
     def call(self, args: Struct) -> tuple[Any, list[int]]:
         self.calls.append(args)
+        if self.put_off:
+            self.called.set()
+        if isinstance(args, SetsockoptArgs) and args.name == self.refuses:
+            raise SystemCallError("setsockopt", errno.ENOPROTOOPT)
         return None, []
+
+    def has_calls_to_make(self) -> bool:
+        return self.put_off
+
+    def brought(
+        self, replies: memoryview | None, descriptors: list[int]
+    ) -> AbstractContextManager[None]:
+        self.brings.append(bytes(replies or b""))
+        return nullcontext()
 
     def told_of(self, record: memoryview | None) -> AbstractContextManager[None]:
         self.records.append(bytes(record or b""))
         return nullcontext()
 
-    def ask(self, procedure: str, cookie: int, xid: int, record: bytes = b"") -> None:
+    def ask(
+        self,
+        procedure: str,
+        cookie: int,
+        xid: int,
+        record: bytes = b"",
+        replies: bytes = b"",
+        descriptor: int | None = None,
+    ) -> None:
         known = RPCTLSCD_V2[procedure]
         call = encode_call(xid, known.program, 2, known.number, NULL_AUTH, NULL_AUTH)
         call += b"".join(known.encode_args(rpctls_socket_arg(cookie)))
-        self.end.send(wire.encode_rpc(nl.RPCNL_REQUEST, FAMILY.number, 7, xid, call, record))
+        message = wire.encode_rpc(
+            nl.RPCNL_REQUEST, FAMILY.number, 7, xid, call, record=record, replies=replies
+        )
+        beside = [] if descriptor is None else [descriptor]
+        socket.send_fds(self.end, [message], beside)
 
     def answer(self) -> tuple[int, int, AcceptedReply]:
         """The next reply: its sequence number, its group, and what it says."""
@@ -87,14 +120,20 @@ class Handlers:
 @pytest.fixture
 def host() -> Iterator[Host]:
     host = Host(wire.encode_family(1, FAMILY))
+    with served(host):
+        yield host
+
+
+@contextmanager
+def served(host: Host, first: bytes = b"") -> Iterator[NetlinkServer]:
     with host.end:
         handlers = Handlers()
         table = {"REKEY": handlers.rekey, "DISCONNECT": handlers.disconnect}
-        server = NetlinkServer(cast(Kernel, host), "tlsclnt", RPCTLSCD_V2, table)
+        server = NetlinkServer(cast(Kernel, host), "tlsclnt", RPCTLSCD_V2, table, first=first)
         asked = wire.parse_untrusted(host.end.recv(wire.MAX_DATAGRAM))
         assert wire.parse_get_family_untrusted(asked) == "rpc"
         server.start()
-        yield host
+        yield server
         server.close()
 
 
@@ -120,6 +159,39 @@ def test_a_record_comes_with_the_upcall_about_it(host: Host) -> None:
         host.ask("DISCONNECT", 1, 42, record)
         host.answer()
     assert host.records == [b"\x16\x18\0\0\1\0", b""]
+
+
+def test_an_answer_goes_along_with_calls_that_were_put_off(host: Host) -> None:
+    host.ask("DISCONNECT", 0x222, 42)
+    by_itself = host.end.recv(wire.MAX_DATAGRAM)
+    host.put_off = True
+    host.ask("DISCONNECT", 0x222, 42)
+    assert host.called.wait(SECONDS)
+    assert host.calls[1:] == [SendmsgArgs(5, by_itself, b"", 0)]
+
+
+def test_what_comes_beside_a_message_is_taken_or_closed() -> None:
+    host = Host(wire.encode_family(1, FAMILY))
+    with served(host, b"first calls"):
+        assert host.calls[0] == SetsockoptArgs(
+            5, SOL_UMKTLS, UMKTLS_FIRST_CALLS, b"first calls", ()
+        )
+        reading, writing = os.pipe()
+        with os.fdopen(reading, "rb") as pipe:
+            host.ask("DISCONNECT", 1, 42, replies=b"replies", descriptor=writing)
+            os.close(writing)
+            host.answer()
+            assert pipe.read() == b""  # nobody has it any more
+    assert host.brings == [b"replies"]
+
+
+def test_a_kernel_that_makes_no_calls_for_a_daemon() -> None:
+    host = Host(wire.encode_family(1, FAMILY))
+    host.refuses = UMKTLS_FIRST_CALLS
+    with served(host, b"first calls"):
+        host.ask("DISCONNECT", 1, 42)
+        host.answer()
+    assert host.brings == [b""]
 
 
 def test_a_procedure_that_is_not_there(host: Host) -> None:

@@ -19,8 +19,10 @@ from tests.daemons.fakesocket import SECONDS, FakeSocket
 from umktls.abi import rpctls
 from umktls.abi.freebsd import TCP_RXTLS_ENABLE, TCP_TLS_MODE_NONE, TCP_TLS_MODE_SW
 from umktls.abi.personality import PERSONALITIES
+from umktls.abi.rpctls import SYS_rpctls_syscall_15
 from umktls.ktls.session import Session
 from umktls.ktls.session.suites import SUITES
+from umktls.upcall.datagrams import encode_reply
 from umktls.upcall.rpctls import RPCTLSCD_V1
 from umktls.upcall.syscalls import (
     MAX_PART,
@@ -260,3 +262,66 @@ def test_a_record_that_the_upcall_has_brought_is_taken_along(
     sock.receive_record()
     assert len(fake.trips) == 4
     sock.close()
+
+
+def brings(number: int = 77) -> tuple[bytes, socket.socket, int]:
+    """What an upcall brings: the replies to `take`'s calls, made by hand, the first of which has
+    the socket's number; and a descriptor, with the other end of it."""
+    replies = [
+        encode_reply(0, 0, number, SYS_rpctls_syscall_15),
+        encode_reply(1, 0, b"mtls", rpctls.SYS_getsockopt),
+        encode_reply(2, 0, b"c7", rpctls.SYS_getsockopt),
+        encode_reply(3, 0, (5000).to_bytes(4, "little"), rpctls.SYS_getsockopt),
+    ]
+    near, far = socket.socketpair()
+    return encode_reply(0, 0, replies, rpctls.SYS_umktls_together), far, near.detach()
+
+
+def test_a_socket_that_the_upcall_has_brought_needs_no_trip(
+    fake: FakeKernel, kernel: Kernel
+) -> None:
+    replies, far, descriptor = brings()
+    descriptors = [descriptor]
+    with far:
+        with kernel.brought(memoryview(replies), descriptors):
+            assert descriptors == []
+            sock = kernel.take(0x1234)
+            about = sock.about()
+            assert (sock.number, sock.fd) == (77, descriptor)
+            assert (about.security, about.connection) == ("mtls", "c7")
+            # Once: another socket has to be asked for.
+            with pytest.raises(SystemCallError):
+                kernel.take(0x1234)
+            assert len(fake.trips) == 1
+        sock.write_all(b"it is open", about.deadline)
+        assert far.recv(100) == b"it is open"
+        sock.release()
+
+
+def test_a_socket_that_nobody_takes_is_closed(fake: FakeKernel, kernel: Kernel) -> None:
+    """The descriptor here, and the kernel's."""
+    replies, far, descriptor = brings()
+    with far:
+        with kernel.brought(memoryview(replies), [descriptor]):
+            pass
+        assert far.recv(1) == b""
+    assert fake.trips == [["close"]]
+    with kernel.brought(None, []), pytest.raises(SystemCallError):
+        kernel.take(0x1234)
+
+
+def test_a_socket_that_comes_without_its_descriptor(
+    fake: FakeKernel, kernel: Kernel, near: FakeSocket
+) -> None:
+    """This process may have no more of them."""
+    fake.offer(near)
+    sock = kernel.rpctls_syscall(rpctls.RPCTLS_SYSC_CLSOCKET)
+    assert sock is not None
+    replies, far, descriptor = brings(sock.number)
+    socket.close(descriptor)
+    with far, kernel.brought(memoryview(replies), []), pytest.raises(SystemCallError) as missing:
+        kernel.take(0x1234)
+    sock.release()
+    assert missing.value.errno == errno.EMFILE
+    assert "may open no more descriptors" in str(missing.value)
+    assert near.closed_by_daemon

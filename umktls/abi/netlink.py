@@ -56,3 +56,5 @@ RPC_FAMILY_ID = 0x15
 RPC_GROUPS = {"tlsclnt": 0x21, "tlsserv": 0x22}
 # Of an upcall: the control record that it is about.
 UMKTLS_REQUEST_RECORD = 0x100
+# Of a CONNECT: the replies to what the daemon asks first, its socket's descriptor beside them.
+UMKTLS_REQUEST_REPLIES = 0x101

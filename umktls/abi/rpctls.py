@@ -140,6 +140,10 @@ UMKTLS_ADOPTED = 19
 # captures. set: bytes that were read or written, or lines of the key log.
 UMKTLS_CAPTURE = 12
 UMKTLS_CAPTURED = 20
+# Of a netlink socket (version 2 of the upcall). set: the calls of umktls_together that the daemon
+# makes first of all behind the one that takes a CONNECT's socket. From then on the kernel makes
+# them itself, and CONNECT brings the socket and the replies (UMKTLS_REQUEST_REPLIES).
+UMKTLS_FIRST_CALLS = 21
 
 # Ours: rpctls_syscall(2) of FreeBSD 15, which takes the cookie of a socket and nothing else. There
 # its number is 576 too; here a host can have both, so this one has another.

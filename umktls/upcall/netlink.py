@@ -39,6 +39,7 @@ from umktls.abi.netlink import (
     RPCNL_REPLY_BODY,
     RPCNL_REPLY_GROUP,
     UMKTLS_REQUEST_RECORD,
+    UMKTLS_REQUEST_REPLIES,
 )
 from umktls.abi.rpctls import RPC_MAXDATASIZE
 from umktls.dataclass import dataclass
@@ -91,12 +92,14 @@ class Message:
 
 @frozen
 class RpcPart:
-    """A message of the family `rpc`: `command` is RPCNL_REQUEST or RPCNL_REPLY (or unknown)."""
+    """A message of the family `rpc`: `command` is RPCNL_REQUEST or RPCNL_REPLY (or unknown).
+    `record` is what a HANDLERECORD is about, `replies` are those to a daemon's first calls."""
 
     command: int
     group: int
     body: memoryview | None
     record: memoryview | None = None
+    replies: memoryview | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +163,13 @@ def parse_rpc_untrusted(message: Message) -> RpcPart:
     """A message of the family `rpc`. Raises `NetlinkFormatError` only."""
     command, attributes = _generic_untrusted(message.payload)
     group = _u32_untrusted(attributes.get(RPCNL_REPLY_GROUP))
-    record = attributes.get(UMKTLS_REQUEST_RECORD)
-    return _rpc_part(command, group, attributes.get(RPCNL_REPLY_BODY), record)
+    return _rpc_part(
+        command,
+        group,
+        attributes.get(RPCNL_REPLY_BODY),
+        attributes.get(UMKTLS_REQUEST_RECORD),
+        attributes.get(UMKTLS_REQUEST_REPLIES),
+    )
 
 
 def parse_get_family_untrusted(message: Message) -> str | None:
@@ -209,11 +217,20 @@ def encode_message(message: Message) -> bytes:
 
 
 def encode_rpc(
-    command: int, family: int, group: int, xid: int, body: Buffer, record: bytes = b""
+    command: int,
+    family: int,
+    group: int,
+    xid: int,
+    body: Buffer,
+    *,
+    record: bytes = b"",
+    replies: bytes = b"",
 ) -> bytes:
-    """A call (RPCNL_REQUEST), with the record that it is about, or an answer (RPCNL_REPLY)."""
+    """A call (RPCNL_REQUEST), with what it brings besides, or an answer (RPCNL_REPLY)."""
     length = len(body)
     behind = encode_attribute(UMKTLS_REQUEST_RECORD, record) if record else b""
+    if replies:
+        behind += encode_attribute(UMKTLS_REQUEST_REPLIES, replies)
     padding = aligned(length) - length
     head = _RPC_HEAD.pack(
         _RPC_HEAD.size + length + padding + len(behind),

@@ -33,7 +33,12 @@ from typing import Any
 from umktls.abi import netlink
 from umktls.abi.freebsd import from_freebsd
 from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, Personality
-from umktls.abi.rpctls import RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET, SYS_umktls_together
+from umktls.abi.rpctls import (
+    RPCTLS_SYSC_CLSOCKET,
+    RPCTLS_SYSC_SRVSOCKET,
+    SYS_rpctls_syscall_15,
+    SYS_umktls_together,
+)
 from umktls.errors import UmktlsError, WorldError
 from umktls.rpc.xdr import Struct, XdrError
 from umktls.standstill import KernelClock
@@ -49,7 +54,7 @@ from umktls.upcall.syscalls import (
     SocketCookieArgs,
     number_of,
 )
-from umktls.userland.exchange import Exchange
+from umktls.userland.exchange import Answer, Exchange
 from umktls.userland.failures import KernelGone, Outcome, SystemCallError, close_all
 from umktls.userland.grouping import in_groups
 from umktls.userland.ktls import Record, interface_of
@@ -77,12 +82,14 @@ TAKING = (RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET)
 
 class _Posted(threading.local):
     """The calls that a thread has put off, and whom to tell of a failure; the first failure of
-    one that was needed; and the record that its upcall has told of."""
+    one that was needed; and what its upcall has brought: a record, or the reply to the first calls
+    about a socket."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Struct, Callable[[SystemCallError], None]]] = []
         self.error: SystemCallError | None = None
         self.record: Record | None = None
+        self.brought: Answer | None = None
 
     def fail(self, error: SystemCallError) -> None:
         self.error = self.error or error
@@ -155,7 +162,9 @@ class Kernel:
 
     def _taken(self, args: Struct, *, named: bool) -> Socket:
         """Take a socket, and ask in the same go what a handshake begins with."""
-        taken, *told = self.calls([args, *questions(TAKEN, named=named)])
+        calls = [args, *questions(TAKEN, named=named)]
+        brought, self._posted.brought = self._posted.brought, None
+        taken, *told = self._outcomes(calls, *brought) if brought else self.calls(calls)
         number, descriptor = self._of_descriptor(args, taken, self._tell_of_no_descriptor)
         os.set_blocking(descriptor, False)
         return Socket(self, number, descriptor, told)
@@ -271,6 +280,10 @@ class Kernel:
 
         self.later(args, failed)
 
+    def has_calls_to_make(self) -> bool:
+        """Whether this thread has put off calls."""
+        return bool(self._posted.calls)
+
     def settle(self) -> None:
         """Make the calls that this thread has put off. Raises `KernelGone`, and the first failure
         of those that are `needed_later` since the last time."""
@@ -295,6 +308,31 @@ class Kernel:
             self._posted.record = None
             with contextlib.suppress(UmktlsError):
                 self.settle()
+
+    @contextlib.contextmanager
+    def brought(self, replies: memoryview | None, descriptors: list[int]) -> Iterator[None]:
+        """Inside the block this thread works on an upcall that has brought its socket: the reply to
+        what `take` calls first, and the descriptor, which is taken out of the list."""
+        if not replies:
+            yield
+            return
+        self._posted.brought = bytes(replies), list(descriptors)
+        descriptors.clear()
+        try:
+            yield
+        finally:
+            left, self._posted.brought = self._posted.brought, None
+            if left is not None:
+                self._give_up(left)
+
+    def _give_up(self, brought: Answer) -> None:
+        """Nobody wants the socket that has come."""
+        data, descriptors = brought
+        close_all(descriptors)
+        with contextlib.suppress(UmktlsError):
+            _, replies = decode_result_untrusted(data, SYS_umktls_together)
+            _, number = decode_result_untrusted(replies[0], SYS_rpctls_syscall_15)
+            self.call(CloseArgs(number))
 
     def record_told_of(self) -> Record | None:
         """That record, once."""

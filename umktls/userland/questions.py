@@ -13,11 +13,21 @@ from umktls.abi.rpctls import (
     UMKTLS_PEERNAME,
     UMKTLS_XPRTSEC,
 )
-from umktls.upcall.syscalls import GetsockoptArgs
+from umktls.upcall.datagrams import encode_request
+from umktls.upcall.syscalls import TAKEN, GetsockoptArgs, TogetherArgs
 from umktls.userland.failures import Outcome
 from umktls.userland.streams import Deadline
 
-__all__ = ["OPTION_ROOM", "WORD", "About", "captures", "own_value", "questions", "text"]
+__all__ = [
+    "OPTION_ROOM",
+    "WORD",
+    "About",
+    "captures",
+    "first_questions",
+    "own_value",
+    "questions",
+    "text",
+]
 
 OPTION_ROOM = 1024
 # What a handshake begins with.
@@ -40,6 +50,13 @@ def questions(number: int, *, named: bool = False) -> list[GetsockoptArgs]:
     name too."""
     names = (*QUESTIONS, UMKTLS_PEERNAME) if named else QUESTIONS
     return [GetsockoptArgs(number, SOL_UMKTLS, name, OPTION_ROOM) for name in names]
+
+
+def first_questions(*, named: bool) -> bytes:
+    """The same for UMKTLS_FIRST_CALLS: of the socket that is taken."""
+    calls = enumerate(questions(TAKEN, named=named), 1)
+    requests = tuple(encode_request(place, args) for place, args in calls)
+    return b"".join(TogetherArgs.xdr.encode(TogetherArgs(requests)))
 
 
 def text(value: bytes) -> str:

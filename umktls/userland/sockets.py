@@ -206,6 +206,11 @@ class Socket:
         self.release()
         self._kernel.call(CloseArgs(self.number))
 
+    def close_later(self) -> None:
+        """The same, the kernel's descriptor along with the next system call."""
+        self.release()
+        self._kernel.later(CloseArgs(self.number), _forget)
+
     def together(self, calls: Sequence[SetsockoptArgs | GetsockoptArgs]) -> list[Outcome]:
         """Several calls in one go, whatever becomes of each; see `KernelCalls.calls`."""
         return self._kernel.calls(calls)

@@ -24,14 +24,15 @@ from umktls.abi.netlink import (
     RPCNL_REQUEST,
     SOL_NETLINK,
 )
+from umktls.abi.rpctls import SOL_UMKTLS, UMKTLS_FIRST_CALLS
 from umktls.errors import PeerError, UmktlsError
 from umktls.rpc.message import Call, parse_untrusted
 from umktls.rpc.program import Program
 from umktls.rpc.server import Dispatcher, Handler, Job, Service
 from umktls.rpc.xdr import Buffer
 from umktls.upcall import netlink as wire
-from umktls.upcall.syscalls import CloseArgs, SetsockoptArgs
-from umktls.userland.failures import KernelGone
+from umktls.upcall.syscalls import CloseArgs, SendmsgArgs, SetsockoptArgs
+from umktls.userland.failures import KernelGone, SystemCallError, close_all
 from umktls.userland.libc import CALL_SECONDS, Kernel
 from umktls.userland.svc import MAX_THREADS, UpcallPeer
 from umktls.userland.threads import Readers
@@ -41,11 +42,15 @@ __all__ = ["NetlinkServer"]
 logger = logging.getLogger(__name__)
 
 _UCRED = struct.Struct("3i")
+# A datagram, and the descriptors beside it.
+Arrived = tuple[bytes, list[int]]
 
 
 class NetlinkServer:
     """Serves `handlers` (by procedure name) of `program` as a member of `group`. `prepare` is
-    called once, behind the first answer: for what need not be ready before that.
+    called once, behind the first answer: for what need not be ready before that. `first`: what is
+    asked first of a CONNECT's socket (UMKTLS_FIRST_CALLS), which then comes along with the upcall
+    where the kernel does that.
 
     Raises `UmktlsError` when the kernel has no such sockets or no such group.
     """
@@ -58,8 +63,11 @@ class NetlinkServer:
         handlers: Mapping[str, Handler],
         threads: int = MAX_THREADS,
         prepare: Callable[[], None] | None = None,
+        first: bytes = b"",
     ) -> None:
         self._prepare = prepare
+        self._first = first
+        self._brings = False
         self._kernel = kernel
         self._dispatcher = Dispatcher([Service(program, handlers)])
         self._readers = Readers(
@@ -92,6 +100,12 @@ class NetlinkServer:
     def start(self) -> None:
         """Become a member, and begin to answer, in threads of its own."""
         group = self._group.to_bytes(4, "little")
+        if self._first:
+            with contextlib.suppress(SystemCallError):
+                self._kernel.call(
+                    SetsockoptArgs(self._number, SOL_UMKTLS, UMKTLS_FIRST_CALLS, self._first, ())
+                )
+                self._brings = True
         self._kernel.call(
             SetsockoptArgs(self._number, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group, ())
         )
@@ -104,20 +118,26 @@ class NetlinkServer:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
-    def _receive(self) -> bytes | None:
+    def _receive(self) -> Arrived | None:
         """The kernel's next message; None when its end is closed."""
         try:
-            return self._sock.recv(wire.MAX_DATAGRAM) or None
+            if not self._brings:
+                return (datagram, []) if (datagram := self._sock.recv(wire.MAX_DATAGRAM)) else None
+            datagram, descriptors, _, _ = socket.recv_fds(self._sock, wire.MAX_DATAGRAM, 1)
         except OSError:
             return None
+        return (datagram, descriptors) if datagram else None
 
-    def _take(self, datagram: bytes) -> None:
+    def _take(self, arrived: Arrived) -> None:
+        datagram, descriptors = arrived
         try:
-            self._answer(wire.parse_untrusted(datagram))
+            self._answer(wire.parse_untrusted(datagram), descriptors)
         except PeerError as error:
             logger.warning("garbage on the netlink socket, message dropped: %s", error)
+        finally:
+            close_all(descriptors)
 
-    def _answer(self, message: wire.Message) -> None:
+    def _answer(self, message: wire.Message, descriptors: list[int]) -> None:
         if message.type == NLMSG_ERROR:
             number = wire.parse_error_untrusted(message)
             name = ERRNO_NAMES.get(number, str(number))
@@ -129,7 +149,7 @@ class NetlinkServer:
         call = parse_untrusted(part.body)
         if not isinstance(call, Call):
             raise PeerError("a reply where a call was expected")
-        with self._kernel.told_of(part.record):
+        with self._kernel.told_of(part.record), self._kernel.brought(part.replies, descriptors):
             job = self._dispatcher.dispatch(call, self._peer)
             reply = job.run() if isinstance(job, Job) else job
         self._reply(message.seq, reply)
@@ -138,10 +158,15 @@ class NetlinkServer:
             prepare()
 
     def _reply(self, xid: int, parts: list[Buffer]) -> None:
+        """Answer the upcall; along with system calls that were put off, behind them."""
         body = b"".join(parts)
+        reply = wire.encode_rpc(RPCNL_REPLY, self._family, self._group, xid, body)
         try:
-            self._sock.send(wire.encode_rpc(RPCNL_REPLY, self._family, self._group, xid, body))
-        except OSError as error:
+            if self._kernel.has_calls_to_make():
+                self._kernel.call(SendmsgArgs(self._number, reply, b"", 0))
+            else:
+                self._sock.send(reply)
+        except (OSError, UmktlsError) as error:
             logger.info("an answer came too late: %s", error)
 
 

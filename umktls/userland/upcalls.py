@@ -30,6 +30,7 @@ from umktls.upcall.ready import ready_to_call
 from umktls.upcall.rpctls import rpctls_session_arg, rpctls_session_res, rpctlscd_connect_arg
 from umktls.upcall.versions import VERSIONS, Connected
 from umktls.userland.libc import Kernel, Socket
+from umktls.userland.questions import first_questions
 from umktls.userland.svc import UpcallServer
 from umktls.userland.svc_nl import NetlinkServer
 
@@ -197,7 +198,11 @@ class RegisteredService:
             # Of a daemon that is no more.
             unknown = RPCTLSERR_NOCLOSE if procedure == "DISCONNECT" else RPCTLSERR_NOSSL
             return rpctls_session_res(unknown)
-        return rpctls_session_res(handler(name.ssl))
+        try:
+            return rpctls_session_res(handler(name.ssl))
+        finally:
+            with contextlib.suppress(UmktlsError):
+                self._kernel.settle()
 
 
 class NetlinkService:
@@ -215,7 +220,8 @@ class NetlinkService:
         table |= {"CONNECT": self._connect, **_null(handlers)}
         prepare = partial(ready_to_call, daemon)
         program = VERSIONS[2].programs[daemon]
-        self._server = NetlinkServer(kernel, group, program, table, prepare=prepare)
+        first = first_questions(named=daemon == "rpctlscd")
+        self._server = NetlinkServer(kernel, group, program, table, prepare=prepare, first=first)
 
     def start(self) -> None:
         self._server.start()

@@ -39,7 +39,7 @@ class Sock:
     def connection_name(self) -> str:
         return "c1"
 
-    def close(self) -> None:
+    def close_later(self) -> None:
         self.closed = True
 
 

@@ -56,7 +56,7 @@ class Sock:
     def connection_name(self) -> str:
         return "c1"
 
-    def close(self) -> None: ...
+    def close_later(self) -> None: ...
 
 
 class Bench:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from umktls.abi import rpctls
@@ -46,6 +47,7 @@ class Answer:
 
 # Arguments are those of `umktls.upcall.syscalls` for its number.
 Handler = Callable[[Process, Any], Answer | Awaitable[Answer]]
+Together = Callable[[Process, Any], Awaitable[Answer]]
 
 
 class CalledHost(HandshakeHost, Protocol):
@@ -63,14 +65,15 @@ class CalledHost(HandshakeHost, Protocol):
 
 
 class Handlers:
-    """The system calls of one host's daemons. `table` has them by number.
+    """The system calls of one host's daemons. `table` has them by number; `together` makes several.
 
     Each gets the process and its arguments, and raises `UmktlsError` for what a kernel would refuse
     with an errno.
     """
 
-    def __init__(self, host: CalledHost) -> None:
+    def __init__(self, host: CalledHost, together: Together) -> None:
         self._host = host
+        self._together = together
         self.table: dict[int, Handler] = {
             rpctls.SYS_rpctls_syscall: self._rpctls,
             rpctls.SYS_rpctls_syscall_15: self._take_cookie,
@@ -83,6 +86,7 @@ class Handlers:
             rpctls.SYS_shutdown: self._shutdown,
             rpctls.SYS_utrace: self._utrace,
             rpctls.SYS_umktls_adopt: self._adopt,
+            rpctls.SYS_umktls_together: together,
         }
         self._operations: dict[int, Callable[[Process, bytes], Answer]] = {
             rpctls.RPCTLS_SYSC_CLSETPATH: lambda p, path: self._set_path(p, "rpctlscd", path),
@@ -160,6 +164,7 @@ class Handlers:
             theirs.close()
             made.close()
             raise
+        made.first_calls.together = partial(self._together, process)
         self._host.spawn(made.run)
         return Answer(number, give_away=theirs)
 
@@ -223,6 +228,9 @@ class Handlers:
         return Answer(calls.getsockopt(sock, args.level, args.name, args.length))
 
     async def _sendmsg(self, process: Process, args: wire.SendmsgArgs) -> Answer:
+        if args.fd in process.netlink:
+            await process.netlink[args.fd].said(bytes(args.data))
+            return Answer(len(args.data))
         sock = process.descriptor(args.fd, errno.EPIPE)
         return Answer(await calls.sendmsg(sock, bytes(args.data), bytes(args.control), args.flags))
 

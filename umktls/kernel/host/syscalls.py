@@ -49,10 +49,7 @@ class SyscallServer:
     def __init__(self, host: CalledHost) -> None:
         self._host = host
         self.processes: list[Process] = []
-        self._calls: dict[int, Handler] = {
-            **Handlers(host).table,
-            rpctls.SYS_umktls_together: self._together,
-        }
+        self._calls: dict[int, Handler] = Handlers(host, self._together).table
 
     async def serve_process(self, sock: trio.socket.SocketType) -> None:
         """Answers one process until it goes; then what it held is released."""

@@ -105,7 +105,8 @@ class Offered(Protocol):
 class Takeable:
     """An upcall about `sock` with which a socket may be offered: what all kinds of it share.
 
-    `upcall` is its life; `taken`, `done`, `watch` as in `Request`.
+    `upcall` is its life; `taken`, `done`, `watch` as in `Request`. `unread`, where the upcall
+    brings the socket: whether the daemon has not read it yet.
     """
 
     sock: Offered | None
@@ -113,6 +114,7 @@ class Takeable:
     taken: bool
     done: trio.Event
     watch: trio.CancelScope | None
+    unread: Callable[[], bool] | None = None
 
     @property
     def offers(self) -> bool:
@@ -141,11 +143,14 @@ class Takeable:
         """Wait until the peer hangs up. Raises `ConnectionGone` if no daemon has the socket by
         then."""
         sock = self.sock
-        if sock is None or sock.closed or self.taken:
+        if sock is None or sock.closed or self._with_the_daemon():
             return
         await hangs_up(sock.sock)
-        if not self.taken:
+        if not self._with_the_daemon():
             raise ConnectionGone(f"{sock.peer} hung up before a daemon took the connection on")
+
+    def _with_the_daemon(self) -> bool:
+        return self.taken and not (self.unread is not None and self.unread())
 
     def take(self) -> str:
         """The daemon's system call: from here on it owns the close. Returns the socket's name.

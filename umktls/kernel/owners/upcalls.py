@@ -154,7 +154,7 @@ class DaemonHandle:
         self._offer(request)
         try:
             with trio.move_on_at(way.until):
-                await self._send(xid, message, request.record)
+                await self._send(xid, message, request)
                 way.sent = True
         except (UmktlsError, trio.Cancelled) as error:
             self._over(way, EVENT_OF.get(type(error), UpcallEvent.ANSWER_FAILED), str(error))
@@ -270,9 +270,9 @@ class DaemonHandle:
         for request in self._calls.drain():
             request.end(None)
 
-    async def _send(self, xid: int, message: bytes, record: bytes) -> None:
-        """Send a call to the daemon, with the record that it is about where the transport can.
-        Raises `DaemonGone`."""
+    async def _send(self, xid: int, message: bytes, request: Request[Any]) -> None:
+        """Send a call to the daemon, with what it is about (a record, a socket) where the transport
+        can. Raises `DaemonGone`."""
         raise NotImplementedError
 
     def close(self) -> None:

@@ -15,19 +15,21 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
 from umktls.abi import netlink as nl
 from umktls.abi.freebsd import ERRNO
 from umktls.abi.personality import Personality
+from umktls.abi.rpctls import SOL_UMKTLS, UMKTLS_FIRST_CALLS
 from umktls.errors import CallerError, PeerError, UnsupportedError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.turns import Turn
-from umktls.kernel.owners.request import DaemonGone
+from umktls.kernel.owners.request import DaemonGone, Request
 from umktls.kernel.owners.upcalls import DaemonHandle
 from umktls.kernel.upcalls.daemons import Daemons
+from umktls.kernel.upcalls.firstcalls import FirstCalls
 from umktls.upcall.netlink import (
     MAX_DATAGRAM,
     Family,
@@ -78,10 +80,19 @@ class NetlinkDaemon(DaemonHandle):
         self._owner = owner
         self._group = group
 
-    async def _send(self, xid: int, message: bytes, record: bytes) -> None:
-        request = encode_rpc(nl.RPCNL_REQUEST, nl.RPC_FAMILY_ID, self._group, xid, message, record)
+    async def _send(self, xid: int, message: bytes, request: Request[Any]) -> None:
+        brought = await self._owner.first_calls.made_for(request, self.trace)
+        datagram = encode_rpc(
+            nl.RPCNL_REQUEST,
+            nl.RPC_FAMILY_ID,
+            self._group,
+            xid,
+            message,
+            record=request.record,
+            replies=brought.replies,
+        )
         try:
-            await self._owner.send(request)
+            await self._owner.send(datagram, brought.descriptor)
         except (OSError, trio.ClosedResourceError) as error:
             raise DaemonGone(f"{self.name} (process {self.pid}) hung up") from error
 
@@ -106,6 +117,7 @@ class NetlinkSocket:
         sock.setblocking(False)
         self.pid = pid
         self.members: dict[int, DaemonHandle] = {}
+        self.first_calls = FirstCalls(sock)
         self._host = host
         self._sock = sock
         self._sending = trio.Lock()
@@ -140,6 +152,14 @@ class NetlinkSocket:
             return
         finally:
             self.close()
+
+    async def said(self, datagram: bytes) -> None:
+        """The daemon's sendmsg(2). Raises `PeerError` for what is no netlink message, `OSError`
+        when there is nobody to answer."""
+        try:
+            await self._deal_with(datagram)
+        except trio.ClosedResourceError as error:
+            raise OSError(errno.EBADF, "the netlink socket was closed") from error
 
     async def _deal_with(self, datagram: bytes) -> None:
         message = parse_untrusted(datagram)
@@ -189,7 +209,11 @@ class NetlinkSocket:
                     await trio.lowlevel.wait_writable(self._sock)
 
     def setsockopt(self, level: int, name: int, value: bytes) -> None:
-        """NETLINK_ADD_MEMBERSHIP, NETLINK_DROP_MEMBERSHIP of a group. Raises `CallerError`."""
+        """NETLINK_ADD_MEMBERSHIP, NETLINK_DROP_MEMBERSHIP of a group; and what the daemon asks
+        first of all. Raises `CallerError`."""
+        if (level, name) == (SOL_UMKTLS, UMKTLS_FIRST_CALLS):
+            self.first_calls.set(value)
+            return
         group = int.from_bytes(value, "little")
         if level != nl.SOL_NETLINK or name not in MEMBERSHIP:
             raise CallerError("a netlink socket has only memberships", errno.ENOPROTOOPT)

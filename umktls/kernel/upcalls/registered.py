@@ -64,7 +64,7 @@ class RegisteredDaemon(DaemonHandle):
         """What CLSOCKET or SRVSOCKET takes from: the one CONNECT that is out."""
         return next(iter(self.offers.values()), None)
 
-    async def _send(self, xid: int, message: bytes, record: bytes) -> None:
+    async def _send(self, xid: int, message: bytes, request: Request[Any]) -> None:
         async with self._sending:
             stream = self._stream or await self._connect()
             try:

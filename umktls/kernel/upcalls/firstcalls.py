@@ -1,0 +1,110 @@
+"""A daemon's first system calls, made for it when it is called.
+
+Theory of operation. To a CONNECT a daemon's first answer is a trip to the kernel: it takes the
+socket, and asks what a handshake begins with. One that has told which questions these are
+(UMKTLS_FIRST_CALLS) is spared that: the kernel takes the socket for it, in the daemon's own table,
+asks them itself, and the upcall brings the descriptor and the replies. They are those of
+umktls_together, letter for letter. Where somebody looks closely, or goes step by step, the daemon
+makes its calls itself, so that there is each of them to be seen.
+
+The kernel cannot know from the daemon's call that it has the socket, so it looks whether the
+message has been read.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import socket
+import termios
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, Protocol
+
+from umktls.abi.rpctls import SYS_umktls_together
+from umktls.errors import CallerError, PeerError
+from umktls.kernel.ground.events import Trace
+from umktls.kernel.owners.request import Request
+from umktls.upcall.datagrams import decode_request_untrusted, encode_reply, encode_request
+from umktls.upcall.syscalls import (
+    MAX_TOGETHER,
+    TAKEN,
+    GetsockoptArgs,
+    SocketCookieArgs,
+    TogetherArgs,
+    goes_alone,
+)
+
+__all__ = ["Brought", "FirstCalls", "Together"]
+
+
+class Replies(Protocol):
+    """What comes of umktls_together: its result, and the descriptor beside it."""
+
+    @property
+    def result(self) -> Any: ...
+
+    @property
+    def pass_descriptor(self) -> int | None: ...
+
+
+# umktls_together, in the name of the process whose netlink socket this is.
+Together = Callable[[TogetherArgs], Awaitable[Replies]]
+
+
+class Brought(NamedTuple):
+    """What an upcall brings besides: the reply to umktls_together, and the socket's descriptor."""
+
+    replies: bytes = b""
+    descriptor: int | None = None
+
+
+NOTHING = Brought()
+
+
+class FirstCalls:
+    """Those of the daemon at the other end of `sock`. `together` is set by who makes its calls."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.together: Together | None = None
+        self._sock = sock
+        self._questions: tuple[bytes, ...] = ()
+
+    def set(self, value: bytes) -> None:
+        """UMKTLS_FIRST_CALLS: what is asked behind the call that takes the socket; nothing has the
+        daemon take its sockets itself again. Raises `CallerError` for other calls than questions
+        about it."""
+        try:
+            args, end = TogetherArgs.xdr.read(memoryview(value), 0)
+            calls = [decode_request_untrusted(request).args for request in args.requests]
+        except PeerError as error:
+            raise CallerError(f"UMKTLS_FIRST_CALLS: {error}") from error
+        if end != len(value) or len(calls) >= MAX_TOGETHER or not all(map(is_question, calls)):
+            raise CallerError("UMKTLS_FIRST_CALLS are getsockopt(2) of the socket that is taken")
+        if self.together is None:
+            raise CallerError("nobody makes calls for this process", errno.EOPNOTSUPP)
+        self._questions = tuple(map(bytes, args.requests))
+
+    async def made_for(self, request: Request[Any], trace: Trace) -> Brought:
+        """What the upcall brings: nothing, if it is no CONNECT or somebody looks closely."""
+        sock, together = request.sock, self.together
+        if not self._questions or not request.offers or trace.close or trace.steps.kinds:
+            return NOTHING
+        assert together is not None, "`set` has seen to that"
+        assert sock is not None, "CONNECT is about one"
+        take = encode_request(0, SocketCookieArgs(sock.cookie))
+        answer = await together(TogetherArgs((take, *self._questions)))
+        request.unread = self._unread
+        reply = encode_reply(0, 0, answer.result, SYS_umktls_together)
+        return Brought(reply, answer.pass_descriptor)
+
+    def _unread(self) -> bool:
+        """Whether the daemon has not read all messages yet (unix(7), SIOCOUTQ)."""
+        try:
+            waiting = fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(4))
+        except OSError:
+            return False
+        return any(waiting)
+
+
+def is_question(args: object) -> bool:
+    return isinstance(args, GetsockoptArgs) and args.fd == TAKEN and not goes_alone(args)
