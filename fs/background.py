@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import syslog
-import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +115,8 @@ def _headline(error: Exception) -> str:
 
 def _kept_traceback(error: Exception) -> str:
     """Where the traceback is: the log is in the run directory, which goes with the mount."""
+    import tempfile
+
     try:
         descriptor, path = tempfile.mkstemp(prefix="umktls-mount-", suffix=".log")
         with open(descriptor, "w", errors="replace") as file:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -235,8 +236,6 @@ def _mount(plan: MountPlan) -> None:
         remount(plan.mountpoint, plan.options)
         return
     plan = _check(plan)
-    _check_fuse()
-
     if plan.foreground:
         _mount_in_foreground(plan)
         return
@@ -247,11 +246,14 @@ def _mount(plan: MountPlan) -> None:
         click.echo(printable(later), err=True)
 
 
-def _daemon_first(plan: MountPlan) -> AbstractContextManager[None]:
+@contextmanager
+def _daemon_first(plan: MountPlan) -> Iterator[None]:
     """Inside the block is the life of the mount: its daemon starts while the rest is imported."""
     from umktls.kernel.host.early import starting_early
 
-    return starting_early("client", plan.rundir, plan.config().daemon())
+    with starting_early("client", plan.rundir, plan.config().daemon()):
+        _check_fuse()
+        yield
 
 
 def _mount_in_foreground(plan: MountPlan) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from pathlib import Path
 
@@ -48,6 +47,8 @@ def check_may_mount(options: MountOptions) -> None:
     """
     if os.geteuid() == 0:
         return
+    import shutil
+
     for word in ("suid", "dev"):
         if word in options.fuse:
             raise CallerError(f"-o {word}: only root may ask for it; leave it out", errno.EPERM)

@@ -59,7 +59,7 @@ class Unheeded:
 
 def command(name: str, value: str) -> tuple[str, ...]:
     """The words of a command line."""
-    from umktls.kernel.host.children import agent_words
+    from umktls.kernel.host.commands import agent_words
 
     return agent_words(f"{name}=", value.strip('"'))
 

@@ -10,7 +10,7 @@ from umktls.abi.ports import NFS_PORT
 from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.kernel.captures.config import CaptureConfig
-from umktls.kernel.host.children import AgentCommand
+from umktls.kernel.host.commands import AgentCommand
 from umktls.kernel.krpc.mountconfig import MountConfig
 
 from .options import MountOptions

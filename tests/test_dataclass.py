@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import pickle
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, field, fields, replace
@@ -61,6 +62,11 @@ class Thing:
         return "a thing"
 
 
+@dataclass(frozen=True)
+class Nothing:
+    """No field at all."""
+
+
 def declared(make: Make, **how: bool) -> type[Any]:
     class Both:
         first: int
@@ -104,14 +110,36 @@ def test_it_has_what_the_standard_librarys_has(how: dict[str, bool]) -> None:
                 made(*wrong)
 
 
-def test_its_functions_are_compiled_when_the_first_is_called() -> None:
+def test_its_init_is_compiled_when_it_is_called() -> None:
     made = declared(dataclass, frozen=True)
     before = [made.__dict__[name] for name in FUNCTIONS]
     one = made(1)
     after = [made.__dict__[name] for name in FUNCTIONS]
-    assert [old is new for old, new in zip(before, after, strict=True)] == [False] * 4 + [True] * 2
+    assert [old is new for old, new in zip(before, after, strict=True)] == [False] + [True] * 5
     assert repr(one).endswith("Both(first=1, second=[])")
     assert made(1).second is not one.second
+
+
+def test_an_object_that_holds_itself_is_shown() -> None:
+    made = declared(dataclass)
+    one = made(1)
+    one.second = one
+    assert repr(one).endswith("Both(first=1, second=...)")
+
+
+def test_few_fields_are_compared() -> None:
+    for first, other, same in ((Wide(1), Wide(1), True), (Wide(1), Wide(2), False)):
+        assert (first == other) is same
+        assert (hash(first) == hash(other)) is same
+    nothing: Any = Nothing()
+    assert nothing == Nothing()
+    assert nothing != Wide(1)
+    assert Wide(math.nan) != Wide(float("nan"))  # type: ignore[arg-type]
+
+
+def test_wrong_arguments_name_the_class() -> None:
+    with pytest.raises(TypeError, match=r"Wide\.__init__\(\) missing 1 required"):
+        Wide()  # type: ignore[call-arg]
 
 
 def test_fields_of_each_kind() -> None:

@@ -1,17 +1,19 @@
-"""Dataclasses whose functions are compiled when they are first used.
+"""Dataclasses that cost a program's start little.
 
 The standard library's `dataclass` compiles up to six functions for each class, two million
-instructions, when a module is imported. A mount imports two hundred of them and uses half, each
-half of its functions: that was a quarter of what it did until it was up. What is declared here
-behaves the same, and has the same functions once the first of them was called.
+instructions, when a module is imported. A mount imports two hundred of them and uses half: that was
+a quarter of what it did until it was up. What is declared here behaves the same. Its `__init__` is
+compiled when it is first called, and nothing else is: comparing, hashing and showing are seldom.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import FrozenInstanceError, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, FrozenInstanceError, fields
 from functools import partial
+from operator import attrgetter
+from reprlib import recursive_repr
 from typing import TYPE_CHECKING, Any
 
 __all__ = ["dataclass"]
@@ -27,58 +29,117 @@ else:
         return declare if cls is None else declare(cls)
 
 
+Function = Callable[..., Any]
+
+
 def _declare(cls: type[Any], *, eq: bool, frozen: bool, how: Mapping[str, bool]) -> type[Any]:
     own = set(cls.__dict__)
     if cls.__doc__ is None:
         cls.__doc__ = cls.__name__  # a dataclass works out its signature otherwise
     made = dataclasses.dataclass(init=False, repr=False, eq=False, **how)(cls)
-    wanted = ["__init__", "__repr__"]
+    functions: dict[str, Function | None] = {
+        "__init__": _until_used(made, frozen),
+        "__repr__": _shown,
+    }
     if eq:
-        wanted.append("__eq__")
-        if frozen:
-            wanted.append("__hash__")
-        elif "__hash__" not in own:
-            made.__hash__ = None  # type: ignore[assignment]
-    late = [name for name in wanted if name not in own]
-    for name in late:
-        setattr(made, name, _until_used(made, name, late, frozen))
+        functions["__eq__"] = _equal(made)
+        functions["__hash__"] = _hashed(made) if frozen else None
+    for name, function in functions.items():
+        if name not in own:
+            setattr(made, name, function)
     if frozen:
         _guard(made, own)
     return made
 
 
-def _until_used(cls: type[Any], name: str, late: list[str], frozen: bool) -> Callable[..., Any]:
-    """What stands in the place of one of the class's functions until one of them is called."""
+def _until_used(cls: type[Any], frozen: bool) -> Function:
+    """What stands in the place of the class's `__init__` until it is called. It does not matter if
+    two threads complete it."""
 
-    def complete_and_call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        _complete(cls, late, frozen)
-        return getattr(cls, name)(self, *args, **kwargs)
+    def complete_and_call(self: Any, /, *args: Any, **kwargs: Any) -> None:
+        cls.__init__ = _init(cls, frozen)
+        cls.__init__(self, *args, **kwargs)
 
     return complete_and_call
 
 
-def _complete(cls: type[Any], late: list[str], frozen: bool) -> None:
-    """Give a class its functions. It does not matter if two threads do so."""
-    declared = [
-        (
-            each.name,
-            object,
-            dataclasses.field(
-                default=each.default,
-                default_factory=each.default_factory,
-                init=each.init,
-                repr=each.repr,
-                hash=each.hash,
-                compare=each.compare,
-                kw_only=each.kw_only,
-            ),
-        )
-        for each in fields(cls)
-    ]
-    prepared = {"__post_init__": None} if hasattr(cls, "__post_init__") else {}
-    twin = dataclasses.make_dataclass(cls.__name__, declared, namespace=prepared, frozen=frozen)
-    for name in late:
-        setattr(cls, name, twin.__dict__[name])
+def _init(cls: type[Any], frozen: bool) -> Function:
+    """The class's `__init__`."""
+    every = fields(cls)
+    space: dict[str, Any] = {"_set": object.__setattr__, "_missing": MISSING}
+    space |= {f"_default_{each.name}": each.default for each in every}
+    space |= {f"_factory_{each.name}": each.default_factory for each in every}
+    lines = [f"def __init__({_parameters(every)}):", "pass"]
+    lines += [line for each in every for line in _assignment(each, frozen)]
+    if hasattr(cls, "__post_init__"):
+        lines.append("self.__post_init__()")
+    exec(compile("\n ".join(lines), f"<functions of {cls.__name__}>", "exec"), space)
+    made: Function = space["__init__"]
+    made.__qualname__ = f"{cls.__qualname__}.__init__"
+    made.__module__ = cls.__module__
+    return made
+
+
+def _parameters(every: Sequence[Field[Any]]) -> str:
+    asked = [each for each in every if each.init]
+    named = [_parameter(each) for each in asked if each.kw_only]
+    others = [_parameter(each) for each in asked if not each.kw_only]
+    return ", ".join(["self", *others, *(["*", *named] if named else [])])
+
+
+def _parameter(each: Field[Any]) -> str:
+    needed = each.default is MISSING and each.default_factory is MISSING
+    return each.name if needed else f"{each.name}=_default_{each.name}"
+
+
+def _assignment(each: Field[Any], frozen: bool) -> Sequence[str]:
+    """The line that gives the field its value, if it gets one."""
+    name = value = each.name
+    if each.default_factory is not MISSING:
+        value = f"_factory_{name}()"
+        if each.init:
+            value += f" if {name} is _missing else {name}"
+    elif not each.init:
+        if each.default is MISSING:
+            return ()
+        value = f"_default_{name}"
+    return [f"_set(self, {name!r}, {value})" if frozen else f"self.{name} = {value}"]
+
+
+@recursive_repr()
+def _shown(self: Any) -> str:
+    values = (f"{each.name}={getattr(self, each.name)!r}" for each in fields(self) if each.repr)
+    return f"{self.__class__.__qualname__}({', '.join(values)})"
+
+
+def _equal(cls: type[Any]) -> Function:
+    values = _values(each.name for each in fields(cls) if each.compare)
+
+    def __eq__(self: Any, other: Any) -> bool:
+        if self.__class__ is not other.__class__:
+            return NotImplemented
+        same: bool = values(self) == values(other)
+        return same
+
+    return __eq__
+
+
+def _hashed(cls: type[Any]) -> Function:
+    asked = {each.name: each.compare if each.hash is None else each.hash for each in fields(cls)}
+    values = _values(name for name, yes in asked.items() if yes)
+
+    def __hash__(self: Any) -> int:
+        return hash(values(self))
+
+    return __hash__
+
+
+def _values(names: Iterable[str]) -> Function:
+    """What gives an object's attributes of these names, as a tuple."""
+    every = tuple(names)
+    if len(every) > 1:
+        return attrgetter(*every)
+    return lambda self: tuple(getattr(self, name) for name in every)
 
 
 def _guard(cls: type[Any], own: set[str]) -> None:

@@ -24,7 +24,7 @@ import trio
 from tests.bench import files, rpcs
 from tests.bench.figures import Figure
 from umktls.errors import WorldError
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 from umktls.kernel.krpc.client import boot_client
 
 __all__ = ["RATE", "measure", "seconds"]

@@ -18,6 +18,7 @@ from tests.bench.figures import Figure
 from tests.bench.underload import Load, served, under_load
 from umktls.cli.control import Host as Remote
 from umktls.errors import WorldError
+from umktls.kernel.ground import hostclock
 from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.client import MountConfig
 
@@ -66,7 +67,7 @@ def measure() -> Iterator[Figure]:
 def run(connections: int) -> Outcome:
     """So many connections, and all daemons killed once. Raises `UmktlsError`."""
     with served("restarts", "--daemons", str(DAEMONS)) as (config, server):
-        return trio.run(measure_restarts, config, server, connections)
+        return hostclock.run(measure_restarts, config, server, connections)
 
 
 async def measure_restarts(config: MountConfig, server: Remote, connections: int) -> Outcome:

@@ -18,7 +18,7 @@ from tests.conftest import KERNEL_LACKS, patience
 from umktls.cli import tree
 from umktls.cli.demo_run import LEAVE_OUT, usual_trees
 from umktls.cli.umount import mounts
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 
 pytestmark = [
     pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason=f"{KERNEL_LACKS} FUSE"),

@@ -74,6 +74,28 @@ def test_what_others_have_installed_is_not_looked_at_for_a_command_that_is_known
     assert "importlib.metadata" not in modules
 
 
+FIRST = """
+import sys
+from umktls.cli.main import main
+from umktls.kernel.host import early
+from umktls_fs import command
+def daemons_start(role, path, commands):
+    list(commands)
+    print(*sys.modules, file=sys.__stdout__)
+    raise SystemExit(0)
+early.starting_early = daemons_start
+command._check = lambda plan: plan
+main(["mount", "127.0.0.1:/", "/", "-o", "mtls", "-f"])
+"""
+
+
+def test_the_daemon_of_a_mount_starts_before_what_is_large_is_imported() -> None:
+    command = [sys.executable, "-c", FIRST]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=True)
+    unwanted = HEAVY | {"random", "shutil", "tempfile"}
+    assert unwanted & set(done.stdout.split()) == set()
+
+
 def test_a_daemon_imports_what_it_needs() -> None:
     program = "import sys, umktls_daemons.programs.rpctlscd; print(*sys.modules)"
     command = [sys.executable, "-c", program]

@@ -18,7 +18,7 @@ from umktls.cli.serve import serve
 from umktls.cli.serve_options import ServeOptions
 from umktls.cli.serving import ready_line
 from umktls.errors import CallerError
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 from umktls.nfsd.exports.exports import Export
 
 

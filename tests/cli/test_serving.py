@@ -19,7 +19,7 @@ from tests.conftest import patience
 from umktls.certs import layout
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 from umktls.kernel.krpc.plaincalls import Place, plain_calls
 from umktls.nfs.program import MOUNT3, NFS3
 from umktls.rpc.client import ProgramUnavailable

@@ -14,7 +14,7 @@ from pathlib import Path
 from umktls.certs import layout
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 
 __all__ = ["PAGE", "PICTURE", "record"]
 

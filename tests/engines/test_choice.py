@@ -13,7 +13,7 @@ from umktls.cli.main import main
 from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.sockets.engines import abilities, chosen_engines
 from umktls.ktls.engines import BUILTIN_ENGINES, Route, get_engine, route_of, software
-from umktls.ktls.engines.choice import EngineChoice, parse_engines
+from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice, parse_engines
 from umktls.ktls.engines.software import SoftwareEngine
 
 
@@ -90,6 +90,13 @@ def test_null_is_loud() -> None:
     (text,) = parse_engines("rx=null").warnings()
     assert "CLEAR TEXT" in text
     assert parse_engines("bounce").warnings() == []
+
+
+def test_the_default_engines_have_none() -> None:
+    """They are not loaded to be asked, so it has to be so."""
+    loaded = DEFAULT_CHOICE.engines().values()
+    assert [getattr(engine, "warning", None) for engine in loaded] == [None, None]
+    assert DEFAULT_CHOICE.warnings() == []
 
 
 def test_an_engine_that_says_nothing_more_makes_records() -> None:

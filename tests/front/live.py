@@ -16,7 +16,7 @@ from tests.conftest import patience
 from tests.system.live import event, now
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 
 __all__ = ["Fronting", "fronting"]
 

@@ -27,7 +27,7 @@ from umktls.cli.front_options import FrontOptions
 from umktls.cli.main import main
 from umktls.cli.sandbox import Sandbox
 from umktls.errors import WorldError
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 from umktls.nfsd.exports.exports import Security
 
 PROJECT = Path(__file__).parents[2] / "umktls" / "kernel"

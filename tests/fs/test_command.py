@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from tests.conftest import patience
 from tests.fs.mounted import needs_fuse
 from tests.ports import silent_port
 from umktls.errors import CallerError
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 
 SECONDS = 30
 
@@ -259,3 +261,25 @@ def test_nohup_is_obeyed_in_the_foreground() -> None:
     finally:
         signal.signal(signal.SIGHUP, before)
     assert signal.SIGHUP in heeded(replace(plan, foreground=True))
+
+
+@pytest.mark.parametrize("how", [(), ("-f",)], ids=["background", "foreground"])
+def test_without_pyfuse3_one_line_says_so(how: tuple[str, ...], tmp_path: Path) -> None:
+    """Its import fails when the daemon starts already; nothing of that is left."""
+    needs_fuse()
+    (tmp_path / "pyfuse3.py").write_text("raise ImportError('no libfuse3')")
+    (tmp_path / "run").mkdir(mode=0o700)
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
+    program = [sys.executable, program_path("umktls"), "mount", "127.0.0.1:1:/"]
+    done = subprocess.run(
+        [*program, str(mountpoint), "-o", "tls", *how],
+        env=os.environ | {"PYTHONPATH": str(tmp_path), "UMKTLS_RUNDIR": str(tmp_path / "run")},
+        capture_output=True,
+        text=True,
+        timeout=patience(SECONDS),
+    )
+    assert done.returncode == 32
+    assert "mounting needs pyfuse3, which cannot be imported: no libfuse3" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list((tmp_path / "run").iterdir()) == []

@@ -16,7 +16,7 @@ import trio.testing
 
 from tests.conftest import patience
 from umktls.cli.lesson_player import typed
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 
 
 class Terminal:

@@ -21,7 +21,7 @@ from tests.conftest import patience
 from tests.peers.ganesha import listens
 from tests.peers.namespace import Namespace, namespace, needs
 from tests.system.live import until
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 
 SECONDS = 40.0
 EXPORT = "/run/export"

@@ -22,7 +22,7 @@ from tests.peers.test_ganesha import PROJECT, hashes
 from tests.system.live import needs_fuse, run
 from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 from umktls.rpc.message import AcceptedReply, AuthSys, encode_call, parse_untrusted
 from umktls.rpc.record import mark
 

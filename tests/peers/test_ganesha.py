@@ -15,7 +15,7 @@ from tests.peers.ganesha import MOUNT_PORT, Ganesha
 from tests.system.live import event, needs_fuse, run
 from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 
 # MOUNT is found by rpcbind, over TCP and over UDP, of IPv4 and of IPv6, or without it.
 WAYS = [

@@ -8,7 +8,7 @@ import pytest
 
 from tests.peers.ganesha import Ganesha
 from tests.peers.namespace import needs
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 
 
 @pytest.mark.parametrize("option", ["--exports", "--all", "--directories", "--no-headers"])

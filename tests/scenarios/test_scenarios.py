@@ -20,7 +20,7 @@ from umktls.cli.main import main
 from umktls.cli.run_daemon import OWN_ARGUMENTS
 from umktls.errors import WorldError
 from umktls.kernel.host.boot import booted
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 from umktls.kernel.host.config import HostConfig
 from umktls.scenarios import runner
 from umktls.scenarios.bench import DAEMONS, Role

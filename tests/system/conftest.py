@@ -15,7 +15,7 @@ from tests.system.live import Live, live, needs_fuse
 from tests.system.relay import Relay, relaying
 from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 
 MOUNT_SECONDS = 40
 

@@ -25,7 +25,7 @@ from tests.conftest import patience
 from umktls.certs import layout
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 
 LOOK_AGAIN_SECONDS = 0.02
 TRACE_SECONDS = 40

@@ -9,7 +9,7 @@ from tests.system.live import ended, run, until
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
 from umktls.cli.umount import mounts
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 
 TEXT = "what the server has"
 

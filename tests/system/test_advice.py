@@ -15,7 +15,7 @@ from tests.conftest import patience
 from tests.system.conftest import MOUNT_SECONDS, Command
 from tests.system.live import until
 from umktls.cli.sandbox import Sandbox
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from tests.system.live import event, kill, live, needs_fuse, now, until
 from umktls.certs import layout
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 
 pytestmark = pytest.mark.long
 

@@ -20,7 +20,7 @@ from umktls.certs import layout
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
 from umktls.cli.umount import mounts
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from umktls.cli.control import find_hosts
 from umktls.cli.sandbox import Sandbox
 from umktls.cli.umount import mounts
 from umktls.kernel.host import mountinfo
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 
 
 def test_bg_goes_on_until_the_server_comes(umktls: Command, sandbox: Sandbox) -> None:

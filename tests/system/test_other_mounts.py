@@ -15,7 +15,7 @@ from tests.system.live import needs_fuse, until
 from tests.system.mounting import TEXT
 from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 
 
 @pytest.fixture

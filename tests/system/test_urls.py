@@ -20,7 +20,7 @@ import pytest
 from tests.conftest import patience
 from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 
 ODD = b"caf\xe9 \x1b[31m"
 NO_FUSE = "no FUSE on this machine"

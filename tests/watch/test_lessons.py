@@ -16,7 +16,7 @@ from tests.watch.browser import browser, opened
 from tests.watch.test_live import watching
 from umktls.cli.sandbox import Sandbox
 from umktls.errors import WorldError
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 from umktls.lessons.table import LESSONS, load
 from umktls.watch.app import application
 from umktls.watch.feed import Feed

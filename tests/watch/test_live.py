@@ -21,7 +21,7 @@ from tests.docs.recording import record
 from tests.watch.browser import browser, opened
 from umktls.certs import layout
 from umktls.cli.sandbox import Sandbox
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
 

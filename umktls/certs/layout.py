@@ -17,7 +17,6 @@ import errno
 import ipaddress
 import os
 import re
-import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -151,7 +150,7 @@ def _refuse_existing(paths: Iterator[Path]) -> None:
 def write_file(path: Path, content: bytes, mode: int = _PUBLIC) -> None:
     """A new file, whole or not at all, in the place of one that is there. It has its mode from the
     start: a key is never readable for others, not even briefly. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with open(descriptor, "wb") as file:

@@ -29,7 +29,7 @@ from umktls.cli.story import first_connection, life, missing
 from umktls.cli.trace import line
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.captures.config import CaptureConfig
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 from umktls.printable import printable
 
 __all__ = ["LEAVE_OUT", "run_demo", "usual_trees"]

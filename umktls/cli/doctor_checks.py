@@ -17,7 +17,7 @@ from typing import Any, Literal
 from umktls.cli.system_packages import MOUNT_BUILD, command
 from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 from umktls.kernel.host.rundir import RunDirectory, run_base
 from umktls.kernel.sockets import hosttls
 

@@ -25,7 +25,7 @@ from umktls.ktls.engines.choice import parse_engines
 
 # What a server needs is imported where it is used: wrong usage is told at once, and help is too.
 if TYPE_CHECKING:
-    from umktls.kernel.host.children import AgentCommand
+    from umktls.kernel.host.commands import AgentCommand
     from umktls.kernel.krpc.serverhost import ServerConfig
     from umktls.nfsd.exports.exports import Security
 
@@ -152,7 +152,7 @@ class HostOptions:
 
     def agent(self) -> AgentCommand | None:
         """What --daemon says. Raises CallerError."""
-        from umktls.kernel.host.children import AgentCommand, agent_words
+        from umktls.kernel.host.commands import AgentCommand, agent_words
 
         if self.daemon is None:
             return None
@@ -176,7 +176,7 @@ class HostOptions:
             )
 
     def _check_agent(self) -> None:
-        from umktls.kernel.host.children import check_agent
+        from umktls.kernel.host.commands import check_agent
 
         check_agent(self.agent(), self.no_daemon, personality(self.personality))
         if self.daemon is None:

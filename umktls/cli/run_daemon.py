@@ -107,7 +107,7 @@ def run_daemon(
       umktls run-daemon --role server -- tlshd -s -c {config}
     """
     # Late, as all that a host needs: wrong usage is told at once.
-    from umktls.kernel.host.children import program_path
+    from umktls.kernel.host.commands import program_path
     from umktls.scenarios.bench import DAEMONS
     from umktls.scenarios.runner import choose
 

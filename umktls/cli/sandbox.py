@@ -21,7 +21,7 @@ from typing import Self
 from umktls.cli.control import Host, find_hosts
 from umktls.cli.umount import mounts, unmount
 from umktls.errors import UmktlsError, WorldError
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 
 __all__ = ["Sandbox"]
 

@@ -23,7 +23,7 @@ import trio
 from umktls.certs.pki import Authority
 from umktls.dataclass import dataclass
 from umktls.kernel.captures.config import CaptureConfig
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 from umktls.kernel.host.host import Host
 from umktls.kernel.host.rundir import next_place
 from umktls.ktls.engines.choice import parse_engines

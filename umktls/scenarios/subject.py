@@ -12,7 +12,7 @@ from typing import Literal, Self
 import trio
 
 from umktls.errors import WorldError
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 from umktls.kernel.host.host import Host
 from umktls.kernel.owners.request import DaemonGone
 

@@ -21,7 +21,7 @@ from typing import IO, Any
 import trio
 
 from umktls.errors import PeerError
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 from umktls.lessons.player import Part
 from umktls.watch.feed import Feed
 from umktls.watch.hosts import lines

@@ -17,7 +17,7 @@ from tests.conftest import KERNEL_LACKS, patience
 from tests.tlsworld import AUTHORITY
 from umktls.cli.control import Host
 from umktls.cli.sandbox import Sandbox
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 from umktls.kernel.krpc.client import boot_client, own_credential
 from umktls.kernel.krpc.rpc_client import RpcClient
 from umktls.nfs.program import MOUNT3

@@ -26,14 +26,8 @@ from umktls.kernel.ground import refusals
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.host import children
 from umktls.kernel.host.boot import booted
-from umktls.kernel.host.children import (
-    AgentCommand,
-    Child,
-    DaemonCommand,
-    agent_words,
-    check_agent,
-    describe_end,
-)
+from umktls.kernel.host.children import Child, describe_end
+from umktls.kernel.host.commands import AgentCommand, DaemonCommand, agent_words, check_agent
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.host import Host
 

@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import patience
 from umktls.abi.rpctls import HOST_PIPE
 from umktls.errors import WorldError
-from umktls.kernel.host.children import AgentCommand
+from umktls.kernel.host.commands import AgentCommand
 from umktls.kernel.host.early import claim, starting_early
 
 # Says what it reads in the pipe; at its end nothing.

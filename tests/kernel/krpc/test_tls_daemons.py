@@ -15,7 +15,7 @@ import trio
 from tests.conftest import patience
 from umktls.abi.personality import PERSONALITIES
 from umktls.abi.rpctls import RPCTLS_SYSC_SRVSTARTUP
-from umktls.kernel.host.children import program_path
+from umktls.kernel.host.commands import program_path
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.echo import SAY
 from umktls.testing.hosts import Pair, pair

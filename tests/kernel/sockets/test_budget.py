@@ -139,7 +139,7 @@ async def test_who_has_had_its_message_is_not_dropped(autojump_clock: Clock) -> 
 
 async def test_memory_is_given_back_when_it_is_over(autojump_clock: Clock) -> None:
     """Not after little, not while more comes, and each time once."""
-    budget, given = Budget(), []
+    budget, given = Budget(2 * MUCH), []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(afterwards, budget, lambda: given.append(trio.current_time()))
         budget.give(await budget.take(MUCH - 1))

@@ -18,10 +18,8 @@ from collections.abc import Callable
 
 import trio
 
-__all__ = ["ARRIVAL_SECONDS", "LARGE", "REQUEST_BYTES", "Budget", "Share", "afterwards"]
+__all__ = ["ARRIVAL_SECONDS", "LARGE", "Budget", "Share", "afterwards"]
 
-# A server's default: 128 of the largest requests.
-REQUEST_BYTES = 256 * 1024 * 1024
 # A smaller request costs no more than a connection does anyhow.
 LARGE = 64 * 1024
 # 2 MiB in this time are less than two megabits a second.
@@ -35,7 +33,7 @@ QUIET_SECONDS = 1.0
 class Budget:
     """See the module. `limit` is in bytes; a single request may have all of it."""
 
-    def __init__(self, limit: int = REQUEST_BYTES) -> None:
+    def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
         self._most = 0

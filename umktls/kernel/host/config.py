@@ -11,17 +11,18 @@ from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.abi.rpctls import DEFAULT_CONNECTS
 from umktls.dataclass import dataclass
 from umktls.kernel.captures.config import CaptureConfig
-from umktls.kernel.ground.budget import REQUEST_BYTES
-from umktls.kernel.host.children import DaemonCommand
+from umktls.kernel.host.commands import DaemonCommand
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 
-__all__ = ["CERTS_PLACE", "OWN_DAEMON_SECONDS", "HostConfig"]
+__all__ = ["CERTS_PLACE", "OWN_DAEMON_SECONDS", "REQUEST_BYTES", "HostConfig"]
 
 # In advice, where nobody has said which directory.
 CERTS_PLACE = Path("CERTS")
 # How long a daemon that the host has started has to register. If it fails, its end is seen at once;
 # on a machine that is very busy it takes more than a quarter of a minute.
 OWN_DAEMON_SECONDS = 60.0
+# 128 of the largest requests.
+REQUEST_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

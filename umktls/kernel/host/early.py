@@ -28,7 +28,7 @@ _waiting: dict[tuple[str, ...], tuple[subprocess.Popen[bytes], int]] = {}
 
 
 class Command(Protocol):
-    """What `children.DaemonCommand` says. `waits`: it heeds HOST_PIPE."""
+    """What `commands.DaemonCommand` says. `waits`: it heeds HOST_PIPE."""
 
     waits: ClassVar[bool]
 

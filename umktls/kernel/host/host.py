@@ -200,11 +200,7 @@ class Host(HostState):
         kernel takes no second key.
         """
         chosen = self.renewals.chosen(how)
-        asked = self.established(connection)
-        ways = [await self.renewals.renew(sock, chosen) for sock in asked]
-        counts = {"rekeyed": ways.count("keyupdate"), "reconnected": ways.count("reconnect")}
-        updated = [sock for sock, way in zip(asked, ways, strict=True) if way == "keyupdate"]
-        return counts | await self.renewals.outcomes(updated)
+        return await self.renewals.renew_all(self.established(connection), chosen)
 
     def renew_sessions(self, reason: str) -> None:
         """Have the peers that have shown a certificate make new connections: what the daemon says

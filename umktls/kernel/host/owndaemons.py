@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 import trio
 
 from umktls.errors import WorldError
-from umktls.kernel.host.children import Child, DaemonCommand
+from umktls.kernel.host.children import Child
+from umktls.kernel.host.commands import DaemonCommand
 from umktls.kernel.host.state import HostState
 from umktls.kernel.upcalls.daemons import Daemons
 

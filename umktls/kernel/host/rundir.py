@@ -11,8 +11,6 @@ import errno
 import itertools
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +37,8 @@ def run_base() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime:
         return Path(runtime) / "umktls"
+    import tempfile
+
     return Path(tempfile.gettempdir()) / f"umktls-{os.getuid()}"
 
 
@@ -163,4 +163,6 @@ class RunDirectory:
 
     def remove(self) -> None:
         """Remove the directory and all in it."""
+        import shutil
+
         shutil.rmtree(self.path, ignore_errors=True)

@@ -10,7 +10,7 @@ from umktls.abi.ports import NFS_PORT
 from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.kernel.captures.config import CaptureConfig
-from umktls.kernel.host.children import AgentCommand, DaemonCommand, check_agent
+from umktls.kernel.host.commands import AgentCommand, DaemonCommand, check_agent
 from umktls.kernel.host.config import OWN_DAEMON_SECONDS
 from umktls.ktls.engines.choice import DEFAULT_CHOICE, EngineChoice
 

@@ -20,12 +20,11 @@ from umktls.abi.rpctls import DEFAULT_CONNECTS
 from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError
 from umktls.kernel.captures.config import CaptureConfig
-from umktls.kernel.ground.budget import REQUEST_BYTES
 from umktls.kernel.ground.refusals import outlived
 from umktls.kernel.host.accepting import accept_loop, taken_from_trio
 from umktls.kernel.host.boot import booted
-from umktls.kernel.host.children import AgentCommand, DaemonCommand
-from umktls.kernel.host.config import CERTS_PLACE, OWN_DAEMON_SECONDS, HostConfig
+from umktls.kernel.host.commands import AgentCommand, DaemonCommand
+from umktls.kernel.host.config import CERTS_PLACE, OWN_DAEMON_SECONDS, REQUEST_BYTES, HostConfig
 from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.admission import DEFAULT_LIMITS, Admission, Limits
 from umktls.kernel.krpc.listening import listen, port_of

@@ -5,18 +5,27 @@ TLS of Linux before 6.14 and of FreeBSD takes no second key, so the connection b
 calls that were under way; on a Linux client even a hard mount's fail (EBADMSG). That cannot be
 asked beforehand. So `auto` sends one only to a peer that has sent one itself, or has answered one,
 on this connection or an earlier one; all others get a new connection, in order and in time.
+
+Between a KeyUpdate and the key behind it a connection's calls wait. Where somebody asks for new
+keys of many connections, each daemon's therefore stand in line: one is in the middle of it, and the
+others go on under their old keys until it is their turn. A server begins with the newest, a client
+with the oldest: hosts that renew at the same time meet, and what one has renewed the other need
+not. A key near its limit does not stand in line.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Literal
 
 import trio
 
 from umktls.errors import CallerError
+from umktls.kernel.owners.upcalls import DaemonHandle
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls import tls
+from umktls.ktls.session import Direction
 
 __all__ = ["POLICIES", "Renewals", "Way"]
 
@@ -28,6 +37,8 @@ WHY = "its keys are to be renewed"
 # For the answer to a KeyUpdate, of which whoever asked for it is told. A peer may take until it has
 # something to send (RFC 8446 section 4.6.3).
 ANSWER_SECONDS = 2.0
+# For the same while others stand in line: for one, and for all in a line, however long it is.
+TURN_SECONDS, LINE_SECONDS = 0.05, 5.0
 
 
 class Renewals:
@@ -59,7 +70,12 @@ class Renewals:
 
     def _settle(self, sock: KernelSocket) -> None:
         if sock in self._settled:
-            self._settled[sock].set()
+            self._settled.pop(sock).set()
+
+    async def _answered(self, sock: KernelSocket) -> None:
+        """Wait until it is known what has come of our KeyUpdate."""
+        while sock.update_unanswered and not sock.closed:
+            await self._settled.setdefault(sock, trio.Event()).wait()
 
     async def outcomes(self, updated: list[KernelSocket]) -> dict[str, int]:
         """What came of KeyUpdates that were just sent, where that was no answer.
@@ -69,10 +85,7 @@ class Renewals:
         """
         with trio.move_on_after(ANSWER_SECONDS):
             for sock in updated:
-                if sock.update_unanswered and not sock.closed:
-                    await self._settled.setdefault(sock, trio.Event()).wait()
-        for sock in updated:
-            self._settled.pop(sock, None)
+                await self._answered(sock)
         left = [sock for sock in updated if sock.update_unanswered]
         ended = sum(sock.closed for sock in left)
         counts = {"ended": ended, "unanswered": len(left) - ended}
@@ -100,6 +113,46 @@ class Renewals:
             )
         return how
 
+    async def renew_all(self, asked: list[KernelSocket], how: str) -> dict[str, int]:
+        """Renew the keys of all these by `how`; returns how many were "rekeyed" by a KeyUpdate,
+        ours or the peer's, and how many "reconnected", with the `outcomes` of the first.
+
+        Raises `UnsupportedError` as `renew`.
+        """
+        if asked and how != "reconnect":
+            tls.check_rekeys(self._host)
+        ways: dict[KernelSocket, Way] = {}
+        async with trio.open_nursery() as nursery:
+            for line in self._lines(asked):
+                nursery.start_soon(self._renew_line, line, how, ways)
+        found = list(ways.values())
+        counts = {"rekeyed": found.count("keyupdate"), "reconnected": found.count("reconnect")}
+        updated = [sock for sock, way in ways.items() if way == "keyupdate"]
+        return counts | await self.outcomes(updated)
+
+    def _lines(self, asked: list[KernelSocket]) -> Iterable[list[KernelSocket]]:
+        """A line for each daemon, in the order of their turns."""
+        lines: dict[DaemonHandle | None, list[KernelSocket]] = {}
+        for sock in asked if self._host.config.role == "client" else reversed(asked):
+            lines.setdefault(sock.owner.handle, []).append(sock)
+        return lines.values()
+
+    async def _renew_line(
+        self, line: list[KernelSocket], how: str, ways: dict[KernelSocket, Way]
+    ) -> None:
+        """One after the other; what came of each goes into `ways`."""
+        before = {sock: dict(sock.state.keys_set) for sock in line}
+        ends = trio.current_time() + LINE_SECONDS
+        for sock in line:
+            with turn(ends):
+                await followed(sock)
+            if how != "reconnect" and renewed_since(sock, before[sock]):
+                ways[sock] = "keyupdate"
+            elif not sock.closed:
+                ways[sock] = await self.renew(sock, how)
+            with turn(ends):
+                await self._answered(sock)
+
     async def renew(self, sock: KernelSocket, how: str) -> Way:
         """Renew the keys of an established session by `how`; what came of it, empty for nothing.
 
@@ -125,6 +178,22 @@ class Renewals:
         self._host.trace.emit("retire", sock.name, reason=WHY + unknown)
         sock.rpc.retire(WHY)
         return True
+
+
+def turn(ends: float) -> trio.CancelScope:
+    """For so long the others in a line wait, which is not to take longer than until `ends`."""
+    return trio.CancelScope(deadline=min(trio.current_time() + TURN_SECONDS, ends))
+
+
+async def followed(sock: KernelSocket) -> None:
+    """Wait until a KeyUpdate of the peer's that is handed up has been followed."""
+    if sock.following is not None:
+        await sock.following.over.wait()
+
+
+def renewed_since(sock: KernelSocket, before: dict[Direction, int]) -> bool:
+    """Whether both directions have had new keys since `keys_set` was `before`."""
+    return all(times > before[direction] for direction, times in sock.state.keys_set.items())
 
 
 def checked(policy: str) -> str:

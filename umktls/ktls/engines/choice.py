@@ -37,7 +37,10 @@ class EngineChoice:
         return chosen
 
     def warnings(self) -> list[str]:
-        """What whoever uses these engines has to know, every time."""
+        """What whoever uses these engines has to know, every time. There is nothing of the default
+        ones, and to learn that they need not be loaded."""
+        if self == DEFAULT_CHOICE:
+            return []
         texts = [getattr(engine, "warning", None) for engine in self.engines().values()]
         return [text for text in dict.fromkeys(texts) if text]
 
