@@ -132,26 +132,44 @@ async def test_one_after_the_other(umktls_joined: Boot, autojump_clock: Clock, s
         assert [times(sock) for sock in in_turn(both, side)] == [(2, 2)] * 3
 
 
-async def test_a_peer_that_takes_its_time_costs_the_others_a_moment(
-    umktls_joined: Boot, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+async def test_an_answer_is_looked_for_where_no_call_is_out(
+    umktls_joined: Boot, autojump_clock: Clock
 ) -> None:
-    """It may answer when it has something to send (RFC 8446 section 4.6.3). A line is not longer
-    for that than its time, however many stand in it."""
-    monkeypatch.setattr(renewal, "LINE_SECONDS", 2.5 * renewal.TURN_SECONDS)
+    """A client looks at such a connection now and then only, otherwise."""
+    async with umktls_joined() as both:
+        await connections(both, 2)
+        start = trio.current_time()
+        await ask(both, "client", {"rekeyed": 2, "reconnected": 0})
+        assert trio.current_time() == start
+
+
+@pytest.mark.parametrize("seconds", [2.5, 100.0])
+async def test_a_peer_that_takes_its_time_costs_the_others_a_moment(
+    umktls_joined: Boot, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """It may answer when it has something to send (RFC 8446 section 4.6.3). So each wait that was
+    in vain makes the next one shorter, and all together have an end."""
+    one = renewal.TURN_SECONDS
+    monkeypatch.setattr(renewal, "LINE_SECONDS", seconds * one)
     began: list[float] = []
     async with umktls_joined() as both:
-        await connections(both, 5)
+        await connections(both, 6)
+        rest = in_turn(both, "client")[2:]
         both.server_daemon.late = LATE
         start = trio.current_time()
 
         def look(event: dict[str, Any]) -> None:
             if event["event"] == "rekey":
-                began.append(trio.current_time() - start)
+                began.append((trio.current_time() - start) / one)
+                if event["connection"] == rest[1].name:
+                    both.server_daemon.late = 0.0
+                elif event["connection"] == rest[2].name:
+                    both.server_daemon.late = LATE
 
         with both.client.trace.subscribed(look):
-            async with asking(both, "client", 5, 5):
+            async with asking(both, "client", 6, 5):
                 pass
-        assert began == pytest.approx([renewal.TURN_SECONDS * each for each in (0, 1, 2, 2.5, 2.5)])
+        assert began == pytest.approx([0, 1, 1.5, 1.75, 1.75, min(2.75, seconds)], abs=0.001)
 
 
 @both_sides
@@ -204,6 +222,7 @@ async def test_hosts_that_renew_at_the_same_time_meet(
     number = 8
     async with umktls_joined() as both:
         await connections(both, number)
+        both.client_daemon.late = both.server_daemon.late = 1.0
         async with trio.open_nursery() as nursery:
             for side in OTHER:
                 nursery.start_soon(ask, both, side, {"rekeyed": number, "reconnected": 0})

@@ -142,16 +142,17 @@ class Renewals:
     ) -> None:
         """One after the other; what came of each goes into `ways`."""
         before = {sock: dict(sock.state.keys_set) for sock in line}
-        ends = trio.current_time() + LINE_SECONDS
+        patience = Patience()
         for sock in line:
-            with turn(ends):
+            with trio.CancelScope(deadline=patience.ends()):
                 await followed(sock)
             if how != "reconnect" and renewed_since(sock, before[sock]):
                 ways[sock] = "keyupdate"
             elif not sock.closed:
                 ways[sock] = await self.renew(sock, how)
-            with turn(ends):
-                await self._answered(sock)
+                with trio.CancelScope(deadline=patience.ends()) as turn:
+                    await self._answered(sock)
+                patience.learn(in_vain=turn.cancelled_caught)
 
     async def renew(self, sock: KernelSocket, how: str) -> Way:
         """Renew the keys of an established session by `how`; what came of it, empty for nothing.
@@ -164,6 +165,7 @@ class Renewals:
         if how == "keyupdate" or (how == "auto" and self.follows(sock)):
             sock.update_unanswered = True  # before the upcall ends the peer may have answered
             if await tls.rekey(self._host, sock):
+                sock.rpc.resume()  # the peer's answer is awaited, whether or not calls are
                 return "keyupdate"
             sock.update_unanswered = False
             if how == "keyupdate":
@@ -180,9 +182,21 @@ class Renewals:
         return True
 
 
-def turn(ends: float) -> trio.CancelScope:
-    """For so long the others in a line wait, which is not to take longer than until `ends`."""
-    return trio.CancelScope(deadline=min(trio.current_time() + TURN_SECONDS, ends))
+class Patience:
+    """For how long those in a line wait for the one whose turn it is: after each wait that was in
+    vain half as long, since idle peers may all answer late, and for so long in all."""
+
+    def __init__(self) -> None:
+        self._seconds = TURN_SECONDS
+        self._over = trio.current_time() + LINE_SECONDS
+
+    def ends(self) -> float:
+        """Until when, if it begins now."""
+        return min(trio.current_time() + self._seconds, self._over)
+
+    def learn(self, *, in_vain: bool) -> None:
+        """How a wait has ended."""
+        self._seconds = self._seconds / 2 if in_vain else TURN_SECONDS
 
 
 async def followed(sock: KernelSocket) -> None:
