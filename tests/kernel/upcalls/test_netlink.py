@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
 import struct
 from pathlib import Path
@@ -24,7 +25,7 @@ from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.host import process, syscalls
 from umktls.kernel.owners.request import DaemonGone, Request, UpcallTimeout
 from umktls.kernel.upcalls.linuxnetlink import netlink_socket
-from umktls.kernel.upcalls.netlink import NetlinkSocket
+from umktls.kernel.upcalls.netlink import NetlinkDaemon, NetlinkSocket
 from umktls.rpc.message import NULL_AUTH, AcceptStat, encode_accepted, parse_untrusted
 from umktls.rpc.record import mark
 from umktls.testing.played import NetlinkEnd, Refused, calls_to
@@ -98,6 +99,27 @@ async def test_an_answer_after_the_deadline_is_told_to_be_late(
     assert refused.value.errno == errno.EPERM
     assert (late["procedure"], late["connection"]) == ("CONNECT", attempt.sock.name)
     assert again.error is None
+
+
+async def test_a_daemon_that_does_not_read(tmp_path: Path, autojump_clock: Clock) -> None:
+    """More upcalls than the system queues for it: those that could not even be sent end, too."""
+    async with world(tmp_path) as w:
+        daemon = await w.daemon()
+        (handle,) = w.host.daemons["rpctlscd"].of(os.getpid())
+        assert isinstance(handle, NetlinkDaemon)
+        handle._owner._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        began = trio.current_time()
+        attempts = [await w.connect() for _ in range(rpctls.DEFAULT_CONNECTS)]
+        for attempt in attempts:
+            await attempt.ended.wait()
+        assert trio.current_time() - began == pytest.approx(SECONDS, abs=0.1)
+        assert {type(attempt.error) for attempt in attempts} == {UpcallTimeout}
+        came = 0
+        with trio.move_on_after(1):
+            while True:
+                await daemon.asked()
+                came += 1
+    assert 0 < came < len(attempts)
 
 
 async def test_in_version_1_a_late_daemon_finds_the_socket_closed(

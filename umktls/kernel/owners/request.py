@@ -127,17 +127,20 @@ class Takeable:
         if self.watch is not None:
             self.watch.cancel()
 
-    async def ended(self) -> None:
-        """Wait for that. Raises `ConnectionGone` when it is no use: see the head of upcalls.py."""
-        if self.offers:
-            with trio.move_on_after(UNTAKEN_SECONDS):
-                await self.done.wait()
-                return
-            if not self.done.is_set():
+    async def ended(self, until: float) -> None:
+        """Wait for that, up to this time of trio's clock. Raises `ConnectionGone` when it is no
+        use: see the head of upcalls.py."""
+        shortly = min(until, trio.current_time() + UNTAKEN_SECONDS) if self.offers else until
+        # One scope: most are answered in this time, and a scope is a tenth of what that takes here.
+        with trio.move_on_at(shortly):
+            await self.done.wait()
+            return
+        if shortly < until and not self.done.is_set():
+            with trio.move_on_at(until):
                 self.watch = trio.CancelScope()
                 with self.watch:
                     await self._abandoned()
-        await self.done.wait()
+                await self.done.wait()
 
     async def _abandoned(self) -> None:
         """Wait until the peer hangs up. Raises `ConnectionGone` if no daemon has the socket by

@@ -153,9 +153,7 @@ class DaemonHandle:
         self._calls.add(xid, request)
         self._offer(request)
         try:
-            with trio.move_on_at(way.until):
-                await self._send(xid, message, request)
-                way.sent = True
+            way.sent = await self._send(xid, message, request, way.until)
         except (UmktlsError, trio.Cancelled) as error:
             self._over(way, EVENT_OF.get(type(error), UpcallEvent.ANSWER_FAILED), str(error))
             raise
@@ -167,8 +165,7 @@ class DaemonHandle:
         event, outcome = UpcallEvent.ANSWER_FAILED, "no answer"
         try:
             if way.sent:
-                with trio.move_on_at(way.until):
-                    await request.ended()
+                await request.ended(way.until)
             reply = self._reply_of(request)
             result = request.procedure.decode_result_untrusted(raise_for_reply(reply))
             if request.worked(result):
@@ -270,9 +267,9 @@ class DaemonHandle:
         for request in self._calls.drain():
             request.end(None)
 
-    async def _send(self, xid: int, message: bytes, request: Request[Any]) -> None:
+    async def _send(self, xid: int, message: bytes, request: Request[Any], until: float) -> bool:
         """Send a call to the daemon, with what it is about (a record, a socket) where the transport
-        can. Raises `DaemonGone`."""
+        can; whether that was possible up to this time of trio's clock. Raises `DaemonGone`."""
         raise NotImplementedError
 
     def close(self) -> None:

@@ -111,8 +111,8 @@ class Handshakes:
         began, event, outcome = trio.current_time(), UpcallEvent.ANSWER_FAILED, "no answer"
         self._tell(sock, "upcall", xid=number, daemon=HANDSHAKE_GROUP, pid=0)
         try:
-            with trio.move_on_after(seconds), self._waiting(handshake, seconds):
-                await handshake.ended()
+            with self._waiting(handshake, seconds):
+                await handshake.ended(began + seconds)
             result = self._result(handshake, seconds)
             event, outcome = UpcallEvent.ANSWER_OK, "ok"
             if not worked(result):

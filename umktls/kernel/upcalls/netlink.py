@@ -13,6 +13,7 @@ daemon's membership.
 from __future__ import annotations
 
 import errno
+import math
 import socket
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -80,7 +81,7 @@ class NetlinkDaemon(DaemonHandle):
         self._owner = owner
         self._group = group
 
-    async def _send(self, xid: int, message: bytes, request: Request[Any]) -> None:
+    async def _send(self, xid: int, message: bytes, request: Request[Any], until: float) -> bool:
         brought = await self._owner.first_calls.made_for(request, self.trace)
         datagram = encode_rpc(
             nl.RPCNL_REQUEST,
@@ -92,7 +93,7 @@ class NetlinkDaemon(DaemonHandle):
             replies=brought.replies,
         )
         try:
-            await self._owner.send(datagram, brought.descriptor)
+            return await self._owner.send(datagram, brought.descriptor, until)
         except (OSError, trio.ClosedResourceError) as error:
             raise DaemonGone(f"{self.name} (process {self.pid}) hung up") from error
 
@@ -191,22 +192,33 @@ class NetlinkSocket:
         waited = isinstance(member, NetlinkDaemon) and member.replied(part.body)
         return 0 if waited else ERRNO["EPROCUNAVAIL"]
 
-    async def send(self, datagram: bytes, descriptor: int | None = None) -> None:
+    async def send(
+        self, datagram: bytes, descriptor: int | None = None, until: float = math.inf
+    ) -> bool:
         """Send one message to the daemon, with a descriptor beside it if there is one, waiting if
-        it does not read.
+        it does not read; whether it was sent up to this time of trio's clock.
 
         Raises `OSError` or `trio.ClosedResourceError` when it cannot be sent any more.
         """
-        while True:
-            try:
-                if descriptor is None:
-                    self._sock.send(datagram)
-                else:
-                    socket.send_fds(self._sock, [datagram], [descriptor])
-                return
-            except BlockingIOError:
+        if self._sent(datagram, descriptor):
+            return True
+        with trio.move_on_at(until):
+            while not self._sent(datagram, descriptor):
                 async with self._sending:
                     await trio.lowlevel.wait_writable(self._sock)
+            return True
+        return False
+
+    def _sent(self, datagram: bytes, descriptor: int | None) -> bool:
+        """Whether there was room for it."""
+        try:
+            if descriptor is None:
+                self._sock.send(datagram)
+            else:
+                socket.send_fds(self._sock, [datagram], [descriptor])
+        except BlockingIOError:
+            return False
+        return True
 
     def setsockopt(self, level: int, name: int, value: bytes) -> None:
         """NETLINK_ADD_MEMBERSHIP, NETLINK_DROP_MEMBERSHIP of a group; and what the daemon asks

@@ -64,7 +64,13 @@ class RegisteredDaemon(DaemonHandle):
         """What CLSOCKET or SRVSOCKET takes from: the one CONNECT that is out."""
         return next(iter(self.offers.values()), None)
 
-    async def _send(self, xid: int, message: bytes, request: Request[Any]) -> None:
+    async def _send(self, xid: int, message: bytes, request: Request[Any], until: float) -> bool:
+        with trio.move_on_at(until):
+            await self._put(message)
+            return True
+        return False
+
+    async def _put(self, message: bytes) -> None:
         async with self._sending:
             stream = self._stream or await self._connect()
             try:
