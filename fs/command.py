@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from umktls.errors import CallerError, UmktlsError
 from umktls.printable import PrintableFormatter, printable
 
 from .background import Report, in_background, send_output_to
+from .library import import_pyfuse3
 from .mountpoint import check_may_mount, check_mountpoint
 from .optionhelp import completed, help_rows
 from .options import MountOptions, engine_fields, parse_options
@@ -220,17 +220,6 @@ def _check(plan: MountPlan) -> MountPlan:
     return replace(plan, mountpoint=real)
 
 
-def _check_fuse() -> None:
-    """Raises `CallerError` where there is no pyfuse3 that works."""
-    try:
-        import_module("pyfuse3")
-    except ImportError as error:
-        raise CallerError(
-            f"mounting needs pyfuse3, which cannot be imported: {error} (see `umktls doctor`; "
-            "`umktls ls`, `cat` and the like do without)"
-        ) from error
-
-
 def _mount(plan: MountPlan) -> None:
     if plan.options.remount:
         remount(plan.mountpoint, plan.options)
@@ -252,7 +241,7 @@ def _daemon_first(plan: MountPlan) -> Iterator[None]:
     from umktls.kernel.host.early import starting_early
 
     with starting_early("client", plan.rundir, plan.config().daemon()):
-        _check_fuse()
+        import_pyfuse3()
         yield
 
 

@@ -96,6 +96,19 @@ def test_the_daemon_of_a_mount_starts_before_what_is_large_is_imported() -> None
     assert unwanted & set(done.stdout.split()) == set()
 
 
+def test_a_mount_imports_what_it_needs() -> None:
+    program = """
+import sys, umktls_fs.command
+from umktls_fs.library import import_pyfuse3
+import_pyfuse3()
+import umktls_fs.mount, umktls_fs.serving, umktls.ktls.engines.software
+print(*sys.modules)"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=True)
+    unwanted = {"email", "importlib.metadata", "OpenSSL", "rich", "zipfile"}
+    assert unwanted & set(done.stdout.split()) == set()
+
+
 def test_a_daemon_imports_what_it_needs() -> None:
     program = "import sys, umktls_daemons.programs.rpctlscd; print(*sys.modules)"
     command = [sys.executable, "-c", program]
