@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from umktls.certs.layout import Part, exposed_keys
+from umktls.cycles import never_collected
 from umktls.errors import CallerError, UmktlsError
 from umktls.printable import PrintableFormatter, printable
 
@@ -241,7 +243,9 @@ def _daemon_first(plan: MountPlan) -> Iterator[None]:
     from umktls.kernel.host.early import starting_early
 
     with starting_early("client", plan.rundir, plan.config().daemon()):
-        import_pyfuse3()
+        with never_collected():
+            import_pyfuse3()
+            import_module("umktls_fs.mount")
         yield
 
 

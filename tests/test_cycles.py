@@ -9,7 +9,7 @@ from unittest.mock import MagicMock
 import pytest
 from umktls_daemons.programs import running
 
-from umktls.cycles import NEW_OBJECTS, seldom_collected
+from umktls.cycles import NEW_OBJECTS, never_collected, seldom_collected
 from umktls.kernel.ground import hostclock
 
 
@@ -34,6 +34,15 @@ def test_new_cycles_are_found_all_the_same() -> None:
             [] for _ in most if gone() is not None
         ]  # new ones until it is found
         assert len(kept) < len(most)
+
+
+def test_nothing_is_looked_through_while_much_is_imported() -> None:
+    with never_collected():
+        assert not gc.isenabled()
+        with never_collected():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()
 
 
 def test_so_is_a_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
