@@ -122,6 +122,33 @@ async def test_a_daemon_that_does_not_read(tmp_path: Path, autojump_clock: Clock
     assert 0 < came < len(attempts)
 
 
+async def test_a_socket_that_is_closed_while_its_daemon_is_answered(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    """A message that came by sendmsg(2) fails then, as any system call does."""
+    async with world(tmp_path) as w:
+        daemon = await w.daemon()
+        (handle,) = w.host.daemons["rpctlscd"].of(os.getpid())
+        assert isinstance(handle, NetlinkDaemon)
+        kernels = handle._owner
+        failed: list[int | None] = []
+
+        async def say() -> None:
+            try:
+                while True:
+                    await kernels.said(reply(99))
+            except OSError as error:
+                failed.append(error.errno)
+
+        w.nursery.start_soon(say)
+        await trio.testing.wait_all_tasks_blocked()
+        assert failed == []
+        kernels.close()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await daemon.error() == ERRNO["EPROCUNAVAIL"]
+    assert failed == [errno.EBADF]
+
+
 async def test_in_version_1_a_late_daemon_finds_the_socket_closed(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:

@@ -13,7 +13,6 @@ message has been read.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import socket
 import termios
@@ -64,8 +63,9 @@ NOTHING = Brought()
 class FirstCalls:
     """Those of the daemon at the other end of `sock`. `together` is set by who makes its calls."""
 
+    together: Together
+
     def __init__(self, sock: socket.socket) -> None:
-        self.together: Together | None = None
         self._sock = sock
         self._questions: tuple[bytes, ...] = ()
 
@@ -80,19 +80,16 @@ class FirstCalls:
             raise CallerError(f"UMKTLS_FIRST_CALLS: {error}") from error
         if end != len(value) or len(calls) >= MAX_TOGETHER or not all(map(is_question, calls)):
             raise CallerError("UMKTLS_FIRST_CALLS are getsockopt(2) of the socket that is taken")
-        if self.together is None:
-            raise CallerError("nobody makes calls for this process", errno.EOPNOTSUPP)
         self._questions = tuple(map(bytes, args.requests))
 
     async def made_for(self, request: Request[Any], trace: Trace) -> Brought:
         """What the upcall brings: nothing, if it is no CONNECT or somebody looks closely."""
-        sock, together = request.sock, self.together
+        sock = request.sock
         if not self._questions or not request.offers or trace.close or trace.steps.kinds:
             return NOTHING
-        assert together is not None, "`set` has seen to that"
         assert sock is not None, "CONNECT is about one"
         take = encode_request(0, SocketCookieArgs(sock.cookie))
-        answer = await together(TogetherArgs((take, *self._questions)))
+        answer = await self.together(TogetherArgs((take, *self._questions)))
         request.unread = self._unread
         reply = encode_reply(0, 0, answer.result, SYS_umktls_together)
         return Brought(reply, answer.pass_descriptor)
