@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import sys
@@ -233,6 +235,7 @@ def _mount(plan: MountPlan) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     later = in_background(partial(_mount_in_background, plan))
+    atexit.register(gc.freeze)  # Python would look three times for cycles before it ends
     if later is not None:
         click.echo(printable(later), err=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import signal
 import subprocess
@@ -283,3 +285,13 @@ def test_without_pyfuse3_one_line_says_so(how: tuple[str, ...], tmp_path: Path) 
     assert "mounting needs pyfuse3, which cannot be imported: no libfuse3" in done.stderr
     assert done.stderr.count("\n") == 1
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_whoever_has_mounted_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a process that ends nothing has to be looked through for cycles."""
+    at_end: list[object] = []
+    monkeypatch.setattr(command, "_check", lambda plan: plan)
+    monkeypatch.setattr(command, "in_background", lambda run: None)
+    monkeypatch.setattr(atexit, "register", at_end.append)
+    assert invoke("host:/x", "/mnt").exit_code == 0
+    assert at_end == [gc.freeze]
