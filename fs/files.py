@@ -143,7 +143,9 @@ class Files:
                 agreed = True
             else:
                 agreed = self._kernel.agrees(inode, pid)
-        except UmktlsError:
+        except UmktlsError as error:
+            if error.errno == errno.ESTALE and not isinstance(error, CallerError):
+                self._kernel.comes_back(pid)
             await self._closed(inode)
             raise
         except BaseException:  # cancelled, and so would be any call from here

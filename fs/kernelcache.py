@@ -12,8 +12,9 @@ open is answered with ESTALE. Upon that the VFS walks the path once more with LO
 to LOOKUP has the size. An open costs no call more unless the file has changed.
 
 The VFS walks again once; a second ESTALE would reach the program. So a thread that comes back is
-let in, whatever the size is by then. The size was right when the name was looked up, after open(2)
-had begun, and a change during an open may be seen or not.
+let in, whatever the size is by then, also where the first ESTALE was the server's. The size was
+right when the name was looked up, after open(2) had begun, and a change during an open may be seen
+or not.
 
 Some opens come back without a LOOKUP (/proc/self/fd/N has no name to look up), and some cannot be
 told apart (pid 0: the opener is in another PID namespace). For these the kernel's attributes are
@@ -45,6 +46,8 @@ __all__ = ["Invalidate", "KernelCache"]
 RETRIES_LIMIT = 1024
 DROP_SECONDS = 2.0
 
+NOBODY = object()
+
 # Tells FUSE to drop what it knows of an inode number: attributes alone if True, or pages too. It is
 # pyfuse3.invalidate_inode, which raises OSError if the kernel does not know the number.
 Invalidate = Callable[[int, bool], None]
@@ -59,7 +62,7 @@ class KernelCache:
         self._attributes = attributes
         self._start = start
         self._invalidate = invalidate
-        self._retries: OrderedDict[int, Inode] = OrderedDict()
+        self._retries: OrderedDict[int, Inode | None] = OrderedDict()
         self._dropping: dict[int, bool] = {}  # by number: whether to drop once more
         self._dropped = trio.lowlevel.ParkingLot()
 
@@ -69,18 +72,24 @@ class KernelCache:
         Raises CallerError ESTALE to have the name looked up again. False: the size is wrong, but
         the thread has to be let in; the kernel's attributes have been invalidated.
         """
-        retried = self._retries.pop(pid, None) is inode
+        retried = self._retries.pop(pid, NOBODY) in (inode, None)
         if self._attributes.size(inode) != inode.told_size:
             if not retried and pid:
-                self._retries[pid] = inode
-                if len(self._retries) > RETRIES_LIMIT:
-                    self._retries.popitem(last=False)
+                self.comes_back(pid, inode)
                 raise CallerError("the file has another size now: look it up again", errno.ESTALE)
             self.drop_attributes(inode)
             return False
         if inode.told_version != inode.version:
             self.drop_attributes(inode)
         return True
+
+    def comes_back(self, pid: int, inode: Inode | None = None) -> None:
+        """A thread was told ESTALE when it opened this file, or by the server: then the name leads
+        to whatever file by now, and None stands for it."""
+        if pid:
+            self._retries[pid] = inode
+            if len(self._retries) > RETRIES_LIMIT:
+                self._retries.popitem(last=False)
 
     def drop_attributes(self, inode: Inode) -> None:
         """Have the kernel ask for attributes when they are needed next."""

@@ -110,6 +110,23 @@ async def test_estale_never_comes_twice(made: World) -> None:
     await made.close(info.fh)
 
 
+async def test_nor_behind_one_of_the_server(made: World) -> None:
+    """The file was replaced, and the new one changes after its name was looked up."""
+    number = await made.number("file")
+    (made.export / "new").write_bytes(b"another")
+    (made.export / "new").rename(made.export / "file")
+    assert await fails(made.ops.open(number, os.O_RDONLY, made.ctx)) == errno.ESTALE
+    replaced = (await made.lookup("file")).st_ino
+    assert replaced != number
+    (made.export / "file").write_bytes(b"another, grown")
+    info = await made.ops.open(replaced, os.O_RDONLY, made.ctx)
+    assert made.dropped == [(replaced, True)]
+    await made.close(info.fh)
+    # That was for the thread that came back, once.
+    (made.export / "file").write_bytes(b"another, grown again")
+    assert await fails(made.ops.open(replaced, os.O_RDONLY, made.ctx)) == errno.ESTALE
+
+
 async def test_an_append_goes_to_the_end_although_the_kernel_has_another(made: World) -> None:
     info = await changed_twice(made, os.O_WRONLY | os.O_APPEND)
     assert info.direct_io
