@@ -48,6 +48,7 @@ def test_missing_certificates_are_named(tmp_path: Path) -> None:
     assert f"umktls: {tmp_path}/ca.pem is missing" in said
 
 
+AGENT = ("--daemon", "tlshd -s", "--personality", "linux")
 MISTAKES = [
     ((), "nothing to serve"),
     (("DIR", "--exports", "FILE"), "not both"),
@@ -64,6 +65,15 @@ MISTAKES = [
         ("DIR", "--personality", "freebsd13.0", "--certs", "PKI"),
         "the kernel of freebsd13.0 cannot receive TLS 1.3: add --bounce allow, or --daemon-args=-2",
     ),
+    (("DIR", *AGENT, "--daemon-args", "-v"), "has a configuration of its own"),
+    (("DIR", *AGENT, "--crl", "FILE"), "has a configuration of its own"),
+    (("DIR", *AGENT, "--daemons", "2"), "has a configuration of its own"),
+    (("DIR", *AGENT, "--no-tls"), "--daemon is about handshakes, and --no-tls offers none"),
+    (("DIR", *AGENT, "--no-daemon"), "by --no-daemon none: leave out one"),
+    (("DIR", *AGENT, "-tlscertuser"), "leave out --daemon, or that option"),
+    (("DIR", "--daemon", "tlshd", "--personality", "freebsd14"), "take personality=linux"),
+    (("DIR", "--daemon", ""), "--daemon needs a command"),
+    (("DIR", "--daemon", "tlshd 'x"), "No closing quotation"),
 ]
 
 
