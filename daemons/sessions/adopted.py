@@ -18,6 +18,9 @@ chain again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from cryptography import x509
 
 from umktls.abi.alerts import AlertLevel, TlsAlert
@@ -82,7 +85,10 @@ class AdoptedSession(EstablishedSession):
         if self._version == TLS_1_3:
             super()._on_handshake(record)
 
-    def _judge(self, record: Record, messages: list[HandshakeMessage]) -> None:
+    def _judge_of(self, record: Record, messages: list[HandshakeMessage]) -> Callable[[], None]:
+        return partial(self._judge, messages)
+
+    def _judge(self, messages: list[HandshakeMessage]) -> None:
         for message in messages:
             if message.type != KEY_UPDATE and (message.type != NEW_SESSION_TICKET or self._server):
                 raise Breach(

@@ -40,6 +40,7 @@ from .records import (
     NEW_SESSION_TICKET,
     HandshakeMessage,
     HandshakeMessages,
+    is_key_update,
 )
 from .ways import NoSecondKey, PlainReceiving, PlainSending, Receiving, Sending
 
@@ -98,6 +99,7 @@ class EstablishedSession:
         self._generation = {"sent": 0, "received": 0}
         self._said_goodbye = False
         self._deposits = False
+        self._keys_first = True
         self._lock = threading.Lock()
 
     def __str__(self) -> str:
@@ -285,7 +287,10 @@ class EstablishedSession:
         for message in messages:
             if message.type == KEY_UPDATE and self._version == TLS_1_3:
                 judge_key_update(message)
-        self._judge(record, messages)
+        judge = self._judge_of(record, messages)
+        alone = not before and is_key_update(record) and self._version == TLS_1_3
+        if not (keys_first := self._keys_first and alone):
+            judge()
         for message in messages:
             if message.type == NEW_SESSION_TICKET:
                 self._on_ticket(message)
@@ -293,9 +298,13 @@ class EstablishedSession:
                 self._on_key_update(message)
         if before or self._messages.unfinished or any(m.type == KEY_UPDATE for m in messages):
             self.renew_deposit()
+        if keys_first:
+            self._sock.settle()  # the kernel's data waits for nothing else
+            judge()
 
-    def _judge(self, record: Record, messages: list[HandshakeMessage]) -> None:
-        """Whether a record of handshake messages may come now. Raises `UmktlsError` if not."""
+    def _judge_of(self, record: Record, messages: list[HandshakeMessage]) -> Callable[[], None]:
+        """What finds out whether a record of handshake messages may come now, and raises
+        `UmktlsError` if not. It is called once, at the latest when the keys behind it are set."""
         raise NotImplementedError
 
     def _on_ticket(self, message: HandshakeMessage) -> None:

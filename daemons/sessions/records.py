@@ -38,6 +38,7 @@ __all__ = [
     "Ratchet",
     "ShadowReceiver",
     "ShadowSender",
+    "is_key_update",
     "key_update_message",
     "open_record",
     "opener_of",
@@ -241,3 +242,8 @@ class HandshakeMessages:
 def key_update_message(request: bool) -> bytes:
     """A KeyUpdate (RFC 8446 section 4.6.3), asking for one in return or not."""
     return bytes((KEY_UPDATE, 0, 0, 1, int(request)))
+
+
+def is_key_update(record: Record) -> bool:
+    """Whether the content of a record of handshake messages is one KeyUpdate, and nothing else."""
+    return record.data in (key_update_message(False), key_update_message(True))

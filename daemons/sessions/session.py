@@ -5,7 +5,8 @@ Theory of operation
 
 What the kernel hands up (see `established`) the daemon feeds to the SSL object, re-sealed under the
 number that the object expects (see `records`), so that OpenSSL stays the judge of what may be said
-at this point; what the object answers goes out as a typed record through the kernel.
+at this point; what the object answers goes out as a typed record through the kernel. Of a KeyUpdate
+that is a record of its own it judges when the new keys are set, since data waits for those.
 
 A KeyUpdate changes a key on both sides at a point in the stream:
 
@@ -28,6 +29,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from types import MappingProxyType
 
 from umktls.abi.alerts import TlsAlert
@@ -88,6 +90,7 @@ class LiveSession(EstablishedSession):
         told = sock.reports if sock.reports.wants else None
         self._relay = Relay(sock.fd, pairs, self, told) if pairs else None
         self._bounced = BounceReceiving(keys) if "rx" in pairs else None
+        self._keys_first = self._relay is None  # what is bounced has its keys by the object
         self._sending = self._way_out(keys, clear)
         self._receiving = self._way_in(keys, clear)
 
@@ -127,13 +130,15 @@ class LiveSession(EstablishedSession):
         if self._relay is not None:
             self._relay.close()
 
-    def _judge(self, record: Record, messages: list[HandshakeMessage]) -> None:
-        self._feed(record)
+    def _judge_of(self, record: Record, messages: list[HandshakeMessage]) -> Callable[[], None]:
+        return partial(self._feed, self._receiving.for_object(record))
 
-    def _feed(self, record: Record) -> None:
+    def _feed(self, sealed: bytes) -> None:
         """Let the object process a record; what it has to say goes out."""
         try:
-            self._receiving.feed(self._endpoint, record)
+            if sealed:
+                self._endpoint.feed(sealed)
+                self._endpoint.process()
         finally:
             self._flush()
 
@@ -149,7 +154,7 @@ class LiveSession(EstablishedSession):
 
     def _on_alert(self, alert: Alert, record: Record) -> None:
         try:
-            self._feed(record)
+            self._feed(self._receiving.for_object(record))
         except TlsError as error:
             # For a fatal alert the object raises what the alert itself says better. But some it
             # does not take, and answers them with one of its own: too many warnings, for one.

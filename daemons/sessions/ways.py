@@ -25,7 +25,7 @@ from umktls.ktls.session import Session
 from umktls.ktls.session.schedule import next_traffic_secret
 from umktls.userland.libc import Record, Socket
 
-from ..tls.tlsadapter import Endpoint, Progress, TlsError
+from ..tls.tlsadapter import Endpoint, TlsError
 from .handshake import TrafficKeys
 from .records import (
     ALERT,
@@ -99,8 +99,9 @@ class Receiving(Protocol):
 class FeedingReceiving(Receiving, Protocol):
     """The same where there is an SSL object."""
 
-    def feed(self, endpoint: Endpoint, record: Record) -> Progress:
-        """Have the object process a record that was opened elsewhere. Raises `TlsError`."""
+    def for_object(self, record: Record) -> bytes:
+        """A record that was opened elsewhere, as the object has to be shown it; b"" if it has seen
+        it, or is not to."""
 
 
 class PlainSending:
@@ -283,9 +284,8 @@ class KernelReceiving(PlainReceiving):
         super().__init__(sock, Ratchet(keys.rx.suite, keys.rx_secret))
         self._shadow = ShadowReceiver(keys.rx)
 
-    def feed(self, endpoint: Endpoint, record: Record) -> Progress:
-        endpoint.feed(self._shadow.seal(record))
-        return endpoint.process()
+    def for_object(self, record: Record) -> bytes:
+        return self._shadow.seal(record)
 
     def update(self) -> None:
         session = self._next()
@@ -323,9 +323,8 @@ class BounceReceiving:
             return outcome
         return open_record(self._opener, sealed)
 
-    def feed(self, endpoint: Endpoint, record: Record) -> Progress:
-        """It has seen the record already."""
-        return Progress.NOTHING
+    def for_object(self, record: Record) -> bytes:
+        return b""
 
     def update(self) -> None:
         self._secret = next_traffic_secret(self._suite, self._secret)
@@ -335,8 +334,8 @@ class BounceReceiving:
 class ClearReceiving:
     """Nothing that arrives is TLS."""
 
-    def feed(self, endpoint: Endpoint, record: Record) -> Progress:
-        return Progress.NOTHING
+    def for_object(self, record: Record) -> bytes:
+        return b""
 
     def update(self) -> None:
         return

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from umktls_daemons.tls.tlsadapter import Endpoint, Progress, TlsError
 
 from tests.daemons.ends import End, assert_refused, connect, forge, talk
 from tests.daemons.harness import Harness, daemon
@@ -101,6 +102,46 @@ def test_new_keys_take_one_trip_where_they_are_asked_for_and_two_where_they_are_
     talk(one, other)
     assert other.kernel.trips == [["recvmsg"], ["setsockopt", "utrace", *UPDATED, "setsockopt"]]
     assert one.kernel.trips == [asked, ["recvmsg"], ["setsockopt", "utrace", "setsockopt"]]
+
+
+def test_data_does_not_wait_for_the_ssl_object(
+    ends: tuple[End, End], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has its part in a KeyUpdate when the keys are set."""
+    one, other = ends
+    talk(one, other)
+    process, trips = Endpoint.process, []
+
+    def noted(endpoint: Endpoint) -> Progress:
+        trips.append([*other.kernel.trips[-1]])
+        return process(endpoint)
+
+    assert one.rekey() == rpctls.RPCTLSERR_OK
+    monkeypatch.setattr(Endpoint, "process", noted)
+    one.sock.send(b"there")
+    assert other.receive(5) == b"there"
+    assert trips == [["setsockopt", "utrace", *UPDATED, "setsockopt"]]
+
+
+def test_an_ssl_object_that_does_not_take_a_key_update(
+    ends: tuple[End, End], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keys are set by then, and the alert comes under the new one."""
+    one, other = ends
+    talk(one, other)
+    process, objects = Endpoint.process, []
+
+    def refused(endpoint: Endpoint) -> Progress:
+        objects.append(endpoint)
+        if len(objects) == 1:
+            raise TlsError("too many of them")
+        return process(endpoint)
+
+    assert one.rekey() == rpctls.RPCTLSERR_OK
+    monkeypatch.setattr(Endpoint, "process", refused)
+    one.sock.send(b"there")
+    assert_refused(other, one, "internal_error")
+    assert other.updates() == [("received", 1, True), ("sent", 1, False)]
 
 
 def test_key_updates_that_cross(ends: tuple[End, End]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -56,8 +57,11 @@ class Sending:
 class Session(EstablishedSession):
     """Any handshake message may come."""
 
-    def _judge(self, record: Record, messages: list[HandshakeMessage]) -> None:
-        assert not messages
+    def _judge_of(self, record: Record, messages: list[HandshakeMessage]) -> Callable[[], None]:
+        def judge() -> None:
+            assert not messages
+
+        return judge
 
     def _send_close_notify(self) -> None: ...
 
