@@ -4,7 +4,8 @@ Theory of operation. FUSE looks a name up before it makes it, and does not say w
 NFS client is told (LOOKUP_CREATE, LOOKUP_EXCL, LOOKUP_RENAME_TARGET), and then asks no server.
 Meanwhile the thread sleeps in its system call: /proc/PID/syscall has the call's number and
 arguments, /proc/PID/mem the path. If the call makes the last name of that path, the making itself
-will tell the thread whether the name is there, and our answer does not matter.
+will tell the thread whether the name is there, and our answer does not matter. So it is with one
+that removes it.
 
 The other names of the path do matter: they have to be there. So a name counts only if it stands in
 the path once, and if its directory is called as the path says. Where nothing can be seen (a thread
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 __all__ = ["Call", "Intent", "call_of", "makes"]
@@ -25,8 +26,8 @@ _SEPARATORS = re.compile(b"/+")
 
 
 class Maker(NamedTuple):
-    """A system call: which arguments are paths that are walked, what is made being the last one;
-    which are flags, and what these must be."""
+    """A system call: which arguments are paths that are walked, what is made (or removed) being the
+    last one; which are flags, and what these must be."""
 
     paths: tuple[int, ...]
     flags: int | None = None
@@ -72,6 +73,12 @@ _MAKERS = {
 MAKERS = _MAKERS.get(os.uname().machine, {})
 
 
+# Calls that remove what the last name of their path leads to.
+REMOVERS: Mapping[int, Maker] = {
+    "x86_64": {84: Maker((0,)), 87: Maker((0,)), 263: Maker((1,))},  # rmdir, unlink, unlinkat
+    "aarch64": {35: Maker((1,))},
+    "riscv64": {35: Maker((1,))},
+}.get(os.uname().machine, {})
 OPENERS = frozenset(number for number, maker in MAKERS.items() if maker.value == os.O_CREAT)
 # Calls that find what is there. A 32-bit program's numbers are others, and none of those that make
 # a name is among these.
@@ -99,7 +106,7 @@ LOOKERS = {
 
 
 class Call(NamedTuple):
-    """A system call that makes what its last path names."""
+    """A system call that makes, or removes, what its last path names."""
 
     paths: tuple[bytes, ...]
 
@@ -114,10 +121,11 @@ class Seen(NamedTuple):
         return int(self.words[place + 1], 16)
 
 
-def call_of(pid: int) -> Call | None:
-    """The call that a thread is in, if it makes a name; None also where that is not to be seen."""
+def call_of(pid: int, calls: Mapping[int, Maker] = MAKERS) -> Call | None:
+    """The call that a thread is in, if it is one of these (makes a name); None also where that is
+    not to be seen."""
     seen = _seen(pid)
-    maker = MAKERS.get(seen.number) if seen is not None else None
+    maker = calls.get(seen.number) if seen is not None else None
     if seen is None or maker is None:
         return None
     if maker.flags is not None and seen.argument(maker.flags) & maker.mask != maker.value:
@@ -155,8 +163,8 @@ def _path(pid: int, address: int) -> bytes:
 
 
 def makes(call: Call, name: bytes, parents: Collection[bytes]) -> bool:
-    """Whether a call makes a name, and has no other use for it. parents: what its directory is
-    called."""
+    """Whether a call makes (or removes) a name, and has no other use for it. parents: what its
+    directory is called."""
     walked = [_SEPARATORS.split(path) for path in call.paths]
     names = walked[-1]
     if names[-1] != name or sum(path.count(name) for path in walked) != 1:
@@ -170,6 +178,11 @@ class Intent:
     def will_make(self, pid: int, name: bytes, parents: Collection[bytes]) -> bool:
         """Whether a thread is about to make a name, and will do so whatever the look-up says."""
         call = call_of(pid)
+        return call is not None and makes(call, name, parents)
+
+    def will_remove(self, pid: int, name: bytes, parents: Collection[bytes]) -> bool:
+        """Whether a thread is about to remove a name: REMOVE says what is so."""
+        call = call_of(pid, REMOVERS)
         return call is not None and makes(call, name, parents)
 
     def lists(self, pid: int) -> bool:

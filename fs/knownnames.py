@@ -84,10 +84,26 @@ class KnownNames:
 
     def lacks(self, directory: Inode, name: bytes) -> bool:
         """Whether, as far as is known, a directory has no such name."""
+        known = self._believed(directory)
+        return known is not None and name not in known.names
+
+    def has(self, directory: Inode, name: bytes) -> bool:
+        """Whether, as far as is known, a directory has this name, and nobody else has changed what
+        it leads to."""
+        known = self._believed(directory)
+        return known is not None and name in known.names
+
+    def _believed(self, directory: Inode) -> Known | None:
         known = directory.known
-        if known is None or name in known.names or known.began <= self._doubted:
-            return False
-        return self._clock() < known.until
+        if known is None or known.began <= self._doubted or self._clock() >= known.until:
+            return None
+        return known
+
+    def seen(self, directory: Inode, attr: fattr3 | None) -> None:
+        """A reply has told the directory's attributes: where it is as it was, so are its names."""
+        known = directory.known
+        if known is not None and attr is not None and version_of(attr) == known.version:
+            known.until = self._clock() + self._seconds
 
     def doubt(self) -> None:
         """Something was stale: the machine's kernel looks names up again, and has to be told what

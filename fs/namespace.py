@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import secrets
 import stat
@@ -87,6 +88,10 @@ class Namespace:
             self._known.found(parent, name)
             inode = self._enter(parent, name, seen.handle, seen.attr, seen.started, seen.asked)
             return self._attributes.reply(inode, asked=seen.asked)
+        there = self._inodes.named(parent, name) if self._known.has(parent, name) else None
+        if there is not None and self._intent.will_remove(pid, name, self._called(parent)):
+            # The kernel is not to believe the name any longer for that.
+            return self._attributes.reply(there, asked=-math.inf)
         if self._known.lacks(parent, name) and self._will_make(pid, parent, name):
             raise NfsFailure("LOOKUP", nfsstat3.NFS3ERR_NOENT)
         return await self._look_up(parent, name, credential, pid)
@@ -109,6 +114,7 @@ class Namespace:
                 raise
             return self._missing()
         self._attributes.update(parent, result.dir_attributes, started)
+        self._known.seen(parent, result.dir_attributes)
         attr = result.obj_attributes or await self._calls.getattr(result.object, credential)
         self._known.found(parent, name)
         inode = self._enter(parent, name, result.object, attr, started)

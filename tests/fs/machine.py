@@ -77,7 +77,11 @@ class Machine:
 
     async def _remove(self, name: str, request: Callable[..., Awaitable[None]]) -> None:
         async def call(anew: bool) -> None:
-            await self._find(name, anew)
+            self.world.foretold.removing.add(name.encode())
+            try:
+                await self._find(name, anew)
+            finally:
+                self.world.foretold.removing.clear()
             await request(ROOT, name.encode(), self.world.ctx)
             self._names.pop(name.encode(), None)
 

@@ -116,3 +116,26 @@ def test_who_cannot_be_seen_makes_nothing() -> None:
     assert not Intent().only_looks(1 << 30)
     assert not Intent().lists(0)
     assert call_of(threading.get_native_id()) is None  # it runs
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are x86_64's")
+@pytest.mark.parametrize(
+    ("words", "removes"),
+    [
+        (b"87 0x10 0 0 0 0 0", True),  # unlink
+        (b"84 0x10 0 0 0 0 0", True),  # rmdir
+        (b"263 0xffffff9c 0x10 0x0 0 0 0", True),  # unlinkat
+        (b"263 0xffffff9c 0x10 0x200 0 0 0", True),  # the same of a directory
+        (b"4 0x10 0 0 0 0 0", False),  # stat
+        (b"82 0x10 0x10 0 0 0 0", False),  # rename
+        (b"running", False),
+    ],
+)
+def test_who_removes_a_name(monkeypatch: pytest.MonkeyPatch, words: bytes, removes: bool) -> None:
+    def read(path: str, size: int, offset: int = 0) -> bytes:
+        return words if path.endswith("syscall") else b"d/file\0"[: size if offset == 0x10 else 0]
+
+    monkeypatch.setattr(intent, "_read", read)
+    assert Intent().will_remove(1, b"file", [b"d"]) is removes
+    assert not Intent().will_remove(1, b"d", [b"top"])  # it is walked
+    assert not Intent().will_make(1, b"file", [b"d"]) or words.startswith(b"82")

@@ -381,3 +381,108 @@ async def test_changes_that_do_not_follow_are_kept_up_to_a_limit(
         after = replace(now, ctime=nfstime3(number, 2))
         names.changed(root, wcc_data(before, after), attributes.stamp())
     assert root.known is None
+
+
+# ---- names that are removed
+
+
+async def removed(world: World, parent: int, name: bytes = NAME) -> list[str]:
+    """The calls of an unlink(2) for which the machine's kernel looks the name up."""
+    world.foretold.removing.add(name)
+    with world.caller.watch() as seen:
+        try:
+            found = await world.ops.lookup(parent, name, world.ctx)
+            if not seen:
+                assert found.entry_timeout == 0, "that is for this call only"
+            await world.ops.unlink(parent, name, world.ctx)
+        finally:
+            world.foretold.removing.clear()
+        return [call.name for call in seen]
+
+
+async def two_files(world: World) -> int:
+    parent = await made(world)
+    for name in (NAME, b"other"):
+        await create(world, parent, name)
+    return parent
+
+
+async def test_who_removes_a_name_that_is_known_asks_for_nothing(
+    world: World, autojump_clock: MockClock
+) -> None:
+    parent = await two_files(world)
+    assert await removed(world, parent) == ["REMOVE"]
+    assert os.listdir(world.export / "d") == ["other"]
+
+
+async def test_who_looks_at_it_asks(world: World) -> None:
+    """And what is there at that moment counts, whoever made it."""
+    parent = await two_files(world)
+    (world.export / "d" / "name").write_bytes(b"theirs")
+    with world.caller.watch() as seen:
+        assert (await world.ops.lookup(parent, NAME, world.ctx)).st_size == 6
+        assert [call.name for call in seen] == ["LOOKUP"]
+
+
+async def test_a_look_up_says_that_the_directory_is_as_it_was(
+    world: World, autojump_clock: MockClock
+) -> None:
+    parent = await two_files(world)
+    await elapse(SECONDS)
+    assert await removed(world, parent) == ["LOOKUP", "REMOVE"]
+    assert await removed(world, parent, b"other") == ["REMOVE"]
+
+
+async def replaced(world: World) -> int:
+    """Of two files a local writer has replaced one."""
+    parent = await two_files(world)
+    (world.export / "d" / "theirs").write_bytes(b"theirs")
+    (world.export / "d" / "theirs").rename(world.export / "d" / "name")
+    return parent
+
+
+async def test_what_a_local_writer_put_in_its_place_is_removed(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """What has that name goes, and nothing else."""
+    assert await removed(world, await replaced(world)) == ["REMOVE"]
+    assert os.listdir(world.export / "d") == ["other"]
+
+
+async def test_a_directory_that_others_have_changed_is_not_as_it_was(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """Neither a look-up nor a change of our own says so."""
+    parent = await replaced(world)
+    await create(world, parent, b"more")
+    await elapse(SECONDS)
+    for name in (NAME, b"other"):
+        assert await removed(world, parent, name) == ["LOOKUP", "REMOVE"]
+
+
+async def test_what_a_local_writer_has_removed_is_not_there(world: World) -> None:
+    parent = await two_files(world)
+    (world.export / "d" / "name").unlink()
+    assert await fails(removed(world, parent)) == errno.ENOENT
+
+
+async def test_a_name_whose_making_failed_is_asked_for(world: World) -> None:
+    """It may be there all the same, by somebody else."""
+    parent = await made(world)
+
+    async def full(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        return CREATE3resfail(nfsstat3.NFS3ERR_NOSPC, wcc_data(None, None))
+
+    world.caller.between["CREATE"] = full
+    assert await fails(create(world, parent)) == errno.ENOSPC
+    world.making.clear()
+    (world.export / "d" / "name").touch()
+    assert await removed(world, parent) == ["LOOKUP", "REMOVE"]
+
+
+async def test_behind_something_stale_a_name_is_asked_for(
+    world: World, autojump_clock: MockClock
+) -> None:
+    parent = await two_files(world)
+    world.ops._foresight.doubt()
+    assert await removed(world, parent) == ["LOOKUP", "REMOVE"]

@@ -67,11 +67,15 @@ class Foretold(Intent):
 
     def __init__(self, making: set[bytes]) -> None:
         self.making = making
+        self.removing: set[bytes] = set()
         self.listing = False
         self.seen = True
 
     def will_make(self, pid: int, name: bytes, parents: Collection[bytes]) -> bool:
         return name in self.making
+
+    def will_remove(self, pid: int, name: bytes, parents: Collection[bytes]) -> bool:
+        return name in self.removing
 
     def only_looks(self, pid: int) -> bool:
         return self.seen and not self.making
