@@ -90,6 +90,7 @@ class Namespace:
             return self._attributes.reply(inode, asked=seen.asked)
         there = self._inodes.named(parent, name) if self._known.has(parent, name) else None
         if there is not None and self._intent.will_remove(pid, name, self._called(parent)):
+            there.lookups += 1
             # The kernel is not to believe the name any longer for that.
             return self._attributes.reply(there, asked=-math.inf)
         if self._known.lacks(parent, name) and self._will_make(pid, parent, name):

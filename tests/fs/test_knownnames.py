@@ -415,6 +415,24 @@ async def test_who_removes_a_name_that_is_known_asks_for_nothing(
     assert os.listdir(world.export / "d") == ["other"]
 
 
+async def test_an_answer_without_a_question_is_a_look_up_all_the_same(
+    world: World, autojump_clock: MockClock
+) -> None:
+    """FUSE counts it, and forgets as many: an inode that it still has must be known."""
+    parent = await made(world)
+    info, entry = await world.ops.create(parent, NAME, 0o644, os.O_RDWR | os.O_CREAT, world.ctx)
+    await world.close(info.fh)
+    number = entry.st_ino
+    world.foretold.removing.add(NAME)
+    with world.caller.watch() as seen:
+        assert (await world.ops.lookup(parent, NAME, world.ctx)).st_ino == number
+        assert not seen
+    await world.ops.forget([(number, 1)])
+    assert (await world.ops.getattr(number, world.ctx)).st_ino == number
+    await world.ops.forget([(number, 1)])
+    assert await fails(world.ops.getattr(number, world.ctx)) == errno.ESTALE
+
+
 async def test_who_looks_at_it_asks(world: World) -> None:
     """And what is there at that moment counts, whoever made it."""
     parent = await two_files(world)
