@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from tests.conftest import patience
-from tests.kernel.clientworld import SECONDS, Asked, Clock, Daemon, World, world
+from tests.kernel.clientworld import SECONDS, Asked, Attempt, Clock, Daemon, World, world
 from umktls.abi import rpctls
 from umktls.abi.rpctls import SOL_UMKTLS
 from umktls.kernel.ground.steps import STEPS
@@ -68,6 +68,15 @@ async def brought(daemon: Daemon) -> tuple[messages.RpcPart, Asked, list[int]]:
     return part, daemon.understood(message), descriptors
 
 
+async def begun(w: World) -> tuple[Daemon, Attempt, messages.RpcPart, Asked]:
+    """A CONNECT that has brought its socket, whose descriptor nobody here needs."""
+    daemon = await daemon_that_asks(w)
+    attempt = await w.connect()
+    part, asked, (descriptor,) = await brought(daemon)
+    os.close(descriptor)
+    return daemon, attempt, part, asked
+
+
 def replies_in(part: messages.RpcPart) -> list[bytes]:
     assert part.replies is not None, "the upcall brings nothing"
     error, replies = decode_result_untrusted(part.replies, rpctls.SYS_umktls_together)
@@ -106,10 +115,7 @@ async def test_an_upcall_about_a_session_brings_no_socket(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     async with world(tmp_path) as w:
-        daemon = await daemon_that_asks(w)
-        attempt = await w.connect()
-        _, asked, (descriptor,) = await brought(daemon)
-        os.close(descriptor)
+        daemon, attempt, _, asked = await begun(w)
         await daemon.answer(asked)
         await attempt.ended.wait()
         w.nursery.start_soon(tls.rekey, w.host, attempt.sock)
@@ -217,10 +223,7 @@ async def test_an_answer_by_sendmsg_goes_behind_other_calls(
 ) -> None:
     """A daemon may say what it has to say on its netlink socket by a system call, too."""
     async with world(tmp_path, "freebsd15") as w:
-        daemon = await daemon_that_asks(w)
-        attempt = await w.connect()
-        part, asked, (descriptor,) = await brought(daemon)
-        os.close(descriptor)
+        daemon, attempt, part, asked = await begun(w)
         number = decode_reply_untrusted(replies_in(part)[0], rpctls.SYS_rpctls_syscall_15).result
         answer = wire.SendmsgArgs(daemon.end.number, daemon.reply(asked), b"", 0)
         close = wire.CloseArgs(number)

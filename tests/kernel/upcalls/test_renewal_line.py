@@ -105,7 +105,7 @@ async def asking(both: Joined, side: str, *expected: int) -> AsyncIterator[None]
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask, both, side, counts)
-        await trio.sleep(LATE / 5)
+        await trio.testing.wait_all_tasks_blocked()
         yield
 
 
@@ -186,7 +186,7 @@ async def test_what_the_peer_has_renewed_meanwhile(
         both.daemon(OTHER[side]).late = LATE
         async with asking(both, side, 2):
             both.daemon(OTHER[side]).late = 0.0
-            await trio.sleep(LATE / 2)
+            autojump_clock.jump(LATE / 2)
             both.daemon(side).late = late
             host = host_of(both, OTHER[side])
             async with trio.open_nursery() as nursery:
