@@ -131,7 +131,7 @@ class Takeable:
         """Wait for that, up to this time of trio's clock. Raises `ConnectionGone` when it is no
         use: see the head of upcalls.py."""
         shortly = min(until, trio.current_time() + UNTAKEN_SECONDS) if self.offers else until
-        # One scope: most are answered in this time, and a scope is a tenth of what that takes here.
+        # One scope where one in another would do: most are answered in this time.
         with trio.move_on_at(shortly):
             await self.done.wait()
             return
