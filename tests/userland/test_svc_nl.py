@@ -32,6 +32,7 @@ from umktls.userland.threads import Threads
 from umktls.userland.upcalls import Upcalls
 
 SECONDS = 20.0
+PUT_OFF = CloseArgs(77)  # stands for a call that was put off
 FAMILY = wire.Family(0x31, "rpc", {"tlsclnt": 7, "tlsserv": 8})
 
 
@@ -63,6 +64,10 @@ class Host:
 
     def has_calls_to_make(self) -> bool:
         return self.put_off
+
+    def settle(self) -> None:
+        if self.put_off:
+            self.calls.append(PUT_OFF)
 
     def brought(
         self, replies: memoryview | None, descriptors: list[int]
@@ -161,13 +166,22 @@ def test_a_record_comes_with_the_upcall_about_it(host: Host) -> None:
     assert host.records == [b"\x16\x18\0\0\1\0", b""]
 
 
-def test_an_answer_goes_along_with_calls_that_were_put_off(host: Host) -> None:
-    host.ask("DISCONNECT", 0x222, 42)
-    by_itself = host.end.recv(wire.MAX_DATAGRAM)
+def test_an_answer_goes_along_with_calls_that_were_put_off() -> None:
+    host = Host(wire.encode_family(1, FAMILY))
+    with served(host, b"first calls"):
+        host.ask("DISCONNECT", 0x222, 42)
+        by_itself = host.end.recv(wire.MAX_DATAGRAM)
+        host.put_off = True
+        host.ask("DISCONNECT", 0x222, 42)
+        assert host.called.wait(SECONDS)
+        assert host.calls[2:] == [SendmsgArgs(5, by_itself, b"", 0)]
+
+
+def test_it_goes_behind_them_where_the_kernel_takes_it_no_other_way(host: Host) -> None:
     host.put_off = True
     host.ask("DISCONNECT", 0x222, 42)
-    assert host.called.wait(SECONDS)
-    assert host.calls[1:] == [SendmsgArgs(5, by_itself, b"", 0)]
+    assert host.answer()[0] == 42
+    assert host.calls[1:] == [PUT_OFF]
 
 
 def test_what_comes_beside_a_message_is_taken_or_closed() -> None:

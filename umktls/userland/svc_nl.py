@@ -158,14 +158,18 @@ class NetlinkServer:
             prepare()
 
     def _reply(self, xid: int, parts: list[Buffer]) -> None:
-        """Answer the upcall; along with system calls that were put off, behind them."""
+        """Answer the upcall behind system calls that were put off; along with them, where the
+        kernel takes by sendmsg(2) what is said on this socket, as it does if it makes first calls.
+        """
         body = b"".join(parts)
         reply = wire.encode_rpc(RPCNL_REPLY, self._family, self._group, xid, body)
         try:
-            if self._kernel.has_calls_to_make():
+            if self._brings and self._kernel.has_calls_to_make():
                 self._kernel.call(SendmsgArgs(self._number, reply, b"", 0))
-            else:
-                self._sock.send(reply)
+                return
+            with contextlib.suppress(UmktlsError):
+                self._kernel.settle()
+            self._sock.send(reply)
         except (OSError, UmktlsError) as error:
             logger.info("an answer came too late: %s", error)
 
