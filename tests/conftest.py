@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Generator, Iterator
@@ -25,6 +26,8 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for
 
 FAILED = pytest.StashKey[bool]()
 """That a test has failed: its files are kept."""
+
+Pair = tuple[socket.socket, socket.socket]
 
 LEAST_WAIT = 0.1  # seconds for which a test's alarm is set again
 
@@ -48,6 +51,15 @@ def _own_run_base() -> Iterator[None]:
     if before is not None:
         os.environ["UMKTLS_RUNDIR"] = before
     shutil.rmtree(base)
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """Two connected stream sockets, of which the first does not block."""
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    with near, far:
+        yield near, far
 
 
 @pytest.fixture

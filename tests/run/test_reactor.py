@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import select
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.conftest import patience
+from tests.conftest import Pair, patience
 from umktls.run.reactor import CLOSED, ENDED, READ_BY_PEER, READABLE, Reactor
 
 
@@ -23,17 +22,6 @@ async def running() -> AsyncIterator[Reactor]:
             nursery.start_soon(reactor.run)
             yield reactor
             nursery.cancel_scope.cancel()
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    near, far = socket.socketpair()
-    near.setblocking(False)
-    with near, far:
-        yield near, far
-
-
-Pair = tuple[socket.socket, socket.socket]
 
 
 class Told(list[int]):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import threading
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import Pair
 from umktls.userland.streams import (
     MAX_RECORD,
     Deadline,
@@ -29,19 +28,11 @@ from umktls.userland.streams import (
 RECORD = b"\x17\x03\x03\x00\x04abcd"
 
 
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    near, far = socket.socketpair()
-    near.setblocking(False)
-    with near, far:
-        yield near, far
-
-
 def soon() -> Deadline:
     return Deadline.after(10)
 
 
-def test_one_record_and_not_a_byte_more(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_one_record_and_not_a_byte_more(pair: Pair) -> None:
     near, far = pair
     far.sendall(RECORD + b"rest")
     assert read_record(near.fileno(), soon()) == RECORD
@@ -49,9 +40,7 @@ def test_one_record_and_not_a_byte_more(pair: tuple[socket.socket, socket.socket
 
 
 @pytest.mark.parametrize("behind", [b"", RECORD[:3], RECORD[:-1], b"GET / HTTP/1.1", b"\x16"])
-def test_records_ahead_are_whole_and_stay_in_the_socket(
-    pair: tuple[socket.socket, socket.socket], behind: bytes
-) -> None:
+def test_records_ahead_are_whole_and_stay_in_the_socket(pair: Pair, behind: bytes) -> None:
     near, far = pair
     assert records_ahead(near) == b""
     far.sendall(RECORD * 2 + behind)
@@ -65,7 +54,7 @@ def test_records_ahead_are_whole_and_stay_in_the_socket(
 
 
 def test_no_records_are_ahead_on_a_connection_that_has_ended(
-    pair: tuple[socket.socket, socket.socket],
+    pair: Pair,
 ) -> None:
     near, far = pair
     far.close()
@@ -76,7 +65,7 @@ def test_no_records_are_ahead_on_a_connection_that_has_ended(
     skip(near, 9)
 
 
-def test_a_record_in_single_bytes(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_record_in_single_bytes(pair: Pair) -> None:
     near, far = pair
 
     def trickle() -> None:
@@ -93,7 +82,7 @@ def test_a_record_in_single_bytes(pair: tuple[socket.socket, socket.socket]) -> 
     thread.join(10)
 
 
-def test_the_end_inside_a_record(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_the_end_inside_a_record(pair: Pair) -> None:
     near, far = pair
     far.sendall(RECORD[:7])
     far.close()
@@ -102,7 +91,7 @@ def test_the_end_inside_a_record(pair: tuple[socket.socket, socket.socket]) -> N
     assert caught.value.received == 2
 
 
-def test_a_passed_deadline(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_passed_deadline(pair: Pair) -> None:
     near, far = pair
     far.sendall(RECORD[:3])
     with pytest.raises(DeadlinePassed):
@@ -110,14 +99,14 @@ def test_a_passed_deadline(pair: tuple[socket.socket, socket.socket]) -> None:
 
 
 def test_what_is_there_is_read_even_after_the_deadline(
-    pair: tuple[socket.socket, socket.socket],
+    pair: Pair,
 ) -> None:
     near, far = pair
     far.sendall(RECORD)
     assert read_record(near.fileno(), Deadline.after(0)) == RECORD
 
 
-def test_writing_to_a_slow_reader(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_writing_to_a_slow_reader(pair: Pair) -> None:
     near, far = pair
     data = os.urandom(4 * 1024 * 1024)
     received = bytearray()
@@ -133,14 +122,14 @@ def test_writing_to_a_slow_reader(pair: tuple[socket.socket, socket.socket]) -> 
     assert received == data
 
 
-def test_writing_to_nobody(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_writing_to_nobody(pair: Pair) -> None:
     near, far = pair
     far.close()
     with pytest.raises(EndOfStream):
         write_all(near.fileno(), b"x", soon())
 
 
-def test_writing_past_the_deadline(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_writing_past_the_deadline(pair: Pair) -> None:
     near, _ = pair
     with pytest.raises(DeadlinePassed):
         write_all(near.fileno(), bytes(16 * 1024 * 1024), Deadline.after(0))
