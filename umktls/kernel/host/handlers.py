@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from umktls.kernel.upcalls.registered import RegisteredDaemon
 from umktls.kernel.upcalls.renewal import Renewals
 from umktls.ktls.session import Direction
 from umktls.upcall import syscalls as wire
+from umktls.upcall.datagrams import Request as WireRequest
 
 __all__ = ["Answer", "CalledHost", "Handler", "Handlers"]
 
@@ -45,9 +46,13 @@ class Answer:
     give_away: socket.socket | None = None
 
 
+# Of a call that has no result.
+DONE = Answer(None)
+
 # Arguments are those of `umktls.upcall.syscalls` for its number.
 Handler = Callable[[Process, Any], Answer | Awaitable[Answer]]
-Together = Callable[[Process, Any], Awaitable[Answer]]
+# Several calls, whose replies are the result.
+OneByOne = Callable[[Process, Sequence[WireRequest]], Awaitable[Answer]]
 
 
 class CalledHost(HandshakeHost, Protocol):
@@ -65,15 +70,16 @@ class CalledHost(HandshakeHost, Protocol):
 
 
 class Handlers:
-    """The system calls of one host's daemons. `table` has them by number; `together` makes several.
+    """The system calls of one host's daemons. `table` has them by number; `together` is one that
+    makes several, `one_by_one` makes those that were taken apart before.
 
     Each gets the process and its arguments, and raises `UmktlsError` for what a kernel would refuse
     with an errno.
     """
 
-    def __init__(self, host: CalledHost, together: Together) -> None:
+    def __init__(self, host: CalledHost, together: Handler, one_by_one: OneByOne) -> None:
         self._host = host
-        self._together = together
+        self._one_by_one = one_by_one
         self.table: dict[int, Handler] = {
             rpctls.SYS_rpctls_syscall: self._rpctls,
             rpctls.SYS_rpctls_syscall_15: self._take_cookie,
@@ -164,7 +170,7 @@ class Handlers:
             theirs.close()
             made.close()
             raise
-        made.first_calls.together = partial(self._together, process)
+        made.first_calls.together = partial(self._one_by_one, process)
         self._host.spawn(made.run)
         return Answer(number, give_away=theirs)
 
@@ -185,12 +191,12 @@ class Handlers:
         netlink = process.netlink.pop(args.fd, None)
         if netlink is not None:
             netlink.close()
-            return Answer(None)
+            return DONE
         sock = process.descriptors.pop(args.fd, None)
         if sock is None:
             raise CallerError(f"process {process.pid} has no descriptor {args.fd}", errno.EBADF)
         self._host.handover.given_up(process, sock)
-        return Answer(None)
+        return DONE
 
     def _setsockopt(
         self, process: Process, args: wire.SetsockoptArgs
@@ -205,18 +211,18 @@ class Handlers:
 
         if args.fd in process.netlink:
             process.netlink[args.fd].setsockopt(args.level, args.name, bytes(args.value))
-            return Answer(None)
+            return DONE
         sock = process.descriptor(args.fd)
         if (args.level, args.name) == (rpctls.SOL_UMKTLS, rpctls.UMKTLS_SESSION):
             sock.owner.keep_deposit(args.value, process.uid)
-            return Answer(None)
+            return DONE
         if (args.level, args.name) == (rpctls.SOL_UMKTLS, rpctls.UMKTLS_ADOPTED):
             self._host.handover.adopted(process, sock, bytes(args.value))
-            return Answer(None)
+            return DONE
 
         def set_option() -> Answer:
             calls.setsockopt(sock, args.level, args.name, bytes(args.value), copyin)
-            return Answer(None)
+            return DONE
 
         return set_option() if sock.card is None else done_alone(sock, set_option)
 
@@ -242,14 +248,14 @@ class Handlers:
 
     def _shutdown(self, process: Process, args: wire.ShutdownArgs) -> Answer:
         process.descriptor(args.fd, errno.ENOTCONN).shutdown(args.how)
-        return Answer(None)
+        return DONE
 
     def _utrace(self, process: Process, args: wire.UtraceArgs) -> Answer:
         """utrace(2): the daemon's own event goes into the trace of the connection it names."""
         event, fd, fields = utrace.decode_untrusted(bytes(args.data))
         sock = process.descriptors.get(fd) if fd is not None else None
         utrace.take_note(self._host, sock, event, fields)
-        return Answer(None)
+        return DONE
 
 
 async def done_alone(sock: KernelSocket, work: Callable[[], Answer]) -> Answer:

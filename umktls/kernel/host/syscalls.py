@@ -12,6 +12,7 @@ import contextlib
 import errno
 import socket
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import trio
@@ -49,7 +50,7 @@ class SyscallServer:
     def __init__(self, host: CalledHost) -> None:
         self._host = host
         self.processes: list[Process] = []
-        self._calls: dict[int, Handler] = Handlers(host, self._together).table
+        self._calls: dict[int, Handler] = Handlers(host, self._together, self._one_by_one).table
 
     async def serve_process(self, sock: trio.socket.SocketType) -> None:
         """Answers one process until it goes; then what it held is released."""
@@ -103,7 +104,9 @@ class SyscallServer:
         self, process: Process, request: datagrams.Request
     ) -> tuple[Answer, bytes]:
         """One call, and its reply."""
-        answer, number, began, outcome = NOTHING, 0, time.monotonic(), "ok"
+        answer, number, outcome = NOTHING, 0, "ok"
+        # While nobody looks closely, nobody is told when it began.
+        began = time.monotonic() if self._host.trace.close or self._host.capture else 0.0
         try:
             if request.args is None:
                 raise UnsupportedError(f"no system call {request.number}", errno.ENOSYS)
@@ -117,11 +120,10 @@ class SyscallServer:
         except OSError as error:  # the machine's own kernel has refused what the call needs
             refused = error.errno or errno.EIO
             number, outcome = self._host.personality.errno(refused), errno.errorcode[refused]
-        if (self._host.trace.close or self._host.capture) and is_told(request):
+        if began and is_told(request):
             self._tell(process, request, answer.result, outcome, began)
-        return answer, datagrams.encode_reply(
-            request.sequence, number, answer.result, request.number
-        )
+        result = answer.result
+        return answer, datagrams.encode_reply(request.sequence, number, result, request.number)
 
     def _failed(self, request: datagrams.Request, number: int) -> bytes:
         """The reply to a call that has failed with this machine's errno `number`."""
@@ -154,14 +156,19 @@ class SyscallServer:
 
     async def _together(self, process: Process, args: wire.TogetherArgs) -> Answer:
         """umktls_together: the replies to all of them. Nothing is done if one cannot be among
-        them, or does not decode. Behind a sendmsg that has failed no key for sending is set: the
-        peer knows nothing of it."""
+        them, or does not decode."""
         requests = [datagrams.decode_request_untrusted(request) for request in args.requests]
         for place, request in enumerate(requests):
-            if request.args is not None and is_bad_company(request.args, place):
+            kind = type(request.args)
+            if kind in wire.PARTICULAR and is_bad_company(request.args, place):
                 name = wire.SYSCALLS[request.number].name
                 text = f"{name} cannot go together with other calls, or not behind them"
                 raise CallerError(text)
+        return await self._one_by_one(process, requests)
+
+    async def _one_by_one(self, process: Process, requests: Iterable[datagrams.Request]) -> Answer:
+        """The replies to several calls, which can be made together. Behind a sendmsg that has
+        failed no key for sending is set: the peer knows nothing of it."""
         replies, descriptor, unsent = [], None, False
         try:
             for request in requests:
@@ -193,9 +200,9 @@ def sets_key_for_sending(args: Struct | None) -> bool:
     return isinstance(args, wire.SetsockoptArgs) and (args.level, args.name) in TX_KEYS
 
 
-def is_bad_company(args: Struct, place: int) -> bool:
+def is_bad_company(args: Struct | None, place: int) -> bool:
     """Whether this call cannot be made with others, at this place among them."""
-    return wire.goes_alone(args) or (place > 0 and wire.leads(args))
+    return args is not None and (wire.goes_alone(args) or (place > 0 and wire.leads(args)))
 
 
 async def send_with_descriptor(sock: socket.socket, data: bytes, descriptor: int | None) -> None:

@@ -16,14 +16,14 @@ from __future__ import annotations
 import fcntl
 import socket
 import termios
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from umktls.abi.rpctls import SYS_umktls_together
+from umktls.abi.rpctls import SYS_rpctls_syscall_15, SYS_umktls_together
 from umktls.errors import CallerError, PeerError
 from umktls.kernel.ground.events import Trace
-from umktls.kernel.owners.request import Request
-from umktls.upcall.datagrams import decode_request_untrusted, encode_reply, encode_request
+from umktls.kernel.owners import request as upcalls
+from umktls.upcall.datagrams import Request, decode_request_untrusted, encode_reply
 from umktls.upcall.syscalls import (
     MAX_TOGETHER,
     TAKEN,
@@ -47,7 +47,7 @@ class Replies(Protocol):
 
 
 # umktls_together, in the name of the process whose netlink socket this is.
-Together = Callable[[TogetherArgs], Awaitable[Replies]]
+Together = Callable[[Sequence[Request]], Awaitable[Replies]]
 
 
 class Brought(NamedTuple):
@@ -67,7 +67,7 @@ class FirstCalls:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._questions: tuple[bytes, ...] = ()
+        self._questions: list[Request] = []
 
     def set(self, value: bytes) -> None:
         """UMKTLS_FIRST_CALLS: what is asked behind the call that takes the socket; nothing has the
@@ -75,21 +75,21 @@ class FirstCalls:
         about it."""
         try:
             args, end = TogetherArgs.xdr.read(memoryview(value), 0)
-            calls = [decode_request_untrusted(request).args for request in args.requests]
+            calls = [decode_request_untrusted(request) for request in args.requests]
         except PeerError as error:
             raise CallerError(f"UMKTLS_FIRST_CALLS: {error}") from error
         if end != len(value) or len(calls) >= MAX_TOGETHER or not all(map(is_question, calls)):
             raise CallerError("UMKTLS_FIRST_CALLS are getsockopt(2) of the socket that is taken")
-        self._questions = tuple(map(bytes, args.requests))
+        self._questions = calls
 
-    async def made_for(self, request: Request[Any], trace: Trace) -> Brought:
+    async def made_for(self, request: upcalls.Request[Any], trace: Trace) -> Brought:
         """What the upcall brings: nothing, if it is no CONNECT or somebody looks closely."""
         sock = request.sock
         if not self._questions or not request.offers or trace.close or trace.steps.kinds:
             return NOTHING
         assert sock is not None, "CONNECT is about one"
-        take = encode_request(0, SocketCookieArgs(sock.cookie))
-        answer = await self.together(TogetherArgs((take, *self._questions)))
+        take = Request(0, SYS_rpctls_syscall_15, SocketCookieArgs(sock.cookie))
+        answer = await self.together([take, *self._questions])
         request.unread = self._unread
         reply = encode_reply(0, 0, answer.result, SYS_umktls_together)
         return Brought(reply, answer.pass_descriptor)
@@ -103,5 +103,6 @@ class FirstCalls:
         return any(waiting)
 
 
-def is_question(args: object) -> bool:
+def is_question(request: Request) -> bool:
+    args = request.args
     return isinstance(args, GetsockoptArgs) and args.fd == TAKEN and not goes_alone(args)
