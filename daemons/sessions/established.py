@@ -222,7 +222,7 @@ class EstablishedSession:
         self._release()
         for half in (self._sending, self._receiving):
             if isinstance(half, PlainSending | PlainReceiving):
-                half.ratchet.wipe()
+                half.end()
         with contextlib.suppress(UmktlsError):
             self._sock.close_later()
 

@@ -140,6 +140,12 @@ class PlainSending:
     def alert(self, alert: bytes) -> None:
         self._sock.send_record_later(ALERT, alert)
 
+    def end(self) -> None:
+        """Nothing is sent any more. The session is not told of anything either: without that circle
+        it goes at once, and the SSL object with it, and its memory is there for the next one."""
+        self.ratchet.wipe()
+        self._updated = _nobody
+
 
 class KernelSending(PlainSending):
     """The same, and what the object has sealed is opened for it."""
@@ -270,6 +276,10 @@ class PlainReceiving:
         session = self._next()
         self._sock.post_key("rx", session)
 
+    def end(self) -> None:
+        """Nothing is received any more."""
+        self.ratchet.wipe()
+
     def _next(self) -> Session:
         """The peer's next key. Raises NoSecondKey."""
         if not self._sock.rekeys:
@@ -339,3 +349,7 @@ class ClearReceiving:
 
     def update(self) -> None:
         return
+
+
+def _nobody(request: bool) -> None:
+    """Is told of a KeyUpdate when the session is over."""

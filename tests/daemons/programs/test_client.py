@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import ssl
+import threading
+import weakref
 from pathlib import Path
 
 import pytest
 from umktls_daemons.tls.identity import ConfigurationError
 
+from tests.conftest import patience
 from tests.daemons.fakesocket import SECONDS
 from tests.daemons.harness import Harness, daemon, echo, ping, server_context
 from tests.daemons.pki import PASSPHRASE, certificates
@@ -275,6 +279,25 @@ def test_disconnect_says_goodbye(client: Harness) -> None:
     assert sock.closed_by_daemon
     # Without a close_notify, recv would raise for the ragged end.
     assert server.result(SECONDS) == (b"ping", b"")
+
+
+def test_a_session_goes_when_it_ends(client: Harness) -> None:
+    """And OpenSSL's object with it: no search for cycles is needed, which would come much later."""
+    gone = threading.Event()
+    sock, peer = client.connection()
+    server = peer.tls(server_context(), echo, **SERVER)
+    client.kernel.connect(sock)
+    ping(client, sock)
+    assert server.result(SECONDS) == b"ping"
+    (session,) = client.service.sessions.all()
+    weakref.finalize(session, gone.set)
+    del session
+    gc.disable()
+    try:
+        assert client.kernel.about(sock, "DISCONNECT") == rpctls.RPCTLSERR_OK
+        assert gone.wait(patience(SECONDS))
+    finally:
+        gc.enable()
 
 
 def test_a_late_refusal(client: Harness) -> None:
