@@ -9,7 +9,8 @@ from umktls.kernel.ground.events import TEXTS, Event, Trace, describe
 
 def test_an_event_says_when_where_and_what() -> None:
     trace = Trace("client-1", "client", clock=lambda: 12.5, mono=lambda: 3.5)
-    event = trace.emit("tcp-connect", "c1", peer="127.0.0.1:2049", local="127.0.0.1:700")
+    trace.emit("tcp-connect", "c1", peer="127.0.0.1:2049", local="127.0.0.1:700")
+    (event,) = trace.since()
     assert event == {
         "time": 12.5,
         "mono": 3.5,
@@ -30,10 +31,31 @@ def test_a_line_survives_missing_and_wrong_fields(event: str) -> None:
     assert describe(event, {"seconds": "soon", "pid": None})
 
 
+def test_the_line_is_made_once_and_only_for_somebody_who_reads_it() -> None:
+    made: list[str] = []
+
+    class Reason:
+        def __format__(self, _: str) -> str:
+            made.append("made")
+            return "too late"
+
+    trace = Trace("h", "client")
+    trace.emit("warning", "c1", reason=Reason())
+    assert made == []
+    assert [[event["text"] for event in trace.since()] for _ in range(2)] == [["too late"]] * 2
+    assert made == ["made"]
+    seen: list[Event] = []
+    with trace.subscribed(seen.append):
+        trace.emit("warning", "c1", reason=Reason())
+    assert [event["text"] for event in seen] == ["too late"]
+    assert len(made) == 2
+
+
 def test_what_a_daemon_sends_cannot_pretend_to_be_somebody_else() -> None:
     trace = Trace("client-1", "client", clock=lambda: 1.0)
     fields = {"time": 0, "host": "server-9", "side": "server", "text": "lies"}
-    event = trace.emit("warning", "c1", **fields, reason="true")
+    trace.emit("warning", "c1", **fields, reason="true")
+    (event,) = trace.since()
     assert (event["time"], event["host"], event["side"]) == (1.0, "client-1", "client")
     assert event["text"] == "true"
 

@@ -3,7 +3,8 @@
 Events are plain dictionaries, so that they go to a terminal, a test or the control socket as they
 are; which there are, and what is in them, is a table (`kinds.py`, `schema.py`). A ring keeps the
 newest; subscribers get each one as it happens. Secrets are never put in. An event's line for people
-is clean of control characters; its fields are as they came.
+is clean of control characters; its fields are as they came. The line is made when the event is
+first shown to somebody: most never are, and a line costs as much as all the rest.
 
 What happens for every record and call is told only to those who watch closely (`watched`), and only
 as often as `pace.py` has it. Where such an event would happen, code looks at `trace.close` first:
@@ -23,6 +24,7 @@ import trio
 
 from umktls.kernel.ground.kinds import KINDS, LEVELS
 from umktls.kernel.ground.pace import Pace
+from umktls.kernel.ground.schema import COMMON
 from umktls.kernel.ground.steps import Steps
 from umktls.printable import printable
 
@@ -52,11 +54,23 @@ def describe(event: str, fields: dict[str, Any]) -> str:
     if event in LEVELED:
         template = TEXTS.get(f"{event} {fields.get('level')}") or template
     if template is None:
-        return event + "".join(f" {key}={value}" for key, value in fields.items())
+        return event + "".join(f" {key}={value}" for key, value in _own(fields).items())
     try:
         return _filled(template, fields)
     except (ValueError, TypeError):
-        return f"{event} {fields}"
+        return f"{event} {_own(fields)}"
+
+
+def _own(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields that not every event has."""
+    return {key: value for key, value in fields.items() if key not in COMMON}
+
+
+def _shown(record: Event) -> Event:
+    """The event with its line."""
+    if record["text"] is None:
+        record["text"] = printable(describe(record["event"], record))
+    return record
 
 
 def _filled(template: str, fields: dict[str, Any]) -> str:
@@ -106,7 +120,7 @@ class Trace:
         """Seconds since 1970, by the trace's clock."""
         return self._clock()
 
-    def emit(self, event: str, connection: str | None = None, /, **fields: Any) -> Event:
+    def emit(self, event: str, connection: str | None = None, /, **fields: Any) -> None:
         """Record that `event` happened, on connection `connection` if it concerns one.
 
         Fields that the trace itself fills (those of `schema.COMMON`) cannot be overridden, whoever
@@ -115,10 +129,9 @@ class Trace:
         record = self._event(event, connection, fields, self._mono())
         self._ring.append(record)
         if logger.isEnabledFor(logging.INFO):
-            logger.info("%s %s", connection or "-", record["text"])
-        for subscriber in (*self._subscribers, *self._watchers):
-            subscriber(record)
-        return record
+            logger.info("%s %s", connection or "-", _shown(record)["text"])
+        if self._subscribers or self._watchers:
+            self._tell_all(_shown(record))
 
     def step(self, event: str, connection: str | None, /, **fields: Any) -> None:
         """Tell of one of the kinds that are `watched`, behind a look at `close`."""
@@ -129,14 +142,13 @@ class Trace:
         """A step for which there is room."""
         if skipped := self._pace.skipped():
             fields["skipped"] = skipped
-        record = self._event(event, connection, fields, self._mono())
+        record = _shown(self._event(event, connection, fields, self._mono()))
         for watcher in tuple(self._watchers):
             watcher(record)
 
     def _event(
         self, event: str, connection: str | None, fields: dict[str, Any], mono: float
     ) -> Event:
-        fields.setdefault("host", self.host)
         self._number += 1
         return {
             **fields,
@@ -147,18 +159,21 @@ class Trace:
             "side": self.side,
             "connection": connection,
             "event": event,
-            "text": printable(describe(event, fields)),
+            "text": None,  # see _shown
         }
 
     def relay(self, record: Event) -> None:
         """Take an event of another trace as it is."""
         self._ring.append(record)
+        self._tell_all(record)
+
+    def _tell_all(self, record: Event) -> None:
         for subscriber in (*self._subscribers, *self._watchers):
             subscriber(record)
 
     def since(self, when: float = 0.0) -> Iterator[Event]:
         """The kept events that are not older than `when` (seconds since 1970), oldest first."""
-        return (event for event in tuple(self._ring) if event["time"] >= when)
+        return (_shown(event) for event in tuple(self._ring) if event["time"] >= when)
 
     @contextmanager
     def subscribed(self, subscriber: Callable[[Event], None]) -> Iterator[None]:
