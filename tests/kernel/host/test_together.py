@@ -5,12 +5,22 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+import trio.testing
 
 from tests.kernel.clientworld import Clock, world
-from umktls.abi.freebsd import IPPROTO_TCP, TCP_RXTLS_ENABLE, TCP_TXTLS_ENABLE
+from umktls.abi.freebsd import (
+    IPPROTO_TCP,
+    TCP_RXTLS_ENABLE,
+    TCP_RXTLS_MODE,
+    TCP_TXTLS_ENABLE,
+    TCP_TXTLS_MODE,
+)
+from umktls.abi.personality import PERSONALITIES
 from umktls.abi.rpctls import (
     RPCTLS_SYSC_CLSOCKET,
     RPCTLSCD,
@@ -19,8 +29,13 @@ from umktls.abi.rpctls import (
     SYS_close,
     SYS_getsockopt,
     SYS_rpctls_syscall_15,
+    SYS_sendmsg,
     SYS_utrace,
 )
+from umktls.ktls.engines.choice import EngineChoice
+from umktls.ktls.session import Session
+from umktls.ktls.session.suites import SUITES
+from umktls.rpc.xdr import Struct
 from umktls.testing.played import Refused
 from umktls.upcall.datagrams import (
     Reply,
@@ -39,6 +54,7 @@ from umktls.upcall.syscalls import (
     TogetherArgs,
     UtraceArgs,
 )
+from umktls.userland.ktls import FreebsdKtls
 
 NOWHERE = encode_request(5, CloseArgs(99))
 EVENT = encode_request(9, UtraceArgs(json.dumps({"event": "warning", "reason": "here"}).encode()))
@@ -124,3 +140,70 @@ async def test_no_key_for_sending_is_set_behind_a_sendmsg_that_has_failed(
         ):
             replies = await w.calls.call(TogetherArgs(requests))
             assert [int.from_bytes(reply[4:8], "big") for reply in replies] == expected
+
+
+KEYS = Session.from_secret(SUITES["TLS_AES_128_GCM_SHA256"], bytes(32))
+# The calls of a daemon that sets its keys and asks whether they are used.
+SETS = {
+    way: FreebsdKtls(PERSONALITIES["umktls"]).key_options(way, KEYS)[0].args for way in ("tx", "rx")
+}
+NO_KEY = partial(SetsockoptArgs, level=IPPROTO_TCP, name=TCP_RXTLS_ENABLE, value=b"", memory=())
+ASKS = {
+    way: partial(GetsockoptArgs, level=IPPROTO_TCP, name=name, length=4)
+    for way, name in (("tx", TCP_TXTLS_MODE), ("rx", TCP_RXTLS_MODE))
+}
+
+
+@pytest.mark.parametrize(
+    ("engine", "row", "answered"),
+    [
+        ("software", (SETS["tx"], ASKS["tx"]), True),
+        ("software", (SETS["tx"], ASKS["tx"], SETS["rx"], ASKS["rx"]), True),
+        ("software", (SETS["tx"], ASKS["tx"], ASKS["rx"]), False),
+        ("null", (SETS["tx"], ASKS["tx"]), False),
+        ("software", (SETS["rx"], NO_KEY, ASKS["rx"]), False),
+        ("software", (), True),
+    ],
+    ids=["one", "both", "the other has none", "not used", "not taken", "without keys"],
+)
+async def test_an_answer_behind_keys_is_given_only_if_they_work(
+    tmp_path: Path,
+    autojump_clock: Clock,
+    engine: str,
+    row: tuple[Callable[[int], Struct], ...],
+    answered: bool,
+) -> None:
+    """So a daemon need not wait for what comes of them before it says that all is well."""
+    async with world(tmp_path, engine=EngineChoice(engine, engine)) as w:
+        daemon, attempt, asked = await w.asked()
+        number = await daemon.take(asked)
+        said = SendmsgArgs(daemon.end.number, daemon.reply(asked), b"", 0)
+        calls = [encode_request(1, call(number)) for call in row]
+        *_, last = await w.calls.call(TogetherArgs((*calls, encode_request(9, said))))
+        reply = decode_reply_untrusted(last, SYS_sendmsg)
+        await trio.testing.wait_all_tasks_blocked()
+        assert attempt.ended.is_set() == answered
+        if answered:
+            assert reply == Reply(9, 0, len(said.data))
+        else:
+            assert reply.errno == errno.ECANCELED
+            # It may be given all the same, by itself.
+            await w.calls.call(said)
+            await attempt.ended.wait()
+        assert attempt.error is None
+
+
+async def test_no_answer_behind_a_key_that_was_not_set(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    """Because the KeyUpdate in front of it has not gone."""
+    async with world(tmp_path) as w:
+        daemon, _, asked = await w.asked()
+        number = await daemon.take(asked)
+        update = SendmsgArgs(99, b"", b"", 0)
+        said = SendmsgArgs(daemon.end.number, daemon.reply(asked), b"", 0)
+        calls = (update, SETS["tx"](number), said)
+        together = TogetherArgs(tuple(encode_request(1, call) for call in calls))
+        replies = await w.calls.call(together)
+    expected = [errno.EBADF, errno.ECANCELED, errno.ECANCELED]
+    assert [int.from_bytes(reply[4:8], "big") for reply in replies] == expected

@@ -22,10 +22,10 @@ from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError
 from umktls.kernel.ground.turns import Turn
 from umktls.kernel.host.accepting import taken_from_trio
 from umktls.kernel.host.callnames import call_name, describe_call
+from umktls.kernel.host.depending import Depending
 from umktls.kernel.host.gates import stand_before
 from umktls.kernel.host.handlers import Answer, CalledHost, Handler, Handlers
 from umktls.kernel.host.process import Process
-from umktls.kernel.sockets.calls import TX_KEYS
 from umktls.private import allowed, peer_credentials
 from umktls.rpc.xdr import Struct
 from umktls.upcall import datagrams
@@ -167,16 +167,15 @@ class SyscallServer:
         return await self._one_by_one(process, requests)
 
     async def _one_by_one(self, process: Process, requests: Iterable[datagrams.Request]) -> Answer:
-        """The replies to several calls, which can be made together. Behind a sendmsg that has
-        failed no key for sending is set: the peer knows nothing of it."""
-        replies, descriptor, unsent = [], None, False
+        """The replies to several calls, which can be made together."""
+        replies, descriptor, depending = [], None, Depending(process)
         try:
             for request in requests:
-                if unsent and sets_key_for_sending(request.args):
+                if depending.forbids(request):
                     replies.append(self._failed(request, errno.ECANCELED))
                     continue
                 answer, reply = await self._carry_out(process, request)
-                unsent = unsent or (answer is NOTHING and request.number == rpctls.SYS_sendmsg)
+                depending.made(request, None if answer is NOTHING else answer)
                 replies.append(reply)
                 if answer.pass_descriptor is not None:
                     process.taken, descriptor = answer.result, answer.pass_descriptor
@@ -193,11 +192,6 @@ def is_told(request: datagrams.Request) -> bool:
     if not isinstance(args, wire.SetsockoptArgs) or args.level != rpctls.SOL_UMKTLS:
         return True
     return args.name != rpctls.UMKTLS_CAPTURED
-
-
-def sets_key_for_sending(args: Struct | None) -> bool:
-    """Whether this is a setsockopt(2) with a key for sending."""
-    return isinstance(args, wire.SetsockoptArgs) and (args.level, args.name) in TX_KEYS
 
 
 def is_bad_company(args: Struct | None, place: int) -> bool:
