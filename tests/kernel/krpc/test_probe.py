@@ -134,6 +134,29 @@ async def test_a_server_that_does_not_answer_the_probe(
         assert trio.current_time() == pytest.approx(7.0)
 
 
+async def test_a_server_that_answers_byte_by_byte_has_no_longer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    rpc = SimpleNamespace(send=lambda parts: None, tap=None)
+    trace = Trace("h", "client")
+    sock: Any = SimpleNamespace(sock=near, rpc=rpc, trace=trace, name="c1", peer="server")
+
+    async def trickle() -> None:
+        for byte in mark(40) + bytes(40):
+            far.send(bytes((byte,)))
+            await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery:
+        with near, far, trio.fail_after(100):
+            nursery.start_soon(trickle)
+            with pytest.raises(WorldError, match="did not answer the AUTH_TLS probe within 7"):
+                await probe(sock, NFS3.number, NFS3.version, 7.5)
+            assert trio.current_time() == pytest.approx(7.5)
+            nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("fragments", [1, 3])
 async def test_what_is_behind_the_answer_is_left_to_the_daemon(fragments: int) -> None:
     near, far = socket.socketpair()

@@ -13,7 +13,7 @@ import trio.testing
 
 from tests.conftest import patience
 from umktls.errors import WorldError
-from umktls.kernel.sockets.stream import SendQueue, after, read_some
+from umktls.kernel.sockets.stream import SendQueue, after, read_some, readable_until
 
 
 @pytest.fixture
@@ -114,6 +114,53 @@ async def test_read_some_reports_the_end(pair: tuple[socket.socket, socket.socke
     buffer = memoryview(bytearray(10))
     assert await read_some(ours, buffer) == 4
     assert await read_some(ours, buffer) == 0
+
+
+async def test_what_is_waited_for_up_to_a_time(
+    pair: tuple[socket.socket, socket.socket], autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, theirs = pair
+    began, said = trio.current_time(), []
+
+    async def wait(until: float) -> None:
+        said.append((await readable_until(ours, until), trio.current_time() - began))
+
+    await wait(began + 2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait, began + 9)
+        await trio.sleep(3)
+        theirs.send(b"x")
+    await wait(began - 1)
+    assert said == [(False, 2), (True, 5), (True, 5)]
+
+
+async def test_who_waits_for_room_goes_on_behind_a_reader_that_has_waited_in_vain(
+    pair: tuple[socket.socket, socket.socket], autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, theirs = pair
+    async with trio.open_nursery() as nursery:
+        queue = SendQueue(ours, nursery.start_soon)
+        queue.push([bytes(3_000_000)])
+        assert not await readable_until(ours, trio.current_time() + 1)
+        assert len(await receive_exactly(theirs, 3_000_000)) == 3_000_000
+        await queue.emptied()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_socket_that_is_closed_here_is_no_time_that_has_passed(
+    pair: tuple[socket.socket, socket.socket], autojump_clock: trio.testing.MockClock
+) -> None:
+    ours, _ = pair
+
+    async def close() -> None:
+        await trio.sleep(1)
+        trio.lowlevel.notify_closing(ours)
+        ours.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(close)
+        with pytest.raises(WorldError, match="closed here"):
+            await readable_until(ours, trio.current_time() + 2)
 
 
 async def test_everybody_who_waits_for_room_is_woken(

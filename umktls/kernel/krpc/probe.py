@@ -14,7 +14,7 @@ import trio
 
 from umktls.errors import PeerError, WorldError
 from umktls.kernel.sockets.ktls_socket import KernelSocket
-from umktls.kernel.sockets.stream import broken, readable
+from umktls.kernel.sockets.stream import broken, readable_until
 from umktls.kernel.upcalls.tls import TlsRefused
 from umktls.rpc.message import (
     NULL_AUTH,
@@ -56,10 +56,8 @@ async def probe(sock: KernelSocket, program: int, version: int, seconds: float) 
         await sock.trace.steps.stop("probe", sock.name)
     sock.trace.emit("probe", sock.name)
     sock.rpc.send([mark(len(call)) + call])
-    reply = None
     try:
-        with trio.move_on_after(seconds):
-            reply = await one_reply(sock)
+        reply = await one_reply(sock, trio.current_time() + seconds)
     except (RpcFormatError, RecordLimitError) as error:
         raise PeerError(
             f"{sock.peer} answered the AUTH_TLS probe with something that is not RPC ({error}); "
@@ -76,15 +74,17 @@ async def probe(sock: KernelSocket, program: int, version: int, seconds: float) 
     sock.trace.emit("starttls", sock.name)
 
 
-async def one_reply(sock: KernelSocket) -> Call | AcceptedReply | DeniedReply:
-    """The reply, and nothing of what is behind it, which would be the daemon's."""
+async def one_reply(sock: KernelSocket, until: float) -> Call | AcceptedReply | DeniedReply | None:
+    """The reply, and nothing of what is behind it, which would be the daemon's; None if it has not
+    come by then."""
     reader = RecordReader(PROBE_REPLY_LIMIT)
     while True:
         # The mark says how long the reply is: first the mark, then what it says.
         try:
             data = sock.sock.recv(reader.missing)
         except BlockingIOError:
-            await readable(sock.sock)
+            if not await readable_until(sock.sock, until):
+                return None
             continue
         except OSError as error:
             raise broken("receive the answer to the AUTH_TLS probe", error) from error

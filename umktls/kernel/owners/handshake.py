@@ -9,6 +9,7 @@ from typing import Any
 import trio
 
 from umktls.dataclass import dataclass
+from umktls.kernel.ground.alarms import Completion
 from umktls.kernel.owners.request import Offered, Takeable
 from umktls.upcall.states import Upcall
 
@@ -42,7 +43,7 @@ class Handshake(Takeable):
     taken: bool = False
     pid: int = 0
     outcome: Outcome | None = None
-    done: trio.Event = field(default_factory=trio.Event)
+    done: Completion = field(default_factory=Completion)
     watch: trio.CancelScope | None = None
 
     @property

@@ -13,6 +13,7 @@ import trio
 from umktls.abi import rpctls
 from umktls.dataclass import dataclass
 from umktls.errors import CallerError, WorldError
+from umktls.kernel.ground.alarms import Completion
 from umktls.kernel.owners.hangup import hangs_up
 from umktls.rpc.message import NULL_AUTH, AcceptedReply, DeniedReply, encode_call
 from umktls.rpc.program import Procedure
@@ -112,7 +113,7 @@ class Takeable:
     sock: Offered | None
     upcall: Upcall
     taken: bool
-    done: trio.Event
+    done: Completion
     watch: trio.CancelScope | None
     unread: Callable[[], bool] | None = None
 
@@ -131,11 +132,8 @@ class Takeable:
         """Wait for that, up to this time of trio's clock. Raises `ConnectionGone` when it is no
         use: see the head of upcalls.py."""
         shortly = min(until, trio.current_time() + UNTAKEN_SECONDS) if self.offers else until
-        # One scope where one in another would do: most are answered in this time.
-        with trio.move_on_at(shortly):
-            await self.done.wait()
-            return
-        if shortly < until and not self.done.is_set():
+        # Most are answered in this time, which costs no scope.
+        if not await self.done.wait(shortly) and shortly < until:
             with trio.move_on_at(until):
                 self.watch = trio.CancelScope()
                 with self.watch:
@@ -183,7 +181,7 @@ class Request(Takeable, Generic[R]):
     worked: Callable[[R], bool] = _answered_ok
     upcall: Upcall = field(default_factory=lambda: Upcall(SESSION_TRANSITIONS))
     taken: bool = False
-    done: trio.Event = field(default_factory=trio.Event)
+    done: Completion = field(default_factory=Completion)
     reply: AcceptedReply | DeniedReply | None = None
     watch: trio.CancelScope | None = None
     record: bytes = field(default=b"", repr=False)

@@ -15,13 +15,23 @@ import os
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
 from umktls.errors import WorldError
+from umktls.kernel.ground.alarms import alarm_at
 from umktls.rpc.xdr import Buffer
 
-__all__ = ["SEND_QUEUE_LIMIT", "SendQueue", "Start", "broken", "read_some", "readable"]
+__all__ = [
+    "SEND_QUEUE_LIMIT",
+    "SendQueue",
+    "Start",
+    "broken",
+    "read_some",
+    "readable",
+    "readable_until",
+]
 
 # What may wait for a slow peer before senders have to wait too.
 SEND_QUEUE_LIMIT = 4 * 1024 * 1024
@@ -59,6 +69,21 @@ async def readable(sock: socket.socket) -> None:
         raise closed_here() from None
     except OSError as error:  # of epoll_ctl(2)
         raise broken("receive", error) from error
+
+
+async def readable_until(sock: socket.socket, until: float) -> bool:
+    """The same up to this time of trio's clock; whether there is something. Where it is waited for
+    room to send as well, that begins anew then."""
+    alarm = alarm_at(until, partial(trio.lowlevel.notify_closing, sock))
+    try:
+        await readable(sock)
+    except WorldError:
+        if not alarm.rung or sock.fileno() < 0:
+            raise
+        return False
+    finally:
+        alarm.cancel()
+    return True
 
 
 def closed_here() -> WorldError:

@@ -36,7 +36,7 @@ import trio
 
 from umktls.errors import WorldError
 from umktls.kernel.sockets.ktls_socket import KernelSocket
-from umktls.kernel.sockets.stream import broken, readable
+from umktls.kernel.sockets.stream import broken, readable_until
 from umktls.kernel.upcalls.daemons import PATIENCE, address_of
 from umktls.ktls.engines import RECORD_HEADER_LENGTH
 from umktls.ktls.engines.toe import record_size
@@ -85,8 +85,7 @@ class Client:
                     "speak RPC-with-TLS, and has it a handshake daemon that works?",
                     errno.ETIMEDOUT,
                 )
-            with trio.move_on_at(since + patience):
-                await first_record(sock.sock)
+            if await first_record(sock.sock, since + patience):
                 return
 
     @contextmanager
@@ -100,28 +99,33 @@ class Client:
             self._over = trio.current_time()
 
 
-async def first_record(sock: socket.socket) -> None:
-    """Wait for a whole TLS record, for something else, or for the end of the stream.
+async def first_record(sock: socket.socket, until: float) -> bool:
+    """Wait for a whole TLS record, for something else, or for the end of the stream, up to this
+    time of trio's clock; whether it is there.
 
     Raises `WorldError` when the connection broke.
     """
-    wanted = RECORD_HEADER_LENGTH
-    while True:
-        await waiting(sock, wanted)
+    wanted = 1
+    while await waiting(sock, wanted, until):
         there = peek(sock, max(wanted, HELLO))
         if len(there) < wanted:  # the end, or a socket that does not wait for so much (AF_UNIX)
-            return
-        size = record_size(there[:RECORD_HEADER_LENGTH])
-        if size is None or size <= len(there):
-            return
-        wanted = size
+            return True
+        wanted = RECORD_HEADER_LENGTH
+        if len(there) >= wanted:
+            size = record_size(there[:wanted])
+            if size is None or size <= len(there):
+                return True
+            wanted = size
+    return False
 
 
-async def waiting(sock: socket.socket, wanted: int) -> None:
-    """Wait for so many bytes to be there, or the end."""
+async def waiting(sock: socket.socket, wanted: int, until: float) -> bool:
+    """Wait for so many bytes to be there, or the end; whether that is so by then."""
+    if wanted == 1:  # as sockets do
+        return await readable_until(sock, until)
     set_low_water(sock, wanted)
     try:
-        await readable(sock)
+        return await readable_until(sock, until)
     finally:
         if sock.fileno() >= 0:
             set_low_water(sock, 1)
