@@ -99,7 +99,8 @@ class ConnectionTable:
         self.closed[ended.name] = Remembered(stat(ended), traffic(ended), ended.failure)
         if len(self.closed) > REMEMBERED:
             oldest = self.closed.pop(next(iter(self.closed)))
-            self._forgotten = added_up(self._forgotten, oldest.traffic)
+            for name, count in oldest.traffic.items():
+                self._forgotten[name] += count
 
     def established(self, name: str | None) -> list[KernelSocket]:
         """The connection of that name, or all, with TLS. Raises `CallerError` if there is none."""

@@ -69,7 +69,7 @@ class Noting(Protocol):
 def decode_untrusted(data: bytes) -> Told:
     """The argument of utrace(2). Raises `CallerError` for what is no event of the table."""
     try:
-        record = json.loads(data)
+        record = json.loads(data.decode("utf-8", "surrogatepass"))
         event = record["event"]
         kept = UTRACE_EVENTS[event]
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -23,8 +23,6 @@ If there is no such connection, the new one is not taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
@@ -33,6 +31,7 @@ import trio
 from umktls.abi.rpctls import DEFAULT_IDLE_SECONDS
 from umktls.dataclass import dataclass
 from umktls.errors import CallerError
+from umktls.kernel.ground.behind import Behind
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.peers import Crowd, Who
 from umktls.kernel.krpc.descriptors import MOST_CONNECTIONS, shares
@@ -144,15 +143,14 @@ class Admission:
         end."""
         return self._end_one([guest for guest in self._guests if guest not in self._leaving])
 
-    @contextmanager
-    def present(self, guest: Guest) -> Iterator[None]:
+    def present(self, guest: Guest) -> Behind:
         """Inside the block the guest has a place."""
         self._guests[guest] = None
-        try:
-            yield
-        finally:
-            del self._guests[guest]
-            self._leaving.discard(guest)
+        return Behind(self._left, guest)
+
+    def _left(self, guest: Guest) -> None:
+        del self._guests[guest]
+        self._leaving.discard(guest)
 
     def _end_one(self, guests: list[Guest]) -> bool:
         now = trio.current_time()

@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import field
 from typing import TYPE_CHECKING
 
@@ -37,6 +36,7 @@ import trio
 from umktls.abi import rpctls
 from umktls.dataclass import dataclass
 from umktls.errors import CallerError, UmktlsError
+from umktls.kernel.ground.behind import Behind
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.peers import Crowd, FairQueue, Who, who
 from umktls.kernel.owners.hangup import hung_up
@@ -196,14 +196,10 @@ class Daemons:
             life.on(event)
             raise
 
-    @contextmanager
-    def occupied(self, handle: DaemonHandle, sock: KernelSocket) -> Iterator[None]:
+    def occupied(self, handle: DaemonHandle, sock: KernelSocket) -> Behind:
         """Inside the block a CONNECT about `sock` has a place of `handle`, which is free again
         behind it."""
-        try:
-            yield
-        finally:
-            self._vacate(handle, sock)
+        return Behind(self._vacate, handle, sock)
 
     def _occupy(self, handle: DaemonHandle, sock: KernelSocket) -> None:
         handle.places += 1

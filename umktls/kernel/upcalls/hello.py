@@ -28,13 +28,12 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from weakref import WeakValueDictionary
 
 import trio
 
 from umktls.errors import WorldError
+from umktls.kernel.ground.behind import Behind
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.sockets.stream import broken, readable_until
 from umktls.kernel.upcalls.daemons import PATIENCE, address_of
@@ -88,15 +87,14 @@ class Client:
             if await first_record(sock.sock, since + patience):
                 return
 
-    @contextmanager
-    def heard(self) -> Iterator[None]:
+    def heard(self) -> Behind:
         """Inside the block a handshake is made on one of the connections."""
         self._heard += 1
-        try:
-            yield
-        finally:
-            self._heard -= 1
-            self._over = trio.current_time()
+        return Behind(self._heard_out)
+
+    def _heard_out(self) -> None:
+        self._heard -= 1
+        self._over = trio.current_time()
 
 
 async def first_record(sock: socket.socket, until: float) -> bool:

@@ -59,6 +59,9 @@ CONNECTION_LOST = "connection"
 DISCONNECT_SECONDS = 5.0
 
 ALERT = 21  # ContentType
+# Plain numbers, since an IntFlag makes an object for each answer.
+HANDSHAKE, DISABLED = int(rpctls.RPCTLS_FLAGS_HANDSHAKE), int(rpctls.RPCTLS_FLAGS_DISABLED)
+CERTUSER = int(rpctls.RPCTLS_FLAGS_CERTUSER)
 VERSION_NAMES = {0x0303: "TLSv1.2", 0x0304: "TLSv1.3"}
 KEY_UPDATE_DROPPED = (
     "the peer has changed its key, and this kernel takes no second one: the next record will not "
@@ -155,7 +158,7 @@ async def handshake_server(host: TlsHost, sock: KernelSocket) -> None:
         sock,
         "rpctlssd",
         b"",
-        lambda result: bool(result.flags & rpctls.RPCTLS_FLAGS_HANDSHAKE),
+        lambda result: bool(result.flags & HANDSHAKE),
     )
     sock.identity.flags = result.flags
     note_identity(host, sock, result)
@@ -164,9 +167,9 @@ async def handshake_server(host: TlsHost, sock: KernelSocket) -> None:
 
 def note_identity(host: TlsHost, sock: KernelSocket, result: Any) -> None:
     """What the daemon says of the client: that its calls are to be rejected, or whose they are."""
-    if result.flags & rpctls.RPCTLS_FLAGS_DISABLED:
+    if result.flags & DISABLED:
         host.trace.emit("disabled", sock.name)
-    elif result.flags & rpctls.RPCTLS_FLAGS_CERTUSER:
+    elif result.flags & CERTUSER:
         if not result.gid:
             raise PeerError(f"user {result.uid} of a certificate is in no group", errno.EPROTO)
         sock.identity.user = AuthSys(0, b"", result.uid, result.gid[0], result.gid[1:])

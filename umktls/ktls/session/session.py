@@ -74,9 +74,9 @@ class Session:
 
     def wipe(self) -> None:
         """Overwrite the keys of a session that `kept` has made, and of those made of it by `at`."""
-        for name in SECRETS:
-            secret: Any = getattr(self, name)
-            if isinstance(secret, bytearray):
+        secret: Any
+        for secret in (self.key, self.iv, self.mac_key):
+            if secret and isinstance(secret, bytearray):
                 wipe(secret)
 
     @classmethod
