@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import socket
 import subprocess
@@ -22,6 +23,7 @@ import trio.testing
 from tests.conftest import patience
 from tests.kernel.clientworld import Clock
 from tests.passing import elapse
+from umktls.errors import WorldError
 from umktls.kernel.ground.budget import (
     ARRIVAL_SECONDS,
     MUCH,
@@ -41,6 +43,7 @@ from umktls.rpc.message import NULL_AUTH, encode_call
 from umktls.rpc.program import Program
 from umktls.rpc.record import mark
 from umktls.rpc.server import CallContext, Dispatcher, Service
+from umktls.rpc.xdr import Buffer
 from umktls.testing.echo import ECHO, Echo
 
 MIB = 1 << 20
@@ -318,6 +321,53 @@ async def test_a_connection_whose_jobs_wait_is_not_read(tmp_path: Path) -> None:
         assert server.host.requests.used == 0
         await stream.aclose()
         await neighbour.aclose()
+
+
+async def test_a_connection_ends_behind_its_jobs(tmp_path: Path) -> None:
+    """Also when one has its place, and waits for memory."""
+    disk = Disk()
+    async with serving(tmp_path, disk.service()) as server:
+        server.host.requests = Budget(JOB_BYTES)
+        sock, stream = server.connect()
+        with trio.fail_after(patience(20)):
+            await stream.send_all(call(DISK, 1, b"data") * 2)
+            while disk.writes < 1:
+                await trio.lowlevel.checkpoint()
+            await settled()
+            assert sock.rpc.retire is not None
+            sock.rpc.retire("there is a better one")
+            await settled()
+            assert sock.name in server.host.sockets
+            disk.go_on.set()
+            await reply(stream)
+            assert await stream.receive_some() == b""
+        assert sock.name in server.host.closed
+        assert disk.writes == 1
+        assert server.host.requests.used == 0
+        await stream.aclose()
+
+
+async def test_a_job_whose_reply_cannot_be_sent_ends_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk()
+    async with serving(tmp_path, disk.service()) as server:
+        sock, stream = server.connect()
+
+        def send(parts: list[Buffer]) -> None:
+            raise WorldError("cannot send: Broken pipe", errno.EPIPE)
+
+        monkeypatch.setattr(sock.rpc, "send", send)
+        with trio.fail_after(patience(20)):
+            await stream.send_all(call(DISK, 1, b"data"))
+            while disk.writes < 1:
+                await trio.lowlevel.checkpoint()
+            disk.go_on.set()
+            assert await stream.receive_some() == b""
+        (closed,) = (event for event in server.host.trace.since() if event["event"] == "closed")
+        assert closed["reason"] == "cannot send: Broken pipe"
+        assert server.host.requests.used == 0
+        await stream.aclose()
 
 
 async def test_one_bound_for_the_requests_of_all(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 
 import trio
 
-from umktls.errors import PeerError
-from umktls.kernel.ground.refusals import NoThread
+from umktls.errors import PeerError, UmktlsError
+from umktls.kernel.ground.refusals import NoThread, first_text
 from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.incoming import Incoming
 from umktls.kernel.krpc.listening import mount_listeners, port_of
@@ -59,13 +59,21 @@ class Connection(Incoming):
         await self.live(partial(self._serve, dispatcher, offer_tls))
 
     async def _serve(self, dispatcher: Dispatcher, offer_tls: bool) -> None:
-        async with trio.open_nursery() as nursery:
-            deliver = partial(self._deliver, dispatcher, offer_tls, nursery)
+        deliver = partial(self._deliver, dispatcher, offer_tls)
+        try:
             await self.sock.rpc.pump(self._reader, deliver, self.control, self._share.receive)
+        finally:
+            if self._jobs.value < BLOCKING_JOBS:
+                await self._jobs_over()
 
-    async def _deliver(
-        self, dispatcher: Dispatcher, offer_tls: bool, nursery: trio.Nursery, message: memoryview
-    ) -> None:
+    async def _jobs_over(self) -> None:
+        """Wait for what runs in threads, whoever gives up waiting. A nursery for each connection,
+        most of which have no such job, would do it too, and costs a handshake's fiftieth."""
+        with trio.CancelScope(shield=True):
+            for _ in range(BLOCKING_JOBS):
+                await self._jobs.acquire()
+
+    async def _deliver(self, dispatcher: Dispatcher, offer_tls: bool, message: memoryview) -> None:
         held = self._share.arrived()
         try:
             call = self._call_in(message)
@@ -74,18 +82,26 @@ class Connection(Incoming):
             else:
                 job = self._answer(dispatcher, call)
                 if job is not None:
-                    if self._jobs.value:  # no turn of the loop for it
-                        self._jobs.acquire_nowait()
-                    else:
-                        await self._jobs.acquire()
-                    held = held or await self.host.requests.take(len(message) + JOB_BYTES)
-                    nursery.start_soon(self._run_in_thread, job, held)
+                    held = await self._room_for_job(held, len(message) + JOB_BYTES)
+                    self.host.spawn(self._run_in_thread, job, held)
                     held = 0
         finally:
             if held:
                 self.host.requests.give(held)
         if self.sock.queue.size or self.sock.card is not None:
             await self.sock.queue.drained()
+
+    async def _room_for_job(self, held: int, size: int) -> int:
+        """Wait for a job's place and memory, of which so much is `held` already; how much is."""
+        if self._jobs.value:  # no turn of the loop for it
+            self._jobs.acquire_nowait()
+        else:
+            await self._jobs.acquire()
+        try:
+            return held or await self.host.requests.take(size)
+        except BaseException:
+            self._jobs.release()
+            raise
 
     def _call_in(self, message: memoryview) -> Call:
         self.last = self._now()
@@ -123,13 +139,14 @@ class Connection(Incoming):
         self._under_way += 1
         try:
             with trio.CancelScope(shield=True):
-                reply = await self._reply_from_thread(job)
+                self._send(await self._reply_from_thread(job))
+        except (OSError, MemoryError, UmktlsError) as error:
+            self.end(first_text(error))
         finally:
             self.host.requests.give(held)
             self._jobs.release()
             self._under_way -= 1
             self.last = self._now()
-        self._send(reply)
 
     async def _reply_from_thread(self, job: Job) -> list[Buffer]:
         """The reply; where the system has no thread now, as soon as it has."""
