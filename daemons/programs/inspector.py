@@ -48,7 +48,7 @@ class Inspector(ClientService):
         attempt.endpoint.accept_any_certificate()
         return attempt
 
-    def _report_handshake(self, taken: Taken, endpoint: Endpoint, said: str) -> None:
+    def _report_handshake(self, taken: Taken, endpoint: Endpoint, said: str) -> dict[str, Any]:
         trust = str(self._options.trust)
         asked = taken.sock.peer_name()
         failures = [
@@ -67,7 +67,7 @@ class Inspector(ClientService):
         }
         with self._report.open("a") as file:
             file.write(json.dumps(seen) + "\n")
-        super()._report_handshake(taken, endpoint, said)
+        return super()._report_handshake(taken, endpoint, said)
 
 
 def certificate_facts(certificate: x509.Certificate) -> dict[str, Any]:

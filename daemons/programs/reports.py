@@ -26,34 +26,39 @@ class Reports:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
 
-    def handshake(self, taken: Taken, endpoint: Endpoint, said: str) -> None:
-        """`said`: what people should know besides; may be empty."""
+    def handshake(self, taken: Taken, endpoint: Endpoint, said: str) -> dict[str, Any]:
+        """Put it into the trace along with this thread's next system call; what it is, for the log.
+        `said`: what people should know besides; may be empty."""
         certificate = endpoint.peer_certificate
-        peer = subject_of(certificate) if certificate else "without a certificate"
         event = {
             "event": "handshake",
             "fd": taken.sock.number,
             "version": endpoint.version,
             "suite": endpoint.suite,
             "alpn": endpoint.alpn.decode("ascii", "surrogateescape"),
-            "peer": peer,
+            "peer": subject_of(certificate) if certificate else "without a certificate",
             "resumed": endpoint.resumed,
             "verified": certificate is not None,
             "client_certificate": endpoint.client_certificate,
         }
+        if said:
+            event["remark"] = said
+        self.trace_later(event)
+        return event
+
+    def log_handshake(self, taken: Taken, event: Mapping[str, Any]) -> None:
+        """The same for the log, which nobody waits for."""
         logger.info(
             "handshake with %s (%s): %s %s, client certificate %s%s",
             taken,
-            peer,
+            event["peer"],
             event["version"],
             event["suite"],
             event["client_certificate"],
-            ", resumed" if endpoint.resumed else "",
+            ", resumed" if event["resumed"] else "",
         )
-        if said:
-            event["remark"] = said
-            logger.info("%s: %s", taken, said)
-        self.trace_later(event)
+        if "remark" in event:
+            logger.info("%s: %s", taken, event["remark"])
 
     def failure(self, taken: Taken, failure: HandshakeFailure) -> None:
         """Say why there is no session: in the log, and in the kernel's trace."""

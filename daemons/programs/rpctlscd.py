@@ -15,6 +15,7 @@ from umktls.abi.rpctls import RPCTLSERR_OK, RpctlsErr
 from umktls.userland.libc import Kernel
 from umktls.userland.upcalls import Connect, Connected
 
+from ..sessions.established import EstablishedSession
 from ..sessions.handshake import Expectations
 from ..tls.failure import HandshakeFailure, VerifyProblem
 from ..tls.hostnames import is_address, reverse_name
@@ -133,7 +134,12 @@ class ClientService(HandshakeService):
     def _connect(self, upcall: Connect) -> Connected:
         certname = upcall.certname.decode("utf-8", "surrogateescape")
         session = self.connect(upcall, partial(self._prepare, certname))
-        return Connected(reterr=session if isinstance(session, RpctlsErr) else RPCTLSERR_OK)
+        if isinstance(session, RpctlsErr):
+            return Connected(reterr=session)
+        return self.answer_of(session)
+
+    def answer_of(self, session: EstablishedSession) -> Connected:
+        return Connected(reterr=RPCTLSERR_OK)
 
     def _prepare(self, certname: str, taken: Taken) -> Attempt:
         tls = self._tls

@@ -33,6 +33,10 @@ __all__ = ["ServerService", "main"]
 
 logger = logging.getLogger(__name__)
 
+# What CONNECT is answered for a client without a certificate, and for one with.
+ANONYMOUS = int(RpctlsFlags.RPCTLS_FLAGS_HANDSHAKE)
+VERIFIED = int(ANONYMOUS | RpctlsFlags.RPCTLS_FLAGS_GOTCERT | RpctlsFlags.RPCTLS_FLAGS_VERIFIED)
+
 
 def domain_of(options: ServerOptions) -> str:
     """The domain of users in certificates, "" where they are not looked at.
@@ -79,9 +83,7 @@ class ServerService(HandshakeService):
         session = self.connect(upcall, self._prepare)
         if isinstance(session, RpctlsErr):
             return Connected(reterr=session)
-        flags = RpctlsFlags.RPCTLS_FLAGS_HANDSHAKE
-        if session.peer_verified:
-            flags |= RpctlsFlags.RPCTLS_FLAGS_GOTCERT | RpctlsFlags.RPCTLS_FLAGS_VERIFIED
+        flags = VERIFIED if session.peer_verified else ANONYMOUS
         if self._options.checkhost and not self._is_its_host(session):
             flags |= RpctlsFlags.RPCTLS_FLAGS_DISABLED
         user = self._user(session)
@@ -89,6 +91,12 @@ class ServerService(HandshakeService):
             return Connected(flags=flags)
         flags |= RpctlsFlags.RPCTLS_FLAGS_CERTUSER
         return Connected(flags=flags, uid=user.uid, gids=tuple(user.gids))
+
+    def answer_of(self, session: EstablishedSession) -> Connected | None:
+        """Whose certificate it is takes looking, and may have to be complained of."""
+        if self._options.checkhost or self._domain:
+            return None
+        return Connected(flags=VERIFIED if session.peer_verified else ANONYMOUS)
 
     def tell_more(self, taken: Taken, chain: Chain) -> None:
         """What the certificate says, for exports that are for some only."""

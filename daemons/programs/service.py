@@ -30,7 +30,7 @@ from umktls.abi.rpctls import (
 from umktls.errors import CallerError, UmktlsError
 from umktls.upcall.rpctls import rpctls_session_arg
 from umktls.userland.libc import Kernel, Socket
-from umktls.userland.upcalls import Connect, Upcalls
+from umktls.userland.upcalls import Connect, Connected, Upcalls
 
 from ..sessions.adopted import adopt
 from ..sessions.established import EstablishedSession, first_deposit
@@ -61,7 +61,7 @@ class Sessions:
 
     def all(self) -> list[EstablishedSession]:
         """Those there are now."""
-        return list(self._by_number.values())
+        return [session for session in list(self._by_number.values()) if session.begun]
 
     def add(self, number: int, session: EstablishedSession) -> None:
         self._by_number[number] = session
@@ -196,29 +196,47 @@ class HandshakeService:
         if sock.reports.wants_secrets:
             endpoint.findings.on_secret = partial(tell_secret, sock)
         keys = handshake(sock, endpoint, deadline, attempt.expected, self._look(sock, attempt))
-        self._report_handshake(taken, endpoint, remark(endpoint, attempt.expected))
+        event = self._report_handshake(taken, endpoint, remark(endpoint, attempt.expected))
         self.tell_more(taken, endpoint.chain)
         if self._handover:
             self._deposit(taken, keys, endpoint.chain)
+        whole = LiveSession(
+            sock, endpoint, keys, self._reports.trace_later, attempt.keep, taken.address
+        )
+        with whole.held():
+            self.sessions.add(number, whole)
+            try:
+                session = self._with_keys(taken, attempt, keys, whole)
+            except BaseException:
+                self.sessions.remove(number)
+                raise
+            finally:
+                self._reports.log_handshake(taken, event)
+            if session is not whole:
+                self.sessions.add(number, session)
+        session.start()
+        return session
+
+    def _with_keys(
+        self, taken: Taken, attempt: Attempt, keys: TrafficKeys, session: LiveSession
+    ) -> LiveSession:
+        """The session with its keys in the kernel: another one, where they do not work there."""
+        sock, trace = taken.sock, self._reports.trace_later
         with contextlib.ExitStack() as cleanup:
-            pairs, clear = enable(sock, keys, cleanup)
-            session = LiveSession(
-                sock,
-                endpoint,
-                keys,
-                self._reports.trace_later,
-                attempt.keep,
-                taken.address,
-                pairs,
-                clear,
-            )
+            pairs, clear = enable(sock, keys, cleanup, self.answer_of(session))
+            if pairs or clear:
+                of = (sock, attempt.endpoint, keys, trace, attempt.keep, taken.address)
+                session = LiveSession(*of, pairs, clear)
             cleanup.pop_all()
         if self._handover:
             self._keep_deposit(sock, session, whole=not pairs and not clear)
         sock.release()
-        self.sessions.add(number, session)
-        session.start()
         return session
+
+    def answer_of(self, session: EstablishedSession) -> Connected | None:
+        """The answer to CONNECT, if the keys work, so that it can go along with them; None where it
+        is not known yet. The handler has to return the same."""
+        return None
 
     def _look(self, sock: Socket, attempt: Attempt) -> Look | None:
         """What tells the kernel of each flight, where somebody watches closely or steps."""
@@ -252,8 +270,8 @@ class HandshakeService:
         with contextlib.suppress(UmktlsError):
             sock.take_back()
 
-    def _report_handshake(self, taken: Taken, endpoint: Endpoint, said: str) -> None:
-        self._reports.handshake(taken, endpoint, said)
+    def _report_handshake(self, taken: Taken, endpoint: Endpoint, said: str) -> dict[str, Any]:
+        return self._reports.handshake(taken, endpoint, said)
 
     # The procedures about a session.
 

@@ -23,6 +23,7 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from umktls.abi.alerts import TlsAlert, alert_name
+from umktls.abi.rpctls import RPCTLSERR_OK
 from umktls.errors import CallerError, UmktlsError
 from umktls.ktls.session.suites import TLS_1_3
 from umktls.upcall.deposit import LAYOUT, Deposit
@@ -79,13 +80,14 @@ def in_der(chain: Chain) -> tuple[bytes, ...]:
 
 class EstablishedSession:
     """A session. `version` is TLS's, such as 0x0304; `address` the peer's, "" for none; `chain` its
-    verified certificates, empty where it showed none.
+    verified certificates, empty where it showed none. `begun`: it is known that it works.
 
     The kind sets `_sending` and `_receiving` before anything is asked of it.
     """
 
     _sending: Sending
     _receiving: Receiving
+    begun = True
 
     def __init__(
         self, sock: Socket, trace: Tracer, version: int, address: str, chain: Chain
@@ -183,10 +185,13 @@ class EstablishedSession:
         self.renew_deposit()
 
     def _try(self, work: Callable[[], None]) -> bool:
+        """Whether it worked. If this is for an upcall, OK goes along with the last calls: behind a
+        key that it has not taken the kernel does not take it, and if others fail all is over.
+        """
         with self._lock, self._settled():
             try:
                 work()
-                self._sock.settle()
+                self._sock.settle(RPCTLSERR_OK)
             except NoSecondKey as error:
                 # Nobody's fault: in a new session everything is as it was.
                 self.complain(f"{error}; the session ends")
@@ -202,6 +207,15 @@ class EstablishedSession:
                     self._fail(str(error), TlsAlert.INTERNAL_ERROR)
                 return False
             return True
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Upcalls about the session wait until the block is over: it begins in there, and they may
+        come before its keys are known to work."""
+        with self._lock:
+            self.begun = False
+            yield
+            self.begun = True
 
     @contextlib.contextmanager
     def _settled(self) -> Iterator[None]:

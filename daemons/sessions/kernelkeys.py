@@ -6,6 +6,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Mapping
+from typing import Any
 
 from umktls.abi.alerts import TlsAlert
 from umktls.abi.freebsd import TCP_TLS_MODE_NONE
@@ -27,17 +28,18 @@ DIRECTION_NAMES: Mapping[Direction, str] = {"tx": "sending", "rx": "receiving"}
 
 
 def enable(
-    sock: Socket, keys: TrafficKeys, cleanup: contextlib.ExitStack
+    sock: Socket, keys: TrafficKeys, cleanup: contextlib.ExitStack, answer: Any = None
 ) -> tuple[dict[Direction, socket.socket], list[Direction]]:
     """Set the keys of both directions and see whether each one works (design case S2).
 
+    `answer` is given to the upcall along with them, if both work and it can be (`Kernel.calls`).
     Returns what does not go through kernel TLS: pairs to bounce over, which `cleanup` closes,
     and directions that go in clear. Raises `HandshakeFailure`, the peer has its alert then.
     """
     pairs: dict[Direction, socket.socket] = {}
     clear: list[Direction] = []
     try:
-        modes = sock.enable_all({"tx": keys.tx, "rx": keys.rx})
+        modes = sock.enable_all({"tx": keys.tx, "rx": keys.rx}, answer)
         for direction, mode in modes.items():
             reason = _kernel_tls_refusal(mode)
             if reason is None:

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import Any, cast
@@ -50,6 +50,7 @@ class Host:
         self.brings: list[bytes] = []
         self.put_off = False
         self.refuses = 0  # an option
+        self.answered = False
 
     def netlink_socket(self) -> tuple[int, socket.socket]:
         return 5, self._theirs
@@ -64,6 +65,12 @@ class Host:
 
     def has_calls_to_make(self) -> bool:
         return self.put_off
+
+    def answers_by(self, say: Callable[[Any], Struct]) -> None:
+        self.say = say
+
+    def has_answered(self) -> bool:
+        return self.answered
 
     def settle(self) -> None:
         if self.put_off:
@@ -130,11 +137,13 @@ def host() -> Iterator[Host]:
 
 
 @contextmanager
-def served(host: Host, first: bytes = b"") -> Iterator[NetlinkServer]:
+def served(host: Host, first: bytes = b"", **more: Any) -> Iterator[NetlinkServer]:
     with host.end:
         handlers = Handlers()
         table = {"REKEY": handlers.rekey, "DISCONNECT": handlers.disconnect}
-        server = NetlinkServer(cast(Kernel, host), "tlsclnt", RPCTLSCD_V2, table, first=first)
+        server = NetlinkServer(
+            cast(Kernel, host), "tlsclnt", RPCTLSCD_V2, table, first=first, **more
+        )
         asked = wire.parse_untrusted(host.end.recv(wire.MAX_DATAGRAM))
         assert wire.parse_get_family_untrusted(asked) == "rpc"
         server.start()
@@ -175,6 +184,25 @@ def test_an_answer_goes_along_with_calls_that_were_put_off() -> None:
         host.ask("DISCONNECT", 0x222, 42)
         assert host.called.wait(SECONDS)
         assert host.calls[2:] == [SendmsgArgs(5, by_itself, b"", 0)]
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_handler_that_has_answered_already(answered: bool) -> None:
+    """Along with calls of its own: `say` makes the call that does it."""
+    host = Host(wire.encode_family(1, FAMILY))
+    host.answered = answered
+    with served(host, b"first calls", finish={"DISCONNECT": rpctls_session_res}):
+        host.ask("DISCONNECT", 0x222, 42)
+        host.ask("REKEY", 0x333, 43)
+        answers = [host.answer() for _ in range(2 - answered)]
+        assert [number for number, _, _ in answers] == ([43] if answered else [42, 43])
+        said = host.say(5)
+        assert isinstance(said, SendmsgArgs)
+        part = wire.parse_rpc_untrusted(wire.parse_untrusted(said.data))
+        reply = parse_untrusted(part.body or b"")
+        assert isinstance(reply, AcceptedReply)
+        assert (said.fd, reply.xid) == (5, 42)
+        assert RPCTLSCD_V2["DISCONNECT"].decode_result_untrusted(reply.body).reterr == 5
 
 
 def test_it_goes_behind_them_where_the_kernel_takes_it_no_other_way(host: Host) -> None:

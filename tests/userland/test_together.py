@@ -22,10 +22,12 @@ from umktls.abi.personality import PERSONALITIES
 from umktls.abi.rpctls import SYS_rpctls_syscall_15
 from umktls.ktls.session import Session
 from umktls.ktls.session.suites import SUITES
+from umktls.rpc.xdr import Struct
 from umktls.upcall.datagrams import encode_reply
 from umktls.upcall.rpctls import RPCTLSCD_V1
 from umktls.upcall.syscalls import (
     MAX_PART,
+    MAX_TOGETHER,
     AdoptArgs,
     CloseArgs,
     RpctlsSyscallArgs,
@@ -34,6 +36,7 @@ from umktls.upcall.syscalls import (
 )
 from umktls.userland.grouping import in_groups
 from umktls.userland.libc import Kernel, KernelGone, Record, SystemCallError
+from umktls.userland.utrace import utrace_args
 
 SESSION = Session.from_secret(SUITES["TLS_AES_128_GCM_SHA256"], b"s" * 32, 7)
 THREADS, ROUNDS = 24, 40
@@ -103,6 +106,62 @@ def test_a_failure_of_what_was_put_off_is_nobody_elses(kernel: Kernel) -> None:
     kernel.later(ShutdownArgs(99, 1), failures.append)
     assert kernel.rpctls_syscall(rpctls.RPCTLS_SYSC_CLSETPATH, b"/some/path") is None
     assert len(failures) == 1
+
+
+class Answering:
+    """An upcall that is answered by utrace(2), or by a call that fails."""
+
+    def __init__(self, kernel: Kernel, *, taken: bool = True) -> None:
+        self.given: list[object] = []
+        self._taken = taken
+        kernel.answers_by(self._say)
+
+    def _say(self, answer: object) -> Struct:
+        self.given.append(answer)
+        return utrace_args({"event": "answer"}) if self._taken else NOWHERE
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_an_answer_goes_along_with_calls(fake: FakeKernel, kernel: Kernel, taken: bool) -> None:
+    upcall = Answering(kernel, taken=taken)
+    kernel.utrace_later({"event": "ticket"}, unexpected)
+    (outcome,) = kernel.calls([utrace_args({"event": "alert"})], 7)
+    assert outcome.error is None
+    assert upcall.given == [7]
+    assert fake.trips == [["utrace", "utrace", "utrace" if taken else "close"]]
+    if taken:  # once is enough
+        kernel.calls([NOWHERE], 8)
+        assert upcall.given == [7]
+    assert kernel.has_answered() == taken
+    kernel.calls([NOWHERE], 9)  # it is over
+    assert not kernel.has_answered()
+    assert 9 not in upcall.given
+
+
+def test_an_answer_goes_along_with_what_was_put_off(fake: FakeKernel, kernel: Kernel) -> None:
+    upcall = Answering(kernel)
+    kernel.settle(7)
+    assert upcall.given == []  # there is nothing to go along with
+    kernel.needed_later(NOWHERE)
+    with pytest.raises(SystemCallError):
+        kernel.settle(7)
+    assert fake.trips == [["close", "utrace"]]
+    assert kernel.has_answered()
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [[NOWHERE] * MAX_TOGETHER, [SendmsgArgs(99, bytes(MAX_PART), b"", 0), NOWHERE]],
+    ids=["too many", "too large"],
+)
+def test_an_answer_that_would_go_by_itself_is_not_given(
+    fake: FakeKernel, kernel: Kernel, calls: list[Struct]
+) -> None:
+    """Whether the kernel takes it depends on those that it goes along with."""
+    Answering(kernel)
+    assert len(kernel.calls(calls, 7)) == len(calls)
+    assert not any("utrace" in trip for trip in fake.trips)
+    assert not kernel.has_answered()
 
 
 def test_who_settles_hears_of_what_was_needed_and_failed(kernel: Kernel) -> None:

@@ -240,6 +240,10 @@ class Job:
         `NotAuthentic`, is logged and answered with SYSTEM_ERR."""
         return cast(list[Buffer], self._run(self._handler))
 
+    def reply_with(self, result: Any) -> list[Buffer]:
+        """The reply with that result, for a handler that has it given before it returns."""
+        return self.procedure.result.encode(result, _HEAD.pack(self._xid, *_EXECUTED))
+
     def _run(self, handler: Handler) -> list[Buffer] | None:
         reply: list[Buffer]
         try:

@@ -8,7 +8,7 @@ from umktls.rpc.xdr import Struct
 from umktls.upcall.datagrams import encode_request
 from umktls.upcall.syscalls import MAX_PART, TogetherArgs, goes_alone, leads
 
-__all__ = ["in_groups"]
+__all__ = ["Group", "in_groups"]
 
 
 class Group:

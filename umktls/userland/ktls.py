@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from umktls.abi import linux
 from umktls.abi.freebsd import (
@@ -106,7 +106,9 @@ class SystemCalls(Protocol):
 
     def recvmsg(self, length: int, controllen: int = 0, flags: int = 0) -> RecvmsgResult: ...
 
-    def together(self, calls: Sequence[SetsockoptArgs | GetsockoptArgs]) -> list[Outcome]: ...
+    def together(
+        self, calls: Sequence[SetsockoptArgs | GetsockoptArgs], answer: Any = None
+    ) -> list[Outcome]: ...
 
     @property
     def number(self) -> int: ...
@@ -148,8 +150,11 @@ class KtlsInterface:
         """Who makes the records of one direction: a TCP_TLS_MODE_*, NONE (0) for nobody."""
         raise NotImplementedError
 
-    def enable_all(self, sock: SystemCalls, sessions: Mapping[Direction, Session]) -> Modes:
-        """Set the keys of several directions, each as `enable` does, and look what came of it."""
+    def enable_all(
+        self, sock: SystemCalls, sessions: Mapping[Direction, Session], answer: Any = None
+    ) -> Modes:
+        """Set the keys of several directions, each as `enable` does, and look what came of it.
+        `answer` is for the upcall, if it can go along and all of them work."""
         return {
             direction: self._enabled(sock, direction, sessions[direction]) for direction in sessions
         }
@@ -225,7 +230,9 @@ class FreebsdKtls(KtlsInterface):
     def mode(self, sock: SystemCalls, direction: Direction) -> int:
         return int.from_bytes(sock.getsockopt(IPPROTO_TCP, _MODE[direction], MODE_SIZE), "little")
 
-    def enable_all(self, sock: SystemCalls, sessions: Mapping[Direction, Session]) -> Modes:
+    def enable_all(
+        self, sock: SystemCalls, sessions: Mapping[Direction, Session], answer: Any = None
+    ) -> Modes:
         """In one go: the modes are asked for before it is known whether the keys were taken."""
         calls: list[SetsockoptArgs | GetsockoptArgs] = []
         for direction, session in sessions.items():
@@ -234,7 +241,7 @@ class FreebsdKtls(KtlsInterface):
                 option.args(sock.number),
                 GetsockoptArgs(sock.number, IPPROTO_TCP, _MODE[direction], MODE_SIZE),
             )
-        outcomes = sock.together(calls)
+        outcomes = sock.together(calls, answer)
         answers = zip(sessions, outcomes[::2], outcomes[1::2], strict=True)
         return {
             direction: enabled.error or mode.error or int.from_bytes(mode.result, "little")

@@ -24,8 +24,7 @@ import json
 import os
 import socket
 import struct
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -56,8 +55,9 @@ from umktls.upcall.syscalls import (
 )
 from umktls.userland.exchange import Answer, Exchange
 from umktls.userland.failures import KernelGone, Outcome, SystemCallError, close_all
-from umktls.userland.grouping import in_groups
+from umktls.userland.grouping import Group, in_groups
 from umktls.userland.ktls import Record, interface_of
+from umktls.userland.posted import Posted, Say
 from umktls.userland.questions import questions
 from umktls.userland.sockets import Socket
 from umktls.userland.utrace import utrace_args
@@ -80,21 +80,6 @@ _UCRED = struct.Struct("3i")
 TAKING = (RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET)
 
 
-class _Posted(threading.local):
-    """The calls that a thread has put off, and whom to tell of a failure; the first failure of
-    one that was needed; and what its upcall has brought: a record, or the reply to the first calls
-    about a socket."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Struct, Callable[[SystemCallError], None]]] = []
-        self.error: SystemCallError | None = None
-        self.record: Record | None = None
-        self.brought: Answer | None = None
-
-    def fail(self, error: SystemCallError) -> None:
-        self.error = self.error or error
-
-
 class Kernel:
     """A process's connection to the kernel of the host with run directory `rundir`.
 
@@ -107,7 +92,7 @@ class Kernel:
     def __init__(self, rundir: Path) -> None:
         self.rundir = rundir
         self._sequence = count(1)
-        self._posted = _Posted()
+        self._posted = Posted()
         personality = personality_of(rundir)
         self.rpctls_versions = versions_of(rundir)
         self.ktls = interface_of(personality)
@@ -247,16 +232,24 @@ class Kernel:
         (outcome,) = self.calls([args])
         return outcome.get(), outcome.descriptors
 
-    def calls(self, batch: Sequence[Struct]) -> list[Outcome]:
+    def calls(self, batch: Sequence[Struct], answer: Any = None) -> list[Outcome]:
         """Make several system calls, in this order, with one trip to the kernel for all.
 
-        None of them is left out because another one failed. Raises `KernelGone`, `XdrError`.
+        None of them is left out because another one failed. With `answer` the upcall that this
+        thread works on is answered along with them, as by a handler that returns this, where that
+        can be, and unless keys among them do not work (see `has_answered`).
+
+        Raises `KernelGone`, `XdrError`.
         """
         posted, self._posted.calls = self._posted.calls, []
         wanted = [args for args, _ in posted] + list(batch)
         outcomes = []
-        for start in range(0, len(wanted), MAX_TOGETHER):
-            outcomes += self._together(wanted[start : start + MAX_TOGETHER])
+        if group := self._posted.with_answer(wanted, answer):
+            *outcomes, said = self._trip([group])
+            self._posted.answered = said.error is None
+        else:
+            for start in range(0, len(wanted), MAX_TOGETHER):
+                outcomes += self._trip(in_groups(wanted[start : start + MAX_TOGETHER]))
         for (_, failed), outcome in zip(posted, outcomes, strict=False):
             if outcome.error is not None:
                 failed(outcome.error)
@@ -284,14 +277,24 @@ class Kernel:
         """Whether this thread has put off calls."""
         return bool(self._posted.calls)
 
-    def settle(self) -> None:
-        """Make the calls that this thread has put off. Raises `KernelGone`, and the first failure
-        of those that are `needed_later` since the last time."""
+    def settle(self, answer: Any = None) -> None:
+        """Make the calls that this thread has put off; `answer` as in `calls`. Raises `KernelGone`,
+        and the first failure of those that are `needed_later` since the last time."""
         if self._posted.calls:
-            self.calls([])
+            self.calls([], answer)
         error, self._posted.error = self._posted.error, None
         if error is not None:
             raise error
+
+    def answers_by(self, say: Say) -> None:
+        """This thread works on an upcall that may be answered by the call that `say` makes."""
+        self._posted.say, self._posted.answered = say, False
+
+    def has_answered(self) -> bool:
+        """Whether that upcall is answered already. It is over, as far as `calls` goes."""
+        answered, self._posted.answered = self._posted.answered, False
+        self._posted.say = None
+        return answered
 
     @contextlib.contextmanager
     def told_of(self, record: memoryview | None) -> Iterator[None]:
@@ -339,9 +342,9 @@ class Kernel:
         record, self._posted.record = self._posted.record, None
         return record
 
-    def _together(self, batch: Sequence[Struct]) -> list[Outcome]:
-        """One trip."""
-        groups = {next(self._sequence) & 0xFFFFFFFF: group for group in in_groups(batch)}
+    def _trip(self, made: Iterable[Group]) -> list[Outcome]:
+        """What becomes of calls with one datagram for each group."""
+        groups = {next(self._sequence) & 0xFFFFFFFF: group for group in made}
         requests = {sequence: group.datagram(sequence) for sequence, group in groups.items()}
         answers = self._exchange.trip(requests)
         outcomes: list[Outcome] = []

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from umktls.abi.leftover import Leftover
 from umktls.abi.rpctls import (
@@ -196,10 +197,10 @@ class Socket:
         self.reports.settle()
         self._kernel.later(ShutdownArgs(self.number, how), _forget)
 
-    def settle(self) -> None:
-        """Make the calls that this thread has put off. Raises `KernelGone`, and `SystemCallError`
-        for those of which it is said."""
-        self._kernel.settle()
+    def settle(self, answer: Any = None) -> None:
+        """Make the calls that this thread has put off; `answer` as in `Kernel.calls`. Raises
+        `KernelGone`, and `SystemCallError` for those of which it is said."""
+        self._kernel.settle(answer)
 
     def close(self) -> None:
         """close(2), of the kernel's descriptor and of the real one."""
@@ -211,9 +212,11 @@ class Socket:
         self.release()
         self._kernel.later(CloseArgs(self.number), _forget)
 
-    def together(self, calls: Sequence[SetsockoptArgs | GetsockoptArgs]) -> list[Outcome]:
-        """Several calls in one go, whatever becomes of each; see `KernelCalls.calls`."""
-        return self._kernel.calls(calls)
+    def together(
+        self, calls: Sequence[SetsockoptArgs | GetsockoptArgs], answer: Any = None
+    ) -> list[Outcome]:
+        """Several calls in one go, whatever becomes of each; see `Kernel.calls`."""
+        return self._kernel.calls(calls, answer)
 
     # What these calls are used for.
 
@@ -225,11 +228,12 @@ class Socket:
         self.reports.settle()
         self._kernel.ktls.enable(self, direction, session)
 
-    def enable_all(self, sessions: Mapping[Direction, Session]) -> Modes:
+    def enable_all(self, sessions: Mapping[Direction, Session], answer: Any = None) -> Modes:
         """The same for several directions in one go, and what came of each: its `tls_mode`, or
-        the error. All of them are tried."""
+        the error. All of them are tried. With `answer` the upcall is answered along with them where
+        that can be, if all of them work; see `Kernel.calls`."""
         self.reports.settle()
-        return self._kernel.ktls.enable_all(self, sessions)
+        return self._kernel.ktls.enable_all(self, sessions, answer)
 
     def tls_mode(self, direction: Direction) -> int:
         """Who makes the records of one direction: a TCP_TLS_MODE_*, NONE (0) for nobody."""

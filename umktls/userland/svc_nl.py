@@ -14,6 +14,8 @@ import logging
 import socket
 import struct
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 from umktls.abi.freebsd import ERRNO_NAMES
 from umktls.abi.netlink import (
@@ -50,7 +52,8 @@ class NetlinkServer:
     """Serves `handlers` (by procedure name) of `program` as a member of `group`. `prepare` is
     called once, behind the first answer: for what need not be ready before that. `first`: what is
     asked first of a CONNECT's socket (UMKTLS_FIRST_CALLS), which then comes along with the upcall
-    where the kernel does that.
+    where the kernel does that. `finish`, by procedure: makes its result of what its handler
+    answers before it is done (see `Kernel.calls`).
 
     Raises `UmktlsError` when the kernel has no such sockets or no such group.
     """
@@ -64,7 +67,9 @@ class NetlinkServer:
         threads: int = MAX_THREADS,
         prepare: Callable[[], None] | None = None,
         first: bytes = b"",
+        finish: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
     ) -> None:
+        self._finish = finish
         self._prepare = prepare
         self._first = first
         self._brings = False
@@ -151,25 +156,48 @@ class NetlinkServer:
             raise PeerError("a reply where a call was expected")
         with self._kernel.told_of(part.record), self._kernel.brought(part.replies, descriptors):
             job = self._dispatcher.dispatch(call, self._peer)
-            reply = job.run() if isinstance(job, Job) else job
-        self._reply(message.seq, reply)
+            reply = self._done(message.seq, job) if isinstance(job, Job) else job
+        if reply is not None:
+            self._reply(message.seq, reply)
         prepare, self._prepare = self._prepare, None
         if prepare is not None:
             prepare()
+
+    def _done(self, xid: int, job: Job) -> list[Buffer] | None:
+        """The handler's reply; None where it has been given along with system calls."""
+        finish = self._finish.get(job.procedure.name) if self._brings else None
+        if finish is None:
+            return job.run()
+
+        def say(answer: Any) -> SendmsgArgs:
+            return self._said(xid, job.reply_with(finish(answer)))
+
+        self._kernel.answers_by(say)
+        reply = job.run()
+        if not self._kernel.has_answered():
+            return reply
+        with contextlib.suppress(UmktlsError):
+            self._kernel.settle()
+        return None
+
+    def _said(self, xid: int, parts: list[Buffer]) -> SendmsgArgs:
+        """The system call that answers the upcall."""
+        return SendmsgArgs(self._number, self._message(xid, parts), b"", 0)
+
+    def _message(self, xid: int, parts: list[Buffer]) -> bytes:
+        return wire.encode_rpc(RPCNL_REPLY, self._family, self._group, xid, b"".join(parts))
 
     def _reply(self, xid: int, parts: list[Buffer]) -> None:
         """Answer the upcall behind system calls that were put off; along with them, where the
         kernel takes by sendmsg(2) what is said on this socket, as it does if it makes first calls.
         """
-        body = b"".join(parts)
-        reply = wire.encode_rpc(RPCNL_REPLY, self._family, self._group, xid, body)
         try:
             if self._brings and self._kernel.has_calls_to_make():
-                self._kernel.call(SendmsgArgs(self._number, reply, b"", 0))
+                self._kernel.call(self._said(xid, parts))
                 return
             with contextlib.suppress(UmktlsError):
                 self._kernel.settle()
-            self._sock.send(reply)
+            self._sock.send(self._message(xid, parts))
         except (OSError, UmktlsError) as error:
             logger.info("an answer came too late: %s", error)
 

@@ -4,9 +4,10 @@
     upcalls.start()
 
 CONNECT's handler gets a `Connect` and answers with `Connected`; the others get the session's number
-and answer with a reterr. The number is the one that `Connect` had: in version 1 a running number,
-of which this file makes the triple on the wire, in version 2 the socket's cookie. NULL needs no
-handler; one that is there gets None and answers with None.
+and answer with a reterr. A handler may have its answer given along with system calls, before it
+returns the same (`Kernel.calls`). The number is the one that `Connect` had: in version 1 a running
+number, of which this file makes the triple on the wire, in version 2 the socket's cookie. NULL
+needs no handler; one that is there gets None and answers with None.
 """
 
 from __future__ import annotations
@@ -221,7 +222,15 @@ class NetlinkService:
         prepare = partial(ready_to_call, daemon)
         program = VERSIONS[2].programs[daemon]
         first = first_questions(named=daemon == "rpctlscd")
-        self._server = NetlinkServer(kernel, group, program, table, prepare=prepare, first=first)
+        self._server = NetlinkServer(
+            kernel,
+            group,
+            program,
+            table,
+            prepare=prepare,
+            first=first,
+            finish={**dict.fromkeys(handlers, rpctls_session_res), "CONNECT": self._connected},
+        )
 
     def start(self) -> None:
         self._server.start()
@@ -236,7 +245,9 @@ class NetlinkService:
         cookie = argument.socookie
         certname = rpctlscd_connect_arg(getattr(argument, "certname", ())).name
         take = partial(self._kernel.take, cookie, named=self._daemon == "rpctlscd")
-        answer = self._handlers["CONNECT"](Connect(cookie, certname, take))
+        return self._connected(self._handlers["CONNECT"](Connect(cookie, certname, take)))
+
+    def _connected(self, answer: Connected) -> Any:
         return VERSIONS[2].connect_result[self._daemon](answer, _NO_NAME)
 
     @staticmethod

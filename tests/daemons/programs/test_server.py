@@ -6,7 +6,9 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from umktls_daemons.tls.identity import ConfigurationError
@@ -22,6 +24,8 @@ from tests.daemons.harness import (
     ping_pong,
 )
 from umktls.abi import rpctls
+from umktls.upcall.versions import Connected
+from umktls.userland.libc import Socket
 
 NAME = {"server_hostname": "localhost"}
 
@@ -211,6 +215,38 @@ def test_kernel_tls_that_does_not_work(server: Harness, option: int) -> None:
     assert f"does not work for {direction}" in failed(server, "ktls")
     with pytest.raises((ssl.SSLError, ssl.SSLEOFError)):
         client.result(SECONDS)
+    assert len(server.service.sessions) == 0
+
+
+def test_upcalls_that_come_before_it_is_known_that_the_keys_work(
+    server: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel may have been told so already: they wait, and find the session. A reload does
+    not: there is none yet."""
+    enable = Socket.enable_all
+    ended: list[Future[int]] = []
+    answers: list[Connected] = []
+    service = server.service
+
+    def disconnect() -> int:
+        ended = service.handlers()["DISCONNECT"](1)
+        service._kernel.settle()
+        return int(ended)
+
+    def enable_all(sock: Socket, sessions: Any, answer: Any = None) -> Any:
+        answers.append(answer)
+        assert (len(service.sessions), service.sessions.all()) == (1, [])
+        ended.append(pool.submit(disconnect))
+        return enable(sock, sessions, answer)
+
+    monkeypatch.setattr(Socket, "enable_all", enable_all)
+    sock, peer = server.connection(security="mtls")
+    client = peer.tls(client_context("client"), read_to_end, **NAME)
+    with ThreadPoolExecutor() as pool:
+        assert server.kernel.connect(sock).flags == answers[0].flags == MUTUAL
+        assert ended[0].result(SECONDS) == rpctls.RPCTLSERR_OK
+    assert len(service.sessions) == 0
+    assert client.result(SECONDS) == b""
 
 
 def test_resumption_does_not_get_around_a_demand(server: Harness) -> None:

@@ -32,7 +32,7 @@ class Sock:
     def receive_record(self) -> Record:
         return self.records.pop(0)
 
-    def settle(self) -> None: ...
+    def settle(self, answer: int | None = None) -> None: ...
 
     def shutdown_later(self, how: int) -> None:
         self.shut.append(how)

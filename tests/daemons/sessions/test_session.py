@@ -48,7 +48,7 @@ class Sock:
     def owed_alert(self) -> int:
         return 0
 
-    def settle(self) -> None: ...
+    def settle(self, answer: int | None = None) -> None: ...
 
     def shutdown_later(self, how: int) -> None:
         assert how == socket.SHUT_RD, "sending ends behind what is on the wire"

@@ -17,11 +17,16 @@ import trio.testing
 from tests.conftest import patience
 from tests.kernel.clientworld import SECONDS, Asked, Attempt, Clock, Daemon, World, world
 from umktls.abi import rpctls
+from umktls.abi.freebsd import TCP_TLS_MODE_SW
 from umktls.abi.rpctls import SOL_UMKTLS
 from umktls.kernel.ground.steps import STEPS
 from umktls.kernel.host import syscalls
 from umktls.kernel.owners.request import ConnectionGone, UpcallTimeout
 from umktls.kernel.upcalls import tls
+from umktls.kernel.upcalls.netlink import NetlinkSocket
+from umktls.ktls.engines.choice import EngineChoice
+from umktls.ktls.session import Session
+from umktls.ktls.session.suites import SUITES
 from umktls.rpc.xdr import Struct
 from umktls.testing.played import Refused
 from umktls.upcall import datagrams
@@ -242,10 +247,15 @@ async def test_an_answer_by_sendmsg_goes_behind_other_calls(
             await w.calls.call(wire.SendmsgArgs(daemon.end.number, b"?", b"", 0))
 
 
+KEYS = Session.from_secret(SUITES["TLS_AES_128_GCM_SHA256"], bytes(32))
+
+
+@pytest.mark.parametrize("engine", ["software", "null"])
 async def test_a_daemon_of_ours_makes_no_trip_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
-    """CONNECT brings all that it asks first; what it does last goes along with its answer."""
+    """CONNECT brings all that it asks first; its answer goes along with the keys, if they work; and
+    what it does last goes along with its answer."""
     came: list[str] = []
     answer = syscalls.SyscallServer._answer
 
@@ -254,11 +264,20 @@ async def test_a_daemon_of_ours_makes_no_trip_of_its_own(
         await answer(server, process, request)
 
     monkeypatch.setattr(syscalls.SyscallServer, "_answer", noted)
+    say = NetlinkSocket.said
+
+    async def said(end: Any, datagram: bytes) -> None:
+        came.append("an answer")
+        await say(end, datagram)
+
+    monkeypatch.setattr(NetlinkSocket, "said", said)
     taken: list[Socket] = []
 
     def connect(upcall: Connect) -> Connected:
         taken.append(upcall.take())
         assert taken[0].about().connection
+        modes = taken[0].enable_all({"tx": KEYS, "rx": KEYS}, Connected())
+        assert [mode == TCP_TLS_MODE_SW for mode in modes.values()] == [engine == "software"] * 2
         return Connected()
 
     def disconnect(number: int) -> int:
@@ -274,15 +293,16 @@ async def test_a_daemon_of_ours_makes_no_trip_of_its_own(
         return made
 
     with trio.fail_after(patience(20)):
-        async with world(tmp_path) as w:
+        async with world(tmp_path, engine=EngineChoice(engine, engine)) as w:
             upcalls = await trio.to_thread.run_sync(begin, w.host.rundir.path)
             came.clear()
             attempt = await w.connect()
             cookie = attempt.sock.cookie
             await attempt.ended.wait()
             assert attempt.error is None
-            assert came == []
+            assert came == ["umktls_together", "an answer"][: 1 + (engine == "software")]
+            came.clear()
             ended = await tls.upcall_session(w.host, attempt.sock, "DISCONNECT", "disconnect")
             assert ended == rpctls.RPCTLSERR_OK
-            assert came == ["umktls_together"]
+            assert came == ["umktls_together", "an answer"]
             await trio.to_thread.run_sync(upcalls.close)
