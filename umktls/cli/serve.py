@@ -31,6 +31,7 @@ from umktls.userland.notify import notify, reloading
 
 # What a server needs is imported where it is used: wrong usage is told at once, and help is too.
 if TYPE_CHECKING:
+    from umktls.kernel.ground.dwelling import Dwell
     from umktls.kernel.krpc.server import Listening, ServerConfig
     from umktls.nfsd.exports.exports import Export
     from umktls.nfsd.program.server import NfsServer
@@ -78,7 +79,8 @@ def serve(**values: Any) -> None:
     state = options.state_dir or default_state()
     nfsd = NfsServer(exports, state, mount_tls=options.mount_tls, manage_gids=options.manage_gids)
     if options.workers == 1:
-        hostclock.run(run, options, config, nfsd, instruments=[Expecting()])
+        expecting = Expecting()
+        hostclock.run(run, options, config, nfsd, expecting.dwell, instruments=[expecting])
         return
     from umktls.cli.serve_workers import supervise
 
@@ -96,7 +98,7 @@ def warn_of(options: ServeOptions, config: ServerConfig, exports: Sequence[Expor
         complain(*layout.exposed_keys(layout.find(options.certs, "server")))
 
 
-async def run(options: ServeOptions, config: ServerConfig, nfsd: NfsServer) -> None:
+async def run(options: ServeOptions, config: ServerConfig, nfsd: NfsServer, dwell: Dwell) -> None:
     """Serve until SIGINT or SIGTERM."""
     import trio
 
@@ -106,7 +108,7 @@ async def run(options: ServeOptions, config: ServerConfig, nfsd: NfsServer) -> N
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     with trio.open_signal_receiver(*numbers) as signals, closing(nfsd):
         async with (
-            boot_server(config, nfsd.services()) as server,
+            boot_server(config, nfsd.services(), dwell=dwell) as server,
             announced(server.listeners, server.mount_listeners, wanted=options.rpcbind),
             trio.open_nursery() as nursery,
         ):

@@ -12,6 +12,7 @@ import trio.testing
 
 from tests.conftest import patience
 from umktls.errors import WorldError
+from umktls.kernel.ground.dwelling import Dwell
 from umktls.kernel.ground.turns import Turn
 from umktls.kernel.sockets.lanes import receive
 from umktls.ktls.socket.rx import Receiver
@@ -89,5 +90,37 @@ async def test_a_socket_that_was_closed_meanwhile(
     rx.pull(reader)
     assert rx.drained
     ours.close()
+    dwell = Dwell(lambda *_: pytest.fail("select has a ValueError for it"))
+    dwell.begin(theirs.fileno(), lambda: True)
     with pytest.raises(WorldError, match="closed here"):
-        await receive(ours, rx, reader, Turn())
+        await receive(ours, rx, reader, Turn(), dwell)
+
+
+async def test_what_comes_at_once_costs_no_turn_of_the_loop(
+    pair: tuple[CountedSocket, socket.socket],
+) -> None:
+    """The other end is the short wait, and says something once: behind that it is waited for."""
+    ours, theirs = pair
+    rx, reader = Receiver(), RecordReader(1000)
+    waits: list[list[int]] = []
+
+    def wait(reading: list[int], *_: object) -> tuple[list[int], list[int], list[int]]:
+        waits.append(reading)
+        if len(waits) > 1:
+            return [], [], []
+        theirs.sendall(mark(3) + b"two")
+        return reading[:1], [], []
+
+    dwell = Dwell(wait)
+    dwell.begin(theirs.fileno(), lambda: True)
+    theirs.sendall(mark(3) + b"one")
+    await receive(ours, rx, reader, Turn(), dwell)
+    rx.pull(reader)
+    with pytest.raises(StopIteration):
+        receive(ours, rx, reader, Turn(), dwell).send(None)
+    rx.pull(reader)
+    with trio.move_on_after(0) as scope:
+        await receive(ours, rx, reader, Turn(), dwell)
+    assert scope.cancelled_caught
+    assert waits == 2 * [[ours.fileno(), theirs.fileno()]]
+    assert [bytes(message) for message in reader.messages()] == [b"one", b"two"]

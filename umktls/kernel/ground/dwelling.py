@@ -1,4 +1,4 @@
-"""Short waits for replies in place of turns of trio's loop.
+"""Short waits for replies, or for calls, in place of turns of trio's loop.
 
 Theory of operation. A task that waits for a socket costs two trips to epoll and a turn of the loop:
 for a small call to a server nearby as much as all the rest of the work. Whoever knows that most
@@ -40,8 +40,9 @@ class Dwell:
         self._left_out = 0
 
     def begin(self, requests: int, idle: Callable[[], bool]) -> None:
-        """From now on replies are waited for while there is nothing on the descriptor `requests`,
-        if nothing else can be done (`idle`)."""
+        """From now on replies are waited for while there is nothing on the descriptor `requests`
+        (FUSE's; of a server that waits for calls, the epoll of its loop), if nothing else can be
+        done (`idle`)."""
         if requests < FD_SETSIZE:
             self._requests, self._idle = requests, idle
 
@@ -51,7 +52,7 @@ class Dwell:
 
     def reply(self, descriptor: int) -> bool:
         """Wait shortly for something on `descriptor`: whether it is there."""
-        if self._requests < 0 or descriptor >= FD_SETSIZE:
+        if self._requests < 0 or not 0 <= descriptor < FD_SETSIZE:
             return False
         if self._left_out:
             self._left_out -= 1

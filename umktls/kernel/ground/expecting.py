@@ -5,6 +5,10 @@ after a reply. A processor that sleeps meanwhile takes up to as long again to wa
 So where the last wait of the loop was that short, the next one begins awake. trio says when the
 loop is about to wait, which is when nothing else can be done; that something has come, whatever it
 is, select(2) says of the loop's epoll.
+
+A turn of the loop costs as much as a small call besides. So where no other task can go on, who has
+answered a call waits for the next one without the loop (dwelling.py), until it comes or the epoll
+has anything else; which tasks can go on is counted.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from contextlib import suppress
 
 import trio
 
+from umktls.kernel.ground.dwelling import Dwell
 from umktls.kernel.ground.wakeful import Wakeful
 
 __all__ = ["Expecting"]
@@ -39,23 +44,39 @@ def epolls() -> list[int]:
 
 
 class Expecting(trio.abc.Instrument):
-    """For `trio.run`, in a process that has this loop alone."""
+    """For `trio.run`, in a process that has this loop alone. `dwell`: the waits without the loop,
+    for whoever reads calls."""
 
     def __init__(
         self,
         look: Callable[[Sequence[int]], object] | None = None,
         now: Callable[[], float] = time.perf_counter,
+        dwell: Dwell | None = None,
     ) -> None:
         self._look = look or Wakeful(SHORT_SECONDS, wanted=WANTED_SECONDS).awake
         self._now = now
         self._epolls: list[int] = []
         self._began: float | None = None  # when the loop began to wait, if it does
         self._short = False
+        self._ready = 0  # how many tasks can go on, without the one that does
+        self.dwell = dwell or Dwell(Wakeful(SHORT_SECONDS, wanted=WANTED_SECONDS))
 
     def before_run(self) -> None:
         """trio calls it, as the others."""
         with suppress(OSError):
             self._epolls = epolls()
+        if len(self._epolls) == 1:
+            self.dwell.begin(self._epolls[0], lambda: not self._ready)
+
+    def after_run(self) -> None:
+        self.dwell.end()
+
+    def task_scheduled(self, _: trio.lowlevel.Task) -> None:
+        self._ready += 1
+
+    def before_task_step(self, _: trio.lowlevel.Task) -> None:
+        if self._ready:  # else it was ready before this was installed
+            self._ready -= 1
 
     def before_io_wait(self, timeout: float) -> None:
         self._began = None

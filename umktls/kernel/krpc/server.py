@@ -17,6 +17,7 @@ from typing import Any
 import trio
 
 from umktls.errors import PeerError, UmktlsError
+from umktls.kernel.ground.dwelling import Dwell
 from umktls.kernel.ground.refusals import NoThread, first_text
 from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.incoming import Incoming
@@ -163,10 +164,14 @@ class Connection(Incoming):
 
 @asynccontextmanager
 async def boot_server(
-    config: ServerConfig, services: Iterable[Service], replies: Replies | None = None
+    config: ServerConfig,
+    services: Iterable[Service],
+    replies: Replies | None = None,
+    dwell: Dwell | None = None,
 ) -> AsyncIterator[Listening]:
     """A server host that executes calls inside the block. At the port for MOUNT, only its.
     `replies`: those that are kept for calls that are repeated; None: the host has them for itself.
+    `dwell`: how calls are waited for shortly, where this loop is all that the process does.
 
     Raises `UmktlsError` when it cannot come up.
     """
@@ -177,6 +182,7 @@ async def boot_server(
         dispatcher: Dispatcher, listening: Listening, sock: KernelSocket, address: tuple[Any, ...]
     ) -> None:
         connection = Connection(listening.host, sock, address)
+        sock.rpc.dwell = dwell
         with listening.admission.present(connection):
             await connection.serve(dispatcher, config.offer_tls)
 

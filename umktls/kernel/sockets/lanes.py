@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import Protocol
 
+from umktls.kernel.ground.dwelling import Dwell
 from umktls.kernel.ground.turns import Turn
 from umktls.kernel.sockets.stream import SendQueue, Start, broken, read_some, readable
 from umktls.ktls.engines import RECORD_HEADER_LENGTH
@@ -36,16 +37,18 @@ MAX_RECORD = RECORD_HEADER_LENGTH + 0xFFFF
 LONGEST_OF_CLIENT = 64
 
 
-async def receive(sock: socket.socket, rx: Receiver, reader: RecordReader, turn: Turn) -> int:
+async def receive(
+    sock: socket.socket, rx: Receiver, reader: RecordReader, turn: Turn, dwell: Dwell | None = None
+) -> int:
     """Put what comes from `sock` into `rx`, at least one byte; 0 at the end of the stream.
 
     Where the last read has emptied TCP it waits at once: another read would mostly find nothing.
     While it waits it holds no buffer, so that the memory can be given back. `turn` begins anew
-    where it had to wait.
+    where it had to wait. `dwell`: how the whole process waits shortly, if it does.
 
     Raises `WorldError` when the connection broke.
     """
-    if rx.drained:
+    if rx.drained and (dwell is None or not dwell.reply(sock.fileno())):
         await readable(sock)
         turn.begin()
     while True:

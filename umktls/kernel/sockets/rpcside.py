@@ -19,6 +19,7 @@ import trio
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.captures.capture import Tap
 from umktls.kernel.ground.budget import LARGE
+from umktls.kernel.ground.dwelling import Dwell
 from umktls.kernel.ground.turns import Turn
 from umktls.kernel.sockets.detours import Detoured, Detours
 from umktls.kernel.sockets.lanes import receive
@@ -64,7 +65,7 @@ class RpcSide:
     `calls`, `replies` and `rejected` count calls; who uses it counts them. `backend` is where calls
     go, if not to this host. `retire` has a new connection take the place of this one, for the
     reason given; None where nobody can. `fault` is the record that has ended reception; `cut_off`
-    is why the kernel itself has ended the connection.
+    is why the kernel itself has ended the connection. `dwell`: how `pump` waits shortly for data.
     """
 
     def __init__(self, sock: Carrier, spawn: Start) -> None:
@@ -78,6 +79,7 @@ class RpcSide:
         self.retire: Callable[[str], None] | None = None
         self.fault: RecordError | None = None
         self.cut_off = ""
+        self.dwell: Dwell | None = None
         self.in_pieces = False
         self.tap: Tap | None = None
         self._held: deque[list[Buffer]] | None = None
@@ -284,7 +286,7 @@ class RpcSide:
         rx = sock.state.rx
         try:
             if sock.intake is None:
-                count = await receive(sock.sock, rx, reader, turn)
+                count = await receive(sock.sock, rx, reader, turn, self.dwell)
             else:
                 count = await sock.intake.fill(rx, reader, turn)
         except RecordError as error:
