@@ -29,16 +29,16 @@ class Reports:
     def handshake(self, taken: Taken, endpoint: Endpoint, said: str) -> dict[str, Any]:
         """Put it into the trace along with this thread's next system call; what it is, for the log.
         `said`: what people should know besides; may be empty."""
-        certificate = endpoint.peer_certificate
+        chain = endpoint.chain
         event = {
             "event": "handshake",
             "fd": taken.sock.number,
             "version": endpoint.version,
             "suite": endpoint.suite,
             "alpn": endpoint.alpn.decode("ascii", "surrogateescape"),
-            "peer": subject_of(certificate) if certificate else "without a certificate",
+            "peer": subject_of(chain) if chain else "without a certificate",
             "resumed": endpoint.resumed,
-            "verified": certificate is not None,
+            "verified": bool(chain),
             "client_certificate": endpoint.client_certificate,
         }
         if said:

@@ -21,8 +21,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from cryptography import x509
-
 from umktls.abi.alerts import AlertLevel, TlsAlert
 from umktls.errors import PeerError
 from umktls.ktls.session.suites import OTHER_SUITES, SUITES, TLS_1_3, Suite
@@ -30,6 +28,7 @@ from umktls.upcall.deposit import Deposit, KeyState
 from umktls.userland.libc import Record, Socket
 
 from ..tls.alerts import Alert, Breach
+from ..tls.tlsadapter import Chain, chain_of
 from .established import EstablishedSession, Tracer
 from .records import KEY_UPDATE, NEW_SESSION_TICKET, HandshakeMessage, HandshakeMessages, Ratchet
 from .ways import PlainReceiving, PlainSending
@@ -49,7 +48,7 @@ class AdoptedSession(EstablishedSession):
         trace: Tracer,
         session: Deposit,
         suite: Suite,
-        chain: tuple[x509.Certificate, ...],
+        chain: Chain,
         *,
         server: bool,
     ) -> None:
@@ -118,7 +117,7 @@ def adopt(sock: Socket, trace: Tracer, *, server: bool, handover: bool) -> Adopt
     if suite is None:
         raise PeerError(f"a deposit for the suite {session.suite!r}, which is not known")
     try:
-        chain = tuple(map(x509.load_der_x509_certificate, session.chain))
+        chain = chain_of(tuple(session.chain))
     except ValueError as error:
         raise PeerError(f"a deposit with a certificate that cannot be read: {error}") from error
     adopted = AdoptedSession(sock, trace, session, suite, chain, server=server)

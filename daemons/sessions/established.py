@@ -17,10 +17,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from typing import Any
-
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from umktls.abi.alerts import TlsAlert, alert_name
 from umktls.abi.rpctls import RPCTLSERR_OK
@@ -69,13 +66,9 @@ def first_deposit(keys: TrafficKeys, address: str, chain: Chain) -> Deposit:
         rx_secret=keys.rx_secret,
         rx_generation=0,
         address=address.encode(),
-        chain=in_der(chain),
+        chain=chain.der,
         unfinished=b"",
     )
-
-
-def in_der(chain: Chain) -> tuple[bytes, ...]:
-    return tuple(certificate.public_bytes(Encoding.DER) for certificate in chain)
 
 
 class EstablishedSession:
@@ -127,10 +120,6 @@ class EstablishedSession:
 
     # What a successor needs.
 
-    @cached_property
-    def _chain_in_der(self) -> tuple[bytes, ...]:
-        return in_der(self.chain)
-
     def deposited(self) -> None:
         """The session is with the kernel, for a daemon that comes after this one; so it is renewed
         there whenever it changes."""
@@ -152,7 +141,7 @@ class EstablishedSession:
             rx_secret=receiving.ratchet.secret,
             rx_generation=self._generation["received"],
             address=self.address.encode(),
-            chain=self._chain_in_der,
+            chain=self.chain.der,
             unfinished=self._messages.unfinished,
         )
 

@@ -18,9 +18,9 @@ REMEMBERED = 1024
 
 
 @lru_cache(REMEMBERED)
-def subject_of(certificate: x509.Certificate) -> str:
-    """The subject, as RFC 4514 writes names."""
-    return certificate.subject.rfc4514_string()
+def subject_of(chain: Chain) -> str:
+    """The peer's name, as RFC 4514 writes names."""
+    return chain[0].subject.rfc4514_string()
 
 
 @lru_cache(REMEMBERED)
@@ -34,7 +34,7 @@ def facts_of(chain: Chain) -> PeerCertificate:
     names = [name.encode() for name in alternative_names(certificate)]
     return PeerCertificate(
         fingerprint=certificate.fingerprint(hashes.SHA256()),
-        subject=_fitting(subject_of(certificate)),
+        subject=_fitting(subject_of(chain)),
         issuer=_fitting(certificate.issuer.rfc4514_string()),
         serial=f"{certificate.serial_number:x}".encode(),
         names=tuple(name for name in names if len(name) <= MAX_TEXT)[:MAX_NAMES],

@@ -6,8 +6,10 @@ import functools
 import tempfile
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from umktls_daemons.tls.identity import Identity, Trust
-from umktls_daemons.tls.tlsadapter import TlsContext, Versions
+from umktls_daemons.tls.tlsadapter import Chain, TlsContext, Versions, chain_of
 
 from umktls.certs.kinds import Wallet
 from umktls.certs.layout import LOCAL_HOSTS
@@ -71,6 +73,11 @@ def context(
         ciphersuites=suites,
         versions=versions,
     )
+
+
+def chain(*certificates: x509.Certificate) -> Chain:
+    """As of a peer that was verified, its own first."""
+    return chain_of(tuple(one.public_bytes(Encoding.DER) for one in certificates))
 
 
 def write_lists(path: Path, *revoked: str) -> Path:

@@ -17,13 +17,14 @@ nobody gets past a new revocation list by an old ticket.
 from ..tlsfindings import ClientCertificates, Findings, NoCommonProtocol, Progress, TlsError
 from .binding import missing_features
 from .callbacks import ALPN
-from .chains import Chain
+from .chains import NOBODY, Chain, chain_of
 from .context import AUTHORITIES_LIMIT, TlsContext
 from .endpoint import TICKET_LIMIT, Endpoint, TlsSession, Versions
 
 __all__ = [
     "ALPN",
     "AUTHORITIES_LIMIT",
+    "NOBODY",
     "TICKET_LIMIT",
     "Chain",
     "ClientCertificates",
@@ -35,5 +36,6 @@ __all__ = [
     "TlsError",
     "TlsSession",
     "Versions",
+    "chain_of",
     "missing_features",
 ]

@@ -3,21 +3,52 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TypeAlias
+from collections.abc import Iterator
+from functools import lru_cache
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from OpenSSL import crypto
 
 from ..failure import VerifyProblem
 
-__all__ = ["Chain", "Chains"]
-
-# A verified peer: its certificate first, the trusted CA last. Empty where it showed none.
-Chain: TypeAlias = tuple[x509.Certificate, ...]
+__all__ = ["NOBODY", "Chain", "Chains", "chain_of"]
 
 # Peers whose chains are remembered for when they resume.
 CHAINS_LIMIT = 16384
+# Peers that come back: to take certificates apart costs a daemon a thirtieth of a handshake.
+REMEMBERED = 1024
+
+
+class Chain:
+    """A verified peer: its certificate first, the trusted CA last. Empty where it showed none.
+
+    `der` are the same certificates as bytes. There is one object for as long as it is remembered
+    (`chain_of`), so that what is found out of it can be remembered too.
+    """
+
+    __slots__ = ("_certificates", "der")
+
+    def __init__(self, der: tuple[bytes, ...]) -> None:
+        self.der = der
+        self._certificates = tuple(map(x509.load_der_x509_certificate, der))
+
+    def __len__(self) -> int:
+        return len(self.der)
+
+    def __iter__(self) -> Iterator[x509.Certificate]:
+        return iter(self._certificates)
+
+    def __getitem__(self, place: int) -> x509.Certificate:
+        return self._certificates[place]
+
+
+@lru_cache(REMEMBERED)
+def chain_of(der: tuple[bytes, ...]) -> Chain:
+    """The chain of these certificates. Raises `ValueError` where one cannot be read."""
+    return Chain(der)
+
+
+NOBODY = chain_of(())
 
 
 class Chains:
@@ -30,19 +61,19 @@ class Chains:
     def __len__(self) -> int:
         return len(self._known)
 
-    def of(self, certificate: x509.Certificate | None, verified: Chain) -> Chain:
-        """The verified chain of the peer of a finished handshake.
+    def of(self, certificate: bytes, verified: Chain) -> Chain:
+        """The verified chain of the peer of a finished handshake, whose certificate is given as
+        DER; b"" for none.
 
         `verified` is empty where a session was resumed, which has only the certificate itself; the
         rest is remembered from the handshake that it goes back to, which was made under this
         context too.
         """
-        if certificate is None:
-            return ()
-        key = certificate.fingerprint(hashes.SHA256())
-        chain = verified or self._known.get(key, (certificate,))
-        self._known[key] = chain
-        self._known.move_to_end(key)
+        if not certificate:
+            return NOBODY
+        chain = verified or self._known.get(certificate) or chain_of((certificate,))
+        self._known[certificate] = chain
+        self._known.move_to_end(certificate)
         if len(self._known) > CHAINS_LIMIT:
             self._known.popitem(last=False)
         return chain

@@ -7,7 +7,7 @@ from dataclasses import field
 from enum import Enum
 
 from cryptography import x509
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 
 from umktls.dataclass import dataclass
 from umktls.errors import CallerError
@@ -16,9 +16,9 @@ from umktls.ktls.engines import MAX_PLAINTEXT, Buffer
 from ..failure import VerifyProblem
 from ..hostnames import dns_name
 from ..tlsfindings import Findings, Progress, TlsError
-from .binding import ffi, lib, pointer, reasons
+from .binding import certificates_in, ffi, lib, pointer, reasons
 from .callbacks import on_verify_leniently
-from .chains import Chain, Chains
+from .chains import NOBODY, Chain, Chains, chain_of
 
 __all__ = ["Endpoint", "TlsSession", "Versions"]
 
@@ -63,7 +63,7 @@ class Endpoint:
         self._versions = versions
         self._is_server = is_server
         self.findings = Findings()
-        self._verified: Chain = ()
+        self._verified = NOBODY
         self._chain: Chain | None = None
         self._fed = 0
         self._begun: str | None = None  # what the session to resume says of our certificate
@@ -230,15 +230,22 @@ class Endpoint:
     def chain(self) -> Chain:
         """The verified chain of the peer, also where the session was resumed."""
         if self._chain is None:
-            self._chain = self._chains.of(self.peer_certificate, self.verified)
+            self._chain = self._chains.of(self._certificate_in_der(), self.verified)
         return self._chain
+
+    def _certificate_in_der(self) -> bytes:
+        """The peer's, b"" for none."""
+        if self.verified:
+            return self.verified.der[0]
+        shown = self.connection.get_peer_certificate()
+        return b"" if shown is None else crypto.dump_certificate(crypto.FILETYPE_ASN1, shown)
 
     def problem(self) -> VerifyProblem | None:
         """What is wrong with the peer's certificate by now; None if nothing is."""
         return self._chains.problem_with(self.chain)
 
     @property
-    def shown(self) -> Chain:
+    def shown(self) -> tuple[x509.Certificate, ...]:
         """The certificates that the server has sent, verified or not, its own first."""
         return tuple(self.connection.get_peer_cert_chain(as_cryptography=True) or ())
 
@@ -246,8 +253,8 @@ class Endpoint:
     def verified(self) -> Chain:
         """The chain as it was verified in this handshake; empty where none was, or none yet."""
         if not self._verified:
-            found = self.connection.get_verified_chain(as_cryptography=True)
-            self._verified = tuple(found or ())
+            found = lib.SSL_get0_verified_chain(pointer(self.connection))
+            self._verified = chain_of(certificates_in(found))
         return self._verified
 
     @property

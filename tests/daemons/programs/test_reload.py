@@ -27,7 +27,7 @@ from tests.daemons.harness import (
     server_context,
     session_of,
 )
-from tests.daemons.pki import certificates, write_lists
+from tests.daemons.pki import certificates, chain, write_lists
 from umktls.certs.pki import CLIENT_USAGE, Authority, Credential, Leaf
 
 NAME = {"server_hostname": "localhost"}
@@ -302,9 +302,9 @@ def test_who_resumes_must_still_be_valid(tmp_path: Path, monkeypatch: pytest.Mon
     with daemon("server", tmp_path, "server", mutualverf=True) as server:
         context = client_context("client")
         _, session = session_of(server, context, **NAME)
-        chain = server.service.sessions.all()[0].chain
+        _, *above = server.service.sessions.all()[0].chain
         old = certificates().credential("expired-client").certificate
-        monkeypatch.setattr(Chains, "of", lambda *_: (old, *chain[1:]))
+        monkeypatch.setattr(Chains, "of", lambda *_: chain(old, *above))
         second, peer = server.connection()
         answer = peer.tls(context, read, session=session, **NAME)
         assert server.kernel.connect(second).flags == 0
@@ -335,5 +335,5 @@ def test_many_sessions_are_judged_in_little_time(tmp_path: Path) -> None:
 
 
 def problem_of(server: Harness, credential: Credential, authority: Authority) -> int | None:
-    problem = server.service.problem_with((credential.certificate, authority.certificate))
+    problem = server.service.problem_with(chain(credential.certificate, authority.certificate))
     return problem.code if problem is not None else None

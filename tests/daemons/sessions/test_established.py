@@ -10,6 +10,7 @@ import pytest
 from umktls_daemons.sessions.established import EstablishedSession
 from umktls_daemons.sessions.records import ALERT, HANDSHAKE, HandshakeMessage, Ratchet
 from umktls_daemons.sessions.ways import PlainReceiving, PlainSending
+from umktls_daemons.tls.tlsadapter import NOBODY
 
 from umktls.abi.alerts import AlertLevel, TlsAlert
 from umktls.ktls.session.suites import SUITES, TLS_1_2, TLS_1_3
@@ -68,7 +69,7 @@ class Session(EstablishedSession):
 
 def test_the_end_of_a_session_wipes_its_secrets() -> None:
     sock: Any = Sock()
-    session = Session(sock, lambda event: None, TLS_1_3, "", ())
+    session = Session(sock, lambda event: None, TLS_1_3, "", NOBODY)
     ratchets = [Ratchet(SUITES["TLS_AES_128_GCM_SHA256"], b"secret" * 8) for _ in range(2)]
     session._sending = PlainSending(sock, ratchets[0], lambda request: None)
     session._receiving = PlainReceiving(sock, ratchets[1])
@@ -83,7 +84,7 @@ def test_an_alert_in_the_middle_of_a_handshake_message(version: int, goes_on: bo
     """TLS 1.3 forbids it (RFC 8446 section 5.1), TLS 1.2 does not (RFC 5246 section 6.2.1)."""
     sock: Any = Sock(BEGUN, WARNING)
     events: list[dict[str, Any]] = []
-    session = Session(sock, events.append, version, "", ())
+    session = Session(sock, events.append, version, "", NOBODY)
     sending: Any = Sending()
     session._sending = session._receiving = sending
     assert session.handle_record()

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 from umktls_daemons.sessions.records import split_records
 from umktls_daemons.tls.facts import facts_of
 from umktls_daemons.tls.identity import ConfigurationError, load_private_key
 from umktls_daemons.tls.tlsadapter import (
-    Chain,
     ClientCertificates,
     Endpoint,
     TlsContext,
@@ -23,7 +23,7 @@ from umktls_daemons.tls.tlsadapter import (
     endpoint,
 )
 
-from tests.daemons.pki import context
+from tests.daemons.pki import certificates, chain, context
 from tests.daemons.tls.handshakes import shake_hands
 from umktls.certs.pki import Authority, Leaf
 from umktls.errors import CallerError, UnsupportedError
@@ -115,11 +115,27 @@ def test_names_that_are_too_long_are_left_out(length: int) -> None:
     leaf = Authority.create().leaf(Leaf("client", ["client.example.org"], uris=[uri]))
     certificate = x509.load_pem_x509_certificate(leaf.certificate_pem())
     names = [b"DNS:client.example.org", b"URI:" + uri.encode()]
-    assert list(facts_of((certificate,)).names) == names[: 1 + (length <= MAX_TEXT)]
+    assert list(facts_of(chain(certificate)).names) == names[: 1 + (length <= MAX_TEXT)]
     subject = f"CN=client,O={'x' * (length - len('CN=client,O='))}"
     long = Authority.create().leaf(Leaf("client", organization=subject.rpartition("=")[2]))
-    found = facts_of((x509.load_pem_x509_certificate(long.certificate_pem()),)).subject
+    found = facts_of(chain(x509.load_pem_x509_certificate(long.certificate_pem()))).subject
     assert found == (subject.encode() if length <= MAX_TEXT else b"")
+
+
+def test_peers_that_come_back_are_known() -> None:
+    """Their certificates are taken apart once, in whichever context; and are those that came."""
+    chains = []
+    for _ in range(2):
+        server = context(server=True).server(ClientCertificates.DEMAND)
+        client = context(server=False, identity="client").client("localhost")
+        shake_hands(client, server)
+        chains.append((server.chain, client.chain))
+    assert chains[0][0] is chains[1][0]
+    assert chains[0][1] is chains[1][1]
+    authority = certificates().authority.certificate
+    for found, name in zip(chains[0], ("client", "server"), strict=True):
+        assert found is chain(certificates().credential(name).certificate, authority)
+        assert [one.public_bytes(Encoding.DER) for one in found] == list(found.der)
 
 
 @pytest.mark.parametrize("name", ["server", "chained", "foreign", "selfsigned", "expired"])
@@ -128,7 +144,7 @@ def test_the_cas_that_go_along_with_a_certificate_are_found_once_and_are_those_o
 ) -> None:
     """OpenSSL itself would find, and verify, them in each handshake."""
 
-    def shown() -> Chain:
+    def shown() -> tuple[x509.Certificate, ...]:
         client = context().client("localhost")
         client.accept_any_certificate()
         shake_hands(client, context(server=True, identity=name).server(ClientCertificates.IGNORE))

@@ -30,7 +30,7 @@ from tests.daemons.harness import (
     daemon,
     session_of,
 )
-from tests.daemons.pki import certificates
+from tests.daemons.pki import certificates, chain
 from umktls.abi import rpctls
 from umktls.certs.pki import CLIENT_USAGE, Leaf
 from umktls.upcall.rpctls import MAX_GROUPS
@@ -352,7 +352,7 @@ def test_names_of_all_kinds() -> None:
 def test_facts_that_do_not_fit_are_left_out() -> None:
     many = Leaf("m" * 60, [f"host{n}.example.org" for n in range(100)], CLIENT_USAGE)
     credential = certificates().authority.leaf(many)
-    facts = facts_of((credential.certificate, *[certificates().authority.certificate] * 20))
+    facts = facts_of(chain(credential.certificate, *[certificates().authority.certificate] * 20))
     assert len(facts.names) == 32
     assert len(facts.authorities) == 16
     assert type(facts).from_bytes_untrusted(facts.to_bytes()) == facts
