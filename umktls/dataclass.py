@@ -14,6 +14,7 @@ from dataclasses import MISSING, Field, FrozenInstanceError, fields
 from functools import partial
 from operator import attrgetter
 from reprlib import recursive_repr
+from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 
 __all__ = ["dataclass"]
@@ -67,10 +68,16 @@ def _init(cls: type[Any], frozen: bool) -> Function:
     """The class's `__init__`."""
     every = fields(cls)
     space: dict[str, Any] = {"_set": object.__setattr__, "_missing": MISSING}
+    held = {each.name: cls.__dict__.get(each.name) for each in every}
+    slots = {name: slot for name, slot in held.items() if isinstance(slot, MemberDescriptorType)}
+    space |= {f"_set_{name}": slot.__set__ for name, slot in slots.items()}
     space |= {f"_default_{each.name}": each.default for each in every}
     space |= {f"_factory_{each.name}": each.default_factory for each in every}
     lines = [f"def __init__({_parameters(every)}):", "pass"]
-    lines += [line for each in every for line in _assignment(each, frozen)]
+    for each in every:
+        # A slot's own setter costs half of object's.
+        setter = f"_set_{each.name}(self, " if each.name in slots else f"_set(self, {each.name!r}, "
+        lines += _assignment(each, setter if frozen else "")
     if hasattr(cls, "__post_init__"):
         lines.append("self.__post_init__()")
     exec(compile("\n ".join(lines), f"<functions of {cls.__name__}>", "exec"), space)
@@ -92,8 +99,9 @@ def _parameter(each: Field[Any]) -> str:
     return each.name if needed else f"{each.name}=_default_{each.name}"
 
 
-def _assignment(each: Field[Any], frozen: bool) -> Sequence[str]:
-    """The line that gives the field its value, if it gets one."""
+def _assignment(each: Field[Any], setter: str) -> Sequence[str]:
+    """The line that gives the field its value, if it gets one. `setter`: by which, in front of the
+    value; empty for a plain assignment."""
     name = value = each.name
     if each.default_factory is not MISSING:
         value = f"_factory_{name}()"
@@ -103,7 +111,7 @@ def _assignment(each: Field[Any], frozen: bool) -> Sequence[str]:
         if each.default is MISSING:
             return ()
         value = f"_default_{name}"
-    return [f"_set(self, {name!r}, {value})" if frozen else f"self.{name} = {value}"]
+    return [f"{setter}{value})" if setter else f"self.{name} = {value}"]
 
 
 @recursive_repr()

@@ -11,6 +11,7 @@ too short.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from umktls.abi.alerts import TlsAlert
 from umktls.dataclass import dataclass
@@ -23,7 +24,7 @@ from umktls.ktls.session.errors import (
     RecordVersion,
 )
 from umktls.ktls.session.session import Session
-from umktls.ktls.session.suites import CBC_BLOCK, TLS_1_3
+from umktls.ktls.session.suites import CBC_BLOCK, TLS_1_3, Suite
 
 Buffer = bytes | bytearray | memoryview
 
@@ -103,37 +104,44 @@ class Framing:
 
 def framing_of(session: Session) -> Framing:
     """What `session.framing` demands of the session's records."""
-    return _OPINIONS[session.framing](session)
+    return _framing(session.framing, session.version, session.suite)
+
+
+@lru_cache(maxsize=256)
+def _framing(opinion: str, version: int, suite: Suite) -> Framing:
+    return _OPINIONS[opinion](version, suite)
 
 
 def least_length(session: Session) -> int:
     """The shortest that a record with an empty payload can be, header not counted."""
-    suite, version = session.suite, session.version
+    return _least(session.version, session.suite)
+
+
+def _least(version: int, suite: Suite) -> int:
     explicit = suite.explicit(version)
     if suite.mac:
         return explicit + (suite.tag_length + CBC_BLOCK) // CBC_BLOCK * CBC_BLOCK
     return explicit + suite.tag_length + (version == TLS_1_3)
 
 
-def _strict(session: Session) -> Framing:
-    least = least_length(session)
-    padding = MAX_CBC_PADDING + session.suite.tag_length if session.suite.mac else 0
-    explicit = session.suite.explicit(session.version)
+def _strict(version: int, suite: Suite) -> Framing:
+    least = _least(version, suite)
+    padding = MAX_CBC_PADDING + suite.tag_length if suite.mac else 0
+    explicit = suite.explicit(version)
     return Framing(
         needed=RECORD_HEADER_LENGTH,
-        minor=min(session.version, TLS_1_3 - 1) & 0xFF,
-        outer_type=OUTER_TYPE if session.version == TLS_1_3 else None,
+        minor=min(version, TLS_1_3 - 1) & 0xFF,
+        outer_type=OUTER_TYPE if version == TLS_1_3 else None,
         shortest=least,
         longest=MAX_PLAINTEXT + (explicit + padding if padding else least),
         least=least,
-        block=CBC_BLOCK if session.suite.mac else 1,
+        block=CBC_BLOCK if suite.mac else 1,
     )
 
 
-def _freebsd(session: Session) -> Framing:
-    suite = session.suite
-    explicit = suite.explicit(session.version)
-    strict = _strict(session)
+def _freebsd(version: int, suite: Suite) -> Framing:
+    explicit = suite.explicit(version)
+    strict = _strict(version, suite)
     trailer = CBC_BLOCK + suite.tag_length if suite.mac else strict.least - explicit
     return Framing(
         needed=RECORD_HEADER_LENGTH + explicit,
@@ -146,23 +154,22 @@ def _freebsd(session: Session) -> Framing:
     )
 
 
-def _linux(session: Session) -> Framing:
-    suite = session.suite
-    explicit = suite.explicit(session.version)
+def _linux(version: int, suite: Suite) -> Framing:
+    explicit = suite.explicit(version)
     shortest = explicit + suite.tag_length
     return Framing(
         needed=RECORD_HEADER_LENGTH + explicit,
-        minor=_strict(session).minor,
+        minor=_strict(version, suite).minor,
         outer_type=None,
         shortest=shortest,
-        longest=MAX_PLAINTEXT + shortest + (session.version == TLS_1_3),
+        longest=MAX_PLAINTEXT + shortest + (version == TLS_1_3),
         least=shortest,
         too_short=RecordTooShort,
         length_first=True,
     )
 
 
-_OPINIONS: dict[str, Callable[[Session], Framing]] = {
+_OPINIONS: dict[str, Callable[[int, Suite], Framing]] = {
     "strict": _strict,
     "freebsd": _freebsd,
     "linux": _linux,

@@ -66,6 +66,9 @@ class Suite:
     auth_algorithm: int = 0
     explicit_length: int = 0
 
+    def __hash__(self) -> int:
+        return hash(self.name)
+
     def explicit(self, version: int) -> int:
         """Bytes of nonce or IV on the wire: TLS 1.0 chains CBC's IV and sends none."""
         return 0 if version == TLS_1_0 else self.explicit_length
