@@ -18,6 +18,7 @@ import trio
 
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.captures.capture import Tap
+from umktls.kernel.ground.bell import Bell
 from umktls.kernel.ground.budget import LARGE
 from umktls.kernel.ground.dwelling import Dwell
 from umktls.kernel.ground.turns import Turn
@@ -83,7 +84,7 @@ class RpcSide:
         self.in_pieces = False
         self.tap: Tap | None = None
         self._held: deque[list[Buffer]] | None = None
-        self._released = trio.Event()
+        self._released = Bell()
         self._data_sent = False
         self._data_received = False
         self._early_records = 0
@@ -138,11 +139,7 @@ class RpcSide:
         held, self._held = self._held, None
         for parts in held or ():
             self._seal(parts)
-        self._wake()
-
-    def _wake(self) -> None:
-        self._released.set()
-        self._released = trio.Event()
+        self._released.ring()
 
     async def flushed(self) -> None:
         """Wait until TCP has all that was sent, or the connection is broken or closed: then what
@@ -362,5 +359,5 @@ class RpcSide:
 
     def close(self) -> None:
         """The socket is closed: who waits for a new key need not wait any more, nor who rests."""
-        self._wake()
+        self._released.ring()
         self.resume()

@@ -21,6 +21,7 @@ import trio
 
 from umktls.errors import WorldError
 from umktls.kernel.ground.alarms import alarm_at
+from umktls.kernel.ground.bell import Bell
 from umktls.rpc.xdr import Buffer
 
 __all__ = [
@@ -115,8 +116,8 @@ class SendQueue:
         self._limit = limit
         self._waiting: deque[memoryview] = deque()
         self._error: WorldError | None = None
-        self._work = trio.Event()
-        self._room = trio.Event()
+        self._work = Bell()
+        self._room = Bell()
         self.size = 0
 
     def push(self, buffers: list[Buffer]) -> None:
@@ -137,7 +138,7 @@ class SendQueue:
         views = [memoryview(buffer) for buffer in buffers if len(buffer)]
         self._waiting.extend(views)
         self.size += sum(map(len, views))
-        self._work.set()
+        self._work.ring()
         if self._start is not None:
             start, self._start = self._start, None
             start(self.run)
@@ -155,8 +156,8 @@ class SendQueue:
     async def run(self) -> None:
         """The writer task: sends what `push` could not. Ends when the queue fails."""
         while self._error is None:
-            await self._work.wait()
-            self._work = trio.Event()
+            if not self._waiting:
+                await self._work.wait()
             while self._waiting and self._error is None:
                 await self._flush()
 
@@ -176,7 +177,7 @@ class SendQueue:
             self.fail(error)
             return
         self.size = sum(map(len, self._waiting))
-        self._wake()
+        self._room.ring()
 
     def _send_now(self, buffers: list[Buffer]) -> list[Buffer]:
         """Send what the socket takes, return what is left. A message is mostly one buffer, or a few
@@ -212,13 +213,8 @@ class SendQueue:
             self._error = error
         self._waiting.clear()
         self.size = 0
-        self._work.set()
-        self._wake()
-
-    def _wake(self) -> None:
-        """Everybody who waits for room looks again."""
-        self._room.set()
-        self._room = trio.Event()
+        self._work.ring()
+        self._room.ring()
 
 
 def after(views: list[memoryview], count: int) -> list[memoryview]:
