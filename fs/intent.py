@@ -7,6 +7,10 @@ arguments, /proc/PID/mem the path. If the call makes the last name of that path,
 will tell the thread whether the name is there, and our answer does not matter. So it is with one
 that removes it.
 
+A file of proc(5) that is open shows what the thread is in when it is read, and costs a third of one
+that is opened: those of the last threads are kept. It is bound to the thread and not to its number.
+That of a process's memory would stay with a memory that it has left by execve(2).
+
 The other names of the path do matter: they have to be there. So a name counts only if it stands in
 the path once, and if its directory is called as the path says. Where nothing can be seen (a thread
 of another PID namespace or user, a 32-bit program, io_uring) the server is asked.
@@ -22,6 +26,8 @@ from typing import NamedTuple
 __all__ = ["Call", "Intent", "call_of", "makes"]
 
 PATH_MAX = 4096
+LONGEST = 256  # of what /proc/PID/syscall says
+KEPT = 16
 _SEPARATORS = re.compile(b"/+")
 
 
@@ -139,10 +145,39 @@ def call_of(pid: int, calls: Mapping[int, Maker] = MAKERS) -> Call | None:
 def _seen(pid: int) -> Seen | None:
     """The system call that a thread is in; None where that is not to be seen."""
     try:
-        words = _read(f"/proc/{pid}/syscall", 256).split() if pid else []
+        words = _syscalls.read(pid).split() if pid else []
         return Seen(int(words[0]), words) if len(words) >= 7 else None
     except (OSError, ValueError):
         return None
+
+
+class Syscalls:
+    """What /proc/PID/syscall says. `limit`: of so many threads it is kept open."""
+
+    def __init__(self, limit: int = KEPT) -> None:
+        self._limit = limit
+        self._open: dict[int, int] = {}
+
+    def read(self, pid: int) -> bytes:
+        """Raises OSError where that is not to be seen."""
+        descriptor = self._open.get(pid)
+        if descriptor is not None:
+            try:
+                return os.pread(descriptor, LONGEST, 0)
+            except OSError:  # the thread has ended, and another one may have its number
+                os.close(self._open.pop(pid))
+        descriptor = os.open(f"/proc/{pid}/syscall", os.O_RDONLY | os.O_CLOEXEC)
+        self._open[pid] = descriptor
+        if len(self._open) > self._limit:
+            os.close(self._open.pop(next(iter(self._open))))
+        return os.pread(descriptor, LONGEST, 0)
+
+    def close(self) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+
+_syscalls = Syscalls()
 
 
 def _read(path: str, size: int, offset: int = 0) -> bytes:
@@ -185,16 +220,19 @@ class Intent:
         call = call_of(pid, REMOVERS)
         return call is not None and makes(call, name, parents)
 
-    def lists(self, pid: int) -> bool:
+    def lists(self, pid: int, read_before: bool = True) -> bool:
         """Whether a thread is known to open a directory in order to list it: opendir(3), find and
         rm say so by O_DIRECTORY, and who opens it for fsync(2) does not. These open ".." in the
-        same way, where they come up from far below and have read it before."""
+        same way, where they come up from far below and have read it before (`read_before`: that may
+        be)."""
         seen = _seen(pid)
         if seen is None or seen.number not in OPENERS:
             return False
         maker = MAKERS[seen.number]
         if not seen.argument(maker.flags or 0) & os.O_DIRECTORY:
             return False
+        if not read_before:
+            return True
         try:
             return _read(f"/proc/{pid}/mem", 3, seen.argument(maker.paths[0])) != b"..\0"
         except (OSError, OverflowError):

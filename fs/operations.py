@@ -340,8 +340,9 @@ class NfsOperations(pyfuse3.Operations):
 
     @waited()
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
-        credential, lists = self._credentials.of(ctx), self._intent.lists(ctx.pid)
-        fh = await self._directories.open(self.inodes[inode], credential, lists)
+        credential, directory = self._credentials.of(ctx), self.inodes[inode]
+        lists = self._intent.lists(ctx.pid, directory.known is not None)
+        fh = await self._directories.open(directory, credential, lists)
         self.openers["directory", fh] = self._credentials.process(ctx)
         return fh
 

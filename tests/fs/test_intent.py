@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from umktls_fs import intent
-from umktls_fs.intent import Call, Intent, call_of, makes
+from umktls_fs.intent import Call, Intent, Syscalls, call_of, makes
 
 pytestmark = pytest.mark.skipif(not intent.MAKERS, reason="no table for this machine")
 
@@ -133,9 +134,80 @@ def test_who_cannot_be_seen_makes_nothing() -> None:
 )
 def test_who_removes_a_name(monkeypatch: pytest.MonkeyPatch, words: bytes, removes: bool) -> None:
     def read(path: str, size: int, offset: int = 0) -> bytes:
-        return words if path.endswith("syscall") else b"d/file\0"[: size if offset == 0x10 else 0]
+        return b"d/file\0"[: size if offset == 0x10 else 0]
 
     monkeypatch.setattr(intent, "_read", read)
+    monkeypatch.setattr(intent._syscalls, "read", lambda pid: words)
     assert Intent().will_remove(1, b"file", [b"d"]) is removes
     assert not Intent().will_remove(1, b"d", [b"top"])  # it is walked
     assert not Intent().will_make(1, b"file", [b"d"]) or words.startswith(b"82")
+
+
+def descriptors(thread: int) -> list[int]:
+    """Those of this process that show what a thread is in."""
+    found = []
+    for each in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if os.readlink(each).endswith(f"/{thread}/syscall"):
+                found.append(int(each.name))
+    return found
+
+
+def test_a_thread_is_looked_at_again_without_opening(tmp_path: Path) -> None:
+    syscalls = Syscalls(limit=2)
+    with blocked(tmp_path / "fifo", 0) as thread:
+        first = syscalls.read(thread)
+        assert first.split()[0].decode() in OPENS
+        kept = descriptors(thread)
+        assert len(kept) == 1
+        assert syscalls.read(thread) == first
+        assert descriptors(thread) == kept
+        with blocked(tmp_path / "second", 0) as second, blocked(tmp_path / "third", 0) as third:
+            for each in (second, third, second):
+                assert syscalls.read(each).split()[0] == first.split()[0]
+            assert [len(descriptors(each)) for each in (thread, second, third)] == [0, 1, 1]
+            assert syscalls.read(thread) == first  # it was closed for the others
+        syscalls.close()
+
+
+def test_a_thread_that_has_ended_is_not_taken_for_another_one(tmp_path: Path) -> None:
+    syscalls = Syscalls()
+    with blocked(tmp_path / "fifo", 0) as thread:
+        syscalls.read(thread)
+    gone = Path(f"/proc/{thread}")
+    while gone.exists():  # who joins a thread does not wait for its end in the kernel
+        os.sched_yield()
+    with pytest.raises(OSError, match=os.strerror(errno.ENOENT)):
+        syscalls.read(thread)
+    assert descriptors(thread) == []
+
+
+def test_a_thread_is_shown_as_it_is_now(tmp_path: Path) -> None:
+    syscalls = Syscalls()
+    with blocked(tmp_path / "fifo", 0) as thread:
+        before = syscalls.read(thread)
+        os.close(os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK))
+        with suppress(OSError):
+            while syscalls.read(thread) == before:
+                os.sched_yield()
+    syscalls.close()
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are x86_64's")
+@pytest.mark.parametrize(
+    ("flags", "path", "read_before", "lists"),
+    [
+        (os.O_DIRECTORY, b"dir", True, True),
+        (os.O_DIRECTORY, b"..\0", True, False),  # it comes up from below
+        (os.O_DIRECTORY, b"..\0", False, True),  # into what it has not read
+        (0, b"dir", True, False),
+        (0, b"dir", False, False),
+    ],
+)
+def test_who_opens_a_directory_to_list_it(
+    monkeypatch: pytest.MonkeyPatch, flags: int, path: bytes, read_before: bool, lists: bool
+) -> None:
+    words = b"257 0xffffff9c 0x10 %#x 0 0 0" % flags
+    monkeypatch.setattr(intent._syscalls, "read", lambda pid: words)
+    monkeypatch.setattr(intent, "_read", lambda *_: path)
+    assert Intent().lists(1, read_before) is lists

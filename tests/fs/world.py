@@ -80,7 +80,7 @@ class Foretold(Intent):
     def only_looks(self, pid: int) -> bool:
         return self.seen and not self.making
 
-    def lists(self, pid: int) -> bool:
+    def lists(self, pid: int, read_before: bool = True) -> bool:
         return self.listing
 
 
