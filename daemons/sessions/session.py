@@ -6,7 +6,8 @@ Theory of operation
 What the kernel hands up (see `established`) the daemon feeds to the SSL object, re-sealed under the
 number that the object expects (see `records`), so that OpenSSL stays the judge of what may be said
 at this point; what the object answers goes out as a typed record through the kernel. Of a KeyUpdate
-that is a record of its own it judges when the new keys are set, since data waits for those.
+that is a record of its own it judges when the new keys are set, since data waits for those. Of a
+close_notify there is nothing to judge.
 
 A KeyUpdate changes a key on both sides at a point in the stream:
 
@@ -32,7 +33,7 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from types import MappingProxyType
 
-from umktls.abi.alerts import TlsAlert
+from umktls.abi.alerts import AlertLevel, TlsAlert
 from umktls.errors import UmktlsError
 from umktls.ktls.engines import Buffer
 from umktls.ktls.session import Direction
@@ -61,6 +62,7 @@ __all__ = ["LiveSession"]
 logger = logging.getLogger(__name__)
 
 NO_PAIRS: Mapping[Direction, socket.socket] = MappingProxyType({})
+CLOSE_NOTIFY = Alert(AlertLevel.WARNING, TlsAlert.CLOSE_NOTIFY).encode()
 RECORD_NAMES = {ALERT: "alert", HANDSHAKE: "handshake"}
 
 
@@ -91,6 +93,8 @@ class LiveSession(EstablishedSession):
         self._relay = Relay(sock.fd, pairs, self, told) if pairs else None
         self._bounced = BounceReceiving(keys) if "rx" in pairs else None
         self._keys_first = self._relay is None  # what is bounced has its keys by the object
+        # Both directions are kernel TLS's: the object, which goes, need not be told of the end.
+        self._kernels = self._relay is None and not clear
         self._sending = self._way_out(keys, clear)
         self._receiving = self._way_in(keys, clear)
 
@@ -154,7 +158,8 @@ class LiveSession(EstablishedSession):
 
     def _on_alert(self, alert: Alert, record: Record) -> None:
         try:
-            self._feed(self._receiving.for_object(record))
+            if not (alert.closes and self._kernels):
+                self._feed(self._receiving.for_object(record))
         except TlsError as error:
             # For a fatal alert the object raises what the alert itself says better. But some it
             # does not take, and answers them with one of its own: too many warnings, for one.
@@ -164,6 +169,10 @@ class LiveSession(EstablishedSession):
         super()._on_alert(alert, record)
 
     def _send_close_notify(self) -> None:
+        if self._kernels:
+            self._sending.alert(CLOSE_NOTIFY)
+            self._endpoint.findings.alert_sent = TlsAlert.CLOSE_NOTIFY
+            return
         self._endpoint.close_notify()
         self._sending.last(self._endpoint.output())
 

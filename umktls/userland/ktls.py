@@ -113,6 +113,8 @@ class SystemCalls(Protocol):
     @property
     def number(self) -> int: ...
 
+    def may_answer(self) -> bool: ...
+
 
 # What became of keys that were set: who makes the records now (TCP_TLS_MODE_*), or why nobody does.
 Modes = Mapping[Direction, int | UmktlsError]
@@ -154,7 +156,8 @@ class KtlsInterface:
         self, sock: SystemCalls, sessions: Mapping[Direction, Session], answer: Any = None
     ) -> Modes:
         """Set the keys of several directions, each as `enable` does, and look what came of it.
-        `answer` is for the upcall, if it can go along and all of them work."""
+        `answer` is for the upcall, if it can go along and all of them work: then there is nothing
+        to tell of any."""
         return {
             direction: self._enabled(sock, direction, sessions[direction]) for direction in sessions
         }
@@ -233,16 +236,21 @@ class FreebsdKtls(KtlsInterface):
     def enable_all(
         self, sock: SystemCalls, sessions: Mapping[Direction, Session], answer: Any = None
     ) -> Modes:
-        """In one go: the modes are asked for before it is known whether the keys were taken."""
+        """In one go: the modes are asked for before it is known whether the keys were taken. Where
+        the answer goes along they need not be: the kernel looks at them before it takes it."""
+        fd = sock.number
         calls: list[SetsockoptArgs | GetsockoptArgs] = []
         for direction, session in sessions.items():
-            (option,) = self.key_options(direction, session)
-            calls += (
-                option.args(sock.number),
-                GetsockoptArgs(sock.number, IPPROTO_TCP, _MODE[direction], MODE_SIZE),
-            )
-        outcomes = sock.together(calls, answer)
-        answers = zip(sessions, outcomes[::2], outcomes[1::2], strict=True)
+            calls += (option.args(fd) for option in self.key_options(direction, session))
+        modes = [GetsockoptArgs(fd, IPPROTO_TCP, _MODE[way], MODE_SIZE) for way in sessions]
+        if answer is None or not sock.may_answer():
+            outcomes = sock.together([*calls, *modes])
+        else:
+            outcomes = sock.together(calls, answer)
+            if not sock.may_answer():
+                return {}
+            outcomes += sock.together(modes)
+        answers = zip(sessions, outcomes, outcomes[len(calls) :], strict=False)
         return {
             direction: enabled.error or mode.error or int.from_bytes(mode.result, "little")
             for direction, enabled, mode in answers

@@ -290,6 +290,10 @@ class Kernel:
         """This thread works on an upcall that may be answered by the call that `say` makes."""
         self._posted.say, self._posted.answered = say, False
 
+    def may_answer(self) -> bool:
+        """Whether it can be, and is not answered yet."""
+        return self._posted.say is not None and not self._posted.answered
+
     def has_answered(self) -> bool:
         """Whether that upcall is answered already. It is over, as far as `calls` goes."""
         answered, self._posted.answered = self._posted.answered, False

@@ -218,6 +218,10 @@ class Socket:
         """Several calls in one go, whatever becomes of each; see `Kernel.calls`."""
         return self._kernel.calls(calls, answer)
 
+    def may_answer(self) -> bool:
+        """Whether this thread's upcall may be answered along with calls, and is not yet."""
+        return self._kernel.may_answer()
+
     # What these calls are used for.
 
     def enable_tls(self, direction: Direction, session: Session) -> None:
@@ -231,7 +235,7 @@ class Socket:
     def enable_all(self, sessions: Mapping[Direction, Session], answer: Any = None) -> Modes:
         """The same for several directions in one go, and what came of each: its `tls_mode`, or
         the error. All of them are tried. With `answer` the upcall is answered along with them where
-        that can be, if all of them work; see `Kernel.calls`."""
+        that can be, if all of them work, and then nothing is told of them; see `Kernel.calls`."""
         self.reports.settle()
         return self._kernel.ktls.enable_all(self, sessions, answer)
 

@@ -42,7 +42,7 @@ def test_sequence_numbers_and_tickets(ends: tuple[End, End]) -> None:
 
 
 TOOK = ["rpctls_syscall", *["getsockopt"] * 3]  # with what was asked for, and the time left
-SET_KEYS = ["setsockopt", "getsockopt"] * 2
+SET_KEYS = ["setsockopt"] * 2 + ["getsockopt"] * 2
 ADDRESS = ["getsockopt"]  # which TCP has itself, and these sockets have not
 LAST_WORDS = ["sendmsg", "shutdown"]
 

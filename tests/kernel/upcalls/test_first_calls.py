@@ -277,7 +277,8 @@ async def test_a_daemon_of_ours_makes_no_trip_of_its_own(
         taken.append(upcall.take())
         assert taken[0].about().connection
         modes = taken[0].enable_all({"tx": KEYS, "rx": KEYS}, Connected())
-        assert [mode == TCP_TLS_MODE_SW for mode in modes.values()] == [engine == "software"] * 2
+        assert sorted(modes) == ([] if engine == "software" else ["rx", "tx"])
+        assert TCP_TLS_MODE_SW not in modes.values()
         return Connected()
 
     def disconnect(number: int) -> int:
@@ -300,7 +301,8 @@ async def test_a_daemon_of_ours_makes_no_trip_of_its_own(
             cookie = attempt.sock.cookie
             await attempt.ended.wait()
             assert attempt.error is None
-            assert came == ["umktls_together", "an answer"][: 1 + (engine == "software")]
+            works = engine == "software"  # else the daemon has to ask why the answer was not taken
+            assert came == ["umktls_together", "an answer" if works else "umktls_together"]
             came.clear()
             ended = await tls.upcall_session(w.host, attempt.sock, "DISCONNECT", "disconnect")
             assert ended == rpctls.RPCTLSERR_OK

@@ -4,33 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from umktls.abi import freebsd
-from umktls.abi.rpctls import SYS_getsockopt, SYS_sendmsg, SYS_setsockopt
+from umktls.abi.freebsd import TCP_TLS_MODE_NONE
+from umktls.abi.rpctls import SYS_sendmsg, SYS_setsockopt
 from umktls.kernel.host.handlers import Answer
 from umktls.kernel.host.process import Process
 from umktls.kernel.sockets.calls import RX_KEYS, TX_KEYS
+from umktls.ktls.session import Direction
 from umktls.upcall.datagrams import Request
 
 __all__ = ["Depending"]
 
-# What sets keys, or says whether they are used. Linux has one number for both.
-KEYS = frozenset(
-    (
-        *TX_KEYS,
-        *RX_KEYS,
-        (freebsd.IPPROTO_TCP, freebsd.TCP_TXTLS_MODE),
-        (freebsd.IPPROTO_TCP, freebsd.TCP_RXTLS_MODE),
-    )
-)
-OPTIONS = (SYS_setsockopt, SYS_getsockopt)
+KEYS: dict[tuple[int, int], Direction] = {
+    **dict.fromkeys(TX_KEYS, "tx"),
+    **dict.fromkeys(RX_KEYS, "rx"),
+}
 
 
 class Depending:
     """Of one row of calls of `process`: what is not done because of what came in front.
 
     Behind a sendmsg that has failed no key for sending is set: the peer knows nothing of it. Behind
-    a key that was not taken, or a mode that is none, the daemon says nothing on its netlink socket:
-    it would answer an upcall as if all were well.
+    a key that was not taken, or is not used, the daemon says nothing on its netlink socket: it
+    would answer an upcall as if all were well.
     """
 
     __slots__ = ("_keyless", "_process", "_unsent")
@@ -55,6 +50,11 @@ class Depending:
         args: Any = request.args
         if request.number == SYS_sendmsg:
             self._unsent = self._unsent or answer is None
-        elif request.number in OPTIONS and (args.level, args.name) in KEYS:
-            works = answer is not None and (answer.result is None or any(answer.result))
-            self._keyless = self._keyless or not works
+        elif request.number == SYS_setsockopt:
+            direction = KEYS.get((args.level, args.name))
+            if direction is not None and not self._keyless:
+                self._keyless = answer is None or not self._used(args.fd, direction)
+
+    def _used(self, fd: int, direction: Direction) -> bool:
+        """Whether the key of that socket is, which has just been set."""
+        return self._process.descriptor(fd).state.mode(direction) != TCP_TLS_MODE_NONE
