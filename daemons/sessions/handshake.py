@@ -3,11 +3,11 @@
 Theory of operation
 ===================
 
-The SSL object lives in memory. What it puts out is written to the socket; when it wants input,
-exactly one TLS record is read. Others that have come with it are shown to the object, and those
-that it has used are read then (a flight of seven records costs one step of the object in place of
-seven). So at the end not one byte has been read too far, and the first unread byte is the first one
-that kernel TLS will have to open (design case S5).
+The SSL object lives in memory. What it puts out is written to the socket; when it wants input, the
+whole TLS records that have come are shown to it, and those that it has used are read then (a flight
+of seven records costs one step of the object in place of seven). Where there is none, one is waited
+for and read. So at the end not one byte has been read too far, and the first unread byte is the
+first one that kernel TLS will have to open (design case S5).
 
 At that moment some records may already have gone under the application keys: a server's tickets
 have. They are what it sends when the object has finished; each is opened under its number, and the
@@ -88,7 +88,7 @@ class RecordStream(Protocol):
 
     def read_record(self, deadline: Deadline) -> bytes: ...
 
-    def records_ahead(self) -> bytes: ...
+    def records_ahead(self, deadline: Deadline | None = None) -> bytes: ...
 
     def take_ahead(self, records: bytes) -> None: ...
 
@@ -144,7 +144,7 @@ def handshake(
     except (EndOfStream, DeadlinePassed, NotTls) as error:
         if isinstance(error, NotTls):
             attempt.answer(error.head)
-        raise lost(error, len(attempt.received)) from error
+        raise lost(error, len(records_in(attempt.received))) from error
     keys = attempt.keys()
     found = refusal(endpoint, expected)
     if found is not None:
@@ -167,14 +167,14 @@ class _Attempt:
     ) -> None:
         self._stream = stream
         self._look = look
-        self._looked = 0  # at so many of the records that were received
+        self._looked = 0  # at so much of what was received
         self._endpoint = endpoint
         self._deadline = deadline
         self._expected = expected
-        self.sent: list[bytes] = []
+        self.sent: list[bytes] = []  # one whole record or several each, as in what was received
         self.received: list[bytes] = []
         self._ahead = b""  # records that were shown to the object and are in the socket still
-        self._behind: Sequence[bytes] = ()  # what was sent when the object had finished
+        self._behind = b""  # what was sent when the object had finished
 
     def run(self) -> None:
         while True:
@@ -187,35 +187,34 @@ class _Attempt:
                 self._behind = flight
                 self._look_at_received()
                 return
-            record = self._stream.read_record(self._deadline)
-            self.received.append(record)
-            self._ahead = self._stream.records_ahead()
-            self._endpoint.feed(record + self._ahead)
+            records = self._ahead = self._stream.records_ahead(self._deadline)
+            if not records:  # the beginning of one, or its end
+                records = self._stream.read_record(self._deadline)
+                self.received.append(records)
+            self._endpoint.feed(records)
 
     def _take_what_was_used(self) -> None:
         """Read those of the records ahead that the object has used."""
         ahead, self._ahead = self._ahead, b""
         if ahead and (used := ahead[: len(ahead) - self._endpoint.take_back()]):
             self._stream.take_ahead(used)
-            self.received += split_records(used)
+            self.received.append(used)
 
-    def flush(self) -> Sequence[bytes]:
-        """Send what the object has to say; the records of it."""
+    def flush(self) -> bytes:
+        """Send what the object has to say, and return it."""
         output = self._endpoint.output()
-        if not output:
-            return ()
-        flight = split_records(output)
-        self.sent += flight
-        self._look_at_received()
-        if self._look is not None:
-            self._look("sent", flight)
-        self._stream.write_all(output, self._deadline)
-        return flight
+        if output:
+            self.sent.append(output)
+            self._look_at_received()
+            if self._look is not None:
+                self._look("sent", split_records(output))
+            self._stream.write_all(output, self._deadline)
+        return output
 
     def _look_at_received(self) -> None:
         """What has come since the last flight: now there are the secrets to open it with."""
         if self._look is not None and self._looked < len(self.received):
-            self._look("received", self.received[self._looked :])
+            self._look("received", records_in(self.received[self._looked :]))
             self._looked = len(self.received)
 
     def flush_quietly(self) -> None:
@@ -257,8 +256,9 @@ class _Attempt:
             raise self._no_secrets()
         tx = Session.from_secret(suite, secrets[ours])
         rx = Session.from_secret(suite, secrets[theirs])
-        sealed = self._behind if self._expected.server else ()
-        keys = TrafficKeys(secrets[ours], secrets[theirs], _numbered(tx, sealed), rx)
+        if self._expected.server and self._behind:
+            tx = _numbered(tx, split_records(self._behind))
+        keys = TrafficKeys(secrets[ours], secrets[theirs], tx, rx)
         secrets.clear()
         return keys
 
@@ -271,7 +271,8 @@ class _Attempt:
         client, server = tls12.sessions(suite, master, *self._endpoint.randoms)
         tx, rx = (server, client) if self._expected.server else (client, server)
         self._endpoint.findings.secrets.clear()
-        return TrafficKeys(b"", b"", _numbered(tx, self.sent), _numbered(rx, self.received))
+        sent, received = records_in(self.sent), records_in(self.received)
+        return TrafficKeys(b"", b"", _numbered(tx, sent), _numbered(rx, received))
 
     def _no_secrets(self) -> HandshakeFailure:
         return HandshakeFailure(
@@ -286,10 +287,15 @@ class _Attempt:
         self._write_quietly(seal_record(keys.tx, alert))
 
 
+def records_in(pieces: Sequence[bytes]) -> list[bytes]:
+    """The single records of pieces that are whole ones."""
+    return split_records(b"".join(pieces))
+
+
 def _numbered(keys: Session, records: Sequence[bytes]) -> Session:
     """The keys with the number of the next record, behind `records`."""
     try:
-        return keys.at(proven_count(records, keys)) if records else keys
+        return keys.at(proven_count(records, keys))
     except PeerError as error:
         raise HandshakeFailure(
             "keys",

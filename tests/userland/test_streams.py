@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -51,6 +52,25 @@ def test_records_ahead_are_whole_and_stay_in_the_socket(pair: Pair, behind: byte
     assert records_ahead(near) == b""
     far.close()
     assert near.recv(100) == behind
+
+
+def test_records_ahead_are_waited_for(pair: Pair) -> None:
+    near, far = pair
+    near.setblocking(False)
+    with pytest.raises(DeadlinePassed):
+        records_ahead(near, Deadline.after(0))
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(records_ahead, near, soon())
+        far.sendall(RECORD)
+        assert waiting.result() == RECORD
+        skip(near, len(RECORD))
+        # The beginning of one is for who reads it, and so is the end.
+        waiting = pool.submit(records_ahead, near, soon())
+        far.sendall(RECORD[:3])
+        assert waiting.result() == b""
+    skip(near, 3)
+    far.close()
+    assert records_ahead(near, soon()) == b""
 
 
 def test_no_records_are_ahead_on_a_connection_that_has_ended(

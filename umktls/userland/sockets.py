@@ -114,9 +114,9 @@ class Socket:
             self.reports.keep(record)
         return record
 
-    def records_ahead(self) -> bytes:
+    def records_ahead(self, deadline: Deadline | None = None) -> bytes:
         """See `streams.records_ahead`."""
-        return records_ahead(self._borrowed()) if self.fd >= 0 else b""
+        return records_ahead(self._borrowed(), deadline) if self.fd >= 0 else b""
 
     def take_ahead(self, records: bytes) -> None:
         """Read these, with which `records_ahead` begins; see `streams.skip`."""

@@ -141,13 +141,19 @@ def read_record(fd: int, deadline: Deadline) -> bytes:
     return header + read_exact(fd, record_length_untrusted(header), deadline)
 
 
-def records_ahead(sock: socket.socket) -> bytes:
-    """The whole TLS records that have come already; they stay in the socket (see `skip`).
+def records_ahead(sock: socket.socket, deadline: Deadline | None = None) -> bytes:
+    """The whole TLS records that have come already; they stay in the socket (see `skip`). With a
+    deadline, wait for something to come. Raises `DeadlinePassed`.
 
     Empty where there is none, or none is to be had: who reads next is told why.
     """
     try:
         there = sock.recv(AHEAD, PEEK)
+    except BlockingIOError:
+        if deadline is None:
+            return b""
+        deadline.wait(sock.fileno(), select.POLLIN)
+        return records_ahead(sock)
     except OSError:
         return b""
     end = 0

@@ -54,7 +54,9 @@ class MemoryPeer:
             raise EndOfStream("the end") if self.error else DeadlinePassed("nothing more")
         return self._queue.popleft()
 
-    def records_ahead(self) -> bytes:
+    def records_ahead(self, deadline: Deadline | None = None) -> bytes:
+        if deadline is not None and not self._queue:
+            self._go_on()
         return b"".join(self._queue)
 
     def take_ahead(self, records: bytes) -> None:
