@@ -15,7 +15,7 @@ from umktls.kernel.host.state import HostState
 from umktls.kernel.sockets.engines import bound, chosen_engines
 from umktls.kernel.sockets.facts import Failure
 from umktls.kernel.sockets.ktls_socket import KernelSocket
-from umktls.kernel.sockets.stat import TRAFFIC, stat, traffic
+from umktls.kernel.sockets.stat import TRAFFIC, Figures, figures, stat, traffic
 from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import Engine, Route, get_engine, route_of
 from umktls.ktls.engines.choice import EngineChoice
@@ -33,7 +33,7 @@ FIRST_COOKIE, COOKIE_STEP = 0xFFFFF80000001000, 0x400
 class Remembered:
     """What there is to say of a connection that was closed; the socket itself holds buffers."""
 
-    stat: dict[str, Any]
+    figures: Figures
     traffic: dict[str, int]
     failure: Failure | None
 
@@ -96,7 +96,7 @@ class ConnectionTable:
     def remember(self, ended: KernelSocket) -> None:
         """One more is closed: keep what there is to say of it, for the last ones, and not it."""
         del self.sockets[ended.name]
-        self.closed[ended.name] = Remembered(stat(ended), traffic(ended), ended.failure)
+        self.closed[ended.name] = Remembered(figures(ended), traffic(ended), ended.failure)
         if len(self.closed) > REMEMBERED:
             oldest = self.closed.pop(next(iter(self.closed)))
             for name, count in oldest.traffic.items():
@@ -122,7 +122,7 @@ class ConnectionTable:
 
     def stat(self) -> list[dict[str, Any]]:
         """Each connection for `umktls stat`, by number."""
-        shown = [closed.stat for closed in self.closed.values()]
+        shown = [closed.figures.shown() for closed in self.closed.values()]
         shown += [stat(sock) for sock in self.sockets.values()]
         return sorted(shown, key=lambda each: int(each["id"][1:]))
 

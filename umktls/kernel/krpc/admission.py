@@ -62,8 +62,11 @@ class Limits:
     def of_all(self) -> int:
         return shares().connections if self.connections is None else self.connections
 
-    def of_startups(self) -> int:
-        return max(1, self.of_all() // 2) if self.startups is None else self.startups
+    def of_startups(self, of_all: int | None = None) -> int:
+        """`of_all`: if it is known already."""
+        if self.startups is not None:
+            return self.startups
+        return max(1, (self.of_all() if of_all is None else of_all) // 2)
 
     def share(self, number: int, count: int) -> Limits:
         """The part of the `number`th of `count` workers that keep these limits together."""
@@ -130,11 +133,16 @@ class Admission:
 
     def admits(self) -> bool:
         """Whether there is a place for one more; where there was none, another one ends for it."""
+        places = self.limits.of_all()
+        startups = self.limits.of_startups(places)
+        # Mostly their number says it, and nobody has to be looked at.
+        if len(self._guests) - len(self._leaving) < min(startups, places):
+            return True
         staying = [guest for guest in self._guests if guest not in self._leaving]
-        if len(staying) >= self.limits.of_all():
+        if len(staying) >= places:
             return self._end_one(staying)
         strangers = [guest for guest in staying if not guest.proven]
-        if len(strangers) >= self.limits.of_startups():
+        if len(strangers) >= startups:
             return self._end_one(strangers)
         return True
 
