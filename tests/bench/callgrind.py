@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -79,6 +79,17 @@ def heard(process: subprocess.Popen[str], word: str = "") -> str:
     if not line or not line.startswith(word):
         raise WorldError(f"{process.args!r} said {line!r}, and not {word!r}")
     return line
+
+
+def all_asleep(pids: Iterable[int]) -> None:
+    """Return when these processes, which do things for each other, wait for something else: each
+    still does when all have been seen to. WorldError as `asleep`."""
+    every = tuple(pids)
+    while True:
+        for pid in every:
+            asleep(pid)
+        if all(map(_sleeps, every)):
+            return
 
 
 def asleep(pid: int) -> None:

@@ -32,6 +32,7 @@ from tests.bench.callgrind import (
     START_SECONDS,
     Counter,
     Least,
+    all_asleep,
     heard,
     program,
     valgrind_version,
@@ -162,10 +163,14 @@ def count_one(it: Rig, security: str, what: str, where: tuple[str, ...]) -> Cost
     warm, short, long = LENGTHS.get(what, CALL_LENGTHS)
     it.run(security, what, warm)
     least = Least(short, long)
+    pids = [it.counters[name].pid for name in where]
     for times in (short, long) * REPETITIONS:
+        all_asleep(pids)
         for name in where:
             it.counters[name].take()
         it.run(security, what, times)
+        # The client is done before the server is: its daemon has still to close the connection.
+        all_asleep(pids)
         for name in where:
             least.note(name, times, it.counters[name].take())
     return {name: round(least.of_one(name)) for name in where}

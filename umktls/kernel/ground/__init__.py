@@ -1,5 +1,5 @@
-"""What every room of the kernel stands on: the trace and its events, turns and budgets, who a peer
-is, what the world may refuse.
+"""What every room of the kernel stands on: the trace and its events, turns, deadlines and budgets,
+who a peer is, what the world may refuse.
 
 Begin with events.py. It touches no other room.
 """
