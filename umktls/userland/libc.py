@@ -354,7 +354,12 @@ class Kernel:
         outcomes: list[Outcome] = []
         try:
             for sequence, group in groups.items():
-                outcomes += self._outcomes(group.calls, *answers[sequence])
+                data, descriptors = answers[sequence]
+                results = None if descriptors else group.results(data)
+                if results is None:
+                    outcomes += self._outcomes(group.calls, data, descriptors)
+                else:
+                    outcomes += [Outcome(result, []) for result in results]
         except XdrError:
             for _, descriptors in answers.values():
                 close_all(descriptors)

@@ -14,6 +14,7 @@ import logging
 import socket
 import struct
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any
 
@@ -44,6 +45,7 @@ __all__ = ["NetlinkServer"]
 logger = logging.getLogger(__name__)
 
 _UCRED = struct.Struct("3i")
+NOTHING = contextlib.nullcontext()
 # A datagram, and the descriptors beside it.
 Arrived = tuple[bytes, list[int]]
 
@@ -154,7 +156,7 @@ class NetlinkServer:
         call = parse_untrusted(part.body)
         if not isinstance(call, Call):
             raise PeerError("a reply where a call was expected")
-        with self._kernel.told_of(part.record), self._kernel.brought(part.replies, descriptors):
+        with self._with_what_it_brings(part, descriptors):
             job = self._dispatcher.dispatch(call, self._peer)
             reply = self._done(message.seq, job) if isinstance(job, Job) else job
         if reply is not None:
@@ -162,6 +164,14 @@ class NetlinkServer:
         prepare, self._prepare = self._prepare, None
         if prepare is not None:
             prepare()
+
+    def _with_what_it_brings(
+        self, part: wire.RpcPart, descriptors: list[int]
+    ) -> AbstractContextManager[None]:
+        """A socket comes with CONNECT only, and a record with HANDLERECORD."""
+        if part.replies:
+            return self._kernel.brought(part.replies, descriptors)
+        return self._kernel.told_of(part.record) if part.record else NOTHING
 
     def _done(self, xid: int, job: Job) -> list[Buffer] | None:
         """The handler's reply; None where it has been given along with system calls."""

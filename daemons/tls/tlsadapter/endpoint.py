@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import field
 from enum import Enum
+from functools import lru_cache
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
@@ -21,6 +22,9 @@ from .callbacks import on_verify_leniently
 from .chains import NOBODY, Chain, Chains, chain_of
 
 __all__ = ["Endpoint", "TlsSession", "Versions"]
+
+# Servers that come back.
+REMEMBERED = 64
 
 # What became of the client's certificate, as trace and `umktls stat` say it.
 CERTIFICATE_SHOWN = "shown"
@@ -76,15 +80,12 @@ class Endpoint:
         lib.X509_VERIFY_PARAM_set_hostflags(
             parameters, _X509_CHECK_FLAG_NO_WILDCARDS | _X509_CHECK_FLAG_NEVER_CHECK_SUBJECT
         )
-        try:
-            # A link-local address has its interface behind a percent sign; certificates do not.
-            packed = ipaddress.ip_address(name.partition("%")[0]).packed
-        except ValueError:
+        if packed := packed_address(name):
+            done = lib.X509_VERIFY_PARAM_set1_ip(parameters, packed, len(packed))
+        else:
             encoded = dns_name(name)
             self.connection.set_tlsext_host_name(encoded)
             done = lib.X509_VERIFY_PARAM_set1_host(parameters, encoded, len(encoded))
-        else:
-            done = lib.X509_VERIFY_PARAM_set1_ip(parameters, packed, len(packed))
         if done != 1:
             raise CallerError(f"{name!r} is neither a DNS name nor an address")
 
@@ -262,3 +263,13 @@ class Endpoint:
         if self.verified:
             return self.verified[0]
         return self.connection.get_peer_certificate(as_cryptography=True)
+
+
+@lru_cache(REMEMBERED)
+def packed_address(name: str) -> bytes:
+    """An IP address as it stands in certificates; b"" for any other name."""
+    try:
+        # A link-local address has its interface behind a percent sign; certificates do not.
+        return ipaddress.ip_address(name.partition("%")[0]).packed
+    except ValueError:
+        return b""
