@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from types import NoneType
 from typing import Any, NamedTuple, Protocol
 
 from umktls.abi.alerts import TlsAlert, alert_name
@@ -33,6 +34,7 @@ UTRACE_EVENTS = {
     "warning": ("reason",),
     "reloaded": ("outcome",),
 }
+PLAIN = (str, int, float, NoneType)  # as JSON has them; a bool is an int
 # The phases of failures: of one whose daemon names none, and of a fatal alert behind the handshake.
 SOME_PHASE, ALERT_PHASE = "handshake", "alert"
 # Alerts about what was said on one connection, by names and numbers: a byte that the network has
@@ -104,7 +106,7 @@ def take_note(host: Noting, sock: KernelSocket | None, event: str, fields: dict[
 
 def plain(value: object) -> str | int | float | bool | None:
     """`value` if it is a plain one, its text otherwise."""
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+    return value if isinstance(value, PLAIN) else str(value)
 
 
 def keep(sock: KernelSocket, event: str, fields: dict[str, Any]) -> None:
