@@ -16,7 +16,7 @@ from umktls.userland.upcalls import Connect, Connected
 
 from ..sessions.established import EstablishedSession
 from ..sessions.handshake import Expectations
-from ..tls.facts import facts_of
+from ..tls.facts import facts_in_bytes
 from ..tls.failure import HandshakeFailure, VerifyProblem, certificate_names
 from ..tls.hostnames import has_name, reverse_name
 from ..tls.keylog import KeyLogFile
@@ -105,7 +105,7 @@ class ServerService(HandshakeService):
             logger.info("%s: the certificate's facts are not wanted: %s", taken, error)
 
         if chain:
-            taken.sock.tell_certificate_later(facts_of(chain), failed)
+            taken.sock.tell_certificate_later(facts_in_bytes(chain), failed)
 
     def _user(self, session: EstablishedSession) -> CertificateUser | None:
         """-u: the user in the certificate, if one is wanted and there."""

@@ -11,7 +11,7 @@ from umktls.rpc.certificate import MAX_AUTHORITIES, MAX_NAMES, MAX_TEXT, PeerCer
 
 from .tlsadapter import Chain
 
-__all__ = ["alternative_names", "facts_of", "subject_of"]
+__all__ = ["alternative_names", "facts_in_bytes", "facts_of", "subject_of"]
 
 # Peers come back, and taking a certificate apart costs a tenth of a handshake.
 REMEMBERED = 1024
@@ -23,7 +23,6 @@ def subject_of(chain: Chain) -> str:
     return chain[0].subject.rfc4514_string()
 
 
-@lru_cache(REMEMBERED)
 def facts_of(chain: Chain) -> PeerCertificate:
     """The facts of a verified chain, which must not be empty.
 
@@ -42,6 +41,12 @@ def facts_of(chain: Chain) -> PeerCertificate:
             authority.fingerprint(hashes.SHA256()) for authority in authorities[-MAX_AUTHORITIES:]
         ),
     )
+
+
+@lru_cache(REMEMBERED)
+def facts_in_bytes(chain: Chain) -> bytes:
+    """The same as the kernel is told them."""
+    return facts_of(chain).to_bytes()
 
 
 def alternative_names(certificate: x509.Certificate) -> list[str]:

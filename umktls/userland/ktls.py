@@ -229,14 +229,15 @@ class FreebsdKtls(KtlsInterface):
         calls: list[SetsockoptArgs | GetsockoptArgs] = []
         for direction, session in sessions.items():
             calls += (option.args(fd) for option in self.key_options(direction, session))
-        modes = [GetsockoptArgs(fd, IPPROTO_TCP, _MODE[way], MODE_SIZE) for way in sessions]
-        if answer is None or not sock.may_answer():
-            outcomes = sock.together([*calls, *modes])
-        else:
+        if may_answer := answer is not None and sock.may_answer():
             outcomes = sock.together(calls, answer)
             if not sock.may_answer():
                 return {}
+        modes = [GetsockoptArgs(fd, IPPROTO_TCP, _MODE[way], MODE_SIZE) for way in sessions]
+        if may_answer:
             outcomes += sock.together(modes)
+        else:
+            outcomes = sock.together([*calls, *modes])
         answers = zip(sessions, outcomes, outcomes[len(calls) :], strict=False)
         return {
             direction: enabled.error or mode.error or int.from_bytes(mode.result, "little")

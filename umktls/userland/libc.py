@@ -45,7 +45,6 @@ from umktls.upcall.datagrams import decode_result_untrusted
 from umktls.upcall.syscalls import (
     MAX_TOGETHER,
     SYSCALLS,
-    TAKEN,
     AdoptArgs,
     CloseArgs,
     RpctlsSyscallArgs,
@@ -58,7 +57,7 @@ from umktls.userland.failures import KernelGone, Outcome, SystemCallError, close
 from umktls.userland.grouping import Group, in_groups
 from umktls.userland.ktls import Record, interface_of
 from umktls.userland.posted import Posted, Say
-from umktls.userland.questions import questions
+from umktls.userland.questions import questions_of_taken
 from umktls.userland.sockets import Socket
 from umktls.userland.utrace import utrace_args
 
@@ -76,6 +75,7 @@ __all__ = [
 CALL_SECONDS = 10.0
 _UCRED = struct.Struct("3i")
 
+DONE = Outcome(None, [])
 # The operations of rpctls_syscall that give a socket.
 TAKING = (RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET)
 
@@ -147,7 +147,7 @@ class Kernel:
 
     def _taken(self, args: Struct, *, named: bool) -> Socket:
         """Take a socket, and ask in the same go what a handshake begins with."""
-        calls = [args, *questions(TAKEN, named=named)]
+        calls = [args, *questions_of_taken(named=named)]
         brought, self._posted.brought = self._posted.brought, None
         taken, *told = self._outcomes(calls, *brought) if brought else self.calls(calls)
         number, descriptor = self._of_descriptor(args, taken, self._tell_of_no_descriptor)
@@ -359,7 +359,9 @@ class Kernel:
                 if results is None:
                     outcomes += self._outcomes(group.calls, data, descriptors)
                 else:
-                    outcomes += [Outcome(result, []) for result in results]
+                    outcomes += [
+                        DONE if result is None else Outcome(result, []) for result in results
+                    ]
         except XdrError:
             for _, descriptors in answers.values():
                 close_all(descriptors)

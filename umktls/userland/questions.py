@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 from umktls.abi.rpctls import (
@@ -26,6 +27,7 @@ __all__ = [
     "first_questions",
     "own_value",
     "questions",
+    "questions_of_taken",
     "text",
 ]
 
@@ -52,9 +54,15 @@ def questions(number: int, *, named: bool = False) -> list[GetsockoptArgs]:
     return [GetsockoptArgs(number, SOL_UMKTLS, name, OPTION_ROOM) for name in names]
 
 
+@cache
+def questions_of_taken(*, named: bool) -> Sequence[GetsockoptArgs]:
+    """The same, of the socket that the call in front of them takes."""
+    return tuple(questions(TAKEN, named=named))
+
+
 def first_questions(*, named: bool) -> bytes:
     """The same for UMKTLS_FIRST_CALLS: of the socket that is taken."""
-    calls = enumerate(questions(TAKEN, named=named), 1)
+    calls = enumerate(questions_of_taken(named=named), 1)
     requests = tuple(encode_request(place, args) for place, args in calls)
     return b"".join(TogetherArgs.xdr.encode(TogetherArgs(requests)))
 

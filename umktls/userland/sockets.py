@@ -322,13 +322,11 @@ class Socket:
         self.setsockopt(SOL_UMKTLS, UMKTLS_PEERCERT, certificate.to_bytes())
 
     def tell_certificate_later(
-        self, certificate: PeerCertificate, failed: Callable[[SystemCallError], None]
+        self, certificate: bytes, failed: Callable[[SystemCallError], None]
     ) -> None:
-        """The same, along with the next system call; see `KernelCalls.later`."""
-        value = certificate.to_bytes()
-        self._kernel.later(
-            SetsockoptArgs(self.number, SOL_UMKTLS, UMKTLS_PEERCERT, value, ()), failed
-        )
+        """The same, as bytes, along with the next system call; see `KernelCalls.later`."""
+        option = (SOL_UMKTLS, UMKTLS_PEERCERT, certificate, ())
+        self._kernel.later(SetsockoptArgs(self.number, *option), failed)
 
     def deposit(self, session: Deposit) -> None:
         """UMKTLS_SESSION: leave with the kernel what a successor of this process needs.

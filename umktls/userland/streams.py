@@ -10,6 +10,7 @@ import errno
 import os
 import select
 import socket
+import struct
 import time
 from collections.abc import Callable
 
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 RECORD_HEADER = 5
+_split_header = struct.Struct(">BBxH").unpack_from
 # Where a clock stands still in front of a deadline, it is looked at so often.
 STANDING_SECONDS = 0.05
 # RFC 8446 section 5.2: 2^14 bytes of payload and 256 for type, padding and tag.
@@ -157,12 +159,11 @@ def records_ahead(sock: socket.socket, deadline: Deadline | None = None) -> byte
     except OSError:
         return b""
     end = 0
-    while len(header := there[end : end + RECORD_HEADER]) == RECORD_HEADER:
-        try:
-            behind = end + RECORD_HEADER + record_length_untrusted(header)
-        except NotTls:
-            break
-        if behind > len(there):
+    while end + RECORD_HEADER <= len(there):
+        kind, major, length = _split_header(there, end)
+        behind = end + RECORD_HEADER + length
+        is_record = kind in CONTENT_TYPES and major == 3 and length <= MAX_RECORD
+        if not is_record or behind > len(there):
             break
         end = behind
     return there[:end]
