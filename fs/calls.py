@@ -8,7 +8,7 @@ take.
 from __future__ import annotations
 
 import errno
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from itertools import chain, repeat
 from typing import Any, Protocol, TypeVar, cast
 
@@ -61,6 +61,7 @@ from umktls.nfs.types import (
     PATHCONF3args,
     PATHCONF3resok,
     READ3args,
+    READ3resfail,
     READ3resok,
     READDIR3args,
     READDIR3resok,
@@ -96,10 +97,11 @@ from umktls.rpc.xdr import Buffer, Pieces
 
 from .slots import Slots
 
-__all__ = ["Calls", "NfsCaller", "NfsFailure"]
+__all__ = ["Calls", "NfsCaller", "NfsFailure", "Posted"]
 
 A = TypeVar("A")
 R = TypeVar("R")
+Result = TypeVar("Result", covariant=True)
 Answer = Coroutine[Any, Any, R]
 
 CALLS_IN_FLIGHT = 64
@@ -121,6 +123,13 @@ UNREACHABLE = frozenset(
 JUKEBOX_PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
+class Posted(Protocol[Result]):
+    """A call that was made, and that nobody waits for yet. One of both is to be called, once."""
+
+    def result(self) -> Awaitable[Result]: ...
+    def drop(self) -> None: ...
+
+
 class NfsCaller(Protocol):
     """What the file system needs of an NFS client: the kernel's `NfsClient`, or a test's."""
 
@@ -129,6 +138,7 @@ class NfsCaller(Protocol):
     @property
     def fsinfo(self) -> FSINFO3resok: ...
     async def call(self, procedure: Procedure[A, R], args: A, credential: OpaqueAuth) -> R: ...
+    def post(self, procedure: Procedure[A, R], args: A, credential: OpaqueAuth) -> Posted[R]: ...
 
 
 class NfsFailure(UmktlsError):
@@ -253,6 +263,13 @@ class Calls:
     ) -> Answer[READ3resok]:
         args = READ3args(handle, offset, count)
         return self._call(NFSPROC3_READ, args, credential)
+
+    def post_read(
+        self, handle: bytes, offset: int, count: int, credential: OpaqueAuth
+    ) -> Posted[READ3resok | READ3resfail]:
+        """READ, without waiting for it; it may fail."""
+        args = READ3args(handle, offset, count)
+        return self._caller.post(NFSPROC3_READ, args, credential)
 
     def write(
         self,

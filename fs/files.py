@@ -40,7 +40,8 @@ from .calls import Calls
 from .extents import overlay
 from .inodes import Inode, InodeTable, Unstable
 from .kernelcache import KernelCache
-from .readahead import ReadAhead, Reader
+from .openreads import OpenReads
+from .readahead import First, ReadAhead, Reader
 from .silly import SillyRenames
 from .writeback import WriteBehind
 from .writer import writer_of
@@ -63,7 +64,7 @@ class OpenFile:
     """One open of a file. failures: how many of the writer's failures its user has been told.
 
     direct: opened with O_DIRECT. appends: data goes to the end that is known here, since FUSE has
-    another (kernelcache.py).
+    another (kernelcache.py). unread: it is small, and nobody has read it since (openreads.py).
     """
 
     inode: Inode
@@ -73,6 +74,7 @@ class OpenFile:
     appends: bool
     reader: Reader
     failures: int = 0
+    unread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ class Files:
         self._behind = behind
         self._silly = silly
         self._kernel = kernel
+        self._habit = OpenReads()
         self._through = through
         self._caching = caching
         self._cto = cto
@@ -136,6 +139,8 @@ class Files:
         """pid: of the thread that opens, 0 if unknown. CallerError ESTALE has FUSE look up again
         what has changed."""
         inode.opens += 1
+        length = self._habit.length(inode, flags)
+        first = self._ahead.post(inode, length, credential) if length else None
         try:
             await self._revalidate(inode, flags, credential)
             if flags & os.O_TRUNC:
@@ -144,17 +149,23 @@ class Files:
             else:
                 agreed = self._kernel.agrees(inode, pid)
         except UmktlsError as error:
+            if first is not None:
+                first.posted.drop()
             if error.errno == errno.ESTALE and not isinstance(error, CallerError):
                 self._kernel.comes_back(pid)
             await self._closed(inode)
             raise
         except BaseException:  # cancelled, and so would be any call from here
+            if first is not None:
+                first.posted.drop()
             self._behind.start(self._closed, inode)
             raise
         keep = self._caching and inode.pages_version == inode.version
         inode.pages_version = inode.version
         around = bool(flags & os.O_APPEND) and not agreed
-        return Opened(self._add(inode, flags, credential, appends=around), keep, around)
+        fh = self._add(inode, flags, credential, first, appends=around)
+        self._open[fh].unread = not keep and self._habit.small(inode, flags)
+        return Opened(fh, keep, around)
 
     def created(self, inode: Inode, flags: int, credential: OpaqueAuth) -> int:
         """A file that this user has just made is open without further questions: its fh."""
@@ -163,12 +174,18 @@ class Files:
         return self._add(inode, flags, credential)
 
     def _add(
-        self, inode: Inode, flags: int, credential: OpaqueAuth, *, appends: bool = False
+        self,
+        inode: Inode,
+        flags: int,
+        credential: OpaqueAuth,
+        first: First | None = None,
+        *,
+        appends: bool = False,
     ) -> int:
         self._last += 1
         writable = flags & os.O_ACCMODE != os.O_RDONLY
         direct = bool(flags & os.O_DIRECT)
-        reader = Reader(inode, credential, self._ahead)
+        reader = Reader(inode, credential, self._ahead, first)
         file = OpenFile(inode, credential, writable, direct, appends, reader)
         if inode.writer is not None:
             file.failures = inode.writer.failures
@@ -204,6 +221,9 @@ class Files:
     async def read(self, fh: int, offset: int, size: int) -> Buffer:
         """`size` bytes, fewer only at the end of the file."""
         file = self[fh]
+        if file.unread and not offset:
+            file.unread = False
+            self._habit.read()
         writer = file.inode.writer
         if writer is None or not writer.busy:
             data = await self._read(file, offset, size)
@@ -264,6 +284,8 @@ class Files:
     async def release(self, fh: int) -> None:
         """The last reference to an open file is gone."""
         file = self._open.pop(fh)
+        if file.unread:
+            self._habit.unread()
         file.reader.close()
         writer = file.inode.writer
         if writer is not None and writer.busy and file.writable:

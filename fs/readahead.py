@@ -17,18 +17,20 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 
 from umktls.errors import UmktlsError, WorldError
+from umktls.nfs.listed import facts_of
+from umktls.nfs.types import READ3resfail, READ3resok
 from umktls.rpc.message import OpaqueAuth
 from umktls.rpc.xdr import Buffer
 
 from .around import Around
-from .attributes import AttributeCache
+from .attributes import AttributeCache, state_of
 from .blocks import Block, Memory
-from .calls import Calls
+from .calls import Calls, Posted
 from .inodes import Inode
 
 __all__ = ["ReadAhead", "Reader"]
@@ -88,6 +90,32 @@ class ReadAhead:
         data = result.data if len(result.data) <= count else result.data[:count]
         return data, result.eof or not data
 
+    def post(self, inode: Inode, length: int, credential: OpaqueAuth) -> First:
+        """Ask for the beginning of a file without waiting for it."""
+        started = self._attributes.stamp()
+        return First(self._calls.post_read(inode.handle, 0, length, credential), started, length)
+
+    async def take(self, inode: Inode, first: First) -> Block | None:
+        """What came of that; None unless it is all that was asked for, up to the end of the file,
+        and the file is known to be as it was then."""
+        try:
+            result = await first.posted.result()
+        except UmktlsError:
+            return None
+        if not isinstance(result, READ3resok):
+            return None
+        attr = result.file_attributes
+        self._attributes.update(inode, attr, first.started)
+        if attr is None or state_of(facts_of(attr)) != inode.version:
+            return None
+        length = len(result.data)
+        if length > first.length or (length < first.length and not result.eof):
+            return None
+        block = Block(0, first.length)
+        block.data = result.data
+        block.ready.set()
+        return block
+
     def believed(self, inode: Inode) -> bool:
         """Whether the file is known to be as it was."""
         return self._attributes.fresh(inode)
@@ -110,10 +138,23 @@ class ReadAhead:
             block.ready.set()
 
 
-class Reader:
-    """Reads one open file with the credential of who opened it."""
+class First(NamedTuple):
+    """A READ of so many bytes from the beginning of a file, that was `started` (a stamp of
+    AttributeCache) and is not waited for."""
 
-    def __init__(self, inode: Inode, credential: OpaqueAuth, shared: ReadAhead) -> None:
+    posted: Posted[READ3resok | READ3resfail]
+    started: int
+    length: int
+
+
+class Reader:
+    """Reads one open file with the credential of who opened it. first: the READ that was made with
+    the open."""
+
+    def __init__(
+        self, inode: Inode, credential: OpaqueAuth, shared: ReadAhead, first: First | None = None
+    ) -> None:
+        self._first = first
         self.blocks: deque[Block] = deque()  # contiguous
         self._inode = inode
         self._credential = credential
@@ -131,6 +172,9 @@ class Reader:
 
     def read(self, offset: int, size: int) -> Coroutine[Any, Any, Buffer]:
         """`size` bytes, fewer only at the end of the file. Raises UmktlsError."""
+        if self._first is not None:
+            first, self._first = self._first, None
+            return self._begin(first, offset, size)
         astray = self._follow(offset, size)
         if self.blocks:
             end = offset + size
@@ -146,6 +190,13 @@ class Reader:
             self._stray(offset, size)
         return self._shared.read(self._inode, offset, size, self._credential)
 
+    async def _begin(self, first: First, offset: int, size: int) -> Buffer:
+        """The first read."""
+        block = await self._shared.take(self._inode, first)
+        if block is not None and self._shared.memory.reserve(self, block.length):
+            self.blocks.append(block)
+        return await self.read(offset, size)
+
     def drop(self) -> None:
         """Forget all blocks; what is on its way is thrown away when it comes."""
         freed = 0
@@ -158,6 +209,9 @@ class Reader:
 
     def close(self) -> None:
         """Nobody reads here any more."""
+        if self._first is not None:
+            self._first.posted.drop()
+            self._first = None
         self.drop()
         if self._around is not None:
             self._around.drop()

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import trio
 
@@ -56,6 +56,17 @@ class SeenCall:
     credential: OpaqueAuth
 
 
+class Posted(Generic[R]):
+    """A call that nobody waits for yet: answered where it was made, told when it is asked for."""
+
+    def __init__(self, answer: Callable[[], Awaitable[R]]) -> None:
+        self.result = answer
+        self.dropped = False
+
+    def drop(self) -> None:
+        self.dropped = True
+
+
 class LocalCaller:
     """Implements umktls_fs.calls.NfsCaller with a server for `directory`.
 
@@ -78,6 +89,7 @@ class LocalCaller:
         self._xid = 0
         self.seen: list[SeenCall] = []
         self.between: dict[str, Between] = {}
+        self.posted: Posted[Any] | None = None  # the last one
         self.root = self._mount_root(export.name)
         self.fsinfo: FSINFO3resok = self._call(NFS3["FSINFO"], FSINFO3args(self.root), ROOT)
 
@@ -118,6 +130,26 @@ class LocalCaller:
         if procedure is plain:
             return result
         return procedure.decode_result_untrusted(b"".join(plain.encode_result(result)))
+
+    def post(self, procedure: Procedure[A, R], args: A, credential: OpaqueAuth) -> Posted[R]:
+        if self._remember:
+            self.seen.append(SeenCall(procedure.name, args, credential))
+        self._tell(procedure.name)
+        between = self.between.get(procedure.name)
+        now = self._call(procedure, args, credential) if between is None else None
+
+        async def proceed(wanted: A) -> Any:
+            return self._call(procedure, wanted, credential)
+
+        async def answer() -> R:
+            await trio.lowlevel.checkpoint()
+            if between is None:
+                return cast(R, now)
+            result: R = await between(args, credential, proceed)
+            return result
+
+        self.posted = Posted(answer)
+        return self.posted
 
     # ---- looking
 

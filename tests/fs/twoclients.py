@@ -15,9 +15,11 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+from unittest.mock import patch
 
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
+from umktls_fs import openreads
 from umktls_fs.options import parse_options
 
 from tests.fs.machine import Machine, Opened
@@ -196,6 +198,20 @@ class Play:
             assert await machine.read(opened, place, size) == content[place : place + size]
         await machine.close(opened)
 
+    async def _read_behind_a_change(self, machine: Machine, step: Step) -> None:
+        """Somebody else changes the file while it is open."""
+        opened = await self._opened(machine, step, os.O_RDONLY)
+        if opened is None:
+            return
+        file = await self._file(machine, opened)
+        contents = [self.now.contents[file]]
+        locally(self.export, step._replace(what="append", who=LOCAL))
+        self.look()
+        contents.append(self.now.contents[file])
+        found = await machine.read(opened, 0, MOST_BYTES * 2)
+        assert found in [content[: MOST_BYTES * 2] for content in contents]
+        await machine.close(opened)
+
     async def _hold(self, machine: Machine, step: Step) -> None:
         """Have a file open from now on."""
         if step.who in self.held:
@@ -339,13 +355,13 @@ def append(path: Path, data: bytes) -> None:
 WHATS = (
     *("create", "create_exclusively", "write", "write", "append", "read", "read_here_and_there"),
     *("hold", "read_held", "read_held", "stat", "stat_all", "stat_all", "list", "list", "unlink"),
-    *("rename", "link", "mkdir", "rmdir", "wait"),
+    *("rename", "link", "mkdir", "rmdir", "wait", "read_behind_a_change"),
 )
 
 
 def play(top: Path, program: Sequence[Step]) -> None:
-    """Have a program run, from nothing. What may not be is an AssertionError or an OSError, in an
-    ExceptionGroup."""
+    """Have a program run, from nothing, by who has always read what he opened (openreads.py). What
+    may not be is an AssertionError or an OSError, in an ExceptionGroup."""
     clock = MockClock()
 
     async def main() -> None:
@@ -356,4 +372,5 @@ def play(top: Path, program: Sequence[Step]) -> None:
             await one.close()
             nursery.cancel_scope.cancel()
 
-    trio.run(main, clock=clock)
+    with patch.object(openreads, "HABIT", 0):
+        trio.run(main, clock=clock)

@@ -107,9 +107,13 @@ class ReplyPeer:
             return call
         return None
 
+    def feed(self) -> None:
+        """Receive what has been sent."""
+        self._reader.feed(self.ends[-1].recv(1 << 16))
+
     def answer_now(self) -> None:
         """Answer the call that has just been sent."""
-        self._reader.feed(self.ends[-1].recv(1 << 16))
+        self.feed()
         call = self.has_come()
         assert call is not None
         self.ends[-1].sendall(self.wire(call))

@@ -36,6 +36,7 @@ from umktls.kernel.krpc.mountconfig import MountConfig, check_config
 from umktls.kernel.krpc.mountd import Caller, MountService, exports_of, root_of
 from umktls.kernel.krpc.nconnect import Connections
 from umktls.kernel.krpc.plaincalls import Place
+from umktls.kernel.krpc.posted import Posted
 from umktls.kernel.krpc.probe import NotOffered, probe
 from umktls.kernel.krpc.repeated import done_already
 from umktls.kernel.sockets.ktls_socket import KernelSocket
@@ -81,6 +82,10 @@ class NfsClient:
 
         judged: R = await done_already(ask, procedure, args, result)
         return judged
+
+    def post(self, procedure: Procedure[A, R], args: A, credential: OpaqueAuth) -> Posted[R]:
+        """A call that may be made twice. See `RpcClient.post`."""
+        return self._rpc.post(procedure, args, credential)
 
 
 def own_credential() -> OpaqueAuth:

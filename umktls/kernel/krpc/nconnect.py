@@ -22,6 +22,7 @@ import trio
 from umktls.errors import UmktlsError
 from umktls.kernel.ground.dwelling import Dwell
 from umktls.kernel.ground.events import Trace
+from umktls.kernel.krpc.posted import Posted
 from umktls.kernel.krpc.reachable import Reachable
 from umktls.kernel.krpc.rpc_client import Connector, Control, Disconnector, RpcClient
 from umktls.rpc.client import new_xids
@@ -92,6 +93,10 @@ class Connections:
     ) -> Coroutine[Any, Any, tuple[R, int]]:
         """See `RpcClient.call_counted`."""
         return self._next().call_counted(procedure, argument, credential)
+
+    def post(self, procedure: Procedure[A, R], argument: A, credential: OpaqueAuth) -> Posted[R]:
+        """See `RpcClient.post`."""
+        return self._next().post(procedure, argument, credential)
 
     async def run(self) -> None:
         """Make connections and read replies until cancelled."""

@@ -20,10 +20,11 @@ class PendingCall:
     It waits since `since` until `expires` (trio's time), in `table`. It was sent `sends` times, the
     last time on `sent_on`; `denied_on` is the connection on which it was denied, empty for none.
     `result` is its reply, or what it has failed for; None before that. While it `leads` its task
-    reads for all (reading.py).
+    reads for all (reading.py). `awaited`: whether its task is to go on with the result.
     """
 
     __slots__ = (
+        "awaited",
         "denied_on",
         "expires",
         "leads",
@@ -59,17 +60,20 @@ class PendingCall:
         self.sent_on: KernelSocket | None = None
         self.denied_on = ""
         self.leads = False
+        self.awaited = True
         self.result: Reply | UmktlsError | None = None
 
     def answer(self, reply: Reply) -> None:
         """Have the call return `reply`. It must be out of its table."""
         self.result = reply
-        if not self.leads:
+        if not self.leads and self.awaited:
             trio.lowlevel.reschedule(self.task)
 
     def fail(self, error: UmktlsError) -> None:
         """Have the call raise `error`. It must be out of its table."""
         self.result = error
+        if not self.awaited:
+            return
         if not self.leads:
             trio.lowlevel.reschedule(self.task)
         elif self.sent_on is not None:

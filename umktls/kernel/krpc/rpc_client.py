@@ -32,6 +32,7 @@ from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.hostclock import real_pause
 from umktls.kernel.ground.refusals import refusal_text
 from umktls.kernel.krpc.pending import PendingCall
+from umktls.kernel.krpc.posted import Posted
 from umktls.kernel.krpc.reachable import SILENT_SECONDS, Reachable
 from umktls.kernel.krpc.reading import Reading
 from umktls.kernel.krpc.telling import tell_answer, tell_call
@@ -122,6 +123,18 @@ class RpcClient:
         Raises `WorldError` ETIMEDOUT when the deadline passes, `PeerError` for rejections and for
         results that make no sense, and what ended the connection when no new one can be made.
         """
+        pending = self._begin(procedure, argument, credential)
+        return await self._result(procedure, pending), pending.sends
+
+    def post(self, procedure: Procedure[A, R], argument: A, credential: OpaqueAuth) -> Posted[R]:
+        """Make a call and do not wait. What it comes to is read together with other replies."""
+        pending = self._begin(procedure, argument, credential)
+        return Posted(pending, partial(self._result, procedure))
+
+    def _begin(
+        self, procedure: Procedure[A, R], argument: A, credential: OpaqueAuth
+    ) -> PendingCall:
+        """Make a call."""
         xid = self._table.new_xid()
         header = encode_call(
             xid, procedure.program, procedure.version, procedure.number, credential, NULL_AUTH
@@ -140,8 +153,17 @@ class RpcClient:
         self._table.add(xid, pending)
         self.calls += 1
         self._send(pending)
+        return pending
+
+    async def _result(self, procedure: Procedure[A, R], pending: PendingCall) -> R:
+        """Wait for the result of a call and decode it."""
         sock = pending.sent_on
-        if sock is not None and sock.rpc.unattended and self._reading is not None:
+        if (
+            pending.result is None
+            and sock is not None
+            and sock.rpc.unattended
+            and self._reading is not None
+        ):
             await self._reading.lead(pending)
         reply = pending.result or await pending.settled()
         if isinstance(reply, UmktlsError):
@@ -151,7 +173,7 @@ class RpcClient:
         except AuthRejected as error:
             error.args = (f"{error} [connection {pending.denied_on}]",)
             raise
-        return procedure.decode_result_untrusted(body), pending.sends
+        return procedure.decode_result_untrusted(body)
 
     def _send(self, pending: PendingCall) -> None:
         sock = self.socket
