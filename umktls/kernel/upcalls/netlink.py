@@ -164,8 +164,7 @@ class NetlinkSocket:
             raise OSError(errno.EBADF, "the netlink socket was closed") from error
 
     async def _deal_with(self, datagram: bytes) -> None:
-        """A datagram of the daemon's. Nearly all are replies, which cost a tenth of what takes any
-        other message apart."""
+        """A datagram of the daemon's. Nearly all are replies, which are read in one step."""
         plain = plain_reply_untrusted(datagram)
         member = None if plain is None else self.members.get(plain[0])
         if plain is None or not isinstance(member, NetlinkDaemon):
