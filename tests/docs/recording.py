@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 from umktls.certs import layout
 from umktls.cli.control import Host
@@ -80,8 +81,8 @@ def life(sandbox: Sandbox) -> None:
 
 def record(path: Path) -> None:
     """The recording, at `path`. AssertionError where something did not go as told."""
-    os.environ["UMKTLS_SECRETS"] = "1"  # keys of a CA and a session that are gone by then
-    with Sandbox("docs") as sandbox:
+    # The keys are of a CA and a session that are gone by then.
+    with mock.patch.dict(os.environ, UMKTLS_SECRETS="1"), Sandbox("docs") as sandbox:
         layout.create(sandbox.certs)
         with recorder(sandbox, path, sandbox.top / "recorder.log"):
             life(sandbox)
