@@ -11,7 +11,7 @@ import trio.testing
 
 from tests.conftest import patience
 from umktls.kernel.ground.dwelling import Dwell
-from umktls.kernel.ground.expecting import SHORT_SECONDS, Expecting
+from umktls.kernel.ground.expecting import NEAR_SECONDS, SHORT_SECONDS, Expecting
 
 LONG, SHORT = SHORT_SECONDS * 2, SHORT_SECONDS / 2
 
@@ -120,6 +120,30 @@ def test_a_call_is_waited_for_without_the_loop() -> None:
     waiting.run(main)
     assert not waiting.comes()  # nobody says any more what else there is
     assert len(waiting.waits) == 2
+
+
+def test_who_waits_for_a_call_is_awake_where_the_last_one_came_soon() -> None:
+    """The waits take no time, and the clock says otherwise."""
+    soon, late = NEAR_SECONDS / 2, NEAR_SECONDS * 2
+    took = [soon, soon, late, soon, soon]
+    clock = iter([0.0, *(at for seconds in took for at in (seconds, 0.0))])
+    awake = 0
+
+    def stays_awake(*_: object) -> tuple[list[int], list[int], list[int]]:
+        nonlocal awake
+        awake += 1
+        return [], [], []
+
+    waiting = Expecting(lambda reading: None, lambda: next(clock), awake=stays_awake)
+    waiting.dwell.begin(0, lambda: True)
+    ends = []
+    near, far = socket.socketpair()
+    with near, far:
+        far.send(b".")
+        for _ in took:
+            waiting.dwell.reply(near.fileno())
+            ends.append(awake)
+    assert ends == [0, 1, 2, 2, 3]
 
 
 def test_what_the_loop_has_ends_the_wait_for_a_call() -> None:

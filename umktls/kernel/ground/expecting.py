@@ -14,6 +14,7 @@ has anything else; which tasks can go on is counted.
 from __future__ import annotations
 
 import os
+import select
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,13 +22,15 @@ from contextlib import suppress
 import trio
 
 from umktls.kernel.ground.dwelling import Dwell
-from umktls.kernel.ground.wakeful import Wakeful
+from umktls.kernel.ground.wakeful import Ready, Select, Wakeful
 
 __all__ = ["Expecting"]
 
 # A wait is short up to here, and begins awake for so long. Behind a reply the next call of a mount
 # comes in 130 microseconds (a read) to 200 (an unlink); where this does not sleep, a read in 60.
 SHORT_SECONDS = 0.00025
+# The same for a call that is waited for without the loop: between two unlinks of a mount lie 300.
+NEAR_SECONDS = 0.0004
 # Whoever has the processor for so long when this gives way has more to do than to make a call.
 WANTED_SECONDS = 0.0002
 EPOLL = "anon_inode:[eventpoll]"
@@ -52,6 +55,7 @@ class Expecting(trio.abc.Instrument):
         look: Callable[[Sequence[int]], object] | None = None,
         now: Callable[[], float] = time.perf_counter,
         dwell: Dwell | None = None,
+        awake: Select | None = None,
     ) -> None:
         self._look = look or Wakeful(SHORT_SECONDS, wanted=WANTED_SECONDS).awake
         self._now = now
@@ -59,7 +63,9 @@ class Expecting(trio.abc.Instrument):
         self._began: float | None = None  # when the loop began to wait, if it does
         self._short = False
         self._ready = 0  # how many tasks can go on, without the one that does
-        self.dwell = dwell or Dwell(Wakeful(SHORT_SECONDS, wanted=WANTED_SECONDS))
+        self._awake: Select = awake or Wakeful(NEAR_SECONDS, wanted=WANTED_SECONDS)
+        self._near = False
+        self.dwell = dwell or Dwell(self._call)
 
     def before_run(self) -> None:
         """trio calls it, as the others."""
@@ -77,6 +83,14 @@ class Expecting(trio.abc.Instrument):
     def before_task_step(self, _: trio.lowlevel.Task) -> None:
         if self._ready:  # else it was ready before this was installed
             self._ready -= 1
+
+    def _call(self, reading: Sequence[int], _: object, __: object, seconds: float) -> Ready:
+        """Wait for a call, awake where the last one came soon."""
+        began = self._now()
+        wait: Select = self._awake if self._near else select.select
+        ready = wait(reading, (), (), seconds)
+        self._near = self._now() - began < NEAR_SECONDS
+        return ready
 
     def before_io_wait(self, timeout: float) -> None:
         self._began = None

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["Wakeful"]
+__all__ = ["Ready", "Select", "Wakeful"]
 
 # After so many times that were in vain, so many are left out.
 VAIN, LEFT_OUT = 8, 32
