@@ -9,6 +9,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from typing import Self
 
 import pytest
@@ -233,7 +234,7 @@ def test_sealed_records_in_front_are_dropped_whatever_the_split(
 ) -> None:
     records = [b"\x17\x03\x03" + length.to_bytes(2, "big") + bytes(length) for length in lengths]
     stream = b"".join(records) + b"".join(mark(len(message)) + message for message in messages)
-    turn = iter(cuts * 1000)
+    turn = cycle(cuts)
     dropped: list[int] = []
     with Chopped(stream, lambda: next(turn)) as sock:
         intake = ClearIntake(sock, dropped.append)  # type: ignore[arg-type]
