@@ -35,8 +35,8 @@ from umktls.upcall import syscalls as wire
 from umktls.upcall.deposit import LAYOUT, MAX_DEPOSIT, Deposit, KeyState
 from umktls.upcall.rpctls import rpctls_session_arg, rpctls_session_res
 from umktls.upcall.versions import VERSIONS, Connected
+from umktls.userland.hostfacts import personality_of, versions_of
 from umktls.userland.ktls import interface_of
-from umktls.userland.libc import personality_of, versions_of
 
 __all__ = ["StandIn"]
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import socket
 import struct
@@ -31,7 +30,6 @@ from typing import Any
 
 from umktls.abi import netlink
 from umktls.abi.freebsd import from_freebsd
-from umktls.abi.personality import DEFAULT_PERSONALITY, PERSONALITIES, Personality
 from umktls.abi.rpctls import (
     RPCTLS_SYSC_CLSOCKET,
     RPCTLS_SYSC_SRVSOCKET,
@@ -55,6 +53,7 @@ from umktls.upcall.syscalls import (
 from umktls.userland.exchange import Answer, Exchange
 from umktls.userland.failures import KernelGone, Outcome, SystemCallError, close_all
 from umktls.userland.grouping import Group, in_groups
+from umktls.userland.hostfacts import personality_of, versions_of
 from umktls.userland.ktls import Record, interface_of
 from umktls.userland.posted import Posted, Say
 from umktls.userland.questions import questions_of_taken
@@ -67,8 +66,6 @@ __all__ = [
     "Record",
     "Socket",
     "SystemCallError",
-    "personality_of",
-    "versions_of",
 ]
 
 # How long a system call may take before the kernel counts as gone: none of them ever waits.
@@ -394,28 +391,6 @@ class Kernel:
 
     def _host_errno(self, number: int) -> int:
         return from_freebsd(number) if self._freebsd_errnos else number
-
-
-def personality_of(rundir: Path) -> Personality:
-    """Which kernel the host with that run directory emulates, as its host.json tells."""
-    return PERSONALITIES.get(str(facts_of(rundir).get("personality")), DEFAULT_PERSONALITY)
-
-
-def versions_of(rundir: Path) -> tuple[int, ...]:
-    """Which versions of the upcall the host has, the best first."""
-    told = facts_of(rundir).get("rpctls_versions")
-    if isinstance(told, list) and told and all(type(version) is int for version in told):
-        return tuple(told)
-    return personality_of(rundir).rpctls_versions
-
-
-def facts_of(rundir: Path) -> dict[str, Any]:
-    """What a host tells of itself in its host.json; nothing if that cannot be read."""
-    try:
-        facts = json.loads((rundir / "host.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
 
 
 def _check_owner(sock: socket.socket, path: Path) -> None:
