@@ -80,6 +80,7 @@ from umktls.nfs.types import (
     SYMLINK3args,
     SYMLINK3resok,
     WRITE3args,
+    WRITE3resfail,
     WRITE3resok,
     createhow3,
     diropargs3,
@@ -124,8 +125,9 @@ JUKEBOX_PAUSES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 class Posted(Protocol[Result]):
-    """A call that was made, and that nobody waits for yet. One of both is to be called, once."""
+    """A call that was made, and that nobody waits for yet: see `kernel/krpc/posted.py`."""
 
+    def comes(self) -> bool: ...
     def result(self) -> Awaitable[Result]: ...
     def drop(self) -> None: ...
 
@@ -209,11 +211,14 @@ class Calls:
         try:
             return await self._caller.call(procedure, args, credential)
         except WorldError as error:
-            if error.errno in UNREACHABLE:
-                raise WorldError(str(error), self._timeout_errno) from error
+            self._tell_silence(error)
             raise
         finally:
             self._slots.release()
+
+    def _tell_silence(self, error: WorldError) -> None:
+        if error.errno in UNREACHABLE:
+            raise WorldError(str(error), self._timeout_errno) from error
 
     async def _wait_for_slot(self, name: str) -> None:
         """Calls under way end by their deadlines, but whoever waits behind them has one too."""
@@ -282,6 +287,31 @@ class Calls:
         # What is decoded is a view; pieces are for encoding.
         args = WRITE3args(handle, offset, len(data), stable, cast(Buffer, data))
         return self._call(NFSPROC3_WRITE, args, credential)
+
+    def post_write(
+        self,
+        handle: bytes,
+        offset: int,
+        data: Buffer | Pieces,
+        stable: stable_how,
+        credential: OpaqueAuth,
+    ) -> Posted[WRITE3resok | WRITE3resfail]:
+        """WRITE, without waiting for it: `written` does."""
+        args = WRITE3args(handle, offset, len(data), stable, cast(Buffer, data))
+        return self._caller.post(NFSPROC3_WRITE, args, credential)
+
+    async def written(self, posted: Posted[WRITE3resok | WRITE3resfail]) -> WRITE3resok | None:
+        """What came of a WRITE; None if the server was busy, so that it has to be made again."""
+        try:
+            result = await posted.result()
+        except WorldError as error:
+            self._tell_silence(error)
+            raise
+        if isinstance(result, WRITE3resok):
+            return result
+        if result.status == nfsstat3.NFS3ERR_JUKEBOX:
+            return None
+        raise NfsFailure("WRITE", result.status)
 
     def create(
         self, directory: bytes, name: bytes, how: createhow3, credential: OpaqueAuth

@@ -48,7 +48,9 @@ from umktls.rpc.message import OpaqueAuth
 from umktls.rpc.xdr import Buffer
 
 from .extents import OVERHEAD, Extent
+from .flights import Sent, answer_to, post, write
 from .inodes import Inode, Unstable
+from .readturn import begin
 from .writeback import WriteBehind
 
 __all__ = ["writer_of"]
@@ -191,8 +193,9 @@ class Writer:
     # ---- sending
 
     def _send_out(self, alone: bool) -> None:
-        """Push; or, if `alone` and there is one extent, ask for FILE_SYNC. Never in the task of who
-        waits: that may be killed, and the data must not go with it."""
+        """Push; or, if `alone` and there is one extent, ask for FILE_SYNC. Never waiting in the
+        task of who waits: that may be killed, and the data must not go with it. But mostly the
+        answer comes so soon that a task, which takes turns of the loop, is not worth while."""
         extent = self._growing
         if extent is None or not alone or not self.small or self._unstable:
             self.push()
@@ -200,7 +203,29 @@ class Writer:
         extent.stable = stable_how.FILE_SYNC
         self._growing = None
         self._flying.append(extent)
-        self._behind.start(self._fly, extent)
+        sent = self._post(extent) if self._behind.slots.take() else None
+        if sent is not None and sent.posted.comes():
+            try:  # the answer is there: nothing is waited for
+                result, _ = begin(answer_to(sent, self._behind))
+            except UmktlsError as error:
+                self._lost([extent], error)
+                self._gone(extent)
+                return
+            if result is not None:
+                self._learn(result, sent.started)
+                self._landed(extent, result)
+                return
+            sent = None
+        self._behind.start(self._fly, extent, sent)
+
+    def _post(self, extent: Extent) -> Sent:
+        self._sets_out(extent)
+        return post(self.inode.handle, extent, self._behind)
+
+    def _sets_out(self, extent: Extent) -> None:
+        extent.sends += 1
+        extent.due = extent.due or self._behind.clock() + self._behind.calls.patience
+        self._sent = True
 
     def _lacks(self, last: int) -> bool:
         return any(extent.serial <= last for extent in self._flying) or (
@@ -216,32 +241,38 @@ class Writer:
             self._flying.append(self._queued.popleft())
             self._behind.start(self._fly, extent)
 
-    async def _fly(self, extent: Extent) -> None:
-        """One WRITE. Runs as a task of its own, so nothing but Cancelled may leave it."""
-        behind = self._behind
-        extent.sends += 1
-        extent.due = extent.due or behind.clock() + behind.calls.patience
-        self._sent = True
+    async def _fly(self, extent: Extent, sent: Sent | None = None) -> None:
+        """One WRITE, which may have been made. Runs as a task of its own, so nothing but Cancelled
+        may leave it."""
         try:
-            async with behind.slots:
-                started = behind.attributes.stamp()
-                result = await behind.calls.write(
-                    self.inode.handle,
-                    extent.offset,
-                    extent.content(),
-                    extent.stable,
-                    extent.credential,
-                )
-            behind.attributes.update(self.inode, result.file_wcc.after, started)
-            # mtime may not show it: the server's clock ticks slowly.
-            self.inode.data_version += 1
+            result = None if sent is None else await answer_to(sent, self._behind)
+            if sent is not None and result is not None:
+                self._learn(result, sent.started)
+            else:
+                self._sets_out(extent)
+                result, started = await write(self.inode.handle, extent, self._behind)
+                self._learn(result, started)
         except UmktlsError as error:
             self._lost([extent], error)
         except Exception:
             log.exception("WRITE failed")
             self._lost([extent], WorldError("WRITE failed here"))
         else:
-            self._acknowledged(extent, result)
+            self._landed(extent, result)
+            return
+        self._gone(extent)
+
+    def _learn(self, result: WRITE3resok, started: int) -> None:
+        self._behind.attributes.update(self.inode, result.file_wcc.after, started)
+        # mtime may not show it: the server's clock ticks slowly.
+        self.inode.data_version += 1
+
+    def _landed(self, extent: Extent, result: WRITE3resok) -> None:
+        """The server has answered a WRITE."""
+        self._acknowledged(extent, result)
+        self._gone(extent)
+
+    def _gone(self, extent: Extent) -> None:
         self._flying.remove(extent)
         if self._recovering and not self._flying:
             self._send_again()

@@ -118,3 +118,32 @@ async def test_its_failure_is_told_to_who_asks(autojump_clock: Clock) -> None:
         for _ in range(2):
             await peer.come()
         await peer.settle()
+
+
+@both
+async def test_a_reply_that_comes_at_once_is_there(sealed: bool, autojump_clock: Clock) -> None:
+    """The peer is the wait; the second time it says nothing."""
+    waits = 0
+
+    def wait(reading: list[int], *_: object) -> tuple[list[int], list[int], list[int]]:
+        nonlocal waits
+        waits += 1
+        if waits > 1:
+            return [], [], []
+        peer.answer_now()
+        return reading[:1], [], []
+
+    dwell = Dwell(wait)
+    async with answered(sealed, dwell=dwell) as peer:
+        await trio.testing.wait_all_tasks_blocked()
+        dwell.begin(peer.ends[-1].fileno(), lambda: True)
+        one, other = post(peer, b"one"), post(peer, b"other")
+        assert one.comes()
+        assert one.comes()
+        assert waits == 1
+        assert not other.comes()
+        dwell.end()
+        assert await one.result() == b"one"
+        await peer.answer(await peer.come())
+        assert await other.result() == b"other"
+        await peer.settle()

@@ -15,12 +15,26 @@ R = TypeVar("R")
 
 
 class Posted(Generic[R]):
-    """`finish` waits for a call's reply and decodes it. One of both is to be called, once."""
+    """`finish` waits for a call's reply and decodes it, `look` reads what comes shortly.
+    `result` or `drop` has to be called, once."""
 
-    def __init__(self, pending: PendingCall, finish: Callable[[PendingCall], Awaitable[R]]) -> None:
+    def __init__(
+        self,
+        pending: PendingCall,
+        finish: Callable[[PendingCall], Awaitable[R]],
+        look: Callable[[PendingCall], None],
+    ) -> None:
         self._pending = pending
         self._finish = finish
+        self._look = look
         pending.awaited = False
+
+    def comes(self) -> bool:
+        """Whether the reply is there, or comes so soon that the whole process can wait for it:
+        `result` does not wait then."""
+        if self._pending.result is None:
+            self._look(self._pending)
+        return self._pending.result is not None
 
     def result(self) -> Awaitable[R]:
         """To be awaited at once: what the call comes to. Raises what `RpcClient.call` raises."""

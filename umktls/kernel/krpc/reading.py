@@ -78,6 +78,15 @@ class Reading:
         """Whether the task may rest. Only TCP as it is can be read by others."""
         return not len(self._calls) and self._sock.intake is None
 
+    def look(self, call: PendingCall) -> None:
+        """Read until `call` is settled, as long as that takes no turn of the loop."""
+        sock, rpc = self._sock.sock, self._sock.rpc
+        whole = True
+        while whole and call.result is None and self._dwell.reply(sock.fileno()):
+            whole = rpc.read_now(self._reader, self._answer)
+        if len(self._calls) or not whole:
+            rpc.resume()
+
     async def lead(self, call: PendingCall) -> None:
         """Read until `call` is settled, or as far as a caller may: then it waits as others do.
 

@@ -129,7 +129,13 @@ class RpcClient:
     def post(self, procedure: Procedure[A, R], argument: A, credential: OpaqueAuth) -> Posted[R]:
         """Make a call and do not wait. What it comes to is read together with other replies."""
         pending = self._begin(procedure, argument, credential)
-        return Posted(pending, partial(self._result, procedure))
+        return Posted(pending, partial(self._result, procedure), self._look)
+
+    def _look(self, pending: PendingCall) -> None:
+        """Read the reply of a call if it comes shortly."""
+        sock = pending.sent_on
+        if sock is not None and sock.rpc.unattended and self._reading is not None:
+            self._reading.look(pending)
 
     def _begin(
         self, procedure: Procedure[A, R], argument: A, credential: OpaqueAuth
