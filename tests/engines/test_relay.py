@@ -216,6 +216,10 @@ class Chopped:
     def fileno(self) -> int:
         return self._readable
 
+    def recv(self, length: int) -> bytes:
+        room = bytearray(length)
+        return bytes(room[: self.recv_into(memoryview(room))])
+
     def recv_into(self, buffer: memoryview) -> int:
         count = min(len(buffer), len(self.data), max(1, self.cut()))
         buffer[:count] = self.data[:count]

@@ -57,6 +57,26 @@ def flipped(data: bytes, index: int, mask: int = 1) -> bytes:
     return bytes(changed)
 
 
+class Lines:
+    """A wire that has these pieces, one for each read."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = list(pieces)
+
+    def recv(self, length: int) -> bytes:
+        if not self.pieces:
+            raise BlockingIOError
+        piece = self.pieces.pop(0)
+        if len(piece) > length:
+            self.pieces.insert(0, piece[length:])
+        return piece[:length]
+
+    def recv_into(self, buffer: memoryview) -> int:
+        piece = self.recv(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
 class ListSink:
     """A sink that never knows how much is to come: everything goes through feed or scratch."""
 

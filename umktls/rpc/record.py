@@ -21,6 +21,7 @@ messages that come together only so many are taken apart at a time; the rest wai
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Iterator
 
@@ -52,6 +53,7 @@ FRAGMENT_LIMIT = 1024
 APART = 64
 LAST_FRAGMENT = 0x80000000
 NOTHING = memoryview(b"")
+_WORD = struct.Struct(">I").unpack_from
 MAX_FRAGMENT = 0x7FFFFFFF
 
 
@@ -130,7 +132,13 @@ class RecordReader:
         self.feed(beyond)
 
     def feed(self, data: Buffer) -> None:
-        """Take bytes by copying; any number, which may hold several messages."""
+        """Take bytes by copying; any number, which may hold several messages. `bytes` that are one
+        whole message are kept as they are."""
+        if type(data) is bytes and not (self._fragments or self._mark or self._unsplit):
+            length = len(data) - MARK_BYTES
+            if 0 < length <= self._limit and _WORD(data) == (length | LAST_FRAGMENT,):
+                self._complete.append(memoryview(data)[MARK_BYTES:])
+                return
         if self._unsplit:
             self._unsplit = memoryview(bytes(self._unsplit) + bytes(data))
             return
@@ -153,7 +161,7 @@ class RecordReader:
         self._unsplit = self._message = memoryview(b"")
         self._scratch, self._lent = bytearray(), None
         self._room = self._filled = self._end = self._fragments = 0
-        self._in_fragment, self._failure = False, "the reader was closed"
+        self._in_fragment, self._failure, self._limit = False, "the reader was closed", 0
 
     @property
     def idle(self) -> bool:

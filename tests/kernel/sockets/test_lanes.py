@@ -24,6 +24,10 @@ class CountedSocket(socket.socket):
 
     reads = 0
 
+    def recv(self, *args: Any, **kwargs: Any) -> bytes:
+        self.reads += 1
+        return super().recv(*args, **kwargs)
+
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
         self.reads += 1
         return super().recv_into(*args, **kwargs)

@@ -15,6 +15,7 @@ from tests.ktls.helpers import (
     ENGINE,
     SUITE_NAMES,
     ChunkSink,
+    Lines,
     ListSink,
     receive,
     receiver,
@@ -121,14 +122,25 @@ class Owner:
                 return result
 
 
-@given(name=st.sampled_from(SUITE_NAMES), messages=MESSAGES, splits=SPLITS, sink=SINKS)
+@given(
+    name=st.sampled_from(SUITE_NAMES),
+    messages=MESSAGES,
+    splits=SPLITS,
+    sink=SINKS,
+    reads=st.booleans(),
+)
 def test_pull_delivers_everything(
-    name: str, messages: list[Message], splits: list[int], sink: ListSink
+    name: str, messages: list[Message], splits: list[int], sink: ListSink, reads: bool
 ) -> None:
     suite = SUITES[name]
     owner = Owner(receiver(suite), sink, suite)
     for piece in pieces(b"".join(sealed(messages, suite)), splits):
-        receive(owner.rx, piece)
+        wire = Lines(piece)
+        while reads and wire.pieces:
+            owner.rx.read(wire, sink)
+            assert owner.rx.settled or owner.pump() is PullResult.MORE_NEEDED
+        if not reads:
+            receive(owner.rx, piece)
         assert owner.pump() is PullResult.MORE_NEEDED
     owner.rx.buffer_filled(0)
     # A KeyUpdate at the very end is followed by nothing that would need its key.

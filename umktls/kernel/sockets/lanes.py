@@ -53,15 +53,12 @@ async def receive(
         turn.begin()
     while True:
         try:
-            count = sock.recv_into(rx.get_buffer(1, reader))
+            return rx.read(sock, reader)
         except BlockingIOError:
             await readable(sock)
             turn.begin()
         except OSError as error:
             raise broken("receive", error) from error
-        else:
-            rx.buffer_filled(count)
-            return count
 
 
 class Intake(Protocol):

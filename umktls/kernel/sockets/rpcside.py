@@ -27,7 +27,7 @@ from umktls.kernel.sockets.lanes import receive
 from umktls.kernel.sockets.stream import Start, broken
 from umktls.kernel.sockets.watching import RECORD_NAMES
 from umktls.ktls.session.errors import RecordError
-from umktls.ktls.socket.rx import PullResult
+from umktls.ktls.socket.rx import PullResult, Receiver
 from umktls.rpc.record import RecordReader
 from umktls.rpc.xdr import Buffer
 
@@ -165,13 +165,14 @@ class RpcSide:
 
         Raises `PeerError` for bad records, `WorldError` when the connection broke.
         """
-        rx, rested = self._sock.state.rx, False
+        rx, rested, settled = self._sock.state.rx, False, False
         turn = self._turn = Turn()
         while not self._reading_ended:
-            result = self._pull(reader)
-            delivered = False
+            result = MORE_NEEDED if settled else self._pull(reader)
+            delivered = settled = False
             for message in reader.messages():
-                self._note(message)
+                if self.tap is not None or not self._data_received:
+                    self._note(message)
                 await deliver(message)
                 delivered = True
                 del message  # so that nobody keeps it while nothing comes
@@ -193,10 +194,12 @@ class RpcSide:
                 await self._make_room(reader, admit)
             if result is MORE_NEEDED:
                 count = await self._receive(reader, turn)
+                settled = bool(count) and rx.settled
             elif result is not PullResult.ENOUGH:
                 await control()
             if turn.over(count):
                 await turn.give_way()
+                settled = False
         if self.cut_off:
             raise WorldError(self.cut_off, errno.ECONNABORTED)
 
@@ -241,11 +244,12 @@ class RpcSide:
         """
         rx = self._sock.state.rx
         try:
-            rx.buffer_filled(self._sock.sock.recv_into(rx.get_buffer(1, reader)))
-            self._count_read()
-            result = self._pull(reader)
+            rx.read(self._sock.sock, reader)
+            self._count_read(rx)
+            result = MORE_NEEDED if rx.settled else self._pull(reader)
             for message in reader.messages():
-                self._note(message)
+                if self.tap is not None or not self._data_received:
+                    self._note(message)
                 take(message)
             return result is MORE_NEEDED and rx.drained
         except BlockingIOError:
@@ -291,12 +295,12 @@ class RpcSide:
             raise
         except WorldError as error:
             sock.state.connection_lost(error)
-        self._count_read()
+        self._count_read(rx)
         return count
 
-    def _count_read(self) -> None:
+    def _count_read(self, rx: Receiver) -> None:
         self._reads += 1
-        if self._sock.state.rx.spacious and not self._trimming:
+        if not rx.settled and rx.spacious and not self._trimming:
             self._trimming = True
             self._spawn(self._trim_when_idle)
 

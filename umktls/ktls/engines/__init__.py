@@ -18,15 +18,20 @@ from typing import TYPE_CHECKING
 
 from umktls.errors import CallerError
 from umktls.ktls.engines.engine import DEST_SHORTER_BY as DEST_SHORTER_BY
+from umktls.ktls.engines.engine import SHORT as SHORT
 from umktls.ktls.engines.engine import Engine as Engine
 from umktls.ktls.engines.engine import Opener as Opener
 from umktls.ktls.engines.engine import Route as Route
 from umktls.ktls.engines.engine import RunOpener as RunOpener
 from umktls.ktls.engines.engine import Sealer as Sealer
+from umktls.ktls.engines.engine import ShortOpener as ShortOpener
+from umktls.ktls.engines.engine import ShortSealer as ShortSealer
 from umktls.ktls.engines.engine import directions_of as directions_of
 from umktls.ktls.engines.engine import problem_of as problem_of
 from umktls.ktls.engines.engine import route_of as route_of
 from umktls.ktls.engines.engine import run_opener_of as run_opener_of
+from umktls.ktls.engines.engine import short_opener_of as short_opener_of
+from umktls.ktls.engines.engine import short_sealer_of as short_sealer_of
 from umktls.ktls.session.framing import MAX_PLAINTEXT as MAX_PLAINTEXT
 from umktls.ktls.session.framing import RECORD_HEADER_LENGTH as RECORD_HEADER_LENGTH
 from umktls.ktls.session.framing import Buffer as Buffer

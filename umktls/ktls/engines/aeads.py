@@ -15,6 +15,7 @@ from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
 
+from umktls.ktls.engines.apart import Apart
 from umktls.ktls.engines.aria import AriaGcm
 from umktls.ktls.session.framing import Buffer
 
@@ -38,8 +39,12 @@ class Aead(Protocol):
         self, nonce: Buffer, data: Buffer, associated_data: Buffer | None, buf: Buffer
     ) -> int: ...
 
+    def encrypt(self, nonce: Buffer, data: Buffer, associated_data: Buffer | None) -> bytes: ...
 
-class Sm4Gcm:
+    def decrypt(self, nonce: Buffer, data: Buffer, associated_data: Buffer | None) -> bytes: ...
+
+
+class Sm4Gcm(Apart):
     """SM4 in GCM (RFC 8998). See Aead."""
 
     def __init__(self, key: bytes) -> None:
@@ -66,7 +71,7 @@ class Sm4Gcm:
         return len(opened)
 
 
-class Sm4Ccm:
+class Sm4Ccm(Apart):
     """SM4 in CCM (RFC 8998, RFC 3610). See Aead."""
 
     def __init__(self, key: bytes) -> None:

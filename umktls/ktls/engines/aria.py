@@ -15,10 +15,10 @@ from functools import cache
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 
+from umktls.ktls.engines.apart import TAG_LENGTH, Apart
 from umktls.ktls.session.framing import Buffer
 
 LIBRARY = "libcrypto.so.3"
-TAG_LENGTH = 16
 NONCE_LENGTH = 12  # libcrypto reads as many bytes, whatever it is given
 BLOCK = 16
 OPENING, SEALING = 0, 1
@@ -61,7 +61,7 @@ def _cipher(key_length: int) -> int:
     return found
 
 
-class AriaGcm:
+class AriaGcm(Apart):
     """See Aead. Raises UnsupportedAlgorithm where the machine has no ARIA."""
 
     def __init__(self, key: bytes) -> None:

@@ -9,11 +9,17 @@ from typing import Protocol
 from umktls.ktls.session import Direction, Session
 from umktls.ktls.session.framing import MAX_PLAINTEXT, Buffer
 
+# Up to here copies of a message are cheaper than views of it.
+SHORT = 4096
 DEST_SHORTER_BY = 21  # a record is at least this much longer than what opening it may write
 
 
 class Sealer(Protocol):
-    """Makes the records of one sending session. `sequence` is the next record's number."""
+    """Makes the records of one sending session. `sequence` is the next record's number.
+
+    A sealer may also have `seal_short`, a `ShortSealer`, for which messages of one short record
+    come.
+    """
 
     sequence: int
 
@@ -37,7 +43,7 @@ class Opener(Protocol):
     stand in a header is `framing_of(session)`'s to say.
 
     An opener may also have `open_run`, a `RunOpener`, for which much data comes in long records
-    of one size.
+    of one size, and `open_short`, a `ShortOpener`, for which little data comes.
     """
 
     sequence: int
@@ -76,6 +82,22 @@ class RunOpener(Protocol):
     def __call__(self, records: memoryview, size: int, dest: memoryview, most: int) -> int: ...
 
 
+class ShortSealer(Protocol):
+    """Seals a message of `length` bytes, SHORT at most, as one record; raises as `seal`."""
+
+    def __call__(self, record_type: int, parts: Sequence[Buffer], length: int) -> Buffer: ...
+
+
+class ShortOpener(Protocol):
+    """The payload of a whole record, if it is application data and nothing is special about it.
+
+    None for any other record (another type, padding, a bad header, one that does not verify), as
+    if it had not looked at it: it is for `open`. Raises nothing.
+    """
+
+    def __call__(self, record: bytes) -> bytes | None: ...
+
+
 class Route(Enum):
     """How the data of one direction gets from RPC to TCP, or back."""
 
@@ -112,6 +134,18 @@ class Engine(Protocol):
 def run_opener_of(opener: Opener) -> RunOpener | None:
     """The opener's way to open several records at a time, if it has one."""
     opens: RunOpener | None = getattr(opener, "open_run", None)
+    return opens
+
+
+def short_sealer_of(sealer: Sealer) -> ShortSealer | None:
+    """The sealer's way to seal short messages, if it has one."""
+    seals: ShortSealer | None = getattr(sealer, "seal_short", None)
+    return seals
+
+
+def short_opener_of(opener: Opener) -> ShortOpener | None:
+    """The opener's way to open short records, if it has one."""
+    opens: ShortOpener | None = getattr(opener, "open_short", None)
     return opens
 
 

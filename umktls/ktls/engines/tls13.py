@@ -9,7 +9,8 @@ A sealed record on the wire, N bytes of payload:
 The nonce is the IV with the sequence number XORed into its end; as integers, one XOR.
 
 Sealing joins header, payload, type and room for the tag of all records into one buffer and then
-encrypts each record where it stands: one copy of the message and no allocation per record. Opening
+encrypts each record where it stands: one copy of the message and no allocation per record. Of short
+messages and records a copy costs less than a view, so those are sealed and opened as bytes. Opening
 decrypts to where the payload is wanted; the inner type lands on the byte behind it, so that the
 next record's payload, written there, makes the two contiguous.
 """
@@ -30,7 +31,7 @@ from umktls.ktls.engines.cutting import (
     take_sequence,
 )
 from umktls.ktls.session import Session
-from umktls.ktls.session.errors import BadRecord, RecordMisfit, RecordSize
+from umktls.ktls.session.errors import BadRecord, RecordError, RecordMisfit, RecordSize
 from umktls.ktls.session.framing import (
     MAX_PLAINTEXT,
     OUTER_TYPE,
@@ -52,6 +53,7 @@ def record_header(payload_length: int) -> bytes:
 
 
 _FULL_HEADER = record_header(MAX_PLAINTEXT)
+_TYPES = [bytes([record_type]) for record_type in range(256)]
 _TRAILERS = [bytes([record_type]) + bytes(TAG_LENGTH) for record_type in range(256)]
 
 
@@ -62,7 +64,9 @@ class Tls13Sealer:
         self.sequence = session.sequence
         self._iv = int.from_bytes(session.iv, "big")
         self._encrypt = aead.encrypt_into
+        self._encrypt_apart = aead.encrypt
         self._wraps = session.wraps
+        self._length, self._header = 0, record_header(0)  # of the last short message
 
     def seal(
         self, record_type: int, parts: Sequence[Buffer], payload_limit: int = MAX_PLAINTEXT
@@ -78,6 +82,18 @@ class Tls13Sealer:
         plain, sealed = view[RECORD_HEADER_LENGTH:-TAG_LENGTH], view[RECORD_HEADER_LENGTH:]
         self._encrypt((self._iv ^ sequence).to_bytes(NONCE_LENGTH), plain, header, sealed)
         return wire
+
+    def seal_short(self, record_type: int, parts: Sequence[Buffer], length: int) -> Buffer:
+        """See ShortSealer."""
+        sequence = self.sequence
+        if sequence >= LAST_NUMBER:
+            return self.seal(record_type, parts)
+        if length != self._length:
+            self._length, self._header = length, record_header(length)
+        header, nonce = self._header, (self._iv ^ sequence).to_bytes(NONCE_LENGTH)
+        sealed = self._encrypt_apart(nonce, b"".join(parts) + _TYPES[record_type], header)
+        self.sequence = sequence + 1
+        return header + sealed
 
     def _seal_many(self, record_type: int, parts: Sequence[Buffer], lengths: list[int]) -> Buffer:
         sequence = self.sequence
@@ -124,6 +140,7 @@ class Tls13Opener:
         self.sequence = session.sequence
         self._iv = int.from_bytes(session.iv, "big")
         self._aead = aead
+        self._decrypt_apart = aead.decrypt
         self._framing = framing_of(session)
         self._wraps = session.wraps
         self._header = self._associated = b""
@@ -148,6 +165,32 @@ class Tls13Opener:
             raise BadRecord(f"record {sequence} of {size} bytes does not verify") from None
         record_type = inner[-1] if end else 0
         return (record_type, end - 1) if record_type else _strip_padding(inner, sequence)
+
+    def open_short(self, record: bytes) -> bytes | None:
+        """See ShortOpener."""
+        header = record[:RECORD_HEADER_LENGTH]
+        sequence = self.sequence
+        if (header != self._header and not self._fits(header)) or sequence >= LAST_NUMBER:
+            return None
+        nonce = (self._iv ^ sequence).to_bytes(NONCE_LENGTH)
+        try:
+            inner = self._decrypt_apart(nonce, record[RECORD_HEADER_LENGTH:], self._associated)
+        except InvalidTag:
+            return None
+        if not inner or inner[-1] != APPLICATION_DATA:
+            return None
+        self.sequence = sequence + 1
+        return inner[:-1]
+
+    def _fits(self, header: bytes) -> bool:
+        """Whether a record may have that header; then it is remembered."""
+        try:
+            size = self._framing.check(header)
+            self._framing.check_body(size - RECORD_HEADER_LENGTH)
+        except RecordError:
+            return False
+        self._remember(header, size)
+        return True
 
     def open_run(self, records: memoryview, size: int, dest: memoryview, most: int) -> int:
         """See RunOpener. Of records whose header is the last one's."""
@@ -183,9 +226,12 @@ class Tls13Opener:
         except RecordMisfit:
             self.sequence = following(self.sequence, self._wraps)
             raise
+        self._remember(header, size)
+        return size
+
+    def _remember(self, header: bytes, size: int) -> None:
         self._header, self._size = header, size
         self._associated = bytes([OUTER_TYPE]) + header[1:]
-        return size
 
 
 def _strip_padding(inner: memoryview, sequence: int) -> tuple[int, int]:

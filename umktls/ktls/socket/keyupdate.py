@@ -18,17 +18,14 @@ MESSAGE_HEADER = 4  # type, u24 length
 
 
 class KeyUpdates:
-    """Follows the handshake messages of one direction. `first_byte`: as Linux does."""
+    """Follows the handshake messages of one direction. `first_byte`: as Linux does. `unfinished`:
+    the last record of them ended in the middle of one."""
 
     def __init__(self, *, first_byte: bool = False) -> None:
         self._first_byte = first_byte
         self._header = b""  # of the message that is being followed, as far as it is there
         self._left = 0  # bytes of its body that are still to come
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether the last record of handshake messages ended in the middle of one."""
-        return bool(self._header)
+        self.unfinished = False
 
     def in_record(self, content: Buffer) -> bool:
         """Whether a KeyUpdate ends in the content of the next handshake record."""
@@ -40,11 +37,12 @@ class KeyUpdates:
             if len(self._header) == MESSAGE_HEADER and not self._left:
                 found |= self._header[0] == KEY_UPDATE
                 self._header = b""
+        self.unfinished = bool(self._header)
         return found
 
     def forget(self) -> None:
         """A record was lost: the next one is taken to begin with a message."""
-        self._header, self._left = b"", 0
+        self._header, self._left, self.unfinished = b"", 0, False
 
     def _rest_of_message(self, data: memoryview) -> memoryview:
         """Follow one message as far as `data` goes; what is behind it."""

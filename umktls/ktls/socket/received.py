@@ -23,7 +23,15 @@ class Sink(Protocol):
         """That many bytes of the last get_buffer are data."""
 
     def feed(self, data: Buffer) -> None:
-        """The copying way in."""
+        """The copying way in; `bytes` need not be copied."""
+
+
+class Wire(Protocol):
+    """Where TCP's bytes come from: a socket."""
+
+    def recv(self, length: int, /) -> bytes: ...
+
+    def recv_into(self, buffer: memoryview, /) -> int: ...
 
 
 class PullResult(Enum):

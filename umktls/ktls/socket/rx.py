@@ -21,27 +21,86 @@ import sys
 from collections import deque
 
 from umktls.errors import CallerError
-from umktls.ktls.engines import DEST_SHORTER_BY, Opener
+from umktls.ktls.engines import DEST_SHORTER_BY, RECORD_HEADER_LENGTH, Opener
 from umktls.ktls.session.errors import KeyExpired, RecordError
-from umktls.ktls.socket.received import APPLICATION_DATA, Record, Sink
+from umktls.ktls.socket.received import APPLICATION_DATA, Record, Sink, Wire
 from umktls.ktls.socket.received import PullResult as PullResult
+from umktls.ktls.socket.rxbuffer import INITIAL_SIZE
 from umktls.ktls.socket.rxqueue import RecordQueue
 from umktls.ktls.socket.states import State
 
 # Looked at for every message: to ask an enumeration for a member costs ten times as much.
 SEALED, PAUSED, MORE_NEEDED = State.SEALED, State.PAUSED, PullResult.MORE_NEEDED
 LONG_RECORD = 4096  # several of these and more are opened at a time
+AT_ONCE = 8  # so many short records are opened as they came; they count for the next pull
 CLEAR_RECORD = 4096  # what counts as a record where there are none
 
 
 class Receiver(RecordQueue):
     """The ways out of the queue: into a sink, or record by record."""
 
+    # From TCP into a sink
+
+    def read(self, wire: Wire, sink: Sink) -> int:
+        """Receive once, what the wire has; how many bytes. What is not in the sink behind it is for
+        `pull`; `settled`: nothing is.
+
+        While little comes and nothing waits, a short record is mostly there alone and whole. Then
+        it is opened as it came, and never sees the buffer. Raises what the wire does.
+        """
+        buffer = self._buffer
+        self.settled = False
+        self._just_opened = 0
+        if not buffer.little or buffer.start != buffer.end:
+            count = wire.recv_into(self.get_buffer(1, sink))
+            self.buffer_filled(count)
+            return count
+        data = wire.recv(INITIAL_SIZE)
+        count = len(data)
+        taken = self._take(data, count, sink)
+        if taken == count and count:
+            self.drained = self.settled = True
+        else:
+            room = self.get_buffer(1)
+            room[: count - taken] = data[taken:]
+            self.buffer_filled(count - taken)
+            self.drained = count < INITIAL_SIZE
+        return count
+
+    def _take(self, data: bytes, count: int, sink: Sink) -> int:
+        """Have the sink get the whole records in front, as far as they are application data and
+        nothing is special about them, or what came in clear; how many bytes that was. What fills a
+        read is for the buffer, which grows then."""
+        if self._parked or self._hole or self.error or self._fin or count == INITIAL_SIZE:
+            return 0
+        open_short = self._open_short
+        if open_short is None:
+            if self._opener is not None:
+                return 0
+            sink.feed(data)
+            return count
+        if self._state is not SEALED or self._updates.unfinished:
+            return 0
+        start = 0
+        while start + RECORD_HEADER_LENGTH < count and self._just_opened < AT_ONCE:
+            end = start + RECORD_HEADER_LENGTH + (data[start + 3] << 8 | data[start + 4])
+            if end > count:
+                break
+            payload = open_short(data[start:end])
+            if payload is None:
+                break
+            self._count(1, len(payload))
+            sink.feed(payload)
+            self._just_opened += 1
+            start = end
+        return start
+
     # Everything into a sink
 
     def pull(self, sink: Sink, records: int = sys.maxsize) -> PullResult:
         """Move all application data there is into the sink, and say why it stopped; at the latest
-        after that many more records were opened, each of which may hold nothing.
+        after that many more records were opened (with those of the last `read`), each of which may
+        hold nothing.
 
         Raises:
             RecordError: what came before the bad record is in the sink, unless somebody had
@@ -50,7 +109,8 @@ class Receiver(RecordQueue):
         if self._hole is not None:
             error, self._hole, self.error = self._hole, None, None
             raise error
-        until = self.records + records
+        until = self.records + records - self._just_opened
+        self._just_opened = 0
         while True:
             while self._parked:
                 head = self._parked[0]

@@ -19,9 +19,19 @@ SMALL_READS_TO_SHRINK = 64
 
 
 class ReceiveBuffer:
-    """`view[start:end]` is what waits. Only `start` is for others to move."""
+    """`view[start:end]` is what waits. Only `start` is for others to move. `little`: it is as small
+    as it gets, and the last read did not fill it."""
 
-    __slots__ = ("_max_size", "_offered", "_small_reads", "_wants_more", "end", "start", "view")
+    __slots__ = (
+        "_max_size",
+        "_offered",
+        "_small_reads",
+        "_wants_more",
+        "end",
+        "little",
+        "start",
+        "view",
+    )
 
     def __init__(self, max_size: int = MAX_SIZE) -> None:
         self.view = memoryview(bytearray(INITIAL_SIZE))
@@ -31,6 +41,7 @@ class ReceiveBuffer:
         self._offered = 0
         self._wants_more = False
         self._small_reads = 0
+        self.little = True
 
     def __len__(self) -> int:
         return self.end - self.start
@@ -43,7 +54,7 @@ class ReceiveBuffer:
         """
         if self.start == self.end:
             self.start = self.end = 0
-            if size_hint <= len(self.view) == INITIAL_SIZE and not self._wants_more:
+            if self.little and size_hint <= INITIAL_SIZE:
                 self._offered = INITIAL_SIZE
                 return self.view
         self._adapt(size_hint)
@@ -63,6 +74,7 @@ class ReceiveBuffer:
         self._wants_more = count == self._offered
         self._offered = 0
         size = len(self.view)
+        self.little = size == INITIAL_SIZE and not self._wants_more
         if size > INITIAL_SIZE:  # else there is nothing to shrink
             self._small_reads = self._small_reads + 1 if count * GROWTH < size else 0
 
@@ -83,6 +95,7 @@ class ReceiveBuffer:
             raise CallerError(text, errno.ENOBUFS)
         if size > len(self.view):
             self.view = memoryview(bytearray(size))
+            self.little = False
         self.view[:size] = bytes(data) + waiting
         self.start, self.end = 0, size
 
@@ -103,6 +116,7 @@ class ReceiveBuffer:
     def _resize(self, size: int) -> None:
         self._wants_more = False
         self._small_reads = 0
+        self.little = size == INITIAL_SIZE
         self._move(memoryview(bytearray(size)))
 
     def _move(self, target: memoryview) -> None:

@@ -37,7 +37,9 @@ from umktls.ktls.engines import (
     Buffer,
     Opener,
     RunOpener,
+    ShortOpener,
     run_opener_of,
+    short_opener_of,
 )
 from umktls.ktls.session.counters import Counters
 from umktls.ktls.session.errors import RecordError, RecordInterleaved, RecordTruncated
@@ -89,11 +91,13 @@ class RecordQueue(Half):
         self.rules = personality.receiving
         self._keys = personality.keys
         self._counters = counters or Counters()
-        self.drained = False
+        self.drained = self.settled = False
+        self._just_opened = 0  # records, by the last `read`
         self._buffer = ReceiveBuffer(max_buffer)
         self._updates = KeyUpdates(first_byte=self.rules.key_update == "first byte")
         self._opener: Opener | None = None
         self._open_many: RunOpener | None = None
+        self._open_short: ShortOpener | None = None
         self._watcher: RxWatcher | None = None
         self._header_length = RECORD_HEADER_LENGTH
         self._early_header = self.rules.early_header
@@ -183,6 +187,7 @@ class RecordQueue(Half):
     def _use(self, opener: Opener) -> None:
         self._opener = watched_opener(opener, self._watcher)
         self._open_many = run_opener_of(self._opener)
+        self._open_short = short_opener_of(self._opener)
 
     # TCP's bytes in
 
@@ -208,7 +213,7 @@ class RecordQueue(Half):
 
     def buffer_filled(self, count: int) -> None:
         """That many bytes of the last get_buffer came from TCP; 0 is the end of its stream."""
-        self.drained = count < self._offered
+        self.drained, self.settled = count < self._offered, False
         if not count:
             self._fin = True
         elif self._lender is not None:
@@ -224,6 +229,7 @@ class RecordQueue(Half):
         if not self._dropped:
             self.error = error
         self._fin = self._lost = True
+        self.settled = False
 
     @property
     def spacious(self) -> bool:

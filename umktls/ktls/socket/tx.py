@@ -15,7 +15,14 @@ from collections.abc import Callable, Sequence
 
 from umktls.abi.personality import SEQUENCE_END
 from umktls.errors import UmktlsError, WorldError
-from umktls.ktls.engines import MAX_PLAINTEXT, Buffer, Sealer
+from umktls.ktls.engines import (
+    MAX_PLAINTEXT,
+    SHORT,
+    Buffer,
+    Sealer,
+    ShortSealer,
+    short_sealer_of,
+)
 from umktls.ktls.session.errors import KeyExhausted, SealFailed
 from umktls.ktls.session.suites import Suite
 from umktls.ktls.socket.half import Half
@@ -72,13 +79,14 @@ class Transmitter(Half):
         self._last = NEVER  # the sequence number that this key does not reach
         self._careful_from = NEVER
         self._sealer: Sealer | None = None
+        self._seal_short: ShortSealer | None = None
         self._watcher: TxWatcher | None = None
 
     def watch(self, watcher: TxWatcher | None) -> None:
         """Have `watcher` look on from now on; None: nobody."""
         self._watcher = self._looks_on = watcher
         if self._sealer is not None:
-            self._sealer = watched_sealer(self._sealer, watcher)
+            self._use(self._sealer)
 
     @property
     def watcher(self) -> TxWatcher | None:
@@ -104,11 +112,15 @@ class Transmitter(Half):
 
     def replace_sealer(self, sealer: Sealer) -> None:
         """Seal elsewhere under the same key: `sealer` goes on where the one before stopped."""
+        self._use(sealer)
+
+    def _use(self, sealer: Sealer) -> None:
         self._sealer = watched_sealer(sealer, self._watcher)
+        self._seal_short = short_sealer_of(self._sealer)
 
     def _set(self, sealer: Sealer, suite: Suite, event: Event) -> None:
         self._go(event)
-        self._sealer = watched_sealer(sealer, self._watcher)
+        self._use(sealer)
         self.suite = suite
         self.wants_rekey = self.update_sent = False
         if self._sequence_end is None:
@@ -133,18 +145,23 @@ class Transmitter(Half):
         if sealer is None:
             return list(parts)
         before = sealer.sequence
-        total = sum(map(len, parts))
-        if before + total // self.payload_limit >= self._careful_from:
+        total = 0
+        for part in parts:  # a third less than a sum of a map, where they are few
+            total += len(part)
+        short = self._seal_short if total <= SHORT and total <= self.payload_limit else None
+        records = 1 if short is not None else 1 + total // self.payload_limit
+        if before + records > self._careful_from:
             self._near_the_end(before, total)
         try:
-            wire = sealer.seal(record_type, parts, self.payload_limit)
+            if short is not None:
+                wire = short(record_type, parts, total)
+            else:
+                wire = sealer.seal(record_type, parts, self.payload_limit)
+                records = (sealer.sequence - before) % SEQUENCE_END
         except UmktlsError as error:
             if isinstance(error, KeyExhausted) or self._state is State.BROKEN:
                 raise
             raise self._failure(error, sealer, before) from error
-        records = sealer.sequence - before
-        if records < 0:
-            records += SEQUENCE_END
         self.records += records
         self.tally.encrypts += records
         self.bytes += total
@@ -162,7 +179,7 @@ class Transmitter(Half):
         failed = SealFailed(f"the engine could not seal record {sequence}: {error}")
         if self.on_failed(failed):
             self._go(Event.FAULT)
-            self._sealer = _Broken(sequence)
+            self._sealer, self._seal_short = _Broken(sequence), None
         return failed
 
     def _near_the_end(self, sequence: int, total: int) -> None:
