@@ -25,6 +25,7 @@ SECONDS = 60
 MANY = 100
 DIRECTORIES, FILES = 3, 10
 OLD = 1_600_000_000
+MADE = f"{OLD} +0000"
 PERFORMANCE = Path(__file__).parent.parent.parent / "docs" / "performance.md"
 ORDER = {procedure.name: number for number, procedure in NFS3.procedures.items()}
 
@@ -124,6 +125,8 @@ def run(*words: object, at: Path) -> None:
     """A program that must succeed, with nobody's configuration."""
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LC_ALL": "C"}
     environment |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_CONFIG_NOSYSTEM": "1"}
+    # What a commit is called, and so in which directory it lies, depends on when it was made.
+    environment |= {"GIT_AUTHOR_DATE": MADE, "GIT_COMMITTER_DATE": MADE}
     command = [str(word) for word in words]
     subprocess.run(
         command, check=True, capture_output=True, timeout=patience(SECONDS), cwd=at, env=environment
