@@ -30,6 +30,7 @@ from umktls.ktls.engines.cutting import (
     record_lengths,
     take_sequence,
 )
+from umktls.ktls.engines.engine import SHORT
 from umktls.ktls.session import Session
 from umktls.ktls.session.errors import BadRecord, RecordError, RecordMisfit, RecordSize
 from umktls.ktls.session.framing import (
@@ -75,6 +76,8 @@ class Tls13Sealer:
         total = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
         if total > payload_limit or sequence >= LAST_NUMBER:
             return self._seal_many(record_type, parts, record_lengths(total, payload_limit))
+        if total <= SHORT:
+            return self.seal_short(record_type, parts, total)
         self.sequence = sequence + 1
         header = (_HEADER_OF_NOTHING + total).to_bytes(RECORD_HEADER_LENGTH)
         wire = bytearray().join((header, *parts, _TRAILERS[record_type]))
