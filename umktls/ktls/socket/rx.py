@@ -49,18 +49,18 @@ class Receiver(RecordQueue):
         it is opened as it came, and never sees the buffer. Raises what the wire does.
         """
         buffer = self._buffer
-        self.settled = False
-        self._just_opened = 0
         if not buffer.little or buffer.start != buffer.end:
             count = wire.recv_into(self.get_buffer(1, sink))
             self.buffer_filled(count)
             return count
+        self.settled, before = False, self.records
         data = wire.recv(INITIAL_SIZE)
         count = len(data)
         taken = self._take(data, count, sink)
         if taken == count and count:
             self.drained = self.settled = True
         else:
+            self._just_opened = self.records - before
             room = self.get_buffer(1)
             room[: count - taken] = data[taken:]
             self.buffer_filled(count - taken)
@@ -81,8 +81,8 @@ class Receiver(RecordQueue):
             return count
         if self._state is not SEALED or self._updates.unfinished:
             return 0
-        start = 0
-        while start + RECORD_HEADER_LENGTH < count and self._just_opened < AT_ONCE:
+        start, until = 0, self.records + AT_ONCE
+        while start + RECORD_HEADER_LENGTH < count and self.records < until:
             end = start + RECORD_HEADER_LENGTH + (data[start + 3] << 8 | data[start + 4])
             if end > count:
                 break
@@ -91,7 +91,6 @@ class Receiver(RecordQueue):
                 break
             self._count(1, len(payload))
             sink.feed(payload)
-            self._just_opened += 1
             start = end
         return start
 
@@ -109,8 +108,9 @@ class Receiver(RecordQueue):
         if self._hole is not None:
             error, self._hole, self.error = self._hole, None, None
             raise error
-        until = self.records + records - self._just_opened
-        self._just_opened = 0
+        until = self.records + records
+        if self._just_opened:
+            until, self._just_opened = until - self._just_opened, 0
         while True:
             while self._parked:
                 head = self._parked[0]

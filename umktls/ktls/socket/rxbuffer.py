@@ -74,9 +74,10 @@ class ReceiveBuffer:
         self._wants_more = count == self._offered
         self._offered = 0
         size = len(self.view)
-        self.little = size == INITIAL_SIZE and not self._wants_more
-        if size > INITIAL_SIZE:  # else there is nothing to shrink
+        if size > INITIAL_SIZE:
             self._small_reads = self._small_reads + 1 if count * GROWTH < size else 0
+        else:  # there is nothing to shrink
+            self.little = not self._wants_more
 
     def clear(self) -> None:
         """Drop what waits."""
