@@ -17,7 +17,8 @@ from typing import Any
 
 __all__ = ["Place", "Refusing"]
 
-ROW = ("/umktls/kernel/", "/umktls/nfsd/")
+# In the last, TCP is read.
+ROW = ("/umktls/kernel/", "/umktls/nfsd/", "/umktls/ktls/socket/rx.py")
 DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 FILES = (errno.EMFILE, errno.ENOSPC, errno.EIO)
 MEMORY = (errno.ENOMEM, errno.ENOBUFS)

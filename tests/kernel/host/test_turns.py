@@ -51,15 +51,20 @@ MESSAGE = mark(1 << 20) + bytes(1 << 20)
 
 
 class Endless(socket.socket):
-    """A socket from which the pieces of a source come without a pause, whole if they fit."""
+    """A socket from which the pieces of a source come without a pause, whole if they fit; to `recv`
+    each by itself, unless it is a `stream`."""
 
     source: Iterator[bytes]
     left: bytes = b""
+    stream = False
 
     sent = 0
 
-    def recv(self, *_: object) -> bytes:
-        return next(self.source)
+    def recv(self, length: int, *_: object) -> bytes:
+        if not self.stream:
+            return next(self.source)
+        room = bytearray(length)
+        return bytes(room[: self.recv_into(memoryview(room))])
 
     def send(self, *_: object) -> int:
         self.sent += 1
@@ -139,6 +144,7 @@ class Watched:
 
     def __init__(self, source: Iterator[bytes], *, keyed: bool) -> None:
         self.near, self.far = endless(source)
+        self.near.stream = True
         self.done = 0
         self.state = KtlsSocket(ENGINE, ENGINE)
         if keyed:
