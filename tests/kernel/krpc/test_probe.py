@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.conftest import patience
+from tests.conftest import Pair, patience
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.krpc.client import boot_client
@@ -120,28 +120,30 @@ async def test_a_server_that_hangs_up_in_the_handshake(
         await raise_against(certs, tmp_path, hang_up)
 
 
-async def test_a_server_that_does_not_answer_the_probe(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    near, far = socket.socketpair()
-    near.setblocking(False)
+def probing(sock: socket.socket) -> Any:
+    """A kernel's socket, as far as a probe on `sock` needs it."""
     rpc = SimpleNamespace(send=lambda parts: None, tap=None)
     trace = Trace("h", "client")
-    sock: Any = SimpleNamespace(sock=near, rpc=rpc, trace=trace, name="c1", peer="server")
-    with near, far, trio.fail_after(100):
+    return SimpleNamespace(sock=sock, rpc=rpc, trace=trace, name="c1", peer="server")
+
+
+async def test_a_server_that_does_not_answer_the_probe(
+    pair: Pair,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    sock = probing(pair[0])
+    with trio.fail_after(100):
         with pytest.raises(WorldError, match="did not answer the AUTH_TLS probe within 7 s"):
             await probe(sock, NFS3.number, NFS3.version, 7.0)
         assert trio.current_time() == pytest.approx(7.0)
 
 
 async def test_a_server_that_answers_byte_by_byte_has_no_longer(
+    pair: Pair,
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    near, far = socket.socketpair()
-    near.setblocking(False)
-    rpc = SimpleNamespace(send=lambda parts: None, tap=None)
-    trace = Trace("h", "client")
-    sock: Any = SimpleNamespace(sock=near, rpc=rpc, trace=trace, name="c1", peer="server")
+    near, far = pair
+    sock = probing(near)
 
     async def trickle() -> None:
         for byte in mark(40) + bytes(40):
@@ -149,7 +151,7 @@ async def test_a_server_that_answers_byte_by_byte_has_no_longer(
             await trio.sleep(1)
 
     async with trio.open_nursery() as nursery:
-        with near, far, trio.fail_after(100):
+        with trio.fail_after(100):
             nursery.start_soon(trickle)
             with pytest.raises(WorldError, match="did not answer the AUTH_TLS probe within 7"):
                 await probe(sock, NFS3.number, NFS3.version, 7.5)
