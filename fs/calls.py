@@ -284,9 +284,7 @@ class Calls:
         stable: stable_how,
         credential: OpaqueAuth,
     ) -> Answer[WRITE3resok]:
-        # What is decoded is a view; pieces are for encoding.
-        args = WRITE3args(handle, offset, len(data), stable, cast(Buffer, data))
-        return self._call(NFSPROC3_WRITE, args, credential)
+        return self._call(NFSPROC3_WRITE, _write_args(handle, offset, data, stable), credential)
 
     def post_write(
         self,
@@ -297,7 +295,7 @@ class Calls:
         credential: OpaqueAuth,
     ) -> Posted[WRITE3resok | WRITE3resfail]:
         """WRITE, without waiting for it: `written` does."""
-        args = WRITE3args(handle, offset, len(data), stable, cast(Buffer, data))
+        args = _write_args(handle, offset, data, stable)
         return self._caller.post(NFSPROC3_WRITE, args, credential)
 
     async def written(self, posted: Posted[WRITE3resok | WRITE3resfail]) -> WRITE3resok | None:
@@ -386,3 +384,10 @@ class Calls:
     def commit(self, handle: bytes, credential: OpaqueAuth) -> Answer[COMMIT3resok]:
         """Of the whole file."""
         return self._call(NFSPROC3_COMMIT, COMMIT3args(handle, 0, 0), credential)
+
+
+def _write_args(
+    handle: bytes, offset: int, data: Buffer | Pieces, stable: stable_how
+) -> WRITE3args:
+    # What is decoded is a view; pieces are for encoding.
+    return WRITE3args(handle, offset, len(data), stable, cast(Buffer, data))

@@ -23,18 +23,16 @@ from umktls.abi.rpctls import SYS_rpctls_syscall_15
 from umktls.ktls.session import Session
 from umktls.ktls.session.suites import SUITES
 from umktls.rpc.xdr import Struct
-from umktls.upcall.datagrams import Request, decode_request_untrusted, encode_reply
+from umktls.upcall.datagrams import encode_reply
 from umktls.upcall.rpctls import RPCTLSCD_V1
 from umktls.upcall.syscalls import (
     MAX_PART,
     MAX_TOGETHER,
     AdoptArgs,
     CloseArgs,
-    RecvmsgArgs,
     RpctlsSyscallArgs,
     SendmsgArgs,
     ShutdownArgs,
-    TogetherArgs,
 )
 from umktls.userland.grouping import in_groups
 from umktls.userland.libc import Kernel, KernelGone, Record, SystemCallError
@@ -81,63 +79,6 @@ def test_what_can_shares_a_datagram() -> None:
     calls = [NOWHERE, NOWHERE, take, NOWHERE, large, take, adopt, NOWHERE]
     groups = [group.calls for group in in_groups(calls)]
     assert groups == [[NOWHERE, NOWHERE], [take, NOWHERE], [large], [take], [adopt], [NOWHERE]]
-
-
-def test_a_reply_that_says_only_that_all_has_worked() -> None:
-    """It is known before it comes; anything else has to be taken apart."""
-    sent = SendmsgArgs(1, b"data", b"", 0)
-    replies = [
-        encode_reply(0, 0, None, rpctls.SYS_close),
-        encode_reply(1, 0, 4, rpctls.SYS_sendmsg),
-        encode_reply(2, 0, None, rpctls.SYS_shutdown),
-    ]
-    (group,) = in_groups([NOWHERE, sent, ShutdownArgs(1, 1)])
-    whole = encode_reply(9, 0, replies, rpctls.SYS_umktls_together)
-    assert group.results(whole) == [None, 4, None]
-    assert decode_request_untrusted(group.datagram(7)) == Request(
-        7, rpctls.SYS_umktls_together, TogetherArgs(tuple(group.requests))
-    )
-    shorter = encode_reply(1, 0, 3, rpctls.SYS_sendmsg)
-    failed = encode_reply(2, errno.EBADF, None, rpctls.SYS_shutdown)
-    for other in (
-        [replies[0], shorter, replies[2]],
-        [replies[0], replies[1], failed],
-        replies[:2],
-        [*replies, replies[2]],
-    ):
-        assert group.results(encode_reply(9, 0, other, rpctls.SYS_umktls_together)) is None
-    assert group.results(encode_reply(9, errno.EINVAL, None, rpctls.SYS_umktls_together)) is None
-    (asking,) = in_groups([NOWHERE, RecvmsgArgs(1, 9, 9, 0)])
-    assert asking.results(whole) is None
-    (alone,) = in_groups([NOWHERE])
-    assert alone.results(encode_reply(9, 0, None, rpctls.SYS_close)) is None
-
-
-def test_a_call_that_was_put_off_goes_in_front_of_the_next(
-    fake: FakeKernel, kernel: Kernel
-) -> None:
-    failures: list[SystemCallError] = []
-    kernel.utrace_later({"event": "ticket"}, failures.append)
-    kernel.later(NOWHERE, failures.append)
-    assert fake.events == []
-    kernel.utrace({"event": "alert"})
-    assert [event["event"] for event in fake.events] == ["ticket", "alert"]
-    assert [error.name for error in failures] == ["close"]
-    kernel.settle()
-    assert len(fake.events) == 2
-
-
-def test_what_was_put_off_can_be_had_now(fake: FakeKernel, kernel: Kernel) -> None:
-    kernel.utrace_later({"event": "ticket"}, unexpected)
-    kernel.settle()
-    assert len(fake.events) == 1
-
-
-def test_a_failure_of_what_was_put_off_is_nobody_elses(kernel: Kernel) -> None:
-    failures: list[SystemCallError] = []
-    kernel.later(ShutdownArgs(99, 1), failures.append)
-    assert kernel.rpctls_syscall(rpctls.RPCTLS_SYSC_CLSETPATH, b"/some/path") is None
-    assert len(failures) == 1
 
 
 class Answering:

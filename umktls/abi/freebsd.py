@@ -155,10 +155,6 @@ class TlsEnable:
         return cls(*fields)
 
 
-# Where the keys of a request are said to lie.
-BASE = 0x10000
-
-
 @dataclass(frozen=True, slots=True)
 class TlsEnableRequest:
     """A TlsEnable with the keys beside it: the option's value and the memory it points to."""
@@ -171,7 +167,8 @@ class TlsEnableRequest:
         cls, template: TlsEnable, key: bytes, iv: bytes, auth_key: bytes = b""
     ) -> TlsEnableRequest:
         """Lay the keys out at made-up addresses and fill in pointers and lengths."""
-        addresses = (BASE, BASE + len(key), BASE + len(key) + len(iv))
+        base = 0x10000
+        addresses = (base, base + len(key), base + len(key) + len(iv))
         filled = TlsEnable(
             cipher_key=addresses[0],
             iv=addresses[1],
@@ -192,15 +189,6 @@ class TlsEnableRequest:
             if data
         )
         return cls(filled.pack(), segments)
-
-    @classmethod
-    def of(
-        cls, algorithm: int, version: int, sequence: int, key: bytes, iv: bytes
-    ) -> TlsEnableRequest:
-        """Of an AEAD, as our daemons ask for it."""
-        places = BASE, BASE + len(key)
-        numbers = (algorithm, len(key), len(iv), 0, 0, 0, version >> 8, version & 0xFF, sequence)
-        return cls(TlsEnable(*places, 0, *numbers).pack(), ((places[0], key), (places[1], iv)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from dataclasses import field
 from typing import Any
 
 from umktls.rpc.frozen import frozen, maker
-from umktls.rpc.xdr import VOID, Buffer, Struct, XdrError
+from umktls.rpc.xdr import Buffer, Struct, XdrError
 from umktls.upcall.syscalls import SYSCALLS, number_of
 
 __all__ = [
@@ -65,29 +65,23 @@ def encode_request(sequence: int, args: Struct) -> bytes:
 
 def decode_request_untrusted(data: Buffer) -> Request:
     """A daemon's datagram; raises `XdrError` only."""
-    size = len(data)
-    if size < HEAD_SIZE:
+    if len(data) < HEAD_SIZE:
         raise _too_short(data)
     sequence, number = _split_head(data)
     call = SYSCALLS.get(number)
     if call is None:
         return _request(sequence, number, None)
     args, end = call.arguments.xdr.read(memoryview(data), HEAD_SIZE)
-    if end != size:
+    if end != len(data):
         raise _too_long(data, end)
     return _request(sequence, number, args)
 
 
 def encode_reply(sequence: int, errno: int, result: Any, number: int) -> bytes:
     """The datagram of an answer to a call of `number`; the result is left out if errno is not 0."""
-    head = _HEAD.pack(sequence, errno)
-    if errno:
-        return head
-    codec = SYSCALLS[number].result
-    if codec is VOID and result is None:
-        return head
-    pieces: list[Buffer] = [head]
-    codec.write(pieces.append, result)
+    pieces: list[Buffer] = [_HEAD.pack(sequence, errno)]
+    if errno == 0:
+        SYSCALLS[number].result.write(pieces.append, result)
     return b"".join(pieces)
 
 

@@ -41,7 +41,6 @@ __all__ = [
     "MAX_ROOM",
     "MAX_TOGETHER",
     "MAX_UTRACE",
-    "PARTICULAR",
     "SYSCALLS",
     "TAKEN",
     "AdoptArgs",
@@ -329,8 +328,6 @@ _NUMBERS = {call.arguments: call.number for call in SYSCALLS.values()}
 
 _LEADING = frozenset(call.arguments for call in SYSCALLS.values() if call.leads)
 _LONELY = frozenset(call.arguments for call in SYSCALLS.values() if call.alone)
-# Any other call can be made by umktls_together, at any place.
-PARTICULAR = _LEADING | _LONELY | {GetsockoptArgs, RecvmsgArgs}
 
 
 def leads(args: Struct) -> bool:

@@ -29,6 +29,7 @@ from umktls.abi.freebsd import (
     TCP_TLS_MODE_SW,
     TCP_TXTLS_ENABLE,
     TCP_TXTLS_MODE,
+    TlsEnable,
     TlsEnableRequest,
     TlsGetRecord,
     cmsg_space,
@@ -212,9 +213,21 @@ class FreebsdKtls(KtlsInterface):
     """tcp(4), ktls(4)."""
 
     def key_options(self, direction: Direction, session: Session) -> list[SetOption]:
-        request = TlsEnableRequest.of(
-            session.suite.algorithm, session.version, session.sequence, session.key, session.iv
+        template = TlsEnable(
+            cipher_key=0,
+            iv=0,
+            auth_key=0,
+            cipher_algorithm=session.suite.algorithm,
+            cipher_key_len=0,
+            iv_len=0,
+            auth_algorithm=0,
+            auth_key_len=0,
+            flags=0,
+            tls_vmajor=session.version >> 8,
+            tls_vminor=session.version & 0xFF,
+            rec_seq=session.sequence,
         )
+        request = TlsEnableRequest.build(template, session.key, session.iv)
         return [SetOption(IPPROTO_TCP, _ENABLE[direction], request.value, request.memory)]
 
     def mode(self, sock: SystemCalls, direction: Direction) -> int:

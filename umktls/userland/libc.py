@@ -72,7 +72,6 @@ __all__ = [
 CALL_SECONDS = 10.0
 _UCRED = struct.Struct("3i")
 
-DONE = Outcome(None, [])
 # The operations of rpctls_syscall that give a socket.
 TAKING = (RPCTLS_SYSC_CLSOCKET, RPCTLS_SYSC_SRVSOCKET)
 
@@ -351,14 +350,7 @@ class Kernel:
         outcomes: list[Outcome] = []
         try:
             for sequence, group in groups.items():
-                data, descriptors = answers[sequence]
-                results = None if descriptors else group.results(data)
-                if results is None:
-                    outcomes += self._outcomes(group.calls, data, descriptors)
-                else:
-                    outcomes += [
-                        DONE if result is None else Outcome(result, []) for result in results
-                    ]
+                outcomes += self._outcomes(group.calls, *answers[sequence])
         except XdrError:
             for _, descriptors in answers.values():
                 close_all(descriptors)

@@ -126,12 +126,16 @@ def read_exact(fd: int, length: int, deadline: Deadline) -> bytes:
 
 def record_length_untrusted(header: bytes) -> int:
     """The bytes that follow the 5-byte header of a TLS record; raises `NotTls` only."""
-    if len(header) != RECORD_HEADER or header[0] not in CONTENT_TYPES or header[1] != 3:
-        raise NotTls(header)
-    length = int.from_bytes(header[3:5], "big")
-    if length > MAX_RECORD:
+    length = _body_length(header, 0) if len(header) == RECORD_HEADER else None
+    if length is None:
         raise NotTls(header)
     return length
+
+
+def _body_length(data: bytes, start: int) -> int | None:
+    """What the header there says of the length behind it; None if it is no TLS record's."""
+    kind, major, length = _split_header(data, start)
+    return length if kind in CONTENT_TYPES and major == 3 and length <= MAX_RECORD else None
 
 
 def read_record(fd: int, deadline: Deadline) -> bytes:
@@ -160,10 +164,8 @@ def records_ahead(sock: socket.socket, deadline: Deadline | None = None) -> byte
         return b""
     end = 0
     while end + RECORD_HEADER <= len(there):
-        kind, major, length = _split_header(there, end)
-        behind = end + RECORD_HEADER + length
-        is_record = kind in CONTENT_TYPES and major == 3 and length <= MAX_RECORD
-        if not is_record or behind > len(there):
+        length = _body_length(there, end)
+        if length is None or (behind := end + RECORD_HEADER + length) > len(there):
             break
         end = behind
     return there[:end]

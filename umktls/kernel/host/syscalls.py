@@ -104,9 +104,7 @@ class SyscallServer:
         self, process: Process, request: datagrams.Request
     ) -> tuple[Answer, bytes]:
         """One call, and its reply."""
-        answer, number, outcome = NOTHING, 0, "ok"
-        # While nobody looks closely, nobody is told when it began.
-        began = time.monotonic() if self._host.trace.close or self._host.capture else 0.0
+        answer, number, began, outcome = NOTHING, 0, time.monotonic(), "ok"
         try:
             if request.args is None:
                 raise UnsupportedError(f"no system call {request.number}", errno.ENOSYS)
@@ -120,10 +118,11 @@ class SyscallServer:
         except OSError as error:  # the machine's own kernel has refused what the call needs
             refused = error.errno or errno.EIO
             number, outcome = self._host.personality.errno(refused), errno.errorcode[refused]
-        if began and is_told(request):
+        if (self._host.trace.close or self._host.capture) and is_told(request):
             self._tell(process, request, answer.result, outcome, began)
-        result = answer.result
-        return answer, datagrams.encode_reply(request.sequence, number, result, request.number)
+        return answer, datagrams.encode_reply(
+            request.sequence, number, answer.result, request.number
+        )
 
     def _failed(self, request: datagrams.Request, number: int) -> bytes:
         """The reply to a call that has failed with this machine's errno `number`."""
@@ -159,8 +158,7 @@ class SyscallServer:
         them, or does not decode."""
         requests = [datagrams.decode_request_untrusted(request) for request in args.requests]
         for place, request in enumerate(requests):
-            kind = type(request.args)
-            if kind in wire.PARTICULAR and is_bad_company(request.args, place):
+            if request.args is not None and is_bad_company(request.args, place):
                 name = wire.SYSCALLS[request.number].name
                 text = f"{name} cannot go together with other calls, or not behind them"
                 raise CallerError(text)
@@ -194,9 +192,9 @@ def is_told(request: datagrams.Request) -> bool:
     return args.name != rpctls.UMKTLS_CAPTURED
 
 
-def is_bad_company(args: Struct | None, place: int) -> bool:
+def is_bad_company(args: Struct, place: int) -> bool:
     """Whether this call cannot be made with others, at this place among them."""
-    return args is not None and (wire.goes_alone(args) or (place > 0 and wire.leads(args)))
+    return wire.goes_alone(args) or (place > 0 and wire.leads(args))
 
 
 async def send_with_descriptor(sock: socket.socket, data: bytes, descriptor: int | None) -> None:

@@ -7,7 +7,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import Any
 
 import trio
@@ -84,7 +83,7 @@ async def look_up(
     """The server's addresses of that family, in the order in which to try them."""
     wanted, name = FAMILIES[family]
     try:
-        found = [*by_number(server, port, wanted)] or await trio.socket.getaddrinfo(
+        found = by_number(server, port, wanted) or await trio.socket.getaddrinfo(
             server, port, family=wanted, type=socket.SOCK_STREAM
         )
     except OSError as error:
@@ -102,21 +101,14 @@ async def look_up(
     return [(one, address) for one, _, _, _, address in found]
 
 
-def by_number(server: str, port: int, family: int) -> tuple[Any, ...]:
+def by_number(server: str, port: int, family: int) -> list[Any]:
     """As getaddrinfo(3), of an address: it needs no thread. Empty for a name."""
-    # The number of an interface, which such an address may name, can change.
-    return (_by_number.__wrapped__ if "%" in server else _by_number)(server, port, family)
-
-
-@lru_cache(maxsize=64)
-def _by_number(server: str, port: int, family: int) -> tuple[Any, ...]:
     try:
-        found = socket.getaddrinfo(
+        return socket.getaddrinfo(
             server, port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
         )
     except (OSError, UnicodeError):
-        return ()
-    return (*found,)
+        return []
 
 
 async def connect_address(
