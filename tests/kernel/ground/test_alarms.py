@@ -11,23 +11,32 @@ from umktls.kernel.ground import alarms
 from umktls.kernel.ground.alarms import Alarms, Completion, alarm_at
 
 
-async def test_each_rings_at_its_time(autojump_clock: MockClock) -> None:
-    rung: list[tuple[str, float]] = []
+async def later(clock: MockClock, seconds: float) -> None:
+    """So much later, when all is done that there is to do then."""
+    clock.jump(seconds)
+    await wait_all_tasks_blocked()
+
+
+async def test_each_rings_at_its_time(mock_clock: MockClock) -> None:
+    rung: list[str] = []
     began = trio.current_time()
-
-    def ring(name: str) -> None:
-        rung.append((name, trio.current_time() - began))
-
     for name, seconds in (("c", 3), ("a", 1), ("d", 3), ("b", 2)):
-        alarm_at(began + seconds, partial(ring, name))
-    await trio.sleep(2.5)
-    assert rung == [("a", 1), ("b", 2)]
+        alarm_at(began + seconds, partial(rung.append, name))
+    await later(mock_clock, 1)
+    assert rung == ["a"]
+    await later(mock_clock, 1.5)
+    assert rung == ["a", "b"]
     # Earlier than what the task sleeps for, and behind that again.
-    alarm_at(began + 2.75, partial(ring, "e"))
-    alarm_at(began + 9, partial(ring, "f"))
-    await trio.sleep(17.5)
-    assert [name for name, _ in rung] == ["a", "b", "e", "c", "d", "f"]
-    assert [when for _, when in rung] == [1, 2, 2.75, 3, 3, 9]
+    alarm_at(began + 2.75, partial(rung.append, "e"))
+    alarm_at(began + 9, partial(rung.append, "f"))
+    await later(mock_clock, 0.25)
+    assert rung == ["a", "b", "e"]
+    await later(mock_clock, 0.25)
+    assert rung == ["a", "b", "e", "c", "d"]
+    await later(mock_clock, 5.75)
+    assert rung == ["a", "b", "e", "c", "d"]
+    await later(mock_clock, 0.25)
+    assert rung == ["a", "b", "e", "c", "d", "f"]
 
 
 async def test_one_in_the_past_rings_at_once(mock_clock: MockClock) -> None:
@@ -40,12 +49,14 @@ async def test_one_in_the_past_rings_at_once(mock_clock: MockClock) -> None:
     assert alarm.rung
 
 
-async def test_one_that_was_taken_back_does_not_ring(autojump_clock: MockClock) -> None:
+async def test_one_that_was_taken_back_does_not_ring(mock_clock: MockClock) -> None:
     rung: list[str] = []
     first = alarm_at(trio.current_time() + 1, lambda: rung.append("first"))
     alarm_at(trio.current_time() + 2, lambda: rung.append("second"))
     first.cancel()
-    await trio.sleep(3)
+    await later(mock_clock, 1)
+    assert rung == []
+    await later(mock_clock, 1)
     assert rung == ["second"]
     assert not first.rung
 
@@ -59,7 +70,7 @@ async def test_those_that_were_taken_back_are_not_kept(mock_clock: MockClock) ->
     assert any(alarm is stays for *_, alarm in kept._heap)
 
 
-async def test_what_is_waited_for_comes_or_does_not(autojump_clock: MockClock) -> None:
+async def test_what_is_waited_for_comes_or_does_not(mock_clock: MockClock) -> None:
     completion, said = Completion(), []
     began = trio.current_time()
 
@@ -69,22 +80,29 @@ async def test_what_is_waited_for_comes_or_does_not(autojump_clock: MockClock) -
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
-        await trio.sleep(7)
+        await wait_all_tasks_blocked()
+        await later(mock_clock, 5)
         assert said == [(False, 5)]
+        await later(mock_clock, 2)
         completion.set()
     assert said == [(False, 5), (True, 7)]
     assert completion.is_set()
     assert await completion.wait()
-    await trio.sleep(100)  # no alarm is left that would wake somebody
+    await later(mock_clock, 100)  # no alarm is left that would wake somebody
 
 
-async def test_who_waits_can_be_cancelled(autojump_clock: MockClock) -> None:
-    completion = Completion()
-    with trio.move_on_after(1) as scope:
-        await completion.wait(trio.current_time() + 2)
+async def test_who_waits_can_be_cancelled(mock_clock: MockClock) -> None:
+    completion, scope = Completion(), trio.CancelScope()
+
+    async def wait() -> None:
+        with scope:
+            await completion.wait(trio.current_time() + 2)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        scope.cancel()
     assert scope.cancelled_caught
     completion.set()  # nobody waits any more
-    await trio.sleep(5)
-    with trio.move_on_after(1) as scope:
-        assert await completion.wait()
-    assert not scope.cancelled_caught
+    await later(mock_clock, 5)
+    assert await completion.wait()

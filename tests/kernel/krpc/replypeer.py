@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -164,3 +164,17 @@ async def answered(
             peer.nursery.cancel_scope.cancel()
             for end in peer.ends:
                 end.close()
+
+
+# How the process waits: select(2) of what is to be read, and three arguments more.
+Wait = Callable[..., tuple[list[int], list[int], list[int]]]
+
+
+@asynccontextmanager
+async def dwelling(sealed: bool, wait: Wait) -> AsyncIterator[tuple[ReplyPeer, Dwell]]:
+    """The same, where calls are waited for without the loop, by `wait`."""
+    dwell = Dwell(wait)
+    async with answered(sealed, dwell=dwell) as peer:
+        await trio.testing.wait_all_tasks_blocked()
+        dwell.begin(peer.ends[-1].fileno(), lambda: True)
+        yield peer, dwell

@@ -6,9 +6,8 @@ import pytest
 import trio
 import trio.testing
 
-from tests.kernel.krpc.replypeer import ReplyPeer, answered
+from tests.kernel.krpc.replypeer import ReplyPeer, answered, dwelling
 from umktls.errors import WorldError
-from umktls.kernel.ground.dwelling import Dwell
 from umktls.kernel.krpc.posted import Posted
 from umktls.rpc.message import NULL_AUTH, Call
 from umktls.testing.echo import SAY
@@ -38,10 +37,7 @@ async def test_a_reply_that_comes_with_another_costs_no_turn(
         peer.ends[-1].sendall(b"".join(peer.wire(calls[place]) for place in order))
         return reading[:1], [], []
 
-    dwell = Dwell(wait)
-    async with answered(sealed, dwell=dwell) as peer:
-        await trio.testing.wait_all_tasks_blocked()
-        dwell.begin(peer.ends[-1].fileno(), lambda: True)
+    async with dwelling(sealed, wait) as (peer, dwell):
         posted = post(peer, b"posted")
         with pytest.raises(StopIteration):
             peer.ask(b"asked").send(None)
@@ -98,8 +94,8 @@ async def test_it_is_sent_again_unless_it_was_dropped(autojump_clock: Clock) -> 
         dropped.drop()
         peer.ends[-1].close()
         while len(peer.ends) < 2:
+            autojump_clock.jump(1)
             await trio.testing.wait_all_tasks_blocked()
-            await trio.sleep(1)
         call = await peer.come()
         assert bytes(call.body).endswith(b"kept")
         peer.ends[-1].sendall(peer.wire(call))
@@ -110,7 +106,8 @@ async def test_it_is_sent_again_unless_it_was_dropped(autojump_clock: Clock) -> 
 async def test_its_failure_is_told_to_who_asks(autojump_clock: Clock) -> None:
     async with answered(deadline=5.0) as peer:
         one, other = post(peer, b"one"), post(peer, b"other")
-        await trio.sleep(10)
+        autojump_clock.jump(10)
+        await trio.testing.wait_all_tasks_blocked()
         assert peer.client.waiting == 0
         with pytest.raises(WorldError, match="no answer"):
             await one.result()
@@ -133,10 +130,7 @@ async def test_a_reply_that_comes_at_once_is_there(sealed: bool, autojump_clock:
         peer.answer_now()
         return reading[:1], [], []
 
-    dwell = Dwell(wait)
-    async with answered(sealed, dwell=dwell) as peer:
-        await trio.testing.wait_all_tasks_blocked()
-        dwell.begin(peer.ends[-1].fileno(), lambda: True)
+    async with dwelling(sealed, wait) as (peer, dwell):
         one, other = post(peer, b"one"), post(peer, b"other")
         assert one.comes()
         assert one.comes()

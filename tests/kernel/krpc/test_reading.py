@@ -10,10 +10,9 @@ import trio
 import trio.testing
 
 from tests.conformance.world import HANDSHAKE, KEY_UPDATE
-from tests.kernel.krpc.replypeer import answered
+from tests.kernel.krpc.replypeer import answered, dwelling
 from tests.passing import elapse
 from umktls.errors import WorldError
-from umktls.kernel.ground.dwelling import Dwell
 from umktls.kernel.krpc import rpc_client
 from umktls.kernel.krpc.rpc_client import RpcClient
 from umktls.rpc.record import mark
@@ -58,10 +57,7 @@ async def test_a_reply_that_comes_at_once_costs_no_turn(
         peer.answer_now()
         return reading[:1], [], []
 
-    dwell = Dwell(wait)
-    async with answered(sealed, dwell=dwell) as peer:
-        await trio.testing.wait_all_tasks_blocked()
-        dwell.begin(peer.ends[-1].fileno(), lambda: True)
+    async with dwelling(sealed, wait) as (peer, dwell):
         for what in (b"one", b"two"):
             with pytest.raises(StopIteration):
                 peer.ask(what).send(None)
@@ -80,10 +76,7 @@ async def test_a_reply_that_does_not_come_at_once_is_waited_for(
         waits.append(reading)
         return [], [], []
 
-    dwell = Dwell(wait)
-    async with answered(sealed, dwell=dwell) as peer:
-        await trio.testing.wait_all_tasks_blocked()
-        dwell.begin(peer.ends[-1].fileno(), lambda: True)
+    async with dwelling(sealed, wait) as (peer, _):
         await peer.answer(*await peer.asked(b"late"))
         assert peer.answers == {b"late": b"late"}
         assert len(waits) == 1

@@ -117,7 +117,7 @@ async def test_read_some_reports_the_end(pair: tuple[socket.socket, socket.socke
 
 
 async def test_what_is_waited_for_up_to_a_time(
-    pair: tuple[socket.socket, socket.socket], autojump_clock: trio.testing.MockClock
+    pair: tuple[socket.socket, socket.socket], mock_clock: trio.testing.MockClock
 ) -> None:
     ours, theirs = pair
     began, said = trio.current_time(), []
@@ -125,10 +125,15 @@ async def test_what_is_waited_for_up_to_a_time(
     async def wait(until: float) -> None:
         said.append((await readable_until(ours, until), trio.current_time() - began))
 
-    await wait(began + 2)
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait, began + 2)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(2)
+        await trio.testing.wait_all_tasks_blocked()
+        assert said == [(False, 2)]
         nursery.start_soon(wait, began + 9)
-        await trio.sleep(3)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(3)
         theirs.send(b"x")
     await wait(began - 1)
     assert said == [(False, 2), (True, 5), (True, 5)]
@@ -148,19 +153,19 @@ async def test_who_waits_for_room_goes_on_behind_a_reader_that_has_waited_in_vai
 
 
 async def test_a_socket_that_is_closed_here_is_no_time_that_has_passed(
-    pair: tuple[socket.socket, socket.socket], autojump_clock: trio.testing.MockClock
+    pair: tuple[socket.socket, socket.socket], mock_clock: trio.testing.MockClock
 ) -> None:
     ours, _ = pair
 
-    async def close() -> None:
-        await trio.sleep(1)
-        trio.lowlevel.notify_closing(ours)
-        ours.close()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(close)
+    async def fail() -> None:
         with pytest.raises(WorldError, match="closed here"):
             await readable_until(ours, trio.current_time() + 2)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fail)
+        await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.notify_closing(ours)
+        ours.close()
 
 
 async def test_everybody_who_waits_for_room_is_woken(
