@@ -15,7 +15,7 @@ from dataclasses import field
 from typing import Any
 
 from umktls.rpc.frozen import frozen, maker
-from umktls.rpc.xdr import Buffer, Struct, XdrError
+from umktls.rpc.xdr import VOID, Buffer, Struct, XdrError
 from umktls.upcall.syscalls import SYSCALLS, number_of
 
 __all__ = [
@@ -79,9 +79,14 @@ def decode_request_untrusted(data: Buffer) -> Request:
 
 def encode_reply(sequence: int, errno: int, result: Any, number: int) -> bytes:
     """The datagram of an answer to a call of `number`; the result is left out if errno is not 0."""
-    pieces: list[Buffer] = [_HEAD.pack(sequence, errno)]
-    if errno == 0:
-        SYSCALLS[number].result.write(pieces.append, result)
+    head = _HEAD.pack(sequence, errno)
+    if errno:
+        return head
+    codec = SYSCALLS[number].result
+    if codec is VOID:
+        return head
+    pieces: list[Buffer] = [head]
+    codec.write(pieces.append, result)
     return b"".join(pieces)
 
 
