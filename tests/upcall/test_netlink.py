@@ -68,6 +68,41 @@ def test_rpc_round_trip(
     assert bytes(part.replies or b"") == replies
 
 
+@given(
+    body=st.binary(max_size=12),
+    changed=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 255)), max_size=2),
+    more=st.binary(max_size=9),
+)
+def test_a_plain_reply_is_what_it_is_piece_by_piece(
+    body: bytes, changed: list[tuple[int, int]], more: bytes
+) -> None:
+    datagram = bytearray(wire.encode_rpc(nl.RPCNL_REPLY, nl.RPC_FAMILY_ID, 0x21, 7, body))
+    assert wire.plain_reply_untrusted(datagram) == (0x21, memoryview(body))
+    for place, value in changed:
+        datagram[place % len(datagram)] = value
+    plain = wire.plain_reply_untrusted(datagram + more)
+    if plain is None:
+        return
+    message = wire.parse_untrusted(datagram + more)
+    part = wire.parse_rpc_untrusted(message)
+    assert (part.command, part.group, part.body) == (nl.RPCNL_REPLY, *plain)
+    assert part.record is None
+    assert part.replies is None
+    assert message.type == nl.RPC_FAMILY_ID
+    assert not message.flags & nl.NLM_F_ACK
+
+
+def test_what_is_no_plain_reply() -> None:
+    reply = wire.encode_rpc(nl.RPCNL_REPLY, nl.RPC_FAMILY_ID, 0x21, 7, b"RPC!")
+    request = wire.encode_rpc(nl.RPCNL_REQUEST, nl.RPC_FAMILY_ID, 0x21, 7, b"RPC!")
+    other = wire.encode_rpc(nl.RPCNL_REPLY, nl.RPC_FAMILY_ID + 1, 0x21, 7, b"RPC!")
+    record = wire.encode_rpc(nl.RPCNL_REPLY, nl.RPC_FAMILY_ID, 0x21, 7, b"RPC!", record=b"r")
+    asks = bytearray(reply)
+    asks[6] |= nl.NLM_F_ACK
+    for datagram in (b"", reply[:-1], reply[:20], reply + b"....", request, other, record, asks):
+        assert wire.plain_reply_untrusted(datagram) is None
+
+
 def test_a_family_and_its_groups() -> None:
     asked = wire.parse_untrusted(wire.encode_get_family(7, "rpc"))
     assert (asked.type, asked.seq) == (nl.GENL_ID_CTRL, 7)

@@ -34,6 +34,7 @@ from umktls.abi.netlink import (
     NLMSG_ERROR,
     NLMSGERR,
     NLMSGHDR,
+    RPC_FAMILY_ID,
     RPC_FAMILY_VERSION,
     RPCNL_REPLY,
     RPCNL_REPLY_BODY,
@@ -71,6 +72,11 @@ _U16 = struct.Struct("<H")
 _U32 = struct.Struct("<I")
 # All that stands in front of an RPC message: the headers, the group, the attribute that holds it.
 _RPC_HEAD = struct.Struct("<IHHII BBH HHI HH".replace(" ", ""))
+# What it says of a reply: family, flags, command, and the attributes' kinds and the first's length.
+_PLAIN_REPLY = (
+    *(RPC_FAMILY_ID, NLM_F_REQUEST, RPCNL_REPLY),
+    *(NLATTR.size + 4, RPCNL_REPLY_GROUP, RPCNL_REPLY_BODY),
+)
 # No datagram is longer: the receive buffer of both ends.
 MAX_DATAGRAM = _RPC_HEAD.size + RPC_MAXDATASIZE + NLA_ALIGNTO
 
@@ -170,6 +176,22 @@ def parse_rpc_untrusted(message: Message) -> RpcPart:
         attributes.get(UMKTLS_REQUEST_RECORD),
         attributes.get(UMKTLS_REQUEST_REPLIES),
     )
+
+
+def plain_reply_untrusted(datagram: Buffer) -> tuple[int, memoryview] | None:
+    """Group and body of an RPCNL_REPLY that is as `encode_rpc` makes it, as nearly all are. None
+    for any other message, good or bad: that is taken apart piece by piece (`parse_untrusted`)."""
+    size = len(datagram)
+    if size < _RPC_HEAD.size:
+        return None
+    length, kind, flags, _, _, command, _, _, first, group_kind, group, second, body_kind = (
+        _RPC_HEAD.unpack_from(datagram)
+    )
+    end = _RPC_HEAD.size - NLATTR.size + second
+    whole = length == size == aligned(end) and end >= _RPC_HEAD.size
+    if not whole or (kind, flags, command, first, group_kind, body_kind) != _PLAIN_REPLY:
+        return None
+    return group, memoryview(datagram)[_RPC_HEAD.size : end]
 
 
 def parse_get_family_untrusted(message: Message) -> str | None:

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -82,8 +83,10 @@ async def look_up(
 ) -> list[tuple[socket.AddressFamily, Any]]:
     """The server's addresses of that family, in the order in which to try them."""
     wanted, name = FAMILIES[family]
+    if numeric := by_number(server, port, wanted):
+        return numeric
     try:
-        found = by_number(server, port, wanted) or await trio.socket.getaddrinfo(
+        found = await trio.socket.getaddrinfo(
             server, port, family=wanted, type=socket.SOCK_STREAM
         )
     except OSError as error:
@@ -101,14 +104,15 @@ async def look_up(
     return [(one, address) for one, _, _, _, address in found]
 
 
-def by_number(server: str, port: int, family: int) -> list[Any]:
-    """As getaddrinfo(3), of an address: it needs no thread. Empty for a name."""
-    try:
-        return socket.getaddrinfo(
-            server, port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
-        )
-    except (OSError, UnicodeError):
-        return []
+def by_number(server: str, port: int, family: int) -> list[tuple[socket.AddressFamily, Any]]:
+    """The address and its family, where `server` is one in numbers and of that family: that needs
+    no thread, and not all that getaddrinfo(3) reads. Empty for anything else."""
+    for one, address in ((socket.AF_INET, (server, port)), (socket.AF_INET6, (server, port, 0, 0))):
+        if family in (socket.AF_UNSPEC, one):
+            with suppress(OSError, ValueError):
+                socket.inet_pton(one, server)
+                return [(one, address)]
+    return []
 
 
 async def connect_address(

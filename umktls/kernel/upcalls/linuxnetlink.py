@@ -72,7 +72,7 @@ class LinuxNetlinkSocket(NetlinkSocket):
 
     # ---- messages
 
-    async def _deal_with(self, datagram: bytes) -> None:
+    async def _take_apart(self, datagram: bytes) -> None:
         for message in genl.messages_untrusted(datagram):
             if message.type == nl.RPC_FAMILY_ID:
                 await self._deal_with_rpc(message)

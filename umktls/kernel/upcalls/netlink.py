@@ -41,6 +41,7 @@ from umktls.upcall.netlink import (
     parse_get_family_untrusted,
     parse_rpc_untrusted,
     parse_untrusted,
+    plain_reply_untrusted,
 )
 
 __all__ = ["NetlinkDaemon", "NetlinkSocket"]
@@ -163,6 +164,16 @@ class NetlinkSocket:
             raise OSError(errno.EBADF, "the netlink socket was closed") from error
 
     async def _deal_with(self, datagram: bytes) -> None:
+        """A datagram of the daemon's. Nearly all are replies, which are read in one step."""
+        plain = plain_reply_untrusted(datagram)
+        member = None if plain is None else self.members.get(plain[0])
+        if plain is None or not isinstance(member, NetlinkDaemon):
+            await self._take_apart(datagram)
+        elif not member.replied(plain[1]):
+            error = encode_error(parse_untrusted(datagram), ERRNO["EPROCUNAVAIL"])
+            await self.send(error)
+
+    async def _take_apart(self, datagram: bytes) -> None:
         message = parse_untrusted(datagram)
         handler = self._families.get(message.type, _no_family)
         answer = handler(message)
