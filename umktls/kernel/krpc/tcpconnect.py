@@ -86,9 +86,7 @@ async def look_up(
     if numeric := by_number(server, port, wanted):
         return numeric
     try:
-        found = await trio.socket.getaddrinfo(
-            server, port, family=wanted, type=socket.SOCK_STREAM
-        )
+        found = await trio.socket.getaddrinfo(server, port, family=wanted, type=socket.SOCK_STREAM)
     except OSError as error:
         if error.errno == socket.EAI_AGAIN:
             text = f"cannot look up host {server!r} now: {error.strerror}"
