@@ -72,16 +72,34 @@ class Sealing:
             assert answer.endswith(STARTTLS), answer
             with self.context.wrap_socket(bare, server_hostname="localhost") as tls:
                 self.sealed += 1
-                while self._step(plain, tls):
+                while step(plain, tls):
                     pass
 
-    def _step(self, plain: socket.socket, tls: ssl.SSLSocket) -> bool:
-        """Move what there is; False at the end."""
-        ready = [tls] if tls.pending() else select.select([plain, tls], [], [])[0]
-        for source, target in ((plain, tls), (tls, plain)):
-            if source in ready:
-                data = source.recv(1 << 16)
-                if not data:
-                    return False
-                target.sendall(data)
-        return True
+
+def step(plain: socket.socket, tls: ssl.SSLSocket) -> bool:
+    """Move what there is; False at the end."""
+    ready = [tls] if tls.pending() else select.select([plain, tls], [], [])[0]
+    if plain in ready:
+        data = plain.recv(1 << 16)
+        if not data:
+            return False
+        tls.sendall(data)
+    if tls in ready:
+        opened = _opened(tls)
+        if opened is not None:
+            plain.sendall(opened)
+        return opened != b""
+    return True
+
+
+def _opened(tls: ssl.SSLSocket) -> bytes | None:
+    """What has come; None where it was nothing for the client, as a server's tickets are: who
+    waited for data behind them would leave alone what the client says."""
+    seconds = tls.gettimeout()
+    tls.settimeout(0)
+    try:
+        return tls.recv(1 << 16)
+    except ssl.SSLWantReadError:
+        return None
+    finally:
+        tls.settimeout(seconds)
