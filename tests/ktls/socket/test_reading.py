@@ -22,16 +22,18 @@ from umktls.ktls.socket.states import State
 
 
 class Watcher:
-    """Notes what was opened."""
+    """Notes what was opened: type, number, payload."""
 
     def __init__(self) -> None:
-        self.types: list[int] = []
+        self.told: list[tuple[int | str, int, bytes]] = []
 
-    def opened(self, record_type: int, *_: object) -> None:
-        self.types.append(record_type)
+    def opened(
+        self, record_type: int, sequence: int, record: memoryview, payload: memoryview
+    ) -> None:
+        self.told.append((record_type, sequence, bytes(payload)))
 
-    def refused(self, *_: object) -> None:
-        self.types.append(-1)
+    def refused(self, sequence: int, *_: object) -> None:
+        self.told.append(("refused", sequence, b""))
 
     def state_changed(self, state: State) -> None: ...
 
@@ -141,13 +143,27 @@ def test_a_bad_record_is_pulls_to_refuse_behind_what_came_before_it() -> None:
 
 
 def test_who_looks_on_sees_each_record() -> None:
+    """They go the same way, and one that is not as it should be is told once."""
     tx, rx, seen = transmitter(), receiver(), Watcher()
     rx.watch(seen)
-    assert read_all(rx, seal(tx, b"one"), seal(tx, b"two"))[0] == b"onetwo"
-    assert seen.types == [23, 23]
+    assert read_all(rx, seal(tx, b"one"), seal(tx, b"two")) == (b"onetwo", False)
+    rx.read(Lines(seal(tx, b"alert", 21)), ListSink())
+    assert rx.pull(ListSink()) is PullResult.CONTROL
+    rx.take_control()
+    told = [(23, 0, b"one"), (23, 1, b"two"), (21, 2, b"alert")]
+    assert seen.told == told
     rx.watch(None)
     assert read_all(rx, seal(tx, b"three")) == (b"three", False)
-    assert seen.types == [23, 23]
+    assert seen.told == told
+
+
+def test_who_looks_on_is_told_once_of_a_bad_record() -> None:
+    tx, rx, seen, sink = transmitter(), receiver(), Watcher(), ListSink()
+    rx.watch(seen)
+    rx.read(Lines(seal(tx, b"one") + flipped(seal(tx, b"two"), -1)), sink)
+    with pytest.raises(BadRecord):
+        rx.pull(sink)
+    assert (bytes(sink.data), seen.told) == (b"one", [(23, 0, b"one"), ("refused", 1, b"")])
 
 
 def test_a_pull_counts_what_was_just_opened() -> None:

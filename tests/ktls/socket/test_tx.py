@@ -57,6 +57,40 @@ def test_a_key_that_the_engine_takes_for_used_up_breaks_nothing() -> None:
     assert (tx.state, tx.records) == (State.SEALED, 0)
 
 
+class Altering:
+    """Notes the numbers and payloads of what was sealed, and has it sent twice."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, bytes]] = []
+
+    def sealed(
+        self,
+        record_type: int,
+        sequence: int,
+        parts: Sequence[Buffer],
+        payload_limit: int,
+        wire: Buffer,
+    ) -> Buffer:
+        self.told.append((sequence, b"".join(parts)))
+        return bytes(wire) * 2
+
+    def state_changed(self, state: State) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize("length", [7, 16384])
+def test_who_looks_on_sees_and_alters_short_messages_and_long_ones(length: int) -> None:
+    tx, alone, watcher = transmitter(), transmitter(), Altering()
+    tx.watch(watcher)
+    payloads = [bytes([number]) * length for number in (1, 2)]
+    for payload in payloads:
+        assert seal(tx, payload) == seal(alone, payload) * 2
+    assert watcher.told == [*enumerate(payloads)]
+    tx.watch(None)
+    assert seal(tx, b"more") == seal(alone, b"more")
+    assert tx.records == alone.records == 3
+
+
 def test_enabling_once_and_rekeying_afterwards() -> None:
     tx = Transmitter()
     sealer = ENGINE.sealer(session())

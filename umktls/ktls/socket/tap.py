@@ -1,7 +1,8 @@
 """Taps: who looks on while records are made and opened.
 
 A half that is watched has a tap in its engine's place, which does what the engine does and then
-tells. A half that nobody watches has none, so looking on costs nothing then.
+tells. A half that nobody watches has none, so looking on costs nothing then. Short records go the
+short way of an engine that has one, watched or not.
 """
 
 from __future__ import annotations
@@ -9,8 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from umktls.ktls.engines import MAX_PLAINTEXT, Buffer, Opener, Sealer
+from umktls.ktls.engines import (
+    MAX_PLAINTEXT,
+    Buffer,
+    Opener,
+    Sealer,
+    ShortOpener,
+    ShortSealer,
+    short_opener_of,
+    short_sealer_of,
+)
 from umktls.ktls.session.errors import RecordError
+from umktls.ktls.socket.received import APPLICATION_DATA
 from umktls.ktls.socket.states import State
 
 __all__ = ["RxWatcher", "TxWatcher", "watched_opener", "watched_sealer"]
@@ -73,6 +84,19 @@ class SealerTap:
         return self._watcher.sealed(record_type, sequence, parts, payload_limit, wire)
 
 
+class ShortSealerTap(SealerTap):
+    """See ShortSealer."""
+
+    def __init__(self, sealer: Sealer, watcher: TxWatcher, short: ShortSealer) -> None:
+        super().__init__(sealer, watcher)
+        self._short = short
+
+    def seal_short(self, record_type: int, parts: Sequence[Buffer], length: int) -> Buffer:
+        sequence = self.inner.sequence
+        wire = self._short(record_type, parts, length)
+        return self._watcher.sealed(record_type, sequence, parts, MAX_PLAINTEXT, wire)
+
+
 class OpenerTap:
     """See Opener."""
 
@@ -103,13 +127,35 @@ class OpenerTap:
         return record_type, length
 
 
+class ShortOpenerTap(OpenerTap):
+    """See ShortOpener."""
+
+    def __init__(self, opener: Opener, watcher: RxWatcher, short: ShortOpener) -> None:
+        super().__init__(opener, watcher)
+        self._short = short
+
+    def open_short(self, record: bytes) -> bytes | None:
+        sequence = self.inner.sequence
+        payload = self._short(record)
+        if payload is not None:  # else it is for `open`, which tells
+            seen = memoryview(record), memoryview(payload)
+            self._watcher.opened(APPLICATION_DATA, sequence, *seen)
+        return payload
+
+
 def watched_sealer(sealer: Sealer, watcher: TxWatcher | None) -> Sealer:
     """The sealer with that tap in place of any other, or with none."""
     inner = sealer.inner if isinstance(sealer, SealerTap) else sealer
-    return inner if watcher is None else SealerTap(inner, watcher)
+    if watcher is None:
+        return inner
+    short = short_sealer_of(inner)
+    return SealerTap(inner, watcher) if short is None else ShortSealerTap(inner, watcher, short)
 
 
 def watched_opener(opener: Opener, watcher: RxWatcher | None) -> Opener:
     """The opener with that tap in place of any other, or with none."""
     inner = opener.inner if isinstance(opener, OpenerTap) else opener
-    return inner if watcher is None else OpenerTap(inner, watcher)
+    if watcher is None:
+        return inner
+    short = short_opener_of(inner)
+    return OpenerTap(inner, watcher) if short is None else ShortOpenerTap(inner, watcher, short)
