@@ -7,6 +7,8 @@ What is authenticated besides stands nowhere in the record: sequence number, typ
 GCM and CCM have four bytes of the nonce from the handshake and send the other eight with each
 record; here they count up, from a start that the session names or chance. ChaCha20-Poly1305 has no
 explicit part: its nonce is made as in TLS 1.3, the IV with the sequence number XORed into it.
+
+Short messages and records are sealed and opened as bytes, as those of TLS 1.3 are.
 """
 
 from __future__ import annotations
@@ -18,15 +20,24 @@ from struct import Struct
 from cryptography.exceptions import InvalidTag
 
 from umktls.ktls.engines.aeads import NONCE_LENGTH, TAG_LENGTH, Aead
-from umktls.ktls.engines.cutting import SEQUENCE_END, cut, following, record_lengths, take_sequence
+from umktls.ktls.engines.cutting import (
+    LAST_NUMBER,
+    SEQUENCE_END,
+    cut,
+    following,
+    record_lengths,
+    take_sequence,
+)
+from umktls.ktls.engines.engine import SHORT
 from umktls.ktls.session import Session
-from umktls.ktls.session.errors import BadRecord, RecordSize
+from umktls.ktls.session.errors import BadRecord, RecordError, RecordSize
 from umktls.ktls.session.framing import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Buffer, framing_of
 from umktls.ktls.session.session import NONCES
 from umktls.ktls.session.suites import EXPLICIT_NONCE, TLS_1_2
 
+APPLICATION_DATA = 23
+
 _HEADER = Struct(">BHH")  # type, version, length
-_HEADER_AND_NONCE = Struct(">BHHQ")
 # Sequence number, type, version, length of the payload (RFC 5246 section 6.2.3.3): what is
 # authenticated beside the payload. CBC's MAC has it too.
 associated_data = Struct(">QBHH").pack
@@ -39,6 +50,7 @@ class Tls12Sealer:
     def __init__(self, session: Session, aead: Aead) -> None:
         self.sequence = session.sequence
         self._explicit = session.suite.explicit_length
+        self._overhead = RECORD_HEADER_LENGTH + self._explicit + TAG_LENGTH
         self._salt = session.iv
         self._iv = int.from_bytes(session.iv, "big")
         random = int.from_bytes(os.urandom(EXPLICIT_NONCE), "big")
@@ -50,35 +62,41 @@ class Tls12Sealer:
         self, record_type: int, parts: Sequence[Buffer], payload_limit: int = MAX_PLAINTEXT
     ) -> Buffer:
         total = sum(map(len, parts))
-        lengths = [total] if total <= payload_limit else record_lengths(total, payload_limit)
+        if total <= SHORT and total <= payload_limit:
+            return self.seal_short(record_type, parts, total)
+        lengths = record_lengths(total, payload_limit)
         sequence = self.sequence
         self.sequence = take_sequence(sequence, len(lengths), self._wraps)
-        overhead = RECORD_HEADER_LENGTH + self._explicit + TAG_LENGTH
-        wire = bytearray(total + overhead * len(lengths))
+        wire = bytearray(total + self._overhead * len(lengths))
         view = memoryview(wire)
         start = 0
         for payload in cut(parts, lengths):
-            end = start + overhead + len(payload)
-            self._seal_one(record_type, payload, sequence, view[start:end])
+            end = start + self._overhead + len(payload)
+            head, nonce, associated = self._around(record_type, sequence, len(payload))
+            body = start + len(head)
+            view[start:body] = head
+            self._aead.encrypt_into(nonce, payload, associated, view[body:end])
             sequence = (sequence + 1) % SEQUENCE_END
             start = end
         return wire
 
-    def _seal_one(
-        self, record_type: int, payload: memoryview, sequence: int, record: memoryview
-    ) -> None:
-        length = len(record) - RECORD_HEADER_LENGTH
-        if self._explicit:
-            number = self._nonce
-            self._nonce = (number + 1) % NONCES
-            nonce = self._salt + number.to_bytes(EXPLICIT_NONCE, "big")
-            _HEADER_AND_NONCE.pack_into(record, 0, record_type, TLS_1_2, length, number)
-        else:
-            nonce = (self._iv ^ sequence).to_bytes(NONCE_LENGTH, "big")
-            _HEADER.pack_into(record, 0, record_type, TLS_1_2, length)
-        associated = associated_data(sequence, record_type, TLS_1_2, len(payload))
-        body = record[RECORD_HEADER_LENGTH + self._explicit :]
-        self._aead.encrypt_into(nonce, payload, associated, body)
+    def seal_short(self, record_type: int, parts: Sequence[Buffer], length: int) -> Buffer:
+        """See ShortSealer."""
+        sequence = self.sequence
+        self.sequence = take_sequence(sequence, 1, self._wraps)
+        head, nonce, associated = self._around(record_type, sequence, length)
+        return head + self._aead.encrypt(nonce, b"".join(parts), associated)
+
+    def _around(self, record_type: int, sequence: int, length: int) -> tuple[bytes, bytes, bytes]:
+        """What stands in front of a payload that long, its nonce, and what is authenticated
+        beside it."""
+        head = _HEADER.pack(record_type, TLS_1_2, length + self._overhead - RECORD_HEADER_LENGTH)
+        associated = associated_data(sequence, record_type, TLS_1_2, length)
+        if not self._explicit:
+            return head, (self._iv ^ sequence).to_bytes(NONCE_LENGTH, "big"), associated
+        explicit = self._nonce.to_bytes(EXPLICIT_NONCE, "big")
+        self._nonce = (self._nonce + 1) % NONCES
+        return head + explicit, self._salt + explicit, associated
 
 
 class Tls12Opener:
@@ -93,6 +111,7 @@ class Tls12Opener:
         self._framing = framing_of(session)
         self._wraps = session.wraps
         self.overhead = RECORD_HEADER_LENGTH + self._explicit + TAG_LENGTH
+        self._header = b""  # of the last short record
 
     def check_header(self, header: Buffer) -> int:
         return self._framing.check(header)
@@ -114,7 +133,35 @@ class Tls12Opener:
             raise BadRecord(f"record {sequence} of {size} bytes does not verify") from None
         return record[0], length
 
-    def _nonce(self, explicit: memoryview, sequence: int) -> bytes:
+    def open_short(self, record: bytes) -> bytes | None:
+        """See ShortOpener."""
+        header, sequence = record[:RECORD_HEADER_LENGTH], self.sequence
+        if (header != self._header and not self._fits(header)) or sequence >= LAST_NUMBER:
+            return None
+        start = RECORD_HEADER_LENGTH + self._explicit
+        nonce = self._nonce(record[RECORD_HEADER_LENGTH:start], sequence)
+        length = len(record) - self.overhead
+        associated = associated_data(sequence, APPLICATION_DATA, TLS_1_2, length)
+        try:
+            payload = self._aead.decrypt(nonce, record[start:], associated)
+        except InvalidTag:
+            return None
+        self.sequence = sequence + 1
+        return payload
+
+    def _fits(self, header: bytes) -> bool:
+        """Whether a record of application data may have that header; then it is remembered."""
+        try:
+            size = self._framing.check(header)
+            self._framing.check_body(size - RECORD_HEADER_LENGTH)
+        except RecordError:
+            return False
+        if header[0] != APPLICATION_DATA:
+            return False
+        self._header = header
+        return True
+
+    def _nonce(self, explicit: Buffer, sequence: int) -> bytes:
         if not self._explicit:
             return (self._iv ^ sequence).to_bytes(NONCE_LENGTH, "big")
         return self._salt + explicit
