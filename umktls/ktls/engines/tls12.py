@@ -64,7 +64,7 @@ class Tls12Sealer:
         total = sum(map(len, parts))
         if total <= SHORT and total <= payload_limit:
             return self.seal_short(record_type, parts, total)
-        lengths = record_lengths(total, payload_limit)
+        lengths = [total] if total <= payload_limit else record_lengths(total, payload_limit)
         sequence = self.sequence
         self.sequence = take_sequence(sequence, len(lengths), self._wraps)
         wire = bytearray(total + self._overhead * len(lengths))
