@@ -151,7 +151,9 @@ class Files:
         except UmktlsError as error:
             if first is not None:
                 first.posted.drop()
-            if error.errno == errno.ESTALE and not isinstance(error, CallerError):
+            if error.errno != errno.ESTALE:
+                self._kernel.walked(pid)
+            elif not isinstance(error, CallerError):
                 self._kernel.comes_back(pid)
             await self._closed(inode)
             raise
@@ -230,7 +232,8 @@ class Files:
         else:
             data = await self._overlaid(file, writer, offset, size)
         told = file.inode.told_size
-        if len(data) < size and told is not None:  # the kernel concludes that the file ends there
+        # The kernel concludes that the file ends there, unless it reads past its page cache.
+        if len(data) < size and told is not None and not file.appends:
             file.inode.told_size = min(told, offset + len(data))
         return data
 

@@ -14,7 +14,8 @@ to LOOKUP has the size. An open costs no call more unless the file has changed.
 The VFS walks again once; a second ESTALE would reach the program. So a thread that comes back is
 let in, whatever the size is by then, also where the first ESTALE was the server's. The size was
 right when the name was looked up, after open(2) had begun, and a change during an open may be seen
-or not.
+or not. Where the second walk ends otherwise (the name is not there, the file is made, the open is
+refused) the thread has come back, too: its next open is another one.
 
 Some opens come back without a LOOKUP (/proc/self/fd/N has no name to look up), and some cannot be
 told apart (pid 0: the opener is in another PID namespace). For these the kernel's attributes are
@@ -90,6 +91,10 @@ class KernelCache:
             self._retries[pid] = inode
             if len(self._retries) > RETRIES_LIMIT:
                 self._retries.popitem(last=False)
+
+    def walked(self, pid: int) -> None:
+        """If this thread was told to come back, it has, and there was nothing to let it in to."""
+        self._retries.pop(pid, None)
 
     def drop_attributes(self, inode: Inode) -> None:
         """Have the kernel ask for attributes when they are needed next."""

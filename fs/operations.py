@@ -226,7 +226,14 @@ class NfsOperations(pyfuse3.Operations):
     @waited()
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         parent = self.inodes[parent_inode]
-        return await self._names.lookup(parent, name, self._credentials.of(ctx), ctx.pid)
+        try:
+            entry = await self._names.lookup(parent, name, self._credentials.of(ctx), ctx.pid)
+        except UmktlsError:
+            self.kernel.walked(ctx.pid)
+            raise
+        if not entry.st_ino:
+            self.kernel.walked(ctx.pid)
+        return entry
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for number, lookups in inode_list:
@@ -374,7 +381,13 @@ class NfsOperations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         credential = self._credentials.of(ctx)
         parent = self.inodes[parent_inode]
-        inode = await self._names.create(parent, name, mode, flags, credential)
+        self.kernel.walked(ctx.pid)
+        try:
+            inode = await self._names.create(parent, name, mode, flags, credential)
+        except UmktlsError as error:
+            if error.errno == errno.ESTALE:
+                self.kernel.comes_back(ctx.pid)
+            raise
         fh = self.files.created(inode, flags, credential)
         self.openers["file", fh] = self._credentials.process(ctx)
         return FileInfo(fh=fh, keep_cache=False), self.attributes.reply(inode)

@@ -32,6 +32,7 @@ class Machine:
         self._names: dict[bytes, tuple[int, float]] = {}  # inode number, and until when
         self._attributes: dict[int, float] = {}  # until when they are believed
         self._sizes: dict[int, int] = {}  # the last that was told (i_size)
+        self._direct: set[int] = set()  # fhs that are read and written past the page cache
         world.listed = self._listed
 
     async def does(self, call: Callable[[bool], Awaitable[T]]) -> T:
@@ -138,6 +139,8 @@ class Machine:
 
     async def _open(self, number: int, flags: int) -> Opened:
         opened = await self.world.ops.open(number, flags & ~os.O_CREAT, self.world.ctx)
+        if opened.direct_io:
+            self._direct.add(opened.fh)
         if flags & os.O_TRUNC:
             self._sizes[number] = 0
             self._attributes[number] = 0.0
@@ -160,7 +163,12 @@ class Machine:
         self._attributes[number] = 0.0
 
     async def read(self, file: Opened, offset: int, size: int) -> bytes:
-        return bytes(await self._plainly(self.world.ops.read(file[0], offset, size)))
+        """Where little comes the file ends, as the page cache sees it (fuse_short_read)."""
+        fh, number = file
+        data = bytes(await self._plainly(self.world.ops.read(fh, offset, size)))
+        if len(data) < size and fh not in self._direct:
+            self._sizes[number] = min(self._sizes[number], offset + len(data))
+        return data
 
     async def close(self, file: Opened) -> None:
         await self._plainly(self.world.close(file[0]))

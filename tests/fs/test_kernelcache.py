@@ -127,6 +127,41 @@ async def test_nor_behind_one_of_the_server(made: World) -> None:
     assert await fails(made.ops.open(replaced, os.O_RDONLY, made.ctx)) == errno.ESTALE
 
 
+async def test_nor_behind_a_create_of_what_somebody_else_has_made(made: World) -> None:
+    await made.listdir()
+    (made.export / "new").write_bytes(b"somebody else's")
+    made.making.add(b"new")  # so it is believed to be missing
+    assert await fails(made.lookup("new")) == errno.ENOENT
+    assert await fails(made.create("new")) == errno.ESTALE
+    number = await made.number("new")
+    (made.export / "new").write_bytes(b"somebody else's, grown")
+    info = await made.ops.open(number, os.O_RDONLY, made.ctx)
+    assert made.dropped == [(number, True)]
+    await made.close(info.fh)
+
+
+@pytest.mark.parametrize("ends", ["made", "nothing there", "not permitted"])
+async def test_a_walk_that_ended_otherwise_lets_nobody_in_later(made: World, ends: str) -> None:
+    """The server said ESTALE, and what the thread found then was not opened."""
+    number = await made.number("file")
+    (made.export / "file").unlink()
+    assert await fails(made.ops.open(number, os.O_WRONLY, made.ctx)) == errno.ESTALE
+    if ends == "not permitted":
+        (made.export / "file").write_bytes(b"another")
+        (made.export / "file").chmod(0o400)
+        made.me = Somebody(uid=4711)
+        assert await fails(made.open("file", os.O_WRONLY)) == errno.EACCES
+        made.me = Somebody()
+    elif ends == "nothing there":
+        assert await fails(made.lookup("file")) == errno.ENOENT
+        (made.export / "file").write_bytes(b"another")
+    else:
+        await made.close(await made.create("file"))
+    number = await made.number("file")
+    (made.export / "file").write_bytes(b"another, grown")
+    assert await fails(made.ops.open(number, os.O_RDONLY, made.ctx)) == errno.ESTALE
+
+
 async def test_an_append_goes_to_the_end_although_the_kernel_has_another(made: World) -> None:
     info = await changed_twice(made, os.O_WRONLY | os.O_APPEND)
     assert info.direct_io
@@ -148,6 +183,22 @@ async def test_an_append_to_what_was_truncated_meanwhile_leaves_no_hole(made: Wo
     info = await made.ops.open(number, os.O_APPEND | os.O_RDWR, made.ctx)
     await made.ops.write(info.fh, 15, b"er")
     assert bytes(await made.ops.read(info.fh, 0, 100)) == b"newer"
+    await made.close(info.fh)
+
+
+async def test_what_is_read_past_the_page_cache_tells_the_kernel_nothing(made: World) -> None:
+    """Its size of the file is still what it was, and the next append would leave a hole."""
+    number = await made.number("file")
+    (made.export / "file").write_bytes(b"0123456789 once")
+    assert await fails(made.ops.open(number, os.O_APPEND | os.O_RDWR, made.ctx)) == errno.ESTALE
+    await made.lookup("file")
+    (made.export / "file").write_bytes(b"new")
+    info = await made.ops.open(number, os.O_APPEND | os.O_RDWR, made.ctx)
+    assert info.direct_io
+    assert bytes(await made.ops.read(info.fh, 0, 100)) == b"new"
+    await made.close(info.fh)
+    info, calls = await opened(made, number, os.O_APPEND | os.O_WRONLY)
+    assert calls == AGAIN
     await made.close(info.fh)
 
 

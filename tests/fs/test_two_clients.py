@@ -66,6 +66,18 @@ def test_nobody_sees_what_is_not_allowed(
             ],
             id="open here and removed elsewhere",
         ),
+        pytest.param(
+            [
+                Step("write", 2, "file0", "file1", 3915),
+                Step("stat_all", 1, "file0", "file0", 8),
+                Step("unlink", 0, "file0", "file1", 7),
+                Step("write", 1, "file0", "file1", 9),
+                Step("create", 2, "file0", "file0", 3472),
+                Step("read", 1, "file0", "file0", 9),
+                Step("append", 1, "file0", "file0", 17191),
+            ],
+            id="made behind a stale one",
+        ),
     ],
 )
 def test_what_was_found_like_that(tmp_path: Path, program: list[Step]) -> None:
