@@ -158,6 +158,28 @@ def test_an_append_by_a_descriptor_without_a_name(
     assert read(mount.path / name) == content + b"3\n4\n"
 
 
+@pytest.mark.parametrize("options", [(), ("nodefault_permissions", "noallow_other")])
+def test_an_append_behind_a_read_by_a_descriptor_without_a_name(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    """That read goes past the page cache, and where it ends is not where the kernel appends. With
+    default_permissions the kernel asks for the size in between."""
+    with mounted(tmp_path, *options) as mount:
+        file = mount.export / "file"
+        file.write_bytes(b"0123456789")
+        assert read(mount.path / "file") == b"0123456789"
+        path = os.open(mount.path / "file", os.O_PATH)
+        file.write_bytes(b"new")
+        fd = os.open(f"/proc/self/fd/{path}", os.O_RDWR | os.O_APPEND)
+        assert os.pread(fd, 100, 0) == b"new"
+        os.close(fd)
+        os.close(path)
+        fd = os.open(mount.path / "file", os.O_WRONLY | os.O_APPEND)  # no lseek(2), as open() has
+        os.write(fd, b"er")
+        os.close(fd)
+        assert file.read_bytes() == b"newer"
+
+
 @pytest.mark.parametrize("content", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("size", [0, 1, 3, 100])
 def test_truncating_what_was_changed_elsewhere(
