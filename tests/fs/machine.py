@@ -163,11 +163,13 @@ class Machine:
         self._attributes[number] = 0.0
 
     async def read(self, file: Opened, offset: int, size: int) -> bytes:
-        """Where little comes the file ends, as the page cache sees it (fuse_short_read)."""
+        """Where little comes the file ends, as the page cache sees it (fuse_short_read); whoever
+        asks for attributes next is told those of now (fuse_invalidate_atime)."""
         fh, number = file
         data = bytes(await self._plainly(self.world.ops.read(fh, offset, size)))
         if len(data) < size and fh not in self._direct:
             self._sizes[number] = min(self._sizes[number], offset + len(data))
+        self._attributes[number] = 0.0
         return data
 
     async def close(self, file: Opened) -> None:

@@ -180,6 +180,19 @@ def test_an_append_behind_a_read_by_a_descriptor_without_a_name(
         assert file.read_bytes() == b"newer"
 
 
+@pytest.mark.parametrize("length", [0, 1, 5000, 20_480])
+def test_a_read_past_an_end_that_came_nearer(mount: Mounted, name: str, length: int) -> None:
+    """The kernel takes the place of this one for the end, but does not tell it: it asks for the
+    size when somebody wants it. If its attributes were dropped meanwhile, it would read zeros."""
+    (mount.export / name).write_bytes(b"x" * 40_000)
+    with (mount.path / name).open("rb", buffering=0) as file:
+        assert os.fstat(file.fileno()).st_size == 40_000
+        os.truncate(mount.export / name, length)
+        assert os.pread(file.fileno(), 100, 20_480) == b""
+        assert os.fstat(file.fileno()).st_size in (40_000, length)
+        assert (mount.path / name).stat().st_size in (40_000, length)
+
+
 @pytest.mark.parametrize("content", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("size", [0, 1, 3, 100])
 def test_truncating_what_was_changed_elsewhere(

@@ -78,6 +78,20 @@ def test_nobody_sees_what_is_not_allowed(
             ],
             id="made behind a stale one",
         ),
+        pytest.param(
+            [
+                Step("write", 1, "file0", "file1", 3),
+                Step("hold", 1, "file0", "file1", 7),
+                Step("rename", 0, "file0", "file1", 2681),
+                Step("link", 1, "file1", "file0", 5089),
+                Step("read_behind_a_change", 1, "file0", "file0", 17417),
+                Step("create_exclusively", 1, "file0", "file1", 6600),
+                Step("create", 2, "file1", "file1", 4),
+                Step("read_held", 1, "file0", "file1", 3),
+                Step("stat_all", 1, "file1", "file1", 7443),
+            ],
+            id="read past an end that came nearer",
+        ),
     ],
 )
 def test_what_was_found_like_that(tmp_path: Path, program: list[Step]) -> None:
