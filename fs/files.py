@@ -223,6 +223,7 @@ class Files:
     async def read(self, fh: int, offset: int, size: int) -> Buffer:
         """`size` bytes, fewer only at the end of the file."""
         file = self[fh]
+        asked = file.inode.told
         if file.unread and not offset:
             file.unread = False
             self._habit.read()
@@ -232,8 +233,9 @@ class Files:
         else:
             data = await self._overlaid(file, writer, offset, size)
         told = file.inode.told_size
-        # The kernel concludes that the file ends there, unless it reads past its page cache.
-        if len(data) < size and told is not None and not file.appends:
+        if len(data) < size and told is not None and not file.appends and file.inode.told == asked:
+            # The kernel concludes that the file ends there, unless it reads past its page cache or
+            # has been told anything else meanwhile (fuse_short_read).
             file.inode.told_size = min(told, offset + len(data))
         return data
 

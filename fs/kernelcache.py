@@ -97,7 +97,9 @@ class KernelCache:
         self._retries.pop(pid, None)
 
     def drop_attributes(self, inode: Inode) -> None:
-        """Have the kernel ask for attributes when they are needed next."""
+        """Have the kernel ask for attributes when they are needed next. Of answers that are on
+        their way it takes no size then."""
+        inode.told = self._attributes.stamp()
         with suppress(OSError):
             self._invalidate(inode.number, True)
 

@@ -248,6 +248,35 @@ async def test_a_short_read_tells_the_kernel_where_the_file_ends(made: World) ->
     await made.close(info.fh)
 
 
+@pytest.mark.parametrize("meanwhile", ["attributes are dropped", "it is looked up", "nothing"])
+async def test_a_short_read_says_nothing_that_the_kernel_does_not_take(
+    made: World, meanwhile: str
+) -> None:
+    """A file that others cut to 4 bytes while it is read, and that is 4 bytes long again later."""
+    number = await made.number("file")
+    info, _ = await opened(made, number, os.O_RDONLY)
+
+    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        os.truncate(made.export / "file", 4)
+        result = await proceed(args)
+        if meanwhile == "attributes are dropped":  # the kernel has 10 bytes
+            made.me = Somebody(pid=0)
+            await made.close((await made.ops.open(number, os.O_RDONLY, made.ctx)).fh)
+            made.me = Somebody()
+        elif meanwhile == "it is looked up":  # and here it has 12
+            (made.export / "file").write_bytes(b"0123456789AB")
+            await made.lookup("file")
+        return result
+
+    made.caller.between["READ"] = between
+    assert bytes(await made.ops.read(info.fh, 0, 4096)) == b"0123"
+    await made.close(info.fh)
+    (made.export / "file").write_bytes(b"abcd")
+    info, calls = await opened(made, number, os.O_APPEND | os.O_WRONLY)
+    assert calls == (OPEN if meanwhile == "nothing" else AGAIN)
+    await made.close(info.fh)
+
+
 async def test_a_listed_entry_that_fuse_had_no_room_for_tells_nothing(made: World) -> None:
     number = await made.number("file")
     (made.export / "file").write_bytes(b"0123456789 grown")
