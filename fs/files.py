@@ -218,7 +218,7 @@ class Files:
         result = await self._calls.setattr(inode.handle, sattr3(size=0), credential)
         inode.data_version += 1
         self._attributes.update(inode, result.obj_wcc.after, started)
-        inode.told_size = 0
+        self._kernel.concludes(inode, 0)
 
     async def read(self, fh: int, offset: int, size: int) -> Buffer:
         """`size` bytes, fewer only at the end of the file."""
@@ -261,7 +261,8 @@ class Files:
         inode.data_version += 1
         place = self._attributes.size(inode) if file.appends else offset
         await writer.write(place, data, file.credential)
-        inode.told_size = max(inode.told_size or 0, offset + len(data))
+        told = inode.told_size
+        self._kernel.concludes(inode, None if told is None else max(told, offset + len(data)))
         if place != offset:
             self._kernel.drop_pages(inode)
         if self._through:

@@ -96,10 +96,15 @@ class KernelCache:
         """If this thread was told to come back, it has, and there was nothing to let it in to."""
         self._retries.pop(pid, None)
 
-    def drop_attributes(self, inode: Inode) -> None:
-        """Have the kernel ask for attributes when they are needed next. Of answers that are on
-        their way it takes no size then."""
+    def concludes(self, inode: Inode, size: int | None) -> None:
+        """The kernel has this size now, by what it has done itself; None where it is not known. Of
+        answers that are on their way it takes none then."""
+        inode.told_size = size
         inode.told = self._attributes.stamp()
+
+    def drop_attributes(self, inode: Inode) -> None:
+        """Have the kernel ask for attributes when they are needed next."""
+        self.concludes(inode, inode.told_size)
         with suppress(OSError):
             self._invalidate(inode.number, True)
 

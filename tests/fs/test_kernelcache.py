@@ -288,11 +288,14 @@ async def test_a_listed_entry_that_fuse_had_no_room_for_tells_nothing(made: Worl
     await made.close(info.fh)
 
 
+@pytest.mark.parametrize("writes", [False, True])
 async def test_what_the_kernel_may_not_have_taken_is_looked_up(
-    made: World, nursery: trio.Nursery
+    made: World, nursery: trio.Nursery, writes: bool
 ) -> None:
-    """It throws away the answer to a request that it sent before it got another answer."""
+    """It throws away the answer to a request that it sent before it got another answer. Writing to
+    where the file ends says nothing of its size, then."""
     number = await made.number("file")
+    info, _ = await opened(made, number, os.O_WRONLY)
     slow = trio.Event()
 
     async def later(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
@@ -307,8 +310,35 @@ async def test_what_the_kernel_may_not_have_taken_is_looked_up(
     (made.export / "file").write_bytes(b"0123456789 grown")
     slow.set()
     await wait_all_tasks_blocked()
+    if writes:
+        await made.ops.write(info.fh, 15, b"N")
+    await made.close(info.fh)
     info, calls = await opened(made, number, os.O_RDONLY)
     assert calls == AGAIN
+    await made.close(info.fh)
+
+
+@pytest.mark.parametrize("truncates", [False, True])
+async def test_a_short_read_says_nothing_of_what_was_written_meanwhile(
+    made: World, truncates: bool
+) -> None:
+    number = await made.number("file")
+    info, _ = await opened(made, number, os.O_RDWR)
+
+    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        os.truncate(made.export / "file", 4)
+        result = await proceed(args)
+        if truncates:
+            other, _ = await opened(made, number, os.O_WRONLY | os.O_TRUNC)
+            await made.close(other.fh)
+        await made.ops.write(info.fh, 10, b"more")
+        return result
+
+    made.caller.between["READ"] = between
+    assert bytes(await made.ops.read(info.fh, 0, 4096))[:4] == b"0123"
+    await made.close(info.fh)
+    info, calls = await opened(made, number, os.O_APPEND | os.O_WRONLY)
+    assert calls == OPEN
     await made.close(info.fh)
 
 
