@@ -221,19 +221,18 @@ class Relay:
     def _open_all(self, waiting: bytearray, pair: socket.socket) -> bool:
         """Open the whole records in `waiting` and hand their data on; False at the end.
 
-        Raises `NotTls`, `OSError`.
+        Each one's before the next is opened: that may be the peer's close_notify, upon which the
+        kernel is told that nothing more comes. Raises `NotTls`, `OSError`.
         """
         start = 0
-        data: list[bytes] = []
         going = True
         while going and (size := whole_record(waiting, start)):
             opened = self._session.open(bytes(waiting[start : start + size]))
             start += size
             going = opened is not None
             if opened:
-                data.append(opened)
+                send_all(pair, opened)
         del waiting[:start]
-        send_all(pair, b"".join(data))
         return going
 
 

@@ -183,6 +183,11 @@ class LiveSession(EstablishedSession):
             return
         super()._shut_down()
 
+    def _stop_reading(self) -> None:
+        """A relay stops by itself, behind what it has handed on, which the kernel is to read."""
+        if self._bounced is None:
+            super()._stop_reading()
+
     def _alert_sent(self) -> int | None:
         return self._endpoint.findings.alert_sent
 

@@ -151,6 +151,23 @@ def test_the_peer_s_goodbye_ends_what_rpc_reads(bench: Bench) -> None:
     assert read_all(bench.rpc_rx, 1 << 20) == b"last words"
 
 
+def test_rpc_has_what_came_before_a_goodbye_when_that_is_opened(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session tells the kernel of it at once."""
+    there = []
+
+    def opened(record: bytes) -> bytes | None:
+        if record == GOODBYE:
+            there.append(bench.rpc_rx.recv(100, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        return Case.open(bench.session, record)
+
+    monkeypatch.setattr(bench.session, "open", opened)
+    bench.peer.sendall(sealed(b"last words") + GOODBYE)
+    assert read_all(bench.rpc_rx, 1 << 20) == b"last words"
+    assert there == [b"last words"]
+
+
 def test_a_reset_ends_both_directions(bench: Bench) -> None:
     bench.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     bench.peer.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,7 +50,7 @@ class Sock:
     def settle(self, answer: int | None = None) -> None: ...
 
     def shutdown_later(self, how: int) -> None:
-        assert how == socket.SHUT_RD, "sending ends behind what is on the wire"
+        raise AssertionError("both directions end behind what is on its way")
 
     def connection_name(self) -> str:
         return "c1"
@@ -66,7 +65,8 @@ class Bench:
         self.events: list[dict[str, Any]] = []
         self.server = context(server=True).server(ClientCertificates.IGNORE)
         endpoint, sock = context(server=False).client("localhost"), Sock()
-        keys = handshake(MemoryPeer(self.server), endpoint, soon(), CLIENT)
+        self.peer = MemoryPeer(self.server)
+        keys = handshake(self.peer, endpoint, soon(), CLIENT)
         pairs: Any = {"tx": None, "rx": None}
         kernels: Any = sock
         self.session = LiveSession(kernels, endpoint, keys, self.events.append, pairs=pairs)
@@ -95,3 +95,12 @@ def test_the_peer_of_a_spoilt_record_hears_of_it(bench: Bench) -> None:
     with pytest.raises(TlsError, match="bad record mac"):
         bench.server.process()
     assert bench.events[-1]["description"] == "bad_record_mac"
+
+
+def test_the_peer_closes(bench: Bench) -> None:
+    """What was handed on before is still in the pair, and for the kernel to read."""
+    bench.server.close_notify()
+    records = [*bench.peer.drain(), bench.server.output()]  # tickets first
+    assert [bench.session.open(record) for record in records] == [b"", b"", None]
+    assert bench.events[-1]["description"] == "close_notify"
+    assert bench.relay.asked == ["write", "end"]
