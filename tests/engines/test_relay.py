@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import struct
 import threading
@@ -155,17 +156,19 @@ def test_rpc_has_what_came_before_a_goodbye_when_that_is_opened(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The session tells the kernel of it at once."""
-    there = []
+    there, looked = [], threading.Event()
 
     def opened(record: bytes) -> bytes | None:
         if record == GOODBYE:
-            there.append(bench.rpc_rx.recv(100, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+            there.extend(select.select([bench.rpc_rx], [], [], 0)[0])
+            looked.set()
         return Case.open(bench.session, record)
 
     monkeypatch.setattr(bench.session, "open", opened)
     bench.peer.sendall(sealed(b"last words") + GOODBYE)
+    assert looked.wait(SECONDS)
+    assert there == [bench.rpc_rx]
     assert read_all(bench.rpc_rx, 1 << 20) == b"last words"
-    assert there == [b"last words"]
 
 
 def test_a_reset_ends_both_directions(bench: Bench) -> None:
