@@ -64,12 +64,7 @@ class Altering:
         self.told: list[tuple[int, bytes]] = []
 
     def sealed(
-        self,
-        record_type: int,
-        sequence: int,
-        parts: Sequence[Buffer],
-        payload_limit: int,
-        wire: Buffer,
+        self, record_type: int, sequence: int, parts: Sequence[Buffer], limit: int, wire: Buffer
     ) -> Buffer:
         self.told.append((sequence, b"".join(parts)))
         return bytes(wire) * 2

@@ -30,7 +30,7 @@ from umktls.ktls.engines.cutting import (
 )
 from umktls.ktls.engines.engine import SHORT
 from umktls.ktls.session import Session
-from umktls.ktls.session.errors import BadRecord, RecordError, RecordSize
+from umktls.ktls.session.errors import BadRecord, RecordSize
 from umktls.ktls.session.framing import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Buffer, framing_of
 from umktls.ktls.session.session import NONCES
 from umktls.ktls.session.suites import EXPLICIT_NONCE, TLS_1_2
@@ -151,12 +151,7 @@ class Tls12Opener:
 
     def _fits(self, header: bytes) -> bool:
         """Whether a record of application data may have that header; then it is remembered."""
-        try:
-            size = self._framing.check(header)
-            self._framing.check_body(size - RECORD_HEADER_LENGTH)
-        except RecordError:
-            return False
-        if header[0] != APPLICATION_DATA:
+        if header[0] != APPLICATION_DATA or self._framing.openable(header) is None:
             return False
         self._header = header
         return True

@@ -32,7 +32,7 @@ from umktls.ktls.engines.cutting import (
 )
 from umktls.ktls.engines.engine import SHORT
 from umktls.ktls.session import Session
-from umktls.ktls.session.errors import BadRecord, RecordError, RecordMisfit, RecordSize
+from umktls.ktls.session.errors import BadRecord, RecordMisfit, RecordSize
 from umktls.ktls.session.framing import (
     MAX_PLAINTEXT,
     OUTER_TYPE,
@@ -187,10 +187,8 @@ class Tls13Opener:
 
     def _fits(self, header: bytes) -> bool:
         """Whether a record may have that header; then it is remembered."""
-        try:
-            size = self._framing.check(header)
-            self._framing.check_body(size - RECORD_HEADER_LENGTH)
-        except RecordError:
+        size = self._framing.openable(header)
+        if size is None:
             return False
         self._remember(header, size)
         return True

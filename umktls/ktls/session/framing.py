@@ -101,6 +101,15 @@ class Framing:
         if length < self.least or length % self.block:
             raise RecordMisfit(f"a record of {length} bytes has no room for its tag, or odd blocks")
 
+    def openable(self, header: Buffer) -> int | None:
+        """As `check`; None where no record that begins like that can be opened."""
+        try:
+            size = self.check(header)
+            self.check_body(size - RECORD_HEADER_LENGTH)
+        except RecordError:
+            return None
+        return size
+
 
 def framing_of(session: Session) -> Framing:
     """What `session.framing` demands of the session's records."""
