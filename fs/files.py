@@ -223,7 +223,7 @@ class Files:
     async def read(self, fh: int, offset: int, size: int) -> Buffer:
         """`size` bytes, fewer only at the end of the file."""
         file = self[fh]
-        asked = file.inode.told
+        told = file.inode.told
         if file.unread and not offset:
             file.unread = False
             self._habit.read()
@@ -232,11 +232,8 @@ class Files:
             data = await self._read(file, offset, size)
         else:
             data = await self._overlaid(file, writer, offset, size)
-        told = file.inode.told_size
-        if len(data) < size and told is not None and not file.appends and file.inode.told == asked:
-            # The kernel concludes that the file ends there, unless it reads past its page cache or
-            # has been told anything else meanwhile (fuse_short_read).
-            file.inode.told_size = min(told, offset + len(data))
+        if len(data) < size and not file.appends:
+            self._kernel.read_short(file.inode, offset + len(data), told)
         return data
 
     async def _overlaid(self, file: OpenFile, writer: Unstable, offset: int, size: int) -> Buffer:
@@ -261,8 +258,7 @@ class Files:
         inode.data_version += 1
         place = self._attributes.size(inode) if file.appends else offset
         await writer.write(place, data, file.credential)
-        told = inode.told_size
-        self._kernel.concludes(inode, None if told is None else max(told, offset + len(data)))
+        self._kernel.wrote(inode, offset + len(data))
         if place != offset:
             self._kernel.drop_pages(inode)
         if self._through:

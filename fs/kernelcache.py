@@ -102,6 +102,17 @@ class KernelCache:
         inode.told_size = size
         inode.told = self._attributes.stamp()
 
+    def wrote(self, inode: Inode, end: int) -> None:
+        """The kernel has written up to there."""
+        told = inode.told_size
+        self.concludes(inode, None if told is None else max(told, end))
+
+    def read_short(self, inode: Inode, end: int, told: int) -> None:
+        """A read through its page cache ended there, which began when `inode.told` was that. The
+        kernel concludes that the file does, if it was told nothing since (fuse_short_read)."""
+        if inode.told == told and inode.told_size is not None and end < inode.told_size:
+            self.concludes(inode, end)
+
     def drop_attributes(self, inode: Inode) -> None:
         """Have the kernel ask for attributes when they are needed next."""
         self.concludes(inode, inode.told_size)
