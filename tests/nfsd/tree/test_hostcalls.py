@@ -6,8 +6,9 @@ from __future__ import annotations
 import errno
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +109,12 @@ class Kernel:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.handle = (b"handle", 1)
-        self.refusal = 0
+        self.refusals: Iterator[int] = iter(())  # one for each time that a handle is opened
 
     def open(self, mount_fd: int, handle: bytes, flags: int) -> int:
-        if self.refusal:
-            raise OSError(self.refusal, os.strerror(self.refusal))
+        refusal = next(self.refusals, 0)
+        if refusal:
+            raise OSError(refusal, os.strerror(refusal))
         return os.open(self.path, flags)
 
 
@@ -135,9 +137,29 @@ def test_handles_that_are_too_long(kernel: Kernel, length: int) -> None:
 
 def test_who_may_not_open_handles_learns_it_at_once(kernel: Kernel) -> None:
     """So that the other way is gone, which needs no privilege."""
-    kernel.refusal = errno.EPERM
+    kernel.refusals = iter([errno.EPERM])
     with pytest.raises(PermissionError):
         KernelLocator(str(kernel.path))
+
+
+@pytest.mark.parametrize(
+    ("refusals", "answer"),
+    [
+        ([errno.ENOMEM, errno.ENOMEM, errno.ESTALE], errno.ESTALE),
+        (repeat(errno.ENOMEM), errno.ENOMEM),
+    ],
+)
+def test_a_handle_whose_inode_number_is_given_away(
+    kernel: Kernel, refusals: Iterable[int], answer: int
+) -> None:
+    """While a new file gets it, Linux takes the handle for one that there is no memory for. Where
+    it is memory, that is said."""
+    locator = KernelLocator(str(kernel.path))
+    kernel.refusals = iter(refusals)
+    with pytest.raises(OSError, match=os.strerror(answer)) as caught:
+        locator.open(b"handle")
+    assert caught.value.errno == answer
+    locator.close()
 
 
 def test_no_file_of_another_mount_has_an_identity(kernel: Kernel) -> None:

@@ -31,6 +31,10 @@ __all__ = [
     "device_and_inode",
 ]
 
+# Linux has ENOMEM to say not only where memory is short: also while the inode number in a handle is
+# given to a new file (iget_locked() of fs/inode.c, which ext4 uses). That is over at once, and then
+# the file of the handle is gone.
+REUSE_TRIES = 100
 IDENT_LIMIT = 39  # bytes: what the rest of a handle leaves of its 64
 PATH_FLAGS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -113,6 +117,13 @@ class KernelLocator:
         return self.identify(fd, b"", b"")
 
     def open(self, identity: bytes) -> int:
+        for _ in range(REUSE_TRIES):
+            try:
+                return hostcalls.open_file_handle(self._directory.fd, identity, PATH_FLAGS)
+            except OSError as error:
+                if error.errno != errno.ENOMEM:
+                    raise
+            os.sched_yield()
         return hostcalls.open_file_handle(self._directory.fd, identity, PATH_FLAGS)
 
     def forget(self, identity: bytes) -> None:
