@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -100,7 +101,8 @@ def report(console: Console, figures: list[Figure]) -> None:
     console.print(
         "Bigger is better, but for growth, CPU and instructions. Files are in memory on the "
         "server's side, and what is read is new to every client. Noise: how far apart the runs "
-        f"are, of which each figure is the median.\nWritten to {path}"
+        "are, of which each figure is the median.\n"
+        f"Python {platform.python_version()} of {sys.base_prefix}. Written to {path}"
     )
 
 
