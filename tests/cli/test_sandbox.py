@@ -100,6 +100,22 @@ def test_a_process_that_stays_is_killed_and_reported(program: Path, tmp_path: Pa
     assert not sandbox.top.exists()
 
 
+def test_what_a_process_starts_when_it_is_ended_is_ended_too(program: Path, tmp_path: Path) -> None:
+    """As a mount may that is interrupted while it starts."""
+    fifo, ready = program.with_name("nobody-writes"), program.with_name("ready")
+    os.mkfifo(fifo)
+    os.mkfifo(ready)
+    forks = f"( : < {fifo} ) &"
+    does(program, f"( trap '{forks} exit' TERM; {forks} : > {ready}; wait ) >/dev/null 2>&1 &")
+    sandbox = Sandbox("test", tmp_path)
+    sandbox.command(["mount"], 10)
+    ready.read_bytes()
+    assert len(sandbox.processes()) == 2
+    left = sandbox.close()
+    assert sandbox.processes() == {}
+    assert len(left) == 3
+
+
 def test_last_words_are_the_ends_of_all_logs(program: Path, tmp_path: Path) -> None:
     does(program, "seq 100 >&2; exit 1")
     with Sandbox("test", tmp_path) as sandbox:

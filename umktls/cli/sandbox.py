@@ -167,10 +167,8 @@ class Sandbox:
         except UmktlsError as error:
             left.append(str(error))
         self.stop_server()
-        strays = self.processes()
+        strays = self._end_strays()
         left += [f"process {pid} ({text}) had to be ended" for pid, text in strays.items()]
-        for pid in strays:
-            _end(pid)
         for path in self.mounted():
             subprocess.run(["fusermount3", "-u", "-z", "--", str(path)], check=False)
         if self.mounted():
@@ -179,6 +177,15 @@ class Sandbox:
         if self.top.exists():
             left.append(f"files in {self.top}")
         return left
+
+    def _end_strays(self) -> dict[int, str]:
+        """End what still runs in here, and what that has started meanwhile: number -> command."""
+        ended: dict[int, str] = {}
+        while new := {pid: name for pid, name in self.processes().items() if pid not in ended}:
+            for pid in new:
+                _end(pid)
+            ended |= new
+        return ended
 
     def unmount(self) -> None:
         """End the mounts in here, and wait for their processes."""
