@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, Self
 
@@ -16,7 +17,7 @@ from umktls.kernel.host.commands import program_path
 from umktls.kernel.host.host import Host
 from umktls.kernel.owners.request import DaemonGone
 
-__all__ = ["DAEMONS", "Role", "Subject", "as_agent", "places"]
+__all__ = ["DAEMONS", "Role", "Subject", "as_agent", "places", "until_stopped"]
 
 Role = Literal["client", "server"]
 DAEMONS: dict[str, str] = {"client": "rpctlscd", "server": "rpctlssd"}
@@ -64,6 +65,27 @@ def expand(command: Sequence[str], values: dict[str, str]) -> list[str]:
     for name, value in values.items():
         words = [word.replace("{" + name + "}", value) for word in words]
     return words
+
+
+STOPPED, ZOMBIE = "T", "Z"  # proc_pid_stat(5)
+LOOK_SECONDS = 0.001
+
+
+async def until_stopped(pid: int) -> None:
+    """Wait until no thread of a process runs that was sent SIGSTOP: the kernel tells one thread of
+    it, and the others go on until that one has got a processor."""
+    # Nothing tells of it.
+    while not {STOPPED, ZOMBIE}.issuperset(thread_states(pid)):  # noqa: ASYNC110
+        await trio.sleep(LOOK_SECONDS)
+
+
+def thread_states(pid: int) -> list[str]:
+    """The states of a process's threads; none if it has ended."""
+    states = []
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):  # it has ended since
+            states.append(path.read_text().rpartition(")")[2].split()[0])
+    return states
 
 
 class Subject:

@@ -12,6 +12,7 @@ import trio
 
 from umktls.scenarios.bench import Bench, Meeting
 from umktls.scenarios.handshakes import AT_ONCE, shake_hands
+from umktls.scenarios.subject import until_stopped
 from umktls.scenarios.table import (
     DEPOSIT,
     HANGING_UP,
@@ -127,6 +128,8 @@ async def deadline(bench: Bench) -> str:
     late, and it has to bear with that."""
     bench.subject.signal(signal.SIGSTOP)
     try:
+        with trio.move_on_after(bench.seconds):  # it may be in a process group of its own
+            await until_stopped(bench.registered_pid())
         async with bench.meeting() as meeting:
             refusal = await refused_in_vain(meeting, bench.seconds + 1)
     finally:

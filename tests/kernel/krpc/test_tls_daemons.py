@@ -17,6 +17,7 @@ from umktls.abi.personality import PERSONALITIES
 from umktls.abi.rpctls import RPCTLS_SYSC_SRVSTARTUP
 from umktls.kernel.host.commands import program_path
 from umktls.rpc.message import NULL_AUTH
+from umktls.scenarios.subject import until_stopped
 from umktls.testing.echo import SAY
 from umktls.testing.hosts import Pair, pair
 from umktls.testing.played import calls_to
@@ -33,6 +34,7 @@ async def test_a_daemon_that_is_killed_in_the_handshake(certs: Path, tmp_path: P
             assert client_daemon is not None
             kill(server_daemon, signal.SIGSTOP)
             try:
+                await until_stopped(server_daemon)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(kill_when_taken, both, client_daemon)
                     nursery.start_soon(both.rpc.call, SAY, b"", NULL_AUTH)
