@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import gc
 import socket
+import weakref
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,9 @@ import pytest
 from umktls.errors import CallerError
 from umktls.kernel.host.boot import booted
 from umktls.kernel.host.config import HostConfig
+from umktls.kernel.host.connections import LET_GO
+from umktls.kernel.host.host import Host
+from umktls.kernel.sockets.ktls_socket import KernelSocket
 
 
 async def test_one_that_has_ended_is_not_unknown(tmp_path: Path) -> None:
@@ -24,3 +30,30 @@ async def test_one_that_has_ended_is_not_unknown(tmp_path: Path) -> None:
         with pytest.raises(CallerError, match="no connection 'c99' here") as caught:
             host.established("c99")
         assert caught.value.errno == errno.ENOENT
+
+
+def one_more(host: Host) -> tuple[KernelSocket, socket.socket]:
+    near, far = socket.socketpair()
+    return host.adopt(near), far
+
+
+@pytest.mark.parametrize("open_still", [0, LET_GO + 3])
+async def test_the_memory_of_those_that_have_ended_goes(tmp_path: Path, open_still: int) -> None:
+    """However seldom Python looks for cycles; the more are open, the more seldom."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with booted(HostConfig("client", tmp_path / "h")) as host, AsyncExitStack() as ends:
+            for _ in range(open_still):
+                ends.enter_context(one_more(host)[1])
+            ended: list[weakref.ref[KernelSocket]] = []
+            for _ in range(max(LET_GO, open_still)):
+                assert not ended or ended[0]() is not None
+                sock, far = one_more(host)
+                ended.append(weakref.ref(sock))
+                far.close()
+                sock.close("the test wants it")
+                del sock
+            assert [each() for each in ended[:-1]] == [None] * (len(ended) - 1)
+    finally:
+        gc.enable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import socket
 from collections.abc import Mapping
@@ -25,6 +26,10 @@ __all__ = ["REMEMBERED", "ConnectionTable", "Remembered"]
 
 # Closed connections that `umktls stat` still shows.
 REMEMBERED = 64
+# A closed one ends in cycles of objects, some 20 KiB, and Python looks seldom for those that are
+# older (umktls.cycles). To look takes as long as there are connections: so it is done for this many
+# together, or for as many as are open.
+LET_GO = 256
 # A socket's cookie looks like its address in a FreeBSD kernel, and is never used again.
 FIRST_COOKIE, COOKIE_STEP = 0xFFFFF80000001000, 0x400
 
@@ -53,6 +58,7 @@ class ConnectionTable:
         self._cookies = itertools.count(FIRST_COOKIE, COOKIE_STEP)
         # What closed connections have carried that nothing else is remembered of.
         self._forgotten = dict.fromkeys(TRAFFIC, 0)
+        self._to_let_go = 0  # closed since cycles were looked for
 
     def add(
         self,
@@ -101,6 +107,10 @@ class ConnectionTable:
             oldest = self.closed.pop(next(iter(self.closed)))
             for name, count in oldest.traffic.items():
                 self._forgotten[name] += count
+        self._to_let_go += 1
+        if self._to_let_go >= max(LET_GO, len(self.sockets)):
+            self._to_let_go = 0
+            gc.collect()
 
     def established(self, name: str | None) -> list[KernelSocket]:
         """The connection of that name, or all, with TLS. Raises `CallerError` if there is none."""
