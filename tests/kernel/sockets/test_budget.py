@@ -166,7 +166,7 @@ async def test_memory_is_given_back_when_it_is_over(autojump_clock: Clock) -> No
 
 GIVING = """
 import os
-from umktls.kernel.sockets.memory import give_back, keep_large_buffers
+from umktls.memory import give_back, keep_large_buffers
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20

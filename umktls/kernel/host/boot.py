@@ -23,8 +23,8 @@ from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.control import ControlServer
 from umktls.kernel.host.host import Host
 from umktls.kernel.host.stepping import viewer_comes
-from umktls.kernel.sockets.memory import give_back, keep_large_buffers
 from umktls.kernel.upcalls import tls
+from umktls.memory import give_back, keep_large_buffers
 
 __all__ = ["booted"]
 

@@ -21,6 +21,7 @@ from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import Engine, Route, get_engine, route_of
 from umktls.ktls.engines.choice import EngineChoice
 from umktls.ktls.session import Direction
+from umktls.memory import give_back
 
 __all__ = ["REMEMBERED", "ConnectionTable", "Remembered"]
 
@@ -111,6 +112,7 @@ class ConnectionTable:
         if self._to_let_go >= max(LET_GO, len(self.sockets)):
             self._to_let_go = 0
             gc.collect()
+            give_back()
 
     def established(self, name: str | None) -> list[KernelSocket]:
         """The connection of that name, or all, with TLS. Raises `CallerError` if there is none."""
