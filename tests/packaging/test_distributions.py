@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.archives import unpack
+
 TOP = Path(__file__).parents[2]
 BUILD = "from setuptools.build_meta import build_{kind} as build; build({out!r})"
 # What the build itself adds.
@@ -62,7 +64,7 @@ def sdist(files: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tree(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("tree")
     with tarfile.open(sdist) as archive:
-        archive.extractall(where, filter="data")
+        unpack(archive, where)
     (top,) = where.iterdir()
     return top
 
