@@ -106,7 +106,8 @@ def test_what_a_process_starts_when_it_is_ended_is_ended_too(program: Path, tmp_
     os.mkfifo(fifo)
     os.mkfifo(ready)
     forks = f"( : < {fifo} ) &"
-    does(program, f"( trap '{forks} exit' TERM; {forks} : > {ready}; wait ) >/dev/null 2>&1 &")
+    traps = f"trap '{forks}' EXIT; trap exit TERM"
+    does(program, f"( {traps}; {forks} : > {ready}; wait ) >/dev/null 2>&1 &")
     sandbox = Sandbox("test", tmp_path)
     sandbox.command(["mount"], 10)
     ready.read_bytes()
