@@ -112,7 +112,9 @@ def test_a_tree_of_small_files_outlives_the_server(mount: Live, tmp_path: Path) 
     assert not there.exists()
 
 
-# Everything that fails when it is done twice, again and again; the first error ends it.
+# Everything that fails when it is done twice, again and again; the first error ends it. But one: a
+# server that is killed between making a file and setting its times leaves it without the mark of
+# fs/exclusive.py, an access time of before. Such a file has all of its times of one moment.
 CHANGING = """
 import os, sys
 os.chdir(sys.argv[1])
@@ -120,7 +122,12 @@ rounds = 0
 while not os.path.exists(sys.argv[2]):
     os.mkdir("a")
     os.symlink("x", "a/link")
-    os.close(os.open("a/file", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    try:
+        os.close(os.open("a/file", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        made = os.stat(sys.argv[3] + "/a/file")
+        if made.st_atime_ns != made.st_mtime_ns:
+            raise
     os.link("a/file", "a/second")
     os.mkfifo("a/fifo")
     os.rename("a/file", "a/renamed")
@@ -135,7 +142,7 @@ print(rounds)
 
 def test_what_must_not_be_done_twice_outlives_the_server(mount: Live, tmp_path: Path) -> None:
     stop = tmp_path / "stop"
-    with changing(mount.path, stop) as process:
+    with changing(mount, stop) as process:
         for _ in range(4):
             forty_calls(mount)
             assert process.poll() is None
@@ -155,9 +162,9 @@ def forty_calls(mount: Live) -> None:
 
 
 @contextmanager
-def changing(directory: Path, stop: Path) -> Iterator[subprocess.Popen[str]]:
+def changing(mount: Live, stop: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", CHANGING, directory, stop],
+        [sys.executable, "-c", CHANGING, mount.path, stop, mount.export],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -257,7 +264,7 @@ def test_what_must_not_be_done_twice_outlives_its_connections(
     relayed: Live, relay: Relay, tmp_path: Path
 ) -> None:
     stop = tmp_path / "stop"
-    with changing(relayed.path, stop) as process:
+    with changing(relayed, stop) as process:
         for _ in range(8):
             forty_calls(relayed)
             assert process.poll() is None
