@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from umktls import memory
-from umktls.memory import LARGE, uncleared
+from umktls.memory import LARGE, TOGETHER, Ended, uncleared
 
 
 @pytest.fixture
@@ -39,3 +39,21 @@ def test_another_python_has_buffers_too() -> None:
     assert uncleared(LARGE) == bytearray(LARGE)
     with pytest.raises(MemoryError):
         uncleared(1 << 62)
+
+
+@pytest.mark.parametrize(
+    ("begun", "let_go"),
+    [
+        (TOGETHER - 1, []),
+        (2 * TOGETHER, [TOGETHER, 2 * TOGETHER]),
+        # The more there are, the more seldom: here when as many have ended as are left.
+        (8 * TOGETHER, [count * TOGETHER for count in (4, 6, 7, 8)]),
+    ],
+)
+def test_what_has_ended_is_let_go_together(begun: int, let_go: list[int]) -> None:
+    went: list[int] = []
+    count = 0
+    ended = Ended(lambda: went.append(count))
+    for count in range(1, begun + 1):
+        ended.one_more(begun - count)
+    assert went == let_go

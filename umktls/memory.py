@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-__all__ = ["give_back", "keep_large_buffers", "uncleared"]
+__all__ = ["Ended", "give_back", "keep_large_buffers", "uncleared"]
 
 # Below this the call costs as much as the zeros.
 LARGE = 16 * 1024
@@ -24,6 +24,8 @@ MMAP_FROM = 32 * 1024 * 1024
 # What a mount holds of written data (fs/writeback.py) comes and goes in less than this.
 TRIM_FROM = 24 * 1024 * 1024
 KEEP_FREE = 16 * 1024 * 1024
+# Of what has ended, so much goes together.
+TOGETHER = 256
 
 
 def uncleared(size: int) -> bytearray:
@@ -65,3 +67,19 @@ def give_back(keep: int = KEEP_FREE) -> bool:
     except (OSError, AttributeError):
         return False
     return bool(trim(ctypes.c_size_t(keep)))
+
+
+class Ended:
+    """Counts what has ended, and has the memory that it has left behind let go: for `TOGETHER` of
+    them, or for as many as there are still, since to look for it takes as long as there are."""
+
+    def __init__(self, let_go: Callable[[], object]) -> None:
+        self._let_go = let_go
+        self._count = 0
+
+    def one_more(self, left: int) -> None:
+        """One has ended, and so many are left."""
+        self._count += 1
+        if self._count >= max(TOGETHER, left):
+            self._count = 0
+            self._let_go()

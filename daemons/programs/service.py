@@ -28,7 +28,7 @@ from umktls.abi.rpctls import (
     RpctlsErr,
 )
 from umktls.errors import CallerError, UmktlsError
-from umktls.memory import give_back
+from umktls.memory import Ended, give_back
 from umktls.upcall.rpctls import rpctls_session_arg
 from umktls.userland.libc import Kernel, Socket
 from umktls.userland.upcalls import Connect, Connected, Upcalls
@@ -52,9 +52,6 @@ logger = logging.getLogger(__name__)
 
 # Of the upcall's time; the rest is for telling the kernel in time why it came to nothing.
 HANDSHAKE_SHARE = 0.9
-# What ended sessions had is given back for this many together, or for as many as there are: the C
-# library keeps it otherwise, since there is something in use behind it.
-GIVE_BACK = 256
 
 
 class Sessions:
@@ -62,7 +59,8 @@ class Sessions:
 
     def __init__(self) -> None:
         self._by_number: dict[int, EstablishedSession] = {}
-        self._ended = 0  # since memory was given back
+        # What they had the C library keeps, since there is something in use behind it.
+        self._ended = Ended(partial(give_back, keep=0))
 
     def all(self) -> list[EstablishedSession]:
         """Those there are now."""
@@ -76,10 +74,8 @@ class Sessions:
 
     def remove(self, number: int) -> EstablishedSession | None:
         session = self._by_number.pop(number, None)
-        self._ended += session is not None
-        if self._ended >= max(GIVE_BACK, len(self._by_number)):
-            self._ended = 0
-            give_back(keep=0)
+        if session is not None:
+            self._ended.one_more(len(self))
         return session
 
     def __len__(self) -> int:

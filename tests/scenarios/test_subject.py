@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 
 import trio
 from trio.testing import MockClock
@@ -17,12 +16,11 @@ from umktls.scenarios.subject import STOPPED, thread_states, until_stopped
 THREADS = 8
 # Threads that never wait, so that each of them goes on until it is stopped.
 BUSY = f"""
-import threading, time
+import signal, threading
 for _ in range({THREADS - 1}):
     threading.Thread(target=lambda: [None for _ in iter(int, 1)], daemon=True).start()
 print("ready", flush=True)
-while True:
-    time.sleep(1000)
+signal.pause()
 """
 
 
@@ -47,14 +45,8 @@ def test_who_is_stopped_is_so_with_all_threads() -> None:
 
 
 async def test_who_runs_is_waited_for(autojump_clock: MockClock) -> None:
-    """Whoever sleeps is not stopped."""
-    sleeping = threading.Event()
-    thread = threading.Thread(target=sleeping.wait)
-    thread.start()
     with trio.move_on_after(1) as waiting:
         await until_stopped(os.getpid())
-    sleeping.set()
-    thread.join()
     assert waiting.cancelled_caught
 
 

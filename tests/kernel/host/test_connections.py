@@ -14,9 +14,9 @@ import pytest
 from umktls.errors import CallerError
 from umktls.kernel.host.boot import booted
 from umktls.kernel.host.config import HostConfig
-from umktls.kernel.host.connections import LET_GO
 from umktls.kernel.host.host import Host
 from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.memory import TOGETHER
 
 
 async def test_one_that_has_ended_is_not_unknown(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def one_more(host: Host) -> tuple[KernelSocket, socket.socket]:
     return host.adopt(near), far
 
 
-@pytest.mark.parametrize("open_still", [0, LET_GO + 3])
+@pytest.mark.parametrize("open_still", [0, TOGETHER + 3])
 async def test_the_memory_of_those_that_have_ended_goes(tmp_path: Path, open_still: int) -> None:
     """However seldom Python looks for cycles; the more are open, the more seldom."""
     gc.collect()
@@ -47,7 +47,7 @@ async def test_the_memory_of_those_that_have_ended_goes(tmp_path: Path, open_sti
             for _ in range(open_still):
                 ends.enter_context(one_more(host)[1])
             ended: list[weakref.ref[KernelSocket]] = []
-            for _ in range(max(LET_GO, open_still)):
+            for _ in range(max(TOGETHER, open_still)):
                 assert not ended or ended[0]() is not None
                 sock, far = one_more(host)
                 ended.append(weakref.ref(sock))

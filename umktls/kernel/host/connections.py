@@ -21,16 +21,12 @@ from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.engines import Engine, Route, get_engine, route_of
 from umktls.ktls.engines.choice import EngineChoice
 from umktls.ktls.session import Direction
-from umktls.memory import give_back
+from umktls.memory import Ended, give_back
 
 __all__ = ["REMEMBERED", "ConnectionTable", "Remembered"]
 
 # Closed connections that `umktls stat` still shows.
 REMEMBERED = 64
-# A closed one ends in cycles of objects, some 20 KiB, and Python looks seldom for those that are
-# older (umktls.cycles). To look takes as long as there are connections: so it is done for this many
-# together, or for as many as are open.
-LET_GO = 256
 # A socket's cookie looks like its address in a FreeBSD kernel, and is never used again.
 FIRST_COOKIE, COOKIE_STEP = 0xFFFFF80000001000, 0x400
 
@@ -59,7 +55,7 @@ class ConnectionTable:
         self._cookies = itertools.count(FIRST_COOKIE, COOKIE_STEP)
         # What closed connections have carried that nothing else is remembered of.
         self._forgotten = dict.fromkeys(TRAFFIC, 0)
-        self._to_let_go = 0  # closed since cycles were looked for
+        self._ended = Ended(_let_go)
 
     def add(
         self,
@@ -108,11 +104,7 @@ class ConnectionTable:
             oldest = self.closed.pop(next(iter(self.closed)))
             for name, count in oldest.traffic.items():
                 self._forgotten[name] += count
-        self._to_let_go += 1
-        if self._to_let_go >= max(LET_GO, len(self.sockets)):
-            self._to_let_go = 0
-            gc.collect()
-            give_back()
+        self._ended.one_more(len(self.sockets))
 
     def established(self, name: str | None) -> list[KernelSocket]:
         """The connection of that name, or all, with TLS. Raises `CallerError` if there is none."""
@@ -137,6 +129,13 @@ class ConnectionTable:
         shown = [closed.figures.shown() for closed in self.closed.values()]
         shown += [stat(sock) for sock in self.sockets.values()]
         return sorted(shown, key=lambda each: int(each["id"][1:]))
+
+
+def _let_go() -> None:
+    """Closed connections end in cycles of objects, some 15 KiB each and their ciphers, and Python
+    looks seldom for those that are older (umktls.cycles)."""
+    gc.collect()
+    give_back()
 
 
 def added_up(*counts: Mapping[str, int]) -> dict[str, int]:
