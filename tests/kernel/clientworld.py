@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -20,6 +21,7 @@ from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.host import Host
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls import tls
+from umktls.kernel.upcalls.netlink import NetlinkDaemon, NetlinkSocket
 from umktls.rpc.message import NULL_AUTH, AcceptStat, Call, encode_accepted, parse_untrusted
 from umktls.testing.played import Calls, NetlinkEnd, calls_to
 from umktls.upcall import netlink as messages
@@ -125,6 +127,15 @@ class World:
         end = await NetlinkEnd.create(calls or self.calls)
         self.cleanup.enter_context(end.sock)
         return end
+
+    def small_queue(self) -> NetlinkSocket:
+        """The kernel's end of the daemon's socket, on which the system queues little from now
+        on."""
+        (handle,) = self.host.daemons["rpctlscd"].of(os.getpid())
+        assert isinstance(handle, NetlinkDaemon)
+        kernels = handle._owner
+        kernels._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        return kernels
 
     async def connect(
         self, ends: tuple[socket.socket, socket.socket] | None = None, peer: str = ""

@@ -209,6 +209,31 @@ async def test_the_peer_hangs_up(tmp_path: Path, autojump_clock: Clock, *, read:
         assert took < SECONDS / 2
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_what_could_not_be_sent_is_not_left_in_the_daemons_table(
+    tmp_path: Path, autojump_clock: Clock, *, cancelled: bool
+) -> None:
+    """A daemon that was stopped has as many descriptors behind it as it knows of."""
+    async with world(tmp_path) as w:
+        daemon = await daemon_that_asks(w)
+        w.small_queue()
+        attempts = [await w.connect() for _ in range(rpctls.DEFAULT_CONNECTS)]
+        for attempt in attempts:
+            if cancelled:
+                attempt.scope.cancel()
+            await attempt.ended.wait()
+        numbers = []
+        with trio.move_on_after(1):
+            while True:
+                part, _, (descriptor,) = await brought(daemon)
+                os.close(descriptor)
+                taken = decode_reply_untrusted(replies_in(part)[0], rpctls.SYS_rpctls_syscall_15)
+                numbers.append(taken.result)
+        (process,) = w.host.syscalls.processes
+        assert list(process.descriptors) == numbers
+    assert 0 < len(numbers) < len(attempts)
+
+
 async def test_a_daemon_that_is_gone_has_the_socket_no_more(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:

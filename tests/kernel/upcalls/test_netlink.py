@@ -105,9 +105,7 @@ async def test_a_daemon_that_does_not_read(tmp_path: Path, autojump_clock: Clock
     """More upcalls than the system queues for it: those that could not even be sent end, too."""
     async with world(tmp_path) as w:
         daemon = await w.daemon()
-        (handle,) = w.host.daemons["rpctlscd"].of(os.getpid())
-        assert isinstance(handle, NetlinkDaemon)
-        handle._owner._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        w.small_queue()
         began = trio.current_time()
         attempts = [await w.connect() for _ in range(rpctls.DEFAULT_CONNECTS)]
         for attempt in attempts:
@@ -120,6 +118,21 @@ async def test_a_daemon_that_does_not_read(tmp_path: Path, autojump_clock: Clock
                 await daemon.asked()
                 came += 1
     assert 0 < came < len(attempts)
+
+
+@pytest.mark.parametrize("who", ["the daemon", "the kernel"])
+async def test_several_upcalls_cannot_be_sent_when_the_socket_is_closed(
+    tmp_path: Path, autojump_clock: Clock, who: str
+) -> None:
+    """Those that wait behind the first find a socket that has no descriptor any more."""
+    async with world(tmp_path) as w:
+        daemon = await w.daemon()
+        kernels = w.small_queue()
+        attempts = [await w.connect() for _ in range(rpctls.DEFAULT_CONNECTS)]
+        daemon.end.sock.close() if who == "the daemon" else kernels.close()
+        for attempt in attempts:
+            await attempt.ended.wait()
+    assert {type(attempt.error) for attempt in attempts} == {DaemonGone}
 
 
 async def test_a_socket_that_is_closed_while_its_daemon_is_answered(

@@ -171,6 +171,7 @@ class Handlers:
             made.close()
             raise
         made.first_calls.together = partial(self._one_by_one, process)
+        made.first_calls.forget = process.forget
         self._host.spawn(made.run)
         return Answer(number, give_away=theirs)
 

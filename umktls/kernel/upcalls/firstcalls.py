@@ -61,9 +61,11 @@ NOTHING = Brought()
 
 
 class FirstCalls:
-    """Those of the daemon at the other end of `sock`. `together` is set by who makes its calls."""
+    """Those of the daemon at the other end of `sock`. `together` and `forget`, which takes a socket
+    out of the daemon's table, are set by who makes its calls."""
 
     together: Together
+    forget: Callable[[Any], None]
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -93,6 +95,11 @@ class FirstCalls:
         request.unread = self._unread
         reply = encode_reply(0, 0, answer.result, SYS_umktls_together)
         return Brought(reply, answer.pass_descriptor)
+
+    def take_back(self, request: upcalls.Request[Any]) -> None:
+        """What was made for an upcall could not be sent: the daemon knows no descriptor of that
+        socket, and would never close it."""
+        self.forget(request.sock)
 
     def _unread(self) -> bool:
         """Whether the daemon has not read all messages yet (unix(7), SIOCOUTQ)."""

@@ -93,10 +93,15 @@ class NetlinkDaemon(DaemonHandle):
             record=request.record,
             replies=brought.replies,
         )
+        sent = False
         try:
-            return await self._owner.send(datagram, brought.descriptor, until)
+            sent = await self._owner.send(datagram, brought.descriptor, until)
         except (OSError, trio.ClosedResourceError) as error:
             raise DaemonGone(f"{self.name} (process {self.pid}) hung up") from error
+        finally:
+            if not sent and brought.descriptor is not None:
+                self._owner.first_calls.take_back(request)
+        return sent
 
     def replied(self, body: memoryview) -> bool:
         """See `_answer`: whether somebody waited for this reply."""
@@ -214,8 +219,9 @@ class NetlinkSocket:
         if self._sent(datagram, descriptor):
             return True
         with trio.move_on_at(until):
-            while not self._sent(datagram, descriptor):
-                async with self._sending:
+            async with self._sending:
+                # Tried before each wait: epoll has a ValueError for a socket that was closed.
+                while not self._sent(datagram, descriptor):
                     await trio.lowlevel.wait_writable(self._sock)
             return True
         return False
