@@ -14,9 +14,10 @@ time_delta), and every reply is checked. It also needs the server's clock, which
 SETATTR behind the first exclusive creation, and from every creation since. Where one of these is
 missing, EXCLUSIVE is used.
 
-One case is less safe. A server that dies between making the file and setting its times leaves a
-file without a mark: the repeated call fails with EEXIST, although the file is its own. Two clients
-never both believe that they have made the file.
+One case is less safe, with servers that make a file and set its times behind that (ours gives it
+its name last, where the file system can do that). One that dies in between leaves a file without a
+mark: the repeated call fails with EEXIST, although the file is its own. Two clients never both
+believe that they have made the file.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ def test_an_exclusive_create_that_fails_leaves_nothing_open(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """(`serve` looks for descriptors that are left.)"""
-    monkeypatch.setattr(os, "utime", failing_with(errno.EIO))
+    monkeypatch.setattr(hostcalls, "set_times", failing_with(errno.EIO))
     where = diropargs3(client.mount(), b"f")
     how = createhow3(createmode3.EXCLUSIVE, None, b"verifier")
     assert client.status("CREATE", where, how) is nfsstat3.NFS3ERR_IO

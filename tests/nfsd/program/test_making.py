@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 from tests.nfsd.client import Client, times
 from umktls.nfs import types
 from umktls.nfs.types import (
-    SERVER_TIME,
     createhow3,
     createmode3,
     diropargs3,
@@ -78,74 +76,6 @@ def test_create_unchecked_over_other_types(client: Client, root: Path) -> None:
     assert status is nfsstat3.NFS3ERR_ISDIR
     result = client.ok("CREATE", diropargs3(client.mount(), b"p"), how)
     assert result.obj_attributes.type is ftype3.NF3FIFO
-
-
-def test_create_exclusive(client: Client, root: Path) -> None:
-    where = diropargs3(client.mount(), b"f")
-    how = createhow3(createmode3.EXCLUSIVE, None, b"\x81verifie")
-    first = client.ok("CREATE", where, how)
-    again = client.ok("CREATE", where, how)
-    assert first.obj == again.obj
-    other = createhow3(createmode3.EXCLUSIVE, None, b"\x81verifiE")
-    assert client.status("CREATE", where, other) is nfsstat3.NFS3ERR_EXIST
-    client.ok("SETATTR", first.obj, sattr3(mode=0o644, atime=SERVER_TIME, mtime=SERVER_TIME))
-    assert client.status("CREATE", where, how) is nfsstat3.NFS3ERR_EXIST
-
-
-@pytest.mark.parametrize("bit", range(64))
-def test_create_exclusive_tells_verifiers_that_differ_in_one_bit(client: Client, bit: int) -> None:
-    where = diropargs3(client.mount(), b"f")
-    verifier = 0x812345678ABCDEF0
-    mine, other = (
-        createhow3(createmode3.EXCLUSIVE, None, number.to_bytes(8))
-        for number in (verifier, verifier ^ 1 << bit)
-    )
-    first = client.ok("CREATE", where, mine)
-    assert client.status("CREATE", where, other) is nfsstat3.NFS3ERR_EXIST
-    assert client.ok("CREATE", where, mine).obj == first.obj
-
-
-class Died(BaseException):
-    """The server has been killed."""
-
-
-def test_create_exclusive_leaves_no_file_without_its_verifier(
-    client: Client, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    where = diropargs3(client.mount(), b"f")
-    how = createhow3(createmode3.EXCLUSIVE, None, b"verifier")
-
-    def die(*args: object, **more: object) -> None:
-        raise Died
-
-    for name in ("utime", "link"):
-        with monkeypatch.context() as patched:
-            patched.setattr(os, name, die)
-            with pytest.raises(Died):
-                client.ok("CREATE", where, how)
-        assert not (root / "f").exists()
-    client.ok("CREATE", where, how)
-
-
-def test_create_exclusive_where_a_file_cannot_get_its_name_last(
-    client: Client, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def link(*args: object, **more: object) -> None:
-        raise OSError(errno.EOPNOTSUPP, "")
-
-    monkeypatch.setattr(os, "link", link)
-    where = diropargs3(client.mount(), b"f")
-    how = createhow3(createmode3.EXCLUSIVE, None, b"verifier")
-    first = client.ok("CREATE", where, how)
-    assert client.ok("CREATE", where, how).obj == first.obj
-
-
-def test_create_exclusive_does_not_take_other_types(client: Client, root: Path) -> None:
-    (root / "d").mkdir()
-    os.utime(root / "d", (0, 0))
-    how = createhow3(createmode3.EXCLUSIVE, None, bytes(8))
-    status = client.status("CREATE", diropargs3(client.mount(), b"d"), how)
-    assert status is nfsstat3.NFS3ERR_EXIST
 
 
 def test_mkdir(client: Client, root: Path) -> None:

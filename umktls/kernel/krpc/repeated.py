@@ -22,7 +22,8 @@ What the caller of a call that is sent again can see that would not have been se
     CREATE GUARDED    EEXIST for the caller's own file where nothing tells whose it is: where it was
                       made without a time of its own (our file system does so where EEXIST has it
                       look the file up and open it, or where a server does not know EXCLUSIVE), or
-                      the server has died between making it and setting the time
+                      the server has died between making it and setting the time, which ours
+                      does first where the file system can make a file without a name
     WRITE, SETATTR    what others have written or set meanwhile, in the same place, is overwritten
 
 An exclusive CREATE needs none of this: its verifier says whose work a file is (RFC 1813 section

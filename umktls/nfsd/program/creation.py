@@ -5,8 +5,9 @@ mode such as 0444 would not let a server that is not root open it later.
 
 EXCLUSIVE creation keeps the client's verifier in the file's times, where it survives a restart: a
 client that asks again with the same verifier has created the file itself. The client then sets the
-times that it wants by SETATTR, as the RFC demands. So that a server that dies in the middle leaves
-no file without its verifier, the file gets its name last, where the file system can do that.
+times that it wants by SETATTR, as the RFC demands. GUARDED creation with an access time of the
+client's own serves him the same way (`fs/exclusive.py`). So that a server that dies in the middle
+leaves no file without these times, it gets its name last, where the file system can do that.
 """
 
 from __future__ import annotations
@@ -18,21 +19,23 @@ from dataclasses import replace
 
 from umktls.nfs import types
 from umktls.nfs.filetypes import MODE_TYPES, SPECIAL
-from umktls.nfs.types import createmode3, fattr3, nfsstat3, sattr3
+from umktls.nfs.types import createmode3, fattr3, nfsstat3, nfstime3, sattr3
 from umktls.nfsd.program.calls import Call
 from umktls.nfsd.program.names import component, open_entry
-from umktls.nfsd.tree.attributes import MODE_BITS, fattr
+from umktls.nfsd.tree.attributes import MODE_BITS, fattr, nfstime, set_times
 from umktls.nfsd.tree.descriptor import WRITE, Descriptor
 from umktls.nfsd.tree.errors import NfsError
-from umktls.nfsd.tree.handles import Node, living
+from umktls.nfsd.tree.handles import OPEN_FLAGS, Node, living
 from umktls.nfsd.tree.locate import PATH_FLAGS
 
 __all__ = ["create", "mkdir", "mknod", "symlink"]
 
 CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 NAMELESS_FLAGS = os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC
+NAMED_FLAGS = OPEN_FLAGS[WRITE] | os.O_NOFOLLOW
 NO_WISHES = sattr3()
 SECOND = 1_000_000_000
+WHOLE_SECONDS = 0x7FFFFFFF_7FFFFFFF  # the bits of a verifier that whole seconds keep
 # Where a client does not say: for the owner alone.
 FILE_MODE, DIRECTORY_MODE = 0o600, 0o700
 SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX  # mkdir(2) takes none of them
@@ -44,19 +47,26 @@ def _mode(wanted: sattr3, default: int) -> int:
 
 def _finish(call: Call, node: Node, now: os.stat_result, wanted: sattr3, mode: int) -> fattr3:
     """Give a new file what it was not created with. The umask of this process is no wish of the
-    client's, who has used his own; other differences of the mode (access control lists, bits
-    that a directory hands down) are the file system's."""
+    client's, who has used his own; other differences of the mode (access control lists, bits that
+    a directory hands down) are the file system's. A new owner, or size, takes bits away again."""
     lost = mode & (call.site.umask | SPECIAL_BITS) & ~living(now).st_mode
     size = None if wanted.size == now.st_size else wanted.size
-    times_and_owner = (wanted.uid, wanted.gid, wanted.atime, wanted.mtime)
-    if lost or size is not None or times_and_owner != AS_THEY_ARE:
-        new_mode = stat.S_IMODE(now.st_mode) | lost if lost else None
+    others = size, wanted.uid, wanted.gid
+    if lost or others != AS_THEY_ARE or not _has_times(now, wanted):
+        new_mode = stat.S_IMODE(now.st_mode) | lost if lost or mode & SPECIAL_BITS else None
         call.set_attributes(node, replace(wanted, mode=new_mode, size=size), now)
         now = node.stat()
     return fattr(now, node.volume)
 
 
-AS_THEY_ARE = (None, None, None, None)
+AS_THEY_ARE = None, None, None
+
+
+def _has_times(now: os.stat_result, wanted: sattr3) -> bool:
+    """Whether a file has the times that are wanted already, or none are."""
+    return (wanted.atime is None or wanted.atime == nfstime(now.st_atime_ns)) and (
+        wanted.mtime is None or wanted.mtime == nfstime(now.st_mtime_ns)
+    )
 
 
 def _made(call: Call, directory: Node, name: bytes) -> tuple[Node, os.stat_result]:
@@ -79,9 +89,36 @@ def _create_new(call: Call, directory: Node, name: bytes, wanted: sattr3) -> Cre
     """GUARDED; OSError EEXIST."""
     mode = _mode(wanted, FILE_MODE)
     with call.acting(directory.volume):
-        fd = os.open(name, CREATE_FLAGS, mode, dir_fd=directory.fd)
-    node, now = call.site.handles.adopt(directory, name, Descriptor(fd, WRITE))
+        descriptor = _open_new(directory, name, mode, wanted)
+    node, now = call.site.handles.adopt(directory, name, descriptor)
     return node, _finish(call, node, now, wanted, mode)
+
+
+def _open_new(directory: Node, name: bytes, mode: int, wanted: sattr3) -> Descriptor:
+    """A new file, which is not seen without an access time of the client's; OSError EEXIST."""
+    if isinstance(wanted.atime, nfstime3):
+        try:
+            return _open_and_name(directory, name, mode, wanted)
+        except FileExistsError:
+            raise
+        except OSError:
+            # Not every file system can; and where something else is wrong, this tells it better.
+            pass
+    return Descriptor(os.open(name, CREATE_FLAGS, mode, dir_fd=directory.fd), WRITE)
+
+
+def _open_and_name(directory: Node, name: bytes, mode: int, wanted: sattr3) -> Descriptor:
+    nameless = Descriptor(os.open(b".", NAMELESS_FLAGS, mode, dir_fd=directory.fd), WRITE)
+    path = f"/proc/self/fd/{nameless.fd}"
+    set_times(path, wanted)
+    os.link(path, name, dst_dir_fd=directory.fd, follow_symlinks=True)
+    # What is done by `nameless` is told to those who watch the directory with the name that it had.
+    try:
+        named = Descriptor(os.open(name, NAMED_FLAGS, dir_fd=directory.fd), WRITE)
+    except OSError:  # renamed by somebody, or of a mode that lets its owner not write
+        return nameless
+    same = os.path.samestat(os.fstat(named.fd), os.fstat(nameless.fd))
+    return named if same else nameless
 
 
 def _create_guarded(call: Call, directory: Node, name: bytes, how: types.createhow3) -> Created:
@@ -104,66 +141,33 @@ def _create_unchecked(call: Call, directory: Node, name: bytes, how: types.creat
 
 
 def _create_exclusive(call: Call, directory: Node, name: bytes, how: types.createhow3) -> Created:
-    times = _times_of(how.verf or b"")
+    verifier = int.from_bytes(how.verf or b"", "big")
     try:
-        with call.acting(directory.volume):
-            fd = _open_exclusive(directory, name, times)
+        return _create_new(call, directory, name, _times_of(verifier))
     except FileExistsError:
         node, status = open_entry(call, directory, name)
-        if node.type != stat.S_IFREG or status.st_size or not _keeps(status, times):
+        if node.type != stat.S_IFREG or status.st_size or not _keeps(status, verifier):
             raise
         return node, fattr(living(status), node.volume)
-    node, now = call.site.handles.adopt(directory, name, Descriptor(fd, WRITE))
-    return node, _finish(call, node, now, NO_WISHES, FILE_MODE)
 
 
-def _open_exclusive(directory: Node, name: bytes, times: tuple[int, int]) -> int:
-    """A new file with these times (ns); OSError EEXIST."""
-    try:
-        return _open_and_name(directory, name, times)
-    except FileExistsError:
-        raise
-    except OSError:
-        # Not every file system can; and where something else is wrong, this tells it better.
-        fd = os.open(name, CREATE_FLAGS, FILE_MODE, dir_fd=directory.fd)
-    try:
-        os.utime(fd, ns=times)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+def _times_of(verifier: int) -> sattr3:
+    """Times that stand for a verifier: each half is whole seconds of 31 bits, which is what every
+    file system keeps, and the bit that is left is half a second."""
+    return sattr3(atime=_time_of(verifier >> 32), mtime=_time_of(verifier & 0xFFFFFFFF))
 
 
-def _open_and_name(directory: Node, name: bytes, times: tuple[int, int]) -> int:
-    fd = os.open(b".", NAMELESS_FLAGS, FILE_MODE, dir_fd=directory.fd)
-    try:
-        os.utime(fd, ns=times)
-        os.link(f"/proc/self/fd/{fd}", name, dst_dir_fd=directory.fd, follow_symlinks=True)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+def _time_of(half: int) -> nfstime3:
+    return nfstime3(half & 0x7FFFFFFF, (half >> 31) * SECOND // 2)
 
 
-def _times_of(verifier: bytes) -> tuple[int, int]:
-    """Times (ns) that stand for a verifier: each half is whole seconds of 31 bits, which is what
-    every file system keeps, and the bit that is left is half a second."""
-    number = int.from_bytes(verifier, "big")
-    return _time_of(number >> 32), _time_of(number & 0xFFFFFFFF)
-
-
-def _time_of(half: int) -> int:
-    return (half & 0x7FFFFFFF) * SECOND + (half >> 31) * SECOND // 2
-
-
-def _keeps(status: os.stat_result, times: tuple[int, int]) -> bool:
-    """Whether a file has these times, as far as its file system keeps them. One whose own times
-    are whole seconds may be one that keeps no more, and then two bits of 64 do not count."""
-    kept = status.st_atime_ns, status.st_mtime_ns
-    if kept == times:
+def _keeps(status: os.stat_result, verifier: int) -> bool:
+    """Whether a file has a verifier's times, as far as its file system keeps them. One whose own
+    times are whole seconds may be one that keeps no more, and then two bits of 64 do not count."""
+    if _has_times(status, _times_of(verifier)):
         return True
     coarse = status.st_ctime_ns % SECOND == 0
-    return coarse and kept == tuple(time // SECOND * SECOND for time in times)
+    return coarse and _has_times(status, _times_of(verifier & WHOLE_SECONDS))
 
 
 CREATE_MODES: dict[createmode3, Callable[[Call, Node, bytes, types.createhow3], Created]] = {

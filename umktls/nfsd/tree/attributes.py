@@ -24,7 +24,16 @@ from umktls.nfsd.tree.descriptor import WRITE
 from umktls.nfsd.tree.handles import TYPE_BITS, Node
 from umktls.nfsd.tree.volume import Volume
 
-__all__ = ["MODE_BITS", "OFFSET_MAX", "fattr", "nfstime", "post_op", "set_attributes", "wcc"]
+__all__ = [
+    "MODE_BITS",
+    "OFFSET_MAX",
+    "fattr",
+    "nfstime",
+    "post_op",
+    "set_attributes",
+    "set_times",
+    "wcc",
+]
 
 MODE_BITS = 0o7777
 BLOCK = 512  # the unit of st_blocks
@@ -124,7 +133,12 @@ def _set_all_but_size(node: Node, wanted: sattr3) -> None:
     if wanted.mode is not None:
         os.chmod(node.path, wanted.mode & MODE_BITS)
     if wanted.atime is not None or wanted.mtime is not None:
-        hostcalls.set_times(node.path, _timespec(wanted.atime), _timespec(wanted.mtime))
+        set_times(node.path, wanted)
+
+
+def set_times(path: str, wanted: sattr3) -> None:
+    """Set the times that `wanted` has; OSError."""
+    hostcalls.set_times(path, _timespec(wanted.atime), _timespec(wanted.mtime))
 
 
 def _id(wanted: int | None) -> int:

@@ -25,7 +25,7 @@ from umktls.nfsd.tree.descriptor import READ, WRITE, Descriptor
 from umktls.nfsd.tree.errors import NfsError
 from umktls.nfsd.tree.volume import HEAD_LENGTH, Seal, Volume
 
-__all__ = ["TYPE_BITS", "Handles", "Node", "living"]
+__all__ = ["OPEN_FLAGS", "TYPE_BITS", "Handles", "Node", "living"]
 
 FORMER_LIMIT = 16  # directories that an export was before and is not any more
 OPEN_FLAGS = {
