@@ -270,9 +270,16 @@ class Files:
         return len(data)
 
     async def flush(self, fh: int) -> None:
-        """For close(2) and fsync(2): all that was written is stable, or a failure is reported."""
+        """For close(2): all that was written is stable, or a failure is reported. Who has only read
+        waits for nobody."""
+        if self[fh].writable:
+            await self.sync(fh)
+
+    async def sync(self, fh: int) -> None:
+        """For fsync(2): the same of all that anybody has written to the file, whatever it was
+        opened for. sync(1) opens a file for reading."""
         file = self[fh]
-        if file.writable and file.inode.writer is not None:
+        if file.inode.writer is not None:
             await file.inode.writer.flush()
             await self._kernel.dropped(file.inode)
             self._report(file)

@@ -407,7 +407,7 @@ class NfsOperations(pyfuse3.Operations):
 
     @waited("file", patient=True)
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await self.files.flush(fh)
+        await self.files.sync(fh)
 
     @handler
     async def release(self, fh: int) -> None:

@@ -138,7 +138,7 @@ class Writer:
         while True:
             if self._lacks(last) or self._committing or self._recovering:
                 await self._changed.park()
-            elif self._unstable and self._unstable[0].serial <= last:
+            elif any(extent.serial <= last for extent in self._unstable):  # as they were answered
                 self._committing = True
                 await self._commit()
             else:

@@ -103,6 +103,31 @@ async def test_fsync_leaves_nothing_for_close(world: World) -> None:
     assert seen == []
 
 
+async def test_fsync_of_who_only_reads_waits_for_what_others_have_written(world: World) -> None:
+    """As sync(1) does it; a close of theirs waits for nothing."""
+    writer, reader = await world.create("file"), await world.open("file")
+    await world.ops.write(writer, 0, b"data")
+    await world.ops.flush(reader)
+    assert writes(world) == []
+    await world.ops.fsync(reader, False)
+    assert writes(world) == [(0, 4, stable_how.FILE_SYNC)]
+
+
+async def test_fsync_makes_stable_what_is_answered_after_something_newer(world: World) -> None:
+    fh = await world.create("file")
+    gate = Gate(world)
+    await world.ops.write(fh, 0, bytes(MIB))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.ops.fsync, fh, False)
+        await wait_all_tasks_blocked()
+        del world.caller.between["WRITE"]
+        await world.ops.write(fh, 2 * MIB, bytes(MIB))
+        await wait_all_tasks_blocked()
+        assert world.caller.names()[-2:] == ["WRITE", "WRITE"]
+        gate.opened.set()
+    assert world.caller.names()[-1] == "COMMIT"
+
+
 async def test_old_data_is_sent_and_idle_data_committed_without_a_close(
     world: World, nursery: trio.Nursery, mock_clock: MockClock
 ) -> None:

@@ -158,6 +158,15 @@ async def test_a_reader_is_not_told(world: World) -> None:
     await world.close(writer)
 
 
+async def test_a_reader_that_calls_fsync_is_told(world: World) -> None:
+    writer, reader = await world.create("file"), await world.open("file")
+    failing(world, nfsstat3.NFS3ERR_IO)
+    await world.ops.write(writer, 0, b"data")
+    assert await fails(world.ops.fsync(reader, False)) == errno.EIO
+    assert await fails(world.ops.flush(writer)) == errno.EIO
+    await world.ops.fsync(reader, False)
+
+
 async def test_a_failed_commit_is_a_failure_of_the_data(world: World) -> None:
     fh = await world.create("file")
     failing(world, nfsstat3.NFS3ERR_IO, "COMMIT")
