@@ -135,7 +135,7 @@ class NfsOperations(pyfuse3.Operations):
         self._foresight = Foresight(
             calls, self.attributes, known, start, clock, options.ahead_seconds
         )
-        silly = SillyRenames(calls, self.attributes, known, self.kernel)
+        silly = SillyRenames(calls, self.attributes, known, self.kernel, start)
         self._names = self._open_namespace(calls, known, silly, options, mountpoint)
         self._metadata = Metadata(calls, self.attributes, known)
         self._directories = self._open_directories(calls, known, emit, start, options)

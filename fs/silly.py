@@ -4,6 +4,10 @@ NFS version 3 has no open: a removed file is gone, also for who still reads it. 
 always did, an open file is not removed but renamed to ``.nfs...`` in its directory, and that name
 is removed when the file is closed for the last time. Where a rename would replace an open file, the
 file gets the other name first as a second link, so that the rename itself stays atomic.
+
+The file may be closed while the server gives it that name: then whoever asked for it removes it.
+Where the server does not say what became of it (whoever asked was killed, or there was no answer in
+time), the name may be there: it is removed with the others, and that it is not there is no failure.
 """
 
 from __future__ import annotations
@@ -11,6 +15,9 @@ from __future__ import annotations
 import errno
 import logging
 import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from trio.lowlevel import ParkingLot
 
@@ -33,15 +40,22 @@ _GONE = (nfsstat3.NFS3ERR_STALE, nfsstat3.NFS3ERR_NOENT)
 
 
 class SillyRenames:
-    """Gives and removes the names."""
+    """Gives and removes the names. start: starts a background task."""
 
     def __init__(
-        self, calls: Calls, attributes: AttributeCache, known: KnownNames, kernel: KernelCache
+        self,
+        calls: Calls,
+        attributes: AttributeCache,
+        known: KnownNames,
+        kernel: KernelCache,
+        start: Callable[..., Any],
     ) -> None:
         self._calls = calls
         self._known = known
         self._attributes = attributes
         self._kernel = kernel
+        self._start = start
+        self._unsure: dict[Inode, list[SillyName]] = {}  # names that files may have
         self._removing: dict[int, int] = {}  # directory's number -> removals under way
         self._removed = ParkingLot()
 
@@ -62,12 +76,13 @@ class SillyRenames:
         silly = _silly_name(inode, parent, credential)
         self._known.expect(parent, silly.name)
         started = self._attributes.stamp()
-        source = diropargs3(parent.handle, name)
-        result = await self._calls.rename(source, diropargs3(parent.handle, silly.name), credential)
+        source, target = diropargs3(parent.handle, name), diropargs3(parent.handle, silly.name)
+        with self._giving(inode, silly):
+            result = await self._calls.rename(source, target, credential)
         self._known.changed(parent, result.todir_wcc, started, gone=name)
-        inode.silly = silly
         # The kernel takes a link off its own count, and the server has as many as before.
         self._kernel.drop_attributes(inode)
+        await self._has(inode, silly)
 
     async def keep(self, inode: Inode, parent: Inode, name: bytes, credential: OpaqueAuth) -> bool:
         """Before `name` is replaced; whether there was anything to keep. Others may have removed
@@ -85,21 +100,45 @@ class SillyRenames:
         self._known.expect(parent, silly.name)
         started = self._attributes.stamp()
         try:
-            result = await self._calls.link(inode.handle, parent.handle, silly.name, credential)
+            with self._giving(inode, silly):
+                result = await self._calls.link(inode.handle, parent.handle, silly.name, credential)
         except NfsFailure as failure:
             if failure.status not in _NO_LINKS:
                 raise
             await self.rename(inode, parent, name, credential)
         else:
             self._known.changed(parent, result.linkdir_wcc, started)
-            inode.silly = silly
+            await self._has(inode, silly)
+
+    @contextmanager
+    def _giving(self, inode: Inode, silly: SillyName) -> Iterator[None]:
+        """Inside the block the server is asked to give a file this name."""
+        try:
+            yield
+        except NfsFailure:
+            raise
+        except BaseException:
+            self._unsure.setdefault(inode, []).append(silly)
+            if not inode.opens:
+                self._start(self.remove, inode)
+            raise
+
+    async def _has(self, inode: Inode, silly: SillyName) -> None:
+        """The file has this name by now."""
+        inode.silly = silly
+        if not inode.opens:
+            await self.remove(inode)
 
     async def remove(self, inode: Inode) -> None:
         """The file is closed: remove its name. Failures are logged, nobody is there to be told."""
-        silly = inode.silly
-        if silly is None:
-            return
-        inode.silly = None
+        silly, inode.silly = inode.silly, None
+        if silly is not None:
+            await self._remove(silly)
+        if self._unsure:
+            for silly in self._unsure.pop(inode, []):
+                await self._remove(silly, sure=False)
+
+    async def _remove(self, silly: SillyName, sure: bool = True) -> None:
         number = silly.parent.number
         self._removing[number] = self._removing.get(number, 0) + 1
         try:
@@ -107,6 +146,8 @@ class SillyRenames:
             result = await self._calls.remove(silly.parent.handle, silly.name, silly.credential)
             self._known.changed(silly.parent, result.dir_wcc, started, gone=silly.name)
         except UmktlsError as error:
+            if not sure and error.errno == errno.ENOENT:
+                return
             log.warning("%r stays on the server: %s", silly.name, error)
         finally:
             self._removing[number] -= 1

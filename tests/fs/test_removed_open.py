@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -164,6 +165,84 @@ async def test_a_name_that_cannot_be_removed_is_logged_and_nothing_else(
     made.caller.between["REMOVE"] = refuse
     await made.close(fh)
     assert ".nfs" in caplog.text
+
+
+class Answering:
+    """A procedure that is done at once, and answered when it may be."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.may = trio.Event()
+        world.caller.between[name] = self.between
+
+    async def between(self, args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        result = await proceed(args)
+        await self.may.wait()
+        return result
+
+
+async def removed(world: World) -> None:
+    await world.ops.unlink(ROOT, b"file", world.ctx)
+
+
+async def replaced(world: World) -> None:
+    await world.ops.rename(ROOT, b"new", ROOT, b"file", 0, world.ctx)
+
+
+REASONS = [(removed, "RENAME", ["new"]), (replaced, "LINK", ["file"])]
+
+
+@pytest.mark.parametrize(("reason", "call", "left"), REASONS)
+async def test_the_last_close_comes_while_the_file_gets_its_other_name(
+    made: World, reason: Callable[[World], Awaitable[None]], call: str, left: list[str]
+) -> None:
+    (made.export / "new").write_bytes(b"new")
+    fh = await made.open("file")
+    answer = Answering(made, call)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reason, made)
+        await wait_all_tasks_blocked()
+        await made.close(fh)
+        answer.may.set()
+    assert os.listdir(made.export) == left
+
+
+@pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
+@pytest.mark.parametrize("closed_before", [True, False], ids=["closed before", "closed after"])
+@pytest.mark.parametrize(("reason", "call", "left"), REASONS)
+async def test_who_asked_for_the_other_name_is_killed(
+    made: World,
+    reason: Callable[[World], Awaitable[None]],
+    call: str,
+    left: list[str],
+    closed_before: bool,
+    done: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whether the server has done it or not: no such name stays, and the file works until then."""
+    (made.export / "new").write_bytes(b"new")
+    fh = await made.open("file")
+
+    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        if done:
+            await proceed(args)
+        await trio.sleep_forever()
+
+    made.caller.between[call] = between
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reason, made)
+        await wait_all_tasks_blocked()
+        if closed_before:
+            await made.close(fh)
+        nursery.cancel_scope.cancel()
+    del made.caller.between[call]
+    if not closed_before:
+        if not done:
+            await reason(made)
+        assert bytes(await made.ops.read(fh, 0, 3)) == b"012"
+        await made.close(fh)
+    await wait_all_tasks_blocked()
+    assert hidden(made) == []
+    assert "stays" not in caplog.text
 
 
 async def test_a_directory_can_be_removed_right_after_its_last_file_is_closed(world: World) -> None:
