@@ -8,9 +8,15 @@ from queue import SimpleQueue
 
 import pytest
 
-from umktls.userland.threads import KEPT, Readers
+from umktls.errors import WorldError
+from umktls.userland.threads import KEPT, Readers, Threads
 
 SECONDS = 20.0
+
+
+def no_thread(thread: threading.Thread) -> None:
+    """What Thread.start comes to where the system has none."""
+    raise RuntimeError("can't start new thread")
 
 
 class Source:
@@ -85,3 +91,44 @@ def test_what_nobody_foresaw_is_logged_and_ends_nothing(caplog: pytest.LogCaptur
     (record,) = [one for one in caplog.records if one.levelno == logging.ERROR]
     assert record.exc_info is not None
     assert "a number below zero" in str(record.exc_info[1])
+
+
+def test_without_another_thread_the_one_that_is_there_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever was to read next cannot be started: what was read is worked on, and then it reads
+    again; later there may be more of them."""
+    source = Source(3)
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    for item in range(3):
+        source.items.put(item)
+    begun = [source.begins()]
+    source.let_go.set()
+    begun += [source.begins(), source.begins()]
+    monkeypatch.undo()
+    assert [item for item, _ in begun] == [0, 1, 2]
+    assert len({thread for _, thread in begun}) == 1
+    source.items.put(3)
+    assert source.begins()[0] == 3
+    assert source.readers._threads == 2
+    source.end()
+    assert "can't start new thread" in caplog.text
+
+
+def test_readers_that_cannot_be_started_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    with pytest.raises(WorldError, match="no thread is left"):
+        Source(1)
+
+
+def test_jobs_without_a_thread_are_done_by_who_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than there are places: each gives its own back."""
+    threads, done = Threads(2, "job"), list[int]()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        for _ in range(3):
+            threads.run(lambda: done.append(threading.get_ident()))
+    assert done == [threading.get_ident()] * 3
+    other = SimpleQueue[int]()
+    threads.run(lambda: other.put(threading.get_ident()))
+    assert other.get(timeout=SECONDS) != threading.get_ident()

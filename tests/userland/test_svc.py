@@ -111,6 +111,24 @@ def test_threads_stay_for_the_next_call(stream: socket.socket, handlers: Handler
     assert len(set(handlers.threads)) < 20
 
 
+def test_without_another_thread_calls_are_answered_one_after_the_other(
+    server: UpcallServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of a connection that comes next."""
+
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    for _ in range(2):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
+            stream.settimeout(20)
+            stream.connect(str(server.path))
+            for xid in range(3):
+                stream.sendall(framed(call(xid, "DISCONNECT", xid)))
+                assert reply(stream).xid == xid
+
+
 class Noticed(logging.Handler):
     """Waits for something to be logged."""
 

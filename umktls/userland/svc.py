@@ -28,7 +28,7 @@ from umktls.rpc.program import Program
 from umktls.rpc.record import RecordReader, mark
 from umktls.rpc.server import Dispatcher, Handler, Job, Service
 from umktls.rpc.xdr import Buffer
-from umktls.userland.threads import Threads
+from umktls.userland.threads import Threads, begun
 
 __all__ = ["MAX_THREADS", "UpcallPeer", "UpcallServer"]
 
@@ -123,7 +123,9 @@ class UpcallServer:
                 closed = self._closed
             if closed:
                 _wake(sock)
-            _spawn(partial(self._serve, sock), "upcall-read")
+            # Where no thread is to be had the next connection waits for the end of this one.
+            if not begun(partial(self._serve, sock), "upcall-read"):
+                self._serve(sock)
 
     def _serve(self, sock: socket.socket) -> None:
         """One connection, until it ends."""

@@ -1,17 +1,22 @@
 """Threads that are kept for the next job: starting one costs more than a small upcall's work.
 
-`Threads` are given their jobs by another thread, `Readers` read them themselves.
+`Threads` are given their jobs by another thread, `Readers` read them themselves. Where the system
+starts no thread now, those that are there do the work, one after the other.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
 
-__all__ = ["KEPT", "Readers", "Threads"]
+from umktls.errors import WorldError
+
+__all__ = ["KEPT", "Readers", "Threads", "begun"]
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +27,16 @@ KEPT = 32
 
 Job = Callable[[], None]
 T = TypeVar("T")
+
+
+def begun(target: Callable[[], None], name: str) -> bool:
+    """Whether that is done in a thread of its own from now on: the system may have none."""
+    try:
+        threading.Thread(target=target, name=name, daemon=True).start()
+    except RuntimeError as error:
+        logger.warning("thread %s: %s", name, error)
+        return False
+    return True
 
 
 class Threads:
@@ -42,16 +57,19 @@ class Threads:
             self._idle -= waiting
         if waiting:
             self._jobs.put(job)
-        else:
-            threading.Thread(target=self._work, args=(job,), name=self._name, daemon=True).start()
+        elif not begun(partial(self._work, job), self._name):
+            self._do(job)
 
     def _work(self, job: Job | None) -> None:
         while job is not None:
-            try:
-                job()
-            finally:
-                self._room.release()
+            self._do(job)
             job = self._next()
+
+    def _do(self, job: Job) -> None:
+        try:
+            job()
+        finally:
+            self._room.release()
 
     def _next(self) -> Job | None:
         """The next job of a thread that has done one; None when it is not needed."""
@@ -96,14 +114,19 @@ class Readers(Generic[T]):
         self._reading = 0
 
     def start(self) -> None:
-        """Begin to read, with one thread."""
+        """Begin to read, with one thread. Raises `WorldError` where there is none to be had."""
         with self._lock:
             self._add()
+            if not self._threads:
+                raise WorldError("no thread is left to this user (ulimit -u)", errno.EAGAIN)
 
     def _add(self) -> None:
+        """One more, if there is one to be had."""
         self._threads += 1
         self._reading += 1
-        threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        if not begun(self._run, self._name):
+            self._threads -= 1
+            self._reading -= 1
 
     def _run(self) -> None:
         try:
