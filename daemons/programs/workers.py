@@ -129,7 +129,10 @@ class Team:
     def start(self, ready: Callable[[], None]) -> None:
         """Fork them, and wait until all serve. Raises `WorldError` when one ends before that."""
         for worker in self._workers:
-            self._fork(worker)
+            try:
+                self._fork(worker)
+            except OSError as error:
+                raise WorldError(f"cannot start a daemon: {error.strerror}", error.errno) from error
         serving = 0
         while serving < len(self._workers):
             readable = self._wait(None)
@@ -152,7 +155,16 @@ class Team:
                 return
             for worker in self._workers:
                 if not worker.pid and worker.due <= time.monotonic():
-                    self._fork(worker)
+                    self._fill(worker)
+
+    def _fill(self, worker: Worker) -> None:
+        """Fork another one into an empty place; later, where the system has no process for it."""
+        try:
+            self._fork(worker)
+        except OSError as error:
+            pause = self._put_off(worker)
+            what = self._name, worker.number, error.strerror, pause
+            logger.warning("%s %d cannot be started: %s; it is tried again in %g s", *what)
 
     def end(self) -> None:
         """Have all workers end, and wait for it."""
@@ -211,19 +223,19 @@ class Team:
                 self._gone(worker, os.waitstatus_to_exitcode(status))
 
     def _gone(self, worker: Worker, code: int) -> None:
-        now = time.monotonic()
-        worker.failures = 0 if now - worker.started > STEADY else worker.failures
+        if time.monotonic() - worker.started > STEADY:
+            worker.failures = 0
+        what = self._name, worker.number, worker.pid, code, self._put_off(worker)
+        logger.warning("%s %d (process %d) has ended with code %d; a new one starts in %g s", *what)
+        worker.pid = 0
+
+    @staticmethod
+    def _put_off(worker: Worker) -> float:
+        """When the place is to be filled: after how many seconds."""
         pause = PAUSES[min(worker.failures, len(PAUSES) - 1)]
-        logger.warning(
-            "%s %d (process %d) has ended with code %d; a new one starts in %g s",
-            self._name,
-            worker.number,
-            worker.pid,
-            code,
-            pause,
-        )
         worker.failures += 1
-        worker.pid, worker.due = 0, now + pause
+        worker.due = time.monotonic() + pause
+        return pause
 
     def _fork(self, worker: Worker) -> None:
         worker.started = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -73,6 +74,43 @@ def test_what_ends_the_start_of_a_team(number: int, words: str) -> None:
         os.read(word[0], 1)
         with pytest.raises(WorldError, match=words):
             team.start(never)
+
+
+def no_process() -> int:
+    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+def test_a_team_that_can_start_no_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fork", no_process)
+    with pipe() as word, pipe() as lifeline, pipe() as wakeup:
+        team = Team("rpctlssd", 2, nothing, word, lifeline, (wakeup[0], KERNEL))
+        with pytest.raises(WorldError, match="cannot start a daemon: Resource temporarily"):
+            team.start(never)
+
+
+def test_a_daemon_that_cannot_be_replaced_yet_ends_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The world refuses a process, twice; the third one is there."""
+    refusals = [no_process, no_process, lambda: 7]
+    pauses = list[float | None]()
+
+    class Lacking(Played):
+        _fork = Team._fork
+
+        def _wait(self, seconds: float | None) -> set[int]:
+            pauses.append(seconds)
+            return super()._wait(seconds)
+
+    monkeypatch.setattr(os, "fork", lambda: refusals.pop(0)())
+    monkeypatch.setattr(workers, "PAUSES", (0.0,))
+    with pipe() as word, pipe() as lifeline, pipe() as wakeup:
+        team = Lacking("rpctlssd", 1, nothing, word, lifeline, (wakeup[0], KERNEL))
+        team.heard = [-1, -1, -1, KERNEL]
+        team.mind()
+    assert pauses == [0.0, 0.0, 0.0, None]
+    assert team._workers[0].pid == 7
+    assert caplog.text.count("cannot be started: Resource temporarily unavailable") == 2
 
 
 def test_a_team_ends_its_daemons_whatever_it_ends_by(
