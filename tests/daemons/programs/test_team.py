@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def test_a_daemon_that_cannot_be_replaced_yet_ends_no_other(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The world refuses a process, twice; the third one is there."""
-    refusals = [no_process, no_process, lambda: 7]
+    refusals: list[Callable[[], int]] = [no_process, no_process, lambda: 7]
     pauses = list[float | None]()
 
     class Lacking(Played):

@@ -85,14 +85,24 @@ class Inlet:
                 nursery.start_soon(self._send)
                 while message := await self._receive():
                     content, descriptors = message
-                    if "connection" in content:
+                    if "ping" in content:
+                        self.tell(pong=True)
+                    elif not descriptors:
+                        self._lacking(content)
+                    elif "connection" in content:
                         sock = socket.socket(fileno=descriptors[0])
                         nursery.start_soon(self._attend, serve, content, sock)
-                    elif "ping" in content:
-                        self.tell(pong=True)
                     elif "reload" in content:
                         await self._orders.send(loaded(descriptors[0]))
                 nursery.cancel_scope.cancel()
+
+    def _lacking(self, content: dict[str, Any]) -> None:
+        """A message has lost its descriptor, as recvmsg(2) has it where a process has as many as it
+        may."""
+        if "connection" in content:
+            self.tell(ended=int(content["connection"]))
+        else:
+            self.tell(reloaded="no descriptors are left to a worker (ulimit -n)")
 
     async def _attend(self, serve: Serve, content: dict[str, Any], sock: socket.socket) -> None:
         try:
