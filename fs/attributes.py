@@ -123,6 +123,16 @@ class AttributeCache:
         if attr is not None:
             self.learn(inode, facts_of(attr), started, asked)
 
+    def changed(self, inode: Inode, attr: fattr3 | None, started: int, end: int = 0) -> None:
+        """The same of a call that has changed the file: where the reply has no attributes (RFC 1813
+        section 2.6), those that are known are wrong. end: data goes as far now, at least."""
+        if attr is not None:
+            self.learn(inode, facts_of(attr), started)
+            return
+        self.expire(inode)
+        if inode.version is not None and end > inode.version[1]:
+            inode.version = inode.version[0], end, inode.version[2]
+
     def learn(self, inode: Inode, facts: Facts, started: int, asked: float | None = None) -> None:
         """The same with what certainly came."""
         version = state_of(facts)

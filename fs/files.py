@@ -217,7 +217,8 @@ class Files:
         started = self._attributes.stamp()
         result = await self._calls.setattr(inode.handle, sattr3(size=0), credential)
         inode.data_version += 1
-        self._attributes.update(inode, result.obj_wcc.after, started)
+        attr = result.obj_wcc.after or await self._calls.getattr(inode.handle, credential)
+        self._attributes.update(inode, attr, started)
         self._kernel.concludes(inode, 0)
 
     async def read(self, fh: int, offset: int, size: int) -> Buffer:

@@ -122,7 +122,7 @@ class KnownNames:
     ) -> None:
         """A call with the stamp `started` (AttributeCache.stamp) has changed the directory. gone:
         the name that it removed."""
-        self._attributes.update(directory, wcc.after, started)
+        self._attributes.changed(directory, wcc.after, started)
         known = directory.known
         if known is None:
             return

@@ -221,7 +221,7 @@ class Namespace:
             self._inodes.forget(inode.number, 1)  # FUSE will not be told of it
             raise
         after = result.obj_wcc.after
-        self._attributes.update(inode, after, started)
+        self._attributes.changed(inode, after, started)
         if after is not None:
             self._marks.learn(time_ns(after.ctime))
         return inode

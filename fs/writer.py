@@ -212,7 +212,7 @@ class Writer:
                 self._gone(extent)
                 return
             if result is not None:
-                self._learn(result, sent.started)
+                self._learn(extent, result, sent.started)
                 self._landed(extent, result)
                 return
             sent = None
@@ -247,11 +247,11 @@ class Writer:
         try:
             result = None if sent is None else await answer_to(sent, self._behind)
             if sent is not None and result is not None:
-                self._learn(result, sent.started)
+                self._learn(extent, result, sent.started)
             else:
                 self._sets_out(extent)
                 result, started = await write(self.inode.handle, extent, self._behind)
-                self._learn(result, started)
+                self._learn(extent, result, started)
         except UmktlsError as error:
             self._lost([extent], error)
         except Exception:
@@ -262,8 +262,9 @@ class Writer:
             return
         self._gone(extent)
 
-    def _learn(self, result: WRITE3resok, started: int) -> None:
-        self._behind.attributes.update(self.inode, result.file_wcc.after, started)
+    def _learn(self, extent: Extent, result: WRITE3resok, started: int) -> None:
+        end = extent.offset + min(result.count, extent.length)
+        self._behind.attributes.changed(self.inode, result.file_wcc.after, started, end)
         # mtime may not show it: the server's clock ticks slowly.
         self.inode.data_version += 1
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
-from tests.fs.conftest import MakeWorld
+from tests.fs.conftest import OLD, MakeWorld
 from tests.fs.peer import Proceed
-from tests.fs.world import ROOT, World, fails
+from tests.fs.world import ROOT, Somebody, World, fails
 from umktls.nfs.types import (
+    NO_WCC,
     ACCESS3args,
     ACCESS3resok,
     PATHCONF3resfail,
@@ -209,3 +210,97 @@ async def test_renamed_to_another_case(folding: World) -> None:
     fh = await folding.open("FILE")
     assert bytes(await folding.ops.read(fh, 0, 10)) == b"data"
     await folding.close(fh)
+
+
+# ---- no attributes in replies (RFC 1813 section 2.6: a server may always leave them out)
+
+
+def without_wcc(world: World) -> None:
+    """Nothing that changes something says what has become of it."""
+
+    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        result = await proceed(args)
+        left_out = {name: NO_WCC for name in vars_of(result) if name.endswith("wcc")}
+        return replace(result, **left_out)
+
+    for name in CHANGES:
+        world.caller.between[name] = between
+
+
+def vars_of(result: Any) -> list[str]:
+    return [field.name for field in fields(result)]
+
+
+CHANGES = [
+    *("SETATTR", "WRITE", "COMMIT", "CREATE", "MKDIR", "SYMLINK", "MKNOD"),
+    *("REMOVE", "RMDIR", "RENAME", "LINK"),
+]
+MAKE_OR_REMOVE: dict[str, Callable[[World], Awaitable[Any]]] = {
+    "CREATE": lambda world: world.create("new"),
+    "MKDIR": lambda world: world.ops.mkdir(ROOT, b"new", 0o755, world.ctx),
+    "SYMLINK": lambda world: world.ops.symlink(ROOT, b"new", b"file", world.ctx),
+    "MKNOD": lambda world: world.ops.mknod(ROOT, b"new", 0o010644, 0, world.ctx),
+    "REMOVE": lambda world: world.ops.unlink(ROOT, b"file", world.ctx),
+    "RMDIR": lambda world: world.ops.rmdir(ROOT, b"dir", world.ctx),
+    "RENAME": lambda world: world.ops.rename(ROOT, b"file", ROOT, b"new", 0, world.ctx),
+}
+
+
+@pytest.mark.parametrize("request_of", MAKE_OR_REMOVE.values(), ids=MAKE_OR_REMOVE)
+async def test_a_directory_is_asked_for_when_no_reply_tells_what_has_become_of_it(
+    made: World, request_of: Callable[[World], Awaitable[Any]]
+) -> None:
+    (made.export / "dir").mkdir()
+    os.utime(made.export, (OLD, OLD))
+    without_wcc(made)
+    await made.ops.getattr(ROOT, made.ctx)
+    await request_of(made)
+    found, there = await made.ops.getattr(ROOT, made.ctx), os.stat(made.export)
+    assert (found.st_mtime_ns, found.st_nlink) == (there.st_mtime_ns, there.st_nlink)
+
+
+@pytest.mark.parametrize("length", [5, 2 << 20])
+async def test_a_file_is_asked_for_when_no_reply_tells_what_was_written(
+    made: World, length: int
+) -> None:
+    without_wcc(made)
+    number = await made.number("file")
+    fh = await made.open("file", os.O_RDWR)
+    await made.ops.write(fh, 8, bytes(length))
+    await made.ops.flush(fh)
+    found, there = await made.ops.getattr(number, made.ctx), os.stat(made.export / "file")
+    assert (found.st_size, found.st_mtime_ns) == (8 + length, there.st_mtime_ns)
+    await made.close(fh)
+
+
+async def test_an_append_whose_end_no_reply_tells(made: World) -> None:
+    """FUSE has another end, and lets each write go past its pages."""
+    made.me = Somebody(pid=0)
+    without_wcc(made)
+    await made.number("file")
+    with (made.export / "file").open("ab") as file:
+        file.write(b"theirs")
+    number = made.ops.inodes.named(made.ops.inodes.root, b"file")
+    assert number is not None
+    opened = await made.ops.open(number.number, os.O_WRONLY | os.O_APPEND, made.ctx)
+    for data in (b"one", b"two"):
+        await made.ops.write(opened.fh, 10, data)
+        await made.ops.flush(opened.fh)
+    await made.close(opened.fh)
+    assert (made.export / "file").read_bytes() == b"0123456789theirsonetwo"
+
+
+async def test_a_file_that_was_truncated_when_it_was_opened(made: World) -> None:
+    without_wcc(made)
+    number = await made.number("file")
+    fh = await made.open("file", os.O_RDWR | os.O_TRUNC)
+    assert (await made.ops.getattr(number, made.ctx)).st_size == 0
+    await made.close(fh)
+
+
+async def test_the_mode_of_a_file_that_was_made_exclusively(world: World) -> None:
+    without_wcc(world)
+    fh = await world.create("file", os.O_RDWR | os.O_EXCL)
+    number = world.ops.files[fh].inode.number
+    assert (await world.ops.getattr(number, world.ctx)).st_mode & 0o777 == 0o644
+    await world.close(fh)
