@@ -6,7 +6,9 @@ import ctypes
 import errno
 import gc
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -118,6 +120,77 @@ def test_a_sync_that_fails_has_all_send_again(
     after = client.ok("COMMIT", other, 0, 0).verf
     assert after != before
     assert client.ok("COMMIT", other, 0, 0).verf == after
+
+
+def failing_sync(client: Client, handle: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another call is told that data of this file is lost."""
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", failing_with(errno.EIO))
+        assert client.status("COMMIT", handle, 0, 0) is nfsstat3.NFS3ERR_IO
+
+
+def test_a_sync_that_fails_before_a_write_is_answered(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written may be lost then, so the reply has the verifier from before."""
+    handle = client.create(client.mount(), b"f")
+    whole = os.pwrite
+
+    def pwrite(fd: int, data: Any, offset: int) -> int:
+        count = whole(fd, data, offset)
+        failing_sync(client, handle, monkeypatch)
+        return count
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", pwrite)
+        written = client.ok("WRITE", handle, 0, 1, stable_how.UNSTABLE, b"x")
+    assert client.ok("COMMIT", handle, 0, 0).verf != written.verf
+
+
+@pytest.mark.parametrize("how", [stable_how.DATA_SYNC, stable_how.FILE_SYNC])
+def test_a_stable_write_whose_loss_another_call_is_told(
+    client: Client, monkeypatch: pytest.MonkeyPatch, how: stable_how
+) -> None:
+    """fsync(2) says it once for an open file, which all calls share."""
+    handle = client.create(client.mount(), b"f")
+
+    def told_before(fd: int) -> None:
+        failing_sync(client, handle, monkeypatch)
+
+    name = "fsync" if how is stable_how.FILE_SYNC else "fdatasync"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, name, told_before)
+        assert client.status("WRITE", handle, 0, 1, how, b"x") is nfsstat3.NFS3ERR_IO
+    assert client.status("WRITE", handle, 0, 1, how, b"x") is nfsstat3.NFS3_OK
+
+
+def test_a_sync_waits_for_one_that_may_have_been_told_of_its_loss(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its system call is over and has failed, but nobody knows yet."""
+    handle = client.create(client.mount(), b"f")
+    before = client.ok("COMMIT", handle, 0, 0).verf
+    told, go_on, succeeded = Event(), Event(), Event()
+
+    def first(fd: int) -> None:
+        told.set()
+        assert go_on.wait(10)
+        failing_with(errno.EIO)()
+
+    def second(fd: int) -> None:
+        succeeded.set()
+
+    with ThreadPoolExecutor() as threads:
+        monkeypatch.setattr(os, "fdatasync", first)
+        one = threads.submit(client.status, "COMMIT", handle, 0, 0)
+        assert told.wait(10)
+        monkeypatch.setattr(os, "fdatasync", second)
+        two = threads.submit(client.ok, "COMMIT", handle, 0, 0)
+        assert succeeded.wait(10)
+        three = threads.submit(client.ok, "COMMIT", handle, 0, 0)
+        go_on.set()
+        assert one.result(10) is nfsstat3.NFS3ERR_IO
+        assert two.result(10).verf == three.result(10).verf != before
 
 
 def test_what_is_removed_is_removed(

@@ -6,7 +6,8 @@ Data is read and written by pread and pwrite, so that what an UNSTABLE write has
 page cache is safe from the end of this server's process: only a crash of the host's own kernel can
 lose it, or a disk that fails. The write verifier is therefore made of the host's boot id, and anew
 when fsync fails: it changes when, and only when, clients must send their uncommitted data again. A
-server that restarts keeps it.
+server that restarts keeps it. A reply to WRITE has the one from before the data was written: a sync
+that failed since then may have lost it (as nfsd_vfs_write in Linux' fs/nfsd/vfs.c).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from umktls.nfsd.program.calls import Call
 from umktls.nfsd.program.listing import LISTING_LIMIT
 from umktls.nfsd.tree import hostcalls
 from umktls.nfsd.tree.attributes import OFFSET_MAX, fattr, nfstime, post_op
-from umktls.nfsd.tree.descriptor import READ, WRITE
+from umktls.nfsd.tree.descriptor import READ, WRITE, Descriptor
 from umktls.nfsd.tree.errors import NfsError
 from umktls.rpc.xdr import Buffer
 
@@ -107,17 +108,19 @@ def write(call: Call, args: types.WRITE3args) -> types.WRITE3resok:
     if len(data) < args.count:
         raise NfsError(nfsstat3.NFS3ERR_INVAL)
     descriptor = call.open(changed.node, WRITE, changed.before)
+    verifier, lost = call.site.write_verifier.value, descriptor.lost
     with call.acting(changed.node.volume):
         count = _write_all(descriptor.fd, data, args.offset)
-    _sync(call, SYNCS[args.stable], descriptor.fd)
-    verifier = call.site.write_verifier.value
+    if args.stable:
+        _sync(call, SYNCS[args.stable], descriptor)
+        if descriptor.lost != lost:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
     return types.WRITE3resok(changed.wcc(), count, args.stable, verifier)
 
 
-SYNCS = {
-    stable_how.UNSTABLE: lambda fd: None,
-    stable_how.DATA_SYNC: os.fdatasync,
-    stable_how.FILE_SYNC: os.fsync,
+SYNCS: dict[stable_how, Callable[[int], None]] = {
+    stable_how.DATA_SYNC: lambda fd: os.fdatasync(fd),
+    stable_how.FILE_SYNC: lambda fd: os.fsync(fd),
 }
 
 
@@ -142,18 +145,14 @@ def commit(call: Call, args: types.COMMIT3args) -> types.COMMIT3resok:
     """Commits all of the file, whatever range is asked for: fdatasync knows no ranges."""
     changed = call.write(args.file)
     descriptor = call.open(changed.node, WRITE, changed.before)
-    _sync(call, os.fdatasync, descriptor.fd)
+    _sync(call, os.fdatasync, descriptor)
     return types.COMMIT3resok(changed.wcc(), call.site.write_verifier.value)
 
 
-def _sync(call: Call, sync: Callable[[int], None], fd: int) -> None:
+def _sync(call: Call, sync: Callable[[int], None], descriptor: Descriptor) -> None:
     """fsync(2) tells of lost data once; the next one, perhaps for another client, succeeds. So all
     have to send theirs again, as with Linux (commit_reset_write_verifier in fs/nfsd/vfs.c)."""
-    try:
-        sync(fd)
-    except OSError:
-        call.site.write_verifier.renew()
-        raise
+    descriptor.sync(sync, call.site.write_verifier.renew)
 
 
 def fsstat(call: Call, args: types.FSSTAT3args) -> types.FSSTAT3resok:
