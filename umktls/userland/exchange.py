@@ -142,12 +142,14 @@ class Exchange:
             return self._reader is waiter
 
     def _leave(self, waiter: _Waiter) -> None:
-        """A trip is over, well or not: have another thread read if this one did."""
+        """A trip is over, well or not: have another thread read, unless one does."""
         with self._table:
             for sequence in waiter.missing:
                 self._waiters.pop(sequence, None)
             if self._reader is waiter:
                 self._reader = None
+            # Whoever was roused to read may have failed before it came to that.
+            if self._reader is None:
                 for other in self._waiters.values():
                     other.rouse()
                     break
