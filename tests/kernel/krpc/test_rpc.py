@@ -19,6 +19,7 @@ from tests.kernel.krpc.rpcworld import calling, held, serving
 from tests.ports import silent_port
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.krpc.rpc_client import RpcClient
+from umktls.kernel.sockets.stream import SEND_QUEUE_LIMIT
 from umktls.rpc.message import NULL_AUTH
 from umktls.rpc.record import mark
 from umktls.rpc.server import CallContext, Service
@@ -243,3 +244,32 @@ async def test_stat_counts_what_happened(tmp_path: Path) -> None:
     assert connection["rpc"] == {"calls": 5, "replies": 5, "rejected": 0}
     assert connection["tls"] is None
     assert stat["totals"]["rpcs"] == 5
+
+
+@pytest.mark.parametrize("how", ["released", "cut off"])
+async def test_what_is_held_for_a_key_is_bounded(tmp_path: Path, how: str) -> None:
+    """A client goes on calling while a daemon has sent a KeyUpdate and set no key yet."""
+    echo, said, size = Echo(), list[bytes](), 1 << 20
+    calls = 3 * SEND_QUEUE_LIMIT // size
+    with trio.fail_after(patience(30)):
+        async with serving(tmp_path, echo) as server, calling(tmp_path, server.port) as rpc:
+            assert await rpc.call(SAY, b"", NULL_AUTH) == b""
+            (sock,) = server.host.sockets.values()
+            sock.rpc.hold()
+
+            async def say() -> None:
+                said.append(await rpc.call(SAY, bytes(size), NULL_AUTH))
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(calls):
+                    nursery.start_soon(say)
+                while sock.rpc.calls <= SEND_QUEUE_LIMIT // size:
+                    await trio.lowlevel.checkpoint()
+                for _ in range(100):
+                    await wait_all_tasks_blocked()
+                assert sock.rpc.calls <= SEND_QUEUE_LIMIT // size + 2
+                if how == "released":
+                    sock.rpc.release()
+                else:
+                    server.host.handover.cut_off(sock, "the test wants it")
+    assert said == [bytes(size)] * calls

@@ -89,8 +89,8 @@ class Connection(Incoming):
         finally:
             if held:
                 self.host.requests.give(held)
-        if self.sock.queue.size or self.sock.card is not None:
-            await self.sock.queue.drained()
+        if self.sock.queue.size or self.sock.card is not None or self.sock.rpc.holding:
+            await self.sock.rpc.drained()
 
     async def _room_for_job(self, held: int, size: int) -> int:
         """Wait for a job's place and memory, of which so much is `held` already; how much is."""

@@ -24,7 +24,7 @@ from umktls.kernel.ground.dwelling import Dwell
 from umktls.kernel.ground.turns import Turn
 from umktls.kernel.sockets.detours import Detoured, Detours
 from umktls.kernel.sockets.lanes import receive
-from umktls.kernel.sockets.stream import Start, broken
+from umktls.kernel.sockets.stream import SEND_QUEUE_LIMIT, Start, broken
 from umktls.kernel.sockets.watching import RECORD_NAMES
 from umktls.ktls.session.errors import RecordError
 from umktls.ktls.socket.rx import PullResult, Receiver
@@ -84,6 +84,7 @@ class RpcSide:
         self.in_pieces = False
         self.tap: Tap | None = None
         self._held: deque[list[Buffer]] | None = None
+        self._held_bytes = 0
         self._released = Bell()
         self._data_sent = False
         self._data_received = False
@@ -108,6 +109,7 @@ class RpcSide:
             self.tap.sent(parts)
         if self._held is not None:
             self._held.append(parts)
+            self._held_bytes += sum(map(len, parts))
             return
         self._seal(parts)
         if not self._data_sent and self._sock.session is not None:
@@ -132,7 +134,7 @@ class RpcSide:
     def hold(self) -> None:
         """Hold messages from here on, in clear, until `release`."""
         if self._held is None:
-            self._held = deque()
+            self._held, self._held_bytes = deque(), 0
 
     def release(self) -> None:
         """Send what was held; from here on messages go at once."""
@@ -140,6 +142,15 @@ class RpcSide:
         for parts in held or ():
             self._seal(parts)
         self._released.ring()
+
+    async def drained(self) -> None:
+        """Wait while there is more to be sent than may wait for a slow peer, or for its key; not
+        where nothing is read any more."""
+        while self._held is not None and self._held_bytes > SEND_QUEUE_LIMIT:
+            if self._reading_ended or self._sock.closed:
+                return
+            await self._released.wait()
+        await self._sock.queue.drained()
 
     async def flushed(self) -> None:
         """Wait until TCP has all that was sent, or the connection is broken or closed: then what
@@ -319,6 +330,7 @@ class RpcSide:
     def end_reading(self) -> None:
         """Read nothing more, whatever is still to come."""
         self._reading_ended = True
+        self._released.ring()
         self.resume()
 
     # ---- what comes besides messages
