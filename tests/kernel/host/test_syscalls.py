@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,7 +58,7 @@ async def test_a_process_that_is_gone_is_not_waited_for(autojump_clock: Clock) -
 
 def test_as_many_descriptors_as_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "DESCRIPTOR_LIMIT", 2)
-    anything: Any = object()
+    anything: Any = SimpleNamespace(detours=SimpleNamespace(route=lambda direction: None))
     held = process.Process(1, 0, anything)
     assert [held.install(anything), held.install_netlink(anything)] == [3, 4]
     for install in (held.install, held.install_netlink):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import socket
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -14,10 +16,13 @@ from tests.conformance.world import ALERT, DATA, HANDSHAKE, KEY_UPDATE, Peer, ke
 from tests.engines.modelsocket import ModelSocket
 from tests.kernel.sockets.takensocket import Taken, refusal, taken
 from umktls.abi.personality import PERSONALITIES
+from umktls.abi.rpctls import SOL_UMKTLS, UMKTLS_CONNECTION, SYS_sendmsg
 from umktls.errors import WorldError
 from umktls.kernel.sockets import calls, hosttls
 from umktls.ktls.engines import MAX_PLAINTEXT
 from umktls.rpc.record import RecordReader, mark
+from umktls.upcall import syscalls as wire
+from umktls.upcall.datagrams import Reply, decode_reply_untrusted, encode_request
 
 REKEYS = [name for name, one in PERSONALITIES.items() if one.keys.rekey]
 
@@ -205,3 +210,73 @@ async def test_a_card_that_cannot_seal_costs_the_connection(tmp_path: Path) -> N
         t.sock.state.tx.replace_sealer(Broken())
         t.sock.rpc.send([mark(4), b"call"])
         assert await t.far.recv(100) == b""
+
+
+# By the machine's kernel TLS
+
+
+class Full(ModelSocket):
+    """Takes no record that is no application data, until it is not `full` any more."""
+
+    full = True
+
+    def sendmsg(self, buffers: Any, ancdata: Any = (), *more: Any) -> int:
+        if ancdata and self.full:
+            raise BlockingIOError
+        return super().sendmsg(buffers, ancdata, *more)
+
+
+@asynccontextmanager
+async def waiting(path: Path) -> AsyncIterator[tuple[Taken, Full]]:
+    """A process sends an alert to a peer that does not read."""
+    full = list[Full]()
+
+    def model(sock: socket.socket) -> socket.socket:
+        full.append(Full(sock.detach()))
+        return full[0]
+
+    async with taken(path, "umktls", "tx=linux,rx=software", model) as t:
+        await t.enable("tx")
+        abi = t.sock.state.personality.messages
+        control = abi.layout.pack(*abi.set_record_type, bytes((ALERT,)))
+        args = wire.SendmsgArgs(t.number, b"daemon", control, 0)
+        await t.world.calls._sock.send(encode_request(1, args))
+        yield t, full[0]
+
+
+async def replied(t: Taken) -> Reply:
+    """What is answered to the call that had to wait."""
+    data = await t.world.calls._sock.recv(wire.MAX_MESSAGE)
+    return decode_reply_untrusted(data, SYS_sendmsg)
+
+
+@pytest.mark.usefixtures("modelled")
+async def test_other_calls_do_not_wait_for_a_peer_that_does_not_read(tmp_path: Path) -> None:
+    """Nor does the kernel's own alert get in between; RPC's messages go behind all of it."""
+    async with waiting(tmp_path) as (t, sock), trio.open_nursery() as nursery:
+        name = await t.get(SOL_UMKTLS, UMKTLS_CONNECTION)
+        assert name == t.sock.name.encode()
+        nursery.start_soon(calls.send_alert, t.sock, b"kernel")
+        await t.get(SOL_UMKTLS, UMKTLS_CONNECTION)
+        t.sock.rpc.send([mark(4), b"call"])
+        sock.full = False
+        expected = [(ALERT, b"daemon"), (ALERT, b"kernel"), (DATA, mark(4) + b"call")]
+        assert sorted(await t.records(3)) == sorted(expected)
+        assert await replied(t) == Reply(1, 0, 6)
+
+
+@pytest.mark.usefixtures("modelled")
+async def test_a_record_of_a_process_that_goes_before_it_is_sent(tmp_path: Path) -> None:
+    """The connection ends: it counts as sent."""
+    async with waiting(tmp_path) as (t, _):
+        await t.get(SOL_UMKTLS, UMKTLS_CONNECTION)
+        t.world.calls._sock.close()
+        assert await t.far.recv(100) == b""
+
+
+@pytest.mark.usefixtures("modelled")
+async def test_a_record_of_a_connection_that_is_closed_before_it_is_sent(tmp_path: Path) -> None:
+    async with waiting(tmp_path) as (t, _):
+        await t.get(SOL_UMKTLS, UMKTLS_CONNECTION)
+        t.sock.close("the test wants it")
+        assert (await replied(t)).errno == errno.ECONNABORTED

@@ -7,10 +7,13 @@ import itertools
 import socket
 from dataclasses import field
 
+import trio
+
 from umktls.dataclass import dataclass
 from umktls.errors import CallerError, WorldError
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls.netlink import NetlinkSocket
+from umktls.ktls.engines import Route
 from umktls.upcall import syscalls as wire
 
 __all__ = ["Process"]
@@ -22,7 +25,11 @@ DESCRIPTOR_LIMIT = 65536
 
 @dataclass(eq=False)
 class Process:
-    """A daemon as the emulated kernel sees it: its id, its descriptors."""
+    """A daemon as the emulated kernel sees it: its id, its descriptors.
+
+    `may_wait`: a peer that does not read may have a call of its wait (`sendmsg` of
+    umktls.kernel.sockets.calls). `answering`: the calls that are answered beside the others.
+    """
 
     pid: int
     uid: int
@@ -30,12 +37,15 @@ class Process:
     descriptors: dict[int, KernelSocket] = field(default_factory=dict)
     netlink: dict[int, NetlinkSocket] = field(default_factory=dict)
     taken: int | None = None  # what wire.TAKEN is in the calls that go together
+    may_wait: bool = False
+    answering: set[trio.CancelScope] = field(default_factory=set)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(3))
 
     def install(self, sock: KernelSocket) -> int:
         """A new descriptor for `sock`. Raises `CallerError` EMFILE when the table is full."""
         number = self._new_number()
         self.descriptors[number] = sock
+        self.may_wait = self.may_wait or sock.detours.route("tx") is Route.HOST
         return number
 
     def forget(self, sock: KernelSocket) -> None:

@@ -40,6 +40,8 @@ PASSING = (errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS)
 SEND_TRIES, SEND_PAUSE = 20, 0.1
 # Of a call that has failed.
 NOTHING = Answer(None)
+# Calls that may wait for a peer, where the machine's kernel TLS seals.
+MAY_WAIT = (rpctls.SYS_sendmsg, rpctls.SYS_umktls_together)
 # Calls of which nothing is told: of one, what it does is; of the other, those that it holds.
 UNTOLD = (rpctls.SYS_utrace, rpctls.SYS_umktls_together)
 
@@ -64,8 +66,12 @@ class SyscallServer:
                     self._garbage(f"process {pid} of user {uid} is not allowed to call")
                     return
                 # A process that cannot be answered is better told so by the end.
-                with contextlib.suppress(OSError):
-                    await self._serve(process)
+                try:
+                    with contextlib.suppress(OSError):
+                        await self._serve(process)
+                finally:
+                    for one in process.answering:
+                        one.cancel()
         finally:
             self.processes.remove(process)
             for netlink in process.netlink.values():
@@ -85,12 +91,26 @@ class SyscallServer:
             except PeerError as error:
                 self._garbage(f"process {process.pid}: {error}")
                 return
-            await self._answer(process, request)
+            if process.may_wait and request.number in MAY_WAIT:
+                self._host.spawn(self._answer_beside, process, request)
+            else:
+                await self._answer(process, request)
             if turn.over(len(datagram)):
                 await turn.give_way()
 
     def _garbage(self, reason: str) -> None:
         self._host.trace.emit("garbage", None, where="the system-call socket", reason=reason)
+
+    async def _answer_beside(self, process: Process, request: datagrams.Request) -> None:
+        """Answer a call for which the others do not wait, unless the process has gone before."""
+        if process not in self.processes:
+            return
+        with trio.CancelScope() as scope, contextlib.suppress(OSError):
+            process.answering.add(scope)
+            try:
+                await self._answer(process, request)
+            finally:
+                process.answering.discard(scope)
 
     async def _answer(self, process: Process, request: datagrams.Request) -> None:
         answer, reply = await self._carry_out(process, request)

@@ -178,8 +178,9 @@ OWN_OPTIONS: dict[int, Callable[[KernelSocket], bytes]] = {
 async def sendmsg(sock: KernelSocket, data: bytes, control: bytes, flags: int = 0) -> int:
     """sendmsg(2): returns how many bytes of `data` have gone, or wait in an open record.
 
-    Does not wait for a peer that does not read: all other calls of the daemon would wait too.
-    Raises `UmktlsError` as `KtlsSocket.send`; the limit of what may be queued is its room.
+    Does not wait for a peer that does not read, except where the machine's kernel seals: what is
+    queued goes first then. Raises `UmktlsError` as `KtlsSocket.send`; the limit of what may be
+    queued is its room.
     """
     room = max(0, SEND_QUEUE_HARD_LIMIT - sock.queue.size)
     async with sock.sealing():
@@ -212,11 +213,16 @@ async def send_wire(sock: KernelSocket, wire: list[Buffer]) -> None:
     if not sealed or sock.detours.route("tx") is not Route.HOST:
         sock.queue.push(wire)
         return
-    held_before = sock.rpc.holding
-    sock.rpc.hold()
-    await hosttls.send_records(sock.sock, sock.queue, wire)
-    if not held_before and not awaits_key(sock):
-        sock.rpc.release()
+    async with sock.detours.sending:
+        held_before = sock.rpc.holding
+        sock.rpc.hold()
+        try:
+            await hosttls.send_records(sock.sock, sock.queue, wire)
+        except BaseException:
+            sock.hang_up()  # the peer would miss what counts as sent
+            raise
+        if not held_before and not awaits_key(sock):
+            sock.rpc.release()
 
 
 def seals_alerts(sock: KernelSocket) -> bool:

@@ -105,7 +105,10 @@ class Detoured(Protocol):
 
 
 class Detours:
-    """The detours of one socket."""
+    """The detours of one socket. `sending`, where the machine's kernel TLS seals: whoever waits for
+    it to take a record has this meanwhile."""
+
+    sending: trio.Lock
 
     def __init__(self, sock: Detoured, means: Means) -> None:
         self._sock = sock
@@ -114,6 +117,8 @@ class Detours:
         self._bounced: dict[Direction, socket.socket] = {}
         self._offload: Offload | None = None
         self._server = False
+        if self._route("tx") is Route.HOST:
+            self.sending = trio.Lock()
 
     def _route(self, direction: Direction) -> Route:
         return self._routes[direction]

@@ -13,12 +13,10 @@ import socket
 from collections.abc import Iterable
 from functools import cache
 
-import trio
-
 from umktls.abi import linux
 from umktls.errors import UnsupportedError
 from umktls.kernel.ground.turns import Turn
-from umktls.kernel.sockets.stream import SendQueue, broken, readable
+from umktls.kernel.sockets.stream import SendQueue, broken, readable, writable
 from umktls.ktls.engines import MAX_PLAINTEXT, RECORD_HEADER_LENGTH, Opener, Sealer
 from umktls.ktls.engines.linux import (
     WRAPPING,
@@ -180,6 +178,6 @@ async def send_record(sock: socket.socket, record_type: int, content: Buffer) ->
         try:
             left = left[sock.sendmsg([left], control) :]
         except BlockingIOError:
-            await trio.lowlevel.wait_writable(sock)
+            await writable(sock)
         except OSError as error:
             raise broken("send", error) from error

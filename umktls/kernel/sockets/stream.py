@@ -32,6 +32,7 @@ __all__ = [
     "read_some",
     "readable",
     "readable_until",
+    "writable",
 ]
 
 # What may wait for a slow peer before senders have to wait too.
@@ -70,6 +71,20 @@ async def readable(sock: socket.socket) -> None:
         raise closed_here() from None
     except OSError as error:  # of epoll_ctl(2)
         raise broken("receive", error) from error
+
+
+async def writable(sock: socket.socket) -> None:
+    """Wait until there may be room to send, also where a reader is interrupted meanwhile. Raises
+    `WorldError` when `sock` is closed."""
+    if sock.fileno() < 0:
+        raise closed_here()
+    try:
+        await trio.lowlevel.wait_writable(sock)
+    except trio.ClosedResourceError:
+        if sock.fileno() < 0:
+            raise closed_here() from None
+    except OSError as error:  # of epoll_ctl(2)
+        raise broken("send", error) from error
 
 
 async def readable_until(sock: socket.socket, until: float) -> bool:
