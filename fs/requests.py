@@ -50,6 +50,7 @@ YOUNG = 0.25
 SIGKILL_BIT = 1 << 8
 # include/linux/sched.h: the process was killed by a signal
 PF_SIGNALED = 0x400
+DEAD = (b"Z", b"X")
 SHOWN = 20
 
 
@@ -75,7 +76,10 @@ def _field(status: bytes, name: bytes) -> bytes:
 
 def doomed(thread: int) -> bool:
     """Whether a thread (proc_pid_status(5)) has a fatal signal pending, or dies of one."""
-    pending = _field(_read(f"/proc/{thread}/status"), b"SigPnd")
+    status = _read(f"/proc/{thread}/status")
+    if _field(status, b"State").startswith(DEAD):
+        return False
+    pending = _field(status, b"SigPnd")
     if pending and int(pending, 16) & SIGKILL_BIT:
         return True
     # proc_pid_stat(5): the flags are the seventh field behind the name, which is in parentheses.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -238,6 +239,14 @@ def test_which_callers_are_to_die(
     assert doomed(42) is dies
     assert doomed(43) is False
     assert (process_of(42), process_of(43)) == (41, 0)
+
+
+def test_who_is_dead_waits_for_nothing() -> None:
+    """Its parent has not looked yet, and others use the files that it has opened."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert not requests.Request("write", 0.0, process=process.pid).caller_dies()
 
 
 def test_this_process_is_not_to_die() -> None:
