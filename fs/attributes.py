@@ -115,13 +115,13 @@ class AttributeCache:
 
     def update(
         self, inode: Inode, attr: fattr3 | None, started: int, asked: float | None = None
-    ) -> None:
-        """A reply to a call that was started at `started` carried attributes (or none).
+    ) -> bool:
+        """A reply to a call that was started at `started` carried attributes (or none); whether
+        nothing newer is known.
 
         asked: from when on they may be believed, if not from now on.
         """
-        if attr is not None:
-            self.learn(inode, facts_of(attr), started, asked)
+        return attr is not None and self.learn(inode, facts_of(attr), started, asked)
 
     def changed(self, inode: Inode, attr: fattr3 | None, started: int, end: int = 0) -> None:
         """The same of a call that has changed the file: where the reply has no attributes (RFC 1813
@@ -133,22 +133,27 @@ class AttributeCache:
         if inode.version is not None and end > inode.version[1]:
             inode.version = inode.version[0], end, inode.version[2]
 
-    def learn(self, inode: Inode, facts: Facts, started: int, asked: float | None = None) -> None:
+    def learn(self, inode: Inode, facts: Facts, started: int, asked: float | None = None) -> bool:
         """The same with what certainly came."""
         version = state_of(facts)
         known = inode.version
-        if started < inode.updated and known is not None and version[:2] <= known[:2]:
-            return
+        overtaken = started < inode.updated
+        if overtaken and known is not None and version[:2] <= known[:2]:
+            return False
+        wrong = overtaken and not inode.expires  # by what has been done since the call was made
         if known is not None and version[1:] != known[1:]:
             inode.data_version += 1
         now = self._clock() if asked is None else asked
         self._lend(inode, version == known, facts[0] == NF3DIR, now)
+        if wrong:
+            inode.expires = 0.0
         self._serial += 1
         inode.updated = self._serial
         inode.version = version
         inode.attributes = entry_attributes(facts, inode.number, self._block_size, version)
         if self.owners.active:
             self.owners.show(inode.attributes)
+        return True
 
     def _lend(self, inode: Inode, unchanged: bool, directory: bool, now: float) -> None:
         """Say until when the attributes may be believed."""
@@ -160,9 +165,11 @@ class AttributeCache:
         inode.expires = now + inode.lease
 
     def expire(self, inode: Inode | None) -> None:
-        """The cached attributes are wrong: something was done to the file."""
+        """The cached attributes are wrong, and so are those of calls that are under way: something
+        was done to the file."""
         if inode is not None:
             inode.expires = 0.0
+            inode.updated = self.stamp()
 
     def fresh(self, inode: Inode) -> bool:
         """Whether the attributes may be believed without asking the server."""
@@ -201,7 +208,8 @@ class AttributeCache:
         return size if inode.writer is None else max(size, inode.writer.end)
 
     def grant(self, inode: Inode, access: int, credential: OpaqueAuth) -> None:
-        """The server permits this (ACCESS3_*). It counts as long as the present attributes may be
+        """The server permits this (ACCESS3_*), by a reply behind which nothing newer is known
+        (`update`). It counts as long as the present attributes may be
         believed. That these are found unchanged later does not prolong it: where a server's clock
         ticks slowly, a change may not show in them."""
         if inode.granted.version != inode.version or self._clock() >= inode.granted.until:

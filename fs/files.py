@@ -208,8 +208,8 @@ class Files:
         attr = result.obj_attributes
         if attr is None:
             attr = await self._calls.getattr(inode.handle, credential)
-        self._attributes.update(inode, attr, started)
-        self._attributes.grant(inode, wanted, credential)
+        if self._attributes.update(inode, attr, started):
+            self._attributes.grant(inode, wanted, credential)
 
     async def _truncate(self, inode: Inode, credential: OpaqueAuth) -> None:
         if inode.writer is not None:

@@ -29,7 +29,7 @@ from .ahead import Ahead
 from .extents import Extent
 from .known import Known
 
-__all__ = ["Granted", "Inode", "InodeTable", "SillyName", "Unstable"]
+__all__ = ["NOTHING", "Granted", "Inode", "InodeTable", "SillyName", "Unstable"]
 
 Name = tuple[int, bytes]  # number of the directory, name in it
 

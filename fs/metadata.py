@@ -25,7 +25,7 @@ from umktls.rpc.message import OpaqueAuth
 from . import killpriv
 from .attributes import AttributeCache
 from .calls import Calls, NfsFailure
-from .inodes import Inode
+from .inodes import NOTHING, Inode
 from .knownnames import KnownNames
 from .owners import Owners
 
@@ -93,6 +93,7 @@ class Metadata:
             result = await self._calls.setattr(inode.handle, instead, credential)
         if fields.update_size:
             inode.data_version += 1
+        inode.granted = NOTHING  # the server's clock may tick slowly: see `AttributeCache.grant`
         self._known.changed(inode, result.obj_wcc, started)
         if result.obj_wcc.after is None:
             attr = await self._calls.getattr(inode.handle, credential)
@@ -118,8 +119,7 @@ class Metadata:
             return True
         started = self._attributes.stamp()
         result = await self._calls.access(inode.handle, wanted, credential)
-        self._attributes.update(inode, result.obj_attributes, started)
-        if result.obj_attributes is not None:
+        if self._attributes.update(inode, result.obj_attributes, started):
             self._attributes.grant(inode, result.access & wanted, credential)
         return result.access & wanted == wanted
 

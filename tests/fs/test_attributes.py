@@ -202,6 +202,20 @@ def test_expired_attributes_are_not_believed() -> None:
     world.cache.expire(None)
 
 
+@pytest.mark.parametrize("attr", [FILE, grown(FILE, 9000, 50)], ids=["the same", "newer"])
+def test_a_call_that_was_made_before_they_expired_does_not_bring_them_back(attr: fattr3) -> None:
+    world = Cache()
+    world.learn(FILE)
+    slow = world.cache.stamp()
+    world.cache.expire(world.inode)
+    world.learn(attr, slow)
+    assert world.size == attr.size
+    assert not world.cache.fresh(world.inode)
+    assert world.timeout == 0.0
+    world.learn(attr)
+    assert world.cache.fresh(world.inode)
+
+
 def test_a_change_of_size_or_mtime_is_a_change_of_data_but_one_of_ctime_is_not() -> None:
     world = Cache()
     world.learn(FILE)

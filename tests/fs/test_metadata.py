@@ -5,21 +5,55 @@ from __future__ import annotations
 import errno
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import trio
 from pyfuse3 import EntryAttributes
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.fs.changing import change, fields
-from tests.fs.conftest import MakeWorld
+from tests.fs.conftest import OLD, MakeWorld
 from tests.fs.peer import Proceed
 from tests.fs.world import ROOT, Somebody, World, fails
 from tests.passing import elapse
-from umktls.nfs.types import SERVER_TIME, SETATTR3args, SETATTR3resfail, nfsstat3
+from umktls.nfs.types import (
+    SERVER_TIME,
+    SETATTR3args,
+    SETATTR3resfail,
+    SETATTR3resok,
+    fattr3,
+    nfsstat3,
+    nfstime3,
+)
 from umktls.rpc.message import OpaqueAuth
 
 # ---- caching
+
+
+async def test_a_reply_that_comes_behind_a_removal_does_not_bring_back_the_link(
+    made: World,
+) -> None:
+    os.link(made.export / "file", made.export / "other")
+    number = await made.number("file")
+    await made.lookup("other")
+    inode = made.ops.inodes[number]
+    made.ops.attributes.expire(inode)
+    answer = trio.Event()
+
+    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        result = await proceed(args)
+        await answer.wait()
+        return result
+
+    made.caller.between["GETATTR"] = between
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(made.ops.getattr, number, made.ctx)
+        await wait_all_tasks_blocked()
+        await made.ops.unlink(ROOT, b"other", made.ctx)
+        answer.set()
+    assert (await made.ops.getattr(number, made.ctx)).st_nlink == 1
 
 
 async def test_attributes_are_asked_for_when_their_time_is_over(
@@ -243,6 +277,59 @@ async def test_a_change_of_the_file_has_the_server_asked(made: World) -> None:
     entry.st_mode = 0o100600
     await made.ops.setattr(number, entry, fields("mode"), None, made.ctx)
     assert await access_calls(made, number) == 1
+
+
+async def test_a_change_of_our_own_has_the_server_asked_whatever_its_clock_shows(
+    made: World,
+) -> None:
+    """One that ticks slowly has the same time for a file that was made, looked at and closed to
+    others meanwhile."""
+
+    async def then(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        result = await proceed(args)
+        if isinstance(result, SETATTR3resok):
+            after = at_one_time(result.obj_wcc.after)
+            return replace(result, obj_wcc=replace(result.obj_wcc, after=after))
+        return replace(result, obj_attributes=at_one_time(result.obj_attributes))
+
+    made.caller.between |= {"LOOKUP": then, "ACCESS": then, "SETATTR": then}
+    number = await made.number("file")
+    stranger = Somebody(4711, 4711, 2).ctx
+    assert await made.ops.access(number, os.R_OK, stranger)
+    await change(made, "file", mode=0o100600)
+    assert not await made.ops.access(number, os.R_OK, stranger)
+
+
+@pytest.mark.parametrize("by", ["access", "open"])
+async def test_what_was_permitted_before_a_change_of_our_own_is_not_permitted_behind_it(
+    make_world: MakeWorld, by: str
+) -> None:
+    """The reply to ACCESS is seen behind that to SETATTR, which the server has done later."""
+    world = make_world("nocto")
+    (world.export / "file").touch()
+    number = await world.number("file")
+    stranger = Somebody(4711, 4711, 2).ctx
+    answer = trio.Event()
+
+    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        result = await proceed(args)
+        await answer.wait()
+        return result
+
+    world.caller.between["ACCESS"] = between
+    async with trio.open_nursery() as nursery:
+        if by == "open":
+            nursery.start_soon(world.ops.open, number, os.O_RDONLY, stranger)
+        else:
+            nursery.start_soon(world.ops.access, number, os.R_OK, stranger)
+        await wait_all_tasks_blocked()
+        await change(world, "file", mode=0o100600)
+        answer.set()
+    assert not await world.ops.access(number, os.R_OK, stranger)
+
+
+def at_one_time(attr: fattr3 | None) -> fattr3 | None:
+    return attr and replace(attr, ctime=nfstime3(OLD, 0))
 
 
 async def test_what_the_server_refuses_is_asked_each_time(made: World) -> None:
