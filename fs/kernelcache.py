@@ -37,6 +37,7 @@ from typing import Any
 import trio
 
 from umktls.errors import CallerError
+from umktls.kernel.ground.refusals import NoThread, in_thread
 
 from .attributes import AttributeCache
 from .inodes import Inode
@@ -46,6 +47,8 @@ __all__ = ["Invalidate", "KernelCache"]
 # Of threads that were told to look up again, how many are remembered.
 RETRIES_LIMIT = 1024
 DROP_SECONDS = 2.0
+# Where there is no thread to drop pages in, one is looked for again after so long.
+THREAD_SECONDS = 0.2
 
 NOBODY = object()
 
@@ -132,10 +135,12 @@ class KernelCache:
         try:
             while self._dropping[number]:
                 self._dropping[number] = False
-                with suppress(OSError):
-                    await trio.to_thread.run_sync(
-                        self._invalidate, number, False, abandon_on_cancel=True
-                    )
+                try:
+                    with suppress(OSError):
+                        await in_thread(self._invalidate, number, False, abandon_on_cancel=True)
+                except NoThread:  # what the kernel has is old all the same
+                    self._dropping[number] = True
+                    await trio.sleep(THREAD_SECONDS)
         finally:
             del self._dropping[number]
             self._dropped.unpark_all()

@@ -220,7 +220,11 @@ class HandshakeService:
                 self._reports.log_handshake(taken, event)
             if session is not whole:
                 self.sessions.add(number, session)
-        session.start()
+        try:
+            session.start()
+        except UmktlsError:
+            self.sessions.remove(number)
+            raise
         return session
 
     def _with_keys(

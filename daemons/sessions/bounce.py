@@ -18,6 +18,7 @@ when the peer has closed or the session has failed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -27,6 +28,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Protocol
 
+from umktls.errors import WorldError
 from umktls.ktls.engines import RECORD_HEADER_LENGTH, Buffer
 from umktls.ktls.session import Direction
 from umktls.userland.streams import NotTls, record_length_untrusted
@@ -94,8 +96,13 @@ class Relay:
         return "tx" in self._pairs
 
     def start(self) -> None:
-        for thread in self._threads.values():
-            thread.start()
+        """Raises `WorldError` where there is no thread to be had; `close` is to follow."""
+        try:
+            for thread in self._threads.values():
+                thread.start()
+        except RuntimeError as error:
+            text = "no thread is left to this user (ulimit -u)"
+            raise WorldError(text, errno.EAGAIN) from error
 
     def write(self, data: bytes) -> None:
         """Append to what goes to the connection. Does not wait."""
@@ -119,13 +126,14 @@ class Relay:
         self._stopping = True
         self._wake_up()
         sender = self._threads.get("tx")
-        if sender is not None:
+        if sender is not None and sender.is_alive():
             sender.join(CLOSE_SECONDS)
         shut(self._connection, socket.SHUT_RD)
         for pair in self._pairs.values():
             shut(pair, socket.SHUT_RDWR)
         for thread in self._threads.values():
-            thread.join(CLOSE_SECONDS)
+            if thread.is_alive():
+                thread.join(CLOSE_SECONDS)
         self._close_all()
 
     def _close_all(self) -> None:

@@ -34,7 +34,7 @@ from functools import partial
 from types import MappingProxyType
 
 from umktls.abi.alerts import AlertLevel, TlsAlert
-from umktls.errors import UmktlsError
+from umktls.errors import UmktlsError, WorldError
 from umktls.ktls.engines import Buffer
 from umktls.ktls.session import Direction
 from umktls.ktls.session.errors import NULL_ON_ONE_SIDE, RecordError
@@ -111,9 +111,14 @@ class LiveSession(EstablishedSession):
         return ClearReceiving() if "rx" in clear else KernelReceiving(self._sock, keys)
 
     def start(self) -> None:
-        """Start to bounce what is bounced."""
-        if self._relay is not None:
+        """Start to bounce what is bounced. Raises `WorldError` where that cannot be."""
+        if self._relay is None:
+            return
+        try:
             self._relay.start()
+        except WorldError:
+            self._release()
+            raise
 
     # What differs from other sessions.
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ipaddress
 import queue
 import socket
-import threading
 from enum import Enum
 
 from cryptography import x509
 
 from umktls.errors import CallerError
 from umktls.userland.streams import Deadline
+from umktls.userland.threads import begun
 
 __all__ = ["Wildcards", "dns_name", "has_name", "is_address", "reverse_name"]
 
@@ -76,7 +76,8 @@ def reverse_name(address: str, deadline: Deadline) -> str:
         answer.put(name)
 
     # The resolver knows no deadline; the thread ends when it gives up.
-    threading.Thread(target=ask, name="reverse-dns", daemon=True).start()
+    if not begun(ask, "reverse-dns"):
+        return ""
     try:
         return answer.get(timeout=deadline.left() / 2)
     except queue.Empty:

@@ -17,6 +17,7 @@ from umktls_fs.kernelcache import DROP_SECONDS, KernelCache
 
 from tests.fs.peer import Proceed
 from tests.fs.world import ROOT, Listing, Somebody, World, fails
+from umktls.kernel.ground.refusals import NO_THREAD
 from umktls.rpc.message import OpaqueAuth
 
 OPEN = ["ACCESS"]
@@ -362,3 +363,25 @@ async def test_pages_that_do_not_go_are_not_waited_for_for_ever(
         await cache.dropped(inode)  # type: ignore[arg-type]
     assert not limit.cancelled_caught
     assert trio.current_time() == pytest.approx(DROP_SECONDS)
+
+
+async def test_pages_are_dropped_as_soon_as_there_is_a_thread_for_it(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mount goes on meanwhile."""
+    refusals, dropped = [NO_THREAD, NO_THREAD], list[int]()
+    really = trio.to_thread.run_sync
+
+    async def refuse(*what: Any, **how: Any) -> Any:
+        if refusals:
+            raise RuntimeError(refusals.pop())
+        return await really(*what, **how)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", refuse)
+    unused: Any = None
+    inode: Any = SimpleNamespace(number=7, pages_version=1)
+    async with trio.open_nursery() as nursery:
+        cache = KernelCache(unused, nursery.start_soon, lambda number, _: dropped.append(number))
+        cache.drop_pages(inode)
+    assert dropped == [7]
+    assert not refusals

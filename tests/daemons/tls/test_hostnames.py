@@ -88,3 +88,14 @@ def test_a_resolver_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None
         assert reverse_name("192.0.2.1", Deadline.after(0.1)) == ""
     finally:
         answered.set()
+
+
+def test_no_reverse_name_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows then how long it would take."""
+
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(socket, "getnameinfo", lambda address, flags: ("host.example.org", "0"))
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    assert reverse_name("192.0.2.1", Deadline.after(20)) == ""

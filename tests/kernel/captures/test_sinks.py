@@ -12,6 +12,7 @@ import pytest
 
 from tests.capture.blocks import STATISTICS, blocks, packets
 from tests.conftest import patience
+from tests.descriptors import descriptors
 from umktls.capture import pcapng
 from umktls.capture.pdus import host_pdu
 from umktls.errors import CallerError, WorldError
@@ -42,6 +43,17 @@ def test_what_is_put_in_is_in_the_file(tmp_path: Path) -> None:
     sink.close()
     assert texts(path) == [str(number) for number in range(100)]
     assert b"CLIENT_RANDOM 00 00" in path.read_bytes()
+
+
+def test_a_capture_that_can_have_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    before = descriptors()
+    with pytest.raises(WorldError, match="cannot start a thread"):
+        FileSink(tmp_path / "a.pcapng", [], nobody)
+    assert descriptors() <= before
 
 
 def test_the_file_is_for_its_user_alone(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Protocol
 from umktls.capture import pcapng
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.captures.config import DEFAULT_SIZE
+from umktls.kernel.ground.refusals import no_thread
 from umktls.private import open_file
 
 __all__ = ["INTERFACES", "FileSink", "MemorySink", "Render", "Sink", "older"]
@@ -133,7 +134,11 @@ class FileSink:
         except OSError as error:
             raise WorldError(self._text(error), error.errno) from error
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            os.close(self._fd)
+            raise no_thread() from error
 
     def _text(self, error: OSError) -> str:
         return f"capture {self._path}: {error.strerror or error}"

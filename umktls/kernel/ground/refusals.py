@@ -19,7 +19,15 @@ import trio
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
 
-__all__ = ["NoThread", "first_text", "in_own_thread", "in_thread", "outlived", "refusal_text"]
+__all__ = [
+    "NoThread",
+    "first_text",
+    "in_own_thread",
+    "in_thread",
+    "no_thread",
+    "outlived",
+    "refusal_text",
+]
 
 R = TypeVar("R")
 
@@ -60,6 +68,7 @@ async def in_thread(
 
 
 def no_thread() -> NoThread:
+    """The error for a thread that could not be started."""
     return NoThread(f"cannot start a thread: {ADVICE[errno.EAGAIN]}")
 
 

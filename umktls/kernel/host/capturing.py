@@ -19,6 +19,7 @@ from umktls.kernel.captures.capture import Capture
 from umktls.kernel.captures.config import CaptureConfig, heading
 from umktls.kernel.captures.sinks import FileSink, MemorySink
 from umktls.kernel.ground.events import Trace
+from umktls.kernel.ground.refusals import NoThread, in_thread
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 
 __all__ = ["Captured", "Capturing"]
@@ -111,7 +112,10 @@ class Capturing:
         if self._file is not None:
             self._stop()
             sink, self._file = self._file, None
-            await trio.to_thread.run_sync(sink.close)
+            try:
+                await in_thread(sink.close)
+            except NoThread:  # then all wait for the disk
+                sink.close()
             self.failure = sink.failure
             if self.failure:
                 self._host.trace.emit("warning", None, reason=self.failure)
