@@ -18,6 +18,7 @@ import trio
 
 from umktls.dataclass import dataclass
 from umktls.errors import CallerError, UmktlsError, WorldError
+from umktls.kernel.ground.refusals import in_thread
 from umktls.nfs.types import sattr3
 
 from .download import Advance, digest, digest_of_local, get, local_errors, umask
@@ -235,7 +236,7 @@ class Copier:
         """One more file is there; with `check`, the same on both sides, as they have it now."""
         if self._how.check:
             theirs = await digest(self._tree, node)
-            ours = await trio.to_thread.run_sync(digest_of_local, local)
+            ours = await in_thread(digest_of_local, local)
             if ours != theirs:
                 name = self._tree.named(node.path)
                 why = "" if copied else "; size and time are the same: --no-resume copies it anew"

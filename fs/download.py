@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 import trio
 
 from umktls.errors import CallerError, PeerError, WorldError
+from umktls.kernel.ground.refusals import in_thread
 from umktls.nfs.types import fattr3
 
 from .calls import transfer_size
@@ -152,7 +153,7 @@ async def fill(tree: Tree, node: Node, file: int, advance: Advance) -> None:
     advance(start)
 
     async def write(data: bytes) -> None:
-        await trio.to_thread.run_sync(write_all, file, data)
+        await in_thread(write_all, file, data)
         advance(len(data))
 
     await pour(tree, node, write, start)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import trio
 
 from umktls.errors import CallerError, PeerError, UmktlsError, WorldError
+from umktls.kernel.ground.refusals import in_thread
 from umktls.nfs.types import (
     createhow3,
     createmode3,
@@ -213,7 +214,7 @@ async def send(tree: Tree, node: Node, file: int, begin: int, end: int) -> set[b
         for offset in range(begin, end, step):
             await places.acquire()
             count = min(step, end - offset)
-            data = await trio.to_thread.run_sync(read_all, file, offset, count)
+            data = await in_thread(read_all, file, offset, count)
             nursery.start_soon(write, offset, memoryview(data))
     return verifiers
 

@@ -119,7 +119,7 @@ def cat(urls: tuple[Url, ...], options: tuple[str, ...], certs: Path | None) -> 
     """
 
     async def work(tree: Tree, path: bytes, url: Url, failed: Failed) -> None:
-        import trio
+        from umktls.kernel.ground.refusals import in_thread
 
         from .download import pour
         from .tree import KINDS
@@ -130,7 +130,7 @@ def cat(urls: tuple[Url, ...], options: tuple[str, ...], certs: Path | None) -> 
             raise CallerError(what, errno.EISDIR if node.is_directory else errno.EINVAL)
 
         async def write(data: bytes) -> None:
-            await trio.to_thread.run_sync(put_out, data, abandon_on_cancel=True)
+            await in_thread(put_out, data, abandon_on_cancel=True)
 
         await pour(tree, node, write)
 

@@ -34,3 +34,16 @@ def test_contract_is_kept(contract: str, graph_cache: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 kept, 0 broken" in done.stdout
+
+
+def test_threads_are_asked_for_in_one_place() -> None:
+    """So that a lack of them is an error of the world's, which has an answer everywhere."""
+    exempt = ("umktls/kernel/ground/", "umktls/lessons/")
+    found = [
+        name
+        for folder in ("umktls", "fs", "daemons")
+        for path in (TOP / folder).rglob("*.py")
+        if not (name := str(path.relative_to(TOP))).startswith(exempt)
+        and "to_thread.run_sync" in path.read_text()
+    ]
+    assert found == []

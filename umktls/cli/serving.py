@@ -103,15 +103,14 @@ async def take_exports(
 
 async def reachable(config: ServerConfig) -> str:
     """The name by which clients may mount; complains if they would not take it for the server's."""
-    import trio
-
     from umktls.cli.reachable import reachable_name
+    from umktls.kernel.ground.refusals import in_thread
 
     certificate = None
     if config.offer_tls and config.certs is not None:
         certificate = layout.find(config.certs, "server").certificate
     # In a thread: names are looked up.
-    name, warning = await trio.to_thread.run_sync(reachable_name, config.hosts, certificate)
+    name, warning = await in_thread(reachable_name, config.hosts, certificate)
     if warning is not None:
         complain(warning)
     return name

@@ -21,6 +21,7 @@ from umktls.abi.handshake import HANDSHAKE_FAMILY
 from umktls.abi.netlink import NLMSG_ERROR
 from umktls.errors import UmktlsError, WorldError
 from umktls.kernel.ground.events import Trace
+from umktls.kernel.ground.refusals import in_thread
 from umktls.rpc.xdr import Struct
 from umktls.run.proc import inode_of
 from umktls.run.reactor import CLOSED, READ_BY_PEER, Reactor
@@ -91,7 +92,7 @@ class Agency:
 
     async def ask(self, question: Callable[[], Any]) -> Any:
         """Have a thread ask, which waits there."""
-        return await trio.to_thread.run_sync(question)
+        return await in_thread(question)
 
     def find(self, thread: int, number: int) -> Taken | None:
         """What that descriptor of the process is, if it was taken."""
@@ -142,9 +143,9 @@ def children_of(process: int) -> list[int]:
 async def opened(rundir: Path, trace: Trace, reactor: Reactor) -> Agency:
     """The agency for the host with that run directory. Raises `UmktlsError` where there is none, or
     where it has no such family."""
-    kernel = await trio.to_thread.run_sync(Kernel, rundir)
+    kernel = await in_thread(Kernel, rundir)
     try:
-        family = await trio.to_thread.run_sync(family_of, kernel, rundir)
+        family = await in_thread(family_of, kernel, rundir)
     except BaseException:
         kernel.close()
         raise

@@ -14,6 +14,7 @@ import trio
 
 from umktls.errors import UnsupportedError, WorldError
 from umktls.kernel.ground.groups import single_error
+from umktls.kernel.ground.refusals import in_thread
 from umktls.lessons.player import Part
 from umktls.watch.feed import Feed
 from umktls.watch.recording import Recorder, write
@@ -121,7 +122,7 @@ async def serving(
             assert ready
             click.echo(f"Watch at {address} (Ctrl-C ends)")
             if opens:
-                await trio.to_thread.run_sync(webbrowser.open, address)
+                await in_thread(webbrowser.open, address)
 
 
 def bound(port: int) -> socket.socket:

@@ -22,6 +22,7 @@ from umktls.kernel.captures.config import CaptureConfig
 from umktls.kernel.captures.line import HOST
 from umktls.kernel.captures.sinks import Counts
 from umktls.kernel.ground.events import Trace
+from umktls.kernel.ground.refusals import NO_THREAD
 from umktls.kernel.host import control
 from umktls.kernel.host.capturing import Capturing
 from umktls.kernel.host.control import ControlServer
@@ -265,6 +266,24 @@ async def test_a_capture_lasts_as_long_as_its_client(tmp_path: Path) -> None:
     assert one.text["text"] == "while it lasts"
     assert host.capture is None
     assert not host.trace._subscribers
+
+
+async def test_a_capture_ends_without_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lacks(*args: Any, **options: Any) -> None:
+        raise RuntimeError(NO_THREAD)
+
+    host, path = FakeHost(), tmp_path / "a.pcapng"
+    async with client_of(host) as stream:
+        await stream.send_all(capture_request(path))
+        await line_of(stream)
+        host.trace.emit("warning", None, reason="while it lasts")
+        monkeypatch.setattr(trio.to_thread, "run_sync", lacks)
+        await stream.send_eof()
+        assert await line_of(stream) == {"ended": ""}
+    (one,) = packets(path, HOST)
+    assert one.text["text"] == "while it lasts"
 
 
 async def test_there_is_one_capture_at_a_time(tmp_path: Path) -> None:
