@@ -6,11 +6,15 @@ import errno
 import json
 import os
 import stat
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
+from tests.conftest import patience
 from umktls.cli import control
 from umktls.errors import CallerError, WorldError
 from umktls.kernel.host import kept, rundir
@@ -53,6 +57,43 @@ def test_refuses_the_directory_of_a_living_host(tmp_path: Path) -> None:
     with pytest.raises(CallerError, match="process 1 uses it") as caught:
         directory.make()
     assert caught.value.errno == errno.EBUSY
+
+
+COMES_UP = """
+import sys
+from pathlib import Path
+from umktls.kernel.host.rundir import RunDirectory
+
+directory = RunDirectory("server", Path(sys.argv[1]))
+directory.make()
+print("made", flush=True)
+if sys.stdin.readline():
+    directory.remove()
+"""
+
+
+@pytest.mark.parametrize("last_word", ["remove\n", ""], ids=["removed", "left behind"])
+def test_of_two_hosts_that_begin_at_once_one_has_the_directory(
+    tmp_path: Path, last_word: str
+) -> None:
+    """The first has not described itself yet; the other may neither use its directory nor take it
+    away."""
+    place = tmp_path / "run"
+    command = [sys.executable, "-c", COMES_UP, str(place)]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as first:
+        try:
+            assert first.stdout is not None
+            assert first.stdout.readline() == "made\n"
+            with pytest.raises(CallerError, match="another host uses it") as caught:
+                RunDirectory("server", place).make()
+            assert caught.value.errno == errno.EBUSY
+            assert place.exists()
+        finally:
+            first.communicate(last_word, timeout=patience(30))
+    again = RunDirectory("server", place)
+    again.make()
+    again.remove()
+    assert not place.exists()
 
 
 def test_refuses_a_name_too_long_for_a_socket(tmp_path: Path) -> None:

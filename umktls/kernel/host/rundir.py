@@ -8,6 +8,7 @@ anybody could have made the last one first.
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import json
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from umktls.errors import CallerError, WorldError
-from umktls.private import check_directory, own_directory
+from umktls.private import check_directory, open_file, own_directory
 from umktls.standstill import ClockFile
 
 __all__ = ["RunDirectory", "checked_base", "next_place", "own_base", "run_base", "running"]
@@ -25,6 +26,8 @@ __all__ = ["RunDirectory", "checked_base", "next_place", "own_base", "run_base",
 LONGEST_SOCKET_NAME = len("/rpctlssd.sock.15")
 SUN_PATH = 108
 _numbers = itertools.count(1)
+CLAIM = "host.lock"  # locked by the process of the host as long as it has the directory
+_claims: dict[Path, int] = {}  # the locks of this process, by run directory
 
 
 def run_base() -> Path:
@@ -89,6 +92,14 @@ def running(pid: int) -> bool:
     return status.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
+def _is_at(descriptor: int, place: Path) -> bool:
+    """Whether the file is the one that has this name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), place.lstat())
+    except FileNotFoundError:
+        return False
+
+
 class RunDirectory:
     """Makes and removes a host's run directory.
 
@@ -122,6 +133,7 @@ class RunDirectory:
             advice = "choose another with --rundir"
             own_directory(self.path, "run directory", advice, tighten=True)
             self._check_free()
+            self._claim()
         except OSError as error:
             raise WorldError(
                 f"run directory {self.path}: {error.strerror}; choose another with --rundir",
@@ -130,6 +142,31 @@ class RunDirectory:
         for name in ("syscall.sock", "control.sock", "host.json"):
             (self.path / name).unlink(missing_ok=True)
 
+    def _claim(self) -> None:
+        """Have the directory for this process: of two hosts that begin at once only one may go on,
+        and remove it. Raises OSError, `CallerError`."""
+        place = self.path / CLAIM
+        held = _claims.get(self.path)
+        if held is not None and _is_at(held, place):
+            return
+        descriptor = open_file(place, os.O_RDWR, "lock")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = _is_at(descriptor, place)  # whoever had it before may just have removed it
+        except BlockingIOError:
+            ours = False
+        if not ours:
+            os.close(descriptor)
+            self._check_free()
+            raise self._busy("another host")
+        self._give_up()
+        _claims[self.path] = descriptor
+
+    def _give_up(self) -> None:
+        held = _claims.pop(self.path, None)
+        if held is not None:
+            os.close(held)
+
     def _check_free(self) -> None:
         """Refuse a directory whose host is alive: two hosts would take each other's sockets."""
         try:
@@ -137,11 +174,12 @@ class RunDirectory:
         except (OSError, ValueError, KeyError, TypeError):
             return
         if pid != os.getpid() and running(pid):
-            raise CallerError(
-                f"run directory {self.path}: the host with process {pid} uses it; "
-                "choose another with --rundir",
-                errno.EBUSY,
-            )
+            raise self._busy(f"the host with process {pid}")
+
+    def _busy(self, who: str) -> CallerError:
+        return CallerError(
+            f"run directory {self.path}: {who} uses it; choose another with --rundir", errno.EBUSY
+        )
 
     def describe(self, facts: dict[str, Any]) -> None:
         """Write `host.json`, whole or not at all. Raises `WorldError`."""
@@ -166,3 +204,4 @@ class RunDirectory:
         import shutil
 
         shutil.rmtree(self.path, ignore_errors=True)
+        self._give_up()
