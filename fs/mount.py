@@ -23,6 +23,7 @@ from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError
 from umktls.kernel.ground.groups import single_error
 from umktls.kernel.host.kept import keeping
+from umktls.kernel.host.mountinfo import device_at
 from umktls.kernel.krpc.client import boot_client, mounted, remarks
 
 from .options import MountOptions
@@ -148,8 +149,13 @@ async def _run(plan: MountPlan, news: News, control: Control) -> None:
                 def show(facts: Callable[[], dict[str, Any]]) -> None:
                     host.views["work"] = facts
 
+                def describe() -> None:
+                    host.config.facts["mount"]["device"] = device_at(plan.mountpoint)
+                    host.write_description()
+
                 await serve_fuse(
                     *(client, plan.mountpoint, plan.options, fuse, news.ready, control.stop, show),
                     trace=host.trace,
                     dwell=client.dwell,
+                    mounted=describe,
                 )

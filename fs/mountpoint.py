@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from umktls.errors import CallerError, WorldError
@@ -12,7 +14,7 @@ from umktls.kernel.host.mountinfo import mounts
 
 from .options import MountOptions
 
-__all__ = ["check_may_mount", "check_mountpoint", "set_readahead"]
+__all__ = ["alone_at", "check_may_mount", "check_mountpoint", "set_readahead"]
 
 FUSE = Path("/dev/fuse")
 FUSE_CONF = Path("/etc/fuse.conf")
@@ -98,6 +100,23 @@ def _check_free(path: str) -> None:
             f"(unmount it with: umktls umount {path})",
             errno.EBUSY,
         )
+
+
+@contextmanager
+def alone_at(path: str) -> Iterator[None]:
+    """The block mounts something at `path`, which was free when `check_mountpoint` looked. Raises
+    CallerError where it no longer is, WorldError where others have mounted there meanwhile: the
+    mount on top would hide the other one."""
+    _check_free(path)
+    before = _mounts_at(path)
+    yield
+    if _mounts_at(path) > before + 1:
+        text = f"mount point {path} is busy: others have mounted there at the same moment"
+        raise WorldError(text, errno.EBUSY)
+
+
+def _mounts_at(path: str) -> int:
+    return sum(mount.mountpoint == path for mount in mounts())
 
 
 def _check_fuse(device: Path) -> None:

@@ -50,10 +50,12 @@ async def serve_fuse(
     show: Callable[[Callable[[], dict[str, Any]]], None] = lambda facts: None,
     trace: Trace | None = None,
     dwell: Dwell | None = None,
+    mounted: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve FUSE requests until somebody unmounts or `stop` is set. Raises UmktlsError.
 
     show: is given a function that says, for people, what the mount has to do. trace: of the host.
+    mounted: called as soon as the mount is there.
     """
     async with trio.open_nursery() as background:
         operations = NfsOperations(
@@ -63,6 +65,7 @@ async def serve_fuse(
         background.start_soon(operations.run)
         with fuse_session(operations, mountpoint, fuse) as connected:
             operations.requests.connected = connected
+            mounted()
             with trio.CancelScope() as life:
                 background.start_soon(_bounded, stop, life)
                 async with serving(stop, operations, dwell):

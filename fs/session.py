@@ -8,11 +8,13 @@ import select
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import pyfuse3
 
 from umktls.errors import WorldError
+
+from .mountpoint import alone_at
 
 __all__ = ["fuse_session"]
 
@@ -31,20 +33,21 @@ def fuse_session(
     operations: pyfuse3.Operations, mountpoint: str, options: set[str]
 ) -> Iterator[Callable[[], bool]]:
     """A FUSE session is open inside the block, whose value says whether the kernel still is at its
-    other end. Raises WorldError with what libfuse had to say."""
+    other end. Raises WorldError with what libfuse had to say, and CallerError where something is
+    mounted there by now."""
     said: list[str] = []
     before = fuse_descriptors()
-    try:
-        with captured_errors(said):
-            pyfuse3.init(operations, mountpoint, set(map(FuseOption, options)))
-    except RuntimeError as error:
-        reason = "; ".join(said) or str(error)
-        raise WorldError(f"cannot mount on {mountpoint}: {reason}") from None
-    try:
+    with ExitStack() as stack:
+        with alone_at(mountpoint):
+            try:
+                with captured_errors(said):
+                    pyfuse3.init(operations, mountpoint, set(map(FuseOption, options)))
+            except RuntimeError as error:
+                reason = "; ".join(said) or str(error)
+                raise WorldError(f"cannot mount on {mountpoint}: {reason}") from None
+            stack.callback(pyfuse3.close, unmount=True)
         sessions = fuse_descriptors() - before
         yield lambda: all(map(is_connected, sessions))
-    finally:
-        pyfuse3.close(unmount=True)
 
 
 def fuse_descriptors() -> set[int]:

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from tests.cli.fakes import describe
 from tests.conftest import KERNEL_LACKS, patience
 from umktls.cli.control import Host
 from umktls.cli.main import main
 from umktls.cli.sandbox import Sandbox
-from umktls.cli.umount import unmount
+from umktls.cli.umount import force_unmount, unmount
 from umktls.errors import WorldError
 from umktls.kernel.host.rundir import running
 
@@ -77,6 +78,26 @@ def test_lazy_umount_detaches_and_the_process_ends_with_the_last_use(
         os.close(used)
     assert poll.poll(patience(20) * 1000)
     os.close(process)
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["", "-f"])
+def test_who_waits_to_mount_at_the_same_place_is_left_alone(
+    sandbox: Sandbox, client: Host, force: bool
+) -> None:
+    """A mount with `-o bg` whose server has not come, or one in another mount namespace: it was
+    waited for, and with -f it was killed."""
+    with subprocess.Popen(["sleep", "60"]) as other:
+        try:
+            facts = {"mountpoint": str(sandbox.mountpoint), "device": "0:1"}
+            describe(sandbox.run, "client-0", other.pid, mount=facts)
+            if force:
+                force_unmount(sandbox.mountpoint, base=sandbox.run)
+            else:
+                unmount(sandbox.mountpoint, timeout=patience(20), base=sandbox.run)
+            assert not running(client.pid)
+            assert running(other.pid)
+        finally:
+            other.kill()
 
 
 # No other program: until that runs, it has the name of this one.

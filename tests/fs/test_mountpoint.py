@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from umktls_fs import mountpoint
-from umktls_fs.mountpoint import check_may_mount, check_mountpoint, set_readahead
+from umktls_fs.mountpoint import alone_at, check_may_mount, check_mountpoint, set_readahead
 from umktls_fs.options import parse_options
 
 from tests.fs.mounted import needs_fuse
@@ -84,6 +84,26 @@ def test_autofs_may_be_covered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     table.write_text(line % "autofs" + line % "fuse.umktls")
     with pytest.raises(CallerError, match="busy"):
         check_mountpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize("covered", ["", "autofs"])
+def test_of_two_that_mount_at_one_place_at_once_not_both_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, covered: str
+) -> None:
+    """Both have found it free. Where both see two mounts, both go."""
+    table = tmp_path / "mountinfo"
+    monkeypatch.setattr(mountinfo, "MOUNTINFO", table)
+    line = f"62 22 0:58 / {tmp_path} rw - %s systemd-1 rw\n"
+    before, own = line % covered if covered else "", line % "fuse.umktls"
+    table.write_text(before)
+    with alone_at(str(tmp_path)):
+        table.write_text(before + own)
+    with pytest.raises(CallerError, match="busy"), alone_at(str(tmp_path)):
+        raise AssertionError("it is mounted once more")
+    table.write_text(before)
+    with pytest.raises(WorldError, match="at the same moment") as caught, alone_at(str(tmp_path)):
+        table.write_text(before + own + own)
+    assert caught.value.errno == errno.EBUSY
 
 
 def test_without_fuse_there_is_one_line_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from umktls.cli.sandbox import Sandbox
 from umktls.cli.umount import mounts
 from umktls.kernel.host import mountinfo
 from umktls.kernel.host.commands import program_path
+from umktls.kernel.host.rundir import running
 
 
 def test_bg_goes_on_until_the_server_comes(umktls: Command, sandbox: Sandbox) -> None:
@@ -47,6 +48,23 @@ def test_bg_is_ended_as_it_says(umktls: Command, sandbox: Sandbox) -> None:
     assert found is not None
     kill(int(found[1]), signal.SIGTERM)
     assert find_hosts(sandbox.run) == []
+
+
+def test_bg_does_not_cover_what_was_mounted_meanwhile(umktls: Command, sandbox: Sandbox) -> None:
+    port = free_port()
+    late, certs = f"127.0.0.1:{port}:{sandbox.export}", ("--certs", sandbox.certs)
+    assert umktls("mount", late, sandbox.mountpoint, *certs, "-o", "bg").code == 0
+    (waits,) = find_hosts(sandbox.run)
+    with Sandbox("other") as other:
+        host, _ = other.serve("--no-tls")
+        source = f"127.0.0.1:{host.facts['port']}:{other.export}"
+        assert umktls("mount", source, sandbox.mountpoint, "-o", "notls").code == 0
+        seen = sandbox.mountpoint.stat().st_dev
+        sandbox.serve("--certs", str(sandbox.certs), "--port", str(port))
+        until(lambda: not running(waits.pid), "the other one gives up", 40)
+        assert sandbox.mountpoint.stat().st_dev == seen
+        assert umktls("umount", sandbox.mountpoint).code == 0
+    assert sandbox.mountpoint not in mounts()
 
 
 def test_bg_does_not_wait_for_what_will_not_pass(umktls: Command, sandbox: Sandbox) -> None:

@@ -78,7 +78,7 @@ def unmount(
     """What the command does; `base` is where its host may be. Raises CallerError, WorldError."""
     path = resolved(mountpoint)
     mount = topmost(path)
-    host = mount_host(path, base)
+    host = mount_host(mount, base)
     with process_end(host) as ended:
         run_fusermount(path, lazy)
         if not lazy and host is not None and not wait(host, mount, ended, timeout):
@@ -145,8 +145,7 @@ def say(text: str) -> None:
 def force_unmount(mountpoint: Path, base: Path | None = None) -> None:
     """What the command does with -f. Raises CallerError, WorldError."""
     path = resolved(mountpoint)
-    topmost(path)
-    host = mount_host(path, base)
+    host = mount_host(topmost(path), base)
     with process_end(host) as ended:
         lost = unwritten(host)
         if not detached_by_force(path):
@@ -219,11 +218,12 @@ def topmost(path: Path) -> mountinfo.Mount:
     return found[-1]
 
 
-def mount_host(path: Path, base: Path | None) -> Host | None:
-    """The client host that serves the mount point, if it is one of this user's."""
+def mount_host(mount: mountinfo.Mount, base: Path | None) -> Host | None:
+    """The client host that serves the mount, if it is one of this user's. The mount point does not
+    tell: others wait to mount there (`-o bg`), or have done so in another mount namespace."""
     for host in find_hosts(base):
-        mount = host.facts.get("mount")
-        if isinstance(mount, dict) and mount.get("mountpoint") == str(path):
+        facts = host.facts.get("mount")
+        if isinstance(facts, dict) and facts.get("device") == mount.device:
             return host
     return None
 

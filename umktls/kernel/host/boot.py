@@ -93,7 +93,7 @@ class Doors:
 
         # First: who finds a host by its description can ask it.
         await self._add(host.rundir.control_socket, socket.SOCK_STREAM, serve_control)
-        host.rundir.describe({**host.describe(), **host.config.facts})
+        host.write_description()
         syscalls = host.syscalls.serve_process
         await self._add(host.rundir.syscall_socket, socket.SOCK_SEQPACKET, syscalls)
 

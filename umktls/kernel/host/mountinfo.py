@@ -11,7 +11,7 @@ from pathlib import Path
 
 from umktls.dataclass import dataclass
 
-__all__ = ["FSTYPE", "Mount", "file_system", "holders", "mounts"]
+__all__ = ["FSTYPE", "Mount", "device_at", "file_system", "holders", "mounts"]
 
 FSTYPE = "fuse.umktls"
 
@@ -43,6 +43,12 @@ def mounts(text: str | None = None) -> Iterator[Mount]:
             source = _plain("".join(others[:1]))
             options = ",".join([*words[5:6], *others[1:2]]).split(",")
             yield Mount(words[2], _plain(words[4]), kind, source, frozenset(options))
+
+
+def device_at(mountpoint: str) -> str:
+    """The device (major:minor) that is seen there, empty where nothing is mounted."""
+    devices = [mount.device for mount in mounts() if mount.mountpoint == mountpoint]
+    return devices[-1] if devices else ""
 
 
 def file_system(device: int) -> str:

@@ -83,6 +83,11 @@ class HostState:
             "started": self.started,
         }
 
+    def write_description(self) -> None:
+        """Say so in host.json, with what is to be known of a host of this kind. Raises
+        `WorldError`."""
+        self.rundir.describe({**self.describe(), **self.config.facts})
+
     def by_hand(self, name: str, arguments: tuple[str, ...] | None = None) -> str:
         """What to type to start a daemon for this host, with these arguments or the host's own."""
         if arguments is None:
