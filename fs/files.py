@@ -155,12 +155,12 @@ class Files:
                 self._kernel.walked(pid)
             elif not isinstance(error, CallerError):
                 self._kernel.comes_back(pid)
-            await self._closed(inode)
+            self._not_open(inode)
             raise
-        except BaseException:  # cancelled, and so would be any call from here
+        except BaseException:
             if first is not None:
                 first.posted.drop()
-            self._behind.start(self._closed, inode)
+            self._not_open(inode)
             raise
         keep = self._caching and inode.pages_version == inode.version
         inode.pages_version = inode.version
@@ -303,13 +303,24 @@ class Files:
         await self._closed(file.inode)
 
     async def _closed(self, inode: Inode) -> None:
+        if self._was_last(inode):
+            await self._silly.remove(inode)
+            self._inodes.drop_if_unused(inode)
+
+    def _not_open(self, inode: Inode) -> None:
+        """An open has failed, or whoever opens is killed."""
+        if self._was_last(inode):
+            self._silly.remove_behind(inode)
+            self._inodes.drop_if_unused(inode)
+
+    def _was_last(self, inode: Inode) -> bool:
+        """Count one that has the file open off; whether nobody has."""
         inode.opens -= 1
         if inode.opens:
-            return
+            return False
         if inode.writer is not None and not inode.writer.busy:
             inode.writer = None
-        await self._silly.remove(inode)
-        self._inodes.drop_if_unused(inode)
+        return True
 
     async def close_all(self) -> None:
         """At the end of the mount: what is still open is as good as closed."""

@@ -82,7 +82,7 @@ class SillyRenames:
         self._known.changed(parent, result.todir_wcc, started, gone=name)
         # The kernel takes a link off its own count, and the server has as many as before.
         self._kernel.drop_attributes(inode)
-        await self._has(inode, silly)
+        self._has(inode, silly)
 
     async def keep(self, inode: Inode, parent: Inode, name: bytes, credential: OpaqueAuth) -> bool:
         """Before `name` is replaced; whether there was anything to keep. Others may have removed
@@ -108,7 +108,7 @@ class SillyRenames:
             await self.rename(inode, parent, name, credential)
         else:
             self._known.changed(parent, result.linkdir_wcc, started)
-            await self._has(inode, silly)
+            self._has(inode, silly)
 
     @contextmanager
     def _giving(self, inode: Inode, silly: SillyName) -> Iterator[None]:
@@ -120,31 +120,46 @@ class SillyRenames:
         except BaseException:
             self._unsure.setdefault(inode, []).append(silly)
             if not inode.opens:
-                self._start(self.remove, inode)
+                self.remove_behind(inode)
             raise
 
-    async def _has(self, inode: Inode, silly: SillyName) -> None:
+    def _has(self, inode: Inode, silly: SillyName) -> None:
         """The file has this name by now."""
         inode.silly = silly
         if not inode.opens:
-            await self.remove(inode)
+            self.remove_behind(inode)
+
+    def remove_behind(self, inode: Inode) -> None:
+        """The same as `remove` where whoever asks may be killed."""
+        for silly, sure in self._taken(inode):
+            self._start(self._remove, inode, silly, sure)
 
     async def remove(self, inode: Inode) -> None:
         """The file is closed: remove its name. Failures are logged, nobody is there to be told."""
-        silly, inode.silly = inode.silly, None
-        if silly is not None:
-            await self._remove(silly)
-        if self._unsure:
-            for silly in self._unsure.pop(inode, []):
-                await self._remove(silly, sure=False)
+        if inode.silly is not None or self._unsure:
+            for silly, sure in self._taken(inode):
+                await self._remove(inode, silly, sure)
 
-    async def _remove(self, silly: SillyName, sure: bool = True) -> None:
+    def _taken(self, inode: Inode) -> list[tuple[SillyName, bool]]:
+        """The names to be removed, and whether they are there: `_remove` has to be called."""
+        names = [(silly, False) for silly in self._unsure.pop(inode, [])]
+        if inode.silly is not None:
+            names.append((inode.silly, True))
+            inode.silly = None
+        for silly, _ in names:
+            number = silly.parent.number
+            self._removing[number] = self._removing.get(number, 0) + 1
+        return names
+
+    async def _remove(self, inode: Inode, silly: SillyName, sure: bool) -> None:
         number = silly.parent.number
-        self._removing[number] = self._removing.get(number, 0) + 1
         try:
             started = self._attributes.stamp()
             result = await self._calls.remove(silly.parent.handle, silly.name, silly.credential)
             self._known.changed(silly.parent, result.dir_wcc, started, gone=silly.name)
+            self._attributes.expire(inode)  # it may have other names
+            if inode.lookups:
+                self._kernel.drop_attributes(inode)
         except UmktlsError as error:
             if not sure and error.errno == errno.ENOENT:
                 return

@@ -188,6 +188,42 @@ async def replaced(world: World) -> None:
     await world.ops.rename(ROOT, b"new", ROOT, b"file", 0, world.ctx)
 
 
+async def test_the_other_name_goes_also_where_who_has_removed_the_file_is_killed(
+    made: World,
+) -> None:
+    fh = await made.open("file")
+    renamed, gone = Answering(made, "RENAME"), trio.Event()
+
+    async def removing(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        await gone.wait()
+        return await proceed(args)
+
+    made.caller.between["REMOVE"] = removing
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(removed, made)
+        await wait_all_tasks_blocked()
+        await made.close(fh)
+        renamed.may.set()
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    gone.set()
+    await wait_all_tasks_blocked()
+    assert os.listdir(made.export) == []
+
+
+async def test_other_names_of_the_file_are_as_many_as_there_are(made: World) -> None:
+    """The one that it had while it was open is gone, and the kernel has to ask."""
+    fh = await made.open("file")
+    number = await made.number("file")
+    await made.ops.link(number, ROOT, b"other", made.ctx)
+    await made.ops.unlink(ROOT, b"file", made.ctx)
+    assert (await made.ops.getattr(number, made.ctx)).st_nlink == 2
+    made.dropped.clear()
+    await made.close(fh)
+    assert (await made.ops.getattr(number, made.ctx)).st_nlink == 1
+    assert made.dropped == [(number, True)]
+
+
 REASONS = [(removed, "RENAME", ["new"]), (replaced, "LINK", ["file"])]
 
 
@@ -203,6 +239,7 @@ async def test_the_last_close_comes_while_the_file_gets_its_other_name(
         await wait_all_tasks_blocked()
         await made.close(fh)
         answer.may.set()
+    await wait_all_tasks_blocked()
     assert os.listdir(made.export) == left
 
 
