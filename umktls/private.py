@@ -10,6 +10,7 @@ rules are those of sshd's StrictModes and of pidfile(3).
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pwd
 import socket
@@ -25,6 +26,7 @@ __all__ = [
     "check_directory",
     "exposure",
     "is_private_to",
+    "lock_directory",
     "open_file",
     "own_directory",
     "peer_credentials",
@@ -44,13 +46,28 @@ def own_directory(path: Path, what: str, advice: str, *, tighten: bool = False) 
     the error: "run directory", "choose another with --rundir". Raises `CallerError` with EPERM for
     a directory that is not this user's alone, `OSError` for one that cannot be made.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError as error:  # which is what mkdir says of a file
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from error
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
         check_directory(path, what, advice, tighten=tighten)
     else:
         check_directory(path, what, advice)
+
+
+def lock_directory(path: Path) -> int:
+    """A descriptor that no other process gets of the directory until it is closed. Raises
+    OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def check_directory(path: Path, what: str, advice: str, *, tighten: bool = False) -> None:

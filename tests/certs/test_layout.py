@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tests.conftest import patience
 from umktls.certs import layout
-from umktls.certs.revocation import revoke
+from umktls.certs.pki import Authority
+from umktls.certs.revocation import revoke, revoked_serials
 from umktls.errors import CallerError, WorldError
 
 NAMES = {
@@ -59,6 +68,99 @@ def test_create_refuses_to_overwrite_before_it_writes(tmp_path: Path) -> None:
     assert key.stat().st_mode & 0o777 == 0o600
 
 
+def at_once(*functions: Callable[[], object]) -> list[CallerError | None]:
+    """What each of them came to, when all begin at the same moment."""
+    barrier = threading.Barrier(len(functions))
+
+    def call(function: Callable[[], object]) -> CallerError | None:
+        barrier.wait(patience(30))
+        try:
+            function()
+        except CallerError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(len(functions)) as threads:
+        return list(threads.map(call, functions))
+
+
+def assert_of_one_ca(directory: Path) -> None:
+    ca = Authority.load((directory / "ca.pem").read_bytes(), (directory / "cakey.pem").read_bytes())
+    for role in ("server", "client"):
+        pem = (directory / role / "cert.pem").read_bytes()
+        key = load_pem_private_key((directory / role / "certkey.pem").read_bytes(), None)
+        certificate = x509.load_pem_x509_certificate(pem)
+        assert key.public_key() == certificate.public_key()
+        certificate.verify_directly_issued_by(ca.certificate)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_made_twice_at_once_belongs_together(tmp_path: Path, force: bool) -> None:
+    pki = tmp_path / "pki"
+    came_to = at_once(*[lambda: layout.create(pki, force=force)] * 4)
+    assert came_to.count(None) == (4 if force else 1)
+    assert {error.errno for error in came_to if error} <= {errno.EEXIST}
+    assert_of_one_ca(pki)
+    assert {str(path.relative_to(pki)) for path in pki.rglob("*.pem*")} == NAMES
+
+
+def test_what_is_revoked_at_once_is_all_in_the_list(tmp_path: Path) -> None:
+    layout.create(tmp_path)
+    for _ in range(4):
+        (tmp_path / "crl.pem").unlink(missing_ok=True)
+        roles: tuple[layout.Role, ...] = ("server", "client")
+        at_once(*[partial(revoke, tmp_path, [role]) for role in roles])
+        assert len(revoked_serials(tmp_path / "crl.pem")) == 2
+
+
+def test_where_the_disk_is_full_the_old_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CA without the certificates that it has signed would be of no use."""
+    layout.create(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.pem")}
+    write_beside = layout._write_beside
+
+    def full(path: Path, content: bytes, mode: int) -> Path:
+        if path.parent.name == "client":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write_beside(path, content, mode)
+
+    monkeypatch.setattr(layout, "_write_beside", full)
+    with pytest.raises(WorldError, match=r"cannot write .*client/cert.pem: No space left"):
+        layout.create(tmp_path, force=True)
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("file/pki", errno.ENOTDIR),
+        ("file/deep/pki", errno.ENOTDIR),
+        ("x" * 300, errno.ENAMETOOLONG),
+    ],
+)
+def test_where_no_directory_can_be(tmp_path: Path, name: str, number: int) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(WorldError, match=f"cannot write .*{os.strerror(number)}"):
+        layout.create(tmp_path / name)
+
+
+def test_where_this_user_may_not_look(tmp_path: Path) -> None:
+    """It was a traceback."""
+    (tmp_path / "closed").mkdir(mode=0)
+    code = "import sys; from umktls.cli.main import main; main(['certs', sys.argv[1]])"
+    command = [sys.executable, "-c", code, str(tmp_path / "closed" / "pki")]
+    if os.geteuid() == 0:
+        command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=patience(30), check=False
+    )
+    said = f"umktls: cannot write {tmp_path}/closed/pki: Permission denied\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
 @pytest.mark.parametrize("host", ["", "a b", "müller.example", "\x1b[31m", "-a", "a..b", "x\udcff"])
 def test_what_cannot_be_a_host_is_said_before_anything_is_written(
     tmp_path: Path, host: str
@@ -81,7 +183,7 @@ def test_hosts_of_all_kinds(tmp_path: Path) -> None:
 
 def test_create_below_a_file_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(WorldError, match=r"cannot write .*file/pki/ca.pem"):
+    with pytest.raises(WorldError, match=r"cannot write .*file/pki: Not a directory"):
         layout.create(tmp_path / "file" / "pki")
 
 

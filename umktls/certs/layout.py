@@ -17,23 +17,35 @@ import errno
 import ipaddress
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from umktls.dataclass import dataclass
 from umktls.errors import CallerError, WorldError
-from umktls.private import exposure, own_directory
+from umktls.private import exposure, lock_directory, own_directory
 
 if TYPE_CHECKING:
     from umktls.certs.pki import Credential
 
-__all__ = ["LOCAL_HOSTS", "Part", "Role", "create", "exposed_keys", "find", "write_file"]
+__all__ = [
+    "LOCAL_HOSTS",
+    "Part",
+    "Role",
+    "alone_in",
+    "create",
+    "exposed_keys",
+    "find",
+    "write_file",
+]
 
 Role = Literal["server", "client"]
+File = tuple[Path, bytes, int]  # what is in it, and its mode
 
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _PUBLIC, _PRIVATE = 0o644, 0o600
+WHAT = ("certificates directory", "name another one")
 LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?"
 HOST = re.compile(rf"(\*\.)?{LABEL}(\.{LABEL})*\.?")
 USER = re.compile(r"[!-?A-~]+@[!-?A-~]+")
@@ -75,15 +87,27 @@ def create(
     if user is not None and not USER.fullmatch(user):
         raise CallerError(f"user {user!r} is not NAME@DOMAIN", errno.EINVAL)
     files = list(_files(directory, hosts, days, user))
-    if not force:
-        _refuse_existing(path for path, _, _ in files)
-    for path, content, mode in files:
-        try:
-            own_directory(path.parent, "certificates directory", "name another one")
-            write_file(path, content, mode)
-        except OSError as error:
-            raise WorldError(f"cannot write {path}: {error.strerror}", error.errno) from error
-    return [path for path, _, _ in files]
+    paths = [path for path, _, _ in files]
+    with alone_in(directory):
+        if not force:
+            _refuse_existing(paths)
+        _write_files(files)
+    return paths
+
+
+@contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """The directory is there, this user's own, and nobody else makes certificates in it or revokes
+    some meanwhile. Raises CallerError as `own_directory`, WorldError."""
+    try:
+        own_directory(directory, *WHAT)
+        descriptor = lock_directory(directory)
+    except OSError as error:
+        raise WorldError(f"cannot write {directory}: {error.strerror}", error.errno) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _check_host(host: str) -> None:
@@ -117,9 +141,7 @@ def exposed_keys(part: Part) -> list[str]:
     return [f"key {text}" for text in map(exposure, keys) if text is not None]
 
 
-def _files(
-    directory: Path, hosts: Sequence[str], days: int, user: str | None
-) -> Iterator[tuple[Path, bytes, int]]:
+def _files(directory: Path, hosts: Sequence[str], days: int, user: str | None) -> Iterator[File]:
     # Those who only look for files start faster without the X.509 of `cryptography`.
     from umktls.certs.pki import CLIENT_USAGE, SERVER_USAGE, Authority, Leaf
 
@@ -133,32 +155,62 @@ def _files(
     yield from _part_files(directory / "client", authority.leaf(client))
 
 
-def _part_files(directory: Path, credential: Credential) -> Iterator[tuple[Path, bytes, int]]:
+def _part_files(directory: Path, credential: Credential) -> Iterator[File]:
     yield directory / "cert.pem", credential.certificate_pem(), _PUBLIC
     yield directory / "certkey.pem", credential.key_pem(), _PRIVATE
 
 
-def _refuse_existing(paths: Iterator[Path]) -> None:
+def _refuse_existing(paths: Iterable[Path]) -> None:
     for path in paths:
-        if path.exists():
+        if os.path.lexists(path):
             raise CallerError(
                 f"{path} exists already: name another directory, or replace it with --force",
                 errno.EEXIST,
             )
 
 
+def _write_files(files: Iterable[File]) -> None:
+    """All of them, or none where the disk is full: they belong together. Raises CallerError,
+    WorldError."""
+    with ExitStack() as made:
+        written = []
+        for path, content, mode in files:
+            try:
+                own_directory(path.parent, *WHAT)
+                temporary = _write_beside(path, content, mode)
+            except OSError as error:
+                raise WorldError(f"cannot write {path}: {error.strerror}", error.errno) from error
+            made.callback(temporary.unlink, missing_ok=True)
+            written.append((temporary, path))
+        for temporary, path in written:
+            try:
+                temporary.replace(path)
+            except OSError as error:
+                raise WorldError(f"cannot write {path}: {error.strerror}", error.errno) from error
+
+
 def write_file(path: Path, content: bytes, mode: int = _PUBLIC) -> None:
     """A new file, whole or not at all, in the place of one that is there. It has its mode from the
     start: a key is never readable for others, not even briefly. Raises OSError."""
+    temporary = _write_beside(path, content, mode)
+    try:
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write_beside(path: Path, content: bytes, mode: int) -> Path:
+    """A new file that is to get the name `path`."""
     temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with open(descriptor, "wb") as file:
             file.write(content)
-        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    return temporary
 
 
 def _require_readable(path: Path, directory: Path) -> None:

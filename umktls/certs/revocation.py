@@ -10,10 +10,9 @@ from pathlib import Path
 
 from cryptography import x509
 
-from umktls.certs.layout import Role, write_file
+from umktls.certs.layout import Role, alone_in, write_file
 from umktls.certs.pki import Authority
 from umktls.errors import CallerError, WorldError
-from umktls.private import check_directory
 
 __all__ = ["revoke", "revoked_serials"]
 
@@ -25,13 +24,13 @@ def revoke(directory: Path, roles: Iterable[Role] = ()) -> Path:
     """
     authority = Authority.load(_read(directory / "ca.pem"), _read(directory / "cakey.pem"))
     path = directory / "crl.pem"
-    serials = revoked_serials(path) if path.exists() else set()
-    serials |= {_serial(directory / role / "cert.pem") for role in roles}
-    try:
-        check_directory(directory, "certificates directory", "name another one")
-        write_file(path, authority.crl_of(sorted(serials)))
-    except OSError as error:
-        raise WorldError(f"cannot write {path}: {error.strerror}", error.errno) from error
+    with alone_in(directory):
+        serials = revoked_serials(path) if path.exists() else set()
+        serials |= {_serial(directory / role / "cert.pem") for role in roles}
+        try:
+            write_file(path, authority.crl_of(sorted(serials)))
+        except OSError as error:
+            raise WorldError(f"cannot write {path}: {error.strerror}", error.errno) from error
     return path
 
 

@@ -13,7 +13,6 @@ needs no handler; one that is there gets None and answers with None.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import os
 import socket
@@ -26,6 +25,7 @@ from typing import Any
 from umktls.abi.rpctls import RPCTLSERR_NOCLOSE, RPCTLSERR_NOSSL, RPCTLSERR_OK, RpctlsSysc
 from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError, UnsupportedError, WorldError
+from umktls.private import lock_directory
 from umktls.rpc.server import CallContext, Handler
 from umktls.upcall.ready import ready_to_call
 from umktls.upcall.rpctls import rpctls_session_arg, rpctls_session_res, rpctlscd_connect_arg
@@ -267,11 +267,10 @@ def _null(handlers: SessionHandlers) -> dict[str, Handler]:
 def alone_in(directory: Path) -> Iterator[None]:
     """No other process is in such a block about this directory meanwhile. Raises WorldError."""
     try:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = lock_directory(directory)
     except OSError as error:
         raise WorldError(f"run directory {directory}: {error.strerror}", error.errno) from error
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
         os.close(fd)
