@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import socket
+import struct
 import threading
 import weakref
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from tests.capture.blocks import packets
 from tests.capture.streams import segments, streams
-from tests.kernel.captures.captureworld import FAR, NEAR, World, pair
+from tests.kernel.captures.captureworld import FAR, NEAR, Sock, World, pair
 from umktls.capture.packets import MAX_PAYLOAD, Flags
 from umktls.capture.pdus import MESSAGE_LIMIT
 from umktls.errors import CallerError
@@ -186,6 +187,24 @@ def test_a_closed_connection_is_kept_by_nobody() -> None:
     del sock
     gc.collect()
     assert len(tapped._EARS) == before
+
+
+def test_a_capture_begins_though_a_connection_was_reset() -> None:
+    """Nobody has read that yet, and TCP tells no address of its peer any more."""
+    world = World()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as near,
+    ):
+        far, _ = listener.accept()
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        far.close()
+        with pytest.raises(OSError, match="not connected"):
+            near.getpeername()
+        world.capture.begin([Sock(near)])
+        with pytest.raises(ConnectionResetError):
+            near.recv(1)
+    assert [one.flags for one in segments(world.contents())] == [Flags.RST | Flags.ACK]
 
 
 def test_a_reset_is_one() -> None:

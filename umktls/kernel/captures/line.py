@@ -31,7 +31,7 @@ __all__ = ["HOST", "RPC", "TCP", "Line", "Recorder", "ends"]
 # The interfaces of a file, by number; see `sinks.INTERFACES`.
 TCP, RPC, HOST = range(3)
 
-# Of sockets that have no addresses, as two hosts in one process have them (RFC 5737).
+# Of sockets that have no addresses (any more), as two hosts in one process have them (RFC 5737).
 NAMELESS_CLIENT, NAMELESS_SERVER = ("192.0.2.1", 700), ("192.0.2.2", 2049)
 
 # linux/tcp.h, struct tcp_info: tcpi_bytes_acked and tcpi_bytes_received.
@@ -106,7 +106,10 @@ def _ioctl(sock: socket.socket, what: int) -> int:
 
 def ends(sock: socket.socket, *, client: bool) -> dict[Direction, Endpoint]:
     """Where what is sent comes from ("tx"), and where what is received does ("rx")."""
-    names = [sock.getsockname(), sock.getpeername()]
+    try:
+        names = [sock.getsockname(), sock.getpeername()]
+    except OSError:  # the peer has reset it, and nobody has read that yet
+        names = [""]
     if not all(isinstance(name, tuple) for name in names):
         names = [NAMELESS_CLIENT, NAMELESS_SERVER]
         if not client:
