@@ -98,8 +98,6 @@ class Listings:
         with os.scandir(fd) as found:
             some = found if most is None else islice(found, most + 1)
             pairs = [(entry.name.encode(*ENCODING), entry.inode()) for entry in some]
-        if most is not None and len(pairs) > most:
-            raise MoreEntries
         entries = sorted(Entry(self._cookie(name), name, inode) for name, inode in pairs)
         for index in range(1, len(entries)):
             if entries[index].cookie <= entries[index - 1].cookie:
