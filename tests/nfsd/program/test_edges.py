@@ -11,6 +11,7 @@ from tests.nfsd.client import Client
 from umktls.nfs import types
 from umktls.nfs.types import createhow3, createmode3, diropargs3, ftype3, nfsstat3, sattr3
 from umktls.nfsd.program import creation, files
+from umktls.nfsd.tree import attributes
 
 VERIFIER = b"verifier"
 EXCLUSIVE = createhow3(createmode3.EXCLUSIVE, None, VERIFIER)
@@ -65,3 +66,13 @@ def test_the_last_byte_that_there_can_be(monkeypatch: pytest.MonkeyPatch, tmp_pa
     finally:
         os.close(fd)
     assert (tmp_path / "f").read_bytes() == bytes(7) + b"abc"
+
+
+def test_the_longest_that_a_file_can_be_made(
+    monkeypatch: pytest.MonkeyPatch, client: Client, root: Path
+) -> None:
+    monkeypatch.setattr(attributes, "OFFSET_MAX", 10)
+    handle = client.create(client.mount(), b"f")
+    client.ok("SETATTR", handle, sattr3(size=10))
+    assert client.status("SETATTR", handle, sattr3(size=11)) is nfsstat3.NFS3ERR_FBIG
+    assert (root / "f").read_bytes() == bytes(10)
