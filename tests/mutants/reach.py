@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -27,6 +28,7 @@ __all__ = ["Reach", "measure"]
 
 CONTEXT = "UMKTLS_MUTANTS_TEST"
 NOTES = "UMKTLS_MUTANTS_NOTES"
+MEASURED = "measured/coverage"  # and what processes add to its name
 MOST_SECONDS = 30.0
 # Most mutants are noticed by some test that takes next to no time.
 QUICK_SECONDS = 6.0
@@ -47,7 +49,7 @@ source =
     {top}/umktls
     {top}/fs
     {top}/daemons
-data_file = {directory}/coverage
+data_file = {measured}
 context = ${{UMKTLS_MUTANTS_TEST-}}
 disable_warnings = no-data-collected, module-not-measured, no-sysmon, module-not-imported
 """
@@ -210,9 +212,12 @@ def _state(copy: Path, tests: list[str]) -> str:
 
 def _run(copy: Path, directory: Path, tests: list[str], workers: int) -> None:
     settings, notes = directory / "settings", directory / "notes"
-    settings.write_text(SETTINGS.format(directory=directory, top=copy))
-    for old in (notes, *directory.glob("coverage*")):
-        old.unlink(missing_ok=True)
+    measured = directory / MEASURED
+    settings.write_text(SETTINGS.format(measured=measured, top=copy))
+    notes.unlink(missing_ok=True)
+    shutil.rmtree(measured.parent, ignore_errors=True)
+    measured.parent.mkdir()
+    measured.parent.chmod(0o1777)  # tests have processes of other users too
     environment = {
         **os.environ,
         "COVERAGE_PROCESS_START": str(settings),
@@ -241,7 +246,7 @@ def _read(copy: Path, directory: Path) -> dict[str, Any]:
             users[name].add(value)
         else:
             failed.add(name)
-    data = __import__("coverage").CoverageData(str(directory / "coverage"))
+    data = __import__("coverage").CoverageData(str(directory / MEASURED))
     data.read()
     numbers: dict[str, int] = {}
     tests: dict[str, dict[int, list[int]]] = {}

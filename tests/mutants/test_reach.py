@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,12 @@ def four():
     return 4
 
 
+def five():
+    if os.geteuid() == 0:
+        os.setuid(1000)
+    return 5
+
+
 if __name__ == "__main__":
     for name in sys.argv[1:]:
         globals()[name]()
@@ -59,6 +67,10 @@ def test_in_a_program(tmp_path):
     subprocess.run([sys.executable, "-m", "umktls.thing", "two"], check=True, cwd=tmp_path)
 
 
+def test_as_another_user(tmp_path):
+    subprocess.run([sys.executable, "-m", "umktls.thing", "five"], check=True, cwd=tmp_path)
+
+
 def test_first(server):
     assert server
 
@@ -74,15 +86,23 @@ def test_that_fails():
 
 
 @pytest.fixture
-def reach(tmp_path: Path) -> Reach:
-    copy = tmp_path / "copy"
+def place() -> Iterator[Path]:
+    """A directory in which other users find what is theirs (pytest's own are closed to them)."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def reach(place: Path) -> Reach:
+    copy = place / "copy"
     plugin = "tests/mutants/reach.py"
     files = {plugin: (TOP / plugin).read_text(), "umktls/thing.py": CODE, "tests/test_it.py": TESTS}
     files |= dict.fromkeys([f"{Path(path).parent}/__init__.py" for path in files], "")
     for path, text in {**files, "tests/__init__.py": ""}.items():
         (copy / path).parent.mkdir(parents=True, exist_ok=True)
         (copy / path).write_text(text)
-    return measure(copy, tmp_path, ["tests"], 1)
+    return measure(copy, place, ["tests"], 1)
 
 
 def line(text: str) -> int:
@@ -91,17 +111,18 @@ def line(text: str) -> int:
 
 @pytest.mark.long
 def test_which_tests_reach_a_line(reach: Reach) -> None:
-    """Also from another folder, in forked processes, and in those that several tests share; no test
-    that fails by itself."""
+    """Also from another folder, in forked processes, in those of other users, and in those that
+    several tests share; no test that fails by itself."""
     found = {
         text: [test.partition("::")[2] for test in reach.of("umktls/thing.py", [line(text)])]
-        for text in ("return 1", "return os.wait()[1]", "return 3", "return 4")
+        for text in ("return 1", "return os.wait()[1]", "return 3", "return 4", "return 5")
     }
     assert {text: sorted(tests) for text, tests in found.items()} == {
         "return 1": ["test_here"],
         "return os.wait()[1]": ["test_in_a_program"],
         "return 3": ["test_first", "test_second"],
         "return 4": ["test_in_a_program"],
+        "return 5": ["test_as_another_user"],
     }
     assert reach.by_import("umktls/thing.py", [1])
     assert not reach.by_import("umktls/thing.py", [line(text) for text in found])
