@@ -21,6 +21,7 @@ from umktls.certs.layout import Part, exposed_keys
 from umktls.cycles import never_collected
 from umktls.errors import CallerError, UmktlsError
 from umktls.printable import PrintableFormatter, printable
+from umktls.standard import drop
 
 from .background import Report, in_background, send_output_to
 from .library import import_pyfuse3
@@ -263,11 +264,19 @@ def _mount_in_foreground(plan: MountPlan) -> None:
 
         news = News(
             booted=lambda rundir: None,
-            ready=partial(click.echo, "mounted"),
+            ready=_say_mounted,
             delayed=partial(_say_later, plan),
             remark=lambda text: click.echo(printable(_warning(text)), err=True),
         )
         hostclock.run(run_mount, plan, news)
+
+
+def _say_mounted() -> None:
+    """Whoever wanted to know may have gone: the mount stays."""
+    try:
+        click.echo("mounted")
+    except OSError:
+        drop(1)
 
 
 def _mount_in_background(plan: MountPlan, report: Report) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from umktls.standard import have_all_three
+
 from .command import MountCommand, WrongOptions, mount
 
 __all__ = ["helper", "main"]
@@ -39,4 +41,5 @@ def helper(context: click.Context, /, fake: bool, namespace: str | None, **words
 
 def main() -> None:
     """The program."""
+    have_all_three()
     helper(prog_name="mount.umktls")

@@ -12,6 +12,7 @@ import click
 
 from umktls.errors import CallerError, UmktlsError, WorldError
 from umktls.printable import printable
+from umktls.standard import drop
 
 from .url import Url
 from .urloptions import AS_JSON, URLS, connecting, each
@@ -146,6 +147,7 @@ def put_out(data: bytes) -> None:
     except BrokenPipeError:
         raise  # click ends by it without a word
     except OSError as error:
+        drop(1)
         raise WorldError(f"standard output: {error.strerror}", error.errno) from error
 
 

@@ -28,6 +28,7 @@ from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError, WorldError
 from umktls.limits import keep_memory_private, raise_descriptor_limit
 from umktls.printable import printable_lines
+from umktls.standard import have_all_three
 from umktls.userland.libc import Kernel, KernelGone
 from umktls.userland.notify import notify, reloading
 from umktls.userland.upcalls import Upcalls
@@ -138,6 +139,7 @@ def start_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def program(command: click.Command) -> None:
     """Run a daemon's command line; wrong usage is EX_USAGE and one line."""
+    have_all_three()
     command.epilog = EPILOG
     try:
         sys.exit(command.main(standalone_mode=False))

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import importlib.metadata
+import os
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from tests.conftest import KERNEL_LACKS, patience
 from umktls.cli import main as module
 from umktls.cli.main import main
 from umktls.errors import CallerError, WorldError
@@ -41,6 +46,26 @@ def mounting(source: str, mountpoint: str, options: str, by_mount_fuse: bool) ->
 
 
 HERE = "tests.cli.test_main"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason=f"{KERNEL_LACKS} /dev/full")
+@pytest.mark.parametrize("buffered", ["", "1"])
+@pytest.mark.parametrize("words", ["--version", "--help", "engines", "stat --json", "doctor"])
+def test_where_the_disk_of_standard_output_is_full(words: str, buffered: str) -> None:
+    """It was a traceback."""
+    code = "from umktls.cli.main import main; main()"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=patience(60),
+            env=os.environ | {"PYTHONUNBUFFERED": buffered},
+            check=False,
+        )
+    said = "umktls: cannot write what is to be printed: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 def test_own_commands_are_listed_with_help() -> None:

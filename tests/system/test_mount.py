@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -166,6 +167,40 @@ def test_in_the_foreground(box: Sandbox, place: Path) -> None:
         assert (place / "file").read_text() == TEXT
         process.send_signal(signal.SIGHUP)  # as when the terminal goes
         assert process.wait(patience(MOUNT_SECONDS)) == 0
+    assert_gone(box, place, host)
+
+
+def test_in_the_foreground_with_nobody_who_reads(box: Sandbox, place: Path) -> None:
+    """It ended the mount."""
+    words = ("mount", "-f", source(box), place, "--certs", box.certs)
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [program_path("umktls"), *map(str, words)]
+    environment, nowhere = box.environment(), subprocess.DEVNULL
+    with subprocess.Popen(command, env=environment, stdout=writing, stderr=nowhere) as process:
+        os.close(writing)
+        try:
+            until(lambda: place in mounts(), "mounted")
+            assert (place / "file").read_text() == TEXT
+            umktls(box, "umount", place)
+            assert process.wait(patience(MOUNT_SECONDS)) == 0
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    "closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"], ids=["0", "1", "2", "012"]
+)
+def test_with_closed_descriptors(box: Sandbox, place: Path, closed: str) -> None:
+    """It was a traceback, or a socket had the number of standard error."""
+    words = ("mount", source(box), place, "--certs", box.certs)
+    script = (f'exec "$@" {closed}', "sh", program_path("umktls"))
+    run("sh", "-c", *script, *words, env=box.environment())
+    (host,) = clients(box)
+    own = [os.readlink(f"/proc/{host.pid}/fd/{number}") for number in range(3)]
+    assert own == [os.devnull, *[str(host.rundir / "host.log")] * 2]
+    assert (place / "file").read_text() == TEXT
+    umktls(box, "umount", place)
     assert_gone(box, place, host)
 
 

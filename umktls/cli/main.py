@@ -7,6 +7,7 @@ the file system, and where a part of umktls cannot be imported the other command
 from __future__ import annotations
 
 import difflib
+import errno
 import io
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import click
 
 from umktls.errors import UmktlsError
 from umktls.printable import clean_what_python_prints, printable
+from umktls.standard import drop, have_all_three
 
 __all__ = ["main"]
 
@@ -27,6 +29,8 @@ OF_CLICK = (
     click.MissingParameter,
     getattr(click.exceptions, "NoArgsIsHelpError", click.MissingParameter),
 )
+# What write(2) says of a disk that standard output goes to.
+UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 SOURCE_MARK = ":/"  # HOST[:PORT]:/EXPORT
 URL_MARK = "nfs://"
 OWN = (
@@ -118,6 +122,17 @@ class Commands(click.Group):
         elif name not in own() and name not in found():
             ctx.fail(f"No such command {name!r}; {meant(name)}")
         return super().resolve_command(ctx, args)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        have_all_three()
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.errno not in UNWRITTEN or error.filename is not None:
+                raise
+            drop(1)
+            click.echo(f"umktls: cannot write what is to be printed: {error.strerror}", err=True)
+            sys.exit(1)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         try:

@@ -16,6 +16,7 @@ from umktls.cli.engines import warn
 from umktls.cli.serve_options import ServeOptions
 from umktls.cli.serve_ready import bracketed, mount_lines
 from umktls.printable import printable
+from umktls.standard import drop
 
 # What a server needs is imported where it is used: wrong usage is told at once, and help is too.
 if TYPE_CHECKING:
@@ -62,9 +63,7 @@ def tell(text: str, *, err: bool = False) -> None:
     try:
         click.echo(printable(text) if err else text, err=err)
     except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2 if err else 1)
-        os.close(nowhere)
+        drop(2 if err else 1)
 
 
 def complain_about(exports: Sequence[Export]) -> None:
