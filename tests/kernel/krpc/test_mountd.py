@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
+from tests.conftest import patience
 from tests.kernel.krpc.mountworld import (
     HANDLE,
     NOT_HERE,
@@ -207,6 +209,19 @@ async def test_an_older_mountd(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_not_a_mountd_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     async with world(monkeypatch, lambda call: b"SSH-2.0-nonsense") as one:
         assert f"127.0.0.1 TCP port {one.mount.port}: " in await failure(one.service())
+
+
+async def test_a_mountd_that_resets_what_it_has_accepted() -> None:
+    """Before it was asked, too."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, trio.fail_after(patience(20)):
+        place = Place(socket.AF_INET, listener.getsockname())
+        async with plain_calls(place, 20.0) as calls:
+            theirs, _ = listener.accept()
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            theirs.close()
+            with pytest.raises(WorldError) as caught:
+                await calls.call(MOUNT3["NULL"], None)
+    assert caught.value.errno in (errno.ECONNRESET, errno.EPIPE)
 
 
 async def test_a_mountd_that_says_nothing_does_not_keep_a_mount_that_ends(

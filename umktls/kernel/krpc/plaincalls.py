@@ -102,7 +102,9 @@ class PlainCalls:
         )
 
     async def _stream(self, xid: int, message: bytes) -> Reply:
-        await trio.SocketStream(self._sock).send_all(mark(len(message)) + message)
+        left = memoryview(mark(len(message)) + message)
+        while left:  # a stream of trio's would have errors of its own for it
+            left = left[await self._sock.send(left) :]
         while data := await self._sock.recv(DATAGRAM_LIMIT):
             self._reader.feed(data)
             for answer in self._reader.messages():
