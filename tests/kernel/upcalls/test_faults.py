@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from tests.conformance.world import ALERT, DATA, HANDSHAKE, Peer, keys
 from tests.conftest import patience
@@ -22,11 +24,13 @@ from umktls.errors import UmktlsError
 from umktls.kernel.upcalls import tls
 from umktls.ktls.engines.choice import parse_engines
 from umktls.ktls.session import Direction, Session
+from umktls.ktls.session.errors import BadRecord
 from umktls.ktls.session.suites import OTHER_SUITES
 from umktls.rpc.record import mark
 
 MESSAGE = mark(5) + b"reply"
 GOODBYE = b"\x01\x00"
+WAYS: tuple[Direction, ...] = ("tx", "rx")
 
 
 @dataclass
@@ -221,3 +225,32 @@ async def test_where_the_daemon_seals_it_says_so(tmp_path: Path) -> None:
     async with ending(tmp_path, flipped, engine="tx=bounce,rx=software") as t:
         assert t.told == ["bad_record_mac"]
         assert await owed(t) == TlsAlert.BAD_RECORD_MAC
+
+
+@pytest.mark.parametrize("how", ["a fault", "bounced"])
+async def test_a_daemon_hears_of_the_end_though_the_peer_does_not_read(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, how: str
+) -> None:
+    """What was to be said to the peer before that takes its time, and no more: else the daemon
+    would keep the session for ever."""
+    engine = "bounce" if how == "bounced" else "software"
+    async with world(tmp_path, engine=parse_engines(engine)) as w, trio.open_nursery() as nursery:
+        daemon, attempt, asked = await w.asked()
+        sock, number = attempt.sock, await daemon.take(asked)
+        with contextlib.ExitStack() as stack:
+            if how == "bounced":
+                for direction in WAYS:
+                    stack.enter_context(sock.detours.bounce(direction))
+            else:
+                far = trio.socket.from_stdlib_socket(attempt.far)
+                await have_keys(Taken(w, sock, number, far), keys(), engine)
+            await daemon.answer(asked)
+            await attempt.ended.wait()
+            sock.queue.push([bytes(8 << 20)])
+            assert sock.queue.size
+            sock.rpc.fault = BadRecord("a record that does not verify")
+            nursery.start_soon(tls.disconnect, w.host, sock, "the test wants it")
+            with trio.fail_after(60):
+                asked = await daemon.asked()
+            assert asked.name == "DISCONNECT"
+            await daemon.answer(asked)

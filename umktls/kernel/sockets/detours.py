@@ -300,12 +300,15 @@ class Detours:
                 sock.intake = ClearIntake(sock.sock, dropped, longest)
 
     async def finish_sending(self) -> None:
-        """Where sending is bounced, tell the daemon that nothing more will come."""
+        """Where sending is bounced, tell the daemon that nothing more will come, whoever gives up
+        waiting for what was sent before."""
         near = self._bounced.get("tx")
         if near is not None and not self._sock.closed:
-            await self._sock.queue.emptied()
-            with contextlib.suppress(OSError):
-                near.shutdown(socket.SHUT_WR)
+            try:
+                await self._sock.queue.emptied()
+            finally:
+                with contextlib.suppress(OSError):
+                    near.shutdown(socket.SHUT_WR)
 
     def shut(self) -> None:
         """End both directions of each pair: the connection ends, whatever the daemon still does."""

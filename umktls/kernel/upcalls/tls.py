@@ -55,8 +55,9 @@ __all__ = [
 
 # The phase of a failed handshake that says so (daemons/tls/failure.py).
 CONNECTION_LOST = "connection"
-# A session that ends waits so long for its daemon, then it is dropped all the same.
-DISCONNECT_SECONDS = 5.0
+# A session that ends waits so long for its daemon, then it is dropped all the same; in the first
+# part of it, for its peer, who may not read. The daemon has to hear of it in any case.
+DISCONNECT_SECONDS, LAST_WORDS_SECONDS = 5.0, 3.0
 
 ALERT = 21  # ContentType
 # Plain numbers, since an IntFlag makes an object for each answer.
@@ -367,8 +368,10 @@ async def tell_fault(host: TlsHost, sock: KernelSocket) -> None:
         return
     with contextlib.suppress(UmktlsError):
         await send_alert(sock, bytes((AlertLevel.FATAL, fault.alert)))
-        await sock.queue.emptied()
-        sock.shutdown(socket.SHUT_WR)
+        try:
+            await sock.queue.emptied()
+        finally:
+            sock.shutdown(socket.SHUT_WR)
 
 
 async def disconnect(host: TlsHost, sock: KernelSocket, reason: str) -> None:
@@ -387,10 +390,11 @@ async def _closed(host: TlsHost, sock: KernelSocket, reason: str) -> None:
     """The same behind the gate, whoever gives up waiting."""
     if sock.session is not None:
         host.trace.emit("disconnect", sock.name, reason=reason)
-        until = trio.current_time() + DISCONNECT_SECONDS
-        with trio.CancelScope(deadline=until, shield=True):
+        now = trio.current_time()
+        with trio.CancelScope(deadline=now + LAST_WORDS_SECONDS, shield=True):
             await sock.detours.finish_sending()
             await tell_fault(host, sock)
+        with trio.CancelScope(deadline=now + DISCONNECT_SECONDS, shield=True):
             # An orphan need not be adopted for its last moment.
             host.handover.end(sock)
             if await upcall_session(host, sock, "DISCONNECT", "disconnect"):
