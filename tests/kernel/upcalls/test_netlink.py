@@ -24,6 +24,7 @@ from umktls.abi.personality import PERSONALITIES
 from umktls.errors import CallerError, UnsupportedError
 from umktls.kernel.host import process, syscalls
 from umktls.kernel.owners.request import DaemonGone, Request, UpcallTimeout
+from umktls.kernel.upcalls import tls
 from umktls.kernel.upcalls.linuxnetlink import netlink_socket
 from umktls.kernel.upcalls.netlink import NetlinkDaemon, NetlinkSocket
 from umktls.rpc.message import NULL_AUTH, AcceptStat, encode_accepted, parse_untrusted
@@ -118,6 +119,33 @@ async def test_a_daemon_that_does_not_read(tmp_path: Path, autojump_clock: Clock
                 await daemon.asked()
                 came += 1
     assert 0 < came < len(attempts)
+
+
+async def test_a_daemon_that_was_stopped_hears_which_sessions_have_ended(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    """More than the system queues for it, and long after the kernel has let them go."""
+    async with world(tmp_path) as w:
+        daemon, socks = await w.daemon(), []
+        for _ in range(rpctls.DEFAULT_CONNECTS):
+            attempt = await w.connect()
+            asked = await daemon.asked()
+            await daemon.take(asked)
+            await daemon.answer(asked)
+            await attempt.ended.wait()
+            socks.append(attempt.sock)
+        w.small_queue()
+        async with trio.open_nursery() as nursery:
+            for sock in socks:
+                nursery.start_soon(tls.disconnect, w.host, sock, "the test wants it")
+        assert all(sock.closed for sock in socks)
+        heard = list[int]()
+        with trio.fail_after(60):
+            while len(heard) < len(socks):
+                asked = await daemon.asked()
+                assert asked.name == "DISCONNECT"
+                heard.append(asked.argument.socookie)
+    assert sorted(heard) == sorted(sock.cookie for sock in socks)
 
 
 @pytest.mark.parametrize("who", ["the daemon", "the kernel"])

@@ -57,7 +57,12 @@ async def test_a_daemon_that_says_nothing_does_not_keep_a_session_that_ends(
         detours=SimpleNamespace(finish_sending=trio.sleep_forever),
         close=closed.append,
     )
-    host: Any = SimpleNamespace(trace=Trace("h", "client"))
+
+    async def never(sock: object, until: float) -> None:
+        await trio.sleep_forever()
+
+    handover = SimpleNamespace(end=lambda sock: None, attended=never)
+    host: Any = SimpleNamespace(trace=Trace("h", "client"), handover=handover, upcall_seconds=15.0)
     began = trio.current_time()
     await tls.disconnect(host, sock, "the mount ended")  # which nothing cancels
     assert trio.current_time() - began < 60

@@ -12,10 +12,12 @@ daemon's membership.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import socket
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import trio
@@ -70,6 +72,8 @@ class NetlinkHost(Protocol):
     @property
     def config(self) -> Limits: ...
 
+    def spawn(self, function: Callable[..., Awaitable[object]], *args: Any) -> None: ...
+
 
 class NetlinkDaemon(DaemonHandle):
     """A process's membership in a group."""
@@ -101,6 +105,8 @@ class NetlinkDaemon(DaemonHandle):
         finally:
             if not sent and brought.descriptor is not None:
                 self._owner.first_calls.take_back(request)
+            if not sent and request.procedure.name == "DISCONNECT":
+                self._owner.owe(datagram)
         return sent
 
     def replied(self, body: memoryview) -> bool:
@@ -128,6 +134,7 @@ class NetlinkSocket:
         self._host = host
         self._sock = sock
         self._sending = trio.Lock()
+        self._owed: deque[bytes] = deque()
         self._families: dict[int, Callable[[Message], int | bytes]] = {
             nl.GENL_ID_CTRL: self._control,
             nl.RPC_FAMILY_ID: self._rpc,
@@ -225,6 +232,21 @@ class NetlinkSocket:
                     await trio.lowlevel.wait_writable(self._sock)
             return True
         return False
+
+    def owe(self, datagram: bytes) -> None:
+        """Have the daemon hear this when it reads again, whoever has waited for that: a session
+        has ended, and nobody will tell it once more."""
+        self._owed.append(datagram)
+        if len(self._owed) == 1:
+            self._host.spawn(self._pay)
+
+    async def _pay(self) -> None:
+        """The task that says what is owed."""
+        with contextlib.suppress(OSError, trio.ClosedResourceError):
+            while self._owed:
+                await self.send(self._owed[0])
+                self._owed.popleft()
+        self._owed.clear()
 
     def _sent(self, datagram: bytes, descriptor: int | None) -> bool:
         """Whether there was room for it."""
