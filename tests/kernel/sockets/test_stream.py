@@ -223,3 +223,23 @@ async def test_who_sends_waits_for_a_peer_that_reads_nothing(
         await trio.testing.wait_all_tasks_blocked()
         assert bool(nursery.child_tasks) is waits
         nursery.cancel_scope.cancel()
+
+
+async def test_queues_whose_sockets_were_closed_before_they_wait() -> None:
+    """Of all of them, also behind the first: none has a descriptor, and what is there once for each
+    descriptor is nobody's."""
+    queues = []
+    with trio.fail_after(patience(20)):
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                near, far = socket.socketpair()
+                near.setblocking(False)
+                queue = SendQueue(near)
+                queue.push([bytes(1 << 22)])
+                near.close()
+                far.close()
+                nursery.start_soon(queue.run)
+                queues.append(queue)
+    for queue in queues:
+        with pytest.raises(WorldError, match="closed here"):
+            queue.push([b"x"])

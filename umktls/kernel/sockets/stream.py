@@ -178,17 +178,9 @@ class SendQueue:
 
     async def _flush(self) -> None:
         try:
-            await trio.lowlevel.wait_writable(self._sock)
+            await writable(self._sock)
             self._waiting = deque(self._send(list(self._waiting)))
-        except trio.ClosedResourceError:
-            if self._sock.fileno() >= 0:  # a reader was interrupted (RpcSide.interrupt)
-                return
-            self.fail(closed_here())
-            return
-        # epoll has a ValueError for a socket that was closed before.
-        except (WorldError, OSError, ValueError) as error:
-            if not isinstance(error, WorldError):
-                error = closed_here()
+        except WorldError as error:
             self.fail(error)
             return
         self.size = sum(map(len, self._waiting))
