@@ -150,9 +150,10 @@ LESSON = Lesson(
             Question("How many of the four are taken?"),
             names,
             """
-            One. What counts is the subjectAltName, compared with what the user typed; the subject's
-            common name does not count any more, anywhere. RFC 9289 wants no wildcards either.
-            Without this check any holder of any certificate of that CA can be your server.
+            One. What counts is the subjectAltName, compared with what the user typed. The subject's
+            common name does not count any more (RFC 9525), though FreeBSD's daemon, and others,
+            still take it where there is no other name. RFC 9289 wants no wildcards either. Without
+            this check any holder of any certificate of that CA can be your server.
             """,
         ),
         Step(

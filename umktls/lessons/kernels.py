@@ -200,9 +200,11 @@ LESSON = Lesson(
             Question("How many different pairs of answers are there?"),
             headers,
             """
-            Three. FreeBSD says EINVAL to the first and goes on waiting for all of the second; where
-            it looks is after the record has come. Linux looks at the length first and says EBADMSG
-            and EMSGSIZE. A program that decides by errno needs a table.
+            Three. FreeBSD looks when all of the record has come. So it goes on waiting for the
+            second; the first it drops (EMSGSIZE), takes the bytes behind it for the next header,
+            and EINVAL, which is about that one, is all that the program gets to see. Linux looks at
+            the length first and says EBADMSG and EMSGSIZE. A program that decides by errno needs a
+            table.
             """,
         ),
     ),

@@ -183,8 +183,9 @@ LESSON = Lesson(
         Exercise(
             "Run `umktls sysctl kern.ipc.tls.rx_enable=0` at a server host and mount from it. What "
             "does the mount say?",
-            "The host has no TLS for receiving then: the mount fails, and the server's trace names "
-            "the direction that did not work.",
+            "That the server has ended the session with an alert, internal_error. The host has no "
+            "TLS for receiving then; which direction did not work, and why, is in the server's "
+            "trace.",
         ),
     ),
     (
