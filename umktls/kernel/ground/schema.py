@@ -67,7 +67,7 @@ COMMON = {
     ),
     "number": Field("integer", "counts the events of one host, from 1"),
     "host": Field("string", "name of the host"),
-    "side": Field("string", "client or server"),
+    "side": Field("string", "client, server, or run (`umktls run`)"),
     "connection": Field("string or null", "the connection, as logs and mount errors call it"),
     "event": Field("string", "the kind"),
     "text": Field("string", "the line for people"),
@@ -76,7 +76,7 @@ COMMON = {
 _INTEGERS = {
     "attempt": "how often it was sent, this time included",
     "connections": "connections there are",
-    "fd": "descriptor in the daemon's process",
+    "fd": "number of the socket in the kernel's table of the daemon's process",
     "generation": "how many keys this direction has had, this one included",
     "pid": "process",
     "program": "number of the RPC program",
@@ -113,17 +113,17 @@ _TEXTS = {
     "local": "own address and port",
     "messages": "names of handshake messages, in their order",
     "mode": "TCP_TLS_MODE_*, without that",
-    "name": "name of the record's type, of the system call, of the request",
+    "name": "name of the record's type, handshake message, system call or request",
     "object": "what the request is about: a name or an inode number",
     "outcome": "what came of it",
-    "path": "socket at which a daemon registered",
+    "path": "file of the capture",
     "peer": "the other end: address and port, or a certificate's name",
     "phase": "part of the handshake in which it failed",
     "procedure": "name of the procedure",
     "reason": "why",
     "remark": "what else there is to say",
     "result": "the answer, by the names of its numbers; ok, or the name of the error",
-    "role": "client or server",
+    "role": "client, server, or run (`umktls run`)",
     "rundir": "run directory",
     "rx": "mode of receiving",
     "server": "the server, as the mount names it",
@@ -152,12 +152,15 @@ FIELDS: dict[str, Field] = {
     "requested": Field("boolean", "the peer is asked for a new key too"),
     "resumed": Field("boolean", "the handshake resumed a session"),
     "seconds": Field("number", "how long it took", "seconds"),
-    "verified": Field("boolean", "the client's certificate was verified"),
+    "verified": Field("boolean", "the peer's certificate was verified"),
 }
 
-# Where one kind has a field of the same name with another type.
+# Where one kind has a field of the same name with another type or meaning.
 OTHERWISE = {
+    ("bounce", "direction"): Field("string", "sending or receiving"),
+    ("daemon-registered", "path"): Field("string", "socket of the daemon, or its netlink group"),
     ("daemon-registered", "version"): Field("integer", "version of the upcall"),
+    ("key-update", "generation"): Field("integer", "KeyUpdates in that direction, this one too"),
     ("certuser", "gids"): Field("list", "groups of that user"),
 }
 
