@@ -172,7 +172,7 @@ def test_rekey_says_what_was_done(base: Path) -> None:
     assert requests == [{"op": "rekey", "connection": None, "how": "auto"}]
     with fake_host(base, "client-2", answer):
         result = run("rekey", "client-2")
-    assert "(--how keyupdate would keep them)" in result.output
+    assert "(--how keyupdate keeps those whose peer follows it)" in result.output
 
 
 def test_rekey_says_what_came_of_it(base: Path) -> None:

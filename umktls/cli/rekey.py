@@ -63,6 +63,6 @@ def words(renewed: Renewed, how: str | None) -> str:
         why = "the peer did not follow the KeyUpdate, as Linux before 6.14 and FreeBSD do not"
         said.append(f"{renewed.ended} have ended: {why}")
     if renewed.replaced:
-        kept = " (--how keyupdate would keep them)" if how is None else ""
+        kept = " (--how keyupdate keeps those whose peer follows it)" if how is None else ""
         said.append(f"{renewed.replaced} are replaced by new ones, with new keys{kept}")
     return ", ".join(said)
