@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import socket
 from collections.abc import Mapping
@@ -50,7 +51,7 @@ def enable(
             elif fallback == "clear":
                 clear.append(direction)
             else:
-                raise _no_kernel_tls(direction, keys.tx.version, reason)
+                raise _no_kernel_tls(direction, keys.tx.version, reason, _may_be_off(mode))
             logger.info("no kernel TLS for %s (%s): %s", direction, reason, fallback)
     except UmktlsError:
         _apologize(sock, keys)
@@ -65,6 +66,12 @@ def _kernel_tls_refusal(mode: int | UmktlsError) -> str | None:
     return "it has the key and does not use it" if mode == TCP_TLS_MODE_NONE else None
 
 
+def _may_be_off(mode: int | UmktlsError) -> bool:
+    """Whether the kernel says so where somebody has turned its TLS off (`umktls sysctl`). It says
+    the same of a suite that the engine does not serve."""
+    return isinstance(mode, UmktlsError) and mode.errno in (errno.EOPNOTSUPP, errno.ENXIO)
+
+
 def _apologize(sock: Socket, keys: TrafficKeys) -> None:
     """The peer thinks that all is well; tell it by an alert that it is not."""
     alert = Record(ALERT, Alert.fatal(TlsAlert.INTERNAL_ERROR).encode())
@@ -75,13 +82,16 @@ def _apologize(sock: Socket, keys: TrafficKeys) -> None:
             sock.send_record(*alert)
 
 
-def _no_kernel_tls(direction: Direction, version: int, why: str) -> HandshakeFailure:
-    # FreeBSD 13.0 and 13.1 cannot receive TLS 1.3.
-    older = version == TLS_1_3 and direction == "rx"
+def _no_kernel_tls(
+    direction: Direction, version: int, why: str, may_be_off: bool
+) -> HandshakeFailure:
+    # FreeBSD 13.0 and 13.1 cannot receive TLS 1.3, and say so in another way.
+    older = version == TLS_1_3 and direction == "rx" and not may_be_off
     return HandshakeFailure(
         "ktls",
         f"kernel TLS does not work for {DIRECTION_NAMES[direction]}: {why}",
-        "choose an engine that serves this cipher suite in both directions, "
+        ("see by `umktls sysctl kern.ipc` whether it was turned off, " if may_be_off else "")
+        + "choose an engine that serves this cipher suite in both directions, "
         + ("have TLS 1.2 on both sides (-o tls1_2, --daemon-args=-2), " if older else "")
         + "or allow to bounce what does not work (-o bounce=allow, --bounce allow)",
     )
