@@ -193,6 +193,9 @@ def test_error_numbers() -> None:
     for row in table("name", "FreeBSD", "Linux"):
         assert ERRNO[row["name"]] == int(row["FreeBSD"]) != int(row["Linux"])
         assert getattr(errno, row["name"]) == int(row["Linux"])
+    calls, numbers = PAGE.split("### errno")
+    for name in re.findall(r"\bE[A-Z]{3,}\b", calls):
+        assert not hasattr(errno, name) or name in numbers.split("## Upcalls")[0]
     (line,) = re.findall(r"The same everywhere: (.*)\.", PAGE)
     for name, number in (item.split() for item in line.split(", ")):
         assert ERRNO[name] == getattr(errno, name) == int(number)

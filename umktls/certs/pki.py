@@ -33,9 +33,9 @@ __all__ = [
 ]
 
 RPC_TLS_CLIENT = x509.ObjectIdentifier("1.3.6.1.5.5.7.3.33")
-"""id-kp-rpcTLSClient, RFC 9289 section 4.2."""
+"""id-kp-rpcTLSClient, RFC 9289 section 5.2.1.1."""
 RPC_TLS_SERVER = x509.ObjectIdentifier("1.3.6.1.5.5.7.3.34")
-"""id-kp-rpcTLSServer, RFC 9289 section 4.2."""
+"""id-kp-rpcTLSServer, RFC 9289 section 5.2.1.1."""
 SERVER_USAGE = (ExtendedKeyUsageOID.SERVER_AUTH, RPC_TLS_SERVER)
 CLIENT_USAGE = (ExtendedKeyUsageOID.CLIENT_AUTH, RPC_TLS_CLIENT)
 CERTUSER_OID = x509.ObjectIdentifier("1.3.6.1.4.1.2238.1.1.1")

@@ -1,4 +1,4 @@
-"""What a file is: ftype3 (RFC 1813 section 2.3.5), and the bits of st_mode that say so (S_IFMT)."""
+"""What a file is: ftype3 (RFC 1813 section 2.6), and the bits of st_mode that say so (S_IFMT)."""
 
 from __future__ import annotations
 

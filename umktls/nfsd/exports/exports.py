@@ -1,6 +1,6 @@
 """What is exported, how it is called, and what a connection must have to use it.
 
-The levels of security are those of RFC 9289 section 5.2: none, server authenticated (tls), both
+The levels of security are those of RFC 9289 section 4.2: none, server authenticated (tls), both
 sides authenticated (mtls); and FreeBSD's tlscertuser (certuser): both sides authenticated, and the
 client's certificate names the user.
 
