@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import ssl
 from collections.abc import Iterator
@@ -60,13 +61,15 @@ def test_the_daemon_does_not_hold_the_connection_open(server: Harness) -> None:
         client.result(SECONDS)
 
 
-def test_a_mutual_handshake(server: Harness) -> None:
+def test_a_mutual_handshake(server: Harness, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     sock, peer = server.connection(security="mtls")
     client = peer.tls(client_context("client"), exchange, **NAME)
     assert server.kernel.connect(sock).flags == MUTUAL
     ping_pong(server, sock, client)
     assert server.kernel.event("handshake")["peer"] == "CN=umktls client"
     assert server.kernel.event("handshake")["client_certificate"] == "shown"
+    assert "(CN=umktls client): TLSv1.3" in caplog.text
 
 
 def test_a_certificate_that_was_not_demanded(server: Harness) -> None:
@@ -206,7 +209,11 @@ def test_nothing_to_take(server: Harness) -> None:
 
 
 @pytest.mark.parametrize("option", [39, 41])
-def test_kernel_tls_that_does_not_work(server: Harness, option: int) -> None:
+def test_kernel_tls_that_does_not_work(
+    server: Harness, option: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has the handshake too: it is what comes behind that has failed."""
+    caplog.set_level(logging.INFO)
     sock, peer = server.connection()
     sock.refuse_option = option
     client = peer.tls(client_context(), read_to_end, **NAME)
@@ -216,6 +223,9 @@ def test_kernel_tls_that_does_not_work(server: Harness, option: int) -> None:
     with pytest.raises((ssl.SSLError, ssl.SSLEOFError)):
         client.result(SECONDS)
     assert len(server.service.sessions) == 0
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "TLSv1.3" in first
+    assert "failed in phase ktls" in second
 
 
 def test_upcalls_that_come_before_it_is_known_that_the_keys_work(

@@ -113,6 +113,29 @@ def test_a_daemon_that_cannot_be_replaced_yet_ends_no_other(
     assert caplog.text.count("cannot be started: Resource temporarily unavailable") == 2
 
 
+@pytest.mark.parametrize(
+    ("problem", "code"), [(None, 0), (WorldError("the kernel has gone"), 1), (SystemExit(7), 1)]
+)
+def test_a_daemon_that_ends_does_not_go_on_as_another_master(
+    problem: BaseException | None, code: int
+) -> None:
+    """It would end the others."""
+
+    def work(*of: object) -> None:
+        if problem is not None:
+            raise problem
+
+    with pipe() as word, pipe() as lifeline, pipe() as wakeup, pipe() as kernel:
+        team = Team("rpctlssd", 1, work, word, lifeline, (wakeup[0], kernel[0]))
+        pid = os.fork()
+        if not pid:
+            try:
+                team._be(0)
+            finally:
+                os._exit(99)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == code
+
+
 def test_a_team_ends_its_daemons_whatever_it_ends_by(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ import trio.testing
 
 from tests.conftest import patience
 from umktls.errors import WorldError
+from umktls.kernel.ground.alarms import alarm_at
 from umktls.kernel.sockets.stream import SendQueue, after, read_some, readable_until
 
 
@@ -166,6 +167,23 @@ async def test_a_socket_that_is_closed_here_is_no_time_that_has_passed(
         await trio.testing.wait_all_tasks_blocked()
         trio.lowlevel.notify_closing(ours)
         ours.close()
+
+
+async def test_a_socket_that_is_closed_here_as_the_time_passes_is_closed(
+    pair: tuple[socket.socket, socket.socket], mock_clock: trio.testing.MockClock
+) -> None:
+    ours, _ = pair
+    until = trio.current_time() + 2
+
+    async def fail() -> None:
+        with pytest.raises(WorldError, match="closed here"):
+            await readable_until(ours, until)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fail)
+        await trio.testing.wait_all_tasks_blocked()
+        alarm_at(until, ours.close)  # rings behind the other one, before anybody is woken
+        mock_clock.jump(2)
 
 
 async def test_everybody_who_waits_for_room_is_woken(
