@@ -8,6 +8,8 @@ file gets the other name first as a second link, so that the rename itself stays
 The file may be closed while the server gives it that name: then whoever asked for it removes it.
 Where the server does not say what became of it (whoever asked was killed, or there was no answer in
 time), the name may be there: it is removed with the others, and that it is not there is no failure.
+And two names of an open file, in different directories, may be removed at the same time: each gets
+another one.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class SillyRenames:
         self._attributes = attributes
         self._kernel = kernel
         self._start = start
-        self._unsure: dict[Inode, list[SillyName]] = {}  # names that files may have
+        self._more: dict[Inode, list[SillyName]] = {}  # that files have too, or may have
         self._removing: dict[int, int] = {}  # directory's number -> removals under way
         self._removed = ParkingLot()
 
@@ -118,14 +120,17 @@ class SillyRenames:
         except NfsFailure:
             raise
         except BaseException:
-            self._unsure.setdefault(inode, []).append(silly)
+            self._more.setdefault(inode, []).append(silly)
             if not inode.opens:
                 self.remove_behind(inode)
             raise
 
     def _has(self, inode: Inode, silly: SillyName) -> None:
         """The file has this name by now."""
-        inode.silly = silly
+        if inode.silly is None:
+            inode.silly = silly
+        else:
+            self._more.setdefault(inode, []).append(silly)
         if not inode.opens:
             self.remove_behind(inode)
 
@@ -136,13 +141,13 @@ class SillyRenames:
 
     async def remove(self, inode: Inode) -> None:
         """The file is closed: remove its name. Failures are logged, nobody is there to be told."""
-        if inode.silly is not None or self._unsure:
+        if inode.silly is not None or self._more:
             for silly, sure in self._taken(inode):
                 await self._remove(inode, silly, sure)
 
     def _taken(self, inode: Inode) -> list[tuple[SillyName, bool]]:
         """The names to be removed, and whether they are there: `_remove` has to be called."""
-        names = [(silly, False) for silly in self._unsure.pop(inode, [])]
+        names = [(silly, False) for silly in self._more.pop(inode, [])]
         if inode.silly is not None:
             names.append((inode.silly, True))
             inode.silly = None

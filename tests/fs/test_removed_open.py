@@ -211,6 +211,22 @@ async def test_the_other_name_goes_also_where_who_has_removed_the_file_is_killed
     assert os.listdir(made.export) == []
 
 
+async def test_two_names_of_an_open_file_are_removed_at_the_same_time(made: World) -> None:
+    (made.export / "dir").mkdir()
+    os.link(made.export / "file", made.export / "dir" / "file")
+    parent, fh = await made.number("dir"), await made.open("file")
+    await made.lookup("file", parent)
+    renamed = Answering(made, "RENAME")
+    async with trio.open_nursery() as nursery:
+        for directory in (ROOT, parent):
+            nursery.start_soon(made.ops.unlink, directory, b"file", made.ctx)
+        await wait_all_tasks_blocked()
+        renamed.may.set()
+    assert bytes(await made.ops.read(fh, 0, 3)) == b"012"
+    await made.close(fh)
+    assert (os.listdir(made.export), os.listdir(made.export / "dir")) == (["dir"], [])
+
+
 async def test_other_names_of_the_file_are_as_many_as_there_are(made: World) -> None:
     """The one that it had while it was open is gone, and the kernel has to ask."""
     fh = await made.open("file")
