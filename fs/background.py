@@ -7,6 +7,7 @@ ends, and who called it can rely on that.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -24,6 +25,7 @@ from umktls.private import open_file
 __all__ = ["Report", "in_background", "send_output_to"]
 
 log = logging.getLogger(__name__)
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Report:
@@ -52,8 +54,14 @@ class Report:
         self._say({"ready": False, "text": str(error), "errno": error.errno})
 
     def _say(self, word: dict[str, Any]) -> None:
-        if self._descriptor >= 0:
+        if self._descriptor < 0:
+            return
+        _at_parents_end(0)
+        try:
             os.write(self._descriptor, json.dumps(word).encode() + b"\n")
+        except BrokenPipeError:
+            raise WorldError("whoever waited for it has gone") from None
+        finally:
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -66,9 +74,13 @@ def in_background(run: Callable[[Report], None]) -> str | None:
     UmktlsError, before or after it has said something.
     """
     reading, writing = os.pipe()
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
         os.close(reading)
+        _at_parents_end(signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
         _be_child(run, Report(writing))
     os.close(writing)
     try:
@@ -80,6 +92,12 @@ def in_background(run: Callable[[Report], None]) -> str | None:
     finally:
         os.close(reading)
     return _judge(word, child)
+
+
+def _at_parents_end(number: int) -> None:
+    """Have this process get that signal, or none (0), when its parent ends (prctl(2)). Until the
+    child has said its word, whoever has asked for it may be killed; nobody wants it then."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
 
 
 def _be_child(run: Callable[[Report], None], report: Report) -> NoReturn:

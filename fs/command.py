@@ -6,6 +6,7 @@ import atexit
 import gc
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -242,14 +243,39 @@ def _mount(plan: MountPlan) -> None:
 
 
 @contextmanager
+def _ended_in_order() -> Iterator[list[int]]:
+    """SIGTERM and SIGHUP end the block as an error would, where nobody else heeds them: the run
+    directory goes, and the daemon. A mount heeds them later, when its event loop runs. The block's
+    value are those that came: Python drops what is raised in some of its callbacks."""
+    came: list[int] = []
+
+    def end(number: int, frame: object) -> NoReturn:
+        came.append(number)
+        raise SystemExit(128 + number)
+
+    both = (signal.SIGTERM, signal.SIGHUP)
+    unheeded = [number for number in both if signal.getsignal(number) == signal.SIG_DFL]
+    for number in unheeded:
+        signal.signal(number, end)
+    try:
+        yield came
+    finally:
+        for number in unheeded:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
 def _daemon_first(plan: MountPlan) -> Iterator[None]:
     """Inside the block is the life of the mount: its daemon starts while the rest is imported."""
     from umktls.kernel.host.early import starting_early
 
-    with starting_early("client", plan.rundir, plan.config().daemon()):
+    early = starting_early("client", plan.rundir, plan.config().daemon())
+    with _ended_in_order() as came, early:
         with never_collected():
             import_pyfuse3()
             import_module("umktls_fs.mount")
+        if came:
+            raise SystemExit(128 + came[0])
         yield
 
 

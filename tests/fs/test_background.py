@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from umktls_fs.background import Report
 
 from tests.conftest import patience
+from umktls.errors import WorldError
 
 SECONDS = 20
 
@@ -135,6 +140,41 @@ except KeyboardInterrupt:
         check=True,
     )
     assert done.stdout == "nobody is left\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_mount_whose_caller_is_killed_ends(number: signal.Signals) -> None:
+    """It went on, and came to its end by a traceback when it said that it works."""
+    script = """
+import os
+from umktls_fs import background
+
+def child(report):
+    print(os.getpid(), flush=True)
+    os.read(os.pipe()[0], 1)
+
+background.in_background(child)
+"""
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as caller:
+        assert caller.stdout is not None
+        child = os.pidfd_open(int(caller.stdout.readline()))
+        try:
+            caller.send_signal(number)
+            ended, _, _ = select.select([child], [], [], patience(SECONDS))
+            assert ended
+        finally:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(child, signal.SIGKILL)
+            os.close(child)
+
+
+def test_a_word_that_nobody_hears_is_no_traceback() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    report = Report(writing)
+    with pytest.raises(WorldError, match="whoever waited for it has gone"):
+        report.ready()
 
 
 def test_only_the_first_word_counts(tmp_path: Path) -> None:

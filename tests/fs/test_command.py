@@ -265,22 +265,62 @@ def test_nohup_is_obeyed_in_the_foreground() -> None:
     assert signal.SIGHUP in heeded(replace(plan, foreground=True))
 
 
-@pytest.mark.parametrize("how", [(), ("-f",)], ids=["background", "foreground"])
-def test_without_pyfuse3_one_line_says_so(how: tuple[str, ...], tmp_path: Path) -> None:
-    """Its import fails when the daemon starts already; nothing of that is left."""
+def mount_with(
+    tmp_path: Path, pyfuse3: str, *words: str, run: str = "run"
+) -> subprocess.CompletedProcess[str]:
+    """`umktls mount` where this stands in pyfuse3's place, which is imported when the daemon
+    starts already."""
     needs_fuse()
-    (tmp_path / "pyfuse3.py").write_text("raise ImportError('no libfuse3')")
-    (tmp_path / "run").mkdir(mode=0o700)
+    (tmp_path / "pyfuse3.py").write_text(pyfuse3)
+    (tmp_path / run).mkdir(mode=0o700)
     mountpoint = tmp_path / "mnt"
     mountpoint.mkdir()
     program = [sys.executable, program_path("umktls"), "mount", "127.0.0.1:1:/"]
-    done = subprocess.run(
-        [*program, str(mountpoint), "-o", "tls", *how],
-        env=os.environ | {"PYTHONPATH": str(tmp_path), "UMKTLS_RUNDIR": str(tmp_path / "run")},
+    return subprocess.run(
+        [*program, str(mountpoint), "-o", "tls", *words],
+        env=os.environ | {"PYTHONPATH": str(tmp_path), "UMKTLS_RUNDIR": str(tmp_path / run)},
         capture_output=True,
         text=True,
         timeout=patience(SECONDS),
     )
+
+
+KILL = """
+import os, signal
+assert os.listdir({run!r})
+def kill(of=None):
+    os.kill(os.getpid(), {number})
+"""
+DROPPED = """
+import weakref
+class Thing: pass
+thing = Thing()
+dropped = weakref.ref(thing, kill)
+del thing
+"""
+
+
+@pytest.mark.parametrize("kill", ["kill()", DROPPED], ids=["", "in a callback"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("how", [(), ("-f",)], ids=["background", "foreground"])
+def test_a_signal_before_the_mount_heeds_any_leaves_nothing(
+    how: tuple[str, ...], number: signal.Signals, kill: str, tmp_path: Path
+) -> None:
+    """Nobody took the run directory away, since no host was described in it."""
+    code = KILL.format(run=str(tmp_path / "run"), number=int(number)) + kill
+    done = mount_with(tmp_path, code, *how)
+    if how:
+        assert done.returncode == 128 + number
+    else:
+        assert done.returncode == 32
+        assert "ended with code 1 before the mount worked" in done.stderr
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize("how", [(), ("-f",)], ids=["background", "foreground"])
+def test_without_pyfuse3_one_line_says_so(how: tuple[str, ...], tmp_path: Path) -> None:
+    """Its import fails when the daemon starts already; nothing of that is left."""
+    done = mount_with(tmp_path, "raise ImportError('no libfuse3')", *how)
     assert done.returncode == 32
     assert "mounting needs pyfuse3, which cannot be imported: no libfuse3" in done.stderr
     assert done.stderr.count("\n") == 1
