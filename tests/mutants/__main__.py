@@ -116,10 +116,13 @@ def play(mutants: list[Mutant], reach: Reach, copies: list[Copy], tests: list[st
 
 
 def job(mutant: Mutant, reach: Reach) -> Job:
-    """A place that no test reaches may be noticed all the same, by what a test reads of it."""
-    reached = reach.of(mutant.path, mutant.lines)
-    tests = reach.in_turn(mutant.path, reached or reach.near(mutant.path))
-    return Job(mutant, tests, anew=reach.by_import(mutant.path, mutant.lines))
+    """A place that no test reaches may be noticed all the same, by what a test reads of it; and one
+    that is run by import by what import has made of it."""
+    anew = reach.by_import(mutant.path, mutant.lines)
+    tests = reach.of(mutant.path, mutant.lines)
+    if anew or not tests:
+        tests |= reach.near(mutant.path)
+    return Job(mutant, reach.in_turn(mutant.path, tests), anew)
 
 
 def results() -> Iterator[tuple[str, str]]:

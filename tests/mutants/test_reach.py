@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.mutants.__main__ import job
+from tests.mutants.choose import mutants_of
 from tests.mutants.reach import Reach, measure
 
 TOP = Path(__file__).parents[2]
@@ -167,6 +170,16 @@ def test_who_may_notice_what_no_test_reaches() -> None:
     tests = ["tests/rpc/test_x.py::test_x", "tests/kernel/test_x.py::test_x", "t.py::test_other"]
     reach = Reach({"umktls/rpc/x.py": {7: tests[2:]}}, dict.fromkeys(tests, 1.0))
     assert reach.near("umktls/rpc/x.py") == {tests[0], tests[2]}
+
+
+@pytest.mark.parametrize("imported", [True, False])
+def test_who_may_notice_what_import_makes_of_a_line(imported: bool) -> None:
+    """Also where the programs that some test starts have reached it, which import it too."""
+    path, near, far = "umktls/rpc/x.py", "tests/rpc/test_x.py::test", "tests/test_all.py::test"
+    reach = Reach({path: {1: [far]}}, {near: 1.0, far: 1.0}, {path: [1] * imported})
+    (mutant,) = mutants_of(path, "LIMIT = 16\nuse(LIMIT)\n")
+    found = job(replace(mutant, lines=(1,)), reach)
+    assert (found.tests, found.anew) == ([near, far] if imported else [far], imported)
 
 
 @pytest.mark.parametrize("test", ["tests/kernel/test_x.py::t", "tests/kernel/krpc/test_x.py::t"])
