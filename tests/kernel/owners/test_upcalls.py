@@ -44,6 +44,7 @@ from umktls.upcall.states import UpcallAction, UpcallEvent
 
 CONNECT = RPCTLSCD_V1["CONNECT"]
 HANDLERECORD = RPCTLSCD_V1["HANDLERECORD"]
+DISCONNECT = RPCTLSCD_V1["DISCONNECT"]
 SESSION = rpctls_session_arg(1, 2, 3)
 
 Answer = Callable[[Call], list[bytes]]
@@ -281,3 +282,60 @@ async def test_so_many_upcalls_without_an_answer_are_remembered(
         handle._answer(encode_accepted(xid, NULL_AUTH, AcceptStat.SUCCESS))
     said = [event["procedure"] for event in handle.trace.since()]
     assert said == ["an upcall", "HANDLERECORD", "HANDLERECORD"]
+
+
+async def test_an_upcall_that_is_given_up_at_once_costs_no_other(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """In whichever step of its sending; whose turn it is in a step is chance."""
+    async with daemon(tmp_path, lambda call: []) as handle, trio.open_nursery() as nursery:
+
+        async def first() -> None:
+            with pytest.raises(UpcallTimeout):
+                await ask(handle, 5)
+
+        async def give_up(scope: trio.CancelScope, steps: int) -> None:
+            for _ in range(steps):
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            scope.cancel()
+
+        nursery.start_soon(first)
+        await trio.testing.wait_all_tasks_blocked()
+        for turn in range(40):
+            with trio.CancelScope() as scope:
+                nursery.start_soon(give_up, scope, turn % 4)
+                await ask(handle, 5)
+            assert scope.cancelled_caught
+            await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_a_daemon_that_does_not_read_for_a_while(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Who gives up costs no other anything; and it hears of each session that has ended."""
+    listener = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+    await listener.bind(str(tmp_path / "d.sock"))
+    listener.listen()
+    path = str(tmp_path / "d.sock")
+
+    async def end(number: int, seconds: float) -> None:
+        with pytest.raises(UpcallTimeout):
+            await handle.call(Request(DISCONNECT, rpctls_session_arg(1, 2, number), seconds))
+
+    async with trio.open_nursery() as nursery:
+        handle = RegisteredDaemon("rpctlscd", path, 1, Trace("h", "client"), nursery.start_soon)
+        async with trio.open_nursery() as asking:
+            for number in range(1000):
+                asking.start_soon(end, number, 4 + number % 3)
+        with trio.fail_after(patience(10)):
+            stream = trio.SocketStream((await listener.accept())[0])
+            reader, heard = RecordReader(9000), set[int]()
+            while len(heard) < 1000:
+                reader.feed(await stream.receive_some())
+                for message in reader.messages():
+                    call = parse_untrusted(message)
+                    assert isinstance(call, Call)
+                    heard.add(DISCONNECT.decode_args_untrusted(call.body).ssl)
+        handle.close()
+        await stream.aclose()
+    listener.close()

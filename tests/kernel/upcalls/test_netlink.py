@@ -476,7 +476,7 @@ def test_a_kernel_before_version_2_has_no_netlink() -> None:
 )
 def test_options_that_there_are_not(level: int, name: int, value: bytes, error: str) -> None:
     near, far = socket.socketpair()
-    host: Any = SimpleNamespace()
+    host: Any = SimpleNamespace(spawn=print)
     with near, far, pytest.raises(CallerError) as caught:
         NetlinkSocket(host, 1, near).setsockopt(level, name, value)
     assert caught.value.errno == {"PROTOOPT": errno.ENOPROTOOPT, "INVAL": errno.EINVAL}[error]

@@ -12,11 +12,9 @@ daemon's membership.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
 import socket
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -33,6 +31,7 @@ from umktls.kernel.owners.request import DaemonGone, Request
 from umktls.kernel.owners.upcalls import DaemonHandle
 from umktls.kernel.upcalls.daemons import Daemons
 from umktls.kernel.upcalls.firstcalls import FirstCalls
+from umktls.kernel.upcalls.owed import Owed
 from umktls.upcall.netlink import (
     MAX_DATAGRAM,
     Family,
@@ -106,7 +105,7 @@ class NetlinkDaemon(DaemonHandle):
             if not sent and brought.descriptor is not None:
                 self._owner.first_calls.take_back(request)
             if not sent and request.procedure.name == "DISCONNECT":
-                self._owner.owe(datagram)
+                self._owner.owed.add(datagram)
         return sent
 
     def replied(self, body: memoryview) -> bool:
@@ -134,7 +133,7 @@ class NetlinkSocket:
         self._host = host
         self._sock = sock
         self._sending = trio.Lock()
-        self._owed: deque[bytes] = deque()
+        self.owed = Owed(host.spawn, self.send)
         self._families: dict[int, Callable[[Message], int | bytes]] = {
             nl.GENL_ID_CTRL: self._control,
             nl.RPC_FAMILY_ID: self._rpc,
@@ -232,21 +231,6 @@ class NetlinkSocket:
                     await trio.lowlevel.wait_writable(self._sock)
             return True
         return False
-
-    def owe(self, datagram: bytes) -> None:
-        """Have the daemon hear this when it reads again, whoever has waited for that: a session
-        has ended, and nobody will tell it once more."""
-        self._owed.append(datagram)
-        if len(self._owed) == 1:
-            self._host.spawn(self._pay)
-
-    async def _pay(self) -> None:
-        """The task that says what is owed."""
-        with contextlib.suppress(OSError, trio.ClosedResourceError):
-            while self._owed:
-                await self.send(self._owed[0])
-                self._owed.popleft()
-        self._owed.clear()
 
     def _sent(self, datagram: bytes, descriptor: int | None) -> bool:
         """Whether there was room for it."""

@@ -27,6 +27,7 @@ from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.turns import Turn
 from umktls.kernel.owners.request import DaemonGone, Request
 from umktls.kernel.owners.upcalls import DaemonHandle
+from umktls.kernel.upcalls.owed import Owed
 from umktls.private import allowed, peer_credentials
 from umktls.rpc.record import RecordReader, mark
 
@@ -51,6 +52,7 @@ class RegisteredDaemon(DaemonHandle):
         self._spawn = spawn
         self._stream: trio.SocketStream | None = None
         self._sending = trio.Lock()
+        self._owed = Owed(spawn, self._put)
 
     @property
     def room(self) -> bool:
@@ -65,22 +67,32 @@ class RegisteredDaemon(DaemonHandle):
         return next(iter(self.offers.values()), None)
 
     async def _send(self, xid: int, message: bytes, request: Request[Any], until: float) -> bool:
-        with trio.move_on_at(until):
-            await self._put(message)
-            return True
-        return False
+        sent = False
+        try:
+            with trio.move_on_at(until):
+                await self._put(message)
+                sent = True
+        finally:
+            if not sent and request.procedure.name == "DISCONNECT":
+                self._owed.add(message)
+        return sent
 
     async def _put(self, message: bytes) -> None:
         async with self._sending:
+            if self.gone.is_set():
+                raise DaemonGone(f"{self.name} (process {self.pid}) is gone")
             stream = self._stream or await self._connect()
+            whole = left = memoryview(mark(len(message)) + message)
             try:
-                await stream.send_all(mark(len(message)) + message)
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                while left:
+                    left = left[await stream.socket.send(left) :]
+            except (OSError, trio.ClosedResourceError) as error:
                 self._lose(stream)
                 raise DaemonGone(f"{self.name} (process {self.pid}) hung up") from error
             except trio.Cancelled:
-                # Half a message may have gone, so no other one can follow.
-                self._lose(stream)
+                # Behind half a message no other one can follow.
+                if len(left) < len(whole):
+                    self._lose(stream)
                 raise
 
     async def _connect(self) -> trio.SocketStream:
@@ -121,11 +133,13 @@ class RegisteredDaemon(DaemonHandle):
             self._lose(stream)
 
     def _lose(self, stream: trio.SocketStream) -> None:
+        """The stream has ended, which both who sends and who reads may find: who is asked by the
+        next one meanwhile is none of its."""
+        stream.socket.close()
         if self._stream is stream:
             self._stream = None
-        stream.socket.close()
-        self._end_all()
-        self.has_room()
+            self._end_all()
+            self.has_room()
 
     def close(self) -> None:
         if self._stream is not None:
