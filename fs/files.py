@@ -139,9 +139,11 @@ class Files:
         """pid: of the thread that opens, 0 if unknown. CallerError ESTALE has FUSE look up again
         what has changed."""
         inode.opens += 1
-        length = self._habit.length(inode, flags)
-        first = self._ahead.post(inode, length, credential) if length else None
+        first = None
         try:
+            await self._silly.settle(inode)
+            length = self._habit.length(inode, flags)
+            first = self._ahead.post(inode, length, credential) if length else None
             await self._revalidate(inode, flags, credential)
             if flags & os.O_TRUNC:
                 await self._truncate(inode, credential)

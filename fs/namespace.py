@@ -299,7 +299,8 @@ class Namespace:
             await self._silly.rename(inode, parent, name, credential)
         else:
             started = self._attributes.stamp()
-            result = await self._calls.remove(parent.handle, name, credential)
+            with self._silly.going(inode):
+                result = await self._calls.remove(parent.handle, name, credential)
             self._known.changed(parent, result.dir_wcc, started, gone=name)
         self._attributes.expire(self._inodes.unbind(parent, name))
 
@@ -334,7 +335,8 @@ class Namespace:
         self._known.expect(parent, name)
         started = self._attributes.stamp()
         try:
-            result = await self._calls.rename(source, target, credential)
+            with self._silly.going(replaced):
+                result = await self._calls.rename(source, target, credential)
         except NfsFailure:
             # After any other failure nobody knows what the server has done, and the second name may
             # be all that the open file has.

@@ -10,6 +10,10 @@ Where the server does not say what became of it (whoever asked was killed, or th
 time), the name may be there: it is removed with the others, and that it is not there is no failure.
 And two names of an open file, in different directories, may be removed at the same time: each gets
 another one.
+
+A file that is not open is simply removed, or replaced. Who opens it meanwhile waits: a server that
+does several calls at a time might permit that, and the file would be gone then (Linux' client has
+NFS_FSDATA_BLOCKED for it).
 """
 
 from __future__ import annotations
@@ -58,7 +62,8 @@ class SillyRenames:
         self._kernel = kernel
         self._start = start
         self._more: dict[Inode, list[SillyName]] = {}  # that files have too, or may have
-        self._removing: dict[int, int] = {}  # directory's number -> removals under way
+        # Removals under way: of files by their number, of these names by their directory's.
+        self._removing: dict[int, int] = {}
         self._removed = ParkingLot()
 
     def refuse(self, parent: Inode, name: bytes, inode: Inode) -> None:
@@ -152,12 +157,31 @@ class SillyRenames:
             names.append((inode.silly, True))
             inode.silly = None
         for silly, _ in names:
-            number = silly.parent.number
-            self._removing[number] = self._removing.get(number, 0) + 1
+            self._begins(silly.parent.number)
         return names
 
+    def _begins(self, number: int) -> None:
+        self._removing[number] = self._removing.get(number, 0) + 1
+
+    def _ends(self, number: int) -> None:
+        self._removing[number] -= 1
+        if not self._removing[number]:
+            del self._removing[number]
+        self._removed.unpark_all()
+
+    @contextmanager
+    def going(self, inode: Inode | None) -> Iterator[None]:
+        """Inside the block a name of this file is removed, which may be its last."""
+        if inode is None:
+            yield
+            return
+        self._begins(inode.number)
+        try:
+            yield
+        finally:
+            self._ends(inode.number)
+
     async def _remove(self, inode: Inode, silly: SillyName, sure: bool) -> None:
-        number = silly.parent.number
         try:
             started = self._attributes.stamp()
             result = await self._calls.remove(silly.parent.handle, silly.name, silly.credential)
@@ -170,14 +194,12 @@ class SillyRenames:
                 return
             log.warning("%r stays on the server: %s", silly.name, error)
         finally:
-            self._removing[number] -= 1
-            if not self._removing[number]:
-                del self._removing[number]
-            self._removed.unpark_all()
+            self._ends(silly.parent.number)
 
-    async def settle(self, directory: Inode | None) -> None:
-        """Wait for removals under way in a directory that is to be removed itself."""
-        while directory is not None and directory.number in self._removing:
+    async def settle(self, inode: Inode | None) -> None:
+        """Wait for removals under way: in a directory that is to be removed itself, or of a file
+        that is to be opened."""
+        while inode is not None and inode.number in self._removing:
             await self._removed.park()
 
 

@@ -259,6 +259,31 @@ async def test_the_last_close_comes_while_the_file_gets_its_other_name(
     assert os.listdir(made.export) == left
 
 
+@pytest.mark.parametrize(("reason", "call"), [(removed, "REMOVE"), (replaced, "RENAME")])
+async def test_an_open_waits_while_the_file_is_removed(
+    made: World, reason: Callable[[World], Awaitable[None]], call: str
+) -> None:
+    """A server may do several calls at a time: it permits the open, and then the file is gone."""
+    (made.export / "new").write_bytes(b"new")
+    number, go_on = await made.number("file"), trio.Event()
+
+    async def later(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        await go_on.wait()
+        return await proceed(args)
+
+    async def opens() -> None:
+        assert await fails(made.ops.open(number, os.O_RDONLY, made.ctx)) == errno.ESTALE
+
+    made.caller.between[call] = later
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reason, made)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(opens)
+        await wait_all_tasks_blocked()
+        go_on.set()
+    assert len(made.ops.files) == 0
+
+
 @pytest.mark.parametrize("done", [True, False], ids=["done", "not done"])
 @pytest.mark.parametrize("closed_before", [True, False], ids=["closed before", "closed after"])
 @pytest.mark.parametrize(("reason", "call", "left"), REASONS)
