@@ -111,6 +111,29 @@ async def test_events_from_the_beginning() -> None:
     assert [event["number"] for event in events] == list(range(1, 5001))
 
 
+@pytest.mark.parametrize("path", ["do", "step", "lesson/sequence", "answer"])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"5", b"\xff", b"[" * 100_000])
+async def test_what_is_no_json_object(path: str, body: bytes) -> None:
+    """It was an error of the server, and a traceback."""
+    app, headers = application(feed := Feed(), Recorder(feed), TOKEN, PORT), {"host": OURS}
+    headers |= {"x-umktls-watch": "1"}
+    answer = await request(app, f"/{TOKEN}/{path}", headers, body, method="POST")
+    assert answer.status == 400
+
+
+async def test_a_name_that_is_no_utf_8_is_answered() -> None:
+    app, headers = application(feed := Feed(), Recorder(feed), TOKEN, PORT), {"host": OURS}
+    headers |= {"x-umktls-watch": "1"}
+    asked = json.dumps({"host": "client-\udcff"}).encode()
+    answer = await request(app, f"/{TOKEN}/do", headers, asked, method="POST")
+    assert (answer.status, json.loads(answer.body)["errno"]) == (409, "ENOENT")
+
+
+@pytest.mark.parametrize("number", ["-1", "x", "9" * 5000, "\N{SUPERSCRIPT TWO}"])
+async def test_what_is_no_number_of_a_record(number: str) -> None:
+    assert (await ask(f"/{TOKEN}/record/client-1/{number}")).status == 404
+
+
 async def test_a_record_of_nobody() -> None:
     answer = await ask(f"/{TOKEN}/record/client-1/3")
     assert (answer.status, json.loads(answer.body)["errno"]) == (409, "ENOENT")

@@ -17,12 +17,13 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from umktls.errors import UmktlsError
 from umktls.watch import page
+from umktls.watch.asked import Answer, object_of
 from umktls.watch.feed import Feed, Message
 from umktls.watch.lessons import Lessons
 from umktls.watch.recording import Recorder
@@ -32,6 +33,7 @@ __all__ = ["Guard", "application"]
 
 OWN_HEADER = b"x-umktls-watch"
 TYPES = {"css": "text/css", "js": "text/javascript"}
+MOST_DIGITS = 19
 HISTORY_PIECE = 2_000  # events in one message
 
 HEADERS = [
@@ -61,7 +63,7 @@ class Guard:
             return
         problem = self._problem(scope)
         if problem is not None:
-            refusal = JSONResponse({"error": problem}, 403)
+            refusal = Answer({"error": problem}, 403)
             await refusal(scope, receive, send)
             return
 
@@ -104,7 +106,7 @@ class Pages:
             Route("/", self._index),
             Route("/static/{name}", static),
             Route("/events", self._events),
-            Route("/record/{host}/{number:int}", self._record),
+            Route("/record/{host}/{number}", self._record),
             Route("/recording", self._recording),
             Route("/do", self._do, methods=["POST"]),
             Route("/step", self._step, methods=["POST"]),
@@ -125,9 +127,9 @@ class Pages:
 
     async def _record(self, request: Request) -> Response:
         asked = request.path_params
-        host, number = asked["host"], asked["number"]
+        host, number = asked["host"], number_of(asked["number"])
         kept = self._recorder.kept(host, number)
-        return JSONResponse(kept or await self._feed.record(host, number))
+        return Answer(kept or await self._feed.record(host, number))
 
     async def _recording(self, request: Request) -> Response:
         await self._recorder.keep(list(self._feed.events))
@@ -137,19 +139,19 @@ class Pages:
 
     async def _do(self, request: Request) -> Response:
         asked = await object_of(request)
-        return JSONResponse(await self._feed.do(str(asked.get("host")), asked))
+        return Answer(await self._feed.do(str(asked.get("host")), asked))
 
     async def _step(self, request: Request) -> Response:
         asked = await object_of(request)
         await self._stepper.obey(asked)
-        return JSONResponse(self._stepper.message())
+        return Answer(self._stepper.message())
 
 
-async def object_of(request: Request) -> dict[str, Any]:
-    asked = await request.json()
-    if not isinstance(asked, dict):
-        raise HTTPException(400)
-    return asked
+def number_of(text: str) -> int:
+    """Of a record. Such numbers have less digits than Python would count in vain."""
+    if not (text.isascii() and text.isdigit() and len(text) < MOST_DIGITS):
+        raise HTTPException(404)
+    return int(text)
 
 
 async def static(request: Request) -> Response:
@@ -178,7 +180,7 @@ def application(
 
 async def refused(request: Request, error: UmktlsError) -> Response:
     """What a host has refused, in its words."""
-    return JSONResponse({"error": str(error), "errno": error.errno_name}, 409)
+    return Answer({"error": str(error), "errno": error.errno_name}, 409)
 
 
 async def stream(feed: Feed, stepper: Stepper) -> AsyncIterator[str]:

@@ -13,13 +13,14 @@ from typing import Any
 import trio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from umktls.errors import CallerError, UmktlsError
 from umktls.lessons.player import Part
 from umktls.lessons.table import LESSONS
+from umktls.watch.asked import Answer, object_of
 from umktls.watch.feed import Feed
 from umktls.watch.tours import tour
 
@@ -42,7 +43,7 @@ class Lessons:
         ]
 
     async def _play(self, request: Request) -> Response:
-        name, run = request.path_params["name"], await named_run(request)
+        name, run = request.path_params["name"], run_of(await object_of(request))
         if name not in LESSONS:
             raise HTTPException(404)
         if run in self._answers:
@@ -52,13 +53,13 @@ class Lessons:
         return Told(self._feed, name, run, self._answers)
 
     async def _answer(self, request: Request) -> Response:
-        run, asked = await named_run(request), await request.json()
-        text = asked.get("text")
+        asked = await object_of(request)
+        run, text = run_of(asked), asked.get("text")
         waiting = self._answers.get(run)
         if waiting is None:
             raise CallerError("this lesson has ended; begin it again")
         await waiting.send(text if isinstance(text, str) and text else None)
-        return JSONResponse({})
+        return Answer({})
 
 
 async def listed(request: Request) -> Response:
@@ -66,12 +67,11 @@ async def listed(request: Request) -> Response:
         {"name": name, "about": entry.about, "minutes": entry.minutes}
         for name, entry in LESSONS.items()
     ]
-    return JSONResponse(rows)
+    return Answer(rows)
 
 
-async def named_run(request: Request) -> str:
-    asked: Any = await request.json()
-    run = asked.get("run") if isinstance(asked, dict) else None
+def run_of(asked: dict[str, Any]) -> str:
+    run = asked.get("run")
     if not isinstance(run, str) or not 0 < len(run) <= LONGEST_NAME:
         raise HTTPException(400)
     return run
