@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
-from umktls_fs.around import COUNTED, CREDIT, Around
+from umktls_fs.around import COUNTED, CREDIT, SMALL, Around
 
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed, bad_sector
@@ -122,12 +122,14 @@ async def test_requests_that_follow_each_other_do_not_count(world: World) -> Non
     await world.close(fh)
 
 
-async def test_large_requests_do_not_count(world: World) -> None:
+@pytest.mark.parametrize("size", [SMALL, SMALL + PAGE])
+async def test_large_requests_do_not_count(world: World, size: int) -> None:
     content(world, 4 * MIB)
     fh = await world.open("file")
     places = [(5 * number + 1) * (64 << 10) for number in range(3)] * 4
-    await read(world, fh, places, 64 << 10)
-    assert reads(world) == [(place, 64 << 10) for place in places]
+    await read(world, fh, places, size)
+    wanted = [(place, size) for place in places]
+    assert reads(world) == (wanted if size > SMALL else [*wanted[:COST], (0, MIB)])
     await world.close(fh)
 
 

@@ -20,6 +20,7 @@ from umktls.nfs.types import (
     dirlistplus3,
     nfsstat3,
 )
+from umktls.rpc.client import ProcedureUnavailable
 from umktls.rpc.message import OpaqueAuth
 
 
@@ -117,12 +118,15 @@ async def test_a_listing_without_an_end(place: Place, again: bool, text: str) ->
         await names(place.tree)
 
 
-async def test_a_server_without_readdirplus(place: Place) -> None:
+@pytest.mark.parametrize("says", ["NOTSUPP", "PROC_UNAVAIL"])
+async def test_a_server_without_readdirplus(place: Place, says: str) -> None:
     """Names alone come, and all else is looked up."""
     for number in range(100):
         (place.export / str(number)).write_text("x")
 
     async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        if says == "PROC_UNAVAIL":
+            raise ProcedureUnavailable("the server does not offer this procedure")
         return READDIRPLUS3resfail(nfsstat3.NFS3ERR_NOTSUPP, None)
 
     place.caller.between["READDIRPLUS"] = between
