@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import trio
@@ -19,7 +19,9 @@ from umktls.errors import CallerError, PeerError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.owners.request import DaemonGone, Request, UpcallTimeout, connect_life, describe
 from umktls.kernel.owners.upcalls import DaemonHandle
+from umktls.kernel.sockets.following import Following
 from umktls.kernel.sockets.ktls_socket import KernelSocket
+from umktls.kernel.upcalls.handedup import FollowingHost, follow
 from umktls.kernel.upcalls.registered import RegisteredDaemon
 from umktls.rpc.message import (
     NULL_AUTH,
@@ -339,3 +341,25 @@ async def test_a_daemon_that_does_not_read_for_a_while(
         handle.close()
         await stream.aclose()
     listener.close()
+
+
+class Quick(DaemonHandle):
+    """Its answer has come when the kernel has got to the end of sending."""
+
+    version = 1
+
+    async def _send(self, xid: int, message: bytes, request: Request[Any], until: float) -> bool:
+        encoded = b"".join(HANDLERECORD.encode_result(rpctls_session_res(2)))
+        assert self._answer(encode_accepted(xid, NULL_AUTH, AcceptStat.SUCCESS) + encoded)
+        return True
+
+
+async def test_a_daemon_that_follows_no_key_update_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    handle = Quick("rpctlscd", 1, Trace("h", "client"), 1)
+    following = cast(Following, SimpleNamespace(over=trio.Event()))
+    host = cast(FollowingHost, SimpleNamespace())
+    began = trio.current_time()
+    result = await follow(host, handle, Request(HANDLERECORD, SESSION, 15), following)
+    assert (result.reterr, trio.current_time() - began) == (2, 0)

@@ -47,7 +47,9 @@ async def follow(
     way = await handle.send(request)
     try:
         with trio.CancelScope(deadline=way.until) as request.watch:
-            await following.over.wait()
+            # The answer may have come while the call was being sent.
+            if not request.done.is_set():
+                await following.over.wait()
     except trio.Cancelled:
         await handle.answer(way)
         raise
