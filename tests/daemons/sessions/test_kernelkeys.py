@@ -3,8 +3,8 @@
 import errno
 
 import pytest
+from umktls_daemons.sessions.kernelkeys import _may_be_off, _no_kernel_tls
 
-from daemons.sessions.kernelkeys import _may_be_off, _no_kernel_tls
 from umktls.errors import UmktlsError
 from umktls.ktls.session.suites import TLS_1_3
 
