@@ -94,7 +94,7 @@ def own_domain() -> str:
     if not domain:
         raise ConfigurationError(
             f"-u: this host, {name}, has no domain, which the users in certificates must have; "
-            "name one with -n"
+            "name one with -n (umktls serve --domain)"
         )
     return domain
 

@@ -293,7 +293,7 @@ def test_the_hosts_own_domain(monkeypatch: pytest.MonkeyPatch) -> None:
     host["name"] = "nfs"
     assert own_domain() == "example.com"
     host["canonical"] = "nfs"
-    with pytest.raises(ConfigurationError, match="name one with -n"):
+    with pytest.raises(ConfigurationError, match=r"name one with -n \(umktls serve --domain\)"):
         own_domain()
 
 
