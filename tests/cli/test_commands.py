@@ -200,7 +200,12 @@ def test_rekey_of_nothing_is_an_error(base: Path) -> None:
     with fake_host(base, "client-1", {"rekey": [b'{"rekeyed": 0}']}):
         result = run("rekey")
     assert result.exit_code == 1
-    assert "umktls: no connection got new keys" in result.stderr
+    assert "umktls: no connection got new keys: is one open" in result.stderr
+    refusal = {"rekey": [b'{"error": "takes no second key", "errno": "EOPNOTSUPP"}']}
+    with fake_host(base, "client-2", refusal):
+        result = run("rekey", "client-2")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[1:] == ["umktls: no connection got new keys: see above"]
 
 
 @pytest.mark.parametrize(

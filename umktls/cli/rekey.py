@@ -26,9 +26,9 @@ def rekey(host: str | None, connection: str | None, how: str | None) -> None:
     By a TLS KeyUpdate, where it is known that the peer follows one: the kernel asks the daemon, the
     daemon tells the peer and sets the new key. By a new connection in its place elsewhere, since a
     peer that does not (Linux before 6.14, FreeBSD) drops the connection, and calls fail. So
-    does `--how auto`, which is what hosts do that were not told otherwise. RPCs go on meanwhile.
-    What becomes of a KeyUpdate is waited for, 2 seconds at most, and it is said if connections have
-    ended by it.
+    does `--how auto`, which is what hosts do that were not told otherwise. A host whose own kernel
+    takes no second key refuses all but `--how reconnect`. RPCs go on meanwhile. What becomes of a
+    KeyUpdate is waited for, 2 seconds at most, and it is said if connections have ended by it.
 
     HOST is a host's name or process number; without it all hosts are asked.
 
@@ -38,18 +38,20 @@ def rekey(host: str | None, connection: str | None, how: str | None) -> None:
       umktls rekey client-4711 --connection c1
       umktls rekey --how keyupdate
     """
-    good = ended = 0
+    good = ended = refused = 0
     for chosen in choose(host):
         try:
             renewed = chosen.renew(connection, how)
         except PeerError as error:
             click.echo(printable(f"{chosen.name}: {error}"), err=True)
+            refused += 1
             continue
         click.echo(f"{printable(chosen.name)}: {words(renewed, how)}")
         good += renewed.updated - renewed.ended + renewed.replaced
         ended += renewed.ended
     if not good + ended:
-        raise WorldError("no connection got new keys: is one open, and does it use TLS 1.3?")
+        why = "see above" if refused else "is one open, and does it use TLS 1.3?"
+        raise WorldError(f"no connection got new keys: {why}")
     if not good:
         raise WorldError("no connection has outlived the KeyUpdate: --how reconnect replaces them")
 

@@ -334,8 +334,8 @@ def check_rekeys(host: TlsHost) -> None:
     """Raises `UnsupportedError` where this kernel takes no second key."""
     if not host.personality.keys.rekey:
         raise UnsupportedError(
-            f"the kernel of {host.personality.name} takes no second key, so keys cannot be "
-            "renewed; personalities that can: "
+            f"the kernel of {host.personality.name} takes no second key: --how reconnect has new "
+            "connections in place of new keys; personalities that take one: "
             + ", ".join(one.name for one in PERSONALITIES.values() if one.keys.rekey)
         )
 
