@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +16,7 @@ import trio.testing
 from umktls.errors import CallerError
 from umktls.kernel.host import process, utrace
 from umktls.kernel.host.syscalls import PASSING, SEND_PAUSE, SEND_TRIES, send_with_descriptor
+from umktls.kernel.upcalls.netlink import NetlinkSocket
 
 Clock = trio.testing.MockClock
 
@@ -54,6 +57,37 @@ async def test_a_process_that_is_gone_is_not_waited_for(autojump_clock: Clock) -
     with pytest.raises(BrokenPipeError):
         await send_with_descriptor(sock, b"answer", None)
     assert sock.tries == 1
+
+
+@pytest.mark.parametrize("who", ["an answer", "an upcall"])
+async def test_a_socket_that_is_closed_before_there_is_room_for_it(
+    autojump_clock: Clock, who: str
+) -> None:
+    """Its number may be another connection's by then, which is none of the daemon's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    passed, another = socket.socket(), socket.socket()
+    number, inode = passed.fileno(), os.fstat(passed.fileno()).st_ino
+    host: Any = SimpleNamespace(spawn=print)
+    netlink = NetlinkSocket(host, 1, ours)
+    with ours, theirs, another:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                ours.send(bytes(1000))
+        async with trio.open_nursery() as nursery:
+            if who == "an answer":
+                nursery.start_soon(send_with_descriptor, ours, b"it", number)
+            else:
+                nursery.start_soon(netlink.send, b"it", number)
+            await trio.testing.wait_all_tasks_blocked()
+            passed.detach()
+            os.dup2(another.fileno(), number)
+            data, came = b"", list[int]()
+            while data != b"it":
+                await trio.lowlevel.wait_readable(theirs)
+                data, came, _, _ = socket.recv_fds(theirs, 1000, 1)
+        assert os.fstat(came[0]).st_ino == inode
+        os.close(came[0])
+    os.close(number)
 
 
 def test_as_many_descriptors_as_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:

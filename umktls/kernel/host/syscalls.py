@@ -19,6 +19,7 @@ import trio
 
 from umktls.abi import rpctls
 from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError
+from umktls.kernel.ground.kept import Kept
 from umktls.kernel.ground.turns import Turn
 from umktls.kernel.host.accepting import taken_from_trio
 from umktls.kernel.host.callnames import call_name, describe_call
@@ -222,25 +223,28 @@ async def send_with_descriptor(sock: socket.socket, data: bytes, descriptor: int
 
     The other end waits for it: what the system lacks now is waited for, a little. Raises `OSError`.
     """
-    for _ in range(SEND_TRIES):
-        try:
-            await send_now(sock, data, descriptor)
-            return
-        except OSError as error:
-            if error.errno not in PASSING:
-                raise
-        await trio.sleep(SEND_PAUSE)
+    with Kept(descriptor) as kept:
+        for _ in range(SEND_TRIES):
+            try:
+                await send_now(sock, data, kept)
+                return
+            except OSError as error:
+                if error.errno not in PASSING:
+                    raise
+            kept.keep()
+            await trio.sleep(SEND_PAUSE)
     raise OSError(errno.ENOBUFS, "the answer to a system call could not be sent")
 
 
-async def send_now(sock: socket.socket, data: bytes, descriptor: int | None) -> None:
+async def send_now(sock: socket.socket, data: bytes, kept: Kept) -> None:
     while True:
         try:
-            if descriptor is None:
+            if kept.number is None:
                 sock.send(data)
             else:
-                socket.send_fds(sock, [data], [descriptor])
+                socket.send_fds(sock, [data], [kept.number])
         except BlockingIOError:
+            kept.keep()
             await trio.lowlevel.wait_writable(sock)
         else:
             return

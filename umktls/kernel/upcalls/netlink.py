@@ -26,6 +26,7 @@ from umktls.abi.personality import Personality
 from umktls.abi.rpctls import SOL_UMKTLS, UMKTLS_FIRST_CALLS
 from umktls.errors import CallerError, PeerError, UnsupportedError
 from umktls.kernel.ground.events import Trace
+from umktls.kernel.ground.kept import Kept
 from umktls.kernel.ground.turns import Turn
 from umktls.kernel.owners.request import DaemonGone, Request
 from umktls.kernel.owners.upcalls import DaemonHandle
@@ -224,10 +225,11 @@ class NetlinkSocket:
         """
         if self._sent(datagram, descriptor):
             return True
-        with trio.move_on_at(until):
+        with Kept(descriptor) as kept, trio.move_on_at(until):
+            kept.keep()
             async with self._sending:
                 # Tried before each wait: epoll has a ValueError for a socket that was closed.
-                while not self._sent(datagram, descriptor):
+                while not self._sent(datagram, kept.number):
                     await trio.lowlevel.wait_writable(self._sock)
             return True
         return False
