@@ -124,7 +124,11 @@ async def test_the_commands_refuse_nonsense(certs: Path, tmp_path: Path) -> None
             code, said = await run("sysctl", "--host", rundir, "kern.nix=1")
             assert code == 1
             assert "no sysctl 'kern.nix' can be set" in said
+            code, said = await run("sysctl", "--host", rundir, PCT, "kern.nix")
+            assert code == 1
+            assert said.startswith(f"{PCT}: 2\n")
+            assert "no sysctl 'kern.nix'" in said
             await talk(both, 1, 1000, 1)
             code, said = await run("txmode", "ifnet", rundir)
             assert code == 1
-            assert "c1" in said
+            assert "c1: engine software cannot change its mode to IFNET" in said

@@ -29,12 +29,18 @@ def sysctl(words: tuple[str, ...], host: str | None) -> None:
     wanted = [word.partition("=")[0] for word in words]
     values = dict(assignment(word) for word in words if "=" in word)
     hosts = choose(host)
+    known: set[str] = set()
     for one in hosts:
         if len(hosts) > 1:
             click.echo(f"{printable(one.name)}:")
         for line in one.sysctl(values)["sysctl"]:
-            if not wanted or any(below(line, name) for name in wanted):
+            names = [name for name in wanted if below(line, name)]
+            known.update(names)
+            if names or not wanted:
                 click.echo("\t".join(map(printable, line.split("\t"))))
+    for name in wanted:
+        if name not in known:
+            raise CallerError(f"no sysctl {name!r}; `umktls sysctl` lists all")
 
 
 def assignment(word: str) -> tuple[str, int]:

@@ -13,7 +13,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 
-from umktls.abi.freebsd import TCP_TLS_MODE_IFNET, TCP_TLS_MODE_NONE, TCP_TLS_MODE_SW
+from umktls.abi.freebsd import (
+    TCP_TLS_MODE_IFNET,
+    TCP_TLS_MODE_NAMES,
+    TCP_TLS_MODE_NONE,
+    TCP_TLS_MODE_SW,
+)
 from umktls.abi.personality import DEFAULT_PERSONALITY, Personality
 from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError, UnsupportedError, WorldError
@@ -232,7 +237,8 @@ class KtlsSocketState:
         session = self.session("tx")
         engine = self._tx_engines.get(mode)
         if session is None or engine is None:
-            text = f"engine {self._engines['tx'].name} cannot change its mode to {mode}"
+            name = TCP_TLS_MODE_NAMES.get(mode, mode)
+            text = f"engine {self._engines['tx'].name} cannot change its mode to {name}"
             raise UnsupportedError(text, errno.EOPNOTSUPP)
         reason = engine.supports(session, "tx")
         if session.suite.mac and session.suite.explicit(session.version) == 0:
