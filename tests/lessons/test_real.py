@@ -96,7 +96,9 @@ def test_identity() -> None:
     heard = played("identity")
     names, signed, clients, users, squashed = heard.facts
     assert names["taken"] == ["server"]
+    # The pattern fits the name that was mounted: it is refused because it is one.
     assert "*.example.org" in names["said"]["wildcard"]
+    assert "the name asked for was nfs.example.org" in names["said"]["wildcard"]
     assert "no subjectAltName" in names["said"]["nameless"]
     assert signed["taken"] == ["chained"]
     words = {"expired": "expired", "foreign": "not among", "selfsigned": "self-signed"}

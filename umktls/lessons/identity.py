@@ -20,6 +20,8 @@ from umktls.scenarios.handshakes import context_of, shake_hands, what_the_peer_s
 __all__ = ["LESSON"]
 
 TAKEN = "taken"
+# What is mounted, where that is not localhost: the pattern fits it, for who takes patterns.
+MOUNTED = {"wildcard": "nfs.example.org"}
 NAMES = ("server", "elsewhere", "wildcard", "nameless")
 SIGNED = ("chained", "expired", "foreign", "selfsigned", "revoked")
 CLIENTS = ("client", "chained-client", "purpose-client", "revoked-client")
@@ -68,7 +70,7 @@ async def verdict(found: Bench, kind: str) -> tuple[str, AuthSys | None]:
     """What it says to one; and the user that the certificate names."""
     security: Literal["tls", "mtls"] = "tls" if found.role == "client" else "mtls"
     context = context_of(found, kind)
-    async with found.meeting(security) as meeting:
+    async with found.meeting(security, MOUNTED.get(kind, "localhost")) as meeting:
         await what_the_peer_saw(meeting, lambda: shake_hands(meeting, context=context))
         if not meeting.kernel.established:
             await meeting.refused()
@@ -143,9 +145,10 @@ LESSON = Lesson(
         Step(
             "The name",
             """
-            A mount of "localhost" meets four servers, all with certificates of the trusted CA: one
-            for localhost; one for nfs.example.org (elsewhere); one for *.example.org (wildcard);
-            one that has localhost in its subject only and no subjectAltName (nameless).
+            A mount of "localhost" meets three servers, all with certificates of the trusted CA: one
+            for localhost; one for nfs.example.org (elsewhere); one that has localhost in its
+            subject only and no subjectAltName (nameless). A fourth one has a certificate for
+            *.example.org (wildcard), and is mounted as nfs.example.org.
             """,
             Question("How many of the four are taken?"),
             names,

@@ -101,14 +101,17 @@ class Bench:
         return DAEMONS[self.role]
 
     @asynccontextmanager
-    async def meeting(self, security: Literal["tls", "mtls"] = "tls") -> AsyncIterator[Meeting]:
-        """A new connection; at the end of the block both ends are closed."""
+    async def meeting(
+        self, security: Literal["tls", "mtls"] = "tls", server: str = "localhost"
+    ) -> AsyncIterator[Meeting]:
+        """A new connection; at the end of the block both ends are closed. `server` is what a
+        client's host has mounted."""
         near, far = self._tcp_pair()
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(far))
         peer = TlsPeer(stream, keylog_in(self.directory), server=self.role == "client")
         end = ClientEnd if self.role == "client" else ServerEnd
         async with trio.open_nursery() as nursery:
-            meeting = Meeting(self, peer, end(self, near, security))
+            meeting = Meeting(self, peer, end(self, near, security, server))
             nursery.start_soon(meeting.kernel.run)
             try:
                 yield meeting
@@ -151,9 +154,10 @@ class KernelEnd:
     """The host's end of a meeting. `ended` is set when it is over, with `error` if it never was
     a session."""
 
-    def __init__(self, bench: Bench, sock: socket.socket, security: str) -> None:
+    def __init__(self, bench: Bench, sock: socket.socket, security: str, server: str) -> None:
         self.bench = bench
         self.security = security
+        self.server = server
         self.raw = sock
         self.sock: KernelSocket | None = None
         self.ended = trio.Event()
@@ -179,7 +183,7 @@ class ClientEnd(KernelEnd):
 
     async def run(self) -> None:
         host = self.bench.host
-        config = MountConfig("localhost", "/", security=self.security)
+        config = MountConfig(self.server, "/", security=self.security)
         adopted = host.adopt(self.raw, self.security, config.server)
         self.sock = adopted
         host.trace.emit("tcp-connect", adopted.name, peer=adopted.peer, local=adopted.local)
