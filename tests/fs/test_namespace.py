@@ -15,7 +15,14 @@ from trio.testing import MockClock
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
 from tests.fs.world import ROOT, World, fails
-from umktls.nfs.types import LINK3resfail, LOOKUP3resfail, createmode3, nfsstat3, wcc_data
+from umktls.nfs.types import (
+    LINK3resfail,
+    LOOKUP3resfail,
+    SETATTR3resfail,
+    createmode3,
+    nfsstat3,
+    wcc_data,
+)
 from umktls.rpc.message import OpaqueAuth
 
 
@@ -111,6 +118,19 @@ async def test_mknod_of_a_regular_file_may_be_repeated(world: World) -> None:
         await world.ops.mknod(ROOT, b"file", stat.S_IFREG | 0o640, 0, world.ctx)
     modes = [call.args.how.mode for call in seen if call.name == "CREATE"]
     assert modes == [createmode3.EXCLUSIVE]
+
+
+async def test_a_file_whose_attributes_are_refused_is_none_to_the_kernel(world: World) -> None:
+    """It was not told of it, and forgets it never."""
+    known = len(list(world.ops.inodes))
+
+    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        return SETATTR3resfail(nfsstat3.NFS3ERR_DQUOT, wcc_data(None, None))
+
+    world.caller.between["SETATTR"] = between
+    request = world.ops.mknod(ROOT, b"file", stat.S_IFREG | 0o640, 0, world.ctx)
+    assert await fails(request) == errno.EDQUOT
+    assert len(list(world.ops.inodes)) == known
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make devices")

@@ -30,6 +30,29 @@ from umktls.errors import CallerError, UnsupportedError
 from umktls.rpc.certificate import MAX_TEXT
 
 
+def test_what_certificates_are_written_to_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    freed: list[object] = []
+
+    class Lib:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(lib, name)
+
+        def BIO_new(self, method: object) -> object:
+            made.append(lib.BIO_new(method))
+            return made[0]
+
+        def BIO_free(self, bio: object) -> None:
+            freed.append(bio)
+            lib.BIO_free(bio)
+
+    lib = binding.lib
+    monkeypatch.setattr(binding, "lib", Lib())
+    assert binding.certificates_in(binding.ffi.NULL) == ()
+    assert len(made) == 1
+    assert freed == made
+
+
 @pytest.fixture
 def ends() -> tuple[Endpoint, Endpoint]:
     """A client and a server that have shaken hands."""
