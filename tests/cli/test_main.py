@@ -68,6 +68,28 @@ def test_where_the_disk_of_standard_output_is_full(words: str, buffered: str) ->
     assert (done.returncode, done.stderr) == (1, said)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "serve /tmp --no-tls --idle-timeout",
+        "serve /tmp --no-tls --upcall-timeout",
+        "front --backend host --check-interval",
+        "front --backend host --connect-timeout",
+        "probe host --timeout",
+        "trace --since",
+        "umount /mnt --timeout",
+        "watch --since",
+        "watch --record page.html --seconds",
+        "run-daemon --deadline",
+    ],
+)
+def test_what_is_not_a_number_is_no_time(words: str) -> None:
+    """Deadlines take it for an error, or never pass."""
+    result = CliRunner().invoke(main, [*words.split(), "nan"])
+    assert result.exit_code == 2
+    assert "nan is not a number of seconds" in result.output
+
+
 def test_own_commands_are_listed_with_help() -> None:
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0

@@ -15,7 +15,7 @@ from umktls.cli.host_options import (
     HostOptions,
     with_options,
 )
-from umktls.cli.options import FILE, MTLS_REQUIRED, Decorator, tls_required
+from umktls.cli.options import FILE, MTLS_REQUIRED, Decorator, Seconds, tls_required
 from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 
@@ -183,7 +183,7 @@ ABOUT_BACKENDS: list[Decorator] = [
     ),
     click.option(
         "--check-interval",
-        type=click.FloatRange(0),
+        type=Seconds(0),
         default=5.0,
         show_default=True,
         metavar="SECONDS",
@@ -192,7 +192,7 @@ ABOUT_BACKENDS: list[Decorator] = [
     ),
     click.option(
         "--connect-timeout",
-        type=click.FloatRange(0.1, 600),
+        type=Seconds(0.1, 600),
         default=5.0,
         show_default=True,
         metavar="SECONDS",

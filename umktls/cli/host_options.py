@@ -17,7 +17,7 @@ from umktls.abi.ports import NFS_PORT
 from umktls.abi.rpctls import DEFAULT_CONNECTS, DEFAULT_IDLE_SECONDS
 from umktls.certs import layout
 from umktls.cli.capture_options import CAPTURE_OPTIONS, wanted_capture
-from umktls.cli.options import DIRECTORY, FILE, Decorator, personality_option
+from umktls.cli.options import DIRECTORY, FILE, Decorator, Seconds, personality_option
 from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 from umktls.ktls.engines import Route, get_engine, route_of
@@ -239,7 +239,7 @@ ABOUT_THE_NETWORK: list[Decorator] = [
     ),
     click.option(
         "--idle-timeout",
-        type=click.FloatRange(0),
+        type=Seconds(0),
         default=DEFAULT_IDLE_SECONDS,
         show_default=True,
         metavar="SECONDS",
@@ -302,7 +302,7 @@ ABOUT_TLS: list[Decorator] = [
     ),
     click.option(
         "--upcall-timeout",
-        type=click.FloatRange(0.1, 600),
+        type=Seconds(0.1, 600),
         metavar="SECONDS",
         help="How long a daemon may take for a handshake.  [default: 15; linux: 5]",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ __all__ = [
     "FILE",
     "MTLS_REQUIRED",
     "STEP_TIMEOUT",
+    "Seconds",
     "Decorator",
     "personality_option",
     "tls_required",
@@ -24,9 +26,20 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
+
+class Seconds(click.FloatRange):
+    """A time. `nan` is in no range, and yet not outside of it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value} is not a number of seconds.", param, ctx)
+        return seconds
+
+
 STEP_TIMEOUT: Decorator = click.option(
     "--timeout",
-    type=click.FloatRange(min=0.1, max=600),
+    type=Seconds(min=0.1, max=600),
     default=10.0,
     show_default=True,
     metavar="SECONDS",

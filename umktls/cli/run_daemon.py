@@ -16,7 +16,7 @@ import click
 
 from umktls.abi.personality import PERSONALITIES, Personality
 from umktls.cli.capture_options import capture_options, say_what_is_secret, wanted_capture
-from umktls.cli.options import personality_option
+from umktls.cli.options import Seconds, personality_option
 from umktls.errors import CallerError, WorldError
 from umktls.printable import printable, printable_lines
 
@@ -60,7 +60,7 @@ OWN_ARGUMENTS: dict[Role, tuple[str, ...]] = {
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--deadline",
-    type=click.FloatRange(min=0.5, max=600),
+    type=Seconds(min=0.5, max=600),
     default=3.0,
     show_default=True,
     metavar="SECONDS",

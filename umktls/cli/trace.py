@@ -13,6 +13,7 @@ import click
 
 from umktls.cli.control import choose, find_hosts, nobody
 from umktls.cli.following import follow_all, follow_hosts, past, with_failed
+from umktls.cli.options import Seconds
 from umktls.kernel.host.rundir import run_base
 from umktls.printable import printable
 
@@ -26,7 +27,7 @@ COLOURS = {"client": "cyan", "server": "yellow"}
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line, all fields.")
 @click.option(
     "--since",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     metavar="SECONDS",
     help="Begin with the events of the last SECONDS seconds. [default: only new events]",
 )

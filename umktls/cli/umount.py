@@ -18,6 +18,7 @@ import click
 
 from umktls.cli.away import amount, server_words, waiting_words, work_words
 from umktls.cli.control import Host, find_hosts
+from umktls.cli.options import Seconds
 from umktls.errors import CallerError, UmktlsError, WorldError
 from umktls.kernel.host import mountinfo
 from umktls.printable import printable
@@ -47,6 +48,7 @@ MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 1, 2, 8
 )
 @click.option(
     "--timeout",
+    type=Seconds(min=0),
     default=60.0,
     show_default=True,
     metavar="SECONDS",

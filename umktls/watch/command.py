@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from umktls.cli.engines import say_loudly
+from umktls.cli.options import Seconds
 from umktls.lessons.table import LESSONS
 
 __all__ = ["watch"]
@@ -36,7 +37,7 @@ SHOWN = (
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     metavar="SECONDS",
     help="With --record: end after so long.",
 )
@@ -48,7 +49,7 @@ SHOWN = (
 )
 @click.option(
     "--since",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=600.0,
     metavar="SECONDS",
     help="Begin with the events that hosts have kept of so long. [default: 600]",
