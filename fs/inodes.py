@@ -205,7 +205,6 @@ class InodeTable:
             parent = self._numbers.get(name[0])
             if parent is not None:
                 _touch(parent, name[1])
-        inode.names.clear()
 
     def bind(self, parent: Inode, name: bytes, inode: Inode, listed: bool = False) -> None:
         """A name has been seen to lead to an inode. listed: by a page of a listing."""
