@@ -44,6 +44,16 @@ def test_nobody_can_say_next_to_a_recording(calls: list[tuple[str, Any]]) -> Non
     assert calls == []
 
 
+def test_a_recording_that_cannot_be_written_is_not_begun(
+    calls: list[tuple[str, Any]], tmp_path: Path
+) -> None:
+    """That was told at its end, when all of it was lost."""
+    refused = CliRunner().invoke(watch, ["--record", str(tmp_path / "none" / "x.html")])
+    assert refused.exit_code == 2
+    assert f"nothing can be written in {tmp_path}" in refused.output
+    assert calls == []
+
+
 def test_a_lesson_is_played_for_a_recording_only(calls: list[tuple[str, Any]]) -> None:
     refused = CliRunner().invoke(watch, ["--lesson", "toe"])
     assert refused.exit_code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -100,6 +101,8 @@ def watch(
         raise click.UsageError("--record has no page on which somebody could say Next")
     if lesson is not None and record is None:
         raise click.UsageError("--lesson is for --record; on the page lessons have a button")
+    if record is not None and not os.access(record.parent, os.W_OK):
+        raise click.UsageError(f"--record {record}: nothing can be written in {record.parent}")
     if secrets:
         say_loudly(SHOWN.format("page" if record is None else "recording"))
     feed = Feed(hosts, time.time() - since, secrets=secrets)
