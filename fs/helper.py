@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from umktls.standard import have_all_three
+from umktls.standard import printing
 
 from .command import MountCommand, WrongOptions, mount
 
@@ -41,5 +41,5 @@ def helper(context: click.Context, /, fake: bool, namespace: str | None, **words
 
 def main() -> None:
     """The program."""
-    have_all_three()
-    helper(prog_name="mount.umktls")
+    with printing("mount.umktls"):
+        helper(prog_name="mount.umktls")

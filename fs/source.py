@@ -7,10 +7,12 @@ import re
 from umktls.dataclass import dataclass
 from umktls.errors import CallerError
 
+from .url import is_url
+
 __all__ = ["Source"]
 
 _HOST = r"\[(?P<bracketed>[^\]]+)\]|(?P<host>[^:/\[\]]+)"
-_SOURCE = re.compile(rf"(?:{_HOST})(?::(?P<port>\d+))?:(?P<export>/.*)", re.DOTALL)
+_SOURCE = re.compile(rf"(?:{_HOST})(?::(?P<port>[0-9]+))?:(?P<export>/.*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,11 @@ class Source:
     @classmethod
     def parse(cls, text: str) -> Source:
         """Read ``HOST[:PORT]:/EXPORT``; an IPv6 address stands in brackets. Raises CallerError."""
+        if is_url(text):
+            raise CallerError(
+                f"{text!r} is a URL, which umktls ls, cat, cp and others take; what is mounted is "
+                "written HOST[:PORT]:/EXPORT"
+            )
         match = _SOURCE.fullmatch(text)
         if match is None:
             raise CallerError(

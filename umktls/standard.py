@@ -3,10 +3,16 @@ do not take."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["drop", "have_all_three"]
+__all__ = ["drop", "have_all_three", "printing"]
+
+# What write(2) says of a disk that standard output goes to.
+UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def have_all_three() -> None:
@@ -28,3 +34,17 @@ def drop(number: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, number)
     os.close(nowhere)
+
+
+@contextmanager
+def printing(name: str) -> Iterator[None]:
+    """The block is a program: what standard output does not take is one line, and exit code 1."""
+    have_all_three()
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITTEN or error.filename is not None:
+            raise
+        drop(1)
+        print(f"{name}: cannot write what is to be printed: {error.strerror}", file=sys.stderr)
+        sys.exit(1)

@@ -28,7 +28,7 @@ from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError, WorldError
 from umktls.limits import keep_memory_private, raise_descriptor_limit
 from umktls.printable import printable_lines
-from umktls.standard import have_all_three
+from umktls.standard import printing
 from umktls.userland.libc import Kernel, KernelGone
 from umktls.userland.notify import notify, reloading
 from umktls.userland.upcalls import Upcalls
@@ -139,10 +139,10 @@ def start_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def program(command: click.Command) -> None:
     """Run a daemon's command line; wrong usage is EX_USAGE and one line."""
-    have_all_three()
     command.epilog = EPILOG
     try:
-        sys.exit(command.main(standalone_mode=False))
+        with printing(str(command.name)):
+            sys.exit(command.main(standalone_mode=False))
     except click.ClickException as error:
         print(printable_lines(f"{command.name}: {error.format_message()}"), file=sys.stderr)
         sys.exit(EX_USAGE)

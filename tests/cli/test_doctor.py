@@ -64,6 +64,16 @@ def test_pyfuse3_does_not_import(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert check.mend.endswith("-m pip install --force-reinstall pyfuse3")
 
 
+def test_pyfuse3_cannot_be_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A Python that this user may not run."""
+    (tmp_path / "python").write_text("")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    check = found("pyfuse3")
+    assert check.state == "lacks"
+    assert "cannot be tried" in check.text
+    assert "Permission denied" in check.text
+
+
 def test_no_fusermount3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert found("fusermount3").state == "lacks"

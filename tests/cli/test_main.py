@@ -18,6 +18,7 @@ from tests.conftest import KERNEL_LACKS, patience
 from umktls.cli import main as module
 from umktls.cli.main import main
 from umktls.errors import CallerError, WorldError
+from umktls.kernel.host.commands import program_path
 
 
 def add(monkeypatch: pytest.MonkeyPatch, **commands: str) -> None:
@@ -65,6 +66,22 @@ def test_where_the_disk_of_standard_output_is_full(words: str, buffered: str) ->
             check=False,
         )
     said = "umktls: cannot write what is to be printed: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason=f"{KERNEL_LACKS} /dev/full")
+@pytest.mark.parametrize("program", ["mount.umktls", "rpctlscd", "rpctlssd"])
+def test_where_the_disk_is_full_for_other_programs(program: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [program_path(program), "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=patience(60),
+            check=False,
+        )
+    said = f"{program}: cannot write what is to be printed: No space left on device\n"
     assert (done.returncode, done.stderr) == (1, said)
 
 

@@ -25,10 +25,28 @@ def test_known_sources(text: str, source: Source) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "server", "/export", "server:export", ":/x", "::1:/x", "[::1]/x", "server:x:/y"]
+    "text",
+    [
+        "",
+        "server",
+        "/export",
+        "server:export",
+        ":/x",
+        "::1:/x",
+        "[::1]/x",
+        "server:x:/y",
+        "server:٣:/y",
+    ],
 )
 def test_other_texts_are_refused_with_the_form(text: str) -> None:
     with pytest.raises(CallerError, match=r"HOST\[:PORT\]:/EXPORT"):
+        Source.parse(text)
+
+
+@pytest.mark.parametrize("text", ["nfs://server/export", "NFS://server:2049/export"])
+def test_a_url_is_refused_for_being_one(text: str) -> None:
+    """It would be a host of the name nfs."""
+    with pytest.raises(CallerError, match=r"is a URL.*HOST\[:PORT\]:/EXPORT"):
         Source.parse(text)
 
 

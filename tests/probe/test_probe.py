@@ -366,7 +366,9 @@ def test_targets(text: str, expected: tuple[str, int | None]) -> None:
     assert host_and_port(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", ":2049", "h:", "h:0", "h:65536", "h:x", "[::1", "[::1]2049"])
+@pytest.mark.parametrize(
+    "text", ["", ":2049", "h:", "h:0", "h:65536", "h:x", "[::1", "[::1]2049", "h:²", "h:٣"]
+)
 def test_what_is_no_target(text: str) -> None:
     with pytest.raises(CallerError, match="is not HOST or HOST:PORT"):
         host_and_port(text)

@@ -69,14 +69,17 @@ def python(name: str) -> Check:
 def pyfuse3(name: str) -> Check:
     """Imported by another process: it belongs to mounts alone, and may be broken."""
     program = "import pyfuse3; print(pyfuse3.__version__)"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        errors="surrogateescape",
-        timeout=SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            timeout=SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Check(name, "lacks", f"it cannot be tried: {error}")
     if done.returncode == 0:
         return Check(name, "ok", done.stdout.strip())
     reason = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]

@@ -7,7 +7,6 @@ the file system, and where a part of umktls cannot be imported the other command
 from __future__ import annotations
 
 import difflib
-import errno
 import io
 import sys
 from collections.abc import Callable
@@ -19,7 +18,7 @@ import click
 
 from umktls.errors import UmktlsError
 from umktls.printable import clean_what_python_prints, printable
-from umktls.standard import drop, have_all_three
+from umktls.standard import printing
 
 __all__ = ["main"]
 
@@ -29,8 +28,6 @@ OF_CLICK = (
     click.MissingParameter,
     getattr(click.exceptions, "NoArgsIsHelpError", click.MissingParameter),
 )
-# What write(2) says of a disk that standard output goes to.
-UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 SOURCE_MARK = ":/"  # HOST[:PORT]:/EXPORT
 URL_MARK = "nfs://"
 OWN = (
@@ -124,15 +121,8 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        have_all_three()
-        try:
+        with printing("umktls"):
             return super().main(*args, **kwargs)
-        except OSError as error:
-            if error.errno not in UNWRITTEN or error.filename is not None:
-                raise
-            drop(1)
-            click.echo(f"umktls: cannot write what is to be printed: {error.strerror}", err=True)
-            sys.exit(1)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         try:

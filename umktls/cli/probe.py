@@ -114,7 +114,7 @@ def host_and_port(target: str) -> tuple[str, int | None]:
     else:
         host, colon, text = target.partition(":")
         port, good = (text if colon else None), True
-    valid = port is None or (port.isdigit() and 0 < int(port) < 65536)
+    valid = port is None or (port.isascii() and port.isdecimal() and 0 < int(port) < 65536)
     if not (good and host and valid):
         raise CallerError(
             f"{target!r} is not HOST or HOST:PORT with a port of 1 to 65535; "
