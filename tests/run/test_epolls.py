@@ -74,6 +74,26 @@ def test_a_registration_is_moved() -> None:
     mover.close()
 
 
+def test_a_registration_with_an_epoll_descriptor_that_has_two_numbers() -> None:
+    """As programs on tokio have it: /proc shows the one registration under both."""
+    old, old_peer = socket.socketpair()
+    new, new_peer = socket.socketpair()
+    mover = EpollMover()
+    with old, old_peer, new, new_peer, select.epoll() as epoll:
+        number, again = old.fileno(), os.dup(epoll.fileno())
+        epoll.register(number, select.EPOLLIN)
+        found = registrations_of(os.getpid(), os.fstat(number).st_ino)
+        kept = os.dup(number)
+        os.dup2(new.fileno(), number)
+        assert len(found) == 2
+        assert mover.move(os.getpid(), found, kept, new.fileno()) == 1
+        new_peer.send(b"x")
+        assert epoll.poll(0) == [(number, select.EPOLLIN)]
+        os.close(kept)
+        os.close(again)
+    mover.close()
+
+
 @pytest.mark.long
 def test_a_registration_of_a_number_that_the_mover_itself_has() -> None:
     """Its own descriptors have the lowest numbers."""

@@ -65,15 +65,14 @@ class EpollMover:
         os.closerange(0, ALL)
         while (move := self._work.get()) is not None:
             try:
-                for registration in move.registrations:
-                    self._move(move, registration)
-                move.done.set_result(len(move.registrations))
+                move.done.set_result(sum(self._move(move, each) for each in move.registrations))
             except BaseException as error:
                 move.done.set_exception(error)
             finally:
                 os.closerange(0, ALL)
 
-    def _move(self, move: Move, registration: Registration) -> None:
+    def _move(self, move: Move, registration: Registration) -> bool:
+        """False: it is there no more, and may have been moved already."""
         os.closerange(0, ALL)
         target, own = os.pidfd_open(move.pid), os.pidfd_open(os.getpid())
         epoll = pidfd_getfd(target, registration.epoll)
@@ -83,9 +82,13 @@ class EpollMover:
         epoll, old, new = (os.dup(each) if each == number else each for each in (epoll, old, new))
         os.dup2(old, number)
         event = _Event(registration.events, registration.data)
-        self._ctl(epoll, EPOLL_CTL_DEL, number, event)
+        try:
+            self._ctl(epoll, EPOLL_CTL_DEL, number, event)
+        except FileNotFoundError:  # by another number of the same epoll descriptor
+            return False
         os.dup2(new, number)
         self._ctl(epoll, EPOLL_CTL_ADD, number, event)
+        return True
 
     def _ctl(self, epoll: int, operation: int, number: int, event: _Event) -> None:
         if self._libc.epoll_ctl(epoll, operation, number, ctypes.byref(event)) < 0:
