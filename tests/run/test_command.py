@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +33,28 @@ with socket.create_server(("127.0.0.1", 0), backlog=60) as server:
         sock.setsockopt(6, 31, b"tls")
         sock.setsockopt(282, 1, bytes((4, 3, 51, 0)) + bytes(36))
 print(*resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+# A child's child, which ends behind its parent, and then is no more.
+LEFT_ALONE = """
+import os, time
+held, hold = os.pipe()
+told, tell = os.pipe()
+if not os.fork():
+    left = os.fork()
+    if left:
+        os.write(tell, b"%d" % left)
+    else:
+        os.close(hold)
+        os.read(held, 1)
+    os._exit(0)
+os.wait()
+left = int(os.read(told, 20))
+os.close(hold)
+until = time.monotonic() + 20
+while (there := os.path.exists(f"/proc/{left}")) and time.monotonic() < until:
+    time.sleep(0.01)
+print("there" if there else "gone")
 """
 
 
@@ -87,6 +110,13 @@ def test_what_it_leaves_running_does_not_keep_it() -> None:
     assert done.returncode == 0
     left = int(done.stdout)
     os.kill(left, signal.SIGTERM)
+
+
+@pytest.mark.long
+def test_what_it_leaves_running_does_not_stay_when_it_has_ended() -> None:
+    """Who has lost its parent is the supervisor's child: nobody else asks how it has ended."""
+    done = run([sys.executable, "-c", LEFT_ALONE])
+    assert done.stdout == b"gone\n", done.stderr
 
 
 @pytest.mark.parametrize("options", [(), ("--no-tls-module",)])

@@ -88,9 +88,13 @@ def without_supervisor(supervisor: int, pid: int) -> int:
     os.waitpid(supervisor, 0)  # then the command is this process's child
     complain("the supervisor has ended; what goes on has no kernel TLS any more")
     try:
-        return os.waitpid(pid, 0)[1] if pid else EXIT_OWN << 8
+        while pid:
+            ended, status = os.waitpid(-1, 0)  # all whose parents have ended are its children
+            if ended == pid:
+                return status
     except OSError:
-        return EXIT_OWN << 8
+        pass
+    return EXIT_OWN << 8
 
 
 def end_as(status: int) -> NoReturn:

@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field, replace
 from pathlib import Path
@@ -152,7 +152,9 @@ async def supervise(config: RunConfig, tracee: Tracee, report: Report) -> None:
         supervisor = Supervisor(tracee.release(), handlers, host.trace)
         host.views["calls"] = lambda: supervisor.counts
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(reap, host, registry, tracee, report)
+            ended = CommandsEnd()
+            host.spawn(reap, tracee.pid, ended)
+            nursery.start_soon(tell_of_the_end, host, registry, ended, report)
             await supervisor.serve(reactor)
         if agency is not None:
             agency.close()
@@ -176,14 +178,38 @@ async def end_with(agency: Agency, tracee: Tracee, rundir: Path) -> None:
         os.kill(tracee.pid, signal.SIGTERM)
 
 
-async def reap(host: Host, registry: Registry, tracee: Tracee, report: Report) -> None:
-    """Tell of the command's end, when what it has sent is on its way."""
-    pidfd = os.pidfd_open(tracee.pid)
-    await trio.lowlevel.wait_readable(pidfd)
-    os.close(pidfd)
-    _, status = os.waitpid(tracee.pid, os.WNOHANG)  # noqa: ASYNC222  (it does not block)
+@dataclass(slots=True)
+class CommandsEnd:
+    """How the command has ended: its wait status, once `known` is set."""
+
+    status: int = 0
+    known: trio.Event = field(default_factory=trio.Event)
+
+
+async def reap(command: int, end: CommandsEnd) -> None:
+    """Take how each child has ended, as long as the host lives. Programs whose parents ended before
+    them are such, and would stay as zombies."""
+    with trio.open_signal_receiver(signal.SIGCHLD) as signals:
+        while True:
+            for pid, status in ended_children():
+                if pid == command:
+                    end.status = status
+                    end.known.set()
+            await anext(signals)
+
+
+def ended_children() -> Iterator[tuple[int, int]]:
+    """Each child that has ended, and its wait status."""
+    with suppress(ChildProcessError):  # there is none
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            yield ended
+
+
+async def tell_of_the_end(host: Host, registry: Registry, end: CommandsEnd, report: Report) -> None:
+    """Tell how the command has ended, when what it has sent is on its way."""
+    await end.known.wait()
     await finished(registry, LINGER_SECONDS)
-    report(status, figures(host))
+    report(end.status, figures(host))
 
 
 async def finished(registry: Registry, seconds: float) -> None:
