@@ -146,4 +146,4 @@ def test_clauses_are_alternatives_and_their_tests_go_together() -> None:
 
 def test_what_is_notified_has_a_handler() -> None:
     notified = {rule.call for rule in TLS_RULES if not rule.refuse}
-    assert notified == set(handlers_of(None, lambda *_: None))  # type: ignore[arg-type]
+    assert notified == set(handlers_of(None))  # type: ignore[arg-type]

@@ -88,9 +88,9 @@ def merged(*tables: Iterable[Rule]) -> tuple[Rule, ...]:
 AGENT_RULES = merged(TLS_RULES, NETLINK_TABLE, NETLINK_MESSAGE_TABLE, TAKEN_TABLE)
 
 
-def handlers_of(registry: Registry, later: Callable[..., None]) -> dict[str, Handler]:
-    """By the name of the system call. `later` starts a task."""
-    options, messages = OptionCalls(registry), MessageCalls(registry, later)
+def handlers_of(registry: Registry) -> dict[str, Handler]:
+    """By the name of the system call."""
+    options, messages = OptionCalls(registry), MessageCalls(registry)
     return {
         **{rule.call: partial(handler, options) for rule, handler in OPTION_TABLE.items()},
         **{rule.call: partial(handler, messages) for rule, handler in MESSAGE_TABLE.items()},

@@ -8,18 +8,16 @@ import socket
 import struct
 from collections.abc import Callable
 
-import trio
-
 from umktls.dataclass import dataclass
 from umktls.errors import UmktlsError
 from umktls.ktls.session.errors import WouldBlock
-from umktls.run.call import Answer, Call, Handler, Result, finish
+from umktls.run.call import Answer, Call, Handler, Result
 from umktls.run.memory import CONTROL_MAX, DATA_MAX, MessageHeader, scattered
 from umktls.run.outgoing import PIECE
 from umktls.run.proc import process_of
 from umktls.run.registry import Registry, look
 from umktls.run.seccomp import Notification
-from umktls.run.sockets import Replaced, Waiter
+from umktls.run.sockets import Replaced
 from umktls.run.system import refused, tgkill
 
 __all__ = ["ALLOWED_IN_SEND", "MSG_CMSG_CLOEXEC", "MessageCalls"]
@@ -33,11 +31,10 @@ MMSGHDR = 64  # struct mmsghdr, LP64; its last 8 bytes are msg_len
 
 
 class MessageCalls:
-    """The handlers; see calls.py for when they are called. `later` starts a task."""
+    """The handlers; see calls.py for when they are called."""
 
-    def __init__(self, registry: Registry, later: Callable[..., None]) -> None:
+    def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._later = later
 
     # ---- sending
 
@@ -68,7 +65,15 @@ class MessageCalls:
         if ours.outgoing.crowded:
             if flags & DONTWAIT or call.nonblocking():
                 raise refused(errno.EAGAIN)
-            self._later(self._send_later, call, ours, data, control, flags)
+            with call.pair_end() as copy:
+                seconds = timeout_of(copy, socket.SO_SNDTIMEO)
+
+            def send_again() -> int:
+                if ours.outgoing.crowded:
+                    raise WouldBlock("there is no room")
+                return self._send_now(call, ours, data, control, flags)
+
+            ours.outgoing.wait_for_room(call, send_again, seconds)
             return Answer.LATER
         return self._send_now(call, ours, data, control, flags)
 
@@ -80,13 +85,6 @@ class MessageCalls:
             if error.errno == errno.EPIPE and not flags & socket.MSG_NOSIGNAL:
                 tgkill(process_of(call.thread), call.thread, signal.SIGPIPE)
             raise
-
-    async def _send_later(
-        self, call: Call, ours: Replaced, data: bytes, control: bytes, flags: int
-    ) -> None:
-        await ours.sock.queue.drained()
-        if call.valid:
-            finish(call, lambda: self._send_now(call, ours, data, control, flags))
 
     # ---- receiving
 
@@ -124,14 +122,8 @@ class MessageCalls:
             if wanted.flags & DONTWAIT or call.nonblocking():
                 raise
         with call.pair_end() as copy:
-            seconds = timeout_of(copy)
-
-        def look() -> bool:
-            return not call.valid or finish(call, lambda: self._receive_now(call, ours, wanted))
-
-        ours.waiting.append(look)
-        if seconds < float("inf"):
-            self._later(self._give_up, call, ours, look, seconds)
+            seconds = timeout_of(copy, socket.SO_RCVTIMEO)
+        ours.receiving.add(call, lambda: self._receive_now(call, ours, wanted), seconds)
         return Answer.LATER
 
     def _receive_now(self, call: Call, ours: Replaced, wanted: Wanted) -> Result:
@@ -148,13 +140,6 @@ class MessageCalls:
                 ours.give_back(data, control)
             raise
         return len(data)
-
-    async def _give_up(self, call: Call, ours: Replaced, look: Waiter, seconds: float) -> None:
-        """SO_RCVTIMEO."""
-        await trio.sleep(seconds)
-        if look in ours.waiting:
-            ours.waiting.remove(look)
-            call.fail(refused(errno.EAGAIN))
 
     # ---- many messages: the first alone, and the program comes again with the rest
 
@@ -191,8 +176,8 @@ class Wanted:
     deliver: Callable[[bytes, bytes, int], None]
 
 
-def timeout_of(sock: socket.socket) -> float:
-    """SO_RCVTIMEO in seconds."""
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)
+def timeout_of(sock: socket.socket, option: int) -> float:
+    """SO_RCVTIMEO or SO_SNDTIMEO in seconds."""
+    raw = sock.getsockopt(socket.SOL_SOCKET, option, 16)
     seconds, micros = struct.unpack("<qq", raw)
     return seconds + micros / 1e6 if seconds or micros else float("inf")

@@ -50,6 +50,7 @@ from umktls.run.genl import (
 from umktls.run.proc import inode_of, is_socket
 from umktls.run.reactor import CLOSED, READ_BY_PEER, really_closed
 from umktls.run.system import refused
+from umktls.run.waiting import Waiting
 from umktls.upcall import genl
 from umktls.upcall.netlink import MAX_DATAGRAM, Message, encode_message
 from umktls.upcall.syscalls import CloseArgs
@@ -96,7 +97,7 @@ class NetlinkSocket:
         self.groups: set[int] = set()
         self.options: dict[int, int] = {}
         self.overrun = False
-        self.arrived = trio.Event()
+        self.receiving = Waiting()
         self._agency = agency
         self._sock = sock
         self._end = end
@@ -121,7 +122,7 @@ class NetlinkSocket:
                 trio.lowlevel.notify_closing(each)
                 each.close()
             self._tell.close()
-            self.arrived.set()
+            self.receiving.tell()
             with trio.CancelScope(shield=True), suppress(UmktlsError):
                 await self._agency.call(CloseArgs(self.number))
 
@@ -198,8 +199,7 @@ class NetlinkSocket:
                 self._backlog.clear()
                 break
             self._backlog.popleft()
-        self.arrived.set()
-        self.arrived = trio.Event()
+        self.receiving.tell()
 
     # ---- the program sends
 

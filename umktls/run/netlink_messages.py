@@ -11,13 +11,11 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-
-import trio
 
 from umktls.abi.handshake import AF_NETLINK
 from umktls.abi.netlink import SOL_NETLINK
-from umktls.run.call import Call, Result, answer_later
+from umktls.ktls.session.errors import WouldBlock
+from umktls.run.call import Answer, Call, Result, answer_later
 from umktls.run.memory import MessageHeader, scattered
 from umktls.run.messages import timeout_of
 from umktls.run.netlink import NetlinkSocket
@@ -124,20 +122,16 @@ class NetlinkMessages:
             with call.descriptor() as copy:
                 if flags & socket.MSG_DONTWAIT or nonblocking(copy.fileno()):
                     raise
-                seconds = timeout_of(copy)
-        news = ours.arrived  # what comes before the task runs counts too
+                seconds = timeout_of(copy, socket.SO_RCVTIMEO)
 
-        async def receive_later() -> int:
-            nonlocal news
-            with trio.move_on_after(seconds):
-                while True:
-                    await news.wait()
-                    news = ours.arrived
-                    with suppress(BlockingIOError):
-                        return receive_now(call, ours, length, flags, deliver)
-            raise refused(errno.EAGAIN)
+        def receive_again() -> int:
+            try:
+                return receive_now(call, ours, length, flags, deliver)
+            except BlockingIOError as error:
+                raise WouldBlock("nothing has come") from error
 
-        return answer_later(call, self._spawn, receive_later)
+        ours.receiving.add(call, receive_again, seconds)
+        return Answer.LATER
 
 
 # Puts data, the source's address, control messages and flags where the program wants them.

@@ -12,7 +12,9 @@ from umktls.errors import UmktlsError
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.sockets.stream import SEND_QUEUE_LIMIT
 from umktls.ktls.socket.states import State
+from umktls.run.call import Call, Result
 from umktls.run.reactor import Reactor
+from umktls.run.waiting import Waiting
 
 __all__ = ["PIECE", "SCRATCH", "Outgoing"]
 
@@ -24,6 +26,7 @@ SCRATCH = memoryview(bytearray(PIECE))
 class Outgoing:
     """The sending direction of one socket. `end` is our end of its pair; `break_off` ends a
     connection that takes nothing any more. `over`: the program will write no more.
+    `sending`: calls of sendmsg(2) that wait for room.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class Outgoing:
         break_off: Callable[[UmktlsError], None],
     ) -> None:
         self.over = False
+        self.sending = Waiting()
         self._sock = sock
         self._state = sock.state
         self._end = end
@@ -50,7 +54,16 @@ class Outgoing:
             self._stirred = trio.Event()
             await self._sock.queue.drained()
             self.take()
+            self.sending.tell()
+            if self.sending:
+                self._stirred.set()
+        self.sending.tell()
         await self._sock.queue.emptied()
+
+    def wait_for_room(self, call: Call, what: Callable[[], Result], seconds: float) -> None:
+        """See `Waiting.add`."""
+        self.sending.add(call, what, seconds)
+        self._stirred.set()
 
     def expect_the_end(self) -> None:
         """The end of it is behind what is in the pair: nothing else will tell of it."""
@@ -110,5 +123,5 @@ class Outgoing:
 
     @property
     def crowded(self) -> bool:
-        """Whether TCP has enough to do."""
-        return self._sock.queue.size > SEND_QUEUE_LIMIT
+        """Whether TCP has enough to do for more to wait."""
+        return not self.over and self._sock.queue.size > SEND_QUEUE_LIMIT

@@ -58,8 +58,9 @@ from umktls.run.reactor import (
     really_closed,
     unread_by_peer,
 )
+from umktls.run.waiting import Waiting
 
-__all__ = ["Replaced", "Waiter"]
+__all__ = ["Replaced"]
 
 # With what fits a pair this fits the receive buffer of a half that gets its key.
 CLEAR_PIECE = 32 * 1024
@@ -70,8 +71,6 @@ DONTWAIT, OUT_OF_BAND = int(socket.MSG_DONTWAIT), int(socket.MSG_OOB)
 RECEIVED_LIMIT = 128 * 1024
 
 Copy = Callable[[], socket.socket]
-# Looks whether a call that waits can be answered; True where it waits no more.
-Waiter = Callable[[], bool]
 
 
 class Replaced:
@@ -95,7 +94,7 @@ class Replaced:
         self._received_all = False
         self._gone = trio.Event()
         self.finished = trio.Event()
-        self.waiting: list[Waiter] = []
+        self.receiving = Waiting()
 
     # ---- its life
 
@@ -115,7 +114,7 @@ class Replaced:
             self._unwatch()
             self.end.close()
             self.sock.close("closed by the program")
-            self._tell_waiting()
+            self.receiving.tell()
             self.finished.set()
 
     @property
@@ -140,13 +139,8 @@ class Replaced:
     def news(self) -> None:
         """Something has come, or keys have, or the end: who waits in a recvmsg looks again."""
         self.hand_on()
-        if self.waiting:
-            self._tell_waiting()
-
-    def _tell_waiting(self) -> None:
-        # Whoever looks may find that more has come, which is news again.
-        waiting, self.waiting = self.waiting, []
-        self.waiting += [each for each in waiting if not each()]
+        if self.receiving:
+            self.receiving.tell()
 
     @property
     def opens(self) -> bool:

@@ -142,7 +142,7 @@ async def supervise(config: RunConfig, tracee: Tracee, report: Report) -> None:
         reactor, mover = Reactor(), EpollMover()
         host.nursery.start_soon(reactor.run)
         registry = Registry(host, reactor, mover)
-        handlers = handlers_of(registry, host.spawn)
+        handlers = handlers_of(registry)
         agency = None
         if config.agent_of is not None:
             agency = await opened(config.agent_of, host.trace, reactor)

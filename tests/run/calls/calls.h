@@ -61,6 +61,7 @@ void tcp_is_still_asked(void);
 void ways_to_send(void);
 void record_types(void);
 void much_with_a_thread(void);
+void no_room_in_time(void);
 void files(void);
 void ways_to_receive(void);
 void several_at_once(void);

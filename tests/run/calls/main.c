@@ -11,7 +11,7 @@ static const struct {
     void (*run)(void);
 } cases[] = {
     CASE(ulp_errors), CASE(key_errors), CASE(new_key), CASE(tcp_is_still_asked),
-    CASE(ways_to_send), CASE(record_types), CASE(much_with_a_thread), CASE(files),
+    CASE(ways_to_send), CASE(record_types), CASE(much_with_a_thread), CASE(no_room_in_time), CASE(files),
     CASE(ways_to_receive), CASE(several_at_once), CASE(control_records_need_room), CASE(waiting_for_data),
     CASE(epoll_levels), CASE(epoll_levels_from_before), CASE(epoll_edges),
     CASE(epoll_edges_from_before), CASE(copies), CASE(before_the_key), CASE(passed_on),

@@ -113,3 +113,19 @@ void files(void) {
     free(data);
     end(a, b);
 }
+
+void no_room_in_time(void) {
+    int a, b;
+    char *data = pattern(200000);
+    struct iovec vector = {data, 200000};
+    struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
+    struct timeval little = {0, 50000};
+    tls(&a, &b);
+    CHECK(setsockopt(a, SOL_SOCKET, SO_SNDTIMEO, &little, sizeof little) == 0);
+    ssize_t count;
+    while ((count = sendmsg(a, &message, 0)) > 0)
+        ;
+    CHECK(count == -1 && errno == EAGAIN);
+    free(data);
+    end(a, b);
+}
