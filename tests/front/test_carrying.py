@@ -163,6 +163,41 @@ async def test_a_mount_server_that_ends_its_connection(
         await client.ended.wait()
 
 
+async def test_a_client_that_ends_its_side_hears_of_its_mount(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    """The servers get the end, and what each of them still says is passed on."""
+    async with world(tmp_path, CLEAR, servers=[Server(ONE, ITS_MOUNT)]) as here:
+        client = here.clear()
+        await client.say(call(1, program=MOUNT))
+        await client.stream.send_eof()
+        nfsd, mountd = await here.servers.next(ONE), await here.servers.next(ITS_MOUNT)
+        assert await nfsd.hear() is None
+        await nfsd.stream.aclose()
+        assert await mountd.hear() == call(1, program=MOUNT)
+        assert await mountd.hear() is None
+        await mountd.say(reply(1))
+        await mountd.stream.aclose()
+        assert await client.hear() == reply(1)
+        assert await client.hear() is None
+
+
+async def test_a_mount_is_answered_before_a_new_connection(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with world(tmp_path, servers=[Server(ONE, ITS_MOUNT)]) as here:
+        client = await here.sealed()
+        client.say(call(1, program=MOUNT))
+        mountd = await here.servers.next(ITS_MOUNT)
+        assert await mountd.hear() == call(1, program=MOUNT)
+        assert (await here.host.renew(None, "reconnect"))["reconnected"] == 1
+        await trio.testing.wait_all_tasks_blocked()
+        assert not client.ended.is_set()
+        await mountd.say(reply(1))
+        assert await client.hear() == reply(1)
+        await client.ended.wait()
+
+
 # ---- the end
 
 
@@ -260,6 +295,18 @@ async def test_what_is_under_way_is_answered_before_a_new_connection(
         assert await client.hear() == reply(1)
         await client.ended.wait()
         assert here.front.backends.view()[0]["connections"] == 0
+
+
+async def test_a_long_answer_is_whole_before_a_new_connection(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with world(tmp_path) as here:
+        client, backend = await here.passed(room=1)
+        assert (await here.host.renew(None, "reconnect"))["reconnected"] == 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(backend.say, reply(1, BIG))
+            assert await client.hear() == reply(1, BIG)
+        await client.ended.wait()
 
 
 async def test_no_backend(tmp_path: Path, autojump_clock: Clock) -> None:

@@ -42,6 +42,7 @@ from umktls.front.clients import Clients
 from umktls.front.lane import Lane
 from umktls.front.proxyheader import Behind, proxy_header
 from umktls.front.through import Stock, Through
+from umktls.kernel.ground.bell import Bell
 from umktls.kernel.ground.turns import Turn
 from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.incoming import CALL_LIMIT, RETIRE_SECONDS, Incoming
@@ -87,7 +88,7 @@ class Carried(Incoming):
         self._passing = False  # of the message that arrives: whether it goes to the backend as is
         self._admitted = False
         self._unanswered = 0
-        self._answered = trio.Event()
+        self._answered = Bell()
         self._reading = trio.CancelScope()
         self._backend: Backend | None = None
         self._nfs: Lane | None = None
@@ -95,6 +96,7 @@ class Carried(Incoming):
         self._mount_calls = 0
         # One message to the client at a time.
         self._speaking = trio.Semaphore(1)
+        self._replying = False  # of the message that comes from the backend: whether it is a reply
         self._down_over = trio.Event()
         self._leaving = False  # nothing more is read from the client
 
@@ -143,12 +145,16 @@ class Carried(Incoming):
         """Nothing more is read from the client: what is still to be said to it."""
         if self._retired:
             with trio.move_on_after(RETIRE_SECONDS):
-                while self._unanswered:
+                while self._unanswered or self._mount_calls > 0:
                     await self._answered.wait()
         elif self._nfs is not None:
-            self._nfs.end_sending()
+            for lane in (self._nfs, self._mount):
+                if lane is not None:
+                    lane.end_sending()
             with trio.move_on_after(LINGER_SECONDS):
                 await self._down_over.wait()
+                while self._mount_calls > 0:
+                    await self._answered.wait()
 
     # ---- from the client
 
@@ -313,7 +319,6 @@ class Carried(Incoming):
             async for data in chunks:
                 self.last = trio.current_time()
                 pieces = follower.feed(data)
-                self._count(pieces)
                 if not pieces:
                     continue
                 if not speaking:
@@ -321,20 +326,22 @@ class Carried(Incoming):
                     speaking = True
                 self.sock.rpc.send([piece.data for piece in pieces])
                 await self.sock.rpc.flushed()
+                self._count(pieces)
                 if follower.whole:
                     self._speaking.release()
                     speaking = False
                 await turn.did(len(data))
 
     def _count(self, pieces: list[Piece]) -> None:
-        replies = sum(
-            piece.head is not None and piece.head.kind == MsgType.REPLY for piece in pieces
-        )
-        self.sock.rpc.replies += replies
-        self._unanswered = max(0, self._unanswered - replies)
-        if not self._unanswered:
-            self._answered.set()
-            self._answered = trio.Event()
+        """These have gone to the client. A reply counts with its end: who waits for the last one
+        then ends the connection."""
+        for piece in pieces:
+            if piece.head is not None:
+                self._replying = piece.head.kind == MsgType.REPLY
+            if piece.ends and self._replying:
+                self.sock.rpc.replies += 1
+                self._unanswered = max(0, self._unanswered - 1)
+        self._answered.ring()
 
     async def _carry_mount(self, lane: Lane) -> None:
         """The replies of a MOUNT server of its own; it may end the connection when it owes none."""
@@ -344,10 +351,11 @@ class Carried(Incoming):
                 async for data in chunks:
                     reader.feed(data)
                     for message in reader.messages():
-                        self._mount_calls -= 1
                         async with self._speaking:
                             self._send([message])
                             await self.sock.rpc.flushed()
+                        self._mount_calls -= 1
+                        self._answered.ring()
             reason = "it closed the connection"
         except UmktlsError as error:
             reason = str(error)
