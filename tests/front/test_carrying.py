@@ -309,6 +309,22 @@ async def test_a_long_answer_is_whole_before_a_new_connection(
         await client.ended.wait()
 
 
+async def test_half_a_call_keeps_no_new_connection_waiting(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    """Nobody will answer it, since its end is not read any more."""
+    async with world(tmp_path) as here:
+        client, backend = await here.passed()
+        client.sock.rpc.send([mark(1000) + call(2)])
+        await trio.testing.wait_all_tasks_blocked()
+        began = trio.current_time()
+        assert (await here.host.renew(None, "reconnect"))["reconnected"] == 1
+        await backend.say(reply(1))
+        assert await client.hear() == reply(1)
+        await client.ended.wait()
+        assert trio.current_time() - began < 1
+
+
 async def test_no_backend(tmp_path: Path, autojump_clock: Clock) -> None:
     async with world(tmp_path) as here:
         here.servers.away.add(ONE)

@@ -86,8 +86,9 @@ class Carried(Incoming):
         self._up = Follower()
         self._whole = RecordReader(WHOLE_LIMIT)
         self._passing = False  # of the message that arrives: whether it goes to the backend as is
+        self._calling = False  # whether it is a call
         self._admitted = False
-        self._unanswered = 0
+        self._unanswered = 0  # of the calls that were passed on as a whole
         self._answered = Bell()
         self._reading = trio.CancelScope()
         self._backend: Backend | None = None
@@ -168,6 +169,7 @@ class Carried(Incoming):
                 self._begins(piece.head)
             if self._passing:
                 onward.append(piece.data)
+                self._unanswered += piece.ends and self._calling
                 continue
             if onward:
                 await self._pass_on(onward)
@@ -178,15 +180,14 @@ class Carried(Incoming):
 
     def _begins(self, head: Head) -> None:
         """A message: whether it is passed on unseen."""
-        if head.kind == MsgType.CALL:
+        self._calling = head.kind == MsgType.CALL
+        if self._calling:
             self.sock.rpc.calls += 1
             if head.flavor == AuthFlavor.AUTH_TLS:
                 self._passing = False
                 return
         self._admitted = self._admitted or self._objection() is None
         self._passing = self._admitted and not self._is_for_mount(head)
-        if self._passing and head.kind == MsgType.CALL:
-            self._unanswered += 1
 
     def _is_for_mount(self, head: Head) -> bool:
         if head.kind != MsgType.CALL or head.program != MOUNT_PROGRAM:
