@@ -84,6 +84,12 @@ def test_version_2_tells_of_tls() -> None:
         (b"CN=one,O=Example", b"one"),
         (b"O=Example,CN=one\\, two", b"one, two"),
         (b"O=Example", b"O=Example"),
+        (b'CN=a\\+b \\"c\\"', b'a+b "c"'),
+        (b"O=Example\\\\,CN=one", b"one"),
+        (b"O=Example\\,CN=two,CN=one\\\\,C=AT", b"one\\"),
+        (b"O=Example,UID=7+CN=one", b"one"),
+        (b"CN=Jos\xc3\xa9", b"Jos\xc3\xa9"),
+        (b"CN=Jos\\C3\\A9\\00", b"Jos\xc3\xa9\\00"),  # no string ends there
     ],
 )
 def test_common_names(subject: bytes, name: bytes) -> None:

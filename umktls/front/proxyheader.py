@@ -9,6 +9,7 @@ connection on which nobody is behind the front, as a health check's, says LOCAL,
 from __future__ import annotations
 
 import ipaddress
+import re
 import struct
 from typing import Any
 
@@ -24,6 +25,11 @@ TCP_OVER = {4: 0x11, 6: 0x21}
 PP2_TYPE_SSL = 0x20
 PP2_SUBTYPE_SSL_VERSION, PP2_SUBTYPE_SSL_CN, PP2_SUBTYPE_SSL_CIPHER = 0x21, 0x22, 0x23
 PP2_CLIENT_SSL, PP2_CLIENT_CERT_CONN, PP2_CLIENT_CERT_SESS = 0x01, 0x02, 0x04
+
+# What is between commas, or plus signs, that are not escaped; and what is (RFC 4514 section 3). A NUL
+# stays escaped, since for many a reader the name would end with it.
+PARTS = re.compile(rb"(?:[^,+\\]|\\.)+", re.DOTALL)
+ESCAPED = re.compile(rb"\\((?!00)[0-9A-Fa-f]{2}|[^0])", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +116,14 @@ def tlv(kind: int, value: bytes) -> bytes:
 
 def common_name(subject: bytes) -> bytes:
     """The common name in a name as RFC 4514 writes it; all of the name where there is none."""
-    for part in reversed(subject.replace(b"\\,", b"\0").split(b",")):
+    for part in reversed(PARTS.findall(subject)):
         kind, _, value = part.partition(b"=")
         if kind.strip() == b"CN":
-            return value.replace(b"\0", b",")
+            return ESCAPED.sub(unescaped, value)
     return subject
+
+
+def unescaped(escaped: re.Match[bytes]) -> bytes:
+    """What stands behind a backslash."""
+    what = escaped[1]
+    return bytes.fromhex(what.decode()) if len(what) == 2 else what
