@@ -106,3 +106,10 @@ def test_the_other_shells_are_asked_as_click_says(shell: str, script: str) -> No
     assert "_UMKTLS_COMPLETE=" in source
     if found := shutil.which(shell):
         subprocess.run([found, "-n"], input=source, text=True, timeout=50, check=True)
+
+
+def test_the_first_tab_in_zsh_completes() -> None:
+    """zsh loads the script then, and calls no function of it by itself. Click's own call is for a
+    script that is loaded, and not evaluated in one."""
+    script = (SCRIPTS / "zsh" / "_umktls").read_text()
+    assert '== loadautofunc ]] && _umktls_completion "$@"' in script.splitlines()[-1]
