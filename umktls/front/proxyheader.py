@@ -26,8 +26,8 @@ PP2_TYPE_SSL = 0x20
 PP2_SUBTYPE_SSL_VERSION, PP2_SUBTYPE_SSL_CN, PP2_SUBTYPE_SSL_CIPHER = 0x21, 0x22, 0x23
 PP2_CLIENT_SSL, PP2_CLIENT_CERT_CONN, PP2_CLIENT_CERT_SESS = 0x01, 0x02, 0x04
 
-# What is between commas, or plus signs, that are not escaped; and what is (RFC 4514 section 3). A NUL
-# stays escaped, since for many a reader the name would end with it.
+# What is between commas, or plus signs, that are not escaped; and what is (RFC 4514 section 3). A
+# NUL stays escaped, since for many a reader the name would end with it.
 PARTS = re.compile(rb"(?:[^,+\\]|\\.)+", re.DOTALL)
 ESCAPED = re.compile(rb"\\((?!00)[0-9A-Fa-f]{2}|[^0])", re.DOTALL)
 
