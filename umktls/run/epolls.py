@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from umktls.dataclass import dataclass
-from umktls.run.proc import Registration
+from umktls.run.proc import Registration, pidfd_of
 from umktls.run.system import pidfd_getfd, refused, unshare_descriptors
 
 __all__ = ["EpollMover"]
@@ -32,9 +32,9 @@ class _Event(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """`old` and `new` are descriptors of this process, the rest is of `pid`."""
+    """`old` and `new` are descriptors of this process, the rest is of that thread's process."""
 
-    pid: int
+    thread: int
     registrations: Sequence[Registration]
     old: int
     new: int
@@ -50,10 +50,11 @@ class EpollMover:
         self._thread = threading.Thread(target=self._run, daemon=True, name="epolls")
         self._thread.start()
 
-    def move(self, pid: int, registrations: Sequence[Registration], old: int, new: int) -> int:
-        """Have `new` in the place of `old` in all of them; how many it was. Raises OSError."""
+    def move(self, thread: int, registrations: Sequence[Registration], old: int, new: int) -> int:
+        """Have `new` in the place of `old` in all of them; how many it was. `thread`: one that
+        lives, which the process's first need not do. Raises OSError."""
         done: Future[int] = Future()
-        self._work.put(Move(pid, registrations, old, new, done))
+        self._work.put(Move(thread, registrations, old, new, done))
         return done.result()
 
     def close(self) -> None:
@@ -74,7 +75,7 @@ class EpollMover:
     def _move(self, move: Move, registration: Registration) -> bool:
         """False: it is there no more, and may have been moved already."""
         os.closerange(0, ALL)
-        target, own = os.pidfd_open(move.pid), os.pidfd_open(os.getpid())
+        target, own = pidfd_of(move.thread), os.pidfd_open(os.getpid())
         epoll = pidfd_getfd(target, registration.epoll)
         old, new = pidfd_getfd(own, move.old), pidfd_getfd(own, move.new)
         number = registration.number

@@ -24,6 +24,7 @@ __all__ = [
     "is_socket",
     "nonblocking",
     "parse_epoll",
+    "pidfd_of",
     "process_of",
     "registrations_of",
     "waiting_in",

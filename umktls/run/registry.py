@@ -13,7 +13,7 @@ from umktls.kernel.sockets.calls import look_below, rx_enabled, tx_enabled
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.ktls.calls import KtlsSocket
 from umktls.run.epolls import EpollMover
-from umktls.run.proc import descriptors_of, flags_of, inode_of, process_of, registrations_of
+from umktls.run.proc import descriptors_of, flags_of, inode_of, registrations_of
 from umktls.run.reactor import Reactor
 from umktls.run.sockets import Replaced
 from umktls.run.system import refused
@@ -88,7 +88,7 @@ class Registry:
             for number, each in flags.items():
                 put(far.fileno(), number, each & os.O_CLOEXEC)
             if waiting:
-                self._mover.move(process_of(thread), waiting, sock.fileno(), far.fileno())
+                self._mover.move(thread, waiting, sock.fileno(), far.fileno())
             kernel_socket = self._host.adopt(sock, state=state)
             # A program's keys are its own business.
             state.tx.on_wants_rekey = state.rx.on_wants_rekey = None

@@ -18,6 +18,7 @@
 #include <sys/ioctl.h>
 #include <sys/select.h>
 #include <sys/sendfile.h>
+#include <sys/syscall.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -72,6 +73,7 @@ void epoll_levels_from_before(void);
 void epoll_edges(void);
 void epoll_edges_from_before(void);
 void copies(void);
+void a_first_thread_that_ended(void);
 void before_the_key(void);
 void passed_on(void);
 void shut(void);

@@ -56,3 +56,38 @@ void passed_on(void) {
     close(pair[0]), close(pair[1]);
     end(a, b);
 }
+
+static void *without_the_first(void *argument) {
+    int a, b, epoll = epoll_create1(0);
+    struct epoll_event event = {EPOLLIN, {.fd = 7}}, got;
+    (void)argument;
+    /* A zombie, while the process goes on. */
+    char path[64], state = 0;
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", getpid());
+    while (state != 'Z') {
+        FILE *file = fopen(path, "r");
+        if (!file || fscanf(file, "%*d (%*[^)]) %c", &state) != 1)
+            _exit(2);
+        fclose(file);
+    }
+    tcp(&a, &b);
+    CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, b, &event) == 0);
+    keyed(TLS_1_3_VERSION, a, b);
+    CHECK(write(a, "still", 5) == 5);
+    CHECK(epoll_wait(epoll, &got, 1, 5000) == 1 && got.data.fd == 7);
+    CHECK(gets_type(b, DATA, "still"));
+    end(a, b);
+    _exit(failed);
+}
+
+void a_first_thread_that_ended(void) {
+    pthread_t thread;
+    int status = -1;
+    pid_t child = fork();
+    if (!child) {
+        alarm(15);
+        pthread_create(&thread, NULL, without_the_first, NULL);
+        syscall(SYS_exit, 0);
+    }
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
