@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -57,6 +58,19 @@ while (there := os.path.exists(f"/proc/{left}")) and time.monotonic() < until:
 print("there" if there else "gone")
 """
 
+# `umktls`, with a SIGTERM just before it can pass any on.
+ENDED_EARLY = """
+import os, signal
+from umktls.cli.main import main
+from umktls.run import front
+passed_on = front.pass_signals_on
+def early(pid):
+    os.kill(os.getpid(), signal.SIGTERM)
+    passed_on(pid)
+front.pass_signals_on = early
+main(prog_name="umktls")
+"""
+
 
 def run(
     command: Sequence[str], *options: str, data: bytes = b""
@@ -91,6 +105,31 @@ def test_a_signal_is_passed_on(tmp_path: Path) -> None:
         program.wait_for(b"up")
         program.process.send_signal(signal.SIGTERM)
         assert program.process.wait(patience(20)) == 9
+
+
+@pytest.mark.long
+def test_a_signal_that_comes_early_does_not_leave_the_command_alone() -> None:
+    command = [sys.executable, "-c", ENDED_EARLY, "run", "--", "sh", "-c", "cat; echo went on"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with process:
+        assert process.wait(patience(20)) == -signal.SIGTERM
+        said, _ = process.communicate(timeout=patience(20))
+    assert said == b""
+
+
+@pytest.mark.long
+def test_a_first_process_that_is_killed_does_not_end_the_supervisor(tmp_path: Path) -> None:
+    """It has nobody to tell how the command has ended, and is the kernel of what is left."""
+    script = "echo up $PPID; cat"
+    with started(Program([*under_run(), "sh", "-c", script], tmp_path)) as program:
+        supervisor = os.pidfd_open(int(program.wait_for(b"up").split()[1]))
+        program.process.kill()
+        program.process.wait(patience(20))
+        program.end()
+        ended, _, _ = select.select([supervisor], [], [], patience(20))
+        os.close(supervisor)
+        assert ended
+        assert not program.errors
 
 
 @pytest.mark.long

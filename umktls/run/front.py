@@ -21,6 +21,8 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Collection
+from contextlib import suppress
 from typing import IO, Any, NoReturn
 
 from umktls.errors import UmktlsError
@@ -46,10 +48,12 @@ def run_in_front(config: RunConfig, as_json: bool) -> NoReturn:
     """Run the command, and end as it ends."""
     become_subreaper()  # the command's parent, should the supervisor die
     told, tell = os.pipe()
+    # What comes before it can be passed on waits: else the command would stay alone.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
     child = os.fork()
     if not child:
         os.close(told)
-        supervisor(config, os.fdopen(tell, "w"))
+        supervisor(config, os.fdopen(tell, "w"), before)
     os.close(tell)
     with os.fdopen(told) as lines:
         pid = int(lines.readline() or 0)
@@ -68,8 +72,8 @@ def run_in_front(config: RunConfig, as_json: bool) -> NoReturn:
 
 
 def pass_signals_on(pid: int) -> None:
-    """Have the command get what this process gets, but for what the terminal sends to both."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
+    """Have the command get what this process gets, but for what the terminal sends to both. They
+    are blocked."""
 
     def work() -> None:
         while True:
@@ -110,28 +114,31 @@ def end_as(status: int) -> NoReturn:
     os._exit(os.WEXITSTATUS(status))
 
 
-def supervisor(config: RunConfig, tell: IO[str]) -> NoReturn:
-    """The second process. Tells the command's process id, then, in JSON, how it has ended."""
+def supervisor(config: RunConfig, tell: IO[str], mask: Collection[int]) -> NoReturn:
+    """The second process. Tells the command's process id, then, in JSON, how it has ended. `mask`:
+    the signals that are blocked for the command."""
 
     def report(status: int, figures: dict[str, Any]) -> None:
         say({"status": status, "figures": figures})
-        tell.close()
+        with suppress(BrokenPipeError):
+            tell.close()
         let_go(2)
 
     def say(what: dict[str, Any]) -> None:
         if not tell.closed:
-            tell.write(json.dumps(what) + "\n")
-            tell.flush()
+            with suppress(BrokenPipeError):  # the first process was killed
+                print(json.dumps(what), file=tell, flush=True)
 
     try:
         become_subreaper()
-        tracee = Tracee(config.command, filter_of(config))
+        tracee = Tracee(config.command, filter_of(config), mask)
         raise_descriptor_limit()  # there are two for each socket; the command keeps its own limit
         os.set_inheritable(tell.fileno(), False)
         tell.write(f"{tracee.pid}\n")
         tell.flush()
         for number in PASSED_ON:
             signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         let_go(0)
         let_go(1)
         from umktls.kernel.ground import hostclock

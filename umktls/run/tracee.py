@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from umktls.run.proc import copy_of
 from umktls.run.seccomp import Listener
@@ -19,19 +19,20 @@ EXIT_OWN, EXIT_CANNOT_RUN, EXIT_NOT_FOUND = 125, 126, 127
 
 
 class Tracee:
-    """The command, which waits until `release`. `pid` is its process.
+    """The command, which waits until `release`. `pid` is its process. `mask`: the signals that are
+    blocked for it.
 
     It has to be made while this process has one thread.
     """
 
-    def __init__(self, command: Sequence[str], program: bytes) -> None:
+    def __init__(self, command: Sequence[str], program: bytes, mask: Collection[int]) -> None:
         go, self._go = os.pipe()
         self._told, tell = os.pipe()
         self.pid = os.fork()
         if not self.pid:
             os.close(self._go)
             os.close(self._told)
-            become(command, program, go, tell)
+            become(command, program, mask, go, tell)
         os.close(go)
         os.close(tell)
 
@@ -51,13 +52,15 @@ class Tracee:
         return listener
 
 
-def become(command: Sequence[str], program: bytes, go: int, tell: int) -> None:
+def become(
+    command: Sequence[str], program: bytes, mask: Collection[int], go: int, tell: int
+) -> None:
     """In the child: never returns. Behind the filter nothing may be called that it notifies
     until somebody listens; write(2) and execve(2) are not notified."""
     status = EXIT_OWN
     try:
         if os.read(go, 1) == GO:
-            status = filtered(command, program, go, tell)
+            status = filtered(command, program, mask, go, tell)
     finally:
         os._exit(status)
 
@@ -71,10 +74,14 @@ def listener_of(program: bytes) -> int:
         return seccomp_listener(program)
 
 
-def filtered(command: Sequence[str], program: bytes, go: int, tell: int) -> int:
+def filtered(
+    command: Sequence[str], program: bytes, mask: Collection[int], go: int, tell: int
+) -> int:
     """Returns only where the command cannot be run: the exit status then."""
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
         signal.signal(number, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         listener = listener_of(program)
     except OSError as error:
@@ -82,6 +89,7 @@ def filtered(command: Sequence[str], program: bytes, go: int, tell: int) -> int:
         return EXIT_OWN
     os.write(tell, b"%d\n" % listener)
     os.read(go, 1)  # execve(2) closes the listener: there has to be a copy first
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
         os.execvp(command[0], list(command))
     except OSError as error:
