@@ -34,6 +34,7 @@ connection when all that was in it has been sent.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -135,12 +136,22 @@ class Replaced:
             self.outgoing.expect_the_end()
         elif events & READABLE:
             self.outgoing.take()
+        if self.receiving and self.receives_no_more():
+            self.receiving.tell()
 
     def news(self) -> None:
         """Something has come, or keys have, or the end: who waits in a recvmsg looks again."""
         self.hand_on()
         if self.receiving:
             self.receiving.tell()
+
+    def receives_no_more(self) -> bool:
+        """Whether the program has said so, by shutdown(SHUT_RD): a pair tells who sends nothing."""
+        try:
+            self.end.send(b"")
+        except OSError as error:
+            return error.errno == errno.EPIPE
+        return False
 
     @property
     def opens(self) -> bool:

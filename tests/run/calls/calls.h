@@ -77,6 +77,7 @@ void a_first_thread_that_ended(void);
 void before_the_key(void);
 void passed_on(void);
 void shut(void);
+void receives_no_more(void);
 void closed(void);
 void reset_by_the_peer(void);
 void half_a_record(void);

@@ -125,3 +125,23 @@ void two_hundred(void) {
     for (int i = 0; i < MANY; i++)
         end(a[i], b[i]);
 }
+
+static void *shut_soon(void *argument) {
+    usleep(50000);
+    CHECK(shutdown(*(int *)argument, SHUT_RD) == 0);
+    return NULL;
+}
+
+void receives_no_more(void) {
+    int a, b, type, flags = 0;
+    char data[8];
+    pthread_t thread;
+    tls(&a, &b);
+    pthread_create(&thread, NULL, shut_soon, &b);
+    CHECK(receive_type(b, &type, data, sizeof data, &flags) == 0);
+    pthread_join(thread, NULL);
+    flags = 0;
+    CHECK(receive_type(b, &type, data, sizeof data, &flags) == 0);
+    CHECK(write(b, "sends", 5) == 5 && gets_type(a, DATA, "sends"));
+    end(a, b);
+}

@@ -15,7 +15,7 @@ static const struct {
     CASE(ways_to_receive), CASE(several_at_once), CASE(control_records_need_room), CASE(waiting_for_data),
     CASE(epoll_levels), CASE(epoll_levels_from_before), CASE(epoll_edges),
     CASE(epoll_edges_from_before), CASE(a_first_thread_that_ended), CASE(copies), CASE(before_the_key), CASE(passed_on),
-    CASE(shut), CASE(closed), CASE(reset_by_the_peer), CASE(half_a_record), CASE(a_bad_record),
+    CASE(shut), CASE(receives_no_more), CASE(closed), CASE(reset_by_the_peer), CASE(half_a_record), CASE(a_bad_record),
     CASE(a_signal_interrupts), CASE(bad_addresses), CASE(six), CASE(two_hundred),
 };
 
