@@ -12,6 +12,7 @@ import trio.testing
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.upcalls import handover, tls
+from umktls.ktls.engines import Route
 
 Clock = trio.testing.MockClock
 
@@ -54,7 +55,10 @@ async def test_a_daemon_that_says_nothing_does_not_keep_a_session_that_ends(
         closed=False,
         phase="established",
         session=object(),
-        detours=SimpleNamespace(finish_sending=trio.sleep_forever),
+        rpc=SimpleNamespace(fault=None),
+        detours=SimpleNamespace(
+            finish_sending=trio.sleep_forever, route=lambda direction: Route.BOUNCE
+        ),
         close=closed.append,
     )
 

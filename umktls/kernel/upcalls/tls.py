@@ -36,6 +36,7 @@ from umktls.kernel.upcalls.daemons import Daemons
 from umktls.kernel.upcalls.handedup import at_the_head, follow
 from umktls.kernel.upcalls.handover import Handover, say_goodbye
 from umktls.kernel.upcalls.unattended import hear_alert, unattended
+from umktls.ktls.engines import Route
 from umktls.ktls.socket.received import Record
 from umktls.ktls.socket.states import State
 from umktls.rpc.message import AuthSys
@@ -391,9 +392,11 @@ async def _closed(host: TlsHost, sock: KernelSocket, reason: str) -> None:
     if sock.session is not None:
         host.trace.emit("disconnect", sock.name, reason=reason)
         now = trio.current_time()
-        with trio.CancelScope(deadline=now + LAST_WORDS_SECONDS, shield=True):
-            await sock.detours.finish_sending()
-            await tell_fault(host, sock)
+        # A scope costs a thirtieth of a handshake, and most sessions end without last words.
+        if sock.rpc.fault is not None or sock.detours.route("tx") is Route.BOUNCE:
+            with trio.CancelScope(deadline=now + LAST_WORDS_SECONDS, shield=True):
+                await sock.detours.finish_sending()
+                await tell_fault(host, sock)
         with trio.CancelScope(deadline=now + DISCONNECT_SECONDS, shield=True):
             # An orphan need not be adopted for its last moment.
             host.handover.end(sock)
