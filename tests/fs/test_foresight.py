@@ -18,7 +18,7 @@ from umktls_fs.foresight import CREDIT, MISSES, MOST_CREDIT, WAIT_SECONDS
 
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
-from tests.fs.world import ROOT, Somebody, World, fails
+from tests.fs.world import ROOT, Answering, Somebody, World, fails
 from tests.passing import elapse
 from umktls.errors import WorldError
 from umktls.nfs.types import READDIRPLUS3resfail, nfsstat3
@@ -279,17 +279,10 @@ async def test_our_own_changes_while_a_page_is_on_its_way(
     world: World, act: Callable[[World], Any], expected: int | None, autojump_clock: MockClock
 ) -> None:
     """The server has made the page before, and it arrives behind."""
-    arrived = trio.Event()
-
-    async def late(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        result = await proceed(args)
-        await arrived.wait()
-        return result
-
-    world.caller.between["READDIRPLUS"] = late
+    page = Answering(world, "READDIRPLUS")
     await foresee(world)
     await act(world)
-    arrived.set()
+    page.may.set()
     await wait_all_tasks_blocked()
     assert await size(world) == expected
     assert await called(world, "f38") == []

@@ -16,7 +16,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.fs.changing import change, fields
 from tests.fs.conftest import OLD, MakeWorld
 from tests.fs.peer import Proceed
-from tests.fs.world import ROOT, Somebody, World, fails
+from tests.fs.world import ROOT, Answering, Somebody, World, fails
 from tests.passing import elapse
 from umktls.nfs.types import (
     SERVER_TIME,
@@ -40,19 +40,12 @@ async def test_a_reply_that_comes_behind_a_removal_does_not_bring_back_the_link(
     await made.lookup("other")
     inode = made.ops.inodes[number]
     made.ops.attributes.expire(inode)
-    answer = trio.Event()
-
-    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        result = await proceed(args)
-        await answer.wait()
-        return result
-
-    made.caller.between["GETATTR"] = between
+    answer = Answering(made, "GETATTR")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(made.ops.getattr, number, made.ctx)
         await wait_all_tasks_blocked()
         await made.ops.unlink(ROOT, b"other", made.ctx)
-        answer.set()
+        answer.may.set()
     assert (await made.ops.getattr(number, made.ctx)).st_nlink == 1
 
 
@@ -309,14 +302,7 @@ async def test_what_was_permitted_before_a_change_of_our_own_is_not_permitted_be
     (world.export / "file").touch()
     number = await world.number("file")
     stranger = Somebody(4711, 4711, 2).ctx
-    answer = trio.Event()
-
-    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        result = await proceed(args)
-        await answer.wait()
-        return result
-
-    world.caller.between["ACCESS"] = between
+    answer = Answering(world, "ACCESS")
     async with trio.open_nursery() as nursery:
         if by == "open":
             nursery.start_soon(world.ops.open, number, os.O_RDONLY, stranger)
@@ -324,7 +310,7 @@ async def test_what_was_permitted_before_a_change_of_our_own_is_not_permitted_be
             nursery.start_soon(world.ops.access, number, os.R_OK, stranger)
         await wait_all_tasks_blocked()
         await change(world, "file", mode=0o100600)
-        answer.set()
+        answer.may.set()
     assert not await world.ops.access(number, os.R_OK, stranger)
 
 

@@ -12,7 +12,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.fs.peer import Proceed
-from tests.fs.world import ROOT, World, fails
+from tests.fs.world import ROOT, Answering, World, fails
 from umktls.nfs.types import LINK3resfail, REMOVE3resfail, RENAME3resfail, nfsstat3
 from umktls.rpc.message import OpaqueAuth
 
@@ -165,19 +165,6 @@ async def test_a_name_that_cannot_be_removed_is_logged_and_nothing_else(
     made.caller.between["REMOVE"] = refuse
     await made.close(fh)
     assert ".nfs" in caplog.text
-
-
-class Answering:
-    """A procedure that is done at once, and answered when it may be."""
-
-    def __init__(self, world: World, name: str) -> None:
-        self.may = trio.Event()
-        world.caller.between[name] = self.between
-
-    async def between(self, args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
-        result = await proceed(args)
-        await self.may.wait()
-        return result
 
 
 async def removed(world: World) -> None:

@@ -16,7 +16,8 @@ from umktls_fs.intent import Intent
 from umktls_fs.operations import NfsOperations
 from umktls_fs.options import MountOptions
 
-from tests.fs.peer import LocalCaller
+from tests.fs.peer import LocalCaller, Proceed
+from umktls.rpc.message import OpaqueAuth
 
 ROOT = 1
 
@@ -169,3 +170,16 @@ async def fails(awaitable: Awaitable[Any]) -> int:
     with pytest.raises(FUSEError) as caught:
         await awaitable
     return caught.value.errno
+
+
+class Answering:
+    """A procedure that is done at once, and answered when it may be."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.may = trio.Event()
+        world.caller.between[name] = self.between
+
+    async def between(self, args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        result = await proceed(args)
+        await self.may.wait()
+        return result

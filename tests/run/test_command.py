@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import patience
 from tests.run.programs import Program, figures_of, started, under_run
+from tests.system.live import until
 
 ENOENT_OF_A_ULP = """
 import socket
@@ -36,26 +37,21 @@ with socket.create_server(("127.0.0.1", 0), backlog=60) as server:
 print(*resource.getrlimit(resource.RLIMIT_NOFILE))
 """
 
-# A child's child, which ends behind its parent, and then is no more.
+# A child's child, which ends behind its parent, when this is told something; then it waits again.
 LEFT_ALONE = """
-import os, time
+import os, sys
 held, hold = os.pipe()
-told, tell = os.pipe()
 if not os.fork():
-    left = os.fork()
-    if left:
-        os.write(tell, b"%d" % left)
+    if left := os.fork():
+        print("left", left, flush=True)
     else:
         os.close(hold)
         os.read(held, 1)
     os._exit(0)
 os.wait()
-left = int(os.read(told, 20))
+sys.stdin.readline()
 os.close(hold)
-until = time.monotonic() + 20
-while (there := os.path.exists(f"/proc/{left}")) and time.monotonic() < until:
-    time.sleep(0.01)
-print("there" if there else "gone")
+sys.stdin.readline()
 """
 
 # `umktls`, with a SIGTERM just before it can pass any on.
@@ -152,10 +148,14 @@ def test_what_it_leaves_running_does_not_keep_it() -> None:
 
 
 @pytest.mark.long
-def test_what_it_leaves_running_does_not_stay_when_it_has_ended() -> None:
+def test_what_it_leaves_running_does_not_stay_when_it_has_ended(tmp_path: Path) -> None:
     """Who has lost its parent is the supervisor's child: nobody else asks how it has ended."""
-    done = run([sys.executable, "-c", LEFT_ALONE])
-    assert done.stdout == b"gone\n", done.stderr
+    with started(Program([*under_run(), sys.executable, "-c", LEFT_ALONE], tmp_path)) as program:
+        left = Path("/proc", program.wait_for(b"left").split()[1].decode())
+        assert left.exists()
+        program.say(b"\n")
+        until(lambda: not left.exists(), "it is no zombie either")
+        program.end()
 
 
 @pytest.mark.parametrize("options", [(), ("--no-tls-module",)])

@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.passing import elapse
 from tests.run.test_answers import Played
 from umktls.ktls.session.errors import WouldBlock
 from umktls.run.call import Call
@@ -67,7 +68,7 @@ async def test_who_waits_for_too_long_gives_up(
     waiting, begin = Waiting(), trio.current_time()
     waiting.add(call_of(listener, 1), blocks, 3)
     waiting.add(call_of(listener, 2), blocks, float("inf"))
-    await trio.sleep(4)
+    await elapse(4.0)
     assert (len(waiting), listener.told) == (1, [(1, 0, errno.EAGAIN)])
     assert trio.current_time() - begin == pytest.approx(4)
 
@@ -78,5 +79,5 @@ async def test_who_was_answered_gives_up_no_more(
     waiting = Waiting()
     waiting.add(call_of(listener, 1), lambda: 5, 3)
     waiting.tell()
-    await trio.sleep(4)
+    await elapse(4.0)
     assert listener.told == [(1, 5, 0)]

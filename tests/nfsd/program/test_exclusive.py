@@ -112,6 +112,8 @@ def test_where_a_file_cannot_get_its_name_last(
     with monkeypatch.context() as patched:
         patched.setattr(os, "link", link)
         first = client.ok("CREATE", diropargs3(client.mount(), b"a"), how)
+        if how is EXCLUSIVE:
+            assert client.ok("CREATE", diropargs3(client.mount(), b"a"), how).obj == first.obj
     second = client.ok("CREATE", diropargs3(client.mount(), b"b"), how)
     assert first.obj_attributes.atime == second.obj_attributes.atime
     assert first.obj_attributes.mode == second.obj_attributes.mode
