@@ -195,7 +195,8 @@ def test_a_handler_that_has_answered_already(answered: bool) -> None:
         host.ask("DISCONNECT", 0x222, 42)
         host.ask("REKEY", 0x333, 43)
         answers = [host.answer() for _ in range(2 - answered)]
-        assert [number for number, _, _ in answers] == ([43] if answered else [42, 43])
+        # DISCONNECT lets REKEY go before it has returned: either may be answered first.
+        assert {number for number, _, _ in answers} == ({43} if answered else {42, 43})
         said = host.say(5)
         assert isinstance(said, SendmsgArgs)
         part = wire.parse_rpc_untrusted(wire.parse_untrusted(said.data))
