@@ -49,6 +49,39 @@ def test_umount_writes_what_is_left_and_waits(sandbox: Sandbox, client: Host) ->
     assert list(sandbox.mountpoint.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        ([], r"is unmounted; .* was not found in \S+ .*--rundir.* until all is written"),
+        (["-f"], r"is unmounted; .* was not found in \S+ .*--rundir.* that it ends"),
+    ],
+    ids=["", "-f"],
+)
+def test_a_mount_whose_process_is_not_found_is_not_waited_for_in_silence(
+    sandbox: Sandbox, client: Host, tmp_path: Path, words: list[str], missing: str
+) -> None:
+    environment = {"UMKTLS_RUNDIR": str(tmp_path)}
+    command = ["umount", *words, str(sandbox.mountpoint)]
+    done = CliRunner().invoke(main, command, env=environment)
+    assert done.exit_code == 0
+    assert re.search(missing, done.output)
+
+
+@pytest.mark.parametrize("words", [[], ["-f"]], ids=["", "-f"])
+def test_a_run_directory_of_its_own_can_be_named(
+    sandbox: Sandbox, client: Host, tmp_path: Path, words: list[str]
+) -> None:
+    environment = {"UMKTLS_RUNDIR": str(tmp_path)}
+    command = ["umount", *words, str(sandbox.mountpoint), "--rundir"]
+    wrong = CliRunner().invoke(main, [*command, str(tmp_path)], env=environment)
+    assert wrong.exit_code != 0
+    assert f"{sandbox.mountpoint} has no run directory {tmp_path}" in wrong.output
+    assert sandbox.mounted() == [sandbox.mountpoint]
+    done = CliRunner().invoke(main, [*command, str(client.rundir)], env=environment)
+    assert (done.exit_code, done.output) == (0, "")
+    assert not running(client.pid)
+
+
 def test_umount_of_a_mount_in_use_says_so_and_changes_nothing(
     sandbox: Sandbox, client: Host
 ) -> None:

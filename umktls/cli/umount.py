@@ -17,10 +17,11 @@ from pathlib import Path
 import click
 
 from umktls.cli.away import amount, server_words, waiting_words, work_words
-from umktls.cli.control import Host, find_hosts
+from umktls.cli.control import Host, find_hosts, read_host
 from umktls.cli.options import Seconds
 from umktls.errors import CallerError, UmktlsError, WorldError
 from umktls.kernel.host import mountinfo
+from umktls.kernel.host.rundir import run_base
 from umktls.printable import printable
 
 __all__ = ["force_unmount", "mounts", "umount", "unmount"]
@@ -54,7 +55,12 @@ MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 1, 2, 8
     metavar="SECONDS",
     help="How long the mount's process may take to write what is left.",
 )
-def umount(mountpoint: Path, lazy: bool, force: bool, timeout: float) -> None:
+@click.option(
+    "--rundir",
+    type=click.Path(path_type=Path),
+    help="Run directory of the mount, if it was given one.",
+)
+def umount(mountpoint: Path, lazy: bool, force: bool, timeout: float, rundir: Path | None) -> None:
     """End the mount at MOUNTPOINT.
 
     Returns when everything has been written to the server and the mount's process has ended, and
@@ -69,20 +75,29 @@ def umount(mountpoint: Path, lazy: bool, force: bool, timeout: float) -> None:
       umktls umount /mnt
     """
     if force:
-        force_unmount(mountpoint)
+        force_unmount(mountpoint, rundir=rundir)
     else:
-        unmount(mountpoint, lazy, timeout)
+        unmount(mountpoint, lazy, timeout, rundir=rundir)
 
 
 def unmount(
-    mountpoint: Path, lazy: bool = False, timeout: float = 60.0, base: Path | None = None
+    mountpoint: Path,
+    lazy: bool = False,
+    timeout: float = 60.0,
+    base: Path | None = None,
+    rundir: Path | None = None,
 ) -> None:
-    """What the command does; `base` is where its host may be. Raises CallerError, WorldError."""
+    """What the command does; `base` is where its host may be, `rundir` is its run directory, if
+    that is known. Raises CallerError, WorldError."""
     path = resolved(mountpoint)
     mount = topmost(path)
-    host = mount_host(mount, base)
+    host = mount_host(mount, base, rundir)
     with process_end(host) as ended:
         run_fusermount(path, lazy)
+        if not lazy and host is None:
+            say(
+                f"{path} is unmounted; {not_found(base)}, so nobody has waited until all is written"
+            )
         if not lazy and host is not None and not wait(host, mount, ended, timeout):
             raise WorldError(
                 f"{path} is unmounted, but its process {host.pid} has not ended after "
@@ -144,10 +159,10 @@ def say(text: str) -> None:
     click.echo(f"umktls umount: {text}", err=True)
 
 
-def force_unmount(mountpoint: Path, base: Path | None = None) -> None:
+def force_unmount(mountpoint: Path, base: Path | None = None, rundir: Path | None = None) -> None:
     """What the command does with -f. Raises CallerError, WorldError."""
     path = resolved(mountpoint)
-    host = mount_host(topmost(path), base)
+    host = mount_host(topmost(path), base, rundir)
     with process_end(host) as ended:
         lost = unwritten(host)
         if not detached_by_force(path):
@@ -155,6 +170,8 @@ def force_unmount(mountpoint: Path, base: Path | None = None) -> None:
             run_fusermount(path, lazy=True)
         if host is not None:
             end_process(host.pid, ended)
+        else:
+            say(f"{path} is unmounted; {not_found(base)}, so nobody has seen to it that it ends")
     if lost:
         say(f"{amount(lost)} of written data may be lost")
 
@@ -220,14 +237,31 @@ def topmost(path: Path) -> mountinfo.Mount:
     return found[-1]
 
 
-def mount_host(mount: mountinfo.Mount, base: Path | None) -> Host | None:
+def mount_host(mount: mountinfo.Mount, base: Path | None, rundir: Path | None) -> Host | None:
     """The client host that serves the mount, if it is one of this user's. The mount point does not
-    tell: others wait to mount there (`-o bg`), or have done so in another mount namespace."""
-    for host in find_hosts(base):
-        facts = host.facts.get("mount")
-        if isinstance(facts, dict) and facts.get("device") == mount.device:
-            return host
-    return None
+    tell: others wait to mount there (`-o bg`), or have done so in another mount namespace.
+
+    Raises CallerError where the host at `rundir` is not the one.
+    """
+    if rundir is not None:
+        host = read_host(rundir)
+        if host is None or not serves(host, mount):
+            raise CallerError(f"the mount at {mount.mountpoint} has no run directory {rundir}")
+        return host
+    return next((host for host in find_hosts(base) if serves(host, mount)), None)
+
+
+def serves(host: Host, mount: mountinfo.Mount) -> bool:
+    facts = host.facts.get("mount")
+    return isinstance(facts, dict) and facts.get("device") == mount.device
+
+
+def not_found(base: Path | None) -> str:
+    """What there is to say of a mount whose process is none of the hosts that can be found."""
+    return (
+        f"its process was not found in {base or run_base()} (--rundir says where it is, if the "
+        "mount was given one; UMKTLS_RUNDIR=DIR looks in another place)"
+    )
 
 
 @contextmanager
