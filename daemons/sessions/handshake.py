@@ -177,6 +177,8 @@ class _Attempt:
         self._behind = b""  # what was sent when the object had finished
 
     def run(self) -> None:
+        if self._expected.server:  # the client speaks first
+            self._feed_what_comes()
         while True:
             try:
                 finished = self._endpoint.handshake()
@@ -187,11 +189,14 @@ class _Attempt:
                 self._behind = flight
                 self._look_at_received()
                 return
-            records = self._ahead = self._stream.records_ahead(self._deadline)
-            if not records:  # the beginning of one, or its end
-                records = self._stream.read_record(self._deadline)
-                self.received.append(records)
-            self._endpoint.feed(records)
+            self._feed_what_comes()
+
+    def _feed_what_comes(self) -> None:
+        records = self._ahead = self._stream.records_ahead(self._deadline)
+        if not records:  # the beginning of one, or its end
+            records = self._stream.read_record(self._deadline)
+            self.received.append(records)
+        self._endpoint.feed(records)
 
     def _take_what_was_used(self) -> None:
         """Read those of the records ahead that the object has used."""
