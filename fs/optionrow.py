@@ -32,7 +32,7 @@ class Option:
         where several fields get different values.
     takes: how the value is called in the help; the words themselves where there are only few.
     bare: an option with ``=`` may also stand without, and has `value` then.
-    fuse: handed on to FUSE as it is.
+    fuse: handed on to FUSE as it is, or under the name that it `means`.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Option:
     takes: str = ""
     bare: bool = False
     fuse: bool = False
+    means: str = ""
     fate: Fate = Fate.HONOURED
 
     @property

@@ -199,7 +199,7 @@ class _Reader:
     def __init__(self, sloppy: bool) -> None:
         self.values: dict[str, Any] = {}
         self.setters: dict[str, str] = {}
-        self.fuse: set[str] = set()
+        self.fuse: dict[str, str] = {}
         self.unheeded: dict[str, str] = {}
         self._sloppy = sloppy
 
@@ -219,7 +219,7 @@ class _Reader:
         elif isinstance(value, Unheeded):
             self.unheeded[word] = value.reason
         elif option.fuse:
-            self.fuse.add(word)
+            self.hand_on(option.means or word, word)
         else:
             self.set_all(option, value, word)
 
@@ -229,7 +229,14 @@ class _Reader:
             self.set(target, one, word)
 
     def set(self, target: str, value: Any, word: str) -> None:
-        known = self.values.setdefault(target, value)
+        self._agree(self.values, target, value, word)
+
+    def hand_on(self, handed: str, word: str) -> None:
+        """FUSE is told; a word with "no" in front is the opposite of the one without."""
+        self._agree(self.fuse, handed.partition("=")[0].removeprefix("no"), handed, word)
+
+    def _agree(self, values: dict[str, Any], target: str, value: Any, word: str) -> None:
+        known = values.setdefault(target, value)
         first = self.setters.setdefault(target, word)
         if known != value:
             raise CallerError(f"mount options {first!r} and {word!r} contradict each other")
@@ -251,7 +258,7 @@ def parse_options(texts: Iterable[str], *, sloppy: bool = False, **given: Any) -
     options = replace(
         MountOptions(),
         **reader.values,
-        fuse=frozenset(reader.fuse),
+        fuse=frozenset(reader.fuse.values()),
         unheeded=tuple(reader.unheeded.items()),
     )
     return replace(

@@ -158,6 +158,15 @@ GENERAL = (
         "setuid programs and device files count (mount(8)); only root may ask for it", "suid", "dev"
     ),
     *to_fuse("setuid programs and device files do not count (the default)", "nosuid", "nodev"),
+    *(
+        Option(
+            f"allow_{word}",
+            f"as `{word}`, which mount(8) and fstab(5) may keep to themselves",
+            fuse=True,
+            means=word,
+        )
+        for word in ("suid", "dev")
+    ),
     *to_fuse("as mount(8)", "exec", "noexec", "atime", "noatime", "dirsync"),
     *flag(
         "the server keeps times of access (always so)",

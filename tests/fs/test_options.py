@@ -129,6 +129,10 @@ def test_a_maximum_is_never_below_its_minimum() -> None:
         "port=1,port=2",
         "hard,soft",
         "actimeo=3,acregmin=4",
+        "suid,nosuid",
+        "noatime,atime",
+        "allow_dev,nodev",
+        "fsname=x,fsname=y",
     ],
 )
 def test_contradictions_are_refused_and_both_words_named(words: str) -> None:
@@ -296,8 +300,8 @@ def test_every_row_can_be_typed_and_has_its_fate() -> None:
 
 
 def test_what_fuse_knows_is_handed_on() -> None:
-    options = parse_options(["nosuid,noatime,fsname=x,context=a:b"])
-    assert options.fuse == {"nosuid", "noatime", "fsname=x", "context=a:b"}
+    options = parse_options(["nosuid,noatime,fsname=x,context=a:b,allow_dev"])
+    assert options.fuse == {"nosuid", "noatime", "fsname=x", "context=a:b", "dev"}
 
 
 def test_hard_waits_for_ever_and_soft_does_not() -> None:

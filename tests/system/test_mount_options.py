@@ -121,7 +121,11 @@ def test_the_defaults_are_the_same_whichever_way_it_is_mounted(sandbox: Sandbox,
     source = f"127.0.0.1:{host.facts['port']}:{sandbox.export}"
     here = Path(program_path("umktls")).parent
     environment = sandbox.environment() | {"PATH": f"{here}:{os.environ['PATH']}"}
-    for options, flags in (("notls", {"nosuid", "nodev"}), ("notls,suid", {"nodev"})):
+    for options, flags in (
+        ("notls", {"nosuid", "nodev"}),
+        ("notls,suid", {"nodev"}),
+        ("notls,allow_dev", {"nosuid"}),
+    ):
         place = sandbox.directory(options.replace(",", "-"))
         words = [word.format(source=source, place=place, options=options) for word in WAYS[way]]
         program = shutil.which(words[0], path=environment["PATH"])
