@@ -110,6 +110,15 @@ LOOKERS = {
     "riscv64": frozenset({35, 45, 48, 49, 53, 54, 78, 79, 88, 221, 291, 439}),
 }.get(os.uname().machine, frozenset())
 
+# Calls that take data out of a file, or ask where it ends. A 32-bit program's numbers are others,
+# and none of those that tell of a file is among these.
+READERS: Collection[int] = {
+    # read, lseek, pread64, readv, sendfile, splice, preadv, copy_file_range, preadv2
+    "x86_64": frozenset({0, 8, 17, 19, 40, 275, 295, 326, 327}),
+    "aarch64": frozenset({62, 63, 65, 67, 69, 71, 76, 285, 286}),
+    "riscv64": frozenset({62, 63, 65, 67, 69, 71, 76, 285, 286}),
+}.get(os.uname().machine, frozenset())
+
 
 class Call(NamedTuple):
     """A system call that makes, or removes, what its last path names."""
@@ -237,6 +246,11 @@ class Intent:
             return _read(f"/proc/{pid}/mem", 3, seen.argument(maker.paths[0])) != b"..\0"
         except (OSError, OverflowError):
             return True
+
+    def reads(self, pid: int) -> bool:
+        """Whether a thread is known to read data: nobody is told what time it is of."""
+        seen = _seen(pid)
+        return seen is not None and seen.number in READERS
 
     def only_looks(self, pid: int) -> bool:
         """Whether a thread is known to make no name: then what was there a moment ago will do as an

@@ -26,6 +26,7 @@ from . import killpriv
 from .attributes import AttributeCache
 from .calls import Calls, NfsFailure
 from .inodes import NOTHING, Inode
+from .intent import Intent
 from .knownnames import KnownNames
 from .owners import Owners
 
@@ -51,20 +52,26 @@ _DIRECTORY_ACCESS = {
 class Metadata:
     """Everything about a file but its names and its data."""
 
-    def __init__(self, calls: Calls, attributes: AttributeCache, known: KnownNames) -> None:
+    def __init__(
+        self, calls: Calls, attributes: AttributeCache, known: KnownNames, intent: Intent
+    ) -> None:
+        self._intent = intent
         self._calls = calls
         self._known = known
         self._attributes = attributes
         self._name_max: int | None = None
 
-    async def getattr(self, inode: Inode, credential: OpaqueAuth) -> EntryAttributes:
-        """Attributes, from the cache as long as they may be believed.
+    async def getattr(self, inode: Inode, credential: OpaqueAuth, pid: int = 0) -> EntryAttributes:
+        """Attributes, from the cache as long as they may be believed. `pid`: of the thread that
+        asks, 0 if unknown.
 
         A little data that was written behind is sent first, so that mtime is what it will be; who
-        writes a stream is not waited for.
+        writes a stream is not waited for. Nor is that done for a thread that reads: the machine's
+        kernel asks for the size then, in front of each read behind a write.
         """
-        if inode.writer is not None and inode.writer.small:
-            await inode.writer.drain()
+        writer = inode.writer
+        if writer is not None and writer.small and not self._intent.reads(pid):
+            await writer.drain()
         if not self._attributes.fresh(inode):
             started = self._attributes.stamp()
             attr = await self._calls.getattr(inode.handle, credential)

@@ -137,7 +137,7 @@ class NfsOperations(pyfuse3.Operations):
         )
         silly = SillyRenames(calls, self.attributes, known, self.kernel, start)
         self._names = self._open_namespace(calls, known, silly, options, mountpoint)
-        self._metadata = Metadata(calls, self.attributes, known)
+        self._metadata = Metadata(calls, self.attributes, known, self._intent)
         self._directories = self._open_directories(calls, known, emit, start, options)
         rsize = transfer_size(options.rsize, caller.fsinfo.rtmax)
         ahead = ReadAhead(calls, self.attributes, start, rsize, options.readahead)
@@ -294,7 +294,8 @@ class NfsOperations(pyfuse3.Operations):
 
     @waited(patient=True)
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
-        return await self._metadata.getattr(self.inodes[inode], self._credentials.of(ctx))
+        credential = self._credentials.of(ctx)
+        return await self._metadata.getattr(self.inodes[inode], credential, ctx.pid)
 
     @waited(patient=True)
     async def setattr(

@@ -7,9 +7,11 @@ multiple of that request's size, so that a request lies in one block and is answ
 it, without a copy; that is why reading ahead waits for two requests of the same size.
 
 The number of blocks grows as they prove useful, up to what the mount option allows; a seek, or any
-change of the file (`Inode.data_version`), drops them. Requests that are not sequential pass
-straight to the server with exactly the bytes that were asked for; around.py has what is fetched
-beside them.
+change of the file (`Inode.data_version`), drops them. Each time that happens before one block has
+been read to its end, twice as many requests have to follow each other before it is tried again: who
+reads a little here and there, or changes what he reads as he goes, would have the server send a
+thousand times what he wants. Requests that are not sequential pass straight to the server with
+exactly the bytes that were asked for; around.py has what is fetched beside them.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ __all__ = ["ReadAhead", "Reader"]
 
 MEMORY = 64 << 20
 FIRST_WINDOW = 2
+MOST_VAIN = 6  # tries that were in vain, of which it is known
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +164,10 @@ class Reader:
         self._shared = shared
         self._next = 0  # where a sequential reader reads next
         self._size = 0  # of the last request
+        self._alike = 0  # requests of that size that have followed another one of it
         self._window = FIRST_WINDOW
+        self._useful = False  # whether one of these blocks was read to its end
+        self._vain = 0  # how often in a row none was
         self._version = inode.data_version
         self._around: Around | None = None  # once it is of use
 
@@ -219,19 +225,27 @@ class Reader:
     def _follow(self, offset: int, size: int) -> bool:
         """Notice what kind of reading this is, and read ahead if it is sequential. True: it is
         not."""
-        if self._version != self._inode.data_version:
+        astray, changed = offset != self._next, self._version != self._inode.data_version
+        if changed:
             self._version = self._inode.data_version
+        if astray or changed:
+            self._give_up()
+        if changed:
             self.close()
-        astray = offset != self._next
-        if astray:
-            if self.blocks:
-                self.drop()
-            self._window = FIRST_WINDOW
-        elif size == self._size or self.blocks:
-            self._extend(offset + size, size)
+        if not astray:
+            self._alike = self._alike + 1 if size == self._size else 0
+            if self.blocks or self._alike >= 1 << self._vain:
+                self._extend(offset + size, size)
         self._next = offset + size
         self._size = size
         return astray
+
+    def _give_up(self) -> None:
+        """What was read ahead is of no use."""
+        if self.blocks:
+            self._vain = 0 if self._useful else min(self._vain + 1, MOST_VAIN)
+            self.drop()
+        self._alike, self._useful, self._window = 0, False, FIRST_WINDOW
 
     def _stray(self, offset: int, size: int) -> None:
         """The server is asked for bytes here and there."""
@@ -261,6 +275,7 @@ class Reader:
         """Let go of the blocks that end before `end`: they were useful, so the window grows."""
         while self.blocks and self.blocks[0].end <= end:
             block = self.blocks.popleft()
+            self._useful = True
             self._window = min(self._window * 2, max(self._shared.window, FIRST_WINDOW))
             self._shared.memory.give_back(self, block.length)
 

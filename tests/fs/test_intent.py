@@ -110,6 +110,52 @@ def test_who_opens_what_is_there_only_looks(tmp_path: Path, flags: int) -> None:
         assert not Intent().lists(thread)
 
 
+def test_who_reads() -> None:
+    ours, theirs = os.pipe()
+    number: list[int] = []
+    begun = threading.Event()
+
+    def wait() -> None:
+        number.append(threading.get_native_id())
+        begun.set()
+        os.read(ours, 1)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        assert begun.wait(20)
+        here = Path(f"/proc/self/task/{number[0]}/syscall")
+        while here.read_text().split()[1:2] != [hex(ours)]:  # it runs, or waits for a lock
+            os.sched_yield()
+        assert Intent().reads(number[0])
+        assert not Intent().only_looks(number[0])
+    finally:
+        os.write(theirs, b"x")
+        thread.join()
+        os.close(ours)
+        os.close(theirs)
+    assert not Intent().reads(0)
+    assert not Intent().reads(1 << 30)
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are x86_64's")
+@pytest.mark.parametrize(
+    ("words", "reads"),
+    [
+        (b"17 0x3 0x10 0x1000 0 0 0", True),  # pread64
+        (b"8 0x3 0 0x2 0 0 0", True),  # lseek
+        (b"326 0x3 0 0x4 0 0 0", True),  # copy_file_range
+        (b"5 0x3 0x10 0 0 0 0", False),  # fstat
+        (b"262 0x3 0x10 0 0x1000 0 0", False),  # newfstatat
+        (b"332 0xffffff9c 0x10 0 0xfff 0 0", False),  # statx
+        (b"-1 0x7ffd 0x7f00", False),  # a page that was not there
+    ],
+)
+def test_the_calls_that_read(monkeypatch: pytest.MonkeyPatch, words: bytes, reads: bool) -> None:
+    monkeypatch.setattr(intent._syscalls, "read", lambda pid: words)
+    assert Intent().reads(1) is reads
+
+
 def test_who_cannot_be_seen_makes_nothing() -> None:
     assert call_of(1 << 30) is None
     assert not Intent().will_make(0, b"new", [b"a"])

@@ -210,6 +210,50 @@ async def test_a_change_by_another_drops_what_was_read_ahead(world: World) -> No
     await world.close(fh)
 
 
+async def test_who_writes_what_is_read_next_has_little_read_ahead_in_vain(world: World) -> None:
+    """A mapping of a file, some of whose pages are written besides: for each page of 4 KiB there
+    were two blocks of a mebibyte."""
+    data = content(world, 4 * MIB)
+    fh = await world.open("file", os.O_RDWR)
+    for start in range(0, MIB, 4096):
+        await world.ops.write(fh, start, b"x")
+        assert bytes(await world.ops.read(fh, start, 4096)) == b"x" + data[start + 1 : start + 4096]
+        await wait_all_tasks_blocked()
+    assert sum(count for _, count in reads(world)) <= 5 * MIB
+    await world.close(fh)
+
+
+async def test_short_runs_here_and_there_are_not_read_ahead_for_ever(world: World) -> None:
+    content(world, 64 * MIB)
+    fh = await world.open("file")
+    for start in range(60 * MIB, 0, -3 * MIB):
+        await world.ops.read(fh, start, REQUEST)
+        await world.ops.read(fh, start + REQUEST, REQUEST)
+        await wait_all_tasks_blocked()
+    blocks = [count for _, count in reads(world) if count > REQUEST]
+    assert blocks == [MIB, MIB]
+    await world.close(fh)
+
+
+async def test_reading_ahead_begins_again_and_is_trusted_once_it_was_of_use(world: World) -> None:
+    content(world, 64 * MIB)
+    fh = await world.open("file")
+
+    async def run(start: int, requests: int) -> int:
+        """Sequential requests; how many blocks were asked for."""
+        with world.caller.watch():
+            for number in range(requests):
+                await world.ops.read(fh, start + number * REQUEST, REQUEST)
+            await wait_all_tasks_blocked()
+            return sum(count > REQUEST for _, count in reads(world))
+
+    assert [await run(start * MIB, 2) for start in (8, 4, 0)] == [2, 0, 0]
+    assert [await run(start * MIB, 3) for start in (28, 24, 20)] == [2, 0, 0]
+    assert await run(32 * MIB, 20) > 2
+    assert await run(12 * MIB, 2) == 2
+    await world.close(fh)
+
+
 async def test_memory_is_shared_and_taken_from_the_idle(world: World) -> None:
     content(world, 64 * MIB)
     memory = world.ops.files._ahead.memory

@@ -187,6 +187,24 @@ def test_each_operation_makes_the_calls_of_the_table(tmp_path: Path) -> None:
     assert rows == TABLE
 
 
+def test_reading_and_writing_in_turns_is_no_call_each(tmp_path: Path) -> None:
+    """As with dd(1) in place, or a data base: the machine's kernel asks for the size in front of
+    each read, which had the data sent, and then dropped its pages for the new time."""
+    turns, size = 256, 4096
+    content = os.urandom(turns * size)
+    with mounted(tmp_path) as mount:
+        (mount.path / "file").write_bytes(content)
+        descriptor = os.open(mount.path / "file", os.O_RDWR)
+        with mount.calls() as calls:
+            for place in range(0, len(content), size):
+                data = os.pread(descriptor, size, place)
+                os.pwrite(descriptor, data[::-1], place)
+        os.close(descriptor)
+        assert calls.total() < turns / 4, calls
+        pieces = [content[place : place + size][::-1] for place in range(0, len(content), size)]
+        assert (mount.export / "file").read_bytes() == b"".join(pieces)
+
+
 def test_who_comes_up_again_has_nothing_listed(tmp_path: Path) -> None:
     """find(1) and rm(1) hold a few directories open, and open those above by ".." again."""
     depth = 12

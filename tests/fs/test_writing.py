@@ -322,6 +322,24 @@ async def test_getattr_sends_a_little_data_so_that_times_are_right(world: World)
     assert (await world.ops.getattr(number, world.ctx)).st_mtime_ns == entry.st_mtime_ns
 
 
+async def test_getattr_of_who_reads_sends_nothing(world: World) -> None:
+    """The machine's kernel asks in front of each read behind a write: each was a WRITE."""
+    fh = await world.create("file")
+    number = await world.number("file")
+    before = await world.ops.getattr(number, world.ctx)
+    old = before.st_mtime_ns
+    await world.ops.write(fh, 0, b"data")
+    world.foretold.reading = True
+    entry = await world.ops.getattr(number, world.ctx)
+    assert (entry.st_size, entry.attr_timeout) == (4, 0.0)
+    assert "WRITE" not in world.caller.names()
+    assert bytes(await world.ops.read(fh, 0, 100)) == b"data"
+    world.foretold.reading = False
+    assert (await world.ops.getattr(number, world.ctx)).st_mtime_ns > old
+    assert world.caller.names().count("WRITE") == 1
+    await world.close(fh)
+
+
 async def test_getattr_of_a_streaming_writer_does_not_wait(world: World) -> None:
     fh = await world.create("file")
     number = await world.number("file")

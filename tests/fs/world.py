@@ -70,6 +70,7 @@ class Foretold(Intent):
         self.making = making
         self.removing: set[bytes] = set()
         self.listing = False
+        self.reading = False
         self.seen = True
 
     def will_make(self, pid: int, name: bytes, parents: Collection[bytes]) -> bool:
@@ -83,6 +84,9 @@ class Foretold(Intent):
 
     def lists(self, pid: int, read_before: bool = True) -> bool:
         return self.listing
+
+    def reads(self, pid: int) -> bool:
+        return self.reading
 
 
 class World:
