@@ -66,11 +66,12 @@ _ENGINE = SoftwareEngine()
 
 def split_records(data: bytes) -> list[bytes]:
     """`data`, whole records one after another, as single records."""
-    records = []
-    while data:
-        length = RECORD_HEADER + record_length_untrusted(data[:RECORD_HEADER])
-        records.append(data[:length])
-        data = data[length:]
+    records, start = [], 0
+    while start < len(data):  # a peer may make a hundred thousand of one message
+        body = start + RECORD_HEADER
+        end = body + record_length_untrusted(data[start:body])
+        records.append(data[start:end])
+        start = end
     return records
 
 
@@ -223,19 +224,17 @@ class HandshakeMessages:
 
     def feed_untrusted(self, content: bytes) -> list[HandshakeMessage]:
         """The messages that end in this record; raises `Breach` only, for one too long."""
-        self.unfinished += content
-        messages = []
-        while len(self.unfinished) >= MESSAGE_HEADER:
-            length = int.from_bytes(self.unfinished[1:MESSAGE_HEADER], "big")
+        data = self.unfinished + content
+        messages, start = [], 0
+        while len(data) >= (body := start + MESSAGE_HEADER):
+            length = int.from_bytes(data[start + 1 : body], "big")
             if length > MAX_MESSAGE:
                 raise Breach(f"a handshake message of {length} bytes", TlsAlert.DECODE_ERROR)
-            end = MESSAGE_HEADER + length
-            if len(self.unfinished) < end:
+            if len(data) < (end := body + length):
                 break
-            messages.append(
-                HandshakeMessage(self.unfinished[0], self.unfinished[MESSAGE_HEADER:end])
-            )
-            self.unfinished = self.unfinished[end:]
+            messages.append(HandshakeMessage(data[start], data[body:end]))
+            start = end
+        self.unfinished = data[start:]
         return messages
 
 

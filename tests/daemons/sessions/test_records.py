@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -140,6 +141,41 @@ def test_a_message_may_have_so_many_bytes() -> None:
 def test_splitting() -> None:
     assert split_records(b"".join(CLEAR)) == CLEAR
     assert split_records(b"") == []
+
+
+class Copied(bytes):
+    """Counts in `total` how many bytes are copied out of it, and of what is copied."""
+
+    total: list[int]
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        if isinstance(found, int):
+            return found
+        self.total[0] += len(found)
+        return copied(found, self.total)
+
+    def __radd__(self, before: bytes) -> Copied:
+        return copied(before + bytes(self), self.total)
+
+
+def copied(data: bytes, total: list[int]) -> Copied:
+    made = Copied(data)
+    made.total = total
+    return made
+
+
+@pytest.mark.parametrize(
+    ("piece", "take_apart"),
+    [
+        (b"\x16\x03\x03\x00\x01x", split_records),
+        (b"\x18\0\0\x01\0", lambda data: HandshakeMessages().feed_untrusted(data)),
+    ],
+)
+def test_many_pieces_cost_no_more_than_they_are_long(piece: bytes, take_apart: Any) -> None:
+    data = copied(piece * 3000, [0])
+    assert len(take_apart(data)) == 3000
+    assert data.total[0] <= 2 * len(data)
 
 
 @given(st.binary(min_size=2, max_size=2))
