@@ -14,8 +14,8 @@ import trio
 import trio.testing
 
 from tests.conftest import patience
-from umktls.cli.control import Host
-from umktls.errors import CallerError, PeerError
+from umktls.cli.control import ANSWER_SECONDS, Host
+from umktls.errors import CallerError, PeerError, WorldError
 from umktls.kernel.ground.kinds import KINDS
 from umktls.kernel.host.stepping import WATCHERS
 from umktls.rpc.message import NULL_AUTH
@@ -236,3 +236,60 @@ async def test_who_listens_too_slowly_is_left_behind() -> None:
             count += 1
     assert count == 500
     assert len(feed.events) == 599
+
+
+def silent_server(monkeypatch: pytest.MonkeyPatch, feed: Feed) -> list[str]:
+    """A client that answers, and a server that was stopped; who was asked."""
+    asked: list[str] = []
+
+    async def answer(host: Host, request: dict[str, Any]) -> dict[str, Any]:
+        asked.append(host.name)
+        if host.name == "server-1":
+            await trio.sleep(ANSWER_SECONDS)
+            raise WorldError("host server-1 does not answer")
+        return {"host": {"name": host.name}, "connections": []}
+
+    monkeypatch.setattr("umktls.watch.hosts.answer", answer)
+    for name in ("server-1", "client-1"):
+        feed.hosts[name] = Host(Path("/nowhere"), {"name": name, "pid": 1})
+    return asked
+
+
+async def test_a_host_that_hangs_keeps_no_other_waiting(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, autojump_clock: Any
+) -> None:
+    """The boxes of all stood still as long as one was stopped, and a page that came was empty."""
+    feed = Feed(base=tmp_path)
+    asked = silent_server(monkeypatch, feed)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(feed.run)
+        with feed.listening() as messages, trio.fail_after(ANSWER_SECONDS - 1):
+            told = [await messages.receive() for _ in range(5)]
+        assert asked.count("server-1") == 1
+        nursery.cancel_scope.cancel()
+    assert [[one["host"]["name"] for one in each["hosts"]] for each in told] == [["client-1"]] * 5
+
+
+async def test_a_recording_does_not_wait_for_each_record_of_a_host_that_hangs(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: Any
+) -> None:
+    """A hundred records were a quarter of an hour, in which those of others were lost."""
+    feed, came = Feed(), {}
+    recorder = Recorder(feed)
+
+    async def fetched(host: str, number: int) -> dict[str, str]:
+        if host == "server-1":
+            await trio.sleep(ANSWER_SECONDS)
+            raise WorldError("host server-1 does not answer")
+        came[number] = trio.current_time()
+        return {"wire": "", "plain": ""}
+
+    monkeypatch.setattr(feed, "record", fetched)
+    begun = trio.current_time()
+    both = ("server-1", "client-1")
+    await recorder.keep(
+        [event("record-sealed", n, 1.0, host, record=n) for n in range(9) for host in both]
+    )
+    assert trio.current_time() - begun == ANSWER_SECONDS
+    assert set(came.values()) == {begun}
+    assert len(recorder.recording()["records"]) == 9

@@ -18,7 +18,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,10 @@ LOOK_SECONDS = 0.3
 BATCH_SECONDS = 0.1
 LATE_SECONDS = 0.1  # so long an event is waited for that may come before others
 STAT_SECONDS = 0.5
+# One that takes longer to answer stands, is stopped or hangs: others do not wait for it, and it is
+# asked again when it may have come back.
+PATIENCE_SECONDS = 1.0
+SILENT_SECONDS = 10.0
 KEPT_EVENTS = 50_000
 KEPT_STATS = 2_400
 LISTENER_MESSAGES = 500
@@ -74,6 +78,7 @@ class Feed:
         self._listeners: list[trio.MemorySendChannel[Message]] = []
         self._showing: list[str] = []
         self._guests: set[str] = set()
+        self._silent: dict[str, float] = {}  # until when a host is not asked
 
     def now(self) -> float:
         """Seconds, by the clock of the events."""
@@ -167,6 +172,7 @@ class Feed:
             )
         finally:
             self.hosts.pop(host.name, None)
+            self._silent.pop(host.name, None)
             self.tell({"t": "gone", "host": host.name})
 
     async def _merge(self) -> None:
@@ -181,18 +187,25 @@ class Feed:
                 await self.ask_stat()
 
     async def ask_stat(self) -> None:
-        """Ask all hosts what they are at."""
-        states = []
-        for host in list(self.hosts.values()):
-            try:
-                states.append(await hosts.answer(host, {"op": "stat"}))
-            except UmktlsError:
-                continue
+        """Ask all hosts what they are at; one that does not answer keeps no other waiting."""
+        states: list[Message] = []
+        async with trio.open_nursery() as nursery:
+            for host in self.hosts.values():
+                if self._silent.get(host.name, 0.0) <= trio.current_time():
+                    nursery.start_soon(self._ask_one, host, states)
         for state in states:
             self._pair_by_address(states, state)
         message = {"t": "stat", "mono": self._mono(), "hosts": states}
         self.stats.append(message)
         self.tell(message)
+
+    async def _ask_one(self, host: Host, states: list[Message]) -> None:
+        with trio.move_on_after(PATIENCE_SECONDS) as scope, suppress(UmktlsError):
+            states.append(await hosts.answer(host, {"op": "stat"}))
+        if scope.cancelled_caught:
+            self._silent[host.name] = trio.current_time() + SILENT_SECONDS
+        else:
+            self._silent.pop(host.name, None)
 
     # ---- events
 

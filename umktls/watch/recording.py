@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from umktls.errors import UmktlsError
+import trio
+
+from umktls.errors import UmktlsError, WorldError
 from umktls.watch.feed import Feed
 from umktls.watch.page import recorded
 
@@ -41,18 +43,30 @@ class Recorder:
 
     async def keep(self, events: list[dict[str, Any]]) -> None:
         """The bytes of the records among these, as far as there is room."""
+        by_host: dict[str, list[int]] = {}
         for event in events:
-            if "record" not in event or len(self._records) >= MOST_RECORDS:
-                continue
-            name = f"{event['host']}/{event['record']}"
-            if name in self._records or self._bytes > MOST_BYTES:
+            if "record" in event:
+                by_host.setdefault(event["host"], []).append(event["record"])
+        async with trio.open_nursery() as nursery:
+            for host, numbers in by_host.items():
+                nursery.start_soon(self._keep, host, numbers)
+
+    async def _keep(self, host: str, numbers: list[int]) -> None:
+        """Those of one host, as long as it answers: hosts do not wait for each other."""
+        for number in numbers:
+            name = f"{host}/{number}"
+            full = len(self._records) >= MOST_RECORDS or self._bytes > MOST_BYTES
+            if full or name in self._records:
                 continue
             try:
-                found = await self._feed.record(event["host"], event["record"])
+                found = await self._feed.record(host, number)
+            except WorldError:
+                return
             except UmktlsError:
                 continue
-            self._records[name] = found
-            self._bytes += len(found["wire"]) + len(found["plain"])
+            if name not in self._records:
+                self._records[name] = found
+                self._bytes += len(found["wire"]) + len(found["plain"])
 
     def recording(self) -> dict[str, Any]:
         """All of it, as the page takes it."""
