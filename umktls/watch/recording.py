@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import trio
 
 from umktls.errors import UmktlsError, WorldError
+from umktls.private import open_file
 from umktls.watch.feed import Feed
 from umktls.watch.page import recorded
 
@@ -81,5 +83,9 @@ class Recorder:
 
 
 def write(recording: dict[str, Any], path: Path) -> None:
-    """The recording as a page. Raises OSError."""
-    path.write_text(recorded(recording))
+    """The recording as a page, for this user alone: what was said is in it, in clear. Raises
+    OSError, CallerError."""
+    descriptor = open_file(path, os.O_WRONLY | os.O_TRUNC, "recording")
+    with os.fdopen(descriptor, "w") as file:
+        os.fchmod(descriptor, 0o600)
+        file.write(recorded(recording))
