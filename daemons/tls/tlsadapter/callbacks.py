@@ -6,6 +6,8 @@ from typing import Any
 
 from OpenSSL import SSL, crypto
 
+from umktls.abi.alerts import AlertLevel, TlsAlert
+
 from ..failure import CODE_FOR_ALERT, VERIFY_ALERTS, VerifyProblem
 from ..tlsfindings import Findings, NoCommonProtocol
 from .binding import ffi, lib
@@ -30,7 +32,9 @@ def on_info(ssl: Any, where: int, value: int) -> None:
     if where == READ_ALERT:
         _findings(ssl).alert_received = value & 0xFF
     elif where == WRITE_ALERT:
-        _findings(ssl).alert_sent = value & 0xFF
+        # The refusal of a renegotiation is a warning, and ends nothing.
+        if value >> 8 == AlertLevel.FATAL or value & 0xFF == TlsAlert.CLOSE_NOTIFY:
+            _findings(ssl).alert_sent = value & 0xFF
     elif where == CONNECT_LOOP:
         state = ffi.string(lib.SSL_state_string_long(ssl))
         if state == _ASKED_STATE:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from umktls_daemons.tls.identity import ConfigurationError
 from umktls_daemons.tls.tls12 import IANA_NAMES, key_block, prf, sessions, split_ciphers, suite_of
 
-from tests.daemons.fakesocket import SECONDS
+from tests.daemons.ends import End, assert_refused, connect, forge
+from tests.daemons.fakesocket import SECONDS, FakeSocket
 from tests.daemons.harness import (
     ENCRYPTED,
     MUTUAL,
@@ -23,9 +24,13 @@ from tests.daemons.harness import (
     server_context,
 )
 from umktls.abi import rpctls
+from umktls.abi.alerts import TlsAlert
 
 NAME = {"server_hostname": "localhost"}
 TLS12 = ssl.TLSVersion.TLSv1_2
+ALERT, HANDSHAKE = 21, 22
+HELLO_REQUEST = bytes(4)
+WARNING_NO_RENEGOTIATION = bytes((1, 100))
 SUITES = {
     "ECDHE-ECDSA-AES128-GCM-SHA256": "AES_128_GCM_SHA256",
     "ECDHE-ECDSA-AES256-GCM-SHA384": "AES_256_GCM_SHA384",
@@ -116,6 +121,56 @@ def close_first(tls: ssl.SSLSocket) -> None:
 
 def read_to_end(tls: ssl.SSLSocket) -> None:
     assert tls.recv(1) == b""
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Iterator[tuple[End, End]]:
+    """A client that has refused a renegotiation, by a warning, and its server."""
+    for name in ("client", "server"):
+        (tmp_path / name).mkdir()
+    with (
+        daemon("client", tmp_path / "client", "client", tls1_2=True) as client,
+        daemon("server", tmp_path / "server", "server", tls1_2=True, mutualverf=True) as server,
+    ):
+        ends = connect(client, server)
+        forge(ends[1], HANDSHAKE, HELLO_REQUEST)
+        ends[1].sock.send(b"data")
+        assert ends[0].receive(4) == b"data"
+        assert heard(ends[1]) == WARNING_NO_RENEGOTIATION
+        yield ends
+
+
+def heard(end: End) -> bytes:
+    """The next alert that comes, without anybody being told."""
+    found: list[bytes] = []
+
+    def look(sock: FakeSocket) -> None:
+        control = sock.state.rx.control
+        assert control is not None
+        assert control[0] == ALERT
+        found.append(control[1])
+
+    end.sock.pump(lambda: bool(found), look)
+    return found[0]
+
+
+def test_the_peer_has_its_alert_also_behind_a_refused_renegotiation(
+    refused: tuple[End, End],
+) -> None:
+    client, server = refused
+    forge(server, 99, b"nothing")
+    assert_refused(client, server, "unexpected_message")
+
+
+def test_the_peers_alert_counts_also_behind_a_refused_renegotiation(
+    refused: tuple[End, End],
+) -> None:
+    client, server = refused
+    forge(server, ALERT, bytes((2, TlsAlert.HANDSHAKE_FAILURE)))
+    assert client.receive(1) == b""
+    told = client.kernel.event("alert")
+    assert told["description"] == "handshake_failure"
+    assert "the peer ended the session" in told["reason"]
 
 
 def test_there_is_no_new_key(tmp_path: Path) -> None:
