@@ -39,6 +39,8 @@ DIRECTORIES, FILES = 60, 600
 LARGEST = 20_000
 NAMES = 10_000
 WRITES, WRITE_SIZE, DATABASE = 300, 4096, 16 * MIB
+REWRITTEN = 16 * MIB
+LINES, LINE = 500, 50
 READERS, EACH = 8, 64 * MIB
 SECONDS = 600.0
 
@@ -92,6 +94,8 @@ def measure() -> Iterator[Figure]:
             (f"rm -r of {FILES} files", removed),
             (f"ls -l of {NAMES} names", listed),
             (f"random writes of {WRITE_SIZE} B with fsync", synced_writes),
+            (f"rewriting of {REWRITTEN // MIB} MiB in place, {WRITE_SIZE} B at a time", rewritten),
+            (f"appends of {LINE} B, each read again", appended),
         ):
             yield from beside_both(what, "/s", each(it, run))
 
@@ -183,6 +187,38 @@ def listed(it: Rig, directory: Path) -> float:
     seconds = taken("ls", "-l", directory / name)
     shutil.rmtree(it.export / name)
     return NAMES / seconds
+
+
+def rewritten(it: Rig, directory: Path) -> float:
+    """Pieces per second that are read and then written again, as dd(1) onto itself does."""
+    name = it.name()
+    fill(it.export / name, REWRITTEN)
+    descriptor = os.open(directory / name, os.O_RDWR)
+    began = time.perf_counter()
+    for place in range(0, REWRITTEN, WRITE_SIZE):
+        os.pwrite(descriptor, os.pread(descriptor, WRITE_SIZE, place), place)
+    os.close(descriptor)
+    seconds = time.perf_counter() - began
+    (it.export / name).unlink()
+    return REWRITTEN / WRITE_SIZE / seconds
+
+
+def appended(it: Rig, directory: Path) -> float:
+    """Lines per second that one descriptor appends to a log and another one reads."""
+    name = it.name()
+    line = b"x" * LINE
+    log = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    reader = os.open(directory / name, os.O_RDONLY)
+    began = time.perf_counter()
+    for number in range(LINES):
+        os.write(log, line)
+        if os.pread(reader, 2 * LINE, number * LINE) != line:
+            raise WorldError(f"line {number} is not what was written")
+    os.close(log)
+    seconds = time.perf_counter() - began
+    os.close(reader)
+    (it.export / name).unlink()
+    return LINES / seconds
 
 
 def synced_writes(it: Rig, directory: Path) -> float:
