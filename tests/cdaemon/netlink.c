@@ -10,7 +10,8 @@
 #include "cdaemon.h"
 
 enum { SYS_SOCKET = 97, FREEBSD_AF_NETLINK = 38, SOL_NETLINK_ = 270, ADD_MEMBERSHIP = 1 };
-enum { RPCNL_REQUEST = 1, RPCNL_REPLY = 2, GROUP = 1, BODY = 2 };
+enum { RPCNL_REQUEST = 1, RPCNL_REPLY = 2 };
+enum { REQUEST_BODY = 2, REPLY_GROUP = 3, REPLY_BODY = 4 };
 
 struct netlink_message {
     struct nlmsghdr header;
@@ -134,8 +135,8 @@ void send_reply(const struct upcall *upcall, uint32_t xid, const unsigned char *
 {
     struct netlink_message message = { .header.nlmsg_len = NLMSG_HDRLEN + GENL_HDRLEN };
     (void)upcall;
-    add_attribute(&message, GROUP, &group, sizeof group);
-    add_attribute(&message, BODY, reply, length);
+    add_attribute(&message, REPLY_GROUP, &group, sizeof group);
+    add_attribute(&message, REPLY_BODY, reply, length);
     send_netlink(&message, family, RPCNL_REPLY, xid);
 }
 
@@ -145,7 +146,7 @@ void serve(void)
     ssize_t length;
     while ((length = receive_netlink(&message)) >= 0) {
         size_t size = length;
-        const unsigned char *body = attribute(message.attributes, &size, BODY);
+        const unsigned char *body = attribute(message.attributes, &size, REQUEST_BODY);
         struct upcall *upcall = calloc(1, sizeof *upcall);
         if (message.header.nlmsg_type != family || message.generic.cmd != RPCNL_REQUEST || body == NULL) {
             fprintf(stderr, "cdaemon: the kernel did not take an answer\n");

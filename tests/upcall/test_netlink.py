@@ -45,6 +45,24 @@ def test_a_request_byte_by_byte() -> None:
     )
 
 
+def test_a_reply_byte_by_byte() -> None:
+    made = wire.encode_rpc(nl.RPCNL_REPLY, 0x15, 0x21, 0x11223344, b"RPC")
+    assert made == bytes.fromhex(
+        "24000000 15000100 44332211 00000000 "  # nlmsghdr: 36 bytes, the family, NLM_F_REQUEST, xid
+        "02010000 "  # genlmsghdr
+        "08000300 21000000 "  # the group: one enumeration in clnt_nl.h has both messages' kinds
+        "07000400 52504300"  # the body and its padding
+    )
+
+
+@pytest.mark.parametrize("command", [nl.RPCNL_REQUEST, nl.RPCNL_REPLY])
+def test_the_other_messages_attributes_are_not_taken(command: int) -> None:
+    made = bytearray(wire.encode_rpc(command, 0x15, 0x21, 7, b"RPC"))
+    made[16] = nl.RPCNL_REPLY if command == nl.RPCNL_REQUEST else nl.RPCNL_REQUEST
+    part = wire.parse_rpc_untrusted(wire.parse_untrusted(made))
+    assert (part.group, part.body) == (0, None)
+
+
 @given(
     st.sampled_from([nl.RPCNL_REQUEST, nl.RPCNL_REPLY]),
     st.integers(0, 2**16 - 1),
@@ -144,7 +162,7 @@ def test_without_body_or_group() -> None:
         (struct.pack("<IHHIIIH", 22, 0x15, 0, 0, 0, 2, 4), "behind the last"),
         (struct.pack("<IHHIIIHH", 24, 0x15, 0, 0, 0, 2, 3, 1), "attribute of 3 bytes"),
         (struct.pack("<IHHIIIHH", 24, 0x15, 0, 0, 0, 2, 8, 1), "attribute of 8 bytes in 4"),
-        (struct.pack("<IHHIIIHH", 24, 0x15, 0, 0, 0, 2, 4, 1), "u32 of 0 bytes"),
+        (struct.pack("<IHHIIIHH", 24, 0x15, 0, 0, 0, 2, 4, 3), "u32 of 0 bytes"),
     ],
 )
 def test_bad_messages(datagram: bytes, words: str | None) -> None:

@@ -4,8 +4,8 @@
 
     nlmsghdr    length, type (the family's number), flags, seq (the RPC's xid), pid 0
     genlmsghdr  RPCNL_REQUEST or RPCNL_REPLY, version 1
-    nlattr 1    u32: the group, that is the kernel's RPC client for which this is
-    nlattr 2    the RPC message in XDR, without a record mark
+    nlattr 1    u32: the group, that is the kernel's RPC client for which this is (3 in a reply)
+    nlattr 2    the RPC message in XDR, without a record mark (4 in a reply)
     nlattr 256  ours, of a call: the type and the content of the record that it is about
 
 A daemon finds the family's and its group's number by CTRL_CMD_GETFAMILY. What the kernel does not
@@ -39,6 +39,8 @@ from umktls.abi.netlink import (
     RPCNL_REPLY,
     RPCNL_REPLY_BODY,
     RPCNL_REPLY_GROUP,
+    RPCNL_REQUEST_BODY,
+    RPCNL_REQUEST_GROUP,
     UMKTLS_REQUEST_RECORD,
     UMKTLS_REQUEST_REPLIES,
 )
@@ -72,10 +74,13 @@ _U16 = struct.Struct("<H")
 _U32 = struct.Struct("<I")
 # All that stands in front of an RPC message: the headers, the group, the attribute that holds it.
 _RPC_HEAD = struct.Struct("<IHHII BBH HHI HH".replace(" ", ""))
+# The kinds of attributes that hold the group and the RPC message.
+_OF_REQUEST = RPCNL_REQUEST_GROUP, RPCNL_REQUEST_BODY
+_OF_REPLY = RPCNL_REPLY_GROUP, RPCNL_REPLY_BODY
 # What it says of a reply: family, flags, command, and the attributes' kinds and the first's length.
 _PLAIN_REPLY = (
     *(RPC_FAMILY_ID, NLM_F_REQUEST, RPCNL_REPLY),
-    *(NLATTR.size + 4, RPCNL_REPLY_GROUP, RPCNL_REPLY_BODY),
+    *(NLATTR.size + 4, *_OF_REPLY),
 )
 # No datagram is longer: the receive buffer of both ends.
 MAX_DATAGRAM = _RPC_HEAD.size + RPC_MAXDATASIZE + NLA_ALIGNTO
@@ -168,11 +173,12 @@ def _name_untrusted(data: memoryview | None) -> str:
 def parse_rpc_untrusted(message: Message) -> RpcPart:
     """A message of the family `rpc`. Raises `NetlinkFormatError` only."""
     command, attributes = _generic_untrusted(message.payload)
-    group = _u32_untrusted(attributes.get(RPCNL_REPLY_GROUP))
+    group_kind, body_kind = _OF_REPLY if command == RPCNL_REPLY else _OF_REQUEST
+    group = _u32_untrusted(attributes.get(group_kind))
     return _rpc_part(
         command,
         group,
-        attributes.get(RPCNL_REPLY_BODY),
+        attributes.get(body_kind),
         attributes.get(UMKTLS_REQUEST_RECORD),
         attributes.get(UMKTLS_REQUEST_REPLIES),
     )
@@ -254,6 +260,7 @@ def encode_rpc(
     if replies:
         behind += encode_attribute(UMKTLS_REQUEST_REPLIES, replies)
     padding = aligned(length) - length
+    group_kind, body_kind = _OF_REPLY if command == RPCNL_REPLY else _OF_REQUEST
     head = _RPC_HEAD.pack(
         _RPC_HEAD.size + length + padding + len(behind),
         family,
@@ -264,10 +271,10 @@ def encode_rpc(
         RPC_FAMILY_VERSION,
         0,
         NLATTR.size + _U32.size,
-        RPCNL_REPLY_GROUP,
+        group_kind,
         group,
         NLATTR.size + length,
-        RPCNL_REPLY_BODY,
+        body_kind,
     )
     return b"".join((head, body, bytes(padding), behind))
 
