@@ -57,6 +57,7 @@ __all__ = ["writer_of"]
 
 MAX_FLYING = 32  # of one file; the mount has a limit of its own
 MAX_QUEUED = 64
+MOST_UNSTABLE = 512  # extents of one file, before it is committed: reads go through them all
 MAX_SENDS = 8  # of one extent, before a server that keeps losing it is not believed any more
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class Writer:
         self._queued: deque[Extent] = deque()
         self._flying: list[Extent] = []
         self._unstable: list[Extent] = []
+        self._unstable_cost = 0
         self._serial = 0
         self._sent = False  # whether a WRITE has ever been sent
         self._committing = False
@@ -296,6 +298,7 @@ class Writer:
         if result.committed == stable_how.UNSTABLE:
             extent.verf = result.verf
             self._unstable.append(extent)
+            self._unstable_cost += extent.cost
             self._touched = self._behind.clock()
         else:
             self._behind.give_back(extent.cost)
@@ -361,6 +364,7 @@ class Writer:
     def _forget(self, extents: list[Extent]) -> None:
         gone = set(map(id, extents))
         self._unstable = [extent for extent in self._unstable if id(extent) not in gone]
+        self._unstable_cost = sum(extent.cost for extent in self._unstable)
 
     def _send_again(self) -> None:
         """Everything unstable goes back into the queue, oldest first."""
@@ -369,14 +373,14 @@ class Writer:
             extent.stable = stable_how.UNSTABLE
             extent.due = 0.0
         self._queued = deque(sorted([*self._unstable, *self._queued], key=_serial))
-        self._unstable = []
+        self._unstable, self._unstable_cost = [], 0
         self._pump()
 
     def _settle(self) -> None:
         """Something has changed: wake who waits, and commit if too much is unstable."""
         if not self.busy:
             self._behind.active.discard(self)
-        elif self._behind.wants_commit(sum(extent.cost for extent in self._unstable)):
+        elif len(self._unstable) >= MOST_UNSTABLE or self._behind.wants_commit(self._unstable_cost):
             self.commit_behind()
         self._changed.unpark_all()
 

@@ -11,6 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from umktls_fs import writer
 from umktls_fs.extents import OVERHEAD
 from umktls_fs.writeback import AGE_SECONDS, MEMORY, WRITES_IN_FLIGHT
+from umktls_fs.writer import MOST_UNSTABLE
 
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import Proceed
@@ -309,6 +310,20 @@ async def test_a_read_sees_data_that_was_being_sent_meanwhile(world: World) -> N
     world.caller.between.clear()
     assert bytes(await world.ops.read(fh, 0, 5)) == b"newxx"
     await world.close(fh)
+
+
+async def test_many_small_pieces_are_committed_before_they_are_too_many(world: World) -> None:
+    """Each read goes through all that is not stable: of a data base it were thousands."""
+    fh = await world.create("file")
+    most = 0
+    for number in range(3 * MOST_UNSTABLE):
+        await world.ops.write(fh, number * 7919 % 4096 * 4096, b"piece")
+        await wait_all_tasks_blocked()
+        most = max(most, len(world.ops.files[fh].inode.writer.behind(0)))  # type: ignore[union-attr]
+    assert MOST_UNSTABLE <= most <= MOST_UNSTABLE + 2
+    assert world.caller.counts()["COMMIT"] == 2
+    await world.close(fh)
+    assert world.ops.behind.held == 0
 
 
 async def test_getattr_sends_a_little_data_so_that_times_are_right(world: World) -> None:

@@ -50,6 +50,9 @@ async def test_a_file_is_what_a_local_file_would_be(
         number = await world.number("file")
         for index, step in enumerate(program):
             await run(world, fh, number, server, model, step, index)
+            unstable = getattr(world.ops.files[fh].inode.writer, "_unstable", [])
+            counted = getattr(world.ops.files[fh].inode.writer, "_unstable_cost", 0)
+            assert counted == sum(extent.cost for extent in unstable)
         await world.close(fh)
         assert (world.export / "file").read_bytes() == bytes(model)
         assert world.ops.behind.held == 0
