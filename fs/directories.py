@@ -4,7 +4,7 @@ Theory of operation. FUSE asks for a few entries at a time and names a place in 
 signed 64-bit number of our choice; NFS cookies are unsigned and may not fit. So a place is the
 count of entries before it, and the cookies are kept in an array (8 bytes an entry). FUSE often goes
 back a few entries, when the reader's buffer took fewer than it was given; those are still there.
-Going back to the beginning (rewinddir) lists the directory anew.
+Going back to the beginning (rewinddir) lists the directory anew. Places behind stay good (seekdir).
 
 While a page (what one call brings) is given to FUSE, the next one is asked for already, so that
 the server lists while this mount and its user work on what there is. At most one page is ahead.
@@ -123,7 +123,7 @@ class Directories:
         except KeyError:
             raise CallerError(f"no open directory {fh}", errno.EBADF) from None
         if place == 0 and directory.cookies and not directory.begun:
-            directory.rewind()
+            directory.close()
         directory.begun = False
         while True:
             page = await self._page_at(directory, place)
@@ -171,6 +171,7 @@ class Directories:
             raise
         if place == 0:
             directory.names, directory.version, directory.began = set(), None, page.began
+            directory.noted = 0
         if directory.names is not None:
             self._note(directory, directory.names, page)
         return page
@@ -212,9 +213,8 @@ class Directories:
     def _new_page(self, directory: OpenDirectory, place: int) -> Page:
         """To be asked for."""
         page = Page(place, self._attributes.stamp(), self._clock())
-        before = directory.page
-        if place and before is not None:
-            page.cookie, page.verifier = directory.cookies[place - 1], before.verifier
+        if place:
+            page.cookie, page.verifier = directory.cookies[place - 1], directory.verifier
         directory.watch(page)
         return page
 
@@ -232,7 +232,9 @@ class Directories:
         """Add what was fetched to the names of the whole directory, if it has not changed."""
         version = None if page.directory is None else version_of(page.directory)
         names.update([entry[1] for entry in page.entries])
-        if version is None or directory.version not in (None, version) or len(names) > NAMES_LIMIT:
+        left_out = page.place > directory.noted or len(names) > NAMES_LIMIT
+        directory.noted = max(directory.noted, page.end)
+        if version is None or directory.version not in (None, version) or left_out:
             directory.names = None
         elif page.complete:
             self._known.listed(directory.inode, names, version, directory.began)

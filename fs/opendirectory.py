@@ -83,9 +83,11 @@ class Coming:
 
 @dataclass(slots=True, eq=False)
 class OpenDirectory:
-    """`ends`: the cookies with which answers ended, and the places behind them. `names`: all before
-    `ends`, as long as the directory has the `version` that it had at the time `began`; None where
-    that is not so. `slow`: pages that were asked for ahead have become old."""
+    """`cookies`: of the places that have been read, also of those behind where somebody has gone
+    back to: telldir(3) may have told them. `verifier`: that they came with. `ends`: the cookies
+    with which answers ended, and the places behind them. `names`: all before the place `noted`, as
+    long as the directory has the `version` that it had at the time `began`; None where that is not
+    so. `slow`: pages that were asked for ahead have become old."""
 
     inode: Inode
     credential: OpaqueAuth
@@ -93,16 +95,13 @@ class OpenDirectory:
     coming: Coming | None = None
     slow: bool = False
     cookies: array[int] = field(default_factory=lambda: array("Q"))
+    verifier: bytes = NO_VERIFIER
     ends: dict[int, int] = field(default_factory=dict)
     names: set[bytes] | None = None
+    noted: int = 0
     version: Version | None = None
     began: float = 0.0
     begun: bool = False  # the first page is there, and nobody has read it
-
-    def rewind(self) -> None:
-        self.close()
-        self.cookies = array("Q")
-        self.ends = {}
 
     def close(self) -> None:
         """Nothing that is there or on its way is read any more."""
@@ -127,22 +126,22 @@ class OpenDirectory:
     def turn_to(self, page: Page) -> None:
         """Read this page from now on. Raises PeerError for one that comes again and again."""
         place, entries = page.place, page.entries
-        self._cut(place)
-        if entries and self._goes_round(entries):
+        self._go_back_to(place)
+        if entries and self._goes_round(place, entries):
             raise PeerError("READDIR: the server's listing goes round in a circle", errno.ELOOP)
         if self.page is not None:
             self.unwatch(self.page)
-        self.page = page
-        self.cookies.extend([entry[2] for entry in entries])
+        self.page, self.verifier = page, page.verifier
+        came = array("Q", [entry[2] for entry in entries])
+        self.cookies[place : place + len(came)] = came
 
-    def _cut(self, place: int) -> None:
-        """Forget what is known of the entries from a place on."""
+    def _go_back_to(self, place: int) -> None:
+        """Nothing that ended behind there has come yet."""
         if place < len(self.cookies):
-            del self.cookies[place:]
             self.ends = {cookie: end for cookie, end in self.ends.items() if end <= place}
 
-    def _goes_round(self, entries: list[ListedEntry]) -> bool:
+    def _goes_round(self, place: int, entries: list[ListedEntry]) -> bool:
         """Whether these, which come next, end where others before them have ended: then a server
         would have us go through the same entries for ever."""
-        place = len(self.cookies) + len(entries)
-        return self.ends.setdefault(entries[-1][2], place) != place
+        end = place + len(entries)
+        return self.ends.setdefault(entries[-1][2], end) != end

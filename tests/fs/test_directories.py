@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import random
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -128,6 +130,47 @@ async def test_rewinding_lists_anew(world: World) -> None:
     listing = Listing()
     await world.ops.readdir(fh, 0, listing.token)
     assert b"new" in listing.names
+    await world.ops.releasedir(fh)
+
+
+async def test_a_place_stays_good_wherever_one_goes_in_between(world: World) -> None:
+    """seekdir(3), also to the beginning, in a directory of several pages."""
+    names = fill(world, 3000)
+    fh = await world.ops.opendir(ROOT, world.ctx)
+    entries = [entry async for entry in read_through(world, fh)]
+    assert {name for name, _, _ in entries} >= set(names)
+    chance = random.Random(1)
+    for _ in range(100):
+        place = chance.choice([0, chance.randrange(1, len(entries))])
+        listing = Listing(room=1)
+        await world.ops.readdir(fh, place, listing.token)
+        assert listing.entries[0][0] == entries[place][0], place
+    await world.ops.releasedir(fh)
+
+
+async def read_through(world: World, fh: int) -> AsyncIterator[tuple[bytes, int, int]]:
+    """All entries of an open directory."""
+    place = 0
+    while True:
+        listing = Listing(room=500)
+        await world.ops.readdir(fh, place, listing.token)
+        for entry in listing.entries:
+            place = entry[2]
+            yield entry
+        if not listing.entries:
+            return
+
+
+async def test_names_that_were_passed_over_are_not_taken_for_missing(world: World) -> None:
+    fill(world, 3000)
+    fh = await world.ops.opendir(ROOT, world.ctx)
+    entries = [entry async for entry in read_through(world, fh)]
+    (world.export / "more").touch()  # what was known of the names is not true any more
+    for place in (0, len(entries) - 100, len(entries) - 1):
+        await world.ops.readdir(fh, place, Listing().token)
+    world.making.add(b"name-01500")
+    found = await world.ops.lookup(ROOT, b"name-01500", world.ctx)
+    assert found.st_ino
     await world.ops.releasedir(fh)
 
 
