@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from itertools import islice
@@ -13,7 +14,7 @@ import pytest
 
 from tests.cli.fakes import describe, fake_host
 from tests.conftest import patience
-from umktls.cli import following
+from umktls.cli import control, following
 from umktls.cli.control import find_hosts
 from umktls.errors import CallerError
 from umktls.kernel.host import kept
@@ -114,3 +115,28 @@ def test_a_host_that_fails_while_it_is_followed(base: Path) -> None:
         (host,) = find_hosts(base)
         keep(host.pid, event(3, "a"), event(4, "b"), name="client-1")
         assert [e["text"] for e in following.follow_hosts([host], 0.0)] == ["a", "b"]
+
+
+def test_what_nobody_reads_waits_in_its_host(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it was kept, without limit, where the output stood (a pager, for instance)."""
+    monkeypatch.setattr(following, "QUEUED", 5)
+    many = [event(number, str(number)) for number in range(100)]
+    keep(7, *many)
+    with fake_host(base, "server-1", {"trace": many}):
+        follower = following.Following(0.0, base)
+        follower.look()
+        told = [follower.events.get(timeout=patience(SECONDS)) for _ in range(201)]
+        assert follower.events.maxsize == 5
+    texts = sorted(int(each["text"]) for each in told if each is not None)
+    assert texts == sorted([*range(100), *range(100)])
+
+
+def test_a_host_in_whose_place_somebody_else_answers(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This was a traceback, and the command waited for ever."""
+    monkeypatch.setattr(control, "peer_credentials", lambda sock: (7, os.geteuid() + 1, 1))
+    with fake_host(base, "server-1", {"trace": [event(1, "a")]}):
+        events = following.follow_hosts(find_hosts(base), 0.0)
+        (text,) = first_texts(2, events)
+    assert "process 7 of another user" in text

@@ -24,7 +24,8 @@ them. A host keeps its newest {RING_EVENTS}, and logs them. Those marked *watche
 record, call and system call. They are made only while somebody watches closely (`umktls watch`),
 are neither kept nor logged, and where many happen, {STEPS_PER_WINDOW} of them are told in
 {WINDOW_SECONDS:g} s, behind the first {MOST_STEPS}: `skipped` then says how many were not.
-While nobody watches, they cost a look at a flag.
+While nobody watches, they cost a look at a flag. Of whoever reads too slowly 10000 events wait,
+the newest; the next one that it gets has the number of those that are lost in `skipped`, too.
 
 The version grows when a kind or a field goes or changes its meaning. Readers pass over what they do
 not know.

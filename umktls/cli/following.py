@@ -9,16 +9,20 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from umktls.cli.control import Host, choose, find_hosts
-from umktls.errors import CallerError, PeerError, WorldError
+from umktls.errors import CallerError, UmktlsError
 from umktls.kernel.host.kept import Kept, kept
 from umktls.kernel.host.rundir import running
 
 __all__ = ["follow_all", "follow_hosts", "past", "with_failed"]
+
+# So many events wait for whoever shows them; then they wait in their hosts, which count those that
+# are lost.
+QUEUED = 1_000
 
 # Nothing tells of hosts that come up, so they are looked for.
 LOOK_SECONDS = 0.2
@@ -79,7 +83,7 @@ class Following:
     """Puts the events of hosts into one queue, with a None where one of them has ended."""
 
     def __init__(self, since: float, base: Path | None) -> None:
-        self.events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self.events: queue.Queue[Event | None] = queue.Queue(QUEUED)
         self._since = since
         self._base = base
         self._known: set[tuple[object, ...]] = set()
@@ -91,13 +95,17 @@ class Following:
         for one in kept(self._base):
             if identity(one) not in self._known:
                 self._known.add(identity(one))
-                self._put(one.trace(self._since))
+                self._begin(self._put, one.trace(self._since))
 
     def follow(self, host: Host) -> None:
         """Follow one, unless that is done already."""
         if identity(host) not in self._known:
             self._known.add(identity(host))
-            threading.Thread(target=self._follow, args=(host,), daemon=True).start()
+            self._begin(self._follow, host)
+
+    def _begin(self, work: Callable[..., None], about: object) -> None:
+        """In a thread, since the queue may be full."""
+        threading.Thread(target=work, args=(about,), daemon=True).start()
 
     def _follow(self, host: Host) -> None:
         """Its events while it runs; then what was not heard of, if it has failed."""
@@ -106,7 +114,7 @@ class Following:
             for event in host.trace(self._since, follow=True):
                 self.events.put(event)
                 last = float(event.get("time", last))
-        except (WorldError, PeerError) as error:
+        except UmktlsError as error:
             problem = error
         for one in kept(self._base):
             if identity(one) == identity(host):

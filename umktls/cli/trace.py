@@ -74,4 +74,7 @@ def line(event: dict[str, Any], colour: bool = True) -> str:
     if colour and side in COLOURS:
         shown = click.style(shown, fg=COLOURS[side])
     connection = printable(str(event.get("connection") or "-"))
-    return f"{clock} {shown} {connection:<4} {printable(str(event.get('text', event)))}"
+    text = printable(str(event.get("text", event)))
+    if skipped := event.get("skipped"):
+        text += f" [{printable(str(skipped))} events before this one are missing: read too slowly]"
+    return f"{clock} {shown} {connection:<4} {text}"

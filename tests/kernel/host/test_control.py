@@ -215,6 +215,29 @@ async def test_following_ends_when_the_client_goes_without_reading() -> None:
     assert not host.trace._subscribers
 
 
+async def test_who_follows_too_slowly_hears_how_many_events_are_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The newest were lost for it, and nothing said so."""
+    monkeypatch.setattr(control, "FOLLOW_QUEUE", 20)
+    host, told = FakeHost(), []
+    async with client_of(host) as stream:
+        await stream.send_all(b'{"op": "trace", "follow": true}\n')
+        await trio.testing.wait_all_tasks_blocked()
+        host.trace.emit("warning", None, reason="before")
+        told.append(await line_of(stream))
+        for _ in range(2):
+            for _ in range(50):
+                host.trace.emit("warning", None, reason="much at once")
+            told += [await line_of(stream) for _ in range(20)]
+    assert [each.get("skipped", 0) for each in told] == [0, *([30] + [0] * 19) * 2]
+    lost_before = 0
+    for place, each in enumerate(told, 1):
+        lost_before += each.get("skipped", 0)
+        assert each["number"] == place + lost_before
+    assert told[-1]["number"] == 101
+
+
 async def test_a_host_that_ends_tells_its_last_events() -> None:
     host = FakeHost()
     ours, theirs = trio.socket.socketpair()
@@ -224,11 +247,12 @@ async def test_a_host_that_ends_tells_its_last_events() -> None:
                 nursery.start_soon(ControlServer(host).serve_client, trio.SocketStream(theirs))
                 await stream.send_all(b'{"op": "trace", "follow": true}\n')
                 await trio.testing.wait_all_tasks_blocked()
-                for word in ("first", "last"):
-                    host.trace.emit("warning", None, reason=word)
+                for number in range(300):  # as many connections are closed, for instance
+                    host.trace.emit("warning", None, reason=str(number))
                 nursery.cancel_scope.cancel()
             data = b"".join([piece async for piece in stream])
-    assert [json.loads(line)["reason"] for line in data.splitlines()] == ["first", "last"]
+    told = [json.loads(line)["reason"] for line in data.splitlines()]
+    assert told == [str(number) for number in range(300)]
 
 
 async def test_another_user_gets_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ _INTEGERS = {
     "records": "TLS records",
     "request": "counts the requests of a mount; 0: it was made for none that was told",
     "sequence": "TLS sequence number",
-    "skipped": "watched events before this one that were not told: there were too many",
+    "skipped": "events before this one that were not told: too many at once, or read too slowly",
     "strangers": "connections that have shown nothing yet",
     "tries": "attempts so far",
     "type": "TLS ContentType: 20 change_cipher_spec, 21 alert, 22 handshake, 23 application_data",

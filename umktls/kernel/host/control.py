@@ -10,6 +10,7 @@ import errno
 import json
 import math
 import os
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +28,8 @@ from umktls.private import allowed, peer_credentials
 __all__ = ["ControlServer", "Controlled"]
 
 LINE_LIMIT = 65536
-# Events that wait for a slow reader of the trace; older ones are lost for it, never for the host.
+# Events that wait for a slow reader of the trace; older ones are lost for it, never for the host,
+# and the next one that it gets says how many.
 FOLLOW_QUEUE = 10_000
 FOLLOW_LINES = 100  # that go in one write
 
@@ -175,25 +177,15 @@ class ControlServer:
         """The kept events from `since` on; with `follow` new ones too, until the client goes; with
         `close` also those that happen for every record, call and system call."""
         since = number(request.get("since", 0))
-        send: trio.MemorySendChannel[Event]
-        send, receive = trio.open_memory_channel(FOLLOW_QUEUE)
-
-        def follow(event: Event) -> None:
-            try:
-                send.send_nowait(event)
-            except trio.WouldBlock:
-                return
-
+        news = News()
         trace = self._host.trace
-        with trace.watched(follow) if request.get("close") else trace.subscribed(follow):
+        with trace.watched(news.take) if request.get("close") else trace.subscribed(news.take):
             for event in trace.since(since):
                 await send_line(stream, event)
             if request.get("follow"):
-                await self._follow(stream, receive)
+                await self._follow(stream, news)
 
-    async def _follow(
-        self, stream: trio.SocketStream, events: trio.MemoryReceiveChannel[Event]
-    ) -> None:
+    async def _follow(self, stream: trio.SocketStream, news: News) -> None:
         async with trio.open_nursery() as nursery:
 
             async def hang_up() -> None:
@@ -204,22 +196,48 @@ class ControlServer:
             lines: list[bytes] = []
             while True:
                 try:
-                    lines = [encoded(await events.receive()), *waiting_lines(events)]
+                    await news.wait()
+                    lines = news.lines(FOLLOW_LINES)
                     await trio.lowlevel.checkpoint_if_cancelled()
                 except trio.Cancelled:
-                    goodbye(stream, lines + waiting_lines(events))
+                    goodbye(stream, lines + news.lines(FOLLOW_QUEUE))
                     raise
                 await stream.send_all(b"".join(lines))
                 lines = []
 
 
-def waiting_lines(events: trio.MemoryReceiveChannel[Event]) -> list[bytes]:
-    """What has happened meanwhile."""
-    lines: list[bytes] = []
-    with suppress(trio.WouldBlock):
-        while len(lines) < FOLLOW_LINES:
-            lines.append(encoded(events.receive_nowait()))
-    return lines
+class News:
+    """What somebody who follows the trace has still to be told: the newest events, and how many
+    are lost in front of them."""
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque()
+        self._lost = 0
+        self._came = trio.Event()
+
+    def take(self, event: Event) -> None:
+        """Another event."""
+        if len(self._events) >= FOLLOW_QUEUE:
+            self._lost += 1 + self._events.popleft().get("skipped", 0)
+        self._events.append(event)
+        self._came.set()
+
+    async def wait(self) -> None:
+        """Until there is something to tell."""
+        while not self._events:
+            self._came = trio.Event()
+            await self._came.wait()
+
+    def lines(self, most: int) -> list[bytes]:
+        """So many of them, oldest first. The first one says what is lost."""
+        lines: list[bytes] = []
+        while self._events and len(lines) < most:
+            event = self._events.popleft()
+            if self._lost:
+                event = {**event, "skipped": event.get("skipped", 0) + self._lost}
+                self._lost = 0
+            lines.append(encoded(event))
+        return lines
 
 
 def goodbye(stream: trio.SocketStream, lines: list[bytes]) -> None:
