@@ -293,3 +293,24 @@ async def test_a_recording_does_not_wait_for_each_record_of_a_host_that_hangs(
     assert trio.current_time() - begun == ANSWER_SECONDS
     assert set(came.values()) == {begun}
     assert len(recorder.recording()["records"]) == 9
+
+
+async def test_what_many_hosts_are_at_is_kept_for_less_long(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Twenty minutes of it were gigabytes where there were many connections."""
+    monkeypatch.setattr("umktls.watch.feed.KEPT_STATES", 40)
+    monkeypatch.setattr("umktls.watch.feed.KEPT_STATS", 30)
+    many = [0]
+
+    async def answer(host: Host, request: dict[str, Any]) -> dict[str, Any]:
+        ends = [{"id": f"c{n}", "local": str(n), "peer": ""} for n in range(many[0])]
+        return {"host": {"name": host.name}, "connections": ends}
+
+    monkeypatch.setattr("umktls.watch.hosts.answer", answer)
+    feed = Feed(base=tmp_path)
+    feed.hosts["client-1"] = Host(Path("/nowhere"), {"name": "client-1", "pid": 1})
+    for many[0], kept in ((0, 30), (9, 4), (99, 1), (0, 30)):
+        for _ in range(50):
+            await feed.ask_stat()
+        assert len(feed.stats) == kept

@@ -241,3 +241,21 @@ def test_50000_events_stay_usable(chromium: Any, recording: dict[str, Any], tmp_
     assert drawn < 100
     assert took < 1000 * patience(3)
     assert time.process_time() - began < patience(20)
+
+
+def test_a_page_that_is_open_for_long_keeps_no_more_of_what_hosts_are_at(
+    chromium: Any, address: str
+) -> None:
+    with opened(chromium, address) as page:
+        kept, newest = page.evaluate(
+            """async () => {
+                const { Model } = await import("umktls/model.js");
+                const model = new Model();
+                for (let mono = 0; mono < 20000; mono += 1) {
+                    model.take({ t: "stat", mono, hosts: [] });
+                }
+                return [model.stats.length, model.stats.at(-1).mono];
+            }"""
+        )
+    assert kept <= 4800
+    assert newest == 19999

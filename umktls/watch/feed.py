@@ -47,6 +47,7 @@ PATIENCE_SECONDS = 1.0
 SILENT_SECONDS = 10.0
 KEPT_EVENTS = 50_000
 KEPT_STATS = 2_400
+KEPT_STATES = 30_000  # of hosts and connections, in all of them
 LISTENER_MESSAGES = 500
 KEPT_TOURS = 8
 
@@ -66,7 +67,7 @@ class Feed:
         secrets: bool = False,
     ) -> None:
         self.events: deque[dict[str, Any]] = deque(maxlen=KEPT_EVENTS)
-        self.stats: deque[Message] = deque(maxlen=KEPT_STATS)
+        self.stats: deque[Message] = deque()
         self.hosts: dict[str, Host] = {}
         self.tours: deque[dict[str, Any]] = deque(maxlen=KEPT_TOURS)
         self.causes = Causes()
@@ -78,6 +79,7 @@ class Feed:
         self._listeners: list[trio.MemorySendChannel[Message]] = []
         self._showing: list[str] = []
         self._guests: set[str] = set()
+        self._states = 0
         self._silent: dict[str, float] = {}  # until when a host is not asked
 
     def now(self) -> float:
@@ -196,8 +198,15 @@ class Feed:
         for state in states:
             self._pair_by_address(states, state)
         message = {"t": "stat", "mono": self._mono(), "hosts": states}
-        self.stats.append(message)
+        self._keep_stat(message)
         self.tell(message)
+
+    def _keep_stat(self, message: Message) -> None:
+        """For a recording. Of many hosts with many connections fewer are kept."""
+        self.stats.append(message)
+        self._states += states_in(message)
+        while len(self.stats) > 1 and (len(self.stats) > KEPT_STATS or self._states > KEPT_STATES):
+            self._states -= states_in(self.stats.popleft())
 
     async def _ask_one(self, host: Host, states: list[Message]) -> None:
         with trio.move_on_after(PATIENCE_SECONDS) as scope, suppress(UmktlsError):
@@ -283,6 +292,11 @@ class Feed:
             here = f"{state['host']['name']}:{each['id']}"
             if there is not None and there != here and self.causes.pair(here, there):
                 self.tell({"t": "pairs", "pairs": self.pairs})
+
+
+def states_in(message: Message) -> int:
+    """Of hosts and connections, in a message `stat`."""
+    return sum(1 + len(state["connections"]) for state in message["hosts"])
 
 
 def add_tree(event: dict[str, Any]) -> None:

@@ -101,6 +101,13 @@ def test_as_many_descriptors_as_there_may_be(monkeypatch: pytest.MonkeyPatch) ->
         assert caught.value.errno == errno.EMFILE
 
 
+@pytest.mark.parametrize("lifetime", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_no_event_has_a_number_that_json_has_not(lifetime: str) -> None:
+    """A browser threw away all that was told together with one."""
+    told = utrace.decode_untrusted(b'{"event": "ticket", "lifetime": %s}' % lifetime.encode())
+    assert told.fields["lifetime"] == str(float(lifetime))
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"\xff", b"[]", b"{}", b'{"event": "made-up"}', b'{"event": []}', b"[" * 10_000]
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from types import NoneType
 from typing import Any, NamedTuple, Protocol
 
@@ -105,7 +106,10 @@ def take_note(host: Noting, sock: KernelSocket | None, event: str, fields: dict[
 
 
 def plain(value: object) -> str | int | float | bool | None:
-    """`value` if it is a plain one, its text otherwise."""
+    """`value` if it is a plain one, its text otherwise. Python reads and writes NaN and Infinity,
+    which are no JSON: a browser would throw away all that is told with them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return value if isinstance(value, PLAIN) else str(value)
 
 

@@ -2,6 +2,7 @@
 // The picture is a function of this, so going back in time is going back in the list.
 
 const SNAPSHOT = 500;
+const KEPT_STATS = 4800; // a page may be open for days
 const STALE = 3; // seconds: rates that are older are no more
 
 const half = () => ({
@@ -94,7 +95,10 @@ export class Model {
   /** Take a message of the source; whether there are new events. */
   take(message) {
     if (message.t === "pairs") for (const [one, other] of message.pairs) { this.others.set(one, other); this.others.set(other, one); }
-    if (message.t === "stat") this.stats.push(message);
+    if (message.t === "stat") {
+      this.stats.push(message);
+      if (this.stats.length > KEPT_STATS) this.stats.splice(0, KEPT_STATS / 2);
+    }
     if (message.t !== "events") return false;
     for (const event of message.events) {
       this.places.set(event.id, this.events.length);
