@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from umktls.errors import UmktlsError
 from umktls.userland.libc import Kernel
 
+from ..tls.certtexts import extension_of, issuer_text, subject_text
 from ..tls.facts import alternative_names
 from ..tls.failure import verify_failure
 from ..tls.tlsadapter import Endpoint
@@ -74,8 +75,8 @@ def certificate_facts(certificate: x509.Certificate) -> dict[str, Any]:
     """What a person wants to know of a certificate: times in ISO 8601, UTC; of the names in the
     subjectAltName, those that are texts."""
     return {
-        "subject": certificate.subject.rfc4514_string(),
-        "issuer": certificate.issuer.rfc4514_string(),
+        "subject": subject_text(certificate),
+        "issuer": issuer_text(certificate),
         "serial": f"{certificate.serial_number:x}",
         "names": alternative_names(certificate),
         "not_before": certificate.not_valid_before_utc.isoformat(),
@@ -97,14 +98,10 @@ def key_kind(certificate: x509.Certificate) -> str:
 
 def usages(certificate: x509.Certificate) -> list[str]:
     """The extended key usages, by name where they have one, else as dotted numbers."""
-    try:
-        extension = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
-    except (x509.ExtensionNotFound, ValueError):
-        return []
     names = {"1.3.6.1.5.5.7.3.33": "rpcTLSClient", "1.3.6.1.5.5.7.3.34": "rpcTLSServer"}
     return [
         names.get(one.dotted_string, getattr(one, "_name", one.dotted_string))
-        for one in extension.value
+        for one in extension_of(certificate, x509.ExtendedKeyUsage) or ()
     ]
 
 

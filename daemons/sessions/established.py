@@ -28,6 +28,7 @@ from umktls.userland.libc import Record, Socket, SystemCallError
 from umktls.userland.streams import Deadline
 
 from ..tls.alerts import Alert, Breach, advice_for
+from ..tls.certtexts import subject_text
 from ..tls.failure import VerifyProblem
 from ..tls.tlsadapter import Chain
 from .handshake import TrafficKeys
@@ -249,10 +250,11 @@ class EstablishedSession:
     def expel(self, problem: VerifyProblem) -> None:
         """The peer's certificate is not good any more: say so, and have the kernel stop reading,
         since somebody who was revoked need not go by himself. Never fails."""
-        subject = problem.certificate.subject.rfc4514_string()
+        subject = problem.certificate and subject_text(problem.certificate)
         with self._lock, self._settled():
             self._fail(
-                f"the certificate {subject} is not good any more: {problem.text}", problem.alert
+                f"the certificate {subject or 'of the peer'} is not good any more: {problem.text}",
+                problem.alert,
             )
             self._stop_reading()
 

@@ -45,11 +45,13 @@ from umktls.userland.streams import (
 
 from ..tls import tls12
 from ..tls.alerts import OLDER_TLS, Alert
+from ..tls.certtexts import UNREADABLE
 from ..tls.failure import (
     HandshakeFailure,
     VerifyProblem,
     alert_received,
     lost,
+    unreadable,
     verify_failure,
 )
 from ..tls.tlsadapter import ALPN, Endpoint, TlsError
@@ -311,6 +313,12 @@ def _numbered(keys: Session, records: Sequence[bytes]) -> Session:
 
 def refusal(endpoint: Endpoint, expected: Expectations) -> tuple[int, HandshakeFailure] | None:
     """Why a finished handshake is not good enough, with the alert for it."""
+    try:
+        _ = endpoint.chain  # which is verified, and asked for again and again
+    except UNREADABLE as error:
+        return TlsAlert.UNSUPPORTED_CERTIFICATE, unreadable(
+            f"verifies ({error})", of_server=not expected.server
+        )
     if endpoint.alpn != ALPN and (expected.alpn == "strict" or endpoint.alpn):
         return TlsAlert.NO_APPLICATION_PROTOCOL, _not_sunrpc(endpoint.alpn, expected.server)
     if expected.certificate_demanded and endpoint.peer_certificate is None:

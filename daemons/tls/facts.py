@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives import hashes
 
 from umktls.rpc.certificate import MAX_AUTHORITIES, MAX_NAMES, MAX_TEXT, PeerCertificate
 
+from .certtexts import extension_of, issuer_text, subject_text
 from .tlsadapter import Chain
 
 __all__ = ["alternative_names", "facts_in_bytes", "facts_of", "subject_of"]
@@ -19,8 +20,8 @@ REMEMBERED = 1024
 
 @lru_cache(REMEMBERED)
 def subject_of(chain: Chain) -> str:
-    """The peer's name, as RFC 4514 writes names."""
-    return chain[0].subject.rfc4514_string()
+    """The peer's name, as RFC 4514 writes names; empty where it cannot be read."""
+    return subject_text(chain[0])
 
 
 def facts_of(chain: Chain) -> PeerCertificate:
@@ -34,7 +35,7 @@ def facts_of(chain: Chain) -> PeerCertificate:
     return PeerCertificate(
         fingerprint=certificate.fingerprint(hashes.SHA256()),
         subject=_fitting(subject_of(chain)),
-        issuer=_fitting(certificate.issuer.rfc4514_string()),
+        issuer=_fitting(issuer_text(certificate)),
         serial=f"{certificate.serial_number:x}".encode(),
         names=tuple(name for name in names if len(name) <= MAX_TEXT)[:MAX_NAMES],
         authorities=tuple(
@@ -51,11 +52,9 @@ def facts_in_bytes(chain: Chain) -> bytes:
 
 def alternative_names(certificate: x509.Certificate) -> list[str]:
     """The names of the subjectAltName that are texts, each behind its kind: ``DNS:`` and so on."""
-    try:
-        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (x509.ExtensionNotFound, ValueError):
+    names = extension_of(certificate, x509.SubjectAlternativeName)
+    if names is None:
         return []
-    names = extension.value
     return [
         *(f"DNS:{name}" for name in names.get_values_for_type(x509.DNSName)),
         *(f"IP:{address}" for address in names.get_values_for_type(x509.IPAddress)),

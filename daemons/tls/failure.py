@@ -19,6 +19,7 @@ from umktls.errors import PeerError, UmktlsError
 from umktls.userland.streams import DeadlinePassed, NotTls
 
 from .alerts import advice_for
+from .certtexts import UNREADABLE, extension_of, issuer_text, subject_text
 
 __all__ = [
     "PHASES",
@@ -27,6 +28,7 @@ __all__ = [
     "alert_received",
     "certificate_names",
     "lost",
+    "unreadable",
     "verify_failure",
 ]
 
@@ -78,12 +80,14 @@ def alert_received(number: int) -> HandshakeFailure:
 
 @dataclass(frozen=True, slots=True)
 class VerifyProblem:
-    """What OpenSSL's verification found: X509_V_ERR `code` and `text`, at `depth` of the chain."""
+    """What OpenSSL's verification found: X509_V_ERR `code` and `text`, at `depth` of the chain.
+
+    `certificate` is None where it cannot be read (see certtexts.py)."""
 
     code: int
     text: str
     depth: int
-    certificate: x509.Certificate
+    certificate: x509.Certificate | None
 
     @property
     def alert(self) -> int:
@@ -183,11 +187,14 @@ def verify_failure(
     """The failure for a verification problem of the server's or the client's certificate."""
     certificate = problem.certificate
     whose = "the server's certificate" if of_server else "the client's certificate"
+    phase = "certificate" if of_server else "client-certificate"
+    if certificate is None:
+        return unreadable(f"does not verify ({problem.text})", of_server=of_server)
     if problem.depth:
-        whose = f"the CA certificate {certificate.subject.rfc4514_string()}"
+        whose = f"the CA certificate {subject_text(certificate)}"
     fields = {
         "whose": whose,
-        "issuer": certificate.issuer.rfc4514_string() or "an issuer without a name",
+        "issuer": issuer_text(certificate) or "an issuer without a name",
         "names": certificate_names(certificate),
         "not_before": f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC",
         "not_after": f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC",
@@ -199,10 +206,21 @@ def verify_failure(
     reason, advice = VERIFY_TEXTS.get(problem.code, _OTHER_PROBLEM)
     if problem.code in _ISSUER_CODES:
         reason += _another_of_the_name(certificate, trust)
-    phase = "certificate" if of_server else "client-certificate"
     if problem.code in _NAME_CODES:
         phase = "name"
     return HandshakeFailure(phase, reason.format(**fields), advice.format(**fields))
+
+
+def unreadable(what: str, *, of_server: bool) -> HandshakeFailure:
+    """The failure for a certificate that OpenSSL can read and this daemon cannot; what is wrong
+    with it, or happened to it, besides."""
+    side = "server" if of_server else "client"
+    return HandshakeFailure(
+        "certificate" if of_server else "client-certificate",
+        f"the {side}'s certificate, or one of its chain, {what}, and what is in it cannot be read: "
+        "it breaks the rules for certificates (RFC 5280)",
+        f"get another certificate for the {side}",
+    )
 
 
 def _another_of_the_name(certificate: x509.Certificate, trust: str) -> str:
@@ -211,9 +229,9 @@ def _another_of_the_name(certificate: x509.Certificate, trust: str) -> str:
     or its key's identifier, if the certificate names that."""
     try:
         known = x509.load_pem_x509_certificates(Path(trust).read_bytes())
-    except (OSError, ValueError):
+        namesakes = [one for one in known if one.subject == certificate.issuer]
+    except (OSError, *UNREADABLE):
         return ""
-    namesakes = [one for one in known if one.subject == certificate.issuer]
     if not namesakes:
         return ""
     listed = ", ".join(_fingerprint(one) for one in namesakes)
@@ -224,7 +242,7 @@ def _another_of_the_name(certificate: x509.Certificate, trust: str) -> str:
 
 
 def _what_tells_it(certificate: x509.Certificate, namesakes: list[x509.Certificate]) -> str:
-    if certificate.subject == certificate.issuer:
+    if subject_text(certificate) == issuer_text(certificate):
         return f", and this one's is {_fingerprint(certificate)}"
     signer = _signing_key(certificate)
     if signer is None:
@@ -239,30 +257,25 @@ def _fingerprint(certificate: x509.Certificate) -> str:
 
 def _signing_key(certificate: x509.Certificate) -> bytes | None:
     """The identifier of the key that signed it (RFC 5280 section 4.2.1.1)."""
-    try:
-        found = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
-    except (x509.ExtensionNotFound, ValueError):
-        return None
-    return found.value.key_identifier
+    found = extension_of(certificate, x509.AuthorityKeyIdentifier)
+    return None if found is None else found.key_identifier
 
 
 def _own_key(authority: x509.Certificate) -> bytes:
-    try:
-        found = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
-    except (x509.ExtensionNotFound, ValueError):
+    found = extension_of(authority, x509.SubjectKeyIdentifier)
+    if found is None:
         return x509.SubjectKeyIdentifier.from_public_key(authority.public_key()).digest
-    return found.value.digest
+    return found.digest
 
 
 def certificate_names(certificate: x509.Certificate) -> str:
     """The DNS names and addresses of the subjectAltName, as a list for a person."""
-    try:
-        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (x509.ExtensionNotFound, ValueError):
-        return "no name at all (it has no subjectAltName)"
+    found = extension_of(certificate, x509.SubjectAlternativeName)
+    if found is None:
+        return "no name at all (it has no subjectAltName that can be read)"
     names = [
-        *extension.value.get_values_for_type(x509.DNSName),
-        *map(str, extension.value.get_values_for_type(x509.IPAddress)),
+        *found.get_values_for_type(x509.DNSName),
+        *map(str, found.get_values_for_type(x509.IPAddress)),
     ]
     return ", ".join(names) if names else "no DNS name and no address"
 

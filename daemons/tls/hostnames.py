@@ -13,6 +13,8 @@ from umktls.errors import CallerError
 from umktls.userland.streams import Deadline
 from umktls.userland.threads import begun
 
+from .certtexts import extension_of
+
 __all__ = ["Wildcards", "dns_name", "has_name", "is_address", "reverse_name"]
 
 
@@ -28,11 +30,8 @@ def has_name(
     certificate: x509.Certificate, host: str, wildcards: Wildcards = Wildcards.NONE
 ) -> bool:
     """Whether the subjectAltName has `host` as a DNS name. The subject is not looked at."""
-    try:
-        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (x509.ExtensionNotFound, ValueError):
-        return False
-    names = extension.value.get_values_for_type(x509.DNSName)
+    extension = extension_of(certificate, x509.SubjectAlternativeName)
+    names = [] if extension is None else extension.get_values_for_type(x509.DNSName)
     return any(_matches(name, host, wildcards) for name in names)
 
 

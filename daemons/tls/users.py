@@ -17,6 +17,7 @@ from cryptography import x509
 from umktls.dataclass import dataclass
 from umktls.upcall.rpctls import MAX_GROUPS
 
+from .certtexts import extension_of
 from .identity import ConfigurationError
 
 __all__ = ["CertificateUser", "names_of", "own_domain", "user_of"]
@@ -53,11 +54,7 @@ def user_of(certificate: x509.Certificate, domain: str) -> CertificateUser | Non
 
 def names_of(certificate: x509.Certificate) -> Iterator[str]:
     """The texts of FreeBSD's otherNames."""
-    try:
-        extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except (x509.ExtensionNotFound, ValueError):
-        return
-    for name in extension.value:
+    for name in extension_of(certificate, x509.SubjectAlternativeName) or ():
         if isinstance(name, x509.OtherName) and name.type_id == CERTUSER_OID:
             text = utf8_string_untrusted(name.value)
             if text is not None:

@@ -8,6 +8,7 @@ from OpenSSL import SSL, crypto
 
 from umktls.abi.alerts import AlertLevel, TlsAlert
 
+from ..certtexts import UNREADABLE
 from ..failure import CODE_FOR_ALERT, VERIFY_ALERTS, VerifyProblem
 from ..tlsfindings import Findings, NoCommonProtocol
 from .binding import ffi, lib
@@ -58,7 +59,10 @@ def _note_problem(store: Any) -> int:
     findings = _findings(ssl)
     shown = lib.X509_STORE_CTX_get_current_cert(store)
     lib.X509_up_ref(shown)
-    certificate = crypto.X509._from_raw_x509_ptr(shown).to_cryptography()
+    try:
+        certificate = crypto.X509._from_raw_x509_ptr(shown).to_cryptography()
+    except UNREADABLE:
+        certificate = None
     code: int = lib.X509_STORE_CTX_get_error(store)
     text = ffi.string(lib.X509_verify_cert_error_string(code)).decode()
     depth = lib.X509_STORE_CTX_get_error_depth(store)

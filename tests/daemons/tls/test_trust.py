@@ -226,6 +226,7 @@ def test_servers_without_alpn(
 class Chosen:
     """A finished handshake, as far as ALPN is concerned."""
 
+    chain = ()
     peer_certificate = None
     resumed = False
 
