@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from tests.conftest import patience
-from umktls.scenarios.subject import STOPPED, thread_states, until_stopped
+from umktls.scenarios import subject
+from umktls.scenarios.subject import STOPPED, Subject, thread_states, until_stopped
 
 THREADS = 8
 # Threads that never wait, so that each of them goes on until it is stopped.
@@ -56,3 +59,35 @@ def test_who_has_ended_is_not_waited_for() -> None:
         wait_for(process.pid)  # it is ended, or there still
         process.wait()
         wait_for(process.pid)
+
+
+@pytest.mark.parametrize("own", ["exit", "trap exit TERM; wait", "trap '' TERM; wait"])
+@pytest.mark.parametrize("child", ["", "trap '' TERM; "], ids=["ends", "does not"])
+async def test_nothing_of_its_group_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, child: str
+) -> None:
+    """A child's too, of a process that has gone by itself or did not wait for it."""
+    monkeypatch.setattr(subject, "END_SECONDS", 0.5)
+    there, held = os.pipe()
+    script = f"({child}echo up >/proc/self/fd/{held}; exec sleep 1000) & {own}"
+    daemon = Subject([], {}, tmp_path / "log")
+    daemon.process = await trio.lowlevel.open_process(
+        ["/bin/sh", "-c", script], pass_fds=[held], start_new_session=True
+    )
+    os.close(held)
+    with os.fdopen(there, "rb", buffering=0) as pipe, trio.fail_after(patience(20)):
+        await trio.lowlevel.wait_readable(pipe)
+        assert pipe.read(3) == b"up\n"
+        if own == "exit":
+            await daemon.process.wait()
+        await daemon.end()
+        await trio.lowlevel.wait_readable(pipe)
+        assert pipe.read() == b""  # nobody has the other end any more
+
+
+async def test_a_group_without_a_process_is_nobody_s(tmp_path: Path) -> None:
+    daemon = Subject([], {}, tmp_path / "log")
+    daemon.process = await trio.lowlevel.open_process(["true"], start_new_session=True)
+    await daemon.process.wait()
+    await daemon.end()
+    assert daemon.process is None

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from umktls.cli.interrupts import ended_by_signals
 from umktls.kernel.captures.config import CaptureConfig
 from umktls.kernel.ground import hostclock
 from umktls.lessons.player import Audience, Part, play
@@ -33,7 +34,7 @@ def run(
     async def played() -> None:
         await play(name, audience, solutions=solutions, capture=capture)
 
-    hostclock.run(played)
+    hostclock.run(ended_by_signals, played)
 
 
 class Json:

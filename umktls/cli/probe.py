@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,12 +79,13 @@ def probe(
     check_paths(known, mutual)
     import trio  # late, as all that a host needs: wrong usage is told at once
 
+    from umktls.cli.interrupts import ended_by_signals
     from umktls.cli.probe_report import Target
     from umktls.cli.probe_run import inspect
 
     port, find = (NFS_PORT, True) if named is None else (named, False)
     asked = Target(host, port, mutual=mutual, seconds=timeout, find_port=find, **known)
-    found = trio.run(inspect, asked)
+    found = trio.run(ended_by_signals, partial(inspect, asked))
     if as_json:
         click.echo(json.dumps(found.as_dict()))
     else:

@@ -179,6 +179,7 @@ class Trial:
     ) -> None:
         from functools import partial
 
+        from umktls.cli.interrupts import ended_by_signals
         from umktls.kernel.ground import hostclock
         from umktls.kernel.host.rundir import next_place
         from umktls.scenarios.runner import run
@@ -186,8 +187,10 @@ class Trial:
         directory = Path(tempfile.mkdtemp(prefix="umktls-run-"))
         try:
             # Among the others, and by a clock that can stand still: umktls watch shows it, too.
-            play = partial(run, capture=capture, rundir=next_place(role), agent=self._agent)
-            hostclock.run(play, role, command, scenarios, directory, deadline, self._note, kernel)
+            arguments = (role, command, scenarios, directory, deadline, self._note, kernel)
+            rundir = next_place(role)
+            play = partial(run, *arguments, capture=capture, rundir=rundir, agent=self._agent)
+            hostclock.run(ended_by_signals, play)
         except WorldError as error:
             self.error = str(error)
         finally:

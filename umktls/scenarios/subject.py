@@ -69,6 +69,7 @@ def expand(command: Sequence[str], values: dict[str, str]) -> list[str]:
 
 STOPPED, ZOMBIE = "T", "Z"  # proc_pid_stat(5)
 LOOK_SECONDS = 0.001
+GROUP_SECONDS = 0.01  # all of /proc is read
 
 
 async def until_stopped(pid: int) -> None:
@@ -86,6 +87,34 @@ def thread_states(pid: int) -> list[str]:
         with suppress(OSError):  # it has ended since
             states.append(path.read_text().rpartition(")")[2].split()[0])
     return states
+
+
+async def until_group_gone(leader: int) -> None:
+    """Wait until nothing runs any more in the group of a process that has been waited for."""
+    # Nothing tells of it.
+    while group_runs(leader):  # noqa: ASYNC110
+        await trio.sleep(GROUP_SECONDS)
+
+
+def group_runs(leader: int) -> bool:
+    """Whether a process of the group runs whose leader has been waited for. One that has ended is
+    none, though nobody may ever wait for it."""
+    # While the group has a process, the kernel gives its number to no other one.
+    if Path(f"/proc/{leader}").exists():
+        return False
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return any(runs_in_group(path, leader) for path in Path("/proc").glob("[0-9]*/stat"))
+
+
+def runs_in_group(stat: Path, leader: int) -> bool:
+    try:
+        state, _, group = stat.read_text().rpartition(")")[2].split()[:3]
+    except OSError:  # it has ended since
+        return False
+    return int(group) == leader and state != ZOMBIE
 
 
 class Subject:
@@ -148,15 +177,18 @@ class Subject:
             os.killpg(self.process.pid, number)
 
     async def end(self) -> None:
-        """By SIGTERM, or after a while by SIGKILL."""
+        """By SIGTERM, or after a while by SIGKILL, all of its process group: the command may have
+        gone, and have left others."""
         process, self.process = self.process, None
         if process is None:
             return
         for number in (signal.SIGTERM, signal.SIGKILL):
-            if process.poll() is None:
-                os.killpg(process.pid, number)
+            if process.poll() is None or group_runs(process.pid):
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
             with trio.move_on_after(END_SECONDS, shield=True):
                 await process.wait()
+                await until_group_gone(process.pid)
                 return
 
     def last_words(self) -> str:
