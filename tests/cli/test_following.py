@@ -15,11 +15,12 @@ import pytest
 from tests.cli.fakes import describe, fake_host
 from tests.conftest import patience
 from umktls.cli import control, following
-from umktls.cli.control import find_hosts
-from umktls.errors import CallerError
+from umktls.cli.control import Host, find_hosts
+from umktls.errors import CallerError, WorldError
 from umktls.kernel.host import kept
 
 SECONDS = 20
+NO_PROCESS = 1 << 22  # numbers of processes are below it
 
 
 def event(time: float, text: str) -> bytes:
@@ -140,3 +141,18 @@ def test_a_host_in_whose_place_somebody_else_answers(
         events = following.follow_hosts(find_hosts(base), 0.0)
         (text,) = first_texts(2, events)
     assert "process 7 of another user" in text
+
+
+def test_the_past_of_others_where_one_host_hangs_or_has_just_gone(base: Path) -> None:
+    """One that was stopped, or ended at that moment, cost the events of all."""
+    keep(7, event(1, "a"))
+    describe(base, "client-1")
+    with fake_host(base, "server-1", {"trace": [event(2, "b")]}):
+        hosts = following.with_failed(None)
+        gone = Host(base / "client-9", {"name": "client-9", "pid": NO_PROCESS})
+        texts = [e["text"] for e in following.past([gone, *hosts])]
+    assert texts[:2] == ["a", "b"]
+    (silent,) = texts[2:]
+    assert "client-1 does not answer" in silent
+    with pytest.raises(WorldError, match="client-1 does not answer"):
+        following.past(following.with_failed("client-1"))

@@ -45,8 +45,17 @@ def with_failed(name: str | None, base: Path | None = None) -> list[Host | Kept]
 
 
 def past(hosts: Sequence[Host | Kept], since: float = 0.0) -> list[Event]:
-    """The events that the hosts have kept, merged by time."""
-    events = [event for host in hosts for event in host.trace(since)]
+    """The events that the hosts have kept, merged by time; of one among several that does not
+    answer, that. Raises as `Host.trace` where there is only that one."""
+    events: list[Event] = []
+    for host in hosts:
+        try:
+            events.extend(host.trace(since))
+        except UmktlsError as error:
+            if len(hosts) == 1:
+                raise
+            if running(host.pid):
+                events.append(silent(host, error))
     return sorted(events, key=lambda event: float(event.get("time", 0)))
 
 
@@ -120,12 +129,17 @@ class Following:
             if identity(one) == identity(host):
                 self._put(event for event in one.trace(last) if event["time"] > last)
         if problem is not None and running(host.pid):
-            self.events.put({"host": host.name, "event": "warning", "text": str(problem)})
+            self.events.put(silent(host, problem))
         self.events.put(None)
 
     def _put(self, events: Iterator[Event]) -> None:
         for event in events:
             self.events.put(event)
+
+
+def silent(host: Host | Kept, problem: UmktlsError) -> Event:
+    """Said in place of a host that runs and does not answer."""
+    return {"host": host.name, "event": "warning", "text": str(problem), "time": time.time()}
 
 
 def identity(host: Host | Kept) -> tuple[object, ...]:
