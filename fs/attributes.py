@@ -2,10 +2,14 @@
 
 Theory of operation. Nearly every NFS reply carries attributes, and replies may overtake each other:
 attributes count if their call was started after the newest update, or if the file itself says that
-they are newer (ctime, then size: writes in flight only make files longer). They are believed for a
-time between `acregmin` and `acregmax` (directories: `acdirmin`, `acdirmax`), as nfs(5) has it: each
-time they are found unchanged at the end of that time it doubles, and a change resets it. FUSE gets
-the rest of that time as its own timeout, so nothing is cached twice in a row.
+they are newer: by ctime, then by size, as writes in flight only make files longer (unless the file
+was made shorter since). Where a server's clock ticks slowly, neither tells what a change of our own
+has overtaken: then they are asked for again.
+
+They are believed for a time between `acregmin` and `acregmax` (directories: `acdirmin`,
+`acdirmax`), as nfs(5) has it: each time they are found unchanged at the end of that time it
+doubles, and a change resets it. FUSE gets the rest of that time as its own timeout, so nothing is
+cached twice in a row.
 
 A file whose data is still being written behind is as long as that data says, and FUSE is asked not
 to cache its attributes at all: size and mtime change when the data reaches the server.
@@ -15,7 +19,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from pyfuse3 import EntryAttributes
 
@@ -24,6 +29,7 @@ from umktls.nfs.listed import CTIME, MTIME, SIZE, Facts, facts_of
 from umktls.nfs.types import fattr3, ftype3, nfstime3
 from umktls.rpc.message import OpaqueAuth
 
+from .calls import NfsFailure
 from .inodes import Granted, Inode
 from .known import Version
 from .options import MountOptions
@@ -60,6 +66,14 @@ def state_of(facts: Facts) -> Version:
     changed = facts[CTIME] * _NANOSECONDS + facts[CTIME + 1]
     modified = facts[MTIME] * _NANOSECONDS + facts[MTIME + 1]
     return changed, size if size <= LAST_OFFSET else LAST_OFFSET, modified
+
+
+def newer(version: Version, known: Version, shortened: bool) -> bool:
+    """Whether a state of a file says so itself. shortened: it may be one from before the file was
+    made shorter."""
+    if version[0] != known[0]:
+        return version[0] > known[0]
+    return version[1] > known[1] and not shortened
 
 
 def entry_attributes(
@@ -123,26 +137,50 @@ class AttributeCache:
         """
         return attr is not None and self.learn(inode, facts_of(attr), started, asked)
 
-    def changed(self, inode: Inode, attr: fattr3 | None, started: int, end: int = 0) -> None:
-        """The same of a call that has changed the file: where the reply has no attributes (RFC 1813
-        section 2.6), those that are known are wrong. end: data goes as far now, at least."""
+    def changed(self, inode: Inode, attr: fattr3 | None, started: int, end: int = 0) -> bool:
+        """The same of a call that has changed the file; whether it is known how it is now.
+
+        Where the reply has no attributes (RFC 1813 section 2.6), or what came meanwhile may be from
+        before the change, what is known is wrong. end: of a WRITE, data goes as far now, at least.
+        """
+        known = inode.version
         if attr is not None:
-            self.learn(inode, facts_of(attr), started)
-            return
+            facts = facts_of(attr)
+            if self.learn(inode, facts, started):
+                return True
+            assert known is not None
+            changed, size, _ = state_of(facts)
+            if changed < known[0] or (end and size <= known[1]):
+                return True
         self.expire(inode)
-        if inode.version is not None and end > inode.version[1]:
-            inode.version = inode.version[0], end, inode.version[2]
+        if known is not None and end > known[1]:
+            inode.version = known[0], end, known[2]
+        return False
+
+    @contextmanager
+    def changing(self, inode: Inode) -> Iterator[None]:
+        """Inside the block a call is made that changes the file. If nobody waits for its reply to
+        the end, it may have done so."""
+        try:
+            yield
+        except NfsFailure:
+            raise
+        except BaseException:
+            self.expire(inode)
+            raise
 
     def learn(self, inode: Inode, facts: Facts, started: int, asked: float | None = None) -> bool:
         """The same with what certainly came."""
         version = state_of(facts)
         known = inode.version
         overtaken = started < inode.updated
-        if overtaken and known is not None and version[:2] <= known[:2]:
+        if overtaken and known is not None and not newer(version, known, started < inode.shortened):
             return False
         wrong = overtaken and not inode.expires  # by what has been done since the call was made
         if known is not None and version[1:] != known[1:]:
             inode.data_version += 1
+            if version[1] < known[1]:
+                inode.shortened = self._serial + 1
         now = self._clock() if asked is None else asked
         self._lend(inode, version == known, facts[0] == NF3DIR, now)
         if wrong:

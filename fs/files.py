@@ -217,10 +217,13 @@ class Files:
         if inode.writer is not None:
             await inode.writer.flush()
         started = self._attributes.stamp()
-        result = await self._calls.setattr(inode.handle, sattr3(size=0), credential)
+        with self._attributes.changing(inode):
+            result = await self._calls.setattr(inode.handle, sattr3(size=0), credential)
         inode.data_version += 1
-        attr = result.obj_wcc.after or await self._calls.getattr(inode.handle, credential)
-        self._attributes.update(inode, attr, started)
+        if not self._attributes.changed(inode, result.obj_wcc.after, started):
+            started = self._attributes.stamp()
+            attr = await self._calls.getattr(inode.handle, credential)
+            self._attributes.update(inode, attr, started)
         self._kernel.concludes(inode, 0)
 
     async def read(self, fh: int, offset: int, size: int) -> Buffer:

@@ -79,8 +79,9 @@ class Inode:
     """A file as this mount knows it. The attribute cache owns the fields from `attributes` on.
 
     granted: what the server has permitted to whom (ACCESS3_*), of this version.
-    told_size, told_version: what FUSE was told last, or has concluded from our answers; told: when
-    (AttributeCache.stamp). known, distrusted: of a directory, see knownnames.py;
+    updated, shortened: when attributes were learned last, and when such as made the file shorter
+    (AttributeCache.stamp). told_size, told_version: what FUSE was told last, or has concluded from
+    our answers; told: when. known, distrusted: of a directory, see knownnames.py;
     ahead: see foresight.py. pages: of a directory that is being listed, for each page that is there
     or on its way, the names that this mount has found since it asked for it to lead elsewhere
     (True), or has removed (False).
@@ -102,6 +103,7 @@ class Inode:
         "opens",
         "pages",
         "pages_version",
+        "shortened",
         "silly",
         "told",
         "told_size",
@@ -128,6 +130,7 @@ class Inode:
         self.granted = NOTHING
         self.lease = 0.0
         self.updated = 0
+        self.shortened = 0
         self.version: tuple[int, int, int] | None = None
         self.pages_version: tuple[int, int, int] | None = None
         self.data_version = 0

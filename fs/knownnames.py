@@ -119,10 +119,13 @@ class KnownNames:
 
     def changed(
         self, directory: Inode, wcc: wcc_data, started: int, gone: bytes | None = None
-    ) -> None:
-        """A call with the stamp `started` (AttributeCache.stamp) has changed the directory. gone:
-        the name that it removed."""
-        self._attributes.changed(directory, wcc.after, started)
+    ) -> bool:
+        """A call with the stamp `started` (AttributeCache.stamp) has changed the directory; whether
+        its attributes are known (AttributeCache.changed). gone: the name that it removed."""
+        self._follow(directory, wcc, gone)
+        return self._attributes.changed(directory, wcc.after, started)
+
+    def _follow(self, directory: Inode, wcc: wcc_data, gone: bytes | None) -> None:
         known = directory.known
         if known is None:
             return

@@ -16,6 +16,7 @@ from umktls.nfs.types import (
     ACCESS3_MODIFY,
     ACCESS3_READ,
     SERVER_TIME,
+    SETATTR3resok,
     nfstime3,
     sattr3,
 )
@@ -73,10 +74,7 @@ class Metadata:
         if writer is not None and writer.small and not self._intent.reads(pid):
             await writer.drain()
         if not self._attributes.fresh(inode):
-            started = self._attributes.stamp()
-            attr = await self._calls.getattr(inode.handle, credential)
-            self._attributes.update(inode, attr, started)
-            return self._attributes.reply(inode, started)
+            return self._attributes.reply(inode, await self._ask(inode, credential))
         return self._attributes.reply(inode)
 
     async def setattr(
@@ -91,21 +89,30 @@ class Metadata:
             await (inode.writer.flush() if fields.update_size else inode.writer.drain())
         started = self._attributes.stamp()
         wanted = _sattr3(entry, fields, self._attributes.owners)
+        with self._attributes.changing(inode):
+            result = await self._setattr(inode, wanted, credential)
+        if fields.update_size:
+            inode.data_version += 1
+        inode.granted = NOTHING  # the server's clock may tick slowly: see `AttributeCache.grant`
+        if not self._known.changed(inode, result.obj_wcc, started):
+            await self._ask(inode, credential)
+        return self._attributes.reply(inode)
+
+    async def _setattr(self, inode: Inode, wanted: sattr3, credential: OpaqueAuth) -> SETATTR3resok:
         try:
-            result = await self._calls.setattr(inode.handle, wanted, credential)
+            return await self._calls.setattr(inode.handle, wanted, credential)
         except NfsFailure as failure:
             instead = _without_mode(wanted) or _as_now(wanted)
             if failure.errno not in (errno.EPERM, errno.EACCES) or instead is None:
                 raise
-            result = await self._calls.setattr(inode.handle, instead, credential)
-        if fields.update_size:
-            inode.data_version += 1
-        inode.granted = NOTHING  # the server's clock may tick slowly: see `AttributeCache.grant`
-        self._known.changed(inode, result.obj_wcc, started)
-        if result.obj_wcc.after is None:
-            attr = await self._calls.getattr(inode.handle, credential)
-            self._attributes.update(inode, attr, started)
-        return self._attributes.reply(inode)
+            return await self._calls.setattr(inode.handle, instead, credential)
+
+    async def _ask(self, inode: Inode, credential: OpaqueAuth) -> int:
+        """GETATTR. Returns the stamp from before."""
+        started = self._attributes.stamp()
+        attr = await self._calls.getattr(inode.handle, credential)
+        self._attributes.update(inode, attr, started)
+        return started
 
     def without_bits(self, inode: Inode) -> EntryAttributes:
         """The attributes when a write has taken the bits of the mode (killpriv.py) away."""

@@ -146,9 +146,21 @@ class Namespace:
         asked: float | None = None,
     ) -> Inode:
         """FUSE is about to be told of an inode under this name."""
+        inode = self._bound(parent, name, handle, attr)
+        self._attributes.update(inode, attr, started, asked)
+        return inode
+
+    def _enter_changed(
+        self, parent: Inode, name: bytes, handle: bytes, attr: fattr3, started: int
+    ) -> Inode:
+        """The same of one that has got the name by the call which told its attributes."""
+        inode = self._bound(parent, name, handle, attr)
+        self._attributes.changed(inode, attr, started)
+        return inode
+
+    def _bound(self, parent: Inode, name: bytes, handle: bytes, attr: fattr3) -> Inode:
         inode = self._inodes.of_handle(handle, attr.fileid)
         inode.lookups += 1
-        self._attributes.update(inode, attr, started, asked)
         self._inodes.bind(parent, name, inode)
         return inode
 
@@ -276,17 +288,19 @@ class Namespace:
         if attr is None:
             attr = await self._calls.getattr(handle, credential)
         self._known.expect(parent, name)  # a listing may have come in between
-        return self._enter(parent, name, handle, attr, started)
+        return self._enter_changed(parent, name, handle, attr, started)
 
     async def link(
         self, inode: Inode, parent: Inode, name: bytes, credential: OpaqueAuth
     ) -> EntryAttributes:
         self._known.expect(parent, name)
         started = self._attributes.stamp()
-        result = await self._calls.link(inode.handle, parent.handle, name, credential)
-        self._known.changed(parent, result.linkdir_wcc, started)
-        attr = result.file_attributes or await self._calls.getattr(inode.handle, credential)
-        return self._attributes.reply(self._enter(parent, name, inode.handle, attr, started))
+        with self._attributes.changing(inode):
+            result = await self._calls.link(inode.handle, parent.handle, name, credential)
+            self._known.changed(parent, result.linkdir_wcc, started)
+            attr = result.file_attributes or await self._calls.getattr(inode.handle, credential)
+        self._enter_changed(parent, name, inode.handle, attr, started)
+        return self._attributes.reply(inode)
 
     # ---- removing
 

@@ -187,6 +187,55 @@ def test_of_two_writes_in_one_tick_of_the_clock_the_longer_file_counts() -> None
     assert world.size == 9000
 
 
+def test_a_file_that_was_made_shorter_does_not_get_longer_by_a_reply_from_before() -> None:
+    """As long as the server's clock has not ticked; then the file would say so."""
+    world = Cache()
+    world.learn(grown(FILE, 9000, 50))
+    slow = world.cache.stamp()
+    world.learn(grown(FILE, 10, 50))
+    world.learn(grown(FILE, 9000, 50), slow)
+    assert world.size == 10
+    world.learn(grown(FILE, 9500, 51), slow)
+    assert world.size == 9500
+
+
+CHANGED_MODE = dataclasses.replace(FILE, mode=0o600)
+
+
+@pytest.mark.parametrize(
+    ("attr", "known"),
+    [(CHANGED_MODE, False), (grown(CHANGED_MODE, 5000, 29), True), (None, False)],
+    ids=["no tick", "older", "no attributes"],
+)
+def test_what_a_change_of_our_own_has_overtaken_is_not_believed(
+    attr: fattr3 | None, known: bool
+) -> None:
+    """Its call was under way meanwhile: nothing tells whether it was done before or behind it."""
+    world = Cache()
+    world.learn(FILE)
+    slow = world.cache.stamp()
+    world.learn(FILE)
+    assert world.cache.changed(world.inode, attr, slow) is known
+    assert world.cache.fresh(world.inode) is known
+
+
+def test_writes_that_overtake_each_other_need_no_question() -> None:
+    world = Cache()
+    first, second = world.cache.stamp(), world.cache.stamp()
+    for started, end in ((second, 9000), (first, 8000)):
+        assert world.cache.changed(world.inode, grown(FILE, 9000, 50), started, end)
+    assert world.cache.fresh(world.inode)
+
+
+def test_a_write_behind_which_the_file_was_made_shorter_or_before_which() -> None:
+    world = Cache()
+    world.learn(grown(FILE, 5000, 50))
+    slow = world.cache.stamp()
+    world.learn(grown(FILE, 0, 50))
+    assert not world.cache.changed(world.inode, grown(FILE, 9000, 50), slow, 9000)
+    assert not world.cache.fresh(world.inode)
+
+
 def test_a_later_call_is_believed_even_if_the_servers_clock_went_back() -> None:
     world = Cache()
     world.learn(grown(FILE, 9000, 50))

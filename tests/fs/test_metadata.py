@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +29,7 @@ from umktls.nfs.types import (
     nfsstat3,
     nfstime3,
 )
+from umktls.nfsd.tree import attributes
 from umktls.rpc.message import OpaqueAuth
 
 # ---- caching
@@ -47,6 +50,68 @@ async def test_a_reply_that_comes_behind_a_removal_does_not_bring_back_the_link(
         await made.ops.unlink(ROOT, b"other", made.ctx)
         answer.may.set()
     assert (await made.ops.getattr(number, made.ctx)).st_nlink == 1
+
+
+@pytest.fixture
+def standing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's clock does not tick: by times no change can be seen."""
+    monkeypatch.setattr(attributes, "_time", lambda nanoseconds: bytes(8))
+
+
+def asked_before(world: World, procedure: str) -> None:
+    """Somebody looks the file up while that call is on its way to the server."""
+
+    async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        await world.lookup("file")
+        return await proceed(args)
+
+    world.caller.between[procedure] = between
+
+
+@pytest.mark.usefixtures("standing")
+async def test_a_change_counts_that_was_overtaken_by_what_was_before_it(made: World) -> None:
+    number = await made.number("file")
+    asked_before(made, "SETATTR")
+    assert (await change(made, "file", mode=0o600)).st_mode == stat.S_IFREG | 0o600
+    assert (await change(made, "file", size=2)).st_size == 2
+    assert (await made.ops.getattr(number, made.ctx)).st_size == 2
+
+
+@pytest.mark.usefixtures("standing")
+async def test_a_truncation_by_opening_counts_that_was_overtaken(made: World) -> None:
+    number = await made.number("file")
+    asked_before(made, "SETATTR")
+    fh = await made.open("file", os.O_RDWR | os.O_TRUNC)
+    assert (await made.ops.getattr(number, made.ctx)).st_size == 0
+    await made.close(fh)
+
+
+@pytest.mark.usefixtures("standing")
+async def test_a_link_counts_that_was_overtaken(made: World) -> None:
+    number = await made.number("file")
+    asked_before(made, "LINK")
+    await made.ops.link(number, ROOT, b"other", made.ctx)
+    assert (await made.ops.getattr(number, made.ctx)).st_nlink == 2
+
+
+@pytest.mark.parametrize("procedure", ["SETATTR", "LINK"])
+async def test_a_change_whose_reply_nobody_waited_for_may_have_been_made(
+    made: World, procedure: str
+) -> None:
+    """As the kernel asks again behind EINTR (fs/fuse/dir.c)."""
+    number = await made.number("file")
+    answer = Answering(made, procedure)
+    requests: dict[str, Callable[[], Awaitable[object]]] = {
+        "SETATTR": lambda: change(made, "file", mode=0o600),
+        "LINK": lambda: made.ops.link(number, ROOT, b"other", made.ctx),
+    }
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(requests[procedure])
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    answer.may.set()
+    seen, there = await made.ops.getattr(number, made.ctx), (made.export / "file").stat()
+    assert (seen.st_mode, seen.st_nlink) == (there.st_mode, there.st_nlink)
 
 
 async def test_attributes_are_asked_for_when_their_time_is_over(
