@@ -1,5 +1,8 @@
-"""Two clients and a local writer (twoclients.py) with one program after another, for so many
-seconds from a seed on. One that sees what it may not is made as short as it can be, and told."""
+"""Two clients and a local writer (twoclients.py) with one program after another, and many tasks at
+the same time (manytasks.py), for so many seconds from a seed on.
+
+A program that sees what it may not is made as short as it can be, and told. Of many tasks their
+seed is told: they do the same again with it."""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ import random
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.fs import manytasks
 from tests.fs.twoclients import FILES, LOCAL, MOST_BYTES, WHATS, Step, play
 
 
@@ -24,6 +29,15 @@ def some_program(seed: int) -> list[Step]:
         return Step(chance.choice(WHATS), who, names[0], names[1], number)
 
     return [one() for _ in range(chance.choice((40, 80, 120)))]
+
+
+def failure_of_tasks(seed: int) -> Exception | None:
+    with tempfile.TemporaryDirectory() as top:
+        try:
+            manytasks.play(Path(top), seed)
+        except Exception as error:
+            return error
+    return None
 
 
 def failure(program: Sequence[Step]) -> Exception | None:
@@ -47,13 +61,18 @@ def shortened(program: list[Step]) -> list[Step]:
 
 
 def main(seconds: float, seed: int) -> int:
-    """Try the programs of all seeds from this one on. Returns an exit code."""
+    """Try the programs and tasks of all seeds from this one on. Returns an exit code."""
     end, first = time.monotonic() + seconds, seed
     while time.monotonic() < end:
         program = some_program(seed)
         if failure(program) is not None:
             program = shortened(program)
             print(f"seed {seed}: {failure(program)!r}", *program, sep="\n  ")
+            return 1
+        error = failure_of_tasks(seed)
+        if error is not None:
+            traceback.print_exception(error)
+            print(f"seed {seed}, many tasks; again: make soak SECONDS=1 SEED={seed}")
             return 1
         seed += 1
     print(f"seeds {first} to {seed - 1}: nobody saw what is not allowed")
