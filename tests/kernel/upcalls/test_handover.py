@@ -18,7 +18,7 @@ from umktls.errors import PeerError
 from umktls.kernel.sockets import calls
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.sockets.stat import stat
-from umktls.kernel.upcalls import handover
+from umktls.kernel.upcalls import handover, tls
 from umktls.rpc.message import NULL_AUTH
 from umktls.testing.echo import COUNT, SAY
 from umktls.testing.joined import Joined
@@ -329,6 +329,26 @@ async def test_an_upcall_does_not_wait_for_what_was_given_up(
             await both.client_daemon._call(wire.CloseArgs(left.fd))
             await both.event("client", "closed")
             assert trio.current_time() - began <= handover.CUT_SECONDS
+
+
+@pytest.mark.parametrize("closed", [True, False])
+async def test_nobody_is_asked_about_a_session_that_ends_when_its_daemon_goes(
+    umktls_joined: Boot, closed: bool
+) -> None:
+    """No other daemon gets it: the upcall ends. (In real time, since it asked again at once, for
+    ever, and by a virtual clock that takes none.)"""
+    async with umktls_joined() as both:
+        await say(both)
+        sock = only(both, "client")
+        both.client_daemon.silent = True
+        if closed:
+            sock.close("it ends")
+        else:
+            both.nursery.start_soon(tls.disconnect, both.client, sock, "it ends")
+            await both.event("client", "upcall", 2)
+        await both.kill("client")
+        with trio.fail_after(patience(20)):
+            assert not await tls.rekey(both.client, sock)
 
 
 async def test_a_deposit_shows_nowhere(umktls_joined: Boot, autojump_clock: Clock) -> None:

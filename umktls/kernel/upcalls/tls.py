@@ -322,6 +322,8 @@ async def upcall_session(
             host.trace.emit("warning", sock.name, reason=f"{procedure}: {error}")
             if procedure == "DISCONNECT" or not await host.handover.has_left(handle):
                 break
+            if sock.owner.handle is handle:  # the connection ends: nobody gets the session
+                break
         except UmktlsError as error:
             host.trace.emit("warning", sock.name, reason=f"{procedure}: {error}")
             break
