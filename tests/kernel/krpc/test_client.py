@@ -70,6 +70,7 @@ class Closing:
     """A connection that notes why it was closed."""
 
     name: str = "c1"
+    session: None = None
     reasons: list[str] = field(default_factory=list)
 
     def close(self, reason: str) -> None:

@@ -14,7 +14,7 @@ import trio.testing
 
 from tests.conftest import patience
 from umktls.abi import rpctls
-from umktls.errors import PeerError
+from umktls.errors import PeerError, UmktlsError
 from umktls.kernel.sockets import calls
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.sockets.stat import stat
@@ -349,6 +349,24 @@ async def test_nobody_is_asked_about_a_session_that_ends_when_its_daemon_goes(
         await both.kill("client")
         with trio.fail_after(patience(20)):
             assert not await tls.rekey(both.client, sock)
+
+
+@both_sides
+async def test_a_session_that_the_kernel_cannot_use_is_ended(
+    umktls_joined: Boot, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch, side: str
+) -> None:
+    """The daemon hears of it; it would keep the session for ever."""
+
+    async def forgotten(*_: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async with umktls_joined() as both:
+        monkeypatch.setattr(both.daemon(side), "_set_keys", forgotten)
+        both.rpc.deadline = 5
+        with pytest.raises(UmktlsError):
+            await both.rpc.call(SAY, b"", NULL_AUTH)
+        assert both.daemon(side).upcalls[:2] == ["CONNECT", "DISCONNECT"]
+        assert not both.daemon(side)._sessions
 
 
 async def test_a_deposit_shows_nowhere(umktls_joined: Boot, autojump_clock: Clock) -> None:

@@ -27,12 +27,13 @@ from umktls.kernel.owners.request import DaemonGone, Request, UpcallTimeout
 from umktls.kernel.upcalls import tls
 from umktls.kernel.upcalls.linuxnetlink import netlink_socket
 from umktls.kernel.upcalls.netlink import NetlinkDaemon, NetlinkSocket
-from umktls.rpc.message import NULL_AUTH, AcceptStat, encode_accepted, parse_untrusted
+from umktls.rpc.message import NULL_AUTH, AcceptStat, Call, encode_accepted, parse_untrusted
 from umktls.rpc.record import mark
 from umktls.testing.played import NetlinkEnd, Refused, calls_to
 from umktls.testing.standin import StandIn
 from umktls.upcall import netlink as messages
 from umktls.upcall import syscalls as wire
+from umktls.upcall.rpctls import RPCTLSCD_V1, rpctls_session_arg, rpctlscd_connect_res
 from umktls.upcall.rpctls2 import rpctls_socket_arg
 
 
@@ -190,6 +191,27 @@ async def test_a_socket_that_is_closed_while_its_daemon_is_answered(
     assert failed == [errno.EBADF]
 
 
+@pytest.mark.parametrize("reterr", [0, 2])
+async def test_the_session_of_a_late_answer_is_ended(
+    tmp_path: Path, autojump_clock: Clock, reterr: int
+) -> None:
+    """Where there is one: the daemon would have it, and the connection below it, for ever."""
+    async with world(tmp_path) as w:
+        daemon, attempt, asked = await w.asked()
+        await daemon.take(asked)
+        await attempt.ended.wait()
+        assert isinstance(attempt.error, UpcallTimeout)
+        await daemon.answer(asked, reterr)
+        assert await daemon.error() == ERRNO["EPROCUNAVAIL"]
+        if not reterr:
+            with trio.fail_after(SECONDS):
+                end = await daemon.asked()
+            assert (end.name, end.argument.socookie) == ("DISCONNECT", asked.argument.socookie)
+            await daemon.answer(end)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(w.events("upcall")) == 2 - bool(reterr)
+
+
 async def test_in_version_1_a_late_daemon_finds_the_socket_closed(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
@@ -210,14 +232,21 @@ async def test_in_version_1_a_late_daemon_finds_the_socket_closed(
         assert isinstance(attempt.error, UpcallTimeout)
         # As whoever asked for the handshake does then.
         attempt.sock.close(str(attempt.error))
-        reply = encode_accepted(call.xid, NULL_AUTH, AcceptStat.SUCCESS) + bytes(28)
+        result = b"".join(RPCTLSCD_V1["CONNECT"].encode_result(rpctlscd_connect_res(0, 1, 2, 3)))
+        reply = encode_accepted(call.xid, NULL_AUTH, AcceptStat.SUCCESS) + result
         await stream.send_all(mark(len(reply)) + reply)
         await trio.testing.wait_all_tasks_blocked()
         (late,) = w.events("late-answer")
         with pytest.raises(Refused) as refused:
             await w.calls.call(wire.RecvmsgArgs(number, 100, 24, 0))
+        with trio.fail_after(SECONDS):
+            call = parse_untrusted((await stream.receive_some())[4:])
+        assert isinstance(call, Call)
+        end = RPCTLSCD_V1.procedures[call.procedure]
         await w.calls.call(wire.CloseArgs(number))
     assert late["procedure"] == "CONNECT"
+    assert end.name == "DISCONNECT"
+    assert end.decode_args_untrusted(call.body) == rpctls_session_arg(1, 2, 3)
     assert refused.value.errno == PERSONALITIES["freebsd14"].errno(errno.ECONNRESET)
 
 

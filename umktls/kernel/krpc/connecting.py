@@ -81,13 +81,21 @@ async def secure(
             await host.trace.steps.stop("first record", sock.name, "sent")
     except UmktlsError as error:
         text = tls.note_failure(host, sock, phase, error)
-        sock.close(text)
+        await give_up(host, sock, text)
         error.args = (f"{text} [connection {sock.name}]",)
         raise
     except BaseException:
         host.totals["handshakes_failed"] += 1
-        sock.close("interrupted")
+        await give_up(host, sock, "interrupted")
         raise
+
+
+async def give_up(host: Host, sock: KernelSocket, reason: str) -> None:
+    """End a connection that is of no use; where the daemon has a session it has to hear of it."""
+    if sock.session is None:
+        sock.close(reason)
+    else:
+        await tls.disconnect(host, sock, reason)
 
 
 async def connect_tcp(config: MountConfig) -> socket.socket:

@@ -20,14 +20,16 @@ it may be stopped, and there is nothing to wait for. A daemon that has taken it 
 became of the peer.
 
 An answer that comes after its upcall's end is late, and the daemon is told so in the way that its
-transport has. What an upcall that ended without an answer leaves behind is therefore kept for a
-while; in version 1 it also blocks the next CONNECT as long as the daemon may still come for the
-socket of the last one: it would take the wrong one.
+transport has. If it is that of a CONNECT that has gone well, the daemon has a session of which it
+would never hear again: DISCONNECT ends it. What an upcall that ended without an answer leaves
+behind is therefore kept for a while; in version 1 it also blocks the next CONNECT as long as the
+daemon may still come for the socket of the last one: it would take the wrong one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -45,7 +47,7 @@ from umktls.kernel.owners.request import (
     encoded,
 )
 from umktls.rpc.client import CallTable, raise_for_reply
-from umktls.rpc.message import AcceptedReply, DeniedReply, parse_untrusted
+from umktls.rpc.message import AcceptedReply, Call, DeniedReply, Reply, parse_untrusted
 from umktls.rpc.program import Procedure
 from umktls.rpc.xdr import Buffer, Struct
 from umktls.upcall.states import (
@@ -56,11 +58,13 @@ from umktls.upcall.states import (
 )
 from umktls.upcall.versions import VERSIONS
 
-__all__ = ["DaemonHandle", "UnderWay", "Worked"]
+__all__ = ["DaemonHandle", "Spawn", "UnderWay", "Worked"]
 
 R = TypeVar("R")
 # Whether the result of a CONNECT is a session.
 Worked = Callable[[Any], bool]
+# Starts a task that lives as long as the host.
+Spawn = Callable[[Callable[[], Awaitable[None]]], None]
 
 # Upcalls without an answer that are remembered, per daemon.
 REMEMBERED = 1024
@@ -88,6 +92,7 @@ class DaemonHandle:
 
     version: int
     path: str
+    _spawn: Spawn
     attends = True  # whether it is asked about its sessions when they are made
 
     def __init__(self, name: str, pid: int, trace: Trace, limit: int) -> None:
@@ -174,6 +179,8 @@ class DaemonHandle:
         except (UmktlsError, trio.Cancelled) as error:
             event = EVENT_OF.get(type(error), event)
             outcome = str(error)
+            if request.reply is not None:
+                self._end_unwanted(request, request.reply)
             raise
         finally:
             self._over(way, event, outcome)
@@ -246,11 +253,33 @@ class DaemonHandle:
             request, reply = matched[0], matched[1]
             request.end(reply)
             return True
-        late = self._unanswered.pop(parse_untrusted(message).xid, None)
-        if late is None or late.upcall.on(UpcallEvent.ANSWER_OK) is UpcallAction.LATE:
-            self._tell_late(late)
+        late = parse_untrusted(message)
+        assert not isinstance(late, Call), "that was refused"
+        self._answer_late(late)
         self.has_room()
         return False
+
+    def _answer_late(self, reply: Reply) -> None:
+        late = self._unanswered.pop(reply.xid, None)
+        if late is None or late.upcall.on(UpcallEvent.ANSWER_OK) is UpcallAction.LATE:
+            self._tell_late(late)
+        if late is not None:
+            self._end_unwanted(late, reply)
+
+    def _end_unwanted(self, request: Request[Any], reply: Reply) -> None:
+        """The session that a CONNECT has made, if it has, is nobody's: have the daemon end it."""
+        if request.sock is None or not request.taken:
+            return
+        with contextlib.suppress(UmktlsError):
+            result = request.procedure.decode_result_untrusted(raise_for_reply(reply))
+            if request.worked(result):
+                session = self.session(result, request.sock.cookie)
+                self._spawn(partial(self._disconnect, session, request))
+
+    async def _disconnect(self, session: Struct, request: Request[Any]) -> None:
+        procedure = self.procedure("DISCONNECT")
+        with contextlib.suppress(UmktlsError):
+            await self.call(Request(procedure, session, request.seconds, request.sock))
 
     def _tell_late(self, late: Request[Any] | None) -> None:
         self.trace.emit(

@@ -83,6 +83,7 @@ class NetlinkDaemon(DaemonHandle):
     def __init__(self, owner: NetlinkSocket, host: NetlinkHost, group: int) -> None:
         super().__init__(DAEMONS[group], owner.pid, host.trace, limit=host.config.connects)
         self.path = f"netlink group {GROUP_NAMES[group]}"
+        self._spawn = host.spawn
         self._owner = owner
         self._group = group
 
