@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from tests.conformance.world import DATA, ENGINE, keys
 from tests.conftest import patience
 from tests.kernel.kernelsocket import kernel_socket
+from umktls.errors import WorldError
 from umktls.kernel.ground.budget import LARGE
 from umktls.kernel.ground.turns import SECONDS_PER_TURN, Turn
 from umktls.kernel.sockets import rpcside
+from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.sockets.rpcside import RpcSide
+from umktls.kernel.sockets.stream import SEND_QUEUE_LIMIT
 from umktls.ktls.calls import KtlsSocket
 from umktls.ktls.socket.rx import Receiver
 from umktls.rpc.record import RecordReader, mark
@@ -107,3 +112,37 @@ async def test_who_has_waited_for_a_daemon_has_given_way(
             await sock.rpc.pump(RecordReader(1000), deliver, control)
             nursery.cancel_scope.cancel()
     assert len(gave_way) == given
+
+
+def released(sock: KernelSocket) -> None:
+    with pytest.raises(WorldError):
+        sock.rpc.release()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [released, KernelSocket.hang_up, lambda sock: sock.shutdown(socket.SHUT_WR)],
+    ids=["the-next-key", "hang-up", "the-daemon's-last-word"],
+)
+async def test_nobody_waits_for_a_key_where_nothing_can_be_sent(
+    end: Callable[[KernelSocket], None],
+) -> None:
+    """Whoever waits does not read meanwhile, and would never learn that the peer has gone."""
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    with ours, trio.fail_after(patience(10)):
+        async with trio.open_nursery() as nursery:
+            sock = kernel_socket(ours, nursery.start_soon)
+            sock.rpc.hold()
+            sock.rpc.send([bytes(SEND_QUEUE_LIMIT + 1)])
+            waits = trio.Event()
+
+            async def wait() -> None:
+                waits.set()
+                await sock.rpc.drained()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(wait)
+            await waits.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            end(sock)

@@ -140,6 +140,8 @@ class KernelSocket:
         """
         if how != socket.SHUT_WR:
             self.rpc.end_reading()
+        if how != socket.SHUT_RD:
+            self.rpc.end_sending()
         self.detours.flush()
         try:
             self.sock.shutdown(how)
@@ -153,6 +155,7 @@ class KernelSocket:
         self.detours.flush()
         with suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
+        self.rpc.end_sending()
         self.rpc.resume()
 
     def close(self, reason: str) -> None:

@@ -90,7 +90,7 @@ class RpcSide:
         self._data_received = False
         self._early_records = 0
         self._early_bytes = 0
-        self._reading_ended = False
+        self._reading_ended = self._sending_ended = False
         self.lent = False  # somebody reads in the place of `pump`
         self._turn: Turn | None = None  # of `pump`
         self._resting: trio.lowlevel.Task | None = None
@@ -139,15 +139,22 @@ class RpcSide:
     def release(self) -> None:
         """Send what was held; from here on messages go at once."""
         held, self._held = self._held, None
-        for parts in held or ():
-            self._seal(parts)
+        try:
+            for parts in held or ():
+                self._seal(parts)
+        finally:
+            self._released.ring()
+
+    def end_sending(self) -> None:
+        """Nothing can be sent any more: nobody need wait for a key."""
+        self._sending_ended = True
         self._released.ring()
 
     async def drained(self) -> None:
         """Wait while there is more to be sent than may wait for a slow peer, or for its key; not
-        where nothing is read any more."""
+        where nothing is read or sent any more."""
         while self._held is not None and self._held_bytes > SEND_QUEUE_LIMIT:
-            if self._reading_ended or self._sock.closed:
+            if self._reading_ended or self._sending_ended or self._sock.closed:
                 return
             await self._released.wait()
         await self._sock.queue.drained()
@@ -155,7 +162,7 @@ class RpcSide:
     async def flushed(self) -> None:
         """Wait until TCP has all that was sent, or the connection is broken or closed: then what
         `send` was given may be changed."""
-        while self._held is not None and not self._sock.closed:
+        while self._held is not None and not (self._sending_ended or self._sock.closed):
             await self._released.wait()
         await self._sock.queue.emptied()
 
