@@ -3,8 +3,8 @@
 Theory of operation. Nearly every NFS reply carries attributes, and replies may overtake each other:
 attributes count if their call was started after the newest update, or if the file itself says that
 they are newer: by ctime, then by size, as writes in flight only make files longer (unless the file
-was made shorter since). Where a server's clock ticks slowly, neither tells what a change of our own
-has overtaken: then they are asked for again.
+was made shorter since, or is a directory). Where a server's clock ticks slowly, neither tells what
+a change of our own has overtaken: then they are asked for again.
 
 They are believed for a time between `acregmin` and `acregmax` (directories: `acdirmin`,
 `acdirmax`), as nfs(5) has it: each time they are found unchanged at the end of that time it
@@ -68,12 +68,11 @@ def state_of(facts: Facts) -> Version:
     return changed, size if size <= LAST_OFFSET else LAST_OFFSET, modified
 
 
-def newer(version: Version, known: Version, shortened: bool) -> bool:
-    """Whether a state of a file says so itself. shortened: it may be one from before the file was
-    made shorter."""
+def newer(version: Version, known: Version, grows: bool) -> bool:
+    """Whether a state of a file says so itself. grows: nothing may have made it shorter since."""
     if version[0] != known[0]:
         return version[0] > known[0]
-    return version[1] > known[1] and not shortened
+    return version[1] > known[1] and grows
 
 
 def entry_attributes(
@@ -174,8 +173,10 @@ class AttributeCache:
         version = state_of(facts)
         known = inode.version
         overtaken = started < inode.updated
-        if overtaken and known is not None and not newer(version, known, started < inode.shortened):
-            return False
+        if overtaken and known is not None:
+            grows = facts[0] != NF3DIR and started >= inode.shortened
+            if not newer(version, known, grows):
+                return False
         wrong = overtaken and not inode.expires  # by what has been done since the call was made
         if known is not None and version[1:] != known[1:]:
             inode.data_version += 1

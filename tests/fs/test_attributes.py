@@ -187,6 +187,16 @@ def test_of_two_writes_in_one_tick_of_the_clock_the_longer_file_counts() -> None
     assert world.size == 9000
 
 
+def test_of_two_changes_of_a_directory_in_one_tick_the_longer_one_does_not_count() -> None:
+    """A name was made and another one removed: where a directory is as long as it has names."""
+    world = Cache()
+    world.learn(grown(DIRECTORY, 60, 40))
+    making, removing = world.cache.stamp(), world.cache.stamp()
+    assert world.cache.changed(world.inode, grown(DIRECTORY, 60, 50), removing)
+    assert not world.cache.changed(world.inode, grown(DIRECTORY, 80, 50), making)
+    assert not world.cache.fresh(world.inode)
+
+
 def test_a_file_that_was_made_shorter_does_not_get_longer_by_a_reply_from_before() -> None:
     """As long as the server's clock has not ticked; then the file would say so."""
     world = Cache()
