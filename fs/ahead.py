@@ -70,3 +70,5 @@ class Ahead:
         self.entries.pop(name, None)
         if self.fetching is not None:
             self.touched.add(name)
+        if not self.complete:
+            self.names.add(name)

@@ -164,6 +164,8 @@ class Directories:
         if page is None:
             page = self._new_page(directory, place)
             await self._ask(directory, page)
+        if directory.names is not None and directory.page is not None:
+            directory.names.update(directory.page.touched)
         try:
             directory.turn_to(page)
         except UmktlsError:
@@ -229,9 +231,11 @@ class Directories:
         page.take(result, self._clock())
 
     def _note(self, directory: OpenDirectory, names: set[bytes], page: Page) -> None:
-        """Add what was fetched to the names of the whole directory, if it has not changed."""
+        """Add what was fetched to the names of the whole directory, if it has not changed; where
+        the server's clock ticks slowly, our own changes may not show."""
         version = None if page.directory is None else version_of(page.directory)
         names.update([entry[1] for entry in page.entries])
+        names.update(page.touched)
         left_out = page.place > directory.noted or len(names) > NAMES_LIMIT
         directory.noted = max(directory.noted, page.end)
         if version is None or directory.version not in (None, version) or left_out:

@@ -298,6 +298,7 @@ class Namespace:
         with self._attributes.changing(inode):
             result = await self._calls.link(inode.handle, parent.handle, name, credential)
             self._known.changed(parent, result.linkdir_wcc, started)
+            self._known.expect(parent, name)  # a listing may have come in between
             attr = result.file_attributes or await self._calls.getattr(inode.handle, credential)
         self._enter_changed(parent, name, inode.handle, attr, started)
         return self._attributes.reply(inode)
@@ -363,6 +364,7 @@ class Namespace:
         )
         if parent is not old_parent:
             self._known.changed(parent, result.todir_wcc, started)
+        self._known.expect(parent, name)  # a listing may have come in between
         self._rebind(old_parent, old_name, parent, name)
 
     async def _save(

@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 from umktls_fs import knownnames
 from umktls_fs.calls import Calls
+from umktls_fs.foresight import MISSES
 
 from tests.fs.conftest import MakeWorld
 from tests.fs.peer import ROOT as TESTER
 from tests.fs.peer import Proceed
-from tests.fs.world import ROOT, World, fails
+from tests.fs.world import ROOT, Listing, World, fails
 from tests.passing import elapse
 from umktls.errors import WorldError
 from umktls.nfs.types import CREATE3resfail, createmode3, nfsstat3, nfstime3, wcc_attr, wcc_data
@@ -89,6 +90,80 @@ async def test_a_listing_during_which_something_changes_is_not_complete(
     world.caller.between["READDIRPLUS"] = change
     await world.listdir()
     assert await asked(world, ROOT) == ["LOOKUP"]
+
+
+async def link(world: World, parent: int) -> None:
+    await world.ops.link(await world.number("file7"), parent, NAME, world.ctx)
+
+
+async def rename(world: World, parent: int) -> None:
+    await world.ops.rename(ROOT, b"file7", parent, NAME, 0, world.ctx)
+
+
+@pytest.mark.parametrize(("procedure", "make"), [("LINK", link), ("RENAME", rename)])
+async def test_a_name_that_was_not_yet_there_when_a_listing_ended_is_not_missing(
+    world: World, procedure: str, make: Callable[[World, int], Awaitable[None]]
+) -> None:
+    (world.export / "file7").touch()
+    parent = await made(world)
+
+    async def list_first(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
+        await world.listdir(parent)
+        return await proceed(args)
+
+    world.caller.between[procedure] = list_first
+    await make(world, parent)
+    assert (await world.ops.lookup(parent, NAME, world.ctx)).st_ino
+
+
+@pytest.mark.parametrize("place", [1, 90], ids=["in the first page", "in the last page"])
+@pytest.mark.parametrize("slow", [False, True], ids=["ticking", "slow"])
+async def test_a_name_that_is_made_during_a_listing_is_not_missing(
+    world: World, place: int, slow: bool
+) -> None:
+    """Behind the page that is read another one is there already."""
+    world.making.add(NAME)
+    world.caller.fsinfo = replace(world.caller.fsinfo, dtpref=8192)
+    world.remake()
+    if slow:
+        tick_slowly(world)
+    for number in range(100):
+        (world.export / f"file{number}").touch()
+    fh, at = await world.ops.opendir(ROOT, world.ctx), 0
+    while True:
+        listing = Listing(1)
+        await world.ops.readdir(fh, at, listing.token)
+        if not listing.entries:
+            break
+        at = listing.entries[-1][2]
+        if at == place:
+            await wait_all_tasks_blocked()
+            await link(world, ROOT)
+    await world.ops.releasedir(fh)
+    assert (await world.ops.lookup(ROOT, NAME, world.ctx)).st_ino
+
+
+async def test_a_name_that_is_made_between_pages_that_are_fetched_ahead_is_not_missing(
+    world: World,
+) -> None:
+    """Of a server whose clock does not tick meanwhile."""
+    tick_slowly(world)
+    names = [f"file{number}" for number in range(300)]
+    for name in names:
+        (world.export / name).touch()
+    for name in names[:MISSES]:
+        await world.lookup(name)
+    await wait_all_tasks_blocked()
+    ahead = world.ops.inodes.root.ahead
+    assert ahead is not None
+    assert 0 < ahead.fetched < len(names)
+    await link(world, ROOT)
+    for name in names[MISSES:]:
+        await world.lookup(name)
+        await wait_all_tasks_blocked()
+    assert ahead.complete
+    world.making.add(NAME)
+    assert (await world.ops.lookup(ROOT, NAME, world.ctx)).st_ino
 
 
 async def test_who_asks_whether_a_name_is_there_is_told_the_truth(world: World) -> None:
