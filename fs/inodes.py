@@ -83,8 +83,8 @@ class Inode:
     (AttributeCache.stamp). told_size, told_version: what FUSE was told last, or has concluded from
     our answers; told: when. known, distrusted: of a directory, see knownnames.py;
     ahead: see foresight.py. pages: of a directory that is being listed, for each page that is there
-    or on its way, the names that this mount has found since it asked for it to lead elsewhere
-    (True), or has removed (False).
+    or on its way, the names that this mount has found since it asked for it to lead elsewhere, or
+    has forgotten (True), or has removed (False).
     """
 
     __slots__ = (
@@ -208,6 +208,8 @@ class InodeTable:
             parent = self._numbers.get(name[0])
             if parent is not None:
                 _touch(parent, name[1])
+                for touched in parent.pages:  # which may be older than what was known
+                    touched.setdefault(name[1], True)
 
     def bind(self, parent: Inode, name: bytes, inode: Inode, listed: bool = False) -> None:
         """A name has been seen to lead to an inode. listed: by a page of a listing."""

@@ -177,6 +177,23 @@ async def test_what_leads_elsewhere_since_is_told_by_its_name(world: World) -> N
         assert (await world.lookup(os.fsdecode(old))).st_ino == number
 
 
+async def test_what_this_mount_has_changed_and_forgotten_since_is_told_by_its_name(
+    world: World,
+) -> None:
+    """FUSE forgets when memory is short; the page would tell it the size from before."""
+    number = await world.number(os.fsdecode(fill(world)[0]))
+    async with Reader(world) as reader:
+        await reader.read(1)
+        (name,) = (name for _, name in world.ops.inodes[number].names)
+        fh = (await world.ops.open(number, os.O_RDWR, world.ctx)).fh
+        await world.ops.write(fh, 0, b"more")
+        await world.close(fh)
+        await world.ops.forget([(number, 1)])
+        await reader.read_all()
+        assert reader.number(name) >= NO_INODE
+        assert (await world.lookup(os.fsdecode(name))).st_size == len(b"more")
+
+
 async def test_a_page_of_which_all_is_gone_is_not_the_end(world: World) -> None:
     fill(world)
     async with Reader(world) as reader:
