@@ -193,6 +193,20 @@ async def test_the_oldest_first(tmp_path: Path, autojump_clock: Clock) -> None:
             assert attempt.error is None
 
 
+async def test_a_process_that_is_a_daemon_too(tmp_path: Path, autojump_clock: Clock) -> None:
+    """The daemon that it is has not made the session, and knows no name of it."""
+    async with world(tmp_path) as w:
+        await w.daemon()
+        agent = await agent_of(w)
+        attempt = await w.connect()
+        task = await agent.accepted()
+        assert await agent.done(STATUS=0, SOCKFD=task["SOCKFD"]) == 0
+        await attempt.ended.wait()
+        assert attempt.error is None
+        await tls.disconnect(w.host, attempt.sock, "it is over")
+    assert attempt.sock.owner.upcalls["disconnect"] == 0
+
+
 async def test_nobody_listens(tmp_path: Path, autojump_clock: Clock) -> None:
     async with world(tmp_path, "linux") as w:
         attempt = await w.connect()

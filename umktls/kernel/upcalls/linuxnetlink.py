@@ -153,8 +153,10 @@ class LinuxNetlinkSocket(NetlinkSocket):
         await self.send(answer, sock.detours.hand_over(server=server))
 
     def _membership(self) -> DaemonHandle | None:
-        """By which the process is an agent; another one of its sockets may have it."""
-        return next(self._daemons(TLSHD).of(self.pid), None)
+        """By which the process is an agent; another one of its sockets may have it, and it may be a
+        daemon of another kind besides."""
+        members = self._daemons(TLSHD).of(self.pid)
+        return next((member for member in members if isinstance(member, Agent)), None)
 
     def _done(self, asked: Mapping[str, Any]) -> None:
         number = asked.get("SOCKFD")
