@@ -20,10 +20,12 @@ from tests.engines.talking import engine, halves, talk
 from tests.kernel.sockets.test_stream import receive_exactly
 from umktls.abi import freebsd
 from umktls.errors import UmktlsError, WorldError
+from umktls.kernel.ground.refusals import in_thread, no_thread
 from umktls.kernel.sockets import calls, card
 from umktls.kernel.sockets.card import CardQueue, retransmitted_pct
 from umktls.kernel.sockets.ktls_socket import KernelSocket
 from umktls.kernel.sockets.stream import SEND_QUEUE_LIMIT
+from umktls.ktls.session.errors import KeyExhausted
 from umktls.rpc.message import NULL_AUTH
 from umktls.rpc.xdr import Buffer
 from umktls.testing.echo import SAY
@@ -200,6 +202,29 @@ async def test_new_keys_for_a_card_that_is_busy(certs: Path, tmp_path: Path, sid
                 await both.event("client", "first-rpc", 2)
                 for _ in range(4):
                     assert await host.rekey(None) == 1
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+@pytest.mark.parametrize("error", [no_thread(), KeyExhausted("the key is used up"), MemoryError()])
+async def test_a_card_that_cannot_seal_ends_its_connection(
+    certs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: str, error: Exception
+) -> None:
+    """Otherwise the call, or the reply, would be waited for as long as the mount likes."""
+    ways = {"client": engine("software"), "server": engine("software"), side: engine("ifnet")}
+    failures = [error]
+
+    async def failing(*args: Any, **options: Any) -> Any:
+        if failures:
+            await trio.lowlevel.checkpoint()
+            raise failures.pop()
+        return await in_thread(*args, **options)
+
+    with trio.fail_after(patience(30)):
+        async with pair(certs, tmp_path, ways["client"], ways["server"]) as both:
+            await both.rpc.call(SAY, b"", NULL_AUTH)
+            monkeypatch.setattr(card, "in_thread", failing)
+            assert await both.rpc.call(SAY, b"again", NULL_AUTH) == b"again"
+            assert both.client.totals["connections"] == 2
 
 
 async def test_keys_are_renewed_before_they_are_used_up(

@@ -180,10 +180,11 @@ class StandIn:
     # ---- upcalls
 
     async def _serve(self, stream: trio.SocketStream) -> None:
-        reader = RecordReader(9000)
+        reader, sending = RecordReader(9000), trio.Lock()
 
         async def send(reply: bytes) -> None:
-            await stream.send_all(mark(len(reply)) + reply)
+            async with sending:
+                await stream.send_all(mark(len(reply)) + reply)
 
         try:
             async with trio.open_nursery() as nursery:

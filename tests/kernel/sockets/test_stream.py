@@ -108,6 +108,27 @@ async def test_a_broken_connection_fails_the_queue_for_good(
         await queue.drained()
 
 
+async def test_what_cannot_be_sent_later_ends_the_connection(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system has no memory, for one: both ends would wait for what is lost."""
+    ours, theirs = pair
+    queue = SendQueue(ours)
+    queue.push([bytes(2_000_000)])
+
+    def lack(views: object) -> None:
+        raise WorldError("cannot send: no memory is left", errno.ENOMEM)
+
+    monkeypatch.setattr(queue, "_send", lack)
+    with trio.fail_after(patience(10)):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(queue.run)
+            while await read_some(theirs, memoryview(bytearray(65536))):
+                pass
+            await queue.emptied()
+    assert await read_some(ours, memoryview(bytearray(1))) == 0
+
+
 async def test_read_some_reports_the_end(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     theirs.send(b"last")

@@ -12,6 +12,7 @@ be told what to believe.
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections import deque
@@ -20,7 +21,7 @@ from collections.abc import Callable, Sequence
 import trio
 
 from umktls.errors import UmktlsError, WorldError
-from umktls.kernel.ground.refusals import in_thread
+from umktls.kernel.ground.refusals import in_thread, refusal_text
 from umktls.kernel.sockets.stream import SendQueue, Start
 from umktls.rpc.xdr import Buffer
 
@@ -137,6 +138,8 @@ class CardQueue(SendQueue):
             self.push(wire)
         except UmktlsError as error:
             self.fail(WorldError(str(error), error.errno))
+        except MemoryError as error:
+            self.fail(WorldError(refusal_text(error), errno.ENOMEM))
         finally:
             self._sealing = False
             self._clear_bytes -= taken

@@ -217,9 +217,9 @@ class Detours:
 
     def _check_card(self) -> None:
         """Give the card up where the connection has to send too much again; end a connection for
-        which it could not seal."""
+        which it could not seal: whoever waits for what is lost need not send anything else."""
         state = self._sock.state
-        if state.conditions.dropped:
+        if state.conditions.dropped or self._sock.queue.failed:
             self._sock.hang_up()
             return
         if state.mode("tx") != freebsd.TCP_TLS_MODE_IFNET:

@@ -15,6 +15,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 
 import trio
@@ -135,6 +136,11 @@ class SendQueue:
         self._room = Bell()
         self.size = 0
 
+    @property
+    def failed(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._error is not None
+
     def push(self, buffers: list[Buffer]) -> None:
         """Send now what the socket takes, keep the rest. Does not wait.
 
@@ -182,6 +188,9 @@ class SendQueue:
             self._waiting = deque(self._send(list(self._waiting)))
         except WorldError as error:
             self.fail(error)
+            # Where it is not the peer who has ended it, who waits for what is lost sees an end.
+            with suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
             return
         self.size = sum(map(len, self._waiting))
         self._room.ring()
