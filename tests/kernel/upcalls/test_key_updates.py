@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,15 @@ import trio.testing
 from tests.conformance.world import ALERT, DATA, HANDSHAKE, KEY_UPDATE, TICKET, Peer, keys
 from tests.kernel.clientworld import Asked, Daemon
 from tests.kernel.upcalls.receivingworld import MESSAGE, Receiving, receiving
+from umktls.abi.personality import PERSONALITIES
 from umktls.kernel.upcalls.handedup import at_the_head
+from umktls.rpc.message import NULL_AUTH
+from umktls.testing.echo import SAY
+from umktls.testing.joined import Joined
+from umktls.testing.standin import Live
 from umktls.upcall.netlink import parse_rpc_untrusted
+from umktls.upcall.syscalls import SendmsgArgs
+from umktls.userland.ktls import LinuxKtls
 
 ASKING = KEY_UPDATE[:-1] + b"\1"
 NEXT = keys(epoch=1)
@@ -136,3 +145,31 @@ async def test_what_is_left_of_a_record_does_not(tmp_path: Path) -> None:
         assert await t.recv(2) == TICKET[:2]
         assert at_the_head(t.sock) == b""
         await daemon.answer(asked)
+
+
+@pytest.mark.parametrize("asks", ["client", "server"])
+@pytest.mark.parametrize("side", ["client", "server"])
+async def test_a_daemon_that_hangs_between_a_key_update_and_its_key(
+    umktls_joined: Callable[..., AbstractAsyncContextManager[Joined]],
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    side: str,
+    asks: str,
+) -> None:
+    """Whether the kernel or the peer has asked for it. Nothing can be sent on that connection any
+    more, so it ends; on another one the daemon may have time."""
+
+    async def hang(session: Live, *, request: bool) -> None:
+        record_type = LinuxKtls(PERSONALITIES["linux"]).record_type(HANDSHAKE)
+        message = KEY_UPDATE[:-1] + bytes((request,))
+        await both.daemon(side)._call(SendmsgArgs(session.fd, message, record_type, 0))
+        await trio.sleep_forever()
+
+    async with umktls_joined(client=PERSONALITIES["linux"], server=PERSONALITIES["linux"]) as both:
+        await both.rpc.call(SAY, b"", NULL_AUTH)
+        monkeypatch.setattr(both.daemon(side), "_renew_sending", hang)
+        host = both.client if asks == "client" else both.server
+        assert await host.rekey(None) == (side != asks)
+        for _ in range(3):  # the first may have gone before
+            assert await both.rpc.call(SAY, b"again", NULL_AUTH) == b"again"
+        assert both.client.totals["connections"] == 2

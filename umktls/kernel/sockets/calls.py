@@ -28,7 +28,15 @@ from umktls.rpc.certificate import PeerCertificate
 from umktls.rpc.xdr import Buffer, XdrError
 from umktls.upcall.deposit import KeyState
 
-__all__ = ["getsockopt", "recvmsg", "seals_alerts", "send_alert", "sendmsg", "setsockopt"]
+__all__ = [
+    "awaits_key",
+    "getsockopt",
+    "recvmsg",
+    "seals_alerts",
+    "send_alert",
+    "sendmsg",
+    "setsockopt",
+]
 
 # So much may be queued when a daemon sends: RPC stops at a fourth of it by itself.
 SEND_QUEUE_HARD_LIMIT = 4 * SEND_QUEUE_LIMIT

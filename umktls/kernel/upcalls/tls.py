@@ -28,7 +28,7 @@ from umktls.abi.personality import PERSONALITIES, Personality
 from umktls.errors import CallerError, PeerError, UmktlsError, UnsupportedError, WorldError
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.owners.request import DaemonGone, Request, connect_life
-from umktls.kernel.sockets.calls import seals_alerts, send_alert
+from umktls.kernel.sockets.calls import awaits_key, seals_alerts, send_alert
 from umktls.kernel.sockets.facts import Failure, TlsFacts
 from umktls.kernel.sockets.following import Following
 from umktls.kernel.sockets.ktls_socket import KernelSocket
@@ -69,6 +69,7 @@ KEY_UPDATE_DROPPED = (
     "the peer has changed its key, and this kernel takes no second one: the next record will not "
     "open, and the connection ends"
 )
+NO_NEXT_KEY = "the daemon has sent a KeyUpdate, and sets no key to send on with"
 HANDED_UP = "a record for the daemon has come, which costs clients of this kernel the connection"
 
 
@@ -302,7 +303,7 @@ async def upcall_session(
 
     A daemon that is gone, or does not know the session, is NOSSL, as FreeBSD has it. Where the
     session waits for another daemon, so does the upcall; that daemon is asked once more what the
-    other one has not answered.
+    other one has not answered. A KeyUpdate without the key that follows it ends the connection.
     """
     until = trio.current_time() + host.upcall_seconds
     while await host.handover.attended(sock, until):
@@ -330,6 +331,8 @@ async def upcall_session(
         else:
             sock.rpc.waited()
             return rpctls.RPCTLSERR_OK if result is None else int(result.reterr)
+    if awaits_key(sock) and sock.phase == "established":
+        host.handover.cut_off(sock, NO_NEXT_KEY)
     return rpctls.RPCTLSERR_NOSSL
 
 
