@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,33 @@ def test_the_umask_of_the_server_is_not_used(client: Client, root: Path, mode: i
     client.ok("MKNOD", diropargs3(client.mount(), b"p"), what)
     for name in "fdp":
         assert stat.S_IMODE((root / name).stat().st_mode) == mode
+
+
+def default_list(user: int, group: int, other: int) -> bytes:
+    """A default access control list as the kernel takes it (linux/posix_acl_xattr.h)."""
+    entries = (0x01, user), (0x04, group), (0x20, other)
+    return struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", tag, rights, 0xFFFFFFFF) for tag, rights in entries
+    )
+
+
+@pytest.mark.parametrize("atime", [None, nfstime3(5, 0)])
+def test_what_a_default_access_control_list_withholds_is_not_given(
+    client: Client, root: Path, atime: nfstime3 | None
+) -> None:
+    """There the kernel does not look at the umask, whose bits come back everywhere else."""
+    try:
+        os.setxattr(root, "system.posix_acl_default", default_list(7, 5, 0))
+    except OSError as error:
+        pytest.skip(f"no access control lists here: {error}")
+    handle = client.mount()
+    how = createhow3(createmode3.GUARDED, sattr3(mode=0o666, atime=atime))
+    client.ok("CREATE", diropargs3(handle, b"f"), how)
+    client.mkdir(handle, b"d", 0o1777)
+    what = types.mknoddata3(ftype3.NF3FIFO, sattr3(mode=0o666))
+    client.ok("MKNOD", diropargs3(handle, b"p"), what)
+    modes = [stat.S_IMODE((root / name).stat().st_mode) for name in "fdp"]
+    assert modes == [0o640, 0o1750, 0o640]
 
 
 def test_create_without_a_mode_is_for_the_owner(client: Client, root: Path) -> None:

@@ -12,6 +12,7 @@ leaves no file without these times, it gets its name last, where the file system
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -45,11 +46,15 @@ def _mode(wanted: sattr3, default: int) -> int:
     return default if wanted.mode is None else wanted.mode & MODE_BITS
 
 
-def _finish(call: Call, node: Node, now: os.stat_result, wanted: sattr3, mode: int) -> fattr3:
+def _finish(
+    call: Call, directory: Node, node: Node, now: os.stat_result, wanted: sattr3, mode: int
+) -> fattr3:
     """Give a new file what it was not created with. The umask of this process is no wish of the
     client's, who has used his own; other differences of the mode (access control lists, bits that
     a directory hands down) are the file system's. A new owner, or size, takes bits away again."""
     lost = mode & (call.site.umask | SPECIAL_BITS) & ~living(now).st_mode
+    if lost & ~SPECIAL_BITS and _hands_down(directory):
+        lost &= SPECIAL_BITS
     size = None if wanted.size == now.st_size else wanted.size
     others = size, wanted.uid, wanted.gid
     if lost or others != AS_THEY_ARE or not _has_times(now, wanted):
@@ -60,6 +65,17 @@ def _finish(call: Call, node: Node, now: os.stat_result, wanted: sattr3, mode: i
 
 
 AS_THEY_ARE = None, None, None
+NO_LIST = (errno.ENODATA, errno.EOPNOTSUPP)
+
+
+def _hands_down(directory: Node) -> bool:
+    """Whether a directory has a default access control list: then the kernel has taken it in the
+    place of the umask (acl(5)), and what is missing is what it withholds. Not known: it has."""
+    try:
+        os.getxattr(directory.path, "system.posix_acl_default")
+    except OSError as error:
+        return error.errno not in NO_LIST
+    return True
 
 
 def _has_times(now: os.stat_result, wanted: sattr3) -> bool:
@@ -91,7 +107,7 @@ def _create_new(call: Call, directory: Node, name: bytes, wanted: sattr3) -> Cre
     with call.acting(directory.volume):
         descriptor = _open_new(directory, name, mode, wanted)
     node, now = call.site.handles.adopt(directory, name, descriptor)
-    return node, _finish(call, node, now, wanted, mode)
+    return node, _finish(call, directory, node, now, wanted, mode)
 
 
 def _open_new(directory: Node, name: bytes, mode: int, wanted: sattr3) -> Descriptor:
@@ -184,7 +200,7 @@ def mkdir(call: Call, args: types.MKDIR3args) -> types.MKDIR3resok:
     with call.acting(directory.node.volume):
         os.mkdir(name, mode, dir_fd=directory.node.fd)
     node, now = _made(call, directory.node, name)
-    attributes = _finish(call, node, now, args.attributes, mode)
+    attributes = _finish(call, directory.node, node, now, args.attributes, mode)
     return types.MKDIR3resok(node.handle, attributes, directory.wcc())
 
 
@@ -198,7 +214,7 @@ def symlink(call: Call, args: types.SYMLINK3args) -> types.SYMLINK3resok:
         os.symlink(target, name, dir_fd=directory.node.fd)
     node, now = _made(call, directory.node, name)
     wanted = replace(args.symlink.symlink_attributes, mode=None, size=None)  # a link has neither
-    attributes = _finish(call, node, now, wanted, 0)
+    attributes = _finish(call, directory.node, node, now, wanted, 0)
     return types.SYMLINK3resok(node.handle, attributes, directory.wcc())
 
 
@@ -216,7 +232,7 @@ def mknod(call: Call, args: types.MKNOD3args) -> types.MKNOD3resok:
     with call.acting(directory.node.volume):
         os.mknod(name, MODE_TYPES[kind] | mode, _device(args.what.spec), dir_fd=directory.node.fd)
     node, now = _made(call, directory.node, name)
-    attributes = _finish(call, node, now, wanted, mode)
+    attributes = _finish(call, directory.node, node, now, wanted, mode)
     return types.MKNOD3resok(node.handle, attributes, directory.wcc())
 
 
