@@ -178,14 +178,25 @@ class Namespace:
         if not flags & os.O_EXCL:
             if self._known.lacks(parent, name):
                 return await self._create_unseen(parent, name, wanted, credential)
-            how = createhow3(createmode3.UNCHECKED, wanted)
-            return await self._create(parent, name, how, credential)
+            return await self._create_unchecked(parent, name, wanted, credential)
         try:
             return await self._create_exclusive(parent, name, wanted, credential)
         except NfsFailure as failure:
             if failure.status != nfsstat3.NFS3ERR_NOTSUPP:
                 raise
         return await self._create(parent, name, createhow3(createmode3.GUARDED, wanted), credential)
+
+    async def _create_unchecked(
+        self, parent: Inode, name: bytes, wanted: sattr3, credential: OpaqueAuth
+    ) -> Inode:
+        """A server answers with what is there, whatever that is, if others have made it since it
+        was looked up. FUSE takes nothing but a regular file: CallerError ESTALE has it look up."""
+        how = createhow3(createmode3.UNCHECKED, wanted)
+        inode = await self._create(parent, name, how, credential)
+        if inode.attributes is not None and not stat.S_ISREG(inode.attributes.st_mode):
+            self._inodes.forget(inode.number, 1)  # FUSE will not be told of it
+            raise CallerError(f"{name!r} is no regular file: look it up", errno.ESTALE)
+        return inode
 
     async def _create_unseen(
         self, parent: Inode, name: bytes, wanted: sattr3, credential: OpaqueAuth

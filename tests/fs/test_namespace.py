@@ -6,6 +6,8 @@ import dataclasses
 import errno
 import os
 import stat
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyfuse3
@@ -207,6 +209,20 @@ async def test_the_directorys_attributes_follow_our_own_changes(
     with world.caller.watch() as seen:
         assert (await world.ops.getattr(ROOT, world.ctx)).st_nlink == links + 1
         assert seen == []
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.symlink("to", path)])
+async def test_what_is_no_regular_file_is_looked_up_and_not_opened_by_making_it(
+    world: World, make: Callable[[Path], object]
+) -> None:
+    """Others have made it since it was looked up, and servers answer CREATE with what is there.
+    FUSE would tell the program EIO, and never say that it has forgotten or closed it."""
+    make(world.export / "file")
+    for flags in (os.O_RDWR, os.O_RDWR | os.O_TRUNC):
+        assert await fails(world.create("file", flags)) == errno.ESTALE
+    assert len(world.ops.inodes) == 1
+    assert len(world.ops.files) == 0
+    assert not stat.S_ISREG((await world.lookup("file")).st_mode)
 
 
 @pytest.mark.parametrize("left_out", ["obj", "obj_attributes"])

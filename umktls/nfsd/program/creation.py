@@ -142,7 +142,9 @@ def _create_guarded(call: Call, directory: Node, name: bytes, how: types.createh
 
 
 def _create_unchecked(call: Call, directory: Node, name: bytes, how: types.createhow3) -> Created:
-    """An existing file is as good; of the attributes only the size is set (the RFC: truncation)."""
+    """An existing file is as good; of the attributes only the size is set (the RFC: truncation),
+    and of a regular file alone, as Linux's server has it (fs/nfsd/nfs3proc.c, nfsd3_create_file).
+    """
     wanted = how.obj_attributes or NO_WISHES
     try:
         return _create_new(call, directory, name, wanted)
@@ -150,7 +152,7 @@ def _create_unchecked(call: Call, directory: Node, name: bytes, how: types.creat
         node, now = open_entry(call, directory, name)
     if node.type == stat.S_IFDIR:
         raise NfsError(nfsstat3.NFS3ERR_ISDIR)
-    if wanted.size is not None:
+    if wanted.size is not None and node.type == stat.S_IFREG:
         call.set_attributes(node, sattr3(size=wanted.size), now)
         now = node.stat()
     return node, fattr(living(now), node.volume)
