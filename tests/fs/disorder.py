@@ -30,7 +30,7 @@ __all__ = ["Disorder"]
 
 LATE = (
     *("LOOKUP", "GETATTR", "SETATTR", "ACCESS", "READ", "WRITE", "COMMIT", "CREATE", "REMOVE"),
-    *("RENAME", "LINK", "READDIRPLUS"),
+    *("RENAME", "LINK", "READDIRPLUS", "READDIR", "MKDIR", "RMDIR", "SYMLINK", "MKNOD", "READLINK"),
 )
 FAILS: dict[str, Any] = {
     "ACCESS": ACCESS3resfail,
@@ -48,14 +48,21 @@ JUMPS = (0.01, 0.5, 1, 4)
 
 class Disorder:
     """failing: how much of it. wcc: whether all replies have the attributes that they can have.
-    jumping: whether time passes too."""
+    jumping: whether time passes too. busy: counts the calls under way."""
 
     def __init__(
-        self, caller: LocalCaller, chance: Random, *, failing: float, wcc: bool, jumping: bool
+        self,
+        caller: LocalCaller,
+        chance: Random,
+        *,
+        failing: float,
+        wcc: bool,
+        jumping: bool,
+        busy: Counter[str],
     ) -> None:
         self._chance = chance
         self.failing, self._wcc, self._jumping = failing, wcc, jumping
-        self.busy = Counter[str]()  # calls under way
+        self.busy = busy
         for name in LATE:
             caller.between[name] = self._between(name)
 

@@ -12,6 +12,6 @@ import pytest
 from tests.fs.manytasks import play
 
 
-@pytest.mark.parametrize("seed", [1, 284, 332, 337, 856])
+@pytest.mark.parametrize("seed", [1, 70, 278, 419, 526])
 def test_each_answer_is_true_and_nothing_is_left(tmp_path: Path, seed: int) -> None:
     play(tmp_path, seed)

@@ -90,9 +90,16 @@ class Foretold(Intent):
 
 
 class World:
-    """The operations, the server behind them, and the directory behind that."""
+    """The operations, the server behind them, and the directory behind that. intent: what is known
+    of the threads, if not `foretold`."""
 
-    def __init__(self, top: Path, nursery: trio.Nursery, options: MountOptions) -> None:
+    def __init__(
+        self,
+        top: Path,
+        nursery: trio.Nursery,
+        options: MountOptions,
+        intent: Intent | None = None,
+    ) -> None:
         self.export = top / "export"
         self.export.mkdir(exist_ok=True)
         self.caller = LocalCaller(self.export, top / "state")
@@ -106,6 +113,7 @@ class World:
         self.making: set[bytes] = set()  # names that whoever asks is about to make
         self.foretold = Foretold(self.making)
         self._options = options
+        self._intent = intent or self.foretold
         self.remake()
 
     def remake(self) -> None:
@@ -117,7 +125,7 @@ class World:
             credentials=Credentials(trio.current_time, lambda pid: self.groups.get(pid, ())),
             emit=self._emit,
             invalidate=self._invalidate,
-            intent=self.foretold,
+            intent=self._intent,
         )
 
     @property
