@@ -141,6 +141,7 @@ class Call:
         attributes are set. Nobody else changes it until the call is `over`: a client takes what
         is between before and after for its own work (RFC 1813 section 2.6, wcc_data)."""
         node = self.node(handle)
+        self._know_caller(node.volume)
         if self.site.stripe is not None:
             self._hold({self.site.stripe(node.file)})
         return self._change(node)
@@ -148,6 +149,7 @@ class Call:
     def change_both(self, handle: bytes, other: bytes) -> tuple[Changed, Changed]:
         """As `change`, two directories at the same time, which may be one."""
         one, two = self.node(handle), self.node(other)
+        self._know_caller(two.volume)
         if self.site.stripe is not None:
             self._hold({self.site.stripe(one.file), self.site.stripe(two.file)})
         return self._change(one), self._change(two)
@@ -163,6 +165,12 @@ class Call:
         if node.volume.export.read_only:
             raise NfsError(nfsstat3.NFS3ERR_ROFS)
         return changed
+
+    def _know_caller(self, volume: Volume) -> None:
+        """Before locks are taken: to look up his groups may take as long as the network wants, and
+        who waits for a lock is, with most calls, the event loop."""
+        if self.site.groups is not None:
+            self.identity(volume)
 
     def _hold(self, stripes: set[Mutex]) -> None:
         for stripe in sorted(stripes, key=lambda each: each.order):
