@@ -56,7 +56,7 @@ fuzz: $(VENV)/.project-test ## Feed the receiving path any bytes for SECONDS=600
 	@$(BIN)/python -m pip install --disable-pip-version-check -q atheris
 	$(BIN)/python -m tests.fuzz -max_total_time=$(or $(SECONDS),600)
 
-soak: $(VENV)/.project-test ## Have two clients and a local writer, and many tasks, do anything for SECONDS=600 (SEED=1: what begins)
+soak: $(VENV)/.project-test ## Have two clients and a local writer, many tasks, and two hosts do anything for SECONDS=600 (SEED=1: what begins)
 	@$(BIN)/python -m tests.fs.soak $(or $(SECONDS),600) $(or $(SEED),1)
 
 man: $(VENV)/.project-test ## Write the manual pages in docs/man from the texts of --help

@@ -1,8 +1,9 @@
-"""Two clients and a local writer (twoclients.py) with one program after another, and many tasks at
-the same time (manytasks.py), for so many seconds from a seed on.
+"""Two clients and a local writer (twoclients.py) with one program after another, many tasks at the
+same time (manytasks.py), and two hosts whose daemons and wire do anything
+(tests/kernel/upcalls/disorder.py), for so many seconds from a seed on.
 
-A program that sees what it may not is made as short as it can be, and told. Of many tasks their
-seed is told: they do the same again with it."""
+A program that sees what it may not is made as short as it can be, and told. Of many tasks and of
+hosts their seed is told: they do the same again with it."""
 
 from __future__ import annotations
 
@@ -11,11 +12,12 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.fs import manytasks
 from tests.fs.twoclients import FILES, LOCAL, MOST_BYTES, WHATS, Step, play
+from tests.kernel.upcalls import disorder
 
 
 def some_program(seed: int) -> list[Step]:
@@ -31,10 +33,10 @@ def some_program(seed: int) -> list[Step]:
     return [one() for _ in range(chance.choice((40, 80, 120)))]
 
 
-def failure_of_tasks(seed: int) -> Exception | None:
+def failure_of(play: Callable[[Path, int], None], seed: int) -> Exception | None:
     with tempfile.TemporaryDirectory() as top:
         try:
-            manytasks.play(Path(top), seed)
+            play(Path(top), seed)
         except Exception as error:
             return error
     return None
@@ -69,11 +71,12 @@ def main(seconds: float, seed: int) -> int:
             program = shortened(program)
             print(f"seed {seed}: {failure(program)!r}", *program, sep="\n  ")
             return 1
-        error = failure_of_tasks(seed)
-        if error is not None:
-            traceback.print_exception(error)
-            print(f"seed {seed}, many tasks; again: make soak SECONDS=1 SEED={seed}")
-            return 1
+        for what, game in (("many tasks", manytasks.play), ("two hosts", disorder.play)):
+            error = failure_of(game, seed)
+            if error is not None:
+                traceback.print_exception(error)
+                print(f"seed {seed}, {what}; again: make soak SECONDS=1 SEED={seed}")
+                return 1
         seed += 1
     print(f"seeds {first} to {seed - 1}: nobody saw what is not allowed")
     return 0
