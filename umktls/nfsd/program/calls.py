@@ -15,13 +15,13 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from umktls.dataclass import dataclass
-from umktls.kernel.team.mutexes import Mutex
 from umktls.kernel.team.shared import Shared
 from umktls.nfs.status import status_of
 from umktls.nfs.types import nfsstat3, sattr3, wcc_data
 from umktls.nfsd.exports.exports import Export
 from umktls.nfsd.exports.managedgroups import ManagedGroups
 from umktls.nfsd.program.credentials import Actor, Identity, believed
+from umktls.nfsd.program.stripes import Stripe
 from umktls.nfsd.tree import hostcalls
 from umktls.nfsd.tree.attributes import post_op, set_attributes, wcc
 from umktls.nfsd.tree.descriptor import READ, WRITE, Descriptor
@@ -64,7 +64,7 @@ class Site:
     """What all calls share.
 
     umask: this process's.
-    stripe: gives a file's lock; None for a server that is alone.
+    stripe: gives a file's lock.
     groups: the groups of callers; None: what they say is believed.
     """
 
@@ -73,7 +73,7 @@ class Site:
     actor: Actor
     write_verifier: WriteVerifier
     umask: int
-    stripe: Callable[[tuple[int, int]], Mutex] | None = None
+    stripe: Callable[[tuple[int, int]], Stripe]
     groups: ManagedGroups | None = None
 
 
@@ -99,7 +99,7 @@ class Call:
         self.site = site
         self._context = context
         self._named: list[Node | Changed] = []
-        self._held: list[Mutex] = []
+        self._held: list[Stripe] = []
         self._identity: tuple[Export, Identity] | None = None
 
     def node(self, handle: bytes) -> Node:
@@ -142,16 +142,14 @@ class Call:
         is between before and after for its own work (RFC 1813 section 2.6, wcc_data)."""
         node = self.node(handle)
         self._know_caller(node.volume)
-        if self.site.stripe is not None:
-            self._hold({self.site.stripe(node.file)})
+        self._hold({self.site.stripe(node.file)})
         return self._change(node)
 
     def change_both(self, handle: bytes, other: bytes) -> tuple[Changed, Changed]:
         """As `change`, two directories at the same time, which may be one."""
         one, two = self.node(handle), self.node(other)
         self._know_caller(two.volume)
-        if self.site.stripe is not None:
-            self._hold({self.site.stripe(one.file), self.site.stripe(two.file)})
+        self._hold({self.site.stripe(one.file), self.site.stripe(two.file)})
         return self._change(one), self._change(two)
 
     def write(self, handle: bytes) -> Changed:
@@ -172,7 +170,7 @@ class Call:
         if self.site.groups is not None:
             self.identity(volume)
 
-    def _hold(self, stripes: set[Mutex]) -> None:
+    def _hold(self, stripes: set[Stripe]) -> None:
         for stripe in sorted(stripes, key=lambda each: each.order):
             stripe.acquire()
             self._held.append(stripe)

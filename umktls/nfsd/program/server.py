@@ -23,6 +23,7 @@ from umktls.nfsd.program.calls import Call, Operation, Site, WriteVerifier
 from umktls.nfsd.program.credentials import Actor
 from umktls.nfsd.program.mountd import Mountd
 from umktls.nfsd.program.mounts import LocalMounts, Mounts, SharedMounts
+from umktls.nfsd.program.stripes import local_stripes
 from umktls.nfsd.program.waiting import handles_in, lane_of
 from umktls.nfsd.tree.directory import Listings
 from umktls.nfsd.tree.errors import NfsError
@@ -121,7 +122,7 @@ class NfsServer:
             actor,
             WriteVerifier(write_verifier(), shared),
             _umask(),
-            None if shared is None else shared.stripe,
+            local_stripes() if shared is None else shared.stripe,
             ManagedGroups() if manage_gids else None,
         )
         mounts: Mounts = LocalMounts() if shared is None else SharedMounts(shared.mounts)
