@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -181,3 +182,27 @@ def test_exports_within_weaker_ones(tmp_path: Path) -> None:
     assert overlaps([outer, Export(str(inner), security="tls")]) == []
     assert overlaps([outer, Export(str(inner))]) == []
     assert len(overlaps([outer, Export(str(inner), rules=Rules(names=("DNS:*",)))])) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "stricter"),
+    [
+        ({"read_only": True}, "is read-only"),
+        ({"squash": "all"}, "squashes more"),
+        ({"secure": True}, "believes less (no -insecure)"),
+        ({"security": "tls", "read_only": True}, "asks for more, is read-only"),
+    ],
+)
+def test_exports_within_others_that_allow_more(
+    tmp_path: Path, options: dict[str, Any], stricter: str
+) -> None:
+    """What may not be written, or not as root, may by the handles of the outer one."""
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    weak: dict[str, Any] = {"read_only": False, "squash": "root", "secure": False}
+    outer = Export(str(tmp_path), "/outer", **weak)
+    (warning,) = overlaps([outer, Export(str(inner), "/inner", **weak | options)])
+    assert warning == (
+        f"/inner lies in /outer and {stricter}: who may use /outer gets there without"
+    )
+    assert overlaps([Export(str(tmp_path), **weak | options), Export(str(inner), **weak)]) == []

@@ -135,20 +135,28 @@ def least_security(exports: Iterable[Export]) -> Security:
 
 
 def overlaps(exports: Iterable[Export]) -> list[str]:
-    """Warnings about exports that are within others with weaker demands: a client of the outer one
-    reaches the inner one too."""
+    """Warnings about exports that are within others which ask for less or allow more: a client of
+    the outer one reaches the inner one too."""
     all_of_them = list(exports)
     return [
-        f"{inner.name} lies in {outer.name} and asks for more: who may use {outer.name} "
+        f"{inner.name} lies in {outer.name} and {stricter}: who may use {outer.name} "
         "gets there without"
         for inner in all_of_them
         for outer in all_of_them
-        if inner.path.startswith(os.path.join(outer.path, "")) and _asks_for_more(inner, outer)
+        if inner.path.startswith(os.path.join(outer.path, ""))
+        and (stricter := _stricter(inner, outer))
     ]
 
 
-def _asks_for_more(one: Export, other: Export) -> bool:
-    return one.level > other.level or one.rules not in (ANYBODY, other.rules)
+def _stricter(one: Export, other: Export) -> str:
+    """In what an export is stricter than another; empty if in nothing."""
+    differences = {
+        "asks for more": one.level > other.level or one.rules not in (ANYBODY, other.rules),
+        "is read-only": one.read_only and not other.read_only,
+        "squashes more": SQUASHES.index(one.squash) > SQUASHES.index(other.squash),
+        "believes less (no -insecure)": one.secure and not other.secure,
+    }
+    return ", ".join(what for what, differs in differences.items() if differs)
 
 
 class LevelGate:
