@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.descriptors import descriptors
 from tests.system.live import until
 from umktls.userland.exchange import Answer, Exchange
 from umktls.userland.failures import KernelGone
@@ -103,3 +104,14 @@ def test_one_that_cannot_send_leaves_nobody_waiting(
     assert isinstance(outcomes["second"], KernelGone)
     assert outcomes["first"] == {1: (reply(1), [])}
     assert outcomes["third"] == {3: (reply(3), [])}
+
+
+def test_what_has_come_for_a_trip_that_fails_is_closed(ends: tuple[Ours, socket.socket]) -> None:
+    """Nobody gets it: of two requests the kernel answers one, with a descriptor, and goes."""
+    exchange = Exchange(ends[0], SECONDS)
+    socket.send_fds(ends[1], [reply(1)], [0])
+    ends[1].shutdown(socket.SHUT_WR)
+    before = descriptors()
+    with pytest.raises(KernelGone):
+        exchange.trip({1: b"one", 2: b"two"})
+    assert descriptors() <= before

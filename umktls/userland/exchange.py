@@ -142,10 +142,14 @@ class Exchange:
             return self._reader is waiter
 
     def _leave(self, waiter: _Waiter) -> None:
-        """A trip is over, well or not: have another thread read, unless one does."""
+        """A trip is over, well or not: have another thread read, unless one does. Of one that has
+        failed nobody gets the descriptors that have come."""
         with self._table:
             for sequence in waiter.missing:
                 self._waiters.pop(sequence, None)
+            if waiter.missing:
+                for _, descriptors in waiter.answers.values():
+                    close_all(descriptors)
             if self._reader is waiter:
                 self._reader = None
             # Whoever was roused to read may have failed before it came to that.
