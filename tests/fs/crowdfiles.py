@@ -29,14 +29,14 @@ class Files(Kernel):
         if not number:
             return
         steady, before = self.truth.steadily(number), self.status(number)
-        removing = self.server.busy["REMOVE"]  # of a .nfs name, perhaps
+        unremoved = self.truth.unremoved()
         seen = await self.asked(self.ops.getattr(number, self.mind.ctx), number)
         now = self.status(number)
         if isinstance(seen, FUSEError) or not (self.sure and steady() and before and now):
             return
         self.told(seen)
         assert seen.st_mode == now.st_mode
-        if not removing and not self.server.busy["REMOVE"]:
+        if unremoved():
             assert seen.st_nlink == now.st_nlink
         if self.exact:
             assert seen.st_size == len(self.contents[number])

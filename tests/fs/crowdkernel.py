@@ -76,6 +76,7 @@ class Kernel:
             wcc=manner.wcc,
             jumping=manner.jumping,
             busy=truth.busy,
+            made=truth.made,
         )
         self.names = [b"name%d" % number for number in range(manner.names)]
         self.directories = [ROOT]
@@ -220,7 +221,7 @@ class Kernel:
         if now is None or not self.truth.steadily(entry.st_ino)():
             return
         assert entry.st_mode == now.st_mode
-        if not self.server.busy["REMOVE"]:
+        if self.truth.unremoved()():
             assert entry.st_nlink == now.st_nlink
         if self.exact:
             assert entry.st_size == len(self.contents[entry.st_ino])

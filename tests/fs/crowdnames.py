@@ -192,10 +192,10 @@ class Names(Kernel):
 
     async def _stat_directory(self) -> None:
         number, _ = self.drawn()
-        steady, removing = self.truth.steadily(number), self.server.busy["REMOVE"]
+        steady, unremoved = self.truth.steadily(number), self.truth.unremoved()
         told = await self.asked(self.ops.getattr(number, self.mind.ctx))
         path = self.path(number)
-        if path is None or removing or self.server.busy["REMOVE"] or not (self.sure and steady()):
+        if path is None or not (self.sure and steady() and unremoved()):
             return
         if isinstance(told, FUSEError):
             assert self.killed

@@ -48,7 +48,8 @@ JUMPS = (0.01, 0.5, 1, 4)
 
 class Disorder:
     """failing: how much of it. wcc: whether all replies have the attributes that they can have.
-    jumping: whether time passes too. busy: counts the calls under way."""
+    jumping: whether time passes too. busy, made: count the calls under way, and all.
+    """
 
     def __init__(
         self,
@@ -59,10 +60,11 @@ class Disorder:
         wcc: bool,
         jumping: bool,
         busy: Counter[str],
+        made: Counter[str],
     ) -> None:
         self._chance = chance
         self.failing, self._wcc, self._jumping = failing, wcc, jumping
-        self.busy = busy
+        self.busy, self.made = busy, made
         for name in LATE:
             caller.between[name] = self._between(name)
 
@@ -78,6 +80,7 @@ class Disorder:
     def _between(self, name: str) -> Between:
         async def between(args: Any, credential: OpaqueAuth, proceed: Proceed) -> Any:
             self.busy[name] += 1
+            self.made[name] += 1
             try:
                 return await self._answer(name, args, proceed)
             finally:

@@ -16,12 +16,13 @@ __all__ = ["Truth"]
 class Truth:
     """Shared by all who use a directory. Files and directories go by their inode numbers.
 
-    contents: by inode number. busy: calls under way, by their names.
+    contents: by inode number. busy, made: calls under way, and all, by their
+    names.
     """
 
     def __init__(self) -> None:
         self.contents: dict[int, bytes] = defaultdict(bytes)
-        self.busy = Counter[str]()
+        self.busy, self.made = Counter[str](), Counter[str]()
         self.locks: dict[int, InodeLock] = defaultdict(InodeLock)
         self.tree = InodeLock()  # Linux' s_vfs_rename_mutex
         self._named: list[tuple[int, bytes]] = []
@@ -62,6 +63,11 @@ class Truth:
         """Tells later whether nothing was changing the file from now on."""
         begun, quiet = self._begun[number], not self._going[number]
         return lambda: quiet and self._begun[number] == begun and number < FIRST_SPARE
+
+    def unremoved(self) -> Callable[[], bool]:
+        """Tells later whether no name, which may be a .nfs one, was being removed from now on."""
+        made, quiet = self.made["REMOVE"], not self.busy["REMOVE"]
+        return lambda: quiet and self.made["REMOVE"] == made
 
     def cut(self, number: int, size: int) -> None:
         self.contents[number] = self.contents[number][:size].ljust(size, b"\0")
