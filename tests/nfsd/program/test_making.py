@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.nfsd.client import Client, times
+from tests.conftest import needs_root
+from tests.nfsd.client import Client, times, user
 from umktls.nfs import types
 from umktls.nfs.types import (
     createhow3,
@@ -48,9 +49,23 @@ def test_the_umask_of_the_server_is_not_used(client: Client, root: Path, mode: i
         assert stat.S_IMODE((root / name).stat().st_mode) == mode
 
 
-def default_list(user: int, group: int, other: int) -> bytes:
+@needs_root
+@pytest.mark.parametrize("mode", [0o777, 0o755, 0o2777])
+def test_a_directory_has_the_group_of_a_set_group_id_one(
+    client: Client, root: Path, mode: int
+) -> None:
+    """Also where its maker is not in the group, and the umask's bits have to come back."""
+    os.chown(root, 0, 4242)
+    root.chmod(0o2777)
+    client.as_user(user(1000)).mkdir(client.mount(), b"d", mode)
+    status = (root / "d").stat()
+    assert (status.st_uid, status.st_gid) == (1000, 4242)
+    assert stat.S_IMODE(status.st_mode) == mode | stat.S_ISGID
+
+
+def default_list(owner: int, group: int, other: int) -> bytes:
     """A default access control list as the kernel takes it (linux/posix_acl_xattr.h)."""
-    entries = (0x01, user), (0x04, group), (0x20, other)
+    entries = (0x01, owner), (0x04, group), (0x20, other)
     return struct.pack("<I", 2) + b"".join(
         struct.pack("<HHI", tag, rights, 0xFFFFFFFF) for tag, rights in entries
     )

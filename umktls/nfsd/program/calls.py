@@ -12,6 +12,7 @@ import secrets
 import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from umktls.dataclass import dataclass
@@ -197,10 +198,16 @@ class Call:
         self._identity = export, identity
         return identity
 
-    def acting(self, volume: Volume) -> AbstractContextManager[None]:
-        """`with call.acting(volume):` the thread has the caller's rights. Not to be nested."""
+    def acting(self, volume: Volume, group: int | None = None) -> AbstractContextManager[None]:
+        """`with call.acting(volume):` the thread has the caller's rights, and may be in one more
+        group. Not to be nested."""
         actor = self.site.actor
-        return actor.acting(self.identity(volume)) if actor.privileged else actor.as_oneself
+        if not actor.privileged:
+            return actor.as_oneself
+        identity = self.identity(volume)
+        if group is not None:
+            identity = replace(identity, gids=(*identity.gids, group))
+        return actor.acting(identity)
 
     def open(self, node: Node, access: int, status: os.stat_result | None = None) -> Descriptor:
         """A descriptor for READ or WRITE, if the caller may; `status`: the file's, if known."""
@@ -219,12 +226,14 @@ class Call:
         with self.site.actor.acting(identity):
             return any(hostcalls.access(node.fd, mode) for mode in ACCESS_MODES[access])
 
-    def set_attributes(self, node: Node, wanted: sattr3, now: os.stat_result) -> None:
-        """SETATTR's work; `now` is the file's status."""
+    def set_attributes(
+        self, node: Node, wanted: sattr3, now: os.stat_result, group: int | None = None
+    ) -> None:
+        """SETATTR's work; `now` is the file's status. `group`: see `acting`."""
         with node.volume.opening(node.file):
             if wanted.size is not None:
                 self.open(node, WRITE, now)
-            set_attributes(node, wanted, now, self.acting(node.volume))
+            set_attributes(node, wanted, now, self.acting(node.volume, group))
 
 
 ACCESS_MODES = {READ: (os.R_OK, os.X_OK), WRITE: (os.W_OK,)}

@@ -59,7 +59,10 @@ def _finish(
     others = size, wanted.uid, wanted.gid
     if lost or others != AS_THEY_ARE or not _has_times(now, wanted):
         new_mode = stat.S_IMODE(now.st_mode) | lost if lost or mode & SPECIAL_BITS else None
-        call.set_attributes(node, replace(wanted, mode=new_mode, size=size), now)
+        # What has the set-group-ID bit has it from its directory, or was let have it: chmod(2)
+        # would take it away from whoever is not in the group.
+        group = now.st_gid if now.st_mode & stat.S_ISGID else None
+        call.set_attributes(node, replace(wanted, mode=new_mode, size=size), now, group)
         now = node.stat()
     return fattr(now, node.volume)
 
