@@ -289,6 +289,18 @@ def test_fsstat(client: Client, root: Path) -> None:
     assert got.obj_attributes.type is ftype3.NF3DIR
 
 
+def test_fsstat_of_a_file_system_without_a_limit(
+    client: Client, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As FUSE's may say."""
+    most, handle = (1 << 64) - 1, client.mount()
+    space = os.statvfs_result((4096, 4096, most, most, most, most, most, most, 0, 255))
+    monkeypatch.setattr(os, "fstatvfs", lambda descriptor: space)
+    got = client.ok("FSSTAT", handle)
+    assert (got.tbytes, got.fbytes, got.abytes) == (most, most, most)
+    assert (got.tfiles, got.ffiles, got.afiles) == (most, most, most)
+
+
 def test_fsinfo(client: Client) -> None:
     got = client.ok("FSINFO", client.mount())
     assert got.rtmax == got.wtmax == 1 << 20

@@ -22,7 +22,7 @@ from umktls.nfs.types import nfsstat3, nfstime3, stable_how
 from umktls.nfsd.program.calls import Call
 from umktls.nfsd.program.listing import LISTING_LIMIT
 from umktls.nfsd.tree import hostcalls
-from umktls.nfsd.tree.attributes import OFFSET_MAX, fattr, nfstime, post_op
+from umktls.nfsd.tree.attributes import OFFSET_MAX, U64, fattr, nfstime, post_op
 from umktls.nfsd.tree.descriptor import READ, WRITE, Descriptor
 from umktls.nfsd.tree.errors import NfsError
 from umktls.rpc.xdr import Buffer
@@ -156,14 +156,15 @@ def _sync(call: Call, sync: Callable[[int], None], descriptor: Descriptor) -> No
 
 
 def fsstat(call: Call, args: types.FSSTAT3args) -> types.FSSTAT3resok:
+    """A file system without a limit may say more than there are bytes in 64 bits."""
     node = call.look(args.fsroot)
     found = os.fstatvfs(node.fd)
     unit = found.f_frsize
     return types.FSSTAT3resok(
         obj_attributes=post_op(node),
-        tbytes=found.f_blocks * unit,
-        fbytes=found.f_bfree * unit,
-        abytes=found.f_bavail * unit,
+        tbytes=min(found.f_blocks * unit, U64),
+        fbytes=min(found.f_bfree * unit, U64),
+        abytes=min(found.f_bavail * unit, U64),
         tfiles=found.f_files,
         ffiles=found.f_ffree,
         afiles=found.f_favail,
