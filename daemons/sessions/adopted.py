@@ -64,8 +64,12 @@ class AdoptedSession(EstablishedSession):
     def catch_up(self, keys: KeyState) -> None:
         """Come to where the kernel's keys are, and set those that are due. Raises `UmktlsError`.
 
-        The first keys that were set were of generation 0.
+        The first keys that were set were of generation 0. Whether a KeyUpdate that the deposit does
+        not tell of asked for one in return is not known: one that nobody has asked for may be sent
+        at any time, and one that was asked for must be (RFC 8446 section 4.6.3). Nor is a message
+        unfinished behind it (section 5.1), whatever was so when the deposit was made.
         """
+        may_owe = keys.rx_due or keys.rx_set - 1 > self._generation["received"]
         for _ in range(self._generation["sent"], keys.tx_set - 1):
             self._sending.ratchet.turn()
             self._generation["sent"] += 1
@@ -78,6 +82,9 @@ class AdoptedSession(EstablishedSession):
         if keys.tx_due:
             self._sending.set_next()
             self._count("sent", requested=False)
+        if may_owe:
+            self._messages = HandshakeMessages()
+            self._sending.answer_update()
 
     def _on_handshake(self, record: Record) -> None:
         # In TLS 1.2 it is a wish to renegotiate, which need not be granted.

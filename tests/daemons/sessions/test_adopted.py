@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from umktls_daemons.sessions import records
+from umktls_daemons.sessions import records, ways
 
 from tests.daemons.ends import End, assert_refused, connect, forge, talk
 from tests.daemons.fakesocket import FakeSocket
@@ -91,7 +91,12 @@ def test_keys_that_are_newer_than_the_deposit(ends: tuple[End, End], side: int) 
     talk(other, one)
 
 
-def test_a_key_update_that_was_taken_and_not_followed(ends: tuple[End, End]) -> None:
+@pytest.mark.parametrize("followed", [False, True])
+def test_a_key_update_that_was_taken_and_not_answered(
+    ends: tuple[End, End], monkeypatch: pytest.MonkeyPatch, *, followed: bool
+) -> None:
+    """It asks for one in return, which comes in front of the next data. `followed`: the daemon has
+    set the new key for receiving before it went."""
     one, other = ends
     talk(one, other)
     other.rekey()
@@ -99,12 +104,43 @@ def test_a_key_update_that_was_taken_and_not_followed(ends: tuple[End, End]) -> 
 
     def take(sock: FakeSocket) -> None:
         """As the daemon does before it goes."""
-        sock.state.recvmsg(16384, 64, 0)
+        old = sock.deposit
+        if followed:
+            with monkeypatch.context() as patch:
+                patch.setattr(ways.PlainSending, "answer_update", lambda sending: None)
+                one.kernel.handlerecord(sock)
+            sock.deposit = old
+        else:
+            sock.state.recvmsg(16384, 64, 0)
         restart(one)
 
     assert one.sock.receive(17, take) == b"under the new key"
-    assert one.updates() == [("received", 1, False)]
+    assert one.updates() == [("received", 1, followed), ("sent", 1, False)]
     talk(one, other)
+    assert other.updates() == [("sent", 1, True), ("received", 1, False)]
+
+
+def test_a_key_update_in_two_records_of_which_only_one_was_told_of(ends: tuple[End, End]) -> None:
+    client, server = ends
+    talk(client, server)
+    forge(server, 22, KEY_UPDATE[:3])
+
+    def begun() -> bool:
+        return Deposit.from_bytes_untrusted(client.sock.deposit).unfinished == KEY_UPDATE[:3]
+
+    client.sock.pump(begun, client.kernel.handlerecord)
+    forge(server, 22, KEY_UPDATE[3:])
+    restart(server)  # sets the key behind it
+
+    def take(sock: FakeSocket) -> None:
+        sock.state.recvmsg(16384, 64, 0)
+        restart(client)
+
+    server.sock.send(b"on!")
+    assert client.sock.receive(3, take) == b"on!"
+    assert Deposit.from_bytes_untrusted(client.sock.deposit).unfinished == b""
+    server.rekey()
+    talk(server, client)
 
 
 def test_a_key_update_that_was_sent_and_not_followed(ends: tuple[End, End]) -> None:
