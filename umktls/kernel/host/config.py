@@ -43,7 +43,7 @@ class HostConfig:
     facts: what else the host's description says, and `umktls stat`.
     name: the host's, if it is not its run directory's.
     first, step: connections have the number `first` and every `step`th behind it.
-    request_bytes: the limit of umktls.kernel.ground.budget.
+    request_bytes: the limit of umktls.kernel.ground.budget, and of umktls.kernel.ground.unread.
     capture: where what passes its sockets goes (umktls.kernel.captures).
     """
 

@@ -14,6 +14,7 @@ import trio
 from umktls.kernel.ground.budget import Budget
 from umktls.kernel.ground.events import Trace
 from umktls.kernel.ground.refusals import outlived
+from umktls.kernel.ground.unread import Unread
 from umktls.kernel.host.config import HostConfig
 from umktls.kernel.host.rundir import RunDirectory
 from umktls.kernel.host.workers import Workers
@@ -53,6 +54,7 @@ class HostState:
             self._retransmitted_pct,
         )
         self.requests = Budget(config.request_bytes)
+        self.unread = Unread(config.request_bytes)
         self.workers = Workers()
         self.totals = dict.fromkeys(COUNTED, 0)
         self.views: dict[str, Callable[[], Any]] = {}

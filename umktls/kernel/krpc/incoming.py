@@ -20,6 +20,7 @@ from umktls.errors import PeerError, UmktlsError, WorldError
 from umktls.kernel.ground.budget import ARRIVAL_SECONDS, Share
 from umktls.kernel.ground.peers import who
 from umktls.kernel.ground.refusals import first_text
+from umktls.kernel.ground.unread import UNREAD_SECONDS
 from umktls.kernel.host.host import Host
 from umktls.kernel.krpc.probe import check_probe
 from umktls.kernel.krpc.telling import tell_reply
@@ -50,6 +51,9 @@ VERIFIED = int(rpctls.RPCTLS_FLAGS_VERIFIED)
 DISABLED = int(rpctls.RPCTLS_FLAGS_DISABLED)
 TOO_SLOW = (
     f"a message has been arriving for more than {ARRIVAL_SECONDS:g} s while others have to wait"
+)
+UNREAD = (
+    f"its peer has not read what waits for it for {UNREAD_SECONDS:g} s, and all together too little"
 )
 # The answers of a connection that is to be replaced have so long to be sent.
 RETIRE_SECONDS = 15.0
@@ -83,7 +87,7 @@ class Incoming:
         self._token = trio.lowlevel.current_trio_token()
         self._reader = reader or RecordReader(CALL_LIMIT)
         self._share = Share(host.requests, self._drop)
-        self._retired = False
+        self._retired = self._over = False
         sock.rpc.retire = self.retire
 
     @property
@@ -163,6 +167,8 @@ class Incoming:
         except* (WorldError, OSError, MemoryError) as group:
             reason = first_text(group)
         finally:
+            self._over = True
+            self.host.unread.forget(self)
             self._share.close()
             self._reader.close()
             await tls.disconnect(self.host, self.sock, reason)
@@ -170,6 +176,19 @@ class Incoming:
     def _drop(self) -> None:
         """End the connection: it holds memory that others wait for."""
         self.host.handover.cut_off(self.sock, TOO_SLOW)
+
+    @property
+    def unread(self) -> int:
+        """How many bytes wait for the peer, which does not read them as fast."""
+        return self.sock.queue.size
+
+    async def _all_read(self) -> None:
+        """Wait until nothing waits for the peer; one that does not read loses the connection, where
+        there is still too much for all together."""
+        with trio.move_on_after(UNREAD_SECONDS) as scope:
+            await self.sock.queue.emptied()
+        if scope.cancelled_caught and self.host.unread.full:
+            self.host.handover.cut_off(self.sock, UNREAD)
 
     async def control(self) -> None:
         """A control record is at the head of what was received."""
@@ -199,6 +218,8 @@ class Incoming:
             rpc.send([b"".join((mark(len(parts[0])), parts[0]))])
         else:
             rpc.send([mark(sum(map(len, parts))), *parts])
+        if self.sock.queue.size and not self._over:
+            self.host.unread.note(self)
 
     # ---- TLS
 

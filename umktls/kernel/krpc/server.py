@@ -91,6 +91,8 @@ class Connection(Incoming):
                 self.host.requests.give(held)
         if self.sock.queue.size or self.sock.card is not None or self.sock.rpc.holding:
             await self.sock.rpc.drained()
+            if self.sock.queue.size and self.host.unread.full:
+                await self._all_read()
 
     async def _room_for_job(self, held: int, size: int) -> int:
         """Wait for a job's place and memory, of which so much is `held` already; how much is."""
