@@ -13,6 +13,7 @@ import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from umktls.dataclass import dataclass
@@ -143,14 +144,15 @@ class Call:
         is between before and after for its own work (RFC 1813 section 2.6, wcc_data)."""
         node = self.node(handle)
         self._know_caller(node.volume)
-        self._hold({self.site.stripe(node.file)})
+        self._hold(self.site.stripe(node.file))
         return self._change(node)
 
     def change_both(self, handle: bytes, other: bytes) -> tuple[Changed, Changed]:
         """As `change`, two directories at the same time, which may be one."""
         one, two = self.node(handle), self.node(other)
         self._know_caller(two.volume)
-        self._hold({self.site.stripe(one.file), self.site.stripe(two.file)})
+        stripes = {self.site.stripe(one.file), self.site.stripe(two.file)}
+        self._hold(*sorted(stripes, key=attrgetter("order")))
         return self._change(one), self._change(two)
 
     def write(self, handle: bytes) -> Changed:
@@ -171,8 +173,8 @@ class Call:
         if self.site.groups is not None:
             self.identity(volume)
 
-    def _hold(self, stripes: set[Stripe]) -> None:
-        for stripe in sorted(stripes, key=lambda each: each.order):
+    def _hold(self, *stripes: Stripe) -> None:
+        for stripe in stripes:
             stripe.acquire()
             self._held.append(stripe)
 
