@@ -71,7 +71,7 @@ async def test_a_connection_that_is_done_with_does_not_wait_for_a_client_that_re
 
     monkeypatch.setattr(tls, "disconnect", disconnect)
     connection: Any = SimpleNamespace(
-        host=None,
+        host=SimpleNamespace(unread=SimpleNamespace(forget=lambda debt: told.append("unread"))),
         sock=SimpleNamespace(queue=SimpleNamespace(emptied=trio.sleep_forever)),
         _life=trio.CancelScope(),
         _ending="a new key is wanted",
@@ -83,7 +83,7 @@ async def test_a_connection_that_is_done_with_does_not_wait_for_a_client_that_re
         await incoming.Incoming.live(connection, trio.lowlevel.checkpoint)
     assert not limit.cancelled_caught
     assert trio.current_time() == pytest.approx(incoming.RETIRE_SECONDS)
-    assert told == ["share", "reader", "a new key is wanted"]
+    assert told == ["unread", "share", "reader", "a new key is wanted"]
 
 
 @pytest.mark.parametrize("comes_up", [True, False])
