@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from tests.cli.fakes import describe
 from tests.conftest import KERNEL_LACKS, patience
+from tests.system.live import ended
 from umktls.cli.control import Host
 from umktls.cli.main import main
 from umktls.cli.sandbox import Sandbox
@@ -65,6 +66,7 @@ def test_a_mount_whose_process_is_not_found_is_not_waited_for_in_silence(
     done = CliRunner().invoke(main, command, env=environment)
     assert done.exit_code == 0
     assert re.search(missing, done.output)
+    assert ended(client.pid)
 
 
 @pytest.mark.parametrize("words", [[], ["-f"]], ids=["", "-f"])
