@@ -29,7 +29,7 @@ from umktls.nfs.listed import CTIME, MTIME, SIZE, Facts, facts_of
 from umktls.nfs.types import fattr3, ftype3, nfstime3
 from umktls.rpc.message import OpaqueAuth
 
-from .calls import NfsFailure
+from .calls import Calls, NfsFailure
 from .inodes import Granted, Inode
 from .known import Version
 from .options import MountOptions
@@ -135,6 +135,12 @@ class AttributeCache:
         asked: from when on they may be believed, if not from now on.
         """
         return attr is not None and self.learn(inode, facts_of(attr), started, asked)
+
+    async def ask(self, calls: Calls, inode: Inode, credential: OpaqueAuth) -> int:
+        """GETATTR, and `update` by it. Returns the stamp from before. Raises UmktlsError."""
+        started = self.stamp()
+        self.update(inode, await calls.getattr(inode.handle, credential), started)
+        return started
 
     def changed(self, inode: Inode, attr: fattr3 | None, started: int, end: int = 0) -> bool:
         """The same of a call that has changed the file; whether it is known how it is now.

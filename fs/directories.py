@@ -91,9 +91,7 @@ class Directories:
         """
         directory = OpenDirectory(inode, credential)
         if self._cto and not (lists and await self._begin(directory)):
-            started = self._attributes.stamp()
-            attr = await self._calls.getattr(inode.handle, credential)
-            self._attributes.update(inode, attr, started)
+            await self._attributes.ask(self._calls, inode, credential)
         inode.opens += 1
         self._last += 1
         self._open[self._last] = directory

@@ -221,9 +221,7 @@ class Files:
             result = await self._calls.setattr(inode.handle, sattr3(size=0), credential)
         inode.data_version += 1
         if not self._attributes.changed(inode, result.obj_wcc.after, started):
-            started = self._attributes.stamp()
-            attr = await self._calls.getattr(inode.handle, credential)
-            self._attributes.update(inode, attr, started)
+            await self._attributes.ask(self._calls, inode, credential)
         self._kernel.concludes(inode, 0)
 
     async def read(self, fh: int, offset: int, size: int) -> Buffer:

@@ -74,7 +74,8 @@ class Metadata:
         if writer is not None and writer.small and not self._intent.reads(pid):
             await writer.drain()
         if not self._attributes.fresh(inode):
-            return self._attributes.reply(inode, await self._ask(inode, credential))
+            started = await self._attributes.ask(self._calls, inode, credential)
+            return self._attributes.reply(inode, started)
         return self._attributes.reply(inode)
 
     async def setattr(
@@ -95,7 +96,7 @@ class Metadata:
             inode.data_version += 1
         inode.granted = NOTHING  # the server's clock may tick slowly: see `AttributeCache.grant`
         if not self._known.changed(inode, result.obj_wcc, started):
-            await self._ask(inode, credential)
+            await self._attributes.ask(self._calls, inode, credential)
         return self._attributes.reply(inode)
 
     async def _setattr(self, inode: Inode, wanted: sattr3, credential: OpaqueAuth) -> SETATTR3resok:
@@ -106,13 +107,6 @@ class Metadata:
             if failure.errno not in (errno.EPERM, errno.EACCES) or instead is None:
                 raise
             return await self._calls.setattr(inode.handle, instead, credential)
-
-    async def _ask(self, inode: Inode, credential: OpaqueAuth) -> int:
-        """GETATTR. Returns the stamp from before."""
-        started = self._attributes.stamp()
-        attr = await self._calls.getattr(inode.handle, credential)
-        self._attributes.update(inode, attr, started)
-        return started
 
     def without_bits(self, inode: Inode) -> EntryAttributes:
         """The attributes when a write has taken the bits of the mode (killpriv.py) away."""

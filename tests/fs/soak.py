@@ -14,10 +14,13 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from tests.fs import manytasks
 from tests.fs.twoclients import FILES, LOCAL, MOST_BYTES, WHATS, Step, play
 from tests.kernel.upcalls import disorder
+
+T = TypeVar("T")
 
 
 def some_program(seed: int) -> list[Step]:
@@ -33,22 +36,17 @@ def some_program(seed: int) -> list[Step]:
     return [one() for _ in range(chance.choice((40, 80, 120)))]
 
 
-def failure_of(play: Callable[[Path, int], None], seed: int) -> Exception | None:
+def failure_of(play: Callable[[Path, T], None], what: T) -> Exception | None:
     with tempfile.TemporaryDirectory() as top:
         try:
-            play(Path(top), seed)
+            play(Path(top), what)
         except Exception as error:
             return error
     return None
 
 
 def failure(program: Sequence[Step]) -> Exception | None:
-    with tempfile.TemporaryDirectory() as top:
-        try:
-            play(Path(top), program)
-        except Exception as error:
-            return error
-    return None
+    return failure_of(play, program)
 
 
 def shortened(program: list[Step]) -> list[Step]:

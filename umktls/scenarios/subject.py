@@ -85,8 +85,14 @@ def thread_states(pid: int) -> list[str]:
     states = []
     for path in Path(f"/proc/{pid}/task").glob("*/stat"):
         with suppress(OSError):  # it has ended since
-            states.append(path.read_text().rpartition(")")[2].split()[0])
+            states.append(stat_words(path)[0])
     return states
+
+
+def stat_words(path: Path) -> list[str]:
+    """What a `stat` of proc(5) says behind the command's name: state, parent, process group, and so
+    on. Raises OSError."""
+    return path.read_text().rpartition(")")[2].split()
 
 
 async def until_group_gone(leader: int) -> None:
@@ -111,7 +117,7 @@ def group_runs(leader: int) -> bool:
 
 def runs_in_group(stat: Path, leader: int) -> bool:
     try:
-        state, _, group = stat.read_text().rpartition(")")[2].split()[:3]
+        state, _, group = stat_words(stat)[:3]
     except OSError:  # it has ended since
         return False
     return int(group) == leader and state != ZOMBIE

@@ -107,7 +107,11 @@ def test_a_directory_that_may_have_to_be_searched_for_is_not_listed_on_the_spot(
     assert (job.run_briefly() is None) is searched
 
 
-def test_a_handle_whose_file_may_have_to_be_searched_for(client: Client, root: Path) -> None:
+def test_a_handle_whose_file_may_have_to_be_searched_for(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volume, "IN_MEMORY", frozenset())  # tests may be in memory too
+    client = Client(serve())
     handle = client.create(client.mount(), b"f")
     assert lane(client, "GETATTR", handle) is Lane.HERE
     client.server.expire(0)
