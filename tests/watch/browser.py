@@ -46,6 +46,9 @@ def opened(running: Any, address: str, **context: Any) -> Iterator[Any]:
         page.goto(address)
         page.wait_for_selector("html[data-ready=yes]")
         yield page
+    except BaseException:  # pytest shows it beside what was waited for
+        print("the page says:", page.locator("body").inner_text(), "its console:", *wrong, sep="\n")
+        raise
     finally:
         inside.close()
     assert wrong == []
